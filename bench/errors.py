@@ -1,0 +1,26 @@
+"""The errors a user may see. Each says what happened, where, and what to do next."""
+
+
+class StudyError(Exception):
+    """A condition told to the user by name; anything else that escapes is a bug.
+
+    what:   what happened, in one sentence.
+    where:  the file, key path, run or command it happened in.
+    advice: what to do next.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, where: str = "", advice: str = "") -> None:
+        super().__init__(what, where, advice)
+        self.what = what
+        self.where = where
+        self.advice = advice
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.advice:
+            lines.append(f"  to do: {self.advice}")
+        return "\n".join(lines)
