@@ -1,0 +1,80 @@
+"""The measuring order: what runs next to what, and when.
+
+Every shuffle is a sort by SHA-256, so that the order depends on the seed and the names only: not on the
+machine, the Python version, the number of workers or what else is in the study.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bench.errors import StudyError
+
+TRACED = "traced"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One run in its place. `block` counts from 1, `position` from 0 over the whole study."""
+
+    cell: str
+    repeat: int | str
+    block: int
+    position: int
+    group: str
+
+
+def measuring_order(
+    cells: Iterable[tuple[str, str]], repeats: int, seed: int, traced: bool = True
+) -> list[Slot]:
+    """The order of all runs of a study.
+
+    cells: (cell name, group) in the order of the grid. Cells of one group will be compared with each other
+        (same GPU, model and settings, different node) and are measured side by side.
+    repeats: timed runs of each cell. Repeat r of every cell is block r; the traced runs are the last block.
+
+    The slots of repeats 1..n are the same for every larger number of repeats, so that a study can go on.
+    Raises StudyError for a cell named twice or a negative number of repeats.
+    """
+    groups = _grouped(cells)
+    if repeats < 0:
+        raise StudyError(f"repeats is {repeats}", "measuring order", "ask for 0 or more")
+    # Half of the groups begin with AB, half with BA: an effect of coming first cancels inside a block too.
+    turn = {name: index % 2 for index, name in enumerate(_shuffled(groups, seed, "turns"))}
+    passes: list[tuple[int | str, int]] = [(block, block) for block in range(1, repeats + 1)]
+    if traced:
+        passes.append((TRACED, repeats + 1))
+    slots: list[Slot] = []
+    for repeat, block in passes:
+        for group in _shuffled(groups, seed, str(repeat)):
+            for cell in turned(groups[group], block - 1 + turn[group]):
+                slots.append(Slot(cell, repeat, block, len(slots), group))
+    return slots
+
+
+def turned(names: Sequence[str], turn: int) -> list[str]:
+    """The names in the order of their `turn`-th turn.
+
+    Two names go AB, BA by turns. More than two are also rotated after each such couple of turns: each name
+    takes each place equally often within 2 x len(names) turns (three names: all six orders in six turns).
+    """
+    shift = (turn // 2) % len(names) if len(names) > 2 else 0
+    rotated = [*names[shift:], *names[:shift]]
+    return rotated[::-1] if turn % 2 else rotated
+
+
+def _grouped(cells: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    for name, group in cells:
+        if name in seen:
+            raise StudyError(
+                f"the cell {name!r} is listed twice", "measuring order", "give each cell its own name"
+            )
+        seen.add(name)
+        groups.setdefault(group, []).append(name)
+    return groups
+
+
+def _shuffled(names: Iterable[str], seed: int, salt: str) -> list[str]:
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}\0{salt}\0{name}".encode()).digest())

@@ -1,0 +1,104 @@
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.errors import StudyError
+from bench.study.order import TRACED, measuring_order, turned
+
+PAIRS = [(f"g{g}_numa{n}", f"g{g}") for g in range(5) for n in (0, 2)]
+
+grids = st.builds(
+    lambda groups, nodes: [(f"c{g}n{n}", f"g{g}") for g in range(groups) for n in range(nodes)],
+    st.integers(1, 7),
+    st.integers(1, 4),
+)
+
+
+@given(grids, st.integers(0, 7), st.integers(-(2**40), 2**40), st.booleans())
+def test_every_cell_once_a_block_with_its_group_side_by_side(cells, repeats, seed, traced):
+    slots = measuring_order(cells, repeats, seed, traced)
+    assert [slot.position for slot in slots] == list(range(len(slots)))
+    assert [slot.block for slot in slots] == sorted(slot.block for slot in slots)
+    names = Counter(name for name, _ in cells)
+    for block in range(1, repeats + 1 + traced):
+        of_block = [slot for slot in slots if slot.block == block]
+        assert Counter(slot.cell for slot in of_block) == names
+        assert {slot.repeat for slot in of_block} == {TRACED if block > repeats else block}
+        groups = [slot.group for slot in of_block]
+        changes = sum(a != b for a, b in zip(groups, groups[1:], strict=False))
+        assert changes == len(set(groups)) - 1
+
+
+@given(st.integers(0, 1000))
+def test_pairs_go_ab_ba_by_turns_and_half_of_them_begin_with_b(seed):
+    slots = measuring_order(PAIRS, 6, seed, traced=False)
+    first = {}
+    for slot in slots:
+        first.setdefault((slot.block, slot.group), slot.cell)
+    for group in {group for _, group in PAIRS}:
+        leaders = [first[block, group] for block in range(1, 7)]
+        assert all(a != b for a, b in zip(leaders, leaders[1:], strict=False))
+    leaders = Counter(first[1, group].endswith("numa0") for group in {group for _, group in PAIRS})
+    assert abs(leaders[True] - leaders[False]) <= 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_each_name_takes_each_place_equally_often(count):
+    names = [f"n{i}" for i in range(count)]
+    places = Counter(
+        (name, place) for turn in range(2 * count) for place, name in enumerate(turned(names, turn))
+    )
+    assert set(places.values()) == {2}
+
+
+def test_three_nodes_take_all_six_orders():
+    assert len({tuple(turned("abc", turn)) for turn in range(6)}) == 6
+
+
+def test_a_longer_study_begins_with_the_shorter_one():
+    assert measuring_order(PAIRS, 20, 7, traced=False)[:60] == measuring_order(PAIRS, 6, 7, traced=False)
+
+
+def test_blocks_and_seeds_give_different_orders():
+    slots = measuring_order(PAIRS, 6, 7, traced=False)
+    orders = {tuple(s.group for s in slots if s.block == block) for block in range(1, 7)}
+    assert len(orders) > 3
+    assert [s.cell for s in slots] != [s.cell for s in measuring_order(PAIRS, 6, 8, traced=False)]
+
+
+def test_the_order_is_the_same_in_another_process_with_another_hash_seed():
+    code = f"from bench.study.order import measuring_order as m;print([s.cell for s in m({PAIRS!r}, 3, 42)])"
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert outputs == {f"{[s.cell for s in measuring_order(PAIRS, 3, 42)]}\n"}
+
+
+def test_the_order_of_a_seed_is_frozen():
+    """Run directories store positions: a change of the algorithm would mix two orders in one study."""
+    slots = measuring_order([("a0", "a"), ("a2", "a"), ("b0", "b"), ("b2", "b")], 2, 0)
+    assert " ".join(slot.cell for slot in slots) == FROZEN
+
+
+FROZEN = "a0 a2 b2 b0 a2 a0 b0 b2 a0 a2 b2 b0"
+
+
+def test_a_cell_named_twice_is_refused():
+    with pytest.raises(StudyError, match="'x' is listed twice"):
+        measuring_order([("x", "g"), ("x", "h")], 1, 0)
+
+
+def test_negative_repeats_are_refused():
+    with pytest.raises(StudyError, match="repeats is -1"):
+        measuring_order([("x", "g")], -1, 0)
