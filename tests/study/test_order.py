@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -29,7 +30,7 @@ def test_every_cell_once_a_block_with_its_group_side_by_side(cells, repeats, see
         assert Counter(slot.cell for slot in of_block) == names
         assert {slot.repeat for slot in of_block} == {TRACED if block > repeats else block}
         groups = [slot.group for slot in of_block]
-        changes = sum(a != b for a, b in zip(groups, groups[1:], strict=False))
+        changes = sum(a != b for a, b in pairwise(groups))
         assert changes == len(set(groups)) - 1
 
 
@@ -41,7 +42,7 @@ def test_pairs_go_ab_ba_by_turns_and_half_of_them_begin_with_b(seed):
         first.setdefault((slot.block, slot.group), slot.cell)
     for group in {group for _, group in PAIRS}:
         leaders = [first[block, group] for block in range(1, 7)]
-        assert all(a != b for a, b in zip(leaders, leaders[1:], strict=False))
+        assert all(a != b for a, b in pairwise(leaders))
     leaders = Counter(first[1, group].endswith("numa0") for group in {group for _, group in PAIRS})
     assert abs(leaders[True] - leaders[False]) <= 1
 
