@@ -42,6 +42,7 @@ class Gpu:
     link_width_max: int | None = None
     mig: bool | None = None
     ecc: bool | None = None
+    clocks: str = ""
 
 
 def has_gpu() -> bool:
@@ -144,6 +145,19 @@ def _ask(refused: dict[str, str], name: str, function: Callable[..., Any], *argu
     except Exception as error:  # NVMLError_NotSupported and its many kin; AttributeError in old libraries
         refused[name] = str(error) or type(error).__name__
         return None
+
+
+def clock_policy(answer: dict[str, Any]) -> str:
+    """What decides the clocks of a GPU that is not throttled: application clocks, power limit, persistence."""
+    clocks = answer.get("clocks") or {}
+    parts = []
+    if application := clocks.get("graphics_application_mhz"):
+        parts.append(f"application clock {application} of {clocks.get('graphics_max_mhz', '?')} MHz")
+    if limit := answer.get("power_limit_mw"):
+        parts.append(f"power limit {limit // 1000} W")
+    if (persistence := answer.get("persistence")) is not None:
+        parts.append(f"persistence {'on' if persistence else 'off'}")
+    return ", ".join(parts)
 
 
 def throttle_reasons(bits: int | None) -> list[str] | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.files import read_json
 from bench.host.cpulist import format_cpulist, parse_cpulist
-from bench.host.gpus import Gpu, query_nvml
+from bench.host.gpus import Gpu, clock_policy, query_nvml
 
 _NODES = "sys/devices/system/node"
 
@@ -150,13 +150,12 @@ def _gpu(root: Path, nodes: tuple[Node, ...], index: int, answer: dict[str, Any]
         verdict=verdict,
         explanation=explanation,
         answers=answers,
+        clocks=clock_policy(answer),
         **{key: answer.get(key) for key in same},
     )
 
 
-def nearest_nodes(
-    root: Path, nodes: tuple[Node, ...], answer: dict[str, Any]
-) -> dict[str, tuple[int, ...]]:
+def nearest_nodes(root: Path, nodes: tuple[Node, ...], answer: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """What each source says of the nodes nearest to one GPU; () where it says nothing.
 
     Only nodes with CPUs count (a GPU's own memory may be a node too), and an NVML answer that names every

@@ -1,0 +1,157 @@
+"""What of a host can change its numbers, as short texts that can be compared."""
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from bench.host.cpulist import format_cpulist
+from bench.host.topology import Topology
+
+NOT_COMPARED = frozenset({"host"})
+
+_CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
+_LABELS = {
+    "kernel": "the kernel",
+    "cpu": "the CPU",
+    "nodes": "the NUMA nodes",
+    "governor": "the CPU frequency governor",
+    "smt": "SMT (hyper-threading)",
+    "numa_balancing": "automatic NUMA balancing",
+    "hugepages": "the huge page settings",
+    "hypervisor": "the hypervisor",
+    "container": "the container",
+    "driver": "the NVIDIA driver",
+    "cuda_driver": "the CUDA version of the driver",
+    "gpus": "the GPUs",
+    "gpu_clocks": "the GPUs' clock and power policy",
+    "nsys": "Nsight Systems",
+    "constraints": "constraints.txt",
+}
+
+
+def fingerprint(topology: Topology, root: Path = Path("/")) -> dict[str, str]:
+    """Describe the host by name and text. "host" is for the reader and never compared."""
+    return {
+        "host": platform.node(),
+        "kernel": _read(root, "proc/sys/kernel/osrelease") or "unknown",
+        "machine": platform.machine(),
+        "cpu": cpu_model(_read(root, "proc/cpuinfo")),
+        "nodes": "; ".join(f"{node.id}: CPUs {format_cpulist(node.cpus)}" for node in topology.nodes),
+        "governor": _read(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "none",
+        "smt": _read(root, "sys/devices/system/cpu/smt/control") or "unknown",
+        "numa_balancing": _read(root, "proc/sys/kernel/numa_balancing") or "not in this kernel",
+        "hugepages": hugepages(root),
+        "hypervisor": hypervisor(root),
+        "container": container(root),
+        "driver": topology.driver_version or "none",
+        "cuda_driver": topology.cuda_driver_version or "none",
+        "gpus": "; ".join(f"{gpu.name} {gpu.uuid or gpu.pci_bus_id}" for gpu in topology.gpus) or "none",
+        "gpu_clocks": gpu_clocks(topology),
+        "python": platform.python_version(),
+        "torch": _package("torch"),
+        "timm": _package("timm"),
+        "nsys": nsys_version(),
+        "constraints": _hash(_CONSTRAINTS),
+    }
+
+
+def fingerprint_changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    """Name each difference for a user: "the kernel was 6.1.0, is 6.8.0". Empty if the hosts are alike."""
+    changes = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        before, after = old.get(key, "not recorded"), new.get(key, "not recorded")
+        if key not in NOT_COMPARED and before != after:
+            changes.append(f"{_LABELS.get(key, key)} was {before}, is {after}")
+    return changes
+
+
+def cpu_model(cpuinfo: str) -> str:
+    for label in ("model name", "CPU implementer", "uarch"):
+        if match := re.search(rf"^{label}\s*:\s*(.+)$", cpuinfo, re.MULTILINE):
+            return match[1] if label == "model name" else f"{platform.machine()} {label} {match[1]}"
+    return "unknown"
+
+
+def hugepages(root: Path) -> str:
+    """The selected mode of transparent huge pages (anonymous, shared) and the count of reserved pages."""
+    folder = "sys/kernel/mm/transparent_hugepage"
+    modes = [_selected(_read(root, f"{folder}/{name}")) for name in ("enabled", "shmem_enabled")]
+    return f"thp {modes[0]}, shmem {modes[1]}, reserved {_read(root, 'proc/sys/vm/nr_hugepages') or '0'}"
+
+
+def hypervisor(root: Path = Path("/")) -> str:
+    """The hypervisor's name as far as the guest can see it; "none" on bare metal."""
+    vendor = _read(root, "sys/class/dmi/id/sys_vendor")
+    known = {"QEMU": "QEMU", "Amazon EC2": "Amazon EC2", "Google": "Google", "VMware, Inc.": "VMware"}
+    if "hypervisor" not in _read(root, "proc/cpuinfo").split():
+        return "none" if vendor != "QEMU" else "QEMU"
+    return known.get(vendor) or _read(root, "sys/hypervisor/type") or vendor or "unnamed"
+
+
+def container(root: Path = Path("/")) -> str:
+    """docker, podman, kubepods, lxc, ...; "none" outside of one."""
+    if (root / ".dockerenv").exists():
+        return "docker"
+    if (root / "run/.containerenv").exists():
+        return "podman"
+    if named := _read(root, "run/systemd/container"):
+        return named
+    first = _read(root, "proc/1/cgroup")
+    return next((name for name in ("kubepods", "docker", "lxc", "libpod") if name in first), "none")
+
+
+def gpu_clocks(topology: Topology) -> str:
+    texts = sorted({gpu.clocks for gpu in topology.gpus if gpu.clocks})
+    return "; ".join(texts) or "none"
+
+
+def nsys_version() -> str:
+    program = shutil.which("nsys")
+    if program is None:
+        return "none"
+    # The installer's folder names the version; starting nsys takes much longer than reading it.
+    if match := re.search(r"/(\d{4}\.\d+(?:\.\d+)*)/", os.path.realpath(program)):
+        return match[1]
+    return _ask_nsys(program)
+
+
+@lru_cache
+def _ask_nsys(program: str) -> str:
+    try:
+        answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    match = re.search(r"version (\S+)", answer.stdout)
+    return match[1] if match else "unknown"
+
+
+def _package(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _hash(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError:
+        return "none"
+
+
+def _selected(modes: str) -> str:
+    match = re.search(r"\[(\w+)\]", modes)
+    return match[1] if match else "unknown"
+
+
+def _read(root: Path, path: str) -> str:
+    try:
+        return (root / path).read_text().strip()
+    except OSError:
+        return ""
