@@ -122,6 +122,6 @@ def explain_kill(exit_code: int, mem_node: int) -> tuple[str, str, str] | None:
         return None
     return (
         "oom",
-        f"killed (SIGKILL): the kernel does so when memory node {mem_node} is too small for what is bound to it",
+        f"killed (SIGKILL), as the kernel does when memory node {mem_node} cannot hold what is bound to it",
         f"reduce memory_size_mb, or free memory on node {mem_node} (numactl --hardware shows it)",
     )

@@ -148,7 +148,7 @@ def _ask(refused: dict[str, str], name: str, function: Callable[..., Any], *argu
 
 
 def clock_policy(answer: dict[str, Any]) -> str:
-    """What decides the clocks of a GPU that is not throttled: application clocks, power limit, persistence."""
+    """What decides the clocks of an unthrottled GPU: application clocks, power limit, persistence."""
     clocks = answer.get("clocks") or {}
     parts = []
     if application := clocks.get("graphics_application_mhz"):
