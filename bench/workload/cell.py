@@ -1,0 +1,132 @@
+"""The cell a run executes, parsed once at the edge."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.files import read_json
+from bench.workload.failures import CRASHED, NOT_RUNNABLE, RunFailure
+
+DTYPES = ("fp32", "tf32", "bf16", "fp16")
+COMPILE_MODES = ("off", "default", "reduce-overhead", "max-autotune")
+# These modes of torch.compile record CUDA graphs themselves.
+GRAPHED_COMPILE_MODES = ("reduce-overhead", "max-autotune")
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    name: str
+    patch_size: int
+    depth: int
+    dim: int
+    heads: int
+
+    @property
+    def computes(self) -> bool:
+        """False for vit0x0x0: the device returns its input."""
+        return self.dim > 0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one run needs to know of its cell. Sizes: image_size in pixels, memory_size_mb in MiB."""
+
+    name: str
+    gpu: int
+    gpu_uuid: str | None
+    mem_node: int | None
+    model: ModelShape
+    image_size: int
+    batch_size: int
+    num_samples: int
+    warmup_samples: int
+    memory_size_mb: int
+    buffers: int
+    compile_model: str
+    cuda_graph: bool
+    dtype: str
+    device: str
+    profiler: str
+    binding: str
+    seed: int
+    windows: int
+    window_s: float
+
+    @property
+    def batch_shape(self) -> tuple[int, int, int, int]:
+        return (self.batch_size, 3, self.image_size, self.image_size)
+
+    @property
+    def bytes_per_element(self) -> int:
+        """Of a batch on the link: half-precision studies copy half-precision batches."""
+        return 2 if self.dtype in ("bf16", "fp16") else 4
+
+    @property
+    def bytes_in_per_batch(self) -> int:
+        batch, channels, height, width = self.batch_shape
+        return batch * channels * height * width * self.bytes_per_element
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """batch x (patches + 1) x dim; with no compute the input's own shape."""
+        if not self.model.computes:
+            return self.batch_shape
+        patches = (self.image_size // self.model.patch_size) ** 2
+        return (self.batch_size, patches + 1, self.model.dim)
+
+    @property
+    def bytes_out_per_batch(self) -> int:
+        elements = 1
+        for length in self.output_shape:
+            elements *= length
+        return elements * self.bytes_per_element
+
+    @property
+    def batches_per_pass(self) -> int:
+        return -(-self.num_samples // self.batch_size)
+
+
+def parse_cell(raw: dict[str, Any]) -> Cell:
+    """Raise RunFailure for a cell that cannot be read or that this workload cannot run."""
+    try:
+        model = ModelShape(**{key: raw["model"][key] for key in ModelShape.__dataclass_fields__})
+        cell = Cell(**{key: raw[key] for key in Cell.__dataclass_fields__ if key != "model"}, model=model)
+    except (KeyError, TypeError) as error:
+        raise RunFailure(
+            CRASHED, f"the cell is incomplete: {error}", "write cell.json with all keys of a cell"
+        ) from None
+    _refuse_unknown(cell)
+    _refuse_impossible(cell)
+    return cell
+
+
+def read_cell(path: Path) -> tuple[Cell, dict[str, Any]]:
+    """The cell, and the JSON it was read from."""
+    raw = read_json(path)
+    return parse_cell(raw), raw
+
+
+def _refuse_unknown(cell: Cell) -> None:
+    known = {
+        "dtype": DTYPES,
+        "compile_model": COMPILE_MODES,
+        "device": ("cuda", "cpu"),
+        "profiler": ("nsys", "torch"),
+    }
+    for key, allowed in known.items():
+        if getattr(cell, key) not in allowed:
+            raise RunFailure(
+                CRASHED, f"{key} is {getattr(cell, key)!r}", f"{key} is one of {', '.join(allowed)}"
+            )
+
+
+def _refuse_impossible(cell: Cell) -> None:
+    if cell.device == "cpu" and cell.cuda_graph:
+        raise RunFailure(NOT_RUNNABLE, "cuda_graph asks for a CUDA device, the cell has device cpu",
+                         "set cuda_graph to false, or run on a CUDA host")
+    if cell.device == "cpu" and cell.dtype == "tf32":
+        raise RunFailure(NOT_RUNNABLE, "tf32 is a mode of CUDA matrix units, the cell has device cpu",
+                         "set dtype to fp32, or run on a CUDA host")
+    if cell.cuda_graph and cell.compile_model in GRAPHED_COMPILE_MODES:
+        raise RunFailure(NOT_RUNNABLE, f"compile_model {cell.compile_model} makes CUDA graphs of its own",
+                         "set cuda_graph to false, or compile_model to default")

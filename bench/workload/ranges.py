@@ -1,0 +1,106 @@
+"""Named ranges around the stages, for the profiler of a traced run. A timed run has none.
+
+The names are a contract: test_double_buffer, and per batch test_batch_{i}, test_h2d_batch_{i},
+test_compute_batch_{i}, test_d2h_batch_{i}; warm-up has the prefix warmup_.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+from bench.workload.cell import Cell
+from bench.workload.failures import NOT_RUNNABLE, RunFailure
+from bench.workload.pipeline import Pipeline, Stage
+
+WINDOW_PREFIX = "test_"
+WARMUP_PREFIX = "warmup_"
+
+
+class Ranges(Protocol):
+    """Nested ranges of the calling thread."""
+
+    def push(self, name: str) -> None: ...
+    def pop(self) -> None: ...
+
+
+class NvtxRanges:
+    """NVTX from torch's CUDA build, else from the PyPI package nvtx (a CPU build of torch has no NVTX)."""
+
+    def __init__(self) -> None:
+        self.push, self.pop = nvtx_functions()
+
+
+class RecordFunctionRanges:
+    """User annotations of torch.profiler."""
+
+    def __init__(self) -> None:
+        from torch.profiler import record_function
+
+        self._open: list[AbstractContextManager[Any]] = []
+        self._record_function = record_function
+
+    def push(self, name: str) -> None:
+        annotation = self._record_function(name)
+        annotation.__enter__()
+        self._open.append(annotation)
+
+    def pop(self) -> None:
+        self._open.pop().__exit__(None, None, None)
+
+
+def make_ranges(cell: Cell) -> Ranges:
+    return RecordFunctionRanges() if cell.profiler == "torch" else NvtxRanges()
+
+
+def nvtx_functions() -> tuple[Callable[[str], Any], Callable[[], Any]]:
+    """Push and pop. Raise RunFailure (not_runnable) if no NVTX is installed."""
+    import torch
+
+    if hasattr(torch._C, "_nvtx"):
+        return torch.cuda.nvtx.range_push, torch.cuda.nvtx.range_pop
+    try:
+        import nvtx
+    except ImportError:
+        raise RunFailure(
+            NOT_RUNNABLE, "profiler nsys on the cpu device needs the Python package nvtx",
+            "pip install nvtx==0.2.10, or set profiler to torch",
+        ) from None
+    return nvtx.push_range, nvtx.pop_range
+
+
+@contextmanager
+def named(ranges: Ranges, name: str) -> Iterator[None]:
+    ranges.push(name)
+    try:
+        yield
+    finally:
+        ranges.pop()
+
+
+def annotated_step(pipeline: Pipeline, ranges: Ranges, prefix: str, count: int) -> Stage:
+    """A step for the next `count` batches with their ranges, numbered from 0. The names are made here,
+    outside the window."""
+    first = pipeline.next_batch
+    names = [
+        tuple(f"{prefix}{part}batch_{index}" for part in ("", "h2d_", "compute_", "d2h_"))
+        for index in range(count)
+    ]
+    push, pop = ranges.push, ranges.pop
+    slots, host_in, host_out = len(pipeline.slots), pipeline.host_in, pipeline.host_out
+
+    def step(index: int, start: Any = None, end: Any = None) -> None:
+        batch_name, h2d_name, compute_name, d2h_name = names[index - first]
+        slot = index % slots
+        push(batch_name)
+        push(h2d_name)
+        pipeline.h2d(slot, host_in[index % len(host_in)], start)
+        pop()
+        push(compute_name)
+        pipeline.compute(slot)
+        pop()
+        push(d2h_name)
+        pipeline.d2h(slot, host_out[index % len(host_out)], end)
+        pop()
+        pop()
+
+    return step

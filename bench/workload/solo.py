@@ -1,0 +1,71 @@
+"""Each stage alone, and the time the CPU needs to issue a batch: the terms of the bound."""
+
+import math
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+from bench.workload.pipeline import Pipeline, no_beat
+
+BURSTS = 5
+BURST_S = 0.02
+MAX_BURST = 50
+# What a burst may put into the driver's queue without being throttled by the device: the queue holds about
+# a thousand commands, a transformer block is about fourteen kernels.
+QUEUED_COMMANDS = 600
+COMMANDS_PER_BLOCK = 14
+COMMANDS_PER_BATCH = 20
+
+
+def solo_us(pipeline: Pipeline, batch_s: float) -> dict[str, float]:
+    """Microseconds per batch of h2d, compute and d2h, each without the others. Medians over bursts."""
+    count = max(3, min(MAX_BURST, math.ceil(BURST_S / batch_s)))
+    slots, host_in, host_out = len(pipeline.slots), pipeline.host_in, pipeline.host_out
+
+    def h2d(index: int) -> None:
+        pipeline.h2d(index % slots, host_in[index % len(host_in)], None)
+
+    def compute(index: int) -> None:
+        pipeline.compute(index % slots)
+
+    def d2h(index: int) -> None:
+        pipeline.d2h(index % slots, host_out[index % len(host_out)], None)
+
+    return {
+        "h2d": _alone(pipeline, pipeline.h2d_stream, h2d, count),
+        "compute": _alone(pipeline, pipeline.compute_stream, compute, count) if pipeline.forward else 0.0,
+        "d2h": _alone(pipeline, pipeline.d2h_stream, d2h, count),
+    }
+
+
+def _alone(pipeline: Pipeline, stream: Any, stage: Callable[[int], None], count: int) -> float:
+    device = pipeline.device
+    start, end = device.event(timing=True), device.event(timing=True)
+    values = []
+    for burst in range(BURSTS):
+        device.synchronize()
+        start.record(stream)
+        for index in range(burst * count, (burst + 1) * count):
+            stage(index)
+        end.record(stream)
+        device.synchronize()
+        values.append(start.elapsed_time(end) * 1e3 / count)
+    return median(values)
+
+
+def issue_us(pipeline: Pipeline, depth: int) -> float:
+    """CPU time to issue one batch from an idle device: the median over bursts that the driver's queue holds.
+
+    Inside a window the CPU runs ahead until the queue is full and then waits for the device, so the time
+    spent issuing there is the device's pace, not the CPU's. On the cpu device to issue is to execute.
+    """
+    count = max(2, min(16, QUEUED_COMMANDS // (COMMANDS_PER_BLOCK * depth + COMMANDS_PER_BATCH)))
+    values = []
+    for _ in range(2 * BURSTS - 1):
+        pipeline.drain()
+        start_ns = time.perf_counter_ns()
+        pipeline.run(count, no_beat)
+        values.append((time.perf_counter_ns() - start_ns) / 1e3 / count)
+    pipeline.drain()
+    return median(values)
