@@ -1,0 +1,133 @@
+"""Opening an export that may come from anywhere, and reading its columns into numpy.
+
+An export is opened read-only and immutable: nothing is written beside it, not even a journal. Only plain tables are
+read, never views or virtual tables, which could run what they like.
+"""
+
+import gzip
+import shutil
+import sqlite3
+import sys
+import tempfile
+import zlib
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.trace.errors import TraceError
+
+LATEST = 2**61  # ns; sums of lengths of disjoint intervals then fit 64 bits
+DAMAGED = "export the trace again; if that fails, measure the cell again"
+
+
+class Export:
+    """The plain tables of an open export. Every SQLite error becomes a TraceError that names the file."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self.path = path
+        self._connection = connection
+        names = self.rows(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'"
+        )
+        self._columns: dict[str, set[str]] = {}
+        for (name,) in names:
+            quoted = '"' + str(name).replace('"', '""') + '"'
+            fields = self.rows(f"PRAGMA table_info({quoted})")
+            self._columns[str(name)] = {str(field[1]) for field in fields}
+
+    def has(self, table: str, *columns: str) -> bool:
+        return table in self._columns and self._columns[table].issuperset(columns)
+
+    def tables(self, prefix: str) -> list[str]:
+        return sorted(name for name in self._columns if name.startswith(prefix))
+
+    def need(self, table: str, *columns: str) -> None:
+        """Raise TraceError if a column is missing from a table that is there."""
+        missing = [column for column in columns if not self.has(table, column)]
+        if missing:
+            self.fail(f"table {table} has no column {', '.join(missing)}", "export it with a newer nsys")
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(sql, parameters).fetchall()
+        except _SQLITE_FAILURES as error:
+            self.fail(f"cannot read the export: {error}", DAMAGED)
+
+    def integers(self, sql: str, parameters: Sequence[Any] = ()) -> list[NDArray[np.int64]]:
+        """The columns of a query of integers, streamed: no Python object outlives its row."""
+        try:
+            cursor = self._connection.execute(sql, parameters)
+            width = len(cursor.description)
+            flat = array("q")  # unlike numpy's fromiter it refuses to cut a float down to an integer
+            flat.extend(chain.from_iterable(cursor))
+        except _SQLITE_FAILURES as error:
+            self.fail(f"cannot read the export: {error}", DAMAGED)
+        except TypeError:
+            self.fail("the export holds something else where an integer belongs", DAMAGED)
+        return list(np.frombuffer(flat, np.int64).reshape(-1, width).T)
+
+    def enum(self, table: str, documented: dict[int, str]) -> dict[int, str]:
+        """id -> name as the export itself states it; `documented` where it states nothing."""
+        if not self.has(table, "id", "name"):
+            return documented
+        return {int(key): str(name) for key, name in self.rows(f'SELECT id, name FROM "{table}"')
+                if isinstance(key, int)}
+
+    def fail(self, what: str, advice: str = "measure the cell again") -> NoReturn:
+        raise TraceError(what, str(self.path), advice) from None
+
+
+# UnicodeError: names that are no text; OverflowError, MemoryError: lengths that a damaged file claims.
+_SQLITE_FAILURES = (sqlite3.Error, sqlite3.Warning, UnicodeError, OverflowError, MemoryError)
+
+
+@contextmanager
+def open_export(path: Path | str) -> Iterator[Export]:
+    """Open .sqlite or .sqlite.gz (by content, not by name). Raise TraceError if it is neither."""
+    path = Path(path)
+    with _unpacked(path) as plain, closing(_connect(plain, path)) as connection:
+        yield Export(connection, path)
+
+
+def _connect(plain: Path, path: Path) -> sqlite3.Connection:
+    uri = f"file:{quote(str(plain.resolve()))}?mode=ro&immutable=1"
+    try:
+        connection = sqlite3.connect(uri, uri=True, cached_statements=0)
+        connection.text_factory = lambda raw: raw.decode(errors="replace")
+        for pragma in ("trusted_schema = OFF", "query_only = ON", "cell_size_check = ON", "temp_store = MEMORY"):
+            connection.execute(f"PRAGMA {pragma}")
+        if sys.version_info >= (3, 12):
+            connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
+        return connection
+    except sqlite3.Error as error:
+        raise TraceError(f"cannot open the export: {error}", str(path), DAMAGED) from None
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """The file itself or, if it is compressed, a copy that lives as long as it is read."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(16)
+    except OSError as error:
+        raise TraceError(f"cannot read the trace: {error.strerror}", str(path), "check the path") from None
+    if magic == b"SQLite format 3\0":
+        yield path
+    elif magic[:2] == b"\x1f\x8b":
+        with tempfile.NamedTemporaryFile(prefix="numastudy-", suffix=".sqlite") as copy:
+            try:
+                with gzip.open(path) as packed:
+                    shutil.copyfileobj(packed, copy, 1 << 20)
+                copy.flush()
+            except (OSError, EOFError, zlib.error) as error:
+                raise TraceError(f"cannot unpack the trace: {error}", str(path), DAMAGED) from None
+            yield Path(copy.name)
+    else:
+        raise TraceError("not a SQLite export" if magic else "the file is empty", str(path), DAMAGED)

@@ -1,0 +1,74 @@
+"""Sets of half-open intervals [start, end) of integer nanoseconds, as sorted disjoint int64 arrays.
+
+All times must lie within +-2**61, so that no sum of disjoint lengths overflows; the reader sees to it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Times = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Disjoint, ascending, none empty, none touching the next."""
+
+    start: Times
+    end: Times
+
+    @property
+    def length(self) -> int:
+        return int((self.end - self.start).sum())
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+def union(start: Times, end: Times) -> Intervals:
+    """Union of [start, end); empty intervals vanish. Any order; O(n log n), O(n) if already sorted."""
+    solid = end > start
+    if not solid.all():
+        start, end = start[solid], end[solid]
+    if not len(start):
+        return Intervals(start[:0], end[:0])
+    if (start[1:] < start[:-1]).any():
+        order = np.argsort(start, kind="stable")
+        start, end = start[order], end[order]
+    reach = np.maximum.accumulate(end)
+    opens = np.concatenate(([True], start[1:] > reach[:-1]))
+    closes = np.concatenate((opens[1:], [True]))
+    return Intervals(start[opens], reach[closes])
+
+
+def join(*sets: Intervals) -> Intervals:
+    return union(np.concatenate([each.start for each in sets]), np.concatenate([each.end for each in sets]))
+
+
+def covered_before(intervals: Intervals, times: Times) -> Times:
+    """Length of `intervals` below each of `times`."""
+    if not len(intervals):
+        return np.zeros(len(times), np.int64)
+    total = np.concatenate(([0], np.cumsum(intervals.end - intervals.start)))
+    index = np.searchsorted(intervals.start, times, side="right")
+    # The last interval opened before the time may reach beyond it.
+    beyond = np.maximum(intervals.end[index - 1] - times, 0)
+    return total[index] - np.where(index > 0, beyond, 0)
+
+
+def covered(intervals: Intervals, start: Times, end: Times) -> Times:
+    """Length of `intervals` within each [start, end)."""
+    return covered_before(intervals, end) - covered_before(intervals, start)
+
+
+def overlap(one: Intervals, other: Intervals) -> int:
+    return int(covered(other, one.start, one.end).sum())
+
+
+def gaps(intervals: Intervals, start: int, end: int) -> Intervals:
+    """[start, end) without `intervals`, which must lie within."""
+    opens = np.concatenate((np.array([start], np.int64), intervals.end))
+    closes = np.concatenate((intervals.start, np.array([end], np.int64)))
+    real = closes > opens
+    return Intervals(opens[real], closes[real])

@@ -1,0 +1,102 @@
+"""The measured window of a trace and its batches, from the NVTX ranges."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.trace.database import Export
+from bench.trace.intervals import Times
+
+WINDOW = "test_double_buffer"
+BATCH = re.compile(r"test_batch_\d+")
+NVTX = "NVTX_EVENTS"
+RUNTIME = "CUPTI_ACTIVITY_KIND_RUNTIME"
+PUSH_POP = 59  # NvtxPushPopRange, where the export has no ENUM_NSYS_EVENT_TYPE
+
+ID_BITS = 24
+ID_MASK = (1 << ID_BITS) - 1
+
+
+@dataclass(frozen=True)
+class Window:
+    """[start, end) of the measured range, on one thread; batches ascending and disjoint within it."""
+
+    start: int
+    end: int
+    global_tid: int
+    batch_start: Times
+    batch_end: Times
+    batch_names: tuple[str, ...]
+
+    @property
+    def pid(self) -> int:
+        return process_of(self.global_tid)
+
+
+def process_of(global_id: int) -> int:
+    """PID of a serialized global thread or process id (nsys documentation, 'Common SQLite examples')."""
+    return global_id >> ID_BITS & ID_MASK
+
+
+def read_window(export: Export) -> Window:
+    """Raise TraceError unless exactly one closed window with closed batches is there."""
+    ranges = _ranges(export)
+    start, end, thread, _ = _only_window(export, ranges)
+    batches = sorted(
+        (row for row in ranges if BATCH.fullmatch(row[3]) and row[2] == thread and start <= row[0] < end),
+        key=lambda row: (row[0], row[1] if row[1] is not None else end),
+    )
+    if not batches:
+        export.fail(f"no test_batch_ range inside {WINDOW}")
+    for row in batches:
+        if row[1] is None or row[1] < row[0]:
+            export.fail(f"range {row[3]} was never closed", "the run was cut short: measure the cell again")
+    opens, closes = (np.array([row[column] for row in batches], np.int64) for column in (0, 1))
+    overlapping = np.flatnonzero(opens[1:] < closes[:-1])
+    if len(overlapping):
+        one, other = batches[overlapping[0]][3], batches[overlapping[0] + 1][3]
+        export.fail(f"ranges {one} and {other} overlap", "batch ranges follow each other on one thread")
+    return Window(start, end, thread, opens, closes, tuple(row[3] for row in batches))
+
+
+def _only_window(export: Export, ranges: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+    windows = [row for row in ranges if row[3] == WINDOW]
+    if not windows:
+        export.fail(f"no NVTX range {WINDOW} in this trace", "trace a run of this project's workload")
+    if len(windows) > 1:
+        pids = sorted({process_of(row[2]) for row in windows})
+        export.fail(
+            f"{len(windows)} ranges {WINDOW} in this trace, of process {', '.join(map(str, pids))}",
+            "trace one process and one window at a time",
+        )
+    if windows[0][1] is None or windows[0][1] < windows[0][0]:
+        export.fail(f"range {WINDOW} was never closed", "the run was cut short: measure the cell again")
+    return windows[0]
+
+
+def _ranges(export: Export) -> list[tuple[Any, ...]]:
+    """(start, end or None, globalTid, text) of the push/pop ranges whose names begin with test_."""
+    if not export.has(NVTX):
+        export.fail("no NVTX range in this trace", "trace with nsys -t cuda,nvtx")
+    export.need(NVTX, "start", "end", "eventType", "globalTid")
+    text, join = "", ""
+    if export.has(NVTX, "text"):
+        text = "n.text"
+    if export.has(NVTX, "textId") and export.has("StringIds", "id", "value"):
+        text = f"COALESCE({text}, s.value)" if text else "s.value"
+        join = "LEFT JOIN StringIds s ON s.id = n.textId"
+    if not text:
+        export.fail(f"table {NVTX} has no text", "export it with a newer nsys")
+    names = export.enum("ENUM_NSYS_EVENT_TYPE", {PUSH_POP: "NvtxPushPopRange"})
+    kinds = [kind for kind, name in names.items() if name == "NvtxPushPopRange"] or [PUSH_POP]
+    found = export.rows(
+        f"""SELECT n.start, n.end, n.globalTid, {text} AS name FROM {NVTX} n {join}
+            WHERE n.eventType = ? AND name GLOB 'test_[bd]*'""",
+        kinds[:1],
+    )
+    for row in found:
+        if not (isinstance(row[0], int) and isinstance(row[2], int) and isinstance(row[1], int | None)):
+            export.fail(f"NVTX range {row[3]} has no times or no thread")
+    return found
