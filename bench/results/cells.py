@@ -1,0 +1,149 @@
+"""One cell's runs, export and metrics folded into its entry in results.json."""
+
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+Record = dict[str, Any]
+MISSING = "missing"
+_IDENTITY = ("name", "key", "gpu", "gpu_uuid", "cpu_node", "mem_node", "model", "reason")
+_PERCENTILES = ("p50", "p90", "p99")
+
+
+def cell_entry(
+    cell: Record, runs: list[Record], export: Record | None, metrics: Record | None, repeats: int
+) -> Record:
+    """The entry of a cell in results.json.
+
+    cell: as frozen in grid.json; its reason says why it cannot run here.
+    runs: its records, timed ones by repeat, then the traced one.
+    repeats: timed runs the study asks for. A run, export or metrics record that is not there yet has the
+    status "missing". throughput_samples_s is the geometric mean over the timed runs that are ok.
+    """
+    name = cell["name"]
+    wanted = [f"{name}_r{repeat}" for repeat in range(1, repeats + 1)] + [f"{name}_traced"]
+    by_name = {run["run"]: run for run in runs}
+    stages = [by_name.get(run) or _absent(run, cell) for run in wanted]
+    timed = [run for run in runs if run["repeat"] != "traced" and run["status"] == "ok" and run.get("result")]
+    traced = by_name.get(f"{name}_traced")
+    rates = [run["result"]["throughput_samples_s"] for run in timed]
+    throughput = statistics.geometric_mean(rates) if rates else None
+    contract = _contract_metrics(metrics)
+    failed = _first_failure(stages, export, metrics, name)
+    return {
+        "name": name,
+        "key": cell.get("key") or settings_hash(cell),
+        "gpu": cell.get("gpu"),
+        "gpu_uuid": cell.get("gpu_uuid"),
+        "cpu_node": cell.get("cpu_node"),
+        "mem_node": cell.get("mem_node"),
+        "model": cell["model"],
+        "settings": {key: value for key, value in cell.items() if key not in _IDENTITY},
+        "outcome": failed["status"] if failed else "ok",
+        "reason": failed.get("reason", "") or "" if failed else "",
+        "advice": failed.get("advice", "") or "" if failed else "",
+        "log_tail": _log_tail(failed),
+        "failed_run": failed.get("run", f"{name}_traced") if failed else None,
+        "throughput_samples_s": throughput,
+        "throughput_spread": statistics.stdev(rates) / statistics.fmean(rates) if len(rates) > 1 else None,
+        "throughput_runs": rates,
+        "noise_class": "launch-bound" if regime_name(contract) == "launch-bound" else "rest",
+        "latency_us": merge_latencies([run["result"].get("latency_us") for run in timed]),
+        "solo_us": _median_of(run["result"].get("solo_us") for run in timed),
+        "issue_us": _median(run["result"].get("issue_us") for run in timed),
+        "metrics": contract,
+        "efficiency_solo": None,
+        "perturbation": _ratio(traced, throughput),
+        "runs": [_run_entry(run) for run in runs],
+    }
+
+
+def settings_hash(cell: Record) -> str:
+    """Known by its settings across studies: host and GPU identity, name and retries left out."""
+    kept = {key: value for key, value in cell.items() if key not in ("name", "key", "reason")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def regime_name(metrics: Record | None) -> str | None:
+    """The regime as a word, whether the metrics carry it alone or with the numbers it was decided from."""
+    regime = (metrics or {}).get("regime")
+    return regime.get("name") if isinstance(regime, dict) else regime
+
+
+def merge_latencies(latencies: Iterable[Record | None]) -> Record | None:
+    """Over runs: the median of each percentile (of those runs that support it), the largest maximum."""
+    known = [latency for latency in latencies if latency]
+    if not known:
+        return None
+    merged: Record = {"count": sum(latency.get("count") or 0 for latency in known)}
+    for key in _PERCENTILES:
+        merged[key] = _median(latency.get(key) for latency in known)
+    merged["max"] = max((latency["max"] for latency in known if latency.get("max") is not None), default=None)
+    curves = [latency["quantiles"] for latency in known if len(latency.get("quantiles") or []) == 101]
+    merged["quantiles"] = (
+        [statistics.median(values) for values in zip(*curves, strict=True)] if curves else []
+    )
+    return merged
+
+
+def _first_failure(
+    stages: list[Record], export: Record | None, metrics: Record | None, name: str
+) -> Record | None:
+    refused = next((run for run in stages if run["status"] == "not_runnable"), None)
+    later = [
+        record or {"status": MISSING, "reason": "not made yet", "advice": "start the study again"}
+        for record in (export, metrics)
+    ]
+    failed = refused or next((record for record in [*stages, *later] if record["status"] != "ok"), None)
+    if failed and "run" not in failed:
+        failed = failed | {"run": f"{name}_traced"}
+    return failed
+
+
+def _absent(run: str, cell: Record) -> Record:
+    if cell.get("reason"):
+        return {"run": run, "status": "not_runnable", "reason": cell["reason"], "advice": ""}
+    return {"run": run, "status": MISSING, "reason": "not measured yet", "advice": "start the study again"}
+
+
+def _contract_metrics(record: Record | None) -> Record | None:
+    if not record or record["status"] != "ok":
+        return None
+    return {
+        key: value
+        for key, value in record.items()
+        if key not in ("schema", "status", "reason", "advice", "invocation", "name", "timeline")
+    }
+
+
+def _run_entry(run: Record) -> Record:
+    entry = {
+        key: run.get(key)
+        for key in ("run", "repeat", "status", "reason", "block", "position", "attempts", "wall_s")
+    }
+    result = run.get("result") or {}
+    placement = (result.get("certificate") or {}).get("verdict")
+    return entry | {"throughput_samples_s": result.get("throughput_samples_s"), "placement": placement}
+
+
+def _log_tail(failed: Record | None) -> list[str]:
+    tail = (failed or {}).get("log_tail") or []
+    return tail.splitlines() if isinstance(tail, str) else [str(line) for line in tail]
+
+
+def _ratio(traced: Record | None, throughput: float | None) -> float | None:
+    rate = ((traced or {}).get("result") or {}).get("throughput_samples_s")
+    return rate / throughput if rate and throughput else None
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return statistics.median(known) if known else None
+
+
+def _median_of(records: Iterable[Record | None]) -> Record | None:
+    known = [record for record in records if record]
+    return {key: _median(record.get(key) for record in known) for key in known[0]} if known else None

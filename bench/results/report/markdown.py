@@ -1,0 +1,44 @@
+"""report.md: the answer and the table of cells, to be pasted into an issue."""
+
+import re
+from typing import Any
+
+from bench.results.report.answer import answers
+from bench.results.report.sections import notes, trust_items
+from bench.results.tables import COLUMNS, display_row
+
+Record = dict[str, Any]
+
+
+def markdown(results: Record) -> str:
+    """Plain GitHub-flavoured Markdown; what came from outside is escaped."""
+    lines = [f"# {_safe(results['study_name'])}", ""]
+    lines += [f"> **{_safe(note)}**\n" for note in notes(results)]
+    host = results["host"].get("name", "")
+    lines += [f"Host {_safe(host)}, {_safe(results['created_at'])}.", ""]
+    for answer in answers(results):
+        name = f" ({_safe(answer.name)})" if answer.name else ""
+        lines.append(f"- **GPU {answer.gpu}**{name}: {_safe(answer.sentence)}")
+    lines += [
+        "",
+        "Trust: " + "; ".join(f"{figure} {label}" for figure, label, _ in trust_items(results)) + ".",
+        "",
+    ]
+    lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * 2 + "---:|" * (len(COLUMNS) - 3) + "---|"]
+    lines += ["| " + " | ".join(map(_safe, display_row(cell))) + " |" for cell in results["cells"]]
+    failed = [cell for cell in results["cells"] if cell["outcome"] != "ok"]
+    if failed:
+        lines += ["", "## Not ok", ""]
+        lines += [
+            f"- `{cell['name']}`: **{cell['outcome']}**: {_safe(cell['reason'])}"
+            + (f" To do: {_safe(cell['advice'])}." if cell["advice"] else "")
+            for cell in failed
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _safe(text: Any) -> str:
+    """One line without markup: what Markdown or HTML would read as such is escaped."""
+    line = " ".join(str(text).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|#!~])", r"\\\1", line)

@@ -1,0 +1,102 @@
+"""results.json: every cell with its outcome, the penalties, and what they rest on."""
+
+import functools
+import platform
+from datetime import UTC, datetime
+from typing import Any
+
+from bench.results.cells import cell_entry
+from bench.results.load import Stored
+from bench.results.summary import busy_s, count, duration_s
+from bench.results.trust import trust
+
+SCHEMA = 1
+Record = dict[str, Any]
+
+
+def build_results(stored: Stored, invocation: str) -> Record:
+    """Fold a run directory into the results; pure but for the clock of created_at.
+
+    Keys beyond the ones of the contract: busy_s, trust, damaged (records that could not be read), topology.
+    """
+    repeats = int(stored.study.get("repeats") or 1)
+    cells = [
+        cell_entry(
+            cell,
+            stored.runs_of(cell["name"]),
+            stored.exports.get(cell["name"]),
+            stored.metrics.get(cell["name"]),
+            repeats,
+        )
+        for cell in stored.cells
+    ]
+    runs = list(stored.runs.values())
+    topology = _topology(stored.topology)
+    from bench.results.seam import efficiency_solo, penalties
+
+    for cell in cells:
+        cell["efficiency_solo"] = efficiency_solo(cell)
+    return {
+        "schema": SCHEMA,
+        "study": stored.study,
+        "study_name": stored.study.get("name", "study"),
+        "run_directory": str(stored.path),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "invocation": invocation,
+        "host": _host(stored.topology, runs),
+        "fingerprint": stored.topology.get("fingerprint") or _first(runs, "fingerprint") or {},
+        "topology": topology,
+        "device": _device(runs, cells),
+        "device_names": _device_names(stored, topology, runs),
+        "binding": next((cell["settings"].get("binding") for cell in cells), None),
+        "counts": count(cells, len(cells) * (repeats + 1)),
+        "duration_s": duration_s(runs),
+        "busy_s": busy_s(runs),
+        "trust": trust(runs, cells),
+        "damaged": [{"path": damage.path, "what": damage.what} for damage in stored.damaged],
+        "cells": cells,
+        "penalties": penalties(cells, topology),
+    }
+
+
+def _topology(record: Record) -> Record:
+    inner = record.get("topology")
+    return (
+        inner
+        if isinstance(inner, dict)
+        else {key: value for key, value in record.items() if key != "fingerprint"}
+    )
+
+
+def _host(record: Record, runs: list[Record]) -> Record:
+    fingerprint = record.get("fingerprint") or _first(runs, "fingerprint") or {}
+    host = record.get("host") or fingerprint.get("host")
+    if isinstance(host, dict):
+        return host
+    return {"name": host or fingerprint.get("hostname") or fingerprint.get("host_name") or platform.node()}
+
+
+def _device(runs: list[Record], cells: list[Record]) -> str:
+    measured = [_of_device(run, "type") for run in runs]
+    named = next((kind for kind in measured if kind), None)
+    return named or next((cell["settings"].get("device") for cell in cells), None) or "cpu"
+
+
+def _device_names(stored: Stored, topology: Record, runs: list[Record]) -> dict[str, str]:
+    """By GPU index: as the runs saw it, else as the topology names it."""
+    names = {str(gpu["index"]): gpu["name"] for gpu in topology.get("gpus", []) if gpu.get("name")}
+    gpu_of = {cell["name"]: cell.get("gpu") for cell in stored.cells}
+    for run in runs:
+        name, gpu = _of_device(run, "name"), gpu_of.get(run["cell"])
+        if name and gpu is not None:
+            names[str(gpu)] = name
+    wanted = {str(gpu) for gpu in gpu_of.values() if gpu is not None}
+    return {gpu: name for gpu, name in sorted(names.items()) if gpu in wanted}
+
+
+def _of_device(run: Record, key: str) -> str | None:
+    return functools.reduce(lambda value, step: (value or {}).get(step), ("result", "device", key), run)
+
+
+def _first(runs: list[Record], key: str) -> Any:
+    return next((run[key] for run in runs if run.get(key)), None)

@@ -1,0 +1,68 @@
+"""Numbers as people read them. None, which is "not known", is a dash everywhere."""
+
+import math
+
+NONE = "–"
+
+
+def rate(samples_s: float | None) -> str:
+    """Samples per second in four significant digits."""
+    return NONE if samples_s is None else f"{significant(samples_s, 4):,.{_places(samples_s, 4)}f}"
+
+
+def microseconds(value: float | None) -> str:
+    if value is None:
+        return NONE
+    if value >= 1e6:
+        return f"{value / 1e6:.2f} s"
+    return (
+        f"{value / 1e3:.{_places(value / 1e3, 3)}f} ms"
+        if value >= 1e3
+        else f"{value:.{_places(value, 3)}f} µs"
+    )
+
+
+def bandwidth(gb_s: float | None) -> str:
+    return NONE if gb_s is None else f"{gb_s:.{_places(gb_s, 3)}f}"
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """A share in percent with at least `digits` significant digits, never more than two places."""
+    if share is None:
+        return NONE
+    value = 100 * share
+    return f"{value:.{min(_places(value, digits), 2)}f} %"
+
+
+def seconds(value: float | None) -> str:
+    if value is None:
+        return NONE
+    if value < 90:
+        return f"{value:.1f} s"
+    minutes, hours = divmod(round(value / 60), 60)[1], int(round(value / 60) // 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def size(value_bytes: float | None) -> str:
+    if value_bytes is None:
+        return NONE
+    for unit, scale in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if value_bytes >= scale:
+            return f"{value_bytes / scale:.{_places(value_bytes / scale, 3)}f} {unit}"
+    return f"{value_bytes:.0f} B"
+
+
+def significant(value: float, digits: int) -> float:
+    if not value or not math.isfinite(value):
+        return value
+    return round(value, digits - 1 - math.floor(math.log10(abs(value))))
+
+
+def plural(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _places(value: float, digits: int) -> int:
+    if not value or not math.isfinite(value):
+        return 0
+    return max(0, digits - 1 - math.floor(math.log10(abs(value))))

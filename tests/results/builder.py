@@ -1,0 +1,321 @@
+"""Synthetic run directories in the shape of real ones. Every number is invented (and marked so in the host's
+name); only the shapes are those of the contract. The grid and the order come from the real code."""
+
+import json
+import random
+import zlib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.host.topology import Topology
+from bench.study.directory import freeze
+from bench.study.grid import expand
+from bench.study.order import measuring_order
+from bench.study.study import configs_folder, load_study
+
+SYNTHETIC = "synthetic-host"
+Record = dict[str, Any]
+
+
+def topology_json(gpus: int = 4, near: tuple[int | None, ...] = (0, 0, 2, 2), nodes: int = 3) -> Record:
+    """Nodes 0.. of 16 CPUs (the middle one without memory affinity of its own), GPUs near `near`."""
+    distance = {"same": 10, "near": 12, "far": 21}
+    return {
+        "nodes": [
+            {
+                "id": node,
+                "kind": "cpu+memory",
+                "cpus": f"{16 * node}-{16 * node + 15}",
+                "allowed_cpus": f"{16 * node}-{16 * node + 15}",
+                "memory_bytes": 128 << 30,
+                "memory_allowed": True,
+                "distances": {
+                    str(other): distance[
+                        "same" if other == node else "near" if abs(other - node) == 1 else "far"
+                    ]
+                    for other in range(nodes)
+                },
+            }
+            for node in range(nodes)
+        ],
+        "gpus": [
+            {
+                "index": gpu,
+                "pci_bus_id": f"0000:{17 + gpu:02x}:00.0",
+                "uuid": f"GPU-synthetic-{gpu}",
+                "name": "Synthetic GPU 80GB",
+                "node": near[gpu],
+                "verdict": "agreed" if near[gpu] is not None else "unknown",
+                "explanation": f"sysfs numa_node says {near[gpu]}" if near[gpu] is not None else "no answer",
+                "answers": {"sysfs numa_node": [near[gpu]] if near[gpu] is not None else []},
+                "link_generation": 5,
+                "link_generation_max": 5,
+                "link_width": 16,
+                "link_width_max": 16,
+            }
+            for gpu in range(gpus)
+        ],
+        "numa": True,
+        "driver_version": "580.00" if gpus else None,
+        "cuda_driver_version": "13.0" if gpus else None,
+        "nvml_error": None if gpus else "no NVML",
+        "silent_gpus": [],
+    }
+
+
+def build_run_directory(
+    path: Path,
+    config: str,
+    overrides: Record | None = None,
+    *,
+    topology: Record | None = None,
+    failures: dict[str, Record] | None = None,
+    seed: int = 1,
+) -> Path:
+    """A finished run directory of configs/<config>.yaml below `path`.
+
+    failures: by "<cell>_<repeat>", what its record says instead of ok (status, reason, advice, log_tail).
+    """
+    topology = topology or topology_json()
+    study = load_study(configs_folder() / f"{config}.yaml", overrides)
+    device = study.settings["device"].replace("auto", "cuda" if topology["gpus"] else "cpu")
+    study.settings.update(
+        device=device,
+        profiler="nsys" if device == "cuda" else "torch",
+        binding=study.settings["binding"].replace("auto", "numactl"),
+    )
+    cells = expand(study, Topology.from_json(topology))
+    order = measuring_order([(cell.name, cell.group) for cell in cells], study.settings["repeats"], 0)
+    path.mkdir(parents=True)
+    for part in ("runs", "logs", "nsys_reports", "latency"):
+        (path / part).mkdir()
+    facts = fingerprint(topology)
+    freeze(path, study.as_json(), topology | {"fingerprint": facts}, cells, order)
+    near = {gpu["index"]: gpu["node"] for gpu in topology["gpus"]}
+    for slot in order:
+        cell = next(cell for cell in cells if cell.name == slot.cell).as_json()
+        write_run(path, cell, slot, facts, near, (failures or {}).get(f"{slot.cell}_{slot.repeat}"), seed)
+    return path
+
+
+def fingerprint(topology: Record) -> dict[str, str]:
+    return {
+        "host": SYNTHETIC,
+        "kernel": "6.1.0-synthetic",
+        "machine": "x86_64",
+        "cpu": "Synthetic CPU 2x24",
+        "numa_balancing": "0",
+        "governor": "performance",
+        "driver": topology["driver_version"] or "none",
+        "python": "3.11.2",
+        "torch": "2.13.0",
+        "timm": "1.0.31",
+        "nsys": "2025.3.2",
+    }
+
+
+def write_run(
+    path: Path, cell: Record, slot: Any, facts: Record, near: Record, failure: Record | None, seed: int
+) -> None:
+    label = f"r{slot.repeat}" if slot.repeat != "traced" else "traced"
+    run = f"{cell['name']}_{label}"
+    if cell["reason"]:
+        failure = {"status": "not_runnable", "reason": cell["reason"], "advice": ""}
+    result = (
+        None if failure else child_result(cell, slot, near, random.Random(zlib.crc32(run.encode()) + seed))
+    )
+    start = (datetime(2026, 11, 22, 18, tzinfo=UTC) + timedelta(seconds=slot.position)).isoformat()
+    record = {
+        "schema": 1,
+        "run": run,
+        "cell": cell["name"],
+        "repeat": slot.repeat,
+        "status": "ok",
+        "reason": "",
+        "advice": "",
+        "invocation": "synthetic",
+        "attempts": 1,
+        "started_at": start,
+        "wall_s": 6.4,
+        "position": slot.position,
+        "block": slot.block,
+        "command": [
+            "numactl",
+            f"--cpunodebind={cell['cpu_node']}",
+            f"--membind={cell['mem_node']}",
+            "python",
+            "-m",
+            "bench.workload",
+            "--cell",
+            "cell.json",
+            "--mode",
+            "timed",
+        ],
+        "exit_code": 0,
+        "fingerprint": facts,
+        "log_tail": [],
+        "result": result,
+        "monitor": None,
+    }
+    write(path / f"runs/{run}.json", record | (failure or {}))
+    if cell["reason"]:
+        return
+    for stream in ("stdout", "stderr"):
+        (path / f"logs/{run}.{stream}").write_text("synthetic\n")
+    if slot.repeat != "traced":
+        return
+    passed_on = {key: (failure or {}).get(key, "") for key in ("reason", "advice")}
+    stage = {
+        "schema": 1,
+        "status": (failure or {}).get("status", "ok"),
+        "invocation": "synthetic",
+        **passed_on,
+    }
+    sqlite = f"{cell['name']}.sqlite"
+    write(
+        path / f"nsys_reports/{cell['name']}.export.json",
+        stage
+        | {
+            "cell": cell["name"],
+            "profiler": "nsys",
+            "sqlite": sqlite,
+            "sqlite_bytes": 1 << 20,
+            "wall_s": 0.3,
+        },
+    )
+    metrics = {} if failure else trace_metrics(cell, result)
+    write(path / f"latency/{cell['name']}.json", stage | {"name": cell["name"]} | metrics)
+
+
+def child_result(cell: Record, slot: Any, near: Record, noise: random.Random) -> Record:
+    model, batch = cell["model"], cell["batch_size"]
+    bytes_in = batch * 3 * cell["image_size"] ** 2 * 4
+    tokens = (cell["image_size"] // model["patch_size"]) ** 2 + 1 if model["depth"] else 0
+    bytes_out = batch * tokens * model["dim"] * 4 if model["depth"] else bytes_in
+    far = near.get(cell["gpu"]) not in (None, cell["mem_node"])
+    h2d_us = bytes_in / (38e3 if far else 54e3)
+    d2h_us = bytes_out / (41e3 if far else 55e3)
+    compute_us = batch * tokens * model["depth"] * 24 * model["dim"] ** 2 / 45e6 + 4.0 * model["depth"]
+    issue_us = 20.0 + 250.0 * model["depth"]
+    spread = 0.05 if issue_us > compute_us + h2d_us else 0.002
+    traced = slot.repeat == "traced"
+    batch_us = max(h2d_us, d2h_us, compute_us, issue_us) * 1.04 * noise.gauss(1.12 if traced else 1.0, spread)
+    whole_us = 1.2 * (h2d_us + compute_us + d2h_us) + 0.4 * issue_us
+    quantiles = [whole_us * (1 + 0.06 * (step / 100) ** 6 + 0.0002 * step) for step in range(101)]
+    return {
+        "status": "ok",
+        "mode": "traced" if traced else "timed",
+        "device": {
+            "type": cell["device"],
+            "name": "Synthetic GPU 80GB" if cell["device"] == "cuda" else "Synthetic CPU 2x24",
+            "uuid": cell["gpu_uuid"],
+            "pci_bus_id": None,
+            "capability": "9.0",
+        },
+        "versions": {"python": "3.11.2", "torch": "2.13.0", "cuda": "13.0", "timm": "1.0.31"},
+        "batches_per_pass": cell["num_samples"] // batch,
+        "bytes_in_per_batch": bytes_in,
+        "bytes_out_per_batch": bytes_out,
+        "input_ring_batches": 88,
+        "output_ring_batches": 4,
+        "buffer_layout": "separate",
+        "warmup": {"batches": 400, "duration_s": 0.7, "settled": True, "spread": 0.004},
+        "windows": [{"batches": 1000, "duration_s": batch_us / 1e3, "start_ns": 1}] * (1 if traced else 9),
+        "throughput_samples_s": 1e6 * batch / batch_us,
+        "latency_us": None
+        if traced
+        else {
+            "count": 9000,
+            "p50": quantiles[50],
+            "p90": quantiles[90],
+            "p99": quantiles[99],
+            "max": quantiles[100],
+            "quantiles": quantiles,
+        },
+        "issue_us": issue_us,
+        "solo_us": None if traced else {"h2d": h2d_us, "compute": compute_us, "d2h": d2h_us},
+        "output_checksum": 0.5,
+        "synthetic_compute_us": compute_us,
+        "phases_s": {"imports": 2.0, "measure": 1.1},
+        "certificate": {"verdict": "proved"} if cell["binding"] == "numactl" else None,
+    }
+
+
+def trace_metrics(cell: Record, result: Record) -> Record:
+    """Consistent in itself: compute + exposed copy + idle = window."""
+    batches = result["batches_per_pass"]
+    batch_ns = 1e9 * cell["batch_size"] / result["throughput_samples_s"]
+    h2d = result["bytes_in_per_batch"] / 50
+    d2h = result["bytes_out_per_batch"] / 50
+    compute = min(0.97 * batch_ns, result["synthetic_compute_us"] * 1e3)
+    busy, window = int(batches * compute), int(batches * batch_ns)
+    exposed = int(min(window - busy, batches * max(0.0, h2d - compute)))
+    idle = window - busy - exposed
+    regime = (
+        "launch-bound"
+        if idle > 0.2 * window
+        else "transfer-bound"
+        if h2d > 1.25 * compute
+        else "compute-bound"
+    )
+
+    def copy(bytes_per_batch: int, busy_ns: float) -> Record:
+        return {
+            "bytes": bytes_per_batch * batches,
+            "copies": batches,
+            "busy_ns": int(busy_ns * batches),
+            "bandwidth_gb_s": bytes_per_batch / busy_ns,
+            "link_gb_s": bytes_per_batch / busy_ns,
+        }
+
+    return {
+        "batches": batches,
+        "window_ns": window,
+        "h2d": copy(result["bytes_in_per_batch"], h2d),
+        "d2h": copy(result["bytes_out_per_batch"], d2h),
+        "compute": {"kernels": batches * 40, "busy_ns": busy},
+        "overlap_ns": int(batches * min(h2d, compute)),
+        "exposed_h2d_ns": exposed,
+        "exposed_d2h_ns": 0,
+        "exposed_copy_ns": exposed,
+        "idle_ns": idle,
+        "pipeline_efficiency": min(1.0, max(busy, h2d * batches) / window),
+        "bottleneck": "compute" if compute > h2d else "h2d",
+        "regime": regime,
+        "latency_us": {"p50": batch_ns / 500, "p90": batch_ns / 490, "p99": None, "max": batch_ns / 400},
+    }
+
+
+def write(path: Path, record: Record) -> None:
+    path.write_text(json.dumps(record))
+
+
+def edit_study(path: Path, **changes: Any) -> None:
+    study = yaml.safe_load((path / "study.yaml").read_text())
+    (path / "study.yaml").write_text(yaml.safe_dump(study | changes))
+
+
+NUMA_FAILURES: dict[str, Record] = {
+    "pipeline_gpu1_numa2_vit16x12x1024_1": {
+        "status": "oom",
+        "reason": "CUDA out of memory: 2.1 GiB asked for, 0.4 GiB free",
+        "advice": "reduce batch_size or memory_size_mb",
+        "log_tail": ["Traceback", "torch.OutOfMemoryError: CUDA"],
+    },
+    "pipeline_gpu2_numa0_vit16x8x768_1": {
+        "status": "timeout",
+        "reason": "not done after 600 s",
+        "advice": "raise timeout_s",
+        "log_tail": ["batch 12"],
+    },
+    "pipeline_gpu3_numa0_vit32x2x128_2": {
+        "status": "misplaced",
+        "reason": "3.1 % of the pages of the input ring lay on node 2, asked for was node 0",
+        "advice": "free memory on node 0",
+        "log_tail": [],
+    },
+}
+"""Keys are <cell>_<repeat> as in build_run_directory: oom, timeout, misplaced."""
