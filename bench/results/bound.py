@@ -1,0 +1,132 @@
+"""What the pipeline could do at best, and what slower copies would cost. Formulas: docs, "Bound"."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.errors import StudyError
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Times per batch in us, each measured without the other stages; issue: CPU time to issue a batch."""
+
+    h2d_us: float
+    compute_us: float
+    d2h_us: float
+    issue_us: float = 0.0
+
+    def slowed(self, ratio_h2d: float, ratio_d2h: float) -> "Stages":
+        return Stages(self.h2d_us * ratio_h2d, self.compute_us, self.d2h_us * ratio_d2h, self.issue_us)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Penalties as fractions: `low` if the other stages hide all they can, `high` if nothing is hidden."""
+
+    penalty: float
+    low: float
+    high: float
+
+
+def bound_us(stages: Stages, buffers: int, separate: bool = True) -> float:
+    """T*: the shortest possible time per batch with n device buffers.
+
+    separate: input and output have buffers of their own; else one slot is held until its D2H ends.
+    """
+    if buffers < 1:
+        raise StudyError(f"{buffers} device buffers", "bound", "at least 1")
+    h, k, d = stages.h2d_us, stages.compute_us, stages.d2h_us
+    held = max(h + k, k + d) if separate else h + k + d
+    return max(h, k, d, stages.issue_us, held / buffers)
+
+
+def efficiency_solo(cell: Record) -> float | None:
+    """T* / t of a cell of results.json, t its timed time per batch; None where a stage was not measured."""
+    stages, t = cell_stages(cell), batch_us(cell)
+    if stages is None or t is None:
+        return None
+    return bound_us(stages, int(cell["settings"].get("buffers") or 2), _separate(cell)) / t
+
+
+def predict(
+    stages: Stages, t_us: float, buffers: int, ratio_h2d: float, ratio_d2h: float, separate: bool = True
+) -> Predicted:
+    """The penalty if copies take ratio times as long (bandwidth ratios at the batch's own size).
+
+    For the cell with CPU local and memory remote only. t_us: time per batch where it is local.
+    """
+    if min(ratio_h2d, ratio_d2h) <= 0 or t_us <= 0:
+        raise StudyError(
+            f"ratios {ratio_h2d}, {ratio_d2h} at {t_us} us per batch", "bound", "all of them are above 0"
+        )
+    h, d = stages.h2d_us, stages.d2h_us
+    slow = max(t_us, bound_us(stages.slowed(ratio_h2d, ratio_d2h), buffers, separate))
+    least = max(t_us, ratio_h2d * h, ratio_d2h * d)
+    most = t_us + (ratio_h2d - 1) * h + (ratio_d2h - 1) * d
+    return Predicted(1 - t_us / slow, 1 - t_us / least, 1 - t_us / most)
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """batch_size: where the copy stops being hidden behind compute and launches, or None; text says why."""
+
+    batch_size: float | None
+    text: str
+
+
+def copy_stops_being_hidden(by_batch_size: Mapping[int, Stages]) -> Hidden:
+    """From stages measured at several batch sizes of one model; linear between the sizes measured.
+
+    The copy is hidden while the longer copy takes no longer than the longer of compute and issue. Nothing is
+    said beyond the sizes measured: small batches leave a GPU half empty, so that lines bend.
+    """
+    sizes = sorted(by_batch_size)
+    if not sizes:
+        raise StudyError("no batch size was measured", "bound", "measure at least two")
+    excess = []
+    for size in sizes:
+        stages = by_batch_size[size]
+        excess.append(max(stages.h2d_us, stages.d2h_us) - max(stages.compute_us, stages.issue_us))
+    told = f"batch {sizes[0]}" if len(sizes) == 1 else f"batches {sizes[0]} to {sizes[-1]}"
+    if excess[0] > 0:
+        return Hidden(None, f"the copy is not hidden at batch {sizes[0]} already")
+    for (low, before), (high, after) in zip(
+        zip(sizes, excess, strict=True), zip(sizes[1:], excess[1:], strict=True), strict=False
+    ):
+        if after > 0:
+            crossing = float(np.interp(0.0, [before, after], [low, high]))
+            return Hidden(crossing, f"the copy stops being hidden at about batch {crossing:.0f}")
+    return Hidden(None, f"the copy is hidden at all sizes measured ({told})")
+
+
+def cell_stages(cell: Record) -> Stages | None:
+    solo = cell.get("solo_us") or {}
+    times = [solo.get(stage) for stage in ("h2d", "compute", "d2h")]
+    if any(time is None for time in times):
+        return None
+    return Stages(*times, issue_us=cell.get("issue_us") or 0.0)
+
+
+def batch_us(cell: Record) -> float | None:
+    """The timed time per batch."""
+    throughput = cell.get("throughput_samples_s")
+    return 1e6 * cell["settings"]["batch_size"] / throughput if throughput else None
+
+
+def predict_cell(local: Record, remote: Record) -> Predicted | None:
+    """For two cells of results.json, CPU local, memory local and remote: ratios from their solo copies."""
+    here, there, t = cell_stages(local), cell_stages(remote), batch_us(local)
+    if here is None or there is None or t is None or not here.h2d_us or not here.d2h_us:
+        return None
+    buffers = int(local["settings"].get("buffers") or 2)
+    ratios = there.h2d_us / here.h2d_us, there.d2h_us / here.d2h_us
+    return predict(here, t, buffers, *ratios, separate=_separate(local))
+
+
+def _separate(cell: Record) -> bool:
+    return cell.get("buffer_layout", "separate") == "separate"

@@ -1,0 +1,227 @@
+"""What changed between two studies, or between two settings of one study: the verdicts of the penalties."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.errors import StudyError
+from bench.results.pairs import class_of, comparison, identity, occurrences, throughputs
+from bench.results.statistics import MARGIN, Estimate, Sample, estimate, paired, unpaired
+from bench.results.stored import read_results
+from bench.results.verdicts import MAX_REPEATS, Verdict, judge
+
+Record = dict[str, Any]
+EXIT_SLOWER = 3
+# Other silicon: a difference then says nothing of the software. The rest is what people compare on purpose.
+REFUSED = ("machine", "cpu", "gpus")
+IGNORED = ("host",)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One cell. effect: throughput of NEW / BASE - 1, negative is slower; interval likewise."""
+
+    name: str
+    verdict: str | None
+    effect: float | None
+    interval: tuple[float, float] | None
+    base_samples_s: float | None
+    new_samples_s: float | None
+    text: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Compared:
+    lines: tuple[Line, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_SLOWER if any(line.verdict == Verdict.SLOWER for line in self.lines) else 0
+
+    def as_json(self) -> Record:
+        cells = [vars(line) | {"interval": line.interval and list(line.interval)} for line in self.lines]
+        return {"cells": cells, "warnings": list(self.warnings)}
+
+    def as_csv(self) -> str:
+        out = io.StringIO()
+        fields = (
+            "name",
+            "verdict",
+            "effect",
+            "low",
+            "high",
+            "base_samples_s",
+            "new_samples_s",
+            "text",
+            "hint",
+        )
+        writer = csv.DictWriter(out, fieldnames=fields, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for line in self.lines:
+            low, high = line.interval or (None, None)
+            writer.writerow(vars(line) | {"low": low, "high": high})
+        return out.getvalue()
+
+    def as_text(self) -> str:
+        lines = [f"warning: {warning}" for warning in self.warnings]
+        width = max((len(line.name) for line in self.lines), default=0)
+        for line in self.lines:
+            lines.append(f"{line.name:<{width}}  {line.verdict or '-':<14}  {line.text}")
+            if line.hint:
+                lines.append(f"{'':<{width}}  {'':<14}  {line.hint}")
+        return "\n".join(lines)
+
+
+def compare_command(
+    base: str,
+    new: str,
+    output: str = "text",
+    margin: float = MARGIN,
+    max_repeats: int = MAX_REPEATS,
+    force: bool = False,
+) -> tuple[str, int]:
+    """(what to print, exit code): the work of `numastudy compare BASE NEW`. output: text, json or csv.
+
+    Raises StudyError for places that hold no results, and for hosts that cannot be compared unless forced.
+    """
+    compared = compare(read_results(base), read_results(new), margin, max_repeats, force)
+    if output == "json":
+        return json.dumps(compared.as_json(), indent=1, allow_nan=False), compared.exit_code
+    if output == "csv":
+        return compared.as_csv().rstrip("\n"), compared.exit_code
+    return compared.as_text(), compared.exit_code
+
+
+def compare(
+    base: Record, new: Record, margin: float = MARGIN, max_repeats: int = MAX_REPEATS, force: bool = False
+) -> Compared:
+    """Cells of the same settings against each other, as two independent groups of runs.
+
+    The runs of two studies were not measured side by side: block r of one has nothing to do with block r of
+    the other. What differs between two afternoons is therefore part of the effect.
+    """
+    refused, warnings = fingerprint_differences(base, new)
+    if refused and not force:
+        raise StudyError(
+            "these studies ran on different machines: " + "; ".join(refused),
+            "fingerprint",
+            "compare studies of one machine, or say --force to compare all the same",
+        )
+    matched, alone = _matched(base["cells"], new["cells"])
+    if not matched:
+        raise StudyError(
+            "no cell of the two studies has the same settings", "compare", "run the same study twice"
+        )
+    told = [_sample(old, fresh) for old, fresh in matched]
+    lines = _lines(told, matched, margin, max_repeats)
+    return Compared(tuple(lines), (*refused, *warnings, *alone))
+
+
+def compare_setting(
+    cells: Sequence[Record],
+    setting: str,
+    base_value: Any,
+    margin: float = MARGIN,
+    max_repeats: int = MAX_REPEATS,
+) -> Compared:
+    """Cells of one study that differ in one setting only, against the cell where it is base_value.
+
+    These ran in the same blocks and are paired by them. Raises StudyError where nothing can be compared.
+    """
+
+    def rest(cell: Record) -> Any:
+        return identity(cell, ignore=(setting,)), cell["cpu_node"], cell["mem_node"]
+
+    bases, others = {}, []
+    numbered = occurrences(cells, lambda cell: (rest(cell), repr(cell["settings"].get(setting))))
+    for cell, ((kind, _), again) in numbered:
+        if cell["settings"].get(setting) == base_value:
+            bases[kind, again] = cell
+        else:
+            others.append(((kind, again), cell))
+    matched = [(bases[kind], cell) for kind, cell in others if kind in bases]
+    if not matched:
+        raise StudyError(
+            f"no two cells differ in {setting} only, one of them with {base_value!r}",
+            "compare",
+            f"list {setting} as an axis of the study",
+        )
+    samples = []
+    for old, fresh in matched:
+        pairs, _ = comparison(fresh["name"], old, fresh)
+        samples.append(paired(pairs) if pairs.local_runs else None)
+    return Compared(tuple(_lines(samples, matched, margin, max_repeats)), ())
+
+
+def fingerprint_differences(base: Record, new: Record) -> tuple[list[str], list[str]]:
+    """(what makes the studies incomparable, what a reader must know), each naming both values."""
+    old, fresh = base.get("fingerprint") or {}, new.get("fingerprint") or {}
+    refused, warnings = [], []
+    if base.get("device") != new.get("device"):
+        refused.append(f"device was {base.get('device')}, is {new.get('device')}")
+    for key in dict.fromkeys((*old, *fresh)):
+        before, after = old.get(key, "not recorded"), fresh.get(key, "not recorded")
+        if before != after and key not in IGNORED:
+            (refused if key in REFUSED else warnings).append(f"{key} was {before}, is {after}")
+    if not old or not fresh:
+        warnings.append("a study without fingerprint: nothing proves that both ran on one machine")
+    return refused, warnings
+
+
+def _matched(base: Sequence[Record], new: Sequence[Record]) -> tuple[list[tuple[Record, Record]], list[str]]:
+    """Cells by key (a hash of the settings), a model listed twice by its turn; then who has no partner."""
+
+    def key(cell: Record) -> Any:
+        return cell.get("key") or cell["name"]
+
+    old = {number: cell for cell, number in occurrences(base, key)}
+    fresh = {number: cell for cell, number in occurrences(new, key)}
+    alone = [f"only in BASE: {cell['name']}" for number, cell in old.items() if number not in fresh]
+    alone += [f"only in NEW: {cell['name']}" for number, cell in fresh.items() if number not in old]
+    return [(cell, fresh[number]) for number, cell in old.items() if number in fresh], alone
+
+
+def _sample(old: Record, fresh: Record) -> Sample | None:
+    sides = [list(throughputs(cell).values()) for cell in (old, fresh)]
+    return unpaired(fresh["name"], class_of(old, fresh), *sides) if all(sides) else None
+
+
+def _lines(
+    samples: Sequence[Sample | None],
+    matched: Sequence[tuple[Record, Record]],
+    margin: float,
+    max_repeats: int,
+) -> list[Line]:
+    found = iter(estimate([sample for sample in samples if sample], margin=margin))
+    return [
+        _line(next(found) if sample else None, old, fresh, max_repeats)
+        for sample, (old, fresh) in zip(samples, matched, strict=True)
+    ]
+
+
+def _line(found: Estimate | None, old: Record, fresh: Record, max_repeats: int) -> Line:
+    rates = old.get("throughput_samples_s"), fresh.get("throughput_samples_s")
+    if found is None:
+        why = "; ".join(
+            f"{side} {cell.get('outcome')}: {cell.get('reason') or 'no timed run'}"
+            for side, cell in (("BASE", old), ("NEW", fresh))
+            if not throughputs(cell)
+        )
+        return Line(fresh["name"], None, None, None, *rates, f"not compared: {why}")
+    said = judge(found, max_repeats, bool(fresh["settings"].get("cuda_graph")))
+    interval = None if found.interval is None else (-found.interval[1], -found.interval[0])
+    return Line(
+        fresh["name"],
+        said.verdict.value,
+        math.expm1(found.mean_log),
+        interval,
+        *rates,
+        said.text,
+        said.hint,
+    )

@@ -1,0 +1,106 @@
+"""What is said about an effect. The only place that words verdicts and hints."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bench.results.statistics import Estimate, repeats_to_decide
+
+LAUNCH_BOUND = "launch-bound"
+REST = "rest"
+MAX_REPEATS = 20
+# A lone pair has no spread; three give the plain Student interval a finite usefulness.
+FEWEST_REPEATS = 3
+
+
+class Verdict(StrEnum):
+    SAME = "SAME"
+    SLOWER = "SLOWER"
+    FASTER = "FASTER"
+    UNDECIDED = "UNDECIDED"
+    NOT_RESOLVABLE = "NOT RESOLVABLE"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """text: one line for tables and reports, effect and interval included. repeats: what would decide."""
+
+    verdict: Verdict
+    text: str
+    hint: str = ""
+    repeats: int | None = None
+
+
+def noise_class(regime: str | None) -> str:
+    """The class whose variances are pooled, from the measured regime of the trace."""
+    return LAUNCH_BOUND if regime == LAUNCH_BOUND else REST
+
+
+def judge(found: Estimate, max_repeats: int = MAX_REPEATS, cuda_graph: bool = False) -> Judgement:
+    """SAME takes precedence: a real difference that is surely below the margin is none to act on.
+
+    cuda_graph: whether the cell runs as a CUDA graph already; hints depend on what was tried.
+    """
+    alpha = 1 - found.confidence
+    if found.interval is None or found.p_difference is None or found.p_same is None:
+        return Judgement(
+            Verdict.UNDECIDED,
+            f"undecided: {told(found.penalty)}, from one pair, which has no spread",
+            f"measure at least {FEWEST_REPEATS} repeats (--repeats)",
+            FEWEST_REPEATS,
+        )
+    effect = f"{told(found.penalty)} {told_interval(found.interval)}"
+    if found.p_same <= 0.05:
+        return Judgement(Verdict.SAME, f"no difference larger than {percent(found.margin)}: {effect}")
+    if found.p_difference <= alpha:
+        return Judgement(Verdict.SLOWER if found.penalty > 0 else Verdict.FASTER, effect)
+    repeats = repeats_to_decide(found)
+    if repeats is not None and repeats > max_repeats:
+        return Judgement(
+            Verdict.NOT_RESOLVABLE,
+            f"not resolvable: {effect}; it would take about {rounded(repeats)} repeats, "
+            f"more than the {max_repeats} allowed",
+            _quieter(found.noise_class, cuda_graph),
+            repeats,
+        )
+    more = max(repeats or FEWEST_REPEATS, found.pairs + 1)
+    return Judgement(
+        Verdict.UNDECIDED,
+        f"undecided: {effect}; about {more} repeats would decide",
+        f"--repeats {more}, or --target-precision",
+        more,
+    )
+
+
+def percent(fraction: float) -> str:
+    """Two figures that count, never in exponent form: 0.34 %, 2.1 %, 13 %."""
+    value = abs(100 * fraction)
+    digits = 0 if value >= 9.95 else 1 if value >= 0.995 else 2
+    return f"{round(value, digits):g} %"
+
+
+def told(penalty: float) -> str:
+    return f"{percent(penalty)} {'slower' if penalty > 0 else 'faster'}"
+
+
+def told_interval(interval: tuple[float, float]) -> str:
+    """In percent of penalty; negative is faster."""
+    return f"[{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
+
+
+def rounded(count: int) -> str:
+    """A planned number of repeats is known to two figures at best."""
+    if count < 100:
+        return str(count)
+    step = 10 ** (len(str(count)) - 2)
+    return f"{-(-count // step) * step:,}"
+
+
+def _quieter(noise: str, cuda_graph: bool) -> str:
+    if noise == LAUNCH_BOUND and not cuda_graph:
+        return "the CPU that launches the kernels is the noise: run it as a CUDA graph (cuda_graph: true)"
+    if noise == LAUNCH_BOUND:
+        return "launches are still the noise: raise batch_size, or keep other work off the host"
+    return (
+        "find what disturbs the runs (their monitor: clocks, throttling, other processes), "
+        "or raise --max-repeats"
+    )
