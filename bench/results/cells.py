@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
+from bench.results.verdicts import noise_class
+
 Record = dict[str, Any]
 MISSING = "missing"
 _IDENTITY = ("name", "key", "gpu", "gpu_uuid", "cpu_node", "mem_node", "model", "reason")
@@ -50,10 +52,12 @@ def cell_entry(
         "throughput_samples_s": throughput,
         "throughput_spread": statistics.stdev(rates) / statistics.fmean(rates) if len(rates) > 1 else None,
         "throughput_runs": rates,
-        "noise_class": "launch-bound" if regime_name(contract) == "launch-bound" else "rest",
+        "noise_class": noise_class(regime_name(contract)),
         "latency_us": merge_latencies([run["result"].get("latency_us") for run in timed]),
         "solo_us": _median_of(run["result"].get("solo_us") for run in timed),
         "issue_us": _median(run["result"].get("issue_us") for run in timed),
+        "buffer_layout": next((run["result"].get("buffer_layout") for run in timed), None) or "separate",
+        "bytes_per_batch": _bytes_per_batch(timed),
         "metrics": contract,
         "efficiency_solo": None,
         "perturbation": _ratio(traced, throughput),
@@ -126,7 +130,20 @@ def _run_entry(run: Record) -> Record:
     }
     result = run.get("result") or {}
     placement = (result.get("certificate") or {}).get("verdict")
-    return entry | {"throughput_samples_s": result.get("throughput_samples_s"), "placement": placement}
+    monitor = run.get("monitor") or {}
+    return entry | {
+        "throughput_samples_s": result.get("throughput_samples_s"),
+        "placement": placement,
+        "disturbed": bool(monitor.get("disturbed")),
+        "started_at": run.get("started_at"),
+    }
+
+
+def _bytes_per_batch(timed: list[Record]) -> dict[str, int] | None:
+    """What a batch moves in each direction, as the run counted it."""
+    result = timed[0]["result"] if timed else {}
+    both = {"h2d": result.get("bytes_in_per_batch"), "d2h": result.get("bytes_out_per_batch")}
+    return None if None in both.values() else both
 
 
 def _log_tail(failed: Record | None) -> list[str]:

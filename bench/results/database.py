@@ -61,6 +61,8 @@ def _fill(database: sqlite_utils.Database, results: Record) -> None:
             "wall_s": float,
             "throughput_samples_s": float,
             "placement": str,
+            "disturbed": int,
+            "started_at": str,
         },
         pk="run",
         foreign_keys=[("cell", "cells", "name")],

@@ -44,7 +44,7 @@ class Stored:
 
 
 def load(run_dir: Path | str) -> Stored:
-    """Read a run directory. Raise StudyError if it holds no resolved study or grid; a damaged record is listed."""
+    """Read a run directory. Raise StudyError if it holds no resolved study or grid; damage is listed."""
     path = Path(run_dir)
     study = _read_study(path)
     cells, order = _read_grid(path)

@@ -5,8 +5,10 @@ import platform
 from datetime import UTC, datetime
 from typing import Any
 
+from bench.results.bound import efficiency_solo
 from bench.results.cells import cell_entry
 from bench.results.load import Stored
+from bench.results.penalties import Rules, penalties
 from bench.results.summary import busy_s, count, duration_s
 from bench.results.trust import trust
 
@@ -32,8 +34,6 @@ def build_results(stored: Stored, invocation: str) -> Record:
     ]
     runs = list(stored.runs.values())
     topology = _topology(stored.topology)
-    from bench.results.seam import efficiency_solo, penalties
-
     for cell in cells:
         cell["efficiency_solo"] = efficiency_solo(cell)
     return {
@@ -55,8 +55,16 @@ def build_results(stored: Stored, invocation: str) -> Record:
         "trust": trust(runs, cells),
         "damaged": [{"path": damage.path, "what": damage.what} for damage in stored.damaged],
         "cells": cells,
-        "penalties": penalties(cells, topology),
+        "penalties": penalties(cells, topology, _rules(stored.study)),
     }
+
+
+def _rules(study: Record) -> Rules:
+    plain = Rules()
+    return Rules(
+        max_repeats=int(study.get("max_repeats") or plain.max_repeats),
+        looked=bool(study.get("target_precision")),
+    )
 
 
 def _topology(record: Record) -> Record:
