@@ -13,8 +13,22 @@ from bench.errors import StudyError
 
 @contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it is fsynced and takes the name `path`."""
+    """Yield a temporary path in the same folder; on success it is fsynced and takes the name `path`.
+
+    Raise StudyError, and leave `path` as it was, if the file system refuses (full, read-only, no permission).
+    """
     path = Path(path)
+    try:
+        with _renamed_at_the_end(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise StudyError(
+            f"cannot write: {error.strerror or error}", str(path), "make room or mend the permissions, then start again"
+        ) from None
+
+
+@contextmanager
+def _renamed_at_the_end(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)

@@ -1,0 +1,16 @@
+"""Every task a user names: `luigi --module tasks NumaStudy`."""
+
+from tasks.setup import apply_project_settings, hide_tracebacks
+
+# Luigi imports this module before it reads its settings.
+apply_project_settings()
+hide_tracebacks()
+
+from tasks.report import CellCheck, StudyCheck, StudyReport  # noqa: E402
+from tasks.stages import ExportSqlite, ExtractLatency, RunPipeline  # noqa: E402
+from tasks.studies import NumaStudy, QuickTest, ScalingStudy, Study  # noqa: E402
+
+__all__ = [
+    "CellCheck", "ExportSqlite", "ExtractLatency", "NumaStudy", "QuickTest", "RunPipeline", "ScalingStudy",
+    "Study", "StudyCheck", "StudyReport",
+]  # fmt: skip

@@ -1,0 +1,47 @@
+# make quick-test   three small cells on any machine, from nothing to a report
+# make test         all tests
+# make ui           luigi's page on http://127.0.0.1:8082, logs and reports on http://127.0.0.1:8083
+# make bench        speed and memory, each against a baseline of the same run
+# make validate     the simulations behind docs/validity.md
+# make test-numa    placement on a real multi-node kernel (a QEMU guest; root, Debian)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STATE ?= $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/numastudy
+
+.PHONY: install quick-test test lint ui bench validate test-numa clean
+
+install: $(VENV)/installed
+
+# One stamp for both extras: a test needs what a user needs, and little more.
+$(VENV)/installed: setup.cfg constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or later: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+quick-test: install
+	$(BIN)/luigi --module tasks QuickTest --local-scheduler
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+
+ui: install
+	@mkdir -p $(STATE) outputs
+	$(BIN)/numastudy ui --state $(STATE) --outputs outputs
+
+bench: install
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only -o python_files='bench_*.py'
+
+validate: install
+	$(BIN)/python -m tests.validation
+
+test-numa: install
+	tests/guest/run
+
+clean:
+	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,124 @@
+"""The command numastudy: everything about a study that is not running it."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.errors import StudyError
+from bench.study.settings import SETTINGS
+
+STUDY_FILES = {
+    "NumaStudy": "numa_locality_study", "QuickTest": "quick_test", "ScalingStudy": "model_scaling_study",
+}  # fmt: skip
+_AXES = ("gpu_ids", "numa_nodes", "placements", "models", "patch_size", "depth", "dim")
+
+
+class _Commands(click.Group):
+    """Ends with the text and the exit code of a StudyError."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except StudyError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(error.exit_code)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="numastudy")
+def main() -> None:
+    """Measure what the wrong NUMA node costs a GPU inference pipeline.
+
+    Studies are run by luigi: luigi --module tasks NumaStudy
+    """
+
+
+def _overrides(command: Callable[..., Any]) -> Callable[..., Any]:
+    for key in reversed((*_AXES, *SETTINGS)):
+        command = click.option(f"--{key.replace('_', '-')}", key, default=None, metavar="JSON",
+                               help=f"as the task parameter{_meaning(key)}")(command)  # fmt: skip
+    return command
+
+
+def _meaning(key: str) -> str:
+    return f": {SETTINGS[key].meaning}" if key in SETTINGS else ""
+
+
+@main.command()
+@click.argument("study")
+@click.option("--config-file", type=click.Path(path_type=Path), help="the study file of the study named Study")
+@click.option("--output-dir", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)
+@click.option("--fresh", is_flag=True, help="as if nothing had been measured yet")
+@click.option("--json", "as_json", is_flag=True, help="for programs")
+@_overrides
+def plan(study: str, config_file: Path | None, output_dir: Path, fresh: bool, as_json: bool, **given: str | None) -> None:
+    """Print what STUDY would measure here, what is done and how long the rest takes. Runs nothing.
+
+    STUDY is NumaStudy, QuickTest, ScalingStudy, or Study with --config-file.
+    """
+    from bench.study.plan import plan as make_plan
+    from bench.study.plan import render
+    from bench.study.study import load_study
+
+    overrides = {key: _value(text) for key, text in given.items() if text is not None}
+    made = make_plan(load_study(_study_file(study, config_file), overrides), output_dir, fresh)
+    click.echo(json.dumps(made.as_json(), indent=1) if as_json else render(made))
+
+
+def _study_file(study: str, config_file: Path | None) -> Path:
+    from bench.study.settings import nearest
+    from bench.study.study import configs_folder
+
+    if study == "Study":
+        if config_file is None:
+            raise StudyError("Study needs a file", "plan Study", "add --config-file FILE")
+        return config_file
+    if study not in STUDY_FILES:
+        hint = nearest(study, (*STUDY_FILES, "Study"))
+        raise StudyError(f"no study is named {study!r}{hint}", "plan", f"one of {', '.join(STUDY_FILES)}, Study")
+    return configs_folder() / f"{STUDY_FILES[study]}.yaml"
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="for programs")
+def analyze(path: Path, as_json: bool) -> None:
+    """Print the metrics of a trace (.sqlite, .sqlite.gz, with nsys .nsys-rep) or of every trace in a folder."""
+    from bench.trace.analyze import analyze_command
+
+    sys.exit(analyze_command(path, as_json))
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+def report(run_dir: Path) -> None:
+    """Make the report of RUN_DIR again from what is stored there. Measures nothing."""
+    from bench.results.make import make_report
+    from bench.results.tables import cells_table
+
+    click.echo(cells_table(make_report(run_dir, "report")))
+    click.echo(f"report: {run_dir / 'report.html'}")
+
+
+@main.command()
+@click.option("--state", type=click.Path(path_type=Path), required=True, help="folder of luigid's state and log")
+@click.option("--outputs", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)
+@click.option("--port", default=8082, show_default=True)
+@click.option("--outputs-port", default=8083, show_default=True)
+def ui(state: Path, outputs: Path, port: int, outputs_port: int) -> None:
+    """Serve luigi's page and the outputs on 127.0.0.1 until Ctrl-C."""
+    from bench.study.study import configs_folder
+    from bench.ui import serve
+
+    sys.exit(serve(state, outputs, configs_folder().parent / "luigi.cfg", port, outputs_port))

@@ -1,0 +1,109 @@
+"""One measurement on a host at a time: a flock that a study holds from its first run to its last."""
+
+import errno
+import fcntl
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.errors import StudyError
+from bench.run.processes import end_session, start_ticks
+
+LOCK_DIR_VARIABLE = "NUMASTUDY_LOCK_DIR"
+
+
+class HostLock:
+    """The lock of this host. Opened before any fork, so that forked workers share it: a flock belongs to the open
+    file, not to the process. Its descriptor is passed to the child as well: while an orphan runs, the host is busy.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or lock_path()
+        self._descriptor = _open(self.path)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def acquire(self, study: str, on_wait: Callable[[str], None], interval_s: float = 1.0) -> None:
+        """Block until the host is free, telling on_wait who holds it. Orphans of a dead holder are ended."""
+        while not self._try():
+            holder = self.holder()
+            _end_orphans(holder)
+            on_wait(describe(holder))
+            time.sleep(interval_s)
+        self._write({"study": study, "pid": os.getpid(), "start_ticks": start_ticks(os.getpid()),
+                     "since": time.strftime("%Y-%m-%d %H:%M:%S")})  # fmt: skip
+
+    def record_child(self, pid: int) -> None:
+        """Remember the child's session, so that a later study can end it if this one is killed."""
+        self._write(self.holder() | {"child": pid, "child_start_ticks": start_ticks(pid)})
+
+    def release(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def holder(self) -> dict[str, Any]:
+        try:
+            return json.loads(os.pread(self._descriptor, 4096, 0) or b"{}")
+        except ValueError:
+            return {}
+
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def _write(self, holder: dict[str, Any]) -> None:
+        # Only who holds the lock writes; a shorter text must not keep the tail of a longer one.
+        text = json.dumps(holder).encode()
+        os.pwrite(self._descriptor, text, 0)
+        os.ftruncate(self._descriptor, len(text))
+
+
+def lock_path() -> Path:
+    """The same file for every user of the host; NUMASTUDY_LOCK_DIR moves it (to test, or for hosts in one image)."""
+    folder = os.environ.get(LOCK_DIR_VARIABLE)
+    if folder:
+        return Path(folder) / "numastudy.lock"
+    shared = Path("/run/lock")
+    return (shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())) / "numastudy.lock"
+
+
+def describe(holder: dict[str, Any]) -> str:
+    if "pid" not in holder:
+        return "waiting for another measurement on this host"
+    return f"waiting for {holder['study']} (pid {holder['pid']}, since {holder['since']})"
+
+
+def _open(path: Path) -> int:
+    # O_CREAT on another user's file in a sticky folder is refused by fs.protected_regular, so try without.
+    for flags in (os.O_RDWR, os.O_RDWR | os.O_CREAT | os.O_EXCL, os.O_RDWR):
+        try:
+            descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        except (FileNotFoundError, FileExistsError):
+            continue
+        except OSError as error:
+            raise StudyError(
+                f"cannot open the lock of this host: {error.strerror}", str(path),
+                f"make it writable for all users of the host, or set {LOCK_DIR_VARIABLE}",
+            ) from None  # fmt: skip
+        if flags & os.O_EXCL:
+            os.fchmod(descriptor, 0o666)
+        return descriptor
+    raise StudyError(
+        "cannot make the lock of this host: its folder is missing", str(path),
+        f"set {LOCK_DIR_VARIABLE} to a folder that is there",
+    )  # fmt: skip
+
+
+def _end_orphans(holder: dict[str, Any]) -> None:
+    alive = "pid" in holder and start_ticks(holder["pid"]) == holder["start_ticks"]
+    if not alive and "child" in holder:
+        end_session(holder["child"], holder["child_start_ticks"])

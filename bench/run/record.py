@@ -1,0 +1,53 @@
+"""The small JSON record that every stage of a cell leaves, whatever became of it."""
+
+from pathlib import Path
+from typing import Any
+
+from bench.errors import StudyError
+from bench.files import read_json, write_json
+
+SCHEMA = 1
+
+OK = "ok"
+OOM = "oom"
+TIMEOUT = "timeout"
+CRASHED = "crashed"
+BIND_FAILED = "bind_failed"
+MISPLACED = "misplaced"
+TRACE_FAILED = "trace_failed"
+NOT_RUNNABLE = "not_runnable"
+OUTCOMES = (OK, OOM, TIMEOUT, CRASHED, BIND_FAILED, MISPLACED, TRACE_FAILED, NOT_RUNNABLE)
+
+# A second try can help only where chance had a part.
+RETRIED = frozenset({CRASHED, TRACE_FAILED})
+# What ends one timed run in these ways ends the next one too; it is not waited for again.
+LASTING = frozenset({OOM, TIMEOUT, BIND_FAILED})
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record, or None where there is none that can be used: the stage is then done again."""
+    try:
+        record = read_json(path)
+    except (OSError, StudyError):
+        return None
+    return record if isinstance(record, dict) and record.get("status") in OUTCOMES else None
+
+
+def write_record(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    record = {"schema": SCHEMA, **record}
+    write_json(path, record)
+    return record
+
+
+def is_final(record: dict[str, Any] | None, invocation: str) -> bool:
+    """Whether the stage is not to be done again by this call of luigi: it went well, or was tried by this call."""
+    return record is not None and (record["status"] in (OK, NOT_RUNNABLE) or record["invocation"] == invocation)
+
+
+def failure(status: str, reason: str, advice: str = "") -> dict[str, Any]:
+    return {"status": status, "reason": reason, "advice": advice}
+
+
+def passed_on(record: dict[str, Any]) -> dict[str, Any]:
+    """What a later stage takes over of the record of a stage that failed."""
+    return failure(record["status"], record["reason"], record["advice"])

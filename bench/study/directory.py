@@ -1,0 +1,137 @@
+"""The run directory: one study on one host, self-contained. And the index that finds it again."""
+
+import fcntl
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.errors import StudyError
+from bench.files import read_json, write_json, write_text
+from bench.study.cell import Cell
+from bench.study.order import TRACED, Slot
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths and frozen facts of one study's folder."""
+
+    path: Path
+
+    def record(self, cell: str, repeat: int | str) -> Path:
+        return self.path / "runs" / f"{run_name(cell, repeat)}.json"
+
+    def log(self, run: str, stream: str) -> Path:
+        return self.path / "logs" / f"{run}.{stream}"
+
+    def report(self, cell: str) -> Path:
+        """Where the trace of a cell goes, without its ending (that is the profiler's)."""
+        return self.path / "nsys_reports" / cell
+
+    def sqlite(self, cell: str) -> Path:
+        return self.path / "nsys_reports" / f"{cell}.sqlite"
+
+    def export_record(self, cell: str) -> Path:
+        return self.path / "nsys_reports" / f"{cell}.export.json"
+
+    def metrics(self, cell: str) -> Path:
+        return self.path / "latency" / f"{cell}.json"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def experiment_log(self) -> Path:
+        return self.path / "logs" / "experiment.log"
+
+    def study(self) -> dict[str, Any]:
+        """The resolved study as it was frozen."""
+        return yaml.safe_load((self.path / "study.yaml").read_text())
+
+    def topology(self) -> dict[str, Any]:
+        return read_json(self.path / "topology.json")
+
+    def grid(self) -> "Grid":
+        record = read_json(self.path / "grid.json")
+        return Grid(
+            cells={cell["name"]: Cell.from_json(cell) for cell in record["cells"]},
+            order=tuple(Slot(**slot) for slot in record["order"]),
+        )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells by name, and every run in measuring order."""
+
+    cells: dict[str, Cell]
+    order: tuple[Slot, ...]
+
+    @cached_property
+    def _slots(self) -> dict[tuple[str, int | str], Slot]:
+        return {(slot.cell, slot.repeat): slot for slot in self.order}
+
+    def slot(self, cell: str, repeat: int | str) -> Slot:
+        return self._slots[cell, repeat]
+
+
+def run_name(cell: str, repeat: int | str) -> str:
+    return f"{cell}_{TRACED}" if repeat == TRACED else f"{cell}_r{repeat}"
+
+
+def study_fingerprint(study: dict[str, Any], host: str) -> str:
+    """Of a study with its overrides, before anything of the host is filled in."""
+    return hashlib.sha256(json.dumps([study, host], sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def study_index(folder: Path) -> Iterator[dict[str, dict[str, str]]]:
+    """The index of outputs/<study name>/: {fingerprint: {"path", "invocation"}}, locked; written back if changed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".index.lock").open("a")
+    except OSError as error:
+        raise StudyError(
+            f"cannot write there: {error.strerror}", str(folder), "choose another folder with --output-dir"
+        ) from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path = folder / "index.json"
+        index = read_json(path) if path.exists() else {}
+        before = json.dumps(index)
+        yield index
+        if json.dumps(index) != before:
+            write_json(path, index)
+
+
+def new_directory(folder: Path) -> Path:
+    """outputs/<study name>/<YYYY-MM-DD>/<HH-MM-SS>/, created; a second one in the same second gets -2."""
+    day = folder / time.strftime("%Y-%m-%d")
+    clock = time.strftime("%H-%M-%S")
+    for attempt in range(1, 1000):
+        path = day / (clock if attempt == 1 else f"{clock}-{attempt}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        for part in ("runs", "logs", "nsys_reports", "latency"):
+            (path / part).mkdir()
+        return path
+    raise StudyError("too many run directories in one second", str(day), "try again")
+
+
+def freeze(path: Path, study: dict[str, Any], topology: dict[str, Any], cells: list[Cell], order: list[Slot]) -> None:
+    """Write what a run directory stands on. grid.json last: a directory with it is whole."""
+    write_text(path / "study.yaml", yaml.safe_dump(study, sort_keys=False))
+    write_json(path / "topology.json", topology)
+    write_json(
+        path / "grid.json",
+        {"cells": [cell.as_json() for cell in cells], "order": [vars(slot) for slot in order]},
+    )

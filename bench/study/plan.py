@@ -1,0 +1,157 @@
+"""What a study would do here: its grid, what is done, and what the rest would cost. Runs nothing."""
+
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.errors import StudyError
+from bench.files import read_json
+from bench.host.topology import Topology, read_topology
+from bench.study.cell import Cell
+from bench.study.directory import RunDirectory
+from bench.study.order import TRACED, Slot
+from bench.study.resolve import expand_here, find
+from bench.study.study import Study
+
+# Where this host has no earlier run of the kind: whole processes on an H100 host took about this long.
+TIMED_RUN_S = 11.0
+TRACED_RUN_S = 18.0
+# Bytes in a report and its SQLite for one activity, of the fixtures: 120 in the report, 450 in the SQLite.
+BYTES_PER_ACTIVITY = 600
+ACTIVITIES_PER_LAYER = 30
+ACTIVITIES_PER_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    study: str
+    directory: str | None
+    cells: list[dict[str, Any]]
+    runs: int
+    runs_to_do: int
+    estimate_s: float
+    estimate_from: str
+    disk_bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        return vars(self)
+
+
+def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology | None = None) -> Plan:
+    """Raise StudyError for what would be refused at the start too."""
+    directory = None if fresh else find(study, output_dir)
+    if directory:
+        grid = directory.grid()
+        cells, order = list(grid.cells.values()), list(grid.order)
+    else:
+        here = expand_here(study, topology or read_topology())
+        cells, order = here.cells, here.order
+    records = {slot: _record(directory, slot) for slot in order}
+    entries = [_entry(cell, [records[slot] for slot in order if slot.cell == cell.name]) for cell in cells]
+    runnable = {cell.name for cell in cells if not cell.reason}
+    todo = [slot for slot, record in records.items()
+            if slot.cell in runnable and (record or {}).get("status") != "ok"]  # fmt: skip
+    times = _known_times(output_dir)
+    known = {cell.name: cell for cell in cells}
+    seconds = [_estimate(known[slot.cell], slot, times) for slot in todo]
+    return Plan(
+        study=study.name,
+        directory=str(directory.path) if directory else None,
+        cells=entries,
+        runs=len(order),
+        runs_to_do=len(todo),
+        estimate_s=round(sum(second for second, _ in seconds), 1),
+        estimate_from="earlier runs on this host" if seconds and all(known for _, known in seconds)
+        else "typical times of an H100 host, where this host has no earlier run of the kind",
+        disk_bytes=sum(trace_bytes(known[slot.cell]) for slot in todo if slot.repeat == TRACED),
+    )  # fmt: skip
+
+
+def render(plan: Plan) -> str:
+    """The plan for a terminal."""
+    width = max(len(cell["name"]) for cell in plan.cells)
+    lines = [
+        f"{cell['name']:{width}}  {cell['state']}{': ' + cell['reason'] if cell['reason'] else ''}" for cell in plan.cells
+    ]
+    states = [cell["state"] for cell in plan.cells]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    lines += [
+        "",
+        f"{plan.study}: {len(plan.cells)} cells ({counts}), {plan.runs} runs, {plan.runs_to_do} to do",
+        f"time: about {_duration(plan.estimate_s)} ({plan.estimate_from})",
+        f"disk: about {plan.disk_bytes / 1e6:,.0f} MB of traces while all are kept (retention)",
+    ]
+    if plan.directory:
+        lines.append(f"goes on in {plan.directory}")
+    return "\n".join(lines)
+
+
+def trace_bytes(cell: Cell) -> int:
+    """A rough size of the report and the SQLite of one traced pass."""
+    batches = cell.num_samples // cell.batch_size
+    return int(1e6 + batches * BYTES_PER_ACTIVITY * (ACTIVITIES_PER_BATCH + ACTIVITIES_PER_LAYER * cell.model.depth))
+
+
+def _record(directory: RunDirectory | None, slot: Slot) -> dict[str, Any] | None:
+    if directory is None:
+        return None
+    try:
+        if slot.repeat == TRACED:
+            # A traced run is done when its metrics are.
+            later = read_json(directory.metrics(slot.cell))
+            if later["status"] != "ok":
+                return later
+        return read_json(directory.record(slot.cell, slot.repeat))
+    except (OSError, StudyError):
+        return None
+
+
+def _entry(cell: Cell, records: list[dict[str, Any] | None]) -> dict[str, Any]:
+    failed = next((record for record in records if record and record["status"] not in ("ok", "not_runnable")), None)
+    if cell.reason:
+        state, reason = "not_runnable", cell.reason
+    elif failed:
+        state, reason = "failed", f"{failed['status']}: {failed['reason']}"
+    else:
+        state, reason = ("todo" if None in records else "done"), ""
+    return {
+        "name": cell.name, "gpu": cell.gpu, "cpu_node": cell.cpu_node, "mem_node": cell.mem_node,
+        "model": cell.model.name, "state": state, "reason": reason,
+        "runs_done": sum((record or {}).get("status") == "ok" for record in records), "runs": len(records),
+    }  # fmt: skip
+
+
+def _known_times(output_dir: Path) -> dict[tuple[str, bool], list[float]]:
+    """Wall times of runs that went well, by (cell key without its place, traced), of the newest run directories."""
+    times: dict[tuple[str, bool], list[float]] = {}
+    newest = sorted(output_dir.glob("*/*/*/grid.json"), key=lambda path: path.stat().st_mtime)[-5:]
+    for grid in newest:
+        directory = RunDirectory(grid.parent)
+        cells = directory.grid().cells
+        for path in grid.parent.glob("runs/*.json"):
+            try:
+                record = read_json(path)
+                if record["status"] == "ok":
+                    kind = (_kind(cells[record["cell"]]), record["repeat"] == TRACED)
+                    times.setdefault(kind, []).append(record["wall_s"])
+            except (OSError, StudyError, KeyError, TypeError):
+                continue
+    return times
+
+
+def _kind(cell: Cell) -> str:
+    """Cells of one kind take the same time: GPU and node apart, all is equal."""
+    return replace(cell, gpu=0, cpu_node=0, mem_node=0).key
+
+
+def _estimate(cell: Cell, slot: Slot, times: dict[tuple[str, bool], list[float]]) -> tuple[float, bool]:
+    traced = slot.repeat == TRACED
+    known = times.get((_kind(cell), traced))
+    return (statistics.median(known), True) if known else (TRACED_RUN_S if traced else TIMED_RUN_S, False)
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes:.0f} min" if minutes < 90 else f"{hours:.1f} h"
+

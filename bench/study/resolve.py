@@ -1,0 +1,97 @@
+"""From a study to its run directory: found again by the same call, made by a new one."""
+
+import socket
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.errors import StudyError
+from bench.files import read_json
+from bench.host.binding import choose_binding
+from bench.host.fingerprint import fingerprint, fingerprint_changes
+from bench.host.topology import Topology, read_topology
+from bench.study.cell import Cell
+from bench.study.directory import RunDirectory, freeze, new_directory, study_fingerprint, study_index
+from bench.study.grid import expand
+from bench.study.order import Slot, measuring_order
+from bench.study.study import Study
+from bench.trace.profilers import choose_profiler
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A study with everything of this host filled in."""
+
+    study: Study
+    cells: list[Cell]
+    order: list[Slot]
+    binding_reason: str
+
+
+def expand_here(study: Study, topology: Topology) -> Expansion:
+    """Fill in device, profiler and binding where they are auto, and lay out the grid and the order."""
+    settings = dict(study.settings)
+    if settings["device"] == "auto":
+        settings["device"] = "cuda" if topology.gpus else "cpu"
+    settings["profiler"] = choose_profiler(settings["profiler"], settings["device"])
+    reason = f"binding {settings['binding']} as the study says"
+    if settings["binding"] == "auto":
+        settings["binding"], reason = choose_binding("auto", topology)
+    study = replace(study, settings=settings)
+    cells = expand(study, topology)
+    order = measuring_order([(cell.name, cell.group) for cell in cells], settings["repeats"], settings["seed"])
+    return Expansion(study, cells, order, reason)
+
+
+def resolve(study: Study, output_dir: Path, fresh: bool, invocation: str) -> RunDirectory:
+    """The run directory of this study on this host: the one it has, or a new one if there is none or `fresh`.
+
+    Raise StudyError if the host has changed since the directory was made.
+    """
+    host = socket.gethostname()
+    known_as = study_fingerprint(study.as_json(), host)
+    folder = output_dir.resolve() / study.name
+    with study_index(folder) as index:
+        entry = index.get(known_as)
+        found = _usable(folder, entry, fresh, invocation)
+        topology = read_topology()
+        facts = fingerprint(topology)
+        if found:
+            _check_same_host(found, facts)
+            return found
+        here = expand_here(study, topology)
+        path = new_directory(folder)
+        freeze(
+            path,
+            here.study.as_json() | {"binding_reason": here.binding_reason, "created_by": invocation},
+            {"host": host, "fingerprint": facts, **topology.to_json()},
+            here.cells,
+            here.order,
+        )
+        index[known_as] = {"path": str(path.relative_to(folder)), "invocation": invocation}
+        return RunDirectory(path)
+
+
+def find(study: Study, output_dir: Path) -> RunDirectory | None:
+    """The run directory that resolve() would complete, without making one."""
+    folder = output_dir.resolve() / study.name
+    if not (folder / "index.json").exists():
+        return None
+    entry = read_json(folder / "index.json").get(study_fingerprint(study.as_json(), socket.gethostname()))
+    return _usable(folder, entry, False, "")
+
+
+def _usable(folder: Path, entry: dict[str, str] | None, fresh: bool, invocation: str) -> RunDirectory | None:
+    if entry is None or (fresh and entry["invocation"] != invocation):
+        return None
+    path = folder / entry["path"]
+    return RunDirectory(path) if (path / "grid.json").exists() else None
+
+
+def _check_same_host(directory: RunDirectory, facts: dict[str, str]) -> None:
+    changes = fingerprint_changes(directory.topology()["fingerprint"], facts)
+    if changes:
+        raise StudyError(
+            "this host is not what it was when the study began: " + "; ".join(changes),
+            str(directory.path),
+            "numbers of two systems do not belong in one study: start a new one with --fresh",
+        )

@@ -1,0 +1,42 @@
+"""The last words of a call of luigi: where the report is, and the table of its cells."""
+
+import atexit
+import os
+
+from bench.run.record import read_record
+from bench.study.directory import RunDirectory
+from tasks.invocation import INVOCATION
+
+_directories: list[RunDirectory] = []
+
+
+def close_with_summary(directory: RunDirectory) -> None:
+    """Print the summary of this run directory when luigi's own process ends."""
+    if not _directories:
+        atexit.register(_print_all, os.getpid())
+    if directory not in _directories:
+        _directories.append(directory)
+
+
+def _print_all(owner: int) -> None:
+    if os.getpid() == owner:
+        for directory in _directories:
+            print("\n" + closing_words(directory), flush=True)
+
+
+def closing_words(directory: RunDirectory) -> str:
+    records = [read_record(path) for path in directory.path.glob("runs/*.json")]
+    measured = sum(record is not None and record["invocation"] == INVOCATION for record in records)
+    if not directory.results.exists():
+        return f"no report yet: {measured} runs measured in {directory.path}; the same command goes on from here"
+    # Only now: reading results is not needed to run tasks.
+    from bench.results.load import read_results
+    from bench.results.tables import cells_table
+
+    lines = [cells_table(read_results(directory.path))]
+    if not measured:
+        lines.append("Nothing was measured now: all of it is there already. `--fresh` measures it again.")
+    lines.append(f"report: {directory.path / 'report.html'}")
+    return "\n".join(lines)
+
+

@@ -1,0 +1,55 @@
+"""Overrides of a study as luigi parameters: JSON, or a plain word."""
+
+import json
+from typing import Any
+
+import luigi
+
+from bench.study.settings import SETTINGS
+
+_AXES = {
+    "gpu_ids": "GPUs, as '[0,1]' or all",
+    "numa_nodes": "nodes, as '[0,2]' or all; CPU node = memory node",
+    "placements": "[CPU node, memory node] pairs, as '[[0,0],[0,2]]', in place of numa_nodes",
+    "models": "models, as '[\"vit32x6x512\"]'",
+    "patch_size": "patch size of every model of the study",
+    "depth": "depth of every model of the study",
+    "dim": "dim of every model of the study",
+}
+
+
+class OverrideParameter(luigi.Parameter):
+    """Keeps canonical JSON text, empty if not given: the study itself checks the value, and says what is allowed."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(default="", description=description)
+
+    def normalize(self, value: Any) -> str:
+        if isinstance(value, str):
+            value = value.strip()
+            if not value:
+                return ""
+            try:
+                value = json.loads(value)
+            except ValueError:
+                pass
+        return json.dumps(_thawed(value))
+
+
+def _thawed(value: Any) -> Any:
+    return [_thawed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+OVERRIDES = {
+    **{key: OverrideParameter(text) for key, text in _AXES.items()},
+    **{key: OverrideParameter(f"{setting.meaning} ({setting.allowed})") for key, setting in SETTINGS.items()},
+}
+
+# A base class that brings one parameter for each key of a study.
+Overrides = type("Overrides", (), dict(OVERRIDES))
+
+
+def given(task: Any) -> dict[str, Any]:
+    """The overrides that were given, as plain values by key."""
+    texts = {key: getattr(task, key) for key in OVERRIDES}
+    return {key: json.loads(text) for key, text in texts.items() if text}

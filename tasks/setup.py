@@ -1,0 +1,71 @@
+"""Luigi's settings and manners for this project, in force wherever `luigi --module tasks` is called."""
+
+import configparser
+import getpass
+import logging
+import os
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import luigi
+from luigi.cmdline_parser import CmdlineParser
+
+from bench.errors import StudyError
+
+
+def project_config() -> Path:
+    """luigi.cfg of a checkout, else where pip put it."""
+    checkout = Path(__file__).resolve().parents[1] / "luigi.cfg"
+    return checkout if checkout.is_file() else Path(sysconfig.get_path("data")) / "share/numastudy/luigi.cfg"
+
+
+def apply_project_settings() -> None:
+    """Fill in what the user's own luigi configuration does not say. Never overrides it."""
+    project = configparser.ConfigParser(interpolation=None)
+    project.read(project_config())
+    config = luigi.configuration.get_config()
+    for section in project.sections():
+        for option, value in project.items(section):
+            if not config.has_option(section, option):
+                config.set(section, option, value)
+    if not config.has_option("core", "lock_pid_dir"):
+        # luigi's default, /tmp/luigi, belongs to the first user of the machine alone.
+        config.set("core", "lock_pid_dir", os.path.join(tempfile.gettempdir(), f"luigi-{_user()}"))
+
+
+def hide_tracebacks() -> None:
+    """Log a StudyError as its own words; a traceback is for errors that nobody foresaw."""
+    logger = logging.getLogger("luigi-interface")
+    if not any(isinstance(known, _PlainErrors) for known in logger.filters):
+        logger.addFilter(_PlainErrors())
+
+
+class _PlainErrors(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        if isinstance(error, StudyError):
+            record.msg, record.args, record.exc_info = f"{record.getMessage()}\n{error}", None, None
+        return True
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """On the command line a StudyError ends luigi with its text and exit code 2; in a program it stays an exception."""
+    try:
+        yield
+    except StudyError as error:
+        if CmdlineParser.get_instance() is None:
+            raise
+        print(f"refused: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

@@ -1,0 +1,153 @@
+"""The stages of a cell: run, export, metrics. Each leaves a small record; a failed cell is a result, not an error."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import luigi
+
+from bench.run.execute import execute
+from bench.run.record import TRACE_FAILED, is_final, read_record
+from bench.study.directory import Grid, RunDirectory, run_name
+from bench.study.order import TRACED, Slot
+from tasks.invocation import INVOCATION, host_lock
+from tasks.reporting import Reporter, outputs_url
+from tasks.stopping import Stopped, end_worker, in_worker
+
+
+@cache
+def grid_of(run_dir: str) -> Grid:
+    return RunDirectory(Path(run_dir)).grid()
+
+
+class OfStudy(luigi.Task):
+    """A task inside one run directory. host: where hosts share a scheduler, each runs its own tasks."""
+
+    run_dir = luigi.Parameter(description="the study's folder")
+    host = luigi.Parameter(description="the host that measures")
+
+    @property
+    def directory(self) -> RunDirectory:
+        return RunDirectory(Path(self.run_dir))
+
+
+class Stage(OfStudy):
+    """A step of one cell. Only one at a time: an export beside a timed run would change its time."""
+
+    cell = luigi.Parameter(description="the cell's name")
+
+    @property
+    def resources(self) -> dict[str, int]:
+        return {self.run_dir: 1}
+
+    @property
+    def record_path(self) -> Path:
+        raise NotImplementedError
+
+    def output(self) -> luigi.LocalTarget:
+        return luigi.LocalTarget(str(self.record_path))
+
+    def record(self) -> dict[str, Any] | None:
+        return read_record(self.record_path)
+
+    def complete(self) -> bool:
+        return is_final(self.record(), INVOCATION)
+
+
+class RunPipeline(Stage):
+    """One process that executes one cell once."""
+
+    repeat = luigi.Parameter(description="1, 2, ... for a timed run, or traced")
+
+    @property
+    def slot(self) -> Slot:
+        return grid_of(self.run_dir).slot(self.cell, self._repeat)
+
+    @property
+    def _repeat(self) -> int | str:
+        return TRACED if self.repeat == TRACED else int(self.repeat)
+
+    @property
+    def priority(self) -> int:
+        """The measuring order. Everything else has 0, so all runs of a study come before its first export."""
+        return len(grid_of(self.run_dir).order) - self.slot.position
+
+    @property
+    def record_path(self) -> Path:
+        return self.directory.record(self.cell, self._repeat)
+
+    def complete(self) -> bool:
+        if not super().complete():
+            return False
+        if self._repeat != TRACED:
+            return True
+        # A trace that an earlier call could not use is to be taken again, though its run went well.
+        later = read_record(self.directory.metrics(self.cell))
+        unusable = later is not None and later["status"] == TRACE_FAILED and later["invocation"] != INVOCATION
+        return not unusable or self.record()["invocation"] == INVOCATION
+
+    def run(self) -> None:
+        reporter = Reporter(self)
+        run = run_name(self.cell, self._repeat)
+        reporter.link(outputs_url(self.directory.log(run, "stderr"), self.directory.path.parents[2]))
+        what = "traced run" if self._repeat == TRACED else f"repeat {self.repeat}/{self.directory.study()['repeats']}"
+        cell = grid_of(self.run_dir).cells[self.cell]
+        try:
+            execute(self.directory, cell, self.slot, INVOCATION, host_lock(),
+                    lambda text, percent: reporter(f"{what}, {text}", percent))  # fmt: skip
+        except Stopped as stopped:
+            if in_worker():
+                end_worker(stopped)
+            raise
+        finally:
+            reporter.close()
+
+
+class FollowUp(Stage):
+    """A stage that reads what the one before it left; done again whenever that one was."""
+
+    def complete(self) -> bool:
+        record, before = self.record(), self.requires().record()
+        return (
+            is_final(record, INVOCATION)
+            and self.requires().complete()
+            and before is not None
+            and record.get("source") == source_of(before)
+        )
+
+
+class ExportSqlite(FollowUp):
+    """The trace as SQLite, in the nsys schema whatever the profiler was."""
+
+    def requires(self) -> RunPipeline:
+        return RunPipeline(run_dir=self.run_dir, host=self.host, cell=self.cell, repeat=TRACED)
+
+    @property
+    def record_path(self) -> Path:
+        return self.directory.export_record(self.cell)
+
+    def run(self) -> None:
+        from bench.run.export import export_trace
+
+        export_trace(self.directory, grid_of(self.run_dir).cells[self.cell], INVOCATION)
+
+
+class ExtractLatency(FollowUp):
+    """The metrics of the trace."""
+
+    def requires(self) -> ExportSqlite:
+        return ExportSqlite(run_dir=self.run_dir, host=self.host, cell=self.cell)
+
+    @property
+    def record_path(self) -> Path:
+        return self.directory.metrics(self.cell)
+
+    def run(self) -> None:
+        from bench.run.extract import extract_metrics
+
+        extract_metrics(self.directory, grid_of(self.run_dir).cells[self.cell], INVOCATION)
+
+
+def source_of(record: dict[str, Any]) -> str:
+    """What names one making of a record: its own source, or when its run started."""
+    return record.get("source") or record["started_at"]

@@ -1,0 +1,87 @@
+"""The studies a user names: each expands into runs, exports, metrics, a report and a check."""
+
+import socket
+from pathlib import Path
+
+import luigi
+
+from bench.errors import StudyError
+from bench.study.directory import RunDirectory
+from bench.study.resolve import resolve
+from bench.study.study import configs_folder, load_study
+from tasks.closing import close_with_summary
+from tasks.cooldown import wait_for_cooldown
+from tasks.invocation import INVOCATION, host_lock
+from tasks.parameters import Overrides, given
+from tasks.report import StudyCheck
+from tasks.setup import refusing
+from tasks.stopping import stop_cleanly
+
+_resolved: dict[str, RunDirectory] = {}
+
+
+class StudyTask(Overrides, luigi.WrapperTask):
+    """A study with its overrides, on this host. Complete when everything it asks for was measured and is ok."""
+
+    output_dir = luigi.Parameter(default="outputs", description="where run directories are made")
+    fresh = luigi.BoolParameter(description="measure all of it again, in a new run directory")
+    strict = luigi.BoolParameter(description="a cell that cannot run on this host is a failure")
+    host = luigi.Parameter(default=socket.gethostname(), description="this host; not to be set")
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        # Bad input ends here, before the scheduler hears of anything. Nothing is made or deleted yet:
+        # luigi constructs tasks before it takes its own lock.
+        with refusing():
+            self.study = load_study(self.study_file(), given(self))
+
+    def study_file(self) -> Path:
+        raise StudyError("StudyTask itself is no study", advice="name one: NumaStudy, QuickTest, ScalingStudy, Study")
+
+    def directory(self) -> RunDirectory:
+        """Resolved once in a call of luigi, when the scheduler first asks, and then remembered."""
+        if self.task_id not in _resolved:
+            with refusing():
+                found = resolve(self.study, Path(self.output_dir), self.fresh, INVOCATION)
+                host_lock()
+            stop_cleanly()
+            close_with_summary(found)
+            wait_for_cooldown(found)
+            _resolved[self.task_id] = found
+        return _resolved[self.task_id]
+
+    def requires(self) -> StudyCheck:
+        return StudyCheck(run_dir=str(self.directory().path), host=self.host, strict=self.strict)
+
+
+class NumaStudy(StudyTask):
+    """48 cells: 4 GPUs x 2 nodes x 6 models."""
+
+    def study_file(self) -> Path:
+        return configs_folder() / "numa_locality_study.yaml"
+
+
+class QuickTest(StudyTask):
+    """3 cells, on any machine."""
+
+    def study_file(self) -> Path:
+        return configs_folder() / "quick_test.yaml"
+
+
+class ScalingStudy(StudyTask):
+    """9 cells: a series in depth and one in dim."""
+
+    def study_file(self) -> Path:
+        return configs_folder() / "model_scaling_study.yaml"
+
+
+class Study(StudyTask):
+    """A study of your own: --config-file FILE."""
+
+    config_file = luigi.Parameter(description="the study file")
+
+    def study_file(self) -> Path:
+        return Path(self.config_file)
+
+
+
