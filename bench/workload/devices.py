@@ -15,6 +15,9 @@ import torch
 from bench.workload.cell import Cell
 from bench.workload.failures import CRASHED, NOT_RUNNABLE, RunFailure
 
+# Of the GPUs there are: a hold may last longer than asked, never shorter.
+HIGHEST_CLOCK_HZ = 2.6e9
+
 
 class Event(Protocol):
     """As torch.cuda.Event."""
@@ -33,6 +36,7 @@ class Device(Protocol):
     def host_buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor: ...
     def host_buffer_bytes(self, nbytes: int) -> int: ...
     def synchronize(self) -> None: ...
+    def hold(self, stream: Any, duration_s: float) -> None: ...
     def allocations(self) -> int: ...
     def describe(self) -> dict[str, Any]: ...
 
@@ -73,6 +77,9 @@ class CpuDevice:
     def synchronize(self) -> None:
         pass
 
+    def hold(self, stream: None, duration_s: float) -> None:
+        """Work is done when it is issued: nothing can be held back."""
+
     def allocations(self) -> int:
         return 0
 
@@ -86,7 +93,8 @@ class CudaDevice:
     def __init__(self, index: int) -> None:
         self.torch_device = torch.device("cuda", index)
         torch.cuda.set_device(index)
-        torch.cuda.init()
+        # Creates the context now, so that its time is booked where it belongs.
+        torch.cuda.synchronize(index)
         self._properties = torch.cuda.get_device_properties(index)
 
     def stream(self) -> torch.cuda.Stream:
@@ -109,6 +117,11 @@ class CudaDevice:
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)
+
+    def hold(self, stream: torch.cuda.Stream, duration_s: float) -> None:
+        """Keep the stream busy, so that what is issued meanwhile runs without gaps afterwards."""
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(int(duration_s * HIGHEST_CLOCK_HZ))
 
     def allocations(self) -> int:
         """Calls of cudaMalloc so far; it must not move inside a window."""

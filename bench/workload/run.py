@@ -112,13 +112,14 @@ def _timed(
     allocations = device.allocations() - allocations
     certificate = witness.finish()
     phases.mark("measure")
+    issue = issue_us(pipeline, cell.model.depth)
     return {
         "warmup": warmup.as_json(),
         "windows": [window.as_json() for window in measured.windows],
         "throughput_samples_s": throughput_samples_s(measured.windows, cell.batch_size),
         "latency_us": latency_us(measured.latencies_us),
-        "issue_us": issue_us(pipeline, cell.model.depth),
-        "solo_us": solo_us(pipeline, warmup.batch_s),
+        "issue_us": issue,
+        "solo_us": solo_us(pipeline, cell.model.depth, warmup.batch_s, issue),
         "device_allocations_in_windows": allocations,
         "certificate": certificate,
     }

@@ -10,7 +10,7 @@ from bench.workload.pipeline import Pipeline, no_beat
 
 BURSTS = 5
 BURST_S = 0.02
-MAX_BURST = 50
+MAX_COPIES = 50
 # What a burst may put into the driver's queue without being throttled by the device: the queue holds about
 # a thousand commands, a transformer block is about fourteen kernels.
 QUEUED_COMMANDS = 600
@@ -18,9 +18,35 @@ COMMANDS_PER_BLOCK = 14
 COMMANDS_PER_BATCH = 20
 
 
-def solo_us(pipeline: Pipeline, batch_s: float) -> dict[str, float]:
-    """Microseconds per batch of h2d, compute and d2h, each without the others. Medians over bursts."""
-    count = max(3, min(MAX_BURST, math.ceil(BURST_S / batch_s)))
+def batches_queued(depth: int) -> int:
+    """Batches that a burst may issue ahead of the device."""
+    return max(2, min(16, QUEUED_COMMANDS // (COMMANDS_PER_BLOCK * depth + COMMANDS_PER_BATCH)))
+
+
+def issue_us(pipeline: Pipeline, depth: int) -> float:
+    """CPU time to issue one batch to an idle device: the median over bursts that the driver's queue holds.
+
+    Inside a window the CPU runs ahead until the queue is full and then waits for the device, so the time
+    spent issuing there is the device's pace, not the CPU's. On the cpu device to issue is to execute.
+    """
+    count = batches_queued(depth)
+    values = []
+    for _ in range(2 * BURSTS - 1):
+        pipeline.drain()
+        start_ns = time.perf_counter_ns()
+        pipeline.run(count, no_beat)
+        values.append((time.perf_counter_ns() - start_ns) / 1e3 / count)
+    pipeline.drain()
+    return median(values)
+
+
+def solo_us(pipeline: Pipeline, depth: int, batch_s: float, issue_us: float) -> dict[str, float]:
+    """Device time per batch of h2d, compute and d2h, each without the others. Medians over bursts.
+
+    Every burst is issued while its stream is held back, so that it runs at the device's pace even where the
+    CPU issues more slowly: that term of the bound is issue_us.
+    """
+    copies = max(3, min(MAX_COPIES, math.ceil(BURST_S / batch_s)))
     slots, host_in, host_out = len(pipeline.slots), pipeline.host_in, pipeline.host_out
 
     def h2d(index: int) -> None:
@@ -32,40 +58,30 @@ def solo_us(pipeline: Pipeline, batch_s: float) -> dict[str, float]:
     def d2h(index: int) -> None:
         pipeline.d2h(index % slots, host_out[index % len(host_out)], None)
 
+    def alone(stream: Any, stage: Callable[[int], None], count: int) -> float:
+        return _alone(pipeline, stream, stage, count, 2 * count * issue_us / 1e6)
+
+    passes = batches_queued(depth)
     return {
-        "h2d": _alone(pipeline, pipeline.h2d_stream, h2d, count),
-        "compute": _alone(pipeline, pipeline.compute_stream, compute, count) if pipeline.forward else 0.0,
-        "d2h": _alone(pipeline, pipeline.d2h_stream, d2h, count),
+        "h2d": alone(pipeline.h2d_stream, h2d, copies),
+        "compute": alone(pipeline.compute_stream, compute, passes) if pipeline.forward else 0.0,
+        "d2h": alone(pipeline.d2h_stream, d2h, copies),
     }
 
 
-def _alone(pipeline: Pipeline, stream: Any, stage: Callable[[int], None], count: int) -> float:
+def _alone(
+    pipeline: Pipeline, stream: Any, stage: Callable[[int], None], count: int, hold_s: float
+) -> float:
     device = pipeline.device
     start, end = device.event(timing=True), device.event(timing=True)
     values = []
     for burst in range(BURSTS):
         device.synchronize()
+        device.hold(stream, hold_s)
         start.record(stream)
         for index in range(burst * count, (burst + 1) * count):
             stage(index)
         end.record(stream)
         device.synchronize()
         values.append(start.elapsed_time(end) * 1e3 / count)
-    return median(values)
-
-
-def issue_us(pipeline: Pipeline, depth: int) -> float:
-    """CPU time to issue one batch from an idle device: the median over bursts that the driver's queue holds.
-
-    Inside a window the CPU runs ahead until the queue is full and then waits for the device, so the time
-    spent issuing there is the device's pace, not the CPU's. On the cpu device to issue is to execute.
-    """
-    count = max(2, min(16, QUEUED_COMMANDS // (COMMANDS_PER_BLOCK * depth + COMMANDS_PER_BATCH)))
-    values = []
-    for _ in range(2 * BURSTS - 1):
-        pipeline.drain()
-        start_ns = time.perf_counter_ns()
-        pipeline.run(count, no_beat)
-        values.append((time.perf_counter_ns() - start_ns) / 1e3 / count)
-    pipeline.drain()
     return median(values)
