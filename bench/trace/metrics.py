@@ -9,7 +9,7 @@ from bench import quantiles
 from bench.trace.errors import TraceError
 from bench.trace.intervals import Intervals, Times, gaps, join, overlap
 from bench.trace.model import Activities, Kind, Trace
-from bench.trace.regime import late_length, regime
+from bench.trace.regime import lateness, regime
 
 
 def metrics(trace: Trace) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def metrics(trace: Trace) -> dict[str, Any]:
     idle = gaps(join(copies, compute), first, last)
     window_ns, longest = last - first, max(h2d.length, d2h.length, compute.length)
     overlap_ns = overlap(copies, compute)
-    decided, evidence = regime(window_ns, idle.length, late_length(idle, activities), h2d, d2h, compute)
+    decided, evidence = regime(window_ns, idle.length, lateness(idle, activities), h2d, d2h, compute)
     return {
         "batches": len(trace.window.batch_start),
         "window_ns": window_ns,
