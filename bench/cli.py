@@ -12,8 +12,10 @@ from bench.errors import StudyError
 from bench.study.settings import SETTINGS
 
 STUDY_FILES = {
-    "NumaStudy": "numa_locality_study", "QuickTest": "quick_test", "ScalingStudy": "model_scaling_study",
-}  # fmt: skip
+    "NumaStudy": "numa_locality_study",
+    "QuickTest": "quick_test",
+    "ScalingStudy": "model_scaling_study",
+}
 _AXES = ("gpu_ids", "numa_nodes", "placements", "models", "patch_size", "depth", "dim")
 
 
@@ -39,8 +41,13 @@ def main() -> None:
 
 def _overrides(command: Callable[..., Any]) -> Callable[..., Any]:
     for key in reversed((*_AXES, *SETTINGS)):
-        command = click.option(f"--{key.replace('_', '-')}", key, default=None, metavar="JSON",
-                               help=f"as the task parameter{_meaning(key)}")(command)  # fmt: skip
+        command = click.option(
+            f"--{key.replace('_', '-')}",
+            key,
+            default=None,
+            metavar="JSON",
+            help=f"as the task parameter{_meaning(key)}",
+        )(command)
     return command
 
 
@@ -55,7 +62,9 @@ def _meaning(key: str) -> str:
 @click.option("--fresh", is_flag=True, help="as if nothing had been measured yet")
 @click.option("--json", "as_json", is_flag=True, help="for programs")
 @_overrides
-def plan(study: str, config_file: Path | None, output_dir: Path, fresh: bool, as_json: bool, **given: str | None) -> None:
+def plan(
+    study: str, config_file: Path | None, output_dir: Path, fresh: bool, as_json: bool, **given: str | None
+) -> None:
     """Print what STUDY would measure here, what is done and how long the rest takes. Runs nothing.
 
     STUDY is NumaStudy, QuickTest, ScalingStudy, or Study with --config-file.

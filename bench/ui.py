@@ -48,6 +48,7 @@ def serve(state: Path, outputs: Path, config: Path, port: int = 8082, outputs_po
     if failed and not ended:
         raise StudyError(
             f"a server ended with exit code {failed.returncode}: {' '.join(map(str, failed.args))}",
-            str(state / "servers.log"), "is its port in use already? The log says more",
-        )  # fmt: skip
+            str(state / "servers.log"),
+            "is its port in use already? The log says more",
+        )
     return 0

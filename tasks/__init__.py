@@ -11,6 +11,14 @@ from tasks.stages import ExportSqlite, ExtractLatency, RunPipeline  # noqa: E402
 from tasks.studies import NumaStudy, QuickTest, ScalingStudy, Study  # noqa: E402
 
 __all__ = [
-    "CellCheck", "ExportSqlite", "ExtractLatency", "NumaStudy", "QuickTest", "RunPipeline", "ScalingStudy",
-    "Study", "StudyCheck", "StudyReport",
-]  # fmt: skip
+    "CellCheck",
+    "ExportSqlite",
+    "ExtractLatency",
+    "NumaStudy",
+    "QuickTest",
+    "RunPipeline",
+    "ScalingStudy",
+    "Study",
+    "StudyCheck",
+    "StudyReport",
+]

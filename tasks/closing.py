@@ -38,5 +38,3 @@ def closing_words(directory: RunDirectory) -> str:
         lines.append("Nothing was measured now: all of it is there already. `--fresh` measures it again.")
     lines.append(f"report: {directory.path / 'report.html'}")
     return "\n".join(lines)
-
-

@@ -1,5 +1,6 @@
 """Overrides of a study as luigi parameters: JSON, or a plain word."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -29,10 +30,8 @@ class OverrideParameter(luigi.Parameter):
             value = value.strip()
             if not value:
                 return ""
-            try:
+            with contextlib.suppress(ValueError):
                 value = json.loads(value)
-            except ValueError:
-                pass
         return json.dumps(_thawed(value))
 
 

@@ -69,8 +69,11 @@ class CellCheck(OfStudy):
         record = self.requires().record()
         if not is_good(record, self.strict):
             run = run_name(self.cell, self.repeat)
-            raise StudyError(f"{run}: {record['status']}: {record['reason']}", str(self.directory.log(run, "stderr")),
-                             record["advice"])  # fmt: skip
+            raise StudyError(
+                f"{run}: {record['status']}: {record['reason']}",
+                str(self.directory.log(run, "stderr")),
+                record["advice"],
+            )
 
     def on_failure(self, exception: BaseException) -> str:
         """What the scheduler's page shows for the red task."""
@@ -99,8 +102,15 @@ class StudyCheck(OfStudy):
         for slot in grid_of(self.run_dir).order:
             record = last_stage(self, slot.cell, slot.repeat).record()
             if record and not is_good(record, self.strict) and (record["invocation"] == INVOCATION) is of_this_call:
-                checks.append(CellCheck(run_dir=self.run_dir, host=self.host, cell=slot.cell,
-                                        repeat=str(slot.repeat), strict=self.strict))  # fmt: skip
+                checks.append(
+                    CellCheck(
+                        run_dir=self.run_dir,
+                        host=self.host,
+                        cell=slot.cell,
+                        repeat=str(slot.repeat),
+                        strict=self.strict,
+                    )
+                )
         return checks
 
 

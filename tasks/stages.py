@@ -93,8 +93,14 @@ class RunPipeline(Stage):
         what = "traced run" if self._repeat == TRACED else f"repeat {self.repeat}/{self.directory.study()['repeats']}"
         cell = grid_of(self.run_dir).cells[self.cell]
         try:
-            execute(self.directory, cell, self.slot, INVOCATION, host_lock(),
-                    lambda text, percent: reporter(f"{what}, {text}", percent))  # fmt: skip
+            execute(
+                self.directory,
+                cell,
+                self.slot,
+                INVOCATION,
+                host_lock(),
+                lambda text, percent: reporter(f"{what}, {text}", percent),
+            )
         except Stopped as stopped:
             if in_worker():
                 end_worker(stopped)

@@ -50,8 +50,7 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
         sys.__excepthook__(kind, error, trace)
         return
     name = signal.Signals(error.number).name
-    print(f"stopped by {name}: the running measurement was ended; the same command goes on from here",
-          file=sys.stderr)  # fmt: skip
+    print(f"stopped by {name}: the running measurement was ended; the same command goes on from here", file=sys.stderr)
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -82,6 +82,3 @@ class Study(StudyTask):
 
     def study_file(self) -> Path:
         return Path(self.config_file)
-
-
-

@@ -8,6 +8,7 @@ from bench.results.statistics import Estimate, repeats_to_decide
 LAUNCH_BOUND = "launch-bound"
 REST = "rest"
 MAX_REPEATS = 20
+SAME_ALPHA = 0.05
 # A lone pair has no spread; three give the plain Student interval a finite usefulness.
 FEWEST_REPEATS = 3
 
@@ -35,13 +36,23 @@ def noise_class(regime: str | None) -> str:
     return LAUNCH_BOUND if regime == LAUNCH_BOUND else REST
 
 
-def judge(found: Estimate, max_repeats: int = MAX_REPEATS, cuda_graph: bool = False) -> Judgement:
-    """SAME takes precedence: a real difference that is surely below the margin is none to act on.
+def decided(found: Estimate) -> Verdict | None:
+    """SAME, SLOWER or FASTER, or None as long as the runs do not tell.
 
-    cuda_graph: whether the cell runs as a CUDA graph already; hints depend on what was tried.
+    SAME takes precedence: a real difference that is surely below the margin is none to act on.
     """
-    alpha = 1 - found.confidence
-    if found.interval is None or found.p_difference is None or found.p_same is None:
+    if found.p_same is None or found.p_difference is None:
+        return None
+    if found.p_same <= SAME_ALPHA:
+        return Verdict.SAME
+    if found.p_difference <= 1 - found.confidence:
+        return Verdict.SLOWER if found.penalty > 0 else Verdict.FASTER
+    return None
+
+
+def judge(found: Estimate, max_repeats: int = MAX_REPEATS, cuda_graph: bool = False) -> Judgement:
+    """The verdict in words. cuda_graph: whether the cell is one already; hints depend on what was tried."""
+    if found.interval is None:
         return Judgement(
             Verdict.UNDECIDED,
             f"undecided: {told(found.penalty)}, from one pair, which has no spread",
@@ -49,10 +60,11 @@ def judge(found: Estimate, max_repeats: int = MAX_REPEATS, cuda_graph: bool = Fa
             FEWEST_REPEATS,
         )
     effect = f"{told(found.penalty)} {told_interval(found.interval)}"
-    if found.p_same <= 0.05:
-        return Judgement(Verdict.SAME, f"no difference larger than {percent(found.margin)}: {effect}")
-    if found.p_difference <= alpha:
-        return Judgement(Verdict.SLOWER if found.penalty > 0 else Verdict.FASTER, effect)
+    verdict = decided(found)
+    if verdict is Verdict.SAME:
+        return Judgement(verdict, f"no difference larger than {100 * found.margin:g} %: {effect}")
+    if verdict:
+        return Judgement(verdict, effect)
     repeats = repeats_to_decide(found)
     if repeats is not None and repeats > max_repeats:
         return Judgement(
@@ -72,10 +84,10 @@ def judge(found: Estimate, max_repeats: int = MAX_REPEATS, cuda_graph: bool = Fa
 
 
 def percent(fraction: float) -> str:
-    """Two figures that count, never in exponent form: 0.34 %, 2.1 %, 13 %."""
+    """Two figures that count, never in exponent form: 0.34 %, 2.0 %, 13 %."""
     value = abs(100 * fraction)
     digits = 0 if value >= 9.95 else 1 if value >= 0.995 else 2
-    return f"{round(value, digits):g} %"
+    return f"{value:.{digits}f} %"
 
 
 def told(penalty: float) -> str:
@@ -84,7 +96,7 @@ def told(penalty: float) -> str:
 
 def told_interval(interval: tuple[float, float]) -> str:
     """In percent of penalty; negative is faster."""
-    return f"[{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
+    return f"[{100 * interval[0]:.2f}, {100 * interval[1]:.2f}] %"
 
 
 def rounded(count: int) -> str:

@@ -15,11 +15,27 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # What a measured process may see of the caller's environment. The rest stays out of its memory and of its trace.
-ALLOWED_VARIABLES = frozenset({
-    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV",
-    "CUDA_HOME", "CUDA_PATH", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES",
-    "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CC", "CXX",
-})  # fmt: skip
+ALLOWED_VARIABLES = frozenset(
+    {
+        "PATH",
+        "HOME",
+        "LANG",
+        "LC_ALL",
+        "TZ",
+        "TMPDIR",
+        "LD_LIBRARY_PATH",
+        "PYTHONPATH",
+        "VIRTUAL_ENV",
+        "CUDA_HOME",
+        "CUDA_PATH",
+        "NVIDIA_VISIBLE_DEVICES",
+        "NVIDIA_DRIVER_CAPABILITIES",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "TRITON_CACHE_DIR",
+        "CC",
+        "CXX",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -59,9 +75,15 @@ def run_child(
     mode = "ab" if append_logs else "wb"
     with logs[0].open(mode) as stdout, logs[1].open(mode) as stderr:
         child = subprocess.Popen(
-            argv, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
-            start_new_session=True, pass_fds=keep_descriptors, preexec_fn=lambda: _prepare(cpus),
-        )  # fmt: skip
+            argv,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            pass_fds=keep_descriptors,
+            preexec_fn=lambda: _prepare(cpus),
+        )
         since = start_ticks(child.pid) or 0
         timed_out = False
         try:

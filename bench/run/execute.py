@@ -18,8 +18,17 @@ from bench.run.lock import HostLock
 from bench.run.outcome import judge
 from bench.run.progress import create_progress, read_progress
 from bench.run.record import (
-    BIND_FAILED, CRASHED, LASTING, NOT_RUNNABLE, OK, RETRIED, TRACE_FAILED, failure, read_record, write_record,
-)  # fmt: skip
+    BIND_FAILED,
+    CRASHED,
+    LASTING,
+    NOT_RUNNABLE,
+    OK,
+    RETRIED,
+    TRACE_FAILED,
+    failure,
+    read_record,
+    write_record,
+)
 from bench.study.cell import Cell
 from bench.study.directory import RunDirectory, run_name
 from bench.study.order import TRACED, Slot
@@ -40,11 +49,16 @@ def execute(
     run = run_name(cell.name, slot.repeat)
     path = directory.record(cell.name, slot.repeat)
     head = {
-        "run": run, "cell": cell.name, "repeat": slot.repeat, "invocation": invocation,
-        "position": slot.position, "block": slot.block, "group": slot.group,
+        "run": run,
+        "cell": cell.name,
+        "repeat": slot.repeat,
+        "invocation": invocation,
+        "position": slot.position,
+        "block": slot.block,
+        "group": slot.group,
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "fingerprint": directory.topology()["fingerprint"],
-    }  # fmt: skip
+    }
     begin = time.monotonic()
     outcome = _before_the_start(directory, cell, slot, invocation)
     if outcome is None:
@@ -57,9 +71,7 @@ def execute(
     return record
 
 
-def _before_the_start(
-    directory: RunDirectory, cell: Cell, slot: Slot, invocation: str
-) -> dict[str, Any] | None:
+def _before_the_start(directory: RunDirectory, cell: Cell, slot: Slot, invocation: str) -> dict[str, Any] | None:
     """An outcome that is certain without starting anything, or None."""
     if cell.reason:
         return failure(NOT_RUNNABLE, cell.reason, "choose a GPU and nodes that numastudy doctor lists")
@@ -74,19 +86,20 @@ def _before_the_start(
     return None
 
 
-def _attempts(
-    directory: RunDirectory, cell: Cell, slot: Slot, lock: HostLock, report: Report
-) -> dict[str, Any]:
+def _attempts(directory: RunDirectory, cell: Cell, slot: Slot, lock: HostLock, report: Report) -> dict[str, Any]:
     outcome: dict[str, Any] = {}
     path = directory.record(cell.name, slot.repeat)
     for attempt in range(1, ATTEMPTS + 1):
         if _count_start(path) > STARTS_THAT_NEVER_ENDED:
             return failure(
-                CRASHED, f"{STARTS_THAT_NEVER_ENDED} starts of this run never ended: it may take the host down",
+                CRASHED,
+                f"{STARTS_THAT_NEVER_ENDED} starts of this run never ended: it may take the host down",
                 "look at the kernel's log; the next call tries it again",
-            )  # fmt: skip
+            )
         what = f"attempt {attempt}/{ATTEMPTS}, " if attempt > 1 else ""
-        outcome = _attempt(directory, cell, slot, lock, attempt, lambda text, percent, what=what: report(what + text, percent))
+        outcome = _attempt(
+            directory, cell, slot, lock, attempt, lambda text, percent, what=what: report(what + text, percent)
+        )
         outcome["attempts"] = attempt
         _unended(path).unlink(missing_ok=True)
         if outcome["status"] not in RETRIED:
@@ -107,19 +120,34 @@ def _attempt(
     with tempfile.TemporaryDirectory(prefix="numastudy-", dir=shm) as scratch:
         progress, result_file = Path(scratch, "progress"), Path(scratch, "result.json")
         create_progress(progress)
-        argv = [sys.executable, "-m", "bench.workload", "--cell", str(cell_file),
-                "--mode", "traced" if traced else "timed", "--result", str(result_file),
-                "--progress", str(progress)]  # fmt: skip
+        argv = [
+            sys.executable,
+            "-m",
+            "bench.workload",
+            "--cell",
+            str(cell_file),
+            "--mode",
+            "traced" if traced else "timed",
+            "--result",
+            str(result_file),
+            "--progress",
+            str(progress),
+        ]
         profiler = get_profiler(cell.profiler) if traced else None
         try:
             if profiler:
                 argv = profiler.command(argv, directory.report(cell.name), cell.device)
             argv = [*bind_prefix(cell.binding, cell.cpu_node, cell.mem_node), *argv]
             end = run_child(
-                argv, child_environment(dict(os.environ)), logs, cell.timeout_s,
-                on_start=lock.record_child, on_poll=lambda: report(*reversed(read_progress(progress))),
-                keep_descriptors=(lock.fileno(),), append_logs=attempt > 1,
-            )  # fmt: skip
+                argv,
+                child_environment(dict(os.environ)),
+                logs,
+                cell.timeout_s,
+                on_start=lock.record_child,
+                on_poll=lambda: report(*reversed(read_progress(progress))),
+                keep_descriptors=(lock.fileno(),),
+                append_logs=attempt > 1,
+            )
         except StudyError as error:
             return failure(TRACE_FAILED, error.what, error.advice) | {"command": argv}
         except OSError as error:

@@ -29,8 +29,13 @@ def export_trace(directory: RunDirectory, cell: Cell, invocation: str) -> dict[s
     return write_record(
         directory.export_record(cell.name),
         {
-            "cell": cell.name, "invocation": invocation, "source": run["started_at"], "profiler": cell.profiler,
-            "sqlite": sqlite.name if size else None, "sqlite_bytes": size,
-            "wall_s": round(time.monotonic() - begin, 3), **outcome,
+            "cell": cell.name,
+            "invocation": invocation,
+            "source": run["started_at"],
+            "profiler": cell.profiler,
+            "sqlite": sqlite.name if size else None,
+            "sqlite_bytes": size,
+            "wall_s": round(time.monotonic() - begin, 3),
+            **outcome,
         },
-    )  # fmt: skip
+    )

@@ -35,8 +35,14 @@ class HostLock:
             _end_orphans(holder)
             on_wait(describe(holder))
             time.sleep(interval_s)
-        self._write({"study": study, "pid": os.getpid(), "start_ticks": start_ticks(os.getpid()),
-                     "since": time.strftime("%Y-%m-%d %H:%M:%S")})  # fmt: skip
+        self._write(
+            {
+                "study": study,
+                "pid": os.getpid(),
+                "start_ticks": start_ticks(os.getpid()),
+                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            }
+        )
 
     def record_child(self, pid: int) -> None:
         """Remember the child's session, so that a later study can end it if this one is killed."""
@@ -91,16 +97,18 @@ def _open(path: Path) -> int:
             continue
         except OSError as error:
             raise StudyError(
-                f"cannot open the lock of this host: {error.strerror}", str(path),
+                f"cannot open the lock of this host: {error.strerror}",
+                str(path),
                 f"make it writable for all users of the host, or set {LOCK_DIR_VARIABLE}",
-            ) from None  # fmt: skip
+            ) from None
         if flags & os.O_EXCL:
             os.fchmod(descriptor, 0o666)
         return descriptor
     raise StudyError(
-        "cannot make the lock of this host: its folder is missing", str(path),
+        "cannot make the lock of this host: its folder is missing",
+        str(path),
         f"set {LOCK_DIR_VARIABLE} to a folder that is there",
-    )  # fmt: skip
+    )
 
 
 def _end_orphans(holder: dict[str, Any]) -> None:

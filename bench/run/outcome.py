@@ -15,9 +15,10 @@ def judge(cell: Cell, end: ChildEnd, result: dict[str, Any] | None, log_tail: li
     """{"status", "reason", "advice"} of a run whose child ended so. result: what the child wrote, if it did."""
     if end.timed_out:
         return failure(
-            TIMEOUT, f"not finished after {cell.timeout_s:g} s",
+            TIMEOUT,
+            f"not finished after {cell.timeout_s:g} s",
             "raise timeout_s, or lower num_samples; if it hangs, the end of its log says where",
-        )  # fmt: skip
+        )
     if result and result.get("status") not in (None, OK):
         return failure(result["status"], result["reason"], result["advice"])
     if end.exit_code == 0 and result:
@@ -28,8 +29,16 @@ def judge(cell: Cell, end: ChildEnd, result: dict[str, Any] | None, log_tail: li
             return failure(BIND_FAILED, *refused)
     if end.oom_kills > 0:
         killed = explain_kill(-signal.SIGKILL, cell.mem_node) if cell.binding == "numactl" else None
-        return failure(*(killed or (OOM, "killed by the kernel: the host is out of memory",
-                                    "reduce memory_size_mb or batch_size, or free memory")))  # fmt: skip
+        return failure(
+            *(
+                killed
+                or (
+                    OOM,
+                    "killed by the kernel: the host is out of memory",
+                    "reduce memory_size_mb or batch_size, or free memory",
+                )
+            )
+        )
     return failure(CRASHED, _how_it_ended(end.exit_code, log_tail), "see the log of the run")
 
 
@@ -38,9 +47,10 @@ def _judge_placement(result: dict[str, Any]) -> dict[str, Any]:
     if certificate.get("verdict") != MISPLACED:
         return failure(OK, "")
     return failure(
-        MISPLACED, "the run was not where its label says: " + "; ".join(certificate["reasons"]),
+        MISPLACED,
+        "the run was not where its label says: " + "; ".join(certificate["reasons"]),
         "the certificate in the run record names each buffer; numastudy doctor names what moves pages and threads",
-    )  # fmt: skip
+    )
 
 
 def _how_it_ended(exit_code: int, log_tail: list[str]) -> str:

@@ -9,9 +9,21 @@ from bench.study.model import Model
 
 # What a cell is known by across studies: everything that can change the number it gives.
 _KEY_FIELDS = (
-    "gpu", "cpu_node", "mem_node", "model", "image_size", "batch_size", "num_samples", "memory_size_mb",
-    "buffers", "compile_model", "cuda_graph", "dtype", "device", "binding",
-)  # fmt: skip
+    "gpu",
+    "cpu_node",
+    "mem_node",
+    "model",
+    "image_size",
+    "batch_size",
+    "num_samples",
+    "memory_size_mb",
+    "buffers",
+    "compile_model",
+    "cuda_graph",
+    "dtype",
+    "device",
+    "binding",
+)
 
 
 @dataclass(frozen=True)

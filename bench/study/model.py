@@ -7,7 +7,9 @@ from typing import Any
 from bench.errors import StudyError
 
 _NAME = re.compile(r"(?:vit)?(\d{1,4})x(\d{1,4})x(\d{1,5})")
-_NAME_ADVICE = 'write it as "vit{patch}x{depth}x{dim}", for example "vit32x6x512"; "vit0x0x0" copies and does not compute'
+_NAME_ADVICE = (
+    'write it as "vit{patch}x{depth}x{dim}", for example "vit32x6x512"; "vit0x0x0" copies and does not compute'
+)
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,7 @@ class Slot:
     group: str
 
 
-def measuring_order(
-    cells: Iterable[tuple[str, str]], repeats: int, seed: int, traced: bool = True
-) -> list[Slot]:
+def measuring_order(cells: Iterable[tuple[str, str]], repeats: int, seed: int, traced: bool = True) -> list[Slot]:
     """The order of all runs of a study.
 
     cells: (cell name, group) in the order of the grid. Cells of one group will be compared with each other
@@ -68,9 +66,7 @@ def _grouped(cells: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     seen: set[str] = set()
     for name, group in cells:
         if name in seen:
-            raise StudyError(
-                f"the cell {name!r} is listed twice", "measuring order", "give each cell its own name"
-            )
+            raise StudyError(f"the cell {name!r} is listed twice", "measuring order", "give each cell its own name")
         seen.add(name)
         groups.setdefault(group, []).append(name)
     return groups

@@ -50,8 +50,7 @@ def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology
     records = {slot: _record(directory, slot) for slot in order}
     entries = [_entry(cell, [records[slot] for slot in order if slot.cell == cell.name]) for cell in cells]
     runnable = {cell.name for cell in cells if not cell.reason}
-    todo = [slot for slot, record in records.items()
-            if slot.cell in runnable and (record or {}).get("status") != "ok"]  # fmt: skip
+    todo = [slot for slot, record in records.items() if slot.cell in runnable and (record or {}).get("status") != "ok"]
     times = _known_times(output_dir)
     known = {cell.name: cell for cell in cells}
     seconds = [_estimate(known[slot.cell], slot, times) for slot in todo]
@@ -62,17 +61,19 @@ def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology
         runs=len(order),
         runs_to_do=len(todo),
         estimate_s=round(sum(second for second, _ in seconds), 1),
-        estimate_from="earlier runs on this host" if seconds and all(known for _, known in seconds)
+        estimate_from="earlier runs on this host"
+        if seconds and all(known for _, known in seconds)
         else "typical times of an H100 host, where this host has no earlier run of the kind",
         disk_bytes=sum(trace_bytes(known[slot.cell]) for slot in todo if slot.repeat == TRACED),
-    )  # fmt: skip
+    )
 
 
 def render(plan: Plan) -> str:
     """The plan for a terminal."""
     width = max(len(cell["name"]) for cell in plan.cells)
     lines = [
-        f"{cell['name']:{width}}  {cell['state']}{': ' + cell['reason'] if cell['reason'] else ''}" for cell in plan.cells
+        f"{cell['name']:{width}}  {cell['state']}{': ' + cell['reason'] if cell['reason'] else ''}"
+        for cell in plan.cells
     ]
     states = [cell["state"] for cell in plan.cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
@@ -116,10 +117,16 @@ def _entry(cell: Cell, records: list[dict[str, Any] | None]) -> dict[str, Any]:
     else:
         state, reason = ("todo" if None in records else "done"), ""
     return {
-        "name": cell.name, "gpu": cell.gpu, "cpu_node": cell.cpu_node, "mem_node": cell.mem_node,
-        "model": cell.model.name, "state": state, "reason": reason,
-        "runs_done": sum((record or {}).get("status") == "ok" for record in records), "runs": len(records),
-    }  # fmt: skip
+        "name": cell.name,
+        "gpu": cell.gpu,
+        "cpu_node": cell.cpu_node,
+        "mem_node": cell.mem_node,
+        "model": cell.model.name,
+        "state": state,
+        "reason": reason,
+        "runs_done": sum((record or {}).get("status") == "ok" for record in records),
+        "runs": len(records),
+    }
 
 
 def _known_times(output_dir: Path) -> dict[tuple[str, bool], list[float]]:
@@ -154,4 +161,3 @@ def _estimate(cell: Cell, slot: Slot, times: dict[tuple[str, bool], list[float]]
 def _duration(seconds: float) -> str:
     minutes, hours = seconds / 60, seconds / 3600
     return f"{seconds:.0f} s" if seconds < 90 else f"{minutes:.0f} min" if minutes < 90 else f"{hours:.1f} h"
-

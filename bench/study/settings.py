@@ -87,6 +87,4 @@ def nearest(word: str, words: tuple[str, ...]) -> str:
 def check_keys(keys: list[Any], where: str) -> None:
     for key in keys:
         if key not in KEYS:
-            raise StudyError(
-                f"unknown key {key!r}{nearest(str(key), KEYS)}", where, "the keys are " + ", ".join(KEYS)
-            )
+            raise StudyError(f"unknown key {key!r}{nearest(str(key), KEYS)}", where, "the keys are " + ", ".join(KEYS))

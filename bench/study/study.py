@@ -117,7 +117,8 @@ def _load_yaml(path: Path) -> Any:
 def _read_name(value: Any, where: str) -> str:
     if not isinstance(value, str) or not _STUDY_NAME.fullmatch(value):
         raise StudyError(
-            f"found {value!r}, allowed are up to 64 letters, digits, '_', '-' and '.'", where,
+            f"found {value!r}, allowed are up to 64 letters, digits, '_', '-' and '.'",
+            where,
             "the name becomes a folder below the output directory",
         )
     return value
@@ -194,7 +195,8 @@ def _check_together(study: Study, where: str) -> None:
         )
     if settings["cuda_graph"] and settings["compile_model"] != "off":
         raise StudyError(
-            "cuda_graph and compile_model exclude each other", where,
+            "cuda_graph and compile_model exclude each other",
+            where,
             "compile_model: reduce-overhead uses CUDA graphs itself",
         )
     if settings["cuda_graph"] and settings["device"] == "cpu":
@@ -203,5 +205,3 @@ def _check_together(study: Study, where: str) -> None:
 
 def _plain(value: Any) -> Any:
     return value if isinstance(value, str) else [list(item) if isinstance(item, tuple) else item for item in value]
-
-

@@ -1,115 +1,157 @@
 """The answer in words: for each GPU where to run, and what another node costs."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
+from bench.results.report.labels import device_label, node_label, series_label
 from bench.results.words import percent
 
 Record = dict[str, Any]
 _SOURCES = {
-    "reported": "the node that the system reports as nearest",
-    "measured": "the nearest node by measurement; the system does not report one",
-    "reference": "the first node of the study: which one is nearest is not known",
+    "reported": "Nearest as the system reports it.",
+    "measured": "Nearest by measurement; the system does not report it.",
+    "reference": "The system does not report which node is nearest; losses are counted from this one.",
 }
 
 
 @dataclass(frozen=True)
 class Loss:
-    """One model on one other node. share: what is lost there, negative is a gain; half: of its interval."""
+    """What one model loses elsewhere, as a share (negative is a gain); interval is None with one pair."""
 
-    model: str
-    node: str
+    label: str
+    place: str
+    node: int
     share: float
-    low: float | None
-    high: float | None
+    interval: tuple[float, float] | None
     verdict: str
-    sentence: str
+    sure: bool
     cell: str
     text: str
+    hint: str
+
+    @property
+    def figure(self) -> str:
+        """The share with the half width of its interval."""
+        if self.interval is None:
+            return percent(abs(self.share))
+        return f"{percent(abs(self.share))} ± {percent((self.interval[1] - self.interval[0]) / 2)}"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """sentence: the whole answer for one GPU. node is None where nothing could be said."""
+    """One GPU. node: where to run, None if nothing could be said; lines: one statement each."""
 
+    device: str
     gpu: int
     name: str
     node: int | None
     source: str
-    sentence: str
-    losses: tuple[Loss, ...] = field(default=())
+    lead: str
+    lines: tuple[str, ...]
+    losses: tuple[Loss, ...]
+
+    @property
+    def sentence(self) -> str:
+        return " ".join([self.lead, *self.lines])
 
 
 def answers(results: Record) -> list[Answer]:
     """One answer a GPU, in order of their index."""
-    return [_answer(results, gpu) for gpu in sorted({cell["gpu"] for cell in results["cells"]})]
+    cells = {cell["name"]: cell for cell in results["cells"]}
+    by_gpu: dict[int, Record] = {}
+    for cell in results["cells"]:
+        by_gpu.setdefault(cell["gpu"], cell)
+    return [_answer(results, cells, gpu, device_label(cell)) for gpu, cell in sorted(by_gpu.items())]
 
 
-def _answer(results: Record, gpu: int) -> Answer:
+def _answer(results: Record, cells: dict[str, Record], gpu: int, device: str) -> Answer:
     name = results["device_names"].get(str(gpu), "")
-    penalties = [penalty for penalty in results["penalties"] if penalty["gpu"] == gpu]
-    if not penalties:
-        return Answer(gpu, name, None, "", _nothing_compared(results, gpu))
-    local, source = penalties[0]["local_node"], penalties[0].get("local_source") or "reference"
-    losses = tuple(_loss(penalty) for penalty in penalties if penalty["penalty"] is not None)
-    by_node: dict[str, list[Loss]] = {}
-    for loss in losses:
-        by_node.setdefault(loss.node, []).append(loss)
-    told = [
-        f"On {node} " + ", ".join(loss.sentence for loss in group) + "." for node, group in by_node.items()
-    ]
-    best = _best(local, losses)
-    lead = f"Run on node {best}."
+    compared = [entry for entry in results["penalties"] if entry["gpu"] == gpu]
+    losses = tuple(_loss(entry, cells) for entry in compared if entry["penalty"] is not None)
+    if not losses:
+        return Answer(device, gpu, name, None, "", _nothing_compared(results, gpu), (), ())
+    local, source = compared[0]["local_node"], compared[0]["local_source"]
+    lines = [_place_line(place, group) for place, group in _by_place(losses).items()]
+    if any(loss.interval is None for loss in losses):
+        lines.append("1 run: no uncertainty known.")
+    best = best_node(local, losses)
     if best != local:
-        lead += f" Node {local} is {_SOURCES.get(source, source)}, yet node {best} is faster."
-    return Answer(gpu, name, best, _SOURCES.get(source, source), " ".join([lead, *told]), losses)
+        lead = f"Run on node {best}: faster than node {local}, the nearest by what is {source}."
+    elif source == "reference":
+        lead = f"Compared with node {local}:"
+    else:
+        lead = f"Run on node {best}."
+    shown = None if source == "reference" and best == local else best
+    return Answer(device, gpu, name, shown, _SOURCES.get(source, source), lead, tuple(lines), losses)
 
 
-def _best(local: int, losses: tuple[Loss, ...]) -> int:
-    """The local node, unless another one is faster for some model and slower for none."""
-    for node in {loss.node: int(loss.node.removeprefix("node ")) for loss in losses}.values():
-        verdicts = {loss.verdict for loss in losses if loss.node == f"node {node}"}
-        if "FASTER" in verdicts and "SLOWER" not in verdicts:
-            return node
-    return local
+def best_node(local: int, losses: Iterable[Loss]) -> int:
+    """The local node, unless another one is surely faster for some model and slower for none."""
+    verdicts: dict[int, set[str]] = {}
+    for loss in losses:
+        verdicts.setdefault(loss.node, set()).add(loss.verdict)
+    better = [node for node, said in verdicts.items() if "FASTER" in said and "SLOWER" not in said]
+    return better[0] if better else local
+
+
+def _by_place(losses: Iterable[Loss]) -> dict[str, list[Loss]]:
+    groups: dict[str, list[Loss]] = {}
+    for loss in losses:
+        groups.setdefault(loss.place, []).append(loss)
+    return groups
+
+
+def _place_line(place: str, losses: list[Loss]) -> str:
+    """ "On node 2 a loses 30 % ± 1 %, b and c lose nothing above 2 %." """
+    differ = [loss for loss in losses if loss.verdict in ("SLOWER", "FASTER")]
+    differ.sort(key=lambda loss: -loss.share)
+    said = [f"{loss.label} {_verb(loss)} {loss.figure}" for loss in differ]
+    same = [loss for loss in losses if loss.verdict == "SAME" and loss.interval]
+    if same:
+        above = percent(max(max(loss.interval[1], 0.0) for loss in same if loss.interval))
+        said.append(f"{listed(same)} {'loses' if len(same) == 1 else 'lose'} nothing above {above}")
+    alone = [loss for loss in losses if loss.interval is None]
+    said += [f"{loss.label} {_verb(loss)} {loss.figure}" for loss in sorted(alone, key=lambda loss: -loss.share)]
+    rest = [loss for loss in losses if loss.interval and loss.verdict in ("UNDECIDED", "NOT RESOLVABLE")]
+    if rest:
+        said.append(f"{listed(rest)} {'is' if len(rest) == 1 else 'are'} too noisy to tell")
+    return f"On {place} " + ", ".join(said) + "."
+
+
+def listed(losses: list[Loss]) -> str:
+    names = [loss.label for loss in losses]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _verb(loss: Loss) -> str:
+    word = "loses" if loss.share >= 0 else "gains"
+    return word if loss.sure or loss.interval is None else f"probably {word}"
 
 
 def _nothing_compared(results: Record, gpu: int) -> str:
     own = [cell for cell in results["cells"] if cell["gpu"] == gpu]
     nodes = sorted({cell["mem_node"] for cell in own if cell["throughput_samples_s"]})
     if not nodes:
-        return "Nothing was measured: see the failures below."
+        return "Nothing was measured here; the failures below say why."
     if len(nodes) == 1:
         return f"Measured on node {nodes[0]} only: there is no other node to compare with."
-    return "No pair of runs to compare: see the failures below."
+    return "No two runs to compare; the failures below say why."
 
 
-def _loss(penalty: Record) -> Loss:
-    share, interval = penalty["penalty"], penalty.get("interval")
-    low, high = interval or (None, None)
-    model = penalty["model"]["name"] if isinstance(penalty["model"], dict) else penalty["model"]
+def _loss(entry: Record, cells: dict[str, Record]) -> Loss:
+    remote = cells.get(entry["remote_cell"])
+    interval = entry.get("interval")
+    cpu_node = entry.get("remote_cpu_node", entry["remote_node"])
     return Loss(
-        model,
-        f"node {penalty['remote_node']}",
-        share,
-        low,
-        high,
-        penalty.get("verdict") or "",
-        f"{model} {_told(share, low, high, penalty.get('verdict') or '')}",
-        penalty["remote_cell"],
-        penalty.get("text") or "",
+        label=series_label(remote) if remote else entry["model"],
+        place=node_label(cpu_node, entry["remote_node"]),
+        node=entry["remote_node"],
+        share=entry["penalty"],
+        interval=tuple(interval) if interval else None,
+        verdict=entry.get("verdict") or "",
+        sure=bool(entry.get("headline", True)),
+        cell=entry["remote_cell"],
+        text=entry.get("text") or "",
+        hint=entry.get("hint") or "",
     )
-
-
-def _told(share: float, low: float | None, high: float | None, verdict: str) -> str:
-    """What is lost, with what is known of it."""
-    word = "loses" if share >= 0 else "gains"
-    if low is None or high is None:
-        return f"{word} {percent(abs(share))} (1 run: no uncertainty known)"
-    half = f"{percent(abs(share))} ± {percent((high - low) / 2)}"
-    if verdict == "SAME":
-        worst = max(high, 0.0)
-        return f"loses nothing above {percent(worst)}" if worst else "loses nothing"
-    if verdict in ("SLOWER", "FASTER"):
-        return f"{word} {half}"
-    return f"is undecided ({word} {half})"
