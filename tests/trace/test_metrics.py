@@ -1,0 +1,131 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import oracle
+from trace_builder import VERSIONS, Launch, built_traces, pipeline, write
+
+from bench.trace.errors import TraceError
+from bench.trace.metrics import check_conservation, exact_sum, metrics
+from bench.trace.reader import read_trace
+
+
+def without_reasons(found):
+    return found | {"latency_us": {key: value for key, value in found["latency_us"].items() if key != "reasons"}}
+
+
+def test_real_exports_equal_the_oracle_to_the_nanosecond(real_export):
+    assert without_reasons(metrics(read_trace(real_export))) == oracle(real_export)
+
+
+def test_graph_export_has_the_known_facts(graph_export):
+    found = metrics(read_trace(graph_export))
+    assert found["batches"] == 200
+    assert found["h2d"]["bytes"] == 200 * 6_021_120
+    assert found["d2h"]["bytes"] == 200 * 256_000
+    assert found["regime"] == "compute-bound"
+    assert round(found["regime_evidence"]["rho"], 2) == 0.48
+    assert round(found["regime_evidence"]["idle_share"], 3) == 0.011
+    assert found["latency_us"]["reasons"] == {}
+
+
+def test_eager_export_has_the_known_facts(eager_export):
+    found = metrics(read_trace(eager_export))
+    assert found["batches"] == 20
+    assert found["regime"] == "launch-bound"
+    assert round(found["regime_evidence"]["rho"], 2) == 0.09
+    assert round(found["regime_evidence"]["idle_share"], 2) == 0.65
+    assert round(found["regime_evidence"]["call_share"], 2) == 0.96
+    assert found["latency_us"]["p99"] is None
+    assert found["latency_us"]["reasons"] == {"p99": "p99 needs 100 batches, there are 20"}
+
+
+@settings(max_examples=150, deadline=None)
+@given(built_traces(), st.sampled_from(VERSIONS), st.integers(0, 99))
+def test_random_traces_equal_the_oracle(tmp_path_factory, built, version, seed):
+    path = write(tmp_path_factory.mktemp("random") / "x.sqlite", built, version, seed)
+    found = metrics(read_trace(path))
+    assert without_reasons(found) == oracle(path)
+    assert found["compute"]["busy_ns"] + found["exposed_copy_ns"] + found["idle_ns"] == found["window_ns"]
+    assert 0 < found["pipeline_efficiency"] <= 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(built_traces(), st.integers(0, 99))
+def test_versions_and_row_orders_give_one_answer(tmp_path_factory, built, seed):
+    folder = tmp_path_factory.mktemp("versions")
+    answers = [
+        metrics(read_trace(write(folder / f"{version}{order}.sqlite", built, version, order)))
+        for version in VERSIONS
+        for order in (None, seed)
+    ]
+    assert all(answer == answers[0] for answer in answers[1:])
+
+
+def test_a_tidy_pipeline_by_hand(tmp_path):
+    found = metrics(read_trace(write(tmp_path / "x.sqlite", pipeline(batches=3))))
+    assert found["window_ns"] == 300
+    assert found["h2d"] == {
+        "bytes": 18000, "copies": 3, "busy_ns": 120, "bandwidth_gb_s": 150.0, "link_gb_s": 150.0
+    }  # fmt: skip
+    assert (found["compute"], found["idle_ns"]) == ({"kernels": 3, "busy_ns": 120}, 0)
+    assert found["latency_us"]["p50"] == 0.1
+    assert found["regime"] == "balanced"
+
+
+def test_copies_of_several_streams_overlap(tmp_path):
+    built = pipeline(1).with_launches(Launch(1002, 1003, 1020, 1060, "h2d", 6000, stream=14))
+    h2d = metrics(read_trace(write(tmp_path / "x.sqlite", built)))["h2d"]
+    assert (h2d["busy_ns"], h2d["copies"]) == (50, 2)
+    assert h2d["link_gb_s"] > h2d["bandwidth_gb_s"]
+
+
+def test_idle_is_stalled_if_everything_was_launched_in_time(tmp_path):
+    built = pipeline(1).with_launches(Launch(1006, 1007, 2000, 2010, "kernel"))
+    assert metrics(read_trace(write(tmp_path / "x.sqlite", built)))["regime"] == "stalled"
+
+
+def test_idle_is_launch_bound_if_the_call_came_late(tmp_path):
+    built = pipeline(1).with_launches(Launch(1006, 1990, 2000, 2010, "kernel"))
+    assert metrics(read_trace(write(tmp_path / "x.sqlite", built)))["regime"] == "launch-bound"
+
+
+def test_no_compute_is_transfer_bound_without_rho(tmp_path):
+    built = pipeline(2)
+    copies = tuple(item for item in built.launches if item.kind != "kernel")
+    quick = tuple(
+        Launch(item.call_start, item.call_end, item.start - 40 * (item.kind == "d2h"), item.end, item.kind, item.bytes)
+        for item in copies
+    )
+    path = write(tmp_path / "x.sqlite", type(built)(built.ranges, quick, drop=("StringIds",)))
+    found = metrics(read_trace(path))
+    assert found["regime"] == "transfer-bound"
+    assert found["regime_evidence"]["rho"] is None
+    assert found["compute"] == {"kernels": 0, "busy_ns": 0}
+
+
+def test_copies_that_took_no_time_have_no_rate(tmp_path):
+    built = pipeline(1)
+    flat = tuple(
+        item if item.kind != "d2h" else Launch(item.call_start, item.call_end, item.start, item.start, "d2h", 9)
+        for item in built.launches
+    )
+    d2h = metrics(read_trace(write(tmp_path / "x.sqlite", type(built)(built.ranges, flat))))["d2h"]
+    assert d2h == {"bytes": 9, "copies": 1, "busy_ns": 0, "bandwidth_gb_s": None, "link_gb_s": None}
+
+
+def test_conservation_says_both_numbers(graph_export):
+    found = metrics(read_trace(graph_export))
+    check_conservation(found, 6_021_120, 256_000, batches=200)
+    with pytest.raises(TraceError, match=r"51200000 bytes.*51200200"):
+        check_conservation(found, 6_021_120, 256_001)
+    with pytest.raises(TraceError, match="H2D"):
+        check_conservation(found, 6_021_121, 256_000)
+    with pytest.raises(TraceError, match="200 batches, the run made 201"):
+        check_conservation(found, 6_021_120, 256_000, batches=201)
+
+
+@given(st.lists(st.integers(0, 2**62), max_size=40))
+def test_sums_do_not_overflow(values):
+    import numpy as np
+
+    assert exact_sum(np.array(values, np.int64)) == sum(values)
