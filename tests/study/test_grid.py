@@ -1,0 +1,76 @@
+"""A study on a host: cells, names, and which of them cannot run."""
+
+import json
+
+import pytest
+
+from bench.errors import StudyError
+from bench.host.topology import Node, Topology
+from bench.study.cell import Cell
+from bench.study.grid import expand
+from bench.study.study import configs_folder, load_study, read_study
+
+GIB = 1 << 30
+
+
+def node(number: int, cpus: tuple[int, ...] = (0, 1)) -> Node:
+    return Node(number, cpus, cpus, GIB, True, {number: 10})
+
+
+def host(*nodes: Node) -> Topology:
+    return Topology(nodes, (), True, None, None, None)
+
+
+def cells_of(values: dict, topology: Topology) -> list[Cell]:
+    base = {"name": "s", "gpu_ids": [0], "models": ["vit32x2x128"], "device": "cpu", "profiler": "torch"}
+    return expand(read_study(base | values, "f"), topology)
+
+
+def test_names_of_the_shipped_scaling_study() -> None:
+    study = load_study(configs_folder() / "model_scaling_study.yaml", {"device": "cpu"})
+    names = [cell.name for cell in expand(study, host(node(0)))]
+    assert len(set(names)) == 9
+    assert names[2] == "pipeline_gpu0_numa0_vit32x6x512"
+    assert names[6] == "pipeline_gpu0_numa0_vit32x6x512_again"
+
+
+def test_the_same_model_twice_has_one_key_and_its_own_group() -> None:
+    first, second = cells_of({"numa_nodes": [0], "models": ["vit32x2x128"] * 2}, host(node(0)))
+    assert first.key == second.key
+    assert first.group != second.group
+
+
+def test_heads_tell_models_of_one_name_apart() -> None:
+    models = ["vit32x2x128", {"model": "vit32x2x128", "heads": 8}]
+    names = [cell.name for cell in cells_of({"numa_nodes": [0], "models": models}, host(node(0)))]
+    assert names == ["pipeline_gpu0_numa0_vit32x2x128", "pipeline_gpu0_numa0_vit32x2x128_heads8"]
+
+
+def test_placements_name_the_memory_node_and_a_cpu_node_that_differs() -> None:
+    cells = cells_of({"placements": [[0, 0], [0, 2], [2, 0]]}, host(node(0), node(2)))
+    assert [cell.name.removeprefix("pipeline_") for cell in cells] == [
+        "gpu0_numa0_vit32x2x128", "gpu0_numa2_vit32x2x128_cpu0", "gpu0_numa0_vit32x2x128_cpu2",
+    ]  # fmt: skip
+    assert len({cell.group for cell in cells}) == 1
+
+
+def test_cells_that_cannot_run_carry_the_reason_and_the_others_run() -> None:
+    cells = cells_of({"numa_nodes": [0, 2, 3]}, host(node(0), node(3, cpus=())))
+    assert [bool(cell.reason) for cell in cells] == [False, True, True]
+    assert "node 2" in cells[1].reason
+    assert cells[1].as_json()["outcome"] == "not_runnable"
+
+
+def test_no_cell_that_can_run_is_an_error() -> None:
+    with pytest.raises(StudyError, match="no cell of s can run on this host"):
+        cells_of({"numa_nodes": [7]}, host(node(0)))
+
+
+def test_all_takes_the_nodes_that_have_both_cpus_and_memory() -> None:
+    cells = cells_of({"numa_nodes": "all", "gpu_ids": "all"}, host(node(0), node(3, cpus=()), node(5)))
+    assert [(cell.gpu, cell.mem_node) for cell in cells] == [(0, 0), (0, 5)]
+
+
+def test_a_cell_reads_back_from_json() -> None:
+    for cell in cells_of({"numa_nodes": [0, 9]}, host(node(0))):
+        assert Cell.from_json(json.loads(json.dumps(cell.as_json()))) == cell
