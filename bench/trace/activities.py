@@ -17,13 +17,29 @@ GRAPH = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"
 TABLES = (MEMCPY, KERNEL, MEMSET, GRAPH)
 
 # CUpti_ActivityMemcpyKind, for exports that carry no ENUM_ table.
-COPY_KINDS = {1: "HTOD", 2: "DTOH", 3: "HTOA", 4: "ATOH", 5: "ATOA", 6: "ATOD", 7: "DTOA", 8: "DTOD", 9: "HTOH", 10: "PTOP"}
+COPY_KINDS = {
+    1: "HTOD",
+    2: "DTOH",
+    3: "HTOA",
+    4: "ATOH",
+    5: "ATOA",
+    6: "ATOD",
+    7: "DTOA",
+    8: "DTOD",
+    9: "HTOH",
+    10: "PTOP",
+}
 MEMORY_KINDS = {0: "PAGEABLE", 1: "PINNED", 2: "DEVICE"}
 
 # Names of what has none in StringIds, far above its ids.
 NAME_MASK = (1 << 32) - 1
 DEVICE_COPY, MEMSET_NAME, GRAPH_NAME = NAME_MASK - 1, NAME_MASK - 2, NAME_MASK - 3
-GIVEN_NAMES = {NAME_MASK: "(no name)", DEVICE_COPY: "device-to-device copy", MEMSET_NAME: "memset", GRAPH_NAME: "CUDA graph"}
+GIVEN_NAMES = {
+    NAME_MASK: "(no name)",
+    DEVICE_COPY: "device-to-device copy",
+    MEMSET_NAME: "memset",
+    GRAPH_NAME: "CUDA graph",
+}
 
 FOREVER = LATEST
 
@@ -73,12 +89,14 @@ def _read_table(export: Export, table: str, window: Window, calls: Calls) -> tup
     if copies:
         export.need(table, "bytes", "copyKind")
         stream, source, target = (
-            f"ifnull({column}, -1)" if export.has(table, column) else "-1" for column in ("streamId", "srcKind", "dstKind")
+            f"ifnull({column}, -1)" if export.has(table, column) else "-1"
+            for column in ("streamId", "srcKind", "dstKind")
         )
         extra = f", bytes, copyKind, {stream}, {source}, {target}"
     # Device and name travel in one integer: every column costs a tenth of a second per million rows.
     start, end, correlation, label, *rest = export.integers(
-        f"""SELECT start, ifnull(end, start - 1), correlationId, deviceId << 32 | ({_name(export, table)} & {NAME_MASK}) {extra}
+        f"""SELECT start, ifnull(end, start - 1), correlationId,
+                   deviceId << 32 | ({_name(export, table)} & {NAME_MASK}) {extra}
             FROM {table} WHERE correlationId IS NOT NULL AND {_process_clause(export, table)}""",
         (window.pid,),
     )
@@ -110,7 +128,7 @@ def _copy_classes(export: Export, copy_kind: Times) -> Times:
         kind = _copy_class(names.get(value, ""))
         if kind is None:
             export.fail(
-                f"copyKind {value} ({names.get(value, 'not in ENUM_CUDA_MEMCPY_OPER')}) is unknown: the copies cannot be told apart",
+                f"unknown copyKind {value} ({names.get(value, 'not in ENUM_CUDA_MEMCPY_OPER')})",
                 "export with the nsys that made the trace, or report this export",
             )
         result[copy_kind == value] = kind
@@ -152,7 +170,7 @@ def _name(export: Export, table: str) -> str:
 
 
 def _process_clause(export: Export, table: str) -> str:
-    """SQL condition with one parameter, the PID. Without globalPid the correlation ids of processes cannot be told apart."""
+    """SQL condition with one parameter, the PID. Without globalPid the ids of two processes cannot be told apart."""
     if export.has(table, "globalPid"):
         return f"(globalPid >> {ID_BITS} & {ID_MASK}) = ?"
     pids = export.rows(f"SELECT DISTINCT globalTid >> {ID_BITS} & {ID_MASK} FROM {RUNTIME} WHERE globalTid IS NOT NULL")

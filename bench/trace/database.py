@@ -33,9 +33,7 @@ class Export:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self.path = path
         self._connection = connection
-        names = self.rows(
-            "SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'"
-        )
+        names = self.rows("SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'")
         self._columns: dict[str, set[str]] = {}
         for (name,) in names:
             quoted = '"' + str(name).replace('"', '""') + '"'
@@ -77,8 +75,9 @@ class Export:
         """id -> name as the export itself states it; `documented` where it states nothing."""
         if not self.has(table, "id", "name"):
             return documented
-        return {int(key): str(name) for key, name in self.rows(f'SELECT id, name FROM "{table}"')
-                if isinstance(key, int)}
+        return {
+            int(key): str(name) for key, name in self.rows(f'SELECT id, name FROM "{table}"') if isinstance(key, int)
+        }
 
     def fail(self, what: str, advice: str = "measure the cell again") -> NoReturn:
         raise TraceError(what, str(self.path), advice) from None

@@ -1,4 +1,4 @@
-"""The contract metrics of one trace (DESIGN.md, "metrics of one trace"). Pure; exact integers until the last division."""
+"""The contract metrics of one trace (DESIGN.md). Pure; exact integers until the last division."""
 
 from typing import Any
 

@@ -5,7 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from bench.trace.activities import (
-    DEVICE_COPY, GIVEN_NAMES, KERNEL, MEMCPY, MEMORY_KINDS, TABLES, read_activities,
+    GIVEN_NAMES,
+    KERNEL,
+    MEMCPY,
+    MEMORY_KINDS,
+    TABLES,
+    read_activities,
 )
 from bench.trace.database import Export, open_export
 from bench.trace.model import Activities, Device, Kind, Trace
@@ -32,7 +37,9 @@ def read_trace(path: Path | str, name: str | None = None) -> Trace:
 
 def _check_tables(export: Export) -> None:
     if not any(export.has(table) for table in (NVTX, RUNTIME, *TABLES, "StringIds")):
-        export.fail("not an export of a trace: it has none of the tables of nsys", "give the .sqlite that nsys export made")
+        export.fail(
+            "not an export of a trace: it has none of the tables of nsys", "give the .sqlite that nsys export made"
+        )
     if not any(export.has(table) for table in (RUNTIME, *TABLES)):
         export.fail(
             "no CUDA activity in this trace",
@@ -52,7 +59,8 @@ def _check_activities(export: Export, window: Window, activities: Activities) ->
         lacking = np.setdiff1d(np.arange(len(window.batch_start)), chosen)
         if len(lacking):
             export.fail(
-                f"{len(lacking)} of {len(window.batch_start)} batches have no {title} copy, first {window.batch_names[lacking[0]]}",
+                f"{len(lacking)} of {len(window.batch_start)} batches have no {title} copy, "
+                f"first {window.batch_names[lacking[0]]}",
                 "the profiler lost records: measure the cell again",
             )
     if activities.start.min() == activities.end.max():

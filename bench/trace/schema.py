@@ -12,7 +12,9 @@ from bench.files import whole_file
 TABLES: dict[str, tuple[str, ...]] = {
     "NVTX_EVENTS": ("start", "end", "eventType", "text", "globalTid", "textId"),
     "StringIds": ("id", "value"),
-    "CUPTI_ACTIVITY_KIND_RUNTIME": ("start", "end", "eventClass", "globalTid", "correlationId", "nameId", "returnValue"),
+    "CUPTI_ACTIVITY_KIND_RUNTIME": (
+        "start", "end", "eventClass", "globalTid", "correlationId", "nameId", "returnValue",
+    ),
     "CUPTI_ACTIVITY_KIND_MEMCPY": (
         "start", "end", "deviceId", "contextId", "streamId", "correlationId", "globalPid", "bytes", "copyKind",
         "srcKind", "dstKind",

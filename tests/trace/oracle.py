@@ -8,6 +8,7 @@ import re
 import sqlite3
 import tempfile
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 
@@ -118,11 +119,9 @@ def _metrics(activities, batches):
 def _pieces(activities):
     """(start, end, set of the kinds that cover it), neighbours alike in kinds joined."""
     cuts = sorted({a["start"] for a in activities} | {a["end"] for a in activities})
-    events = sorted(
-        [(a["start"], 1, a["kind"]) for a in activities] + [(a["end"], -1, a["kind"]) for a in activities]
-    )
+    events = sorted([(a["start"], 1, a["kind"]) for a in activities] + [(a["end"], -1, a["kind"]) for a in activities])
     open_now, position, pieces = {"H": 0, "D": 0, "K": 0}, 0, []
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         while position < len(events) and events[position][0] <= start:
             open_now[events[position][2]] += events[position][1]
             position += 1
