@@ -15,9 +15,7 @@ _IDENTITY = ("name", "key", "gpu", "gpu_uuid", "cpu_node", "mem_node", "model", 
 _PERCENTILES = ("p50", "p90", "p99")
 
 
-def cell_entry(
-    cell: Record, runs: list[Record], export: Record | None, metrics: Record | None, repeats: int
-) -> Record:
+def cell_entry(cell: Record, runs: list[Record], export: Record | None, metrics: Record | None, repeats: int) -> Record:
     """The entry of a cell in results.json.
 
     cell: as frozen in grid.json; its reason says why it cannot run here.
@@ -87,15 +85,11 @@ def merge_latencies(latencies: Iterable[Record | None]) -> Record | None:
         merged[key] = _median(latency.get(key) for latency in known)
     merged["max"] = max((latency["max"] for latency in known if latency.get("max") is not None), default=None)
     curves = [latency["quantiles"] for latency in known if len(latency.get("quantiles") or []) == 101]
-    merged["quantiles"] = (
-        [statistics.median(values) for values in zip(*curves, strict=True)] if curves else []
-    )
+    merged["quantiles"] = [statistics.median(values) for values in zip(*curves, strict=True)] if curves else []
     return merged
 
 
-def _first_failure(
-    stages: list[Record], export: Record | None, metrics: Record | None, name: str
-) -> Record | None:
+def _first_failure(stages: list[Record], export: Record | None, metrics: Record | None, name: str) -> Record | None:
     refused = next((run for run in stages if run["status"] == "not_runnable"), None)
     later = [
         record or {"status": MISSING, "reason": "not made yet", "advice": "start the study again"}
@@ -125,8 +119,7 @@ def _contract_metrics(record: Record | None) -> Record | None:
 
 def _run_entry(run: Record) -> Record:
     entry = {
-        key: run.get(key)
-        for key in ("run", "repeat", "status", "reason", "block", "position", "attempts", "wall_s")
+        key: run.get(key) for key in ("run", "repeat", "status", "reason", "block", "position", "attempts", "wall_s")
     }
     result = run.get("result") or {}
     placement = (result.get("certificate") or {}).get("verdict")

@@ -42,10 +42,7 @@ def _fill(database: sqlite_utils.Database, results: Record) -> None:
     plain = {key: _text(results[key]) for key in ("study", "host", "fingerprint", "counts", "device_names")}
     database["study"].insert({"id": 1, **study, **plain}, pk="id")
     database["cells"].insert_all(
-        (
-            {**flat_row(cell), "advice": cell["advice"], "metrics": _text(cell["metrics"])}
-            for cell in results["cells"]
-        ),
+        ({**flat_row(cell), "advice": cell["advice"], "metrics": _text(cell["metrics"])} for cell in results["cells"]),
         pk="name",
     )
     database["runs"].create(
@@ -68,9 +65,7 @@ def _fill(database: sqlite_utils.Database, results: Record) -> None:
         foreign_keys=[("cell", "cells", "name")],
     )
     database["runs"].insert_all(
-        {"cell": cell["name"], **run, "repeat": str(run["repeat"])}
-        for cell in results["cells"]
-        for run in cell["runs"]
+        {"cell": cell["name"], **run, "repeat": str(run["repeat"])} for cell in results["cells"] for run in cell["runs"]
     )
     columns = {
         "gpu": int,

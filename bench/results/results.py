@@ -69,11 +69,7 @@ def _rules(study: Record) -> Rules:
 
 def _topology(record: Record) -> Record:
     inner = record.get("topology")
-    return (
-        inner
-        if isinstance(inner, dict)
-        else {key: value for key, value in record.items() if key != "fingerprint"}
-    )
+    return inner if isinstance(inner, dict) else {key: value for key, value in record.items() if key != "fingerprint"}
 
 
 def _host(record: Record, runs: list[Record]) -> Record:

@@ -21,11 +21,7 @@ def duration_s(runs: Iterable[Record]) -> float:
 
     A study that was interrupted and completed later counts the pause too; see busy_s.
     """
-    spans = [
-        (start, start + busy_s([run]))
-        for run in runs
-        if (start := _epoch_s(run.get("started_at"))) is not None
-    ]
+    spans = [(start, start + busy_s([run])) for run in runs if (start := _epoch_s(run.get("started_at"))) is not None]
     return round(max(end for _, end in spans) - min(start for start, _ in spans), 3) if spans else 0.0
 
 

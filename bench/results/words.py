@@ -15,11 +15,7 @@ def microseconds(value: float | None) -> str:
         return NONE
     if value >= 1e6:
         return f"{value / 1e6:.2f} s"
-    return (
-        f"{value / 1e3:.{_places(value / 1e3, 3)}f} ms"
-        if value >= 1e3
-        else f"{value:.{_places(value, 3)}f} µs"
-    )
+    return f"{value / 1e3:.{_places(value / 1e3, 3)}f} ms" if value >= 1e3 else f"{value:.{_places(value, 3)}f} µs"
 
 
 def bandwidth(gb_s: float | None) -> str:

@@ -33,9 +33,7 @@ def topology_json(gpus: int = 4, near: tuple[int | None, ...] = (0, 0, 2, 2), no
                 "memory_bytes": 128 << 30,
                 "memory_allowed": True,
                 "distances": {
-                    str(other): distance[
-                        "same" if other == node else "near" if abs(other - node) == 1 else "far"
-                    ]
+                    str(other): distance["same" if other == node else "near" if abs(other - node) == 1 else "far"]
                     for other in range(nodes)
                 },
             }
@@ -124,9 +122,7 @@ def write_run(
     run = f"{cell['name']}_{label}"
     if cell["reason"]:
         failure = {"status": "not_runnable", "reason": cell["reason"], "advice": ""}
-    result = (
-        None if failure else child_result(cell, slot, near, random.Random(zlib.crc32(run.encode()) + seed))
-    )
+    result = None if failure else child_result(cell, slot, near, random.Random(zlib.crc32(run.encode()) + seed))
     start = (datetime(2026, 11, 22, 18, tzinfo=UTC) + timedelta(seconds=slot.position)).isoformat()
     record = {
         "schema": 1,
@@ -254,13 +250,7 @@ def trace_metrics(cell: Record, result: Record) -> Record:
     busy, window = int(batches * compute), int(batches * batch_ns)
     exposed = int(min(window - busy, batches * max(0.0, h2d - compute)))
     idle = window - busy - exposed
-    regime = (
-        "launch-bound"
-        if idle > 0.2 * window
-        else "transfer-bound"
-        if h2d > 1.25 * compute
-        else "compute-bound"
-    )
+    regime = "launch-bound" if idle > 0.2 * window else "transfer-bound" if h2d > 1.25 * compute else "compute-bound"
 
     def copy(bytes_per_batch: int, busy_ns: float) -> Record:
         return {

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from bench.results.report.answer import answers
-from bench.results.report.sections import notes, trust_items
+from bench.results.report.notes import notes, trust_items
 from bench.results.tables import COLUMNS, display_row
 
 Record = dict[str, Any]

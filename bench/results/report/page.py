@@ -8,37 +8,93 @@ from markupsafe import Markup
 
 from bench.results import words
 from bench.results.load import Stored
-from bench.results.report import sections
+from bench.results.report import notes, sections
 from bench.results.report.answer import answers
+from bench.results.report.heatmap import FULL_LOSS, maps, shade
+from bench.results.report.hostmap import host_map
+from bench.results.report.labels import node_label, placements
 from bench.results.report.links import Files
-from bench.results.report.plots.stages import stage_pictures
+from bench.results.report.paste import near_nodes, recipes
+from bench.results.report.plots.bandwidth import bandwidth_pictures
+from bench.results.report.plots.latency import latency_pictures
+from bench.results.report.plots.penalty import penalty_pictures
+from bench.results.report.plots.perturbation import perturbation_pictures
+from bench.results.report.plots.scaling import scaling_pictures
+from bench.results.report.plots.stages import STAGES, stage_pictures
+from bench.results.report.plots.style import STAGE_COLOURS, colour
 from bench.results.report.plots.throughput import throughput_pictures
 
 Record = dict[str, Any]
+_CONTENTS = {
+    "recipes": ("use", "Lines to paste"),
+    "maps": ("map", "GPU and node"),
+    "penalties": ("penalty", "Penalty"),
+    "throughput": ("throughput", "Throughput"),
+    "scaling": ("scaling", "Scaling"),
+    "stages": ("stages", "Stages"),
+    "timelines": ("timeline", "Timeline"),
+    "latency": ("latency", "Latency"),
+    "bandwidths": ("bandwidth", "Link"),
+    "perturbation": ("perturbation", "Profiler"),
+    "host": ("host", "Host"),
+    "rows": ("cells", "All cells"),
+    "failures": ("failures", "Failures"),
+    "groups": ("runs", "Runs"),
+    "method": ("method", "Method"),
+}
 
 
 def render(stored: Stored, results: Record) -> str:
-    """The page as text; reads no files but the names of those that it links to."""
+    """The page as text; of the run directory it reads the traces of the timeline, and which files exist."""
     files = Files(stored.path)
+    found = answers(results)
+    parts = {
+        "results": results,
+        "notes": notes.notes(results),
+        "answers": found,
+        "trust": notes.trust_items(results),
+        "recipes": recipes(results, near_nodes(results, found)),
+        "penalties": sections.penalty_rows(results, found),
+        "effects": sections.effect_rows(results),
+        "columns": sections.GRID_COLUMNS,
+        "rows": sections.grid_rows(results),
+        "failures": sections.failure_groups(results, files),
+        "groups": sections.run_groups(results, files),
+        "twins": sections.twins(results),
+        "method": notes.method(results, stored.runs, stored.order),
+        "maps": maps(results),
+        "host": host_map(results),
+        **_legends(results["cells"]),
+        **_pictures(stored, results, found),
+    }
+    parts["contents"] = [entry for key, entry in _CONTENTS.items() if parts[key]]
+    return _environment().get_template("page.html.j2").render(parts)
+
+
+def _pictures(stored: Stored, results: Record, found: list) -> Record:
     cells = results["cells"]
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            results=results,
-            files=files,
-            notes=sections.notes(results),
-            answers=answers(results),
-            trust=sections.trust_items(results),
-            columns=sections.GRID_COLUMNS,
-            rows=sections.grid_rows(results),
-            failures=sections.failures(results),
-            groups=sections.run_groups(results, files),
-            method=sections.method(results, stored.runs, stored.order),
-            throughput=throughput_pictures(cells),
-            stages=stage_pictures(cells),
-        )
-    )
+    return {
+        "throughput": throughput_pictures(cells),
+        "penalty_pictures": penalty_pictures(cells, found),
+        "scaling": scaling_pictures(cells),
+        "stages": stage_pictures(cells),
+        "timelines": [],
+        "latency": latency_pictures(cells),
+        "bandwidths": bandwidth_pictures(cells),
+        "perturbation": perturbation_pictures(cells),
+    }
+
+
+def _legends(cells: list[Record]) -> Record:
+    return {
+        "intervals": any(len(cell["throughput_runs"]) > 1 for cell in cells),
+        "place_legend": [(node_label(*place), colour(index)) for index, place in enumerate(placements(cells))],
+        "stage_legend": [(name, STAGE_COLOURS[name]) for name in STAGES],
+        "lane_legend": [
+            (name.upper() if "2" in name else name, STAGE_COLOURS[name]) for name in ("h2d", "compute", "d2h")
+        ],
+        "scale": [(words.percent(FULL_LOSS * part / 4), shade(FULL_LOSS * part / 4)) for part in range(5)],
+    }
 
 
 @lru_cache
@@ -50,14 +106,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "svg": Markup,
-        "percent": words.percent,
-        "rate": words.rate,
-        "seconds": words.seconds,
-        "plural": words.plural,
-        "size": words.size,
-    }
-    source = environment.loader.get_source(environment, "style.css")[0]
+    environment.filters["svg"] = Markup
+    source, _, _ = environment.loader.get_source(environment, "style.css")
     environment.globals["css"] = Markup(source)
     return environment

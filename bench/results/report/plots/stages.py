@@ -1,58 +1,43 @@
 """Where the window goes: compute, exposed copy, idle, as shares of it."""
 
-from bench.results.report.plots.style import (
-    STAGE_COLOURS,
-    Picture,
-    by_model,
-    canvas,
-    node_label,
-    to_svg,
-)
+from bench.results.report.labels import by_series, row_label
+from bench.results.report.plots.style import STAGE_COLOURS, Picture, canvas, to_svg
 from bench.results.words import percent
 
-STAGES = (
-    ("compute", "compute", "compute"),
-    ("exposed copy", "exposed_copy_ns", "exposed"),
-    ("idle", "idle_ns", "idle"),
-)
+STAGES = ("compute", "exposed copy", "idle")
 
 
 def stage_shares(metrics: dict) -> dict[str, float]:
     """Share of the window by stage; they add up to 1 by the identity of the metrics."""
-    window = metrics["window_ns"]
-    parts = {
-        "compute": metrics["compute"]["busy_ns"],
-        "exposed copy": metrics["exposed_copy_ns"],
-        "idle": metrics["idle_ns"],
-    }
-    return {name: value / window for name, value in parts.items()}
+    lengths = (metrics["compute"]["busy_ns"], metrics["exposed_copy_ns"], metrics["idle_ns"])
+    return {name: length / metrics["window_ns"] for name, length in zip(STAGES, lengths, strict=True)}
 
 
 def stage_pictures(cells: list[dict]) -> list[Picture]:
     """One panel a model, one bar a cell."""
     traced = [cell for cell in cells if cell["metrics"]]
-    return [_panel(label, group) for label, group in by_model(traced).items()]
+    return [_panel(label, group) for label, group in by_series(traced).items()]
 
 
 def _panel(label: str, cells: list[dict]) -> Picture:
-    rows = [f"GPU {cell['gpu']} · {node_label(cell['cpu_node'], cell['mem_node'])}" for cell in cells]
+    rows = [row_label(cell) for cell in cells]
     shares = [stage_shares(cell["metrics"]) for cell in cells]
     alt = f"Stages of {label}: " + "; ".join(
         f"{row}: " + ", ".join(f"{name} {percent(share)}" for name, share in part.items())
         for row, part in zip(rows, shares, strict=True)
     )
-    with canvas(3.5, 0.75 + 0.21 * len(cells)) as figure:
+    with canvas(3.4, 0.7 + 0.22 * max(len(cells), 2)) as figure:
         axes = figure.add_subplot()
         left = [0.0] * len(cells)
-        for name, _, key in STAGES:
+        for name in STAGES:
             widths = [100 * part[name] for part in shares]
-            bars = axes.barh(range(len(cells)), widths, 0.72, left, color=STAGE_COLOURS[key])
+            bars = axes.barh(range(len(cells)), widths, 0.7, left, color=STAGE_COLOURS[name])
             for bar, cell in zip(bars.patches, cells, strict=True):
                 bar.set_url(f"#runs-{cell['name']}")
             left = [start + width for start, width in zip(left, widths, strict=True)]
         axes.set_title(label)
         axes.set_yticks(range(len(cells)), rows)
-        axes.set_ylim(len(cells) - 0.4, -0.6)
+        axes.set_ylim(max(len(cells), 2) - 0.4, -0.6)
         axes.set_xlim(0, 100)
         axes.set_xticks([0, 50, 100], ["0 %", "50 %", "100 %"])
         axes.grid(axis="y", visible=False)

@@ -1,0 +1,112 @@
+"""What is said before any number: warnings, the trust line, and in words how the study was done."""
+
+from typing import Any
+
+from bench.results.drift import Run, drift
+from bench.results.words import percent, plural, seconds
+
+Record = dict[str, Any]
+CPU_ONLY = "CPU device: no GPU was measured"
+UNBOUND = "Nothing was bound: the nodes are labels only, and a difference between them means nothing"
+
+
+def notes(results: Record) -> list[str]:
+    """What stands on every page before anything else is read."""
+    found = []
+    if results["device"] == "cpu":
+        found.append(CPU_ONLY)
+    if results["binding"] == "none":
+        found.append(UNBOUND)
+    if missing := results["counts"].get("missing", 0):
+        found.append(f"Not complete: {plural(missing, 'cell')} of {results['counts']['cells']} to be measured")
+    if results["damaged"]:
+        found.append(f"{plural(len(results['damaged']), 'record')} could not be read")
+    return found
+
+
+def trust_items(results: Record) -> list[tuple[str, str, str]]:
+    """(figure, label, state) of the trust line; state is good, warn or plain."""
+    trust, counts = results["trust"], results["counts"]
+    whole = counts["ok"] == counts["cells"]
+    items = [(f"{counts['ok']} of {counts['cells']}", "cells ok", "good" if whole else "warn")]
+    if results["binding"] == "none":
+        items.append(("no run", "was bound to its node", "warn"))
+    else:
+        proved = trust["proved"] == trust["runs_ok"] > 0
+        figure = f"{trust['proved']} of {trust['runs_ok']}"
+        items.append((figure, "runs with their placement proved", "good" if proved else "warn"))
+    items += _noise(trust)
+    if trust["monitored"]:
+        count = len(trust["throttled"])
+        items.append((str(count), "throttled " + ("run" if count == 1 else "runs"), "warn" if count else "good"))
+    else:
+        items.append(("not watched", "clocks and throttling", "plain"))
+    return items
+
+
+def _noise(trust: Record) -> list[tuple[str, str, str]]:
+    if trust["noise_floor"] is not None:
+        return [(percent(trust["noise_floor"]), "noise floor of this host", "plain")]
+    labels = {"rest": "spread between runs", "launch-bound": "spread, launch-bound cells"}
+    known = [(percent(trust["noise"][key]), label, "plain") for key, label in labels.items() if key in trust["noise"]]
+    return known or [("1 run", "a cell: no uncertainty known", "warn")]
+
+
+def method(results: Record, runs: dict[str, Record], order: tuple[Record, ...]) -> Record:
+    """Versions, seed, order, command lines, fingerprint."""
+    versions = next((found for run in runs.values() if (found := (run.get("result") or {}).get("versions"))), {})
+    plain = {key: value for key, value in results["study"].items() if not isinstance(value, list | dict)}
+    return {
+        "text": _text(results),
+        "drift": _drift(results),
+        "study": {key: value for key, value in plain.items() if key not in ("name", "question")},
+        "versions": versions,
+        "fingerprint": results["fingerprint"],
+        "commands": _commands(runs),
+        "order": [f"{slot.get('cell')} {slot.get('repeat')}" for slot in order],
+    }
+
+
+def _text(results: Record) -> str:
+    study = results["study"]
+    repeats = int(study.get("repeats") or 1)
+    return (
+        f"{plural(results['counts']['cells'], 'cell')}, each run {plural(repeats, 'time', 'times')} without a profiler "
+        f"and once traced; every run is a process of its own. A run's value is the median of at least "
+        f"{study.get('windows', 9)} windows of at least {study.get('window_s', 0.1):g} s after a warm-up, a cell's "
+        f"the geometric mean of its runs. Cells that differ only in node were measured next to each other, in turned "
+        f"order, and are compared pair by pair. From first to last run {seconds(results['duration_s'])}, "
+        f"{seconds(results['busy_s'])} of it in runs."
+    )
+
+
+def _drift(results: Record) -> str:
+    timed = [
+        Run(
+            cell=cell["name"],
+            noise_class=cell["noise_class"],
+            time=float(run["position"]),
+            throughput_samples_s=run["throughput_samples_s"],
+        )
+        for cell in results["cells"]
+        for run in cell["runs"]
+        if run["repeat"] != "traced" and run["throughput_samples_s"] and run["position"] is not None
+    ]
+    found = drift(timed)
+    if found is None:
+        return ""
+    low, high = (100 * bound for bound in found.interval)
+    return (
+        f"Drift of the host over the study: {100 * found.change:+.2f} % [{low:+.2f}, {high:+.2f}] as a straight line; "
+        f"between its fastest and its slowest fifth {percent(found.swing)}. Pairs take it out of the penalties."
+    )
+
+
+def _commands(runs: dict[str, Record]) -> list[tuple[str, str, str]]:
+    """(kind, run, line) of the first timed and the first traced run that has one."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for record in sorted(runs.values(), key=lambda record: record.get("position") or 0):
+        kind = "Traced run" if record["repeat"] == "traced" else "Timed run"
+        if record.get("command"):
+            found.setdefault(kind, (kind, record["run"], " ".join(map(str, record["command"]))))
+    return list(found.values())

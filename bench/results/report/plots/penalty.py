@@ -1,0 +1,54 @@
+"""Penalty against compute per byte moved: where the transfer-bound end and the node stops to matter."""
+
+from bench.results.intensity import flops_per_byte
+from bench.results.report.answer import Answer, Loss
+from bench.results.report.plots.style import MUTED, Picture, canvas, colour, to_svg
+from bench.results.words import percent
+
+
+def penalty_pictures(cells: list[dict], answers: list[Answer]) -> list[Picture]:
+    """One figure; nothing where fewer than two models were compared."""
+    by_name = {cell["name"]: cell for cell in cells}
+    series: dict[str, list[tuple[float, Loss]]] = {}
+    for answer in answers:
+        for loss in answer.losses:
+            intensity = flops_per_byte(by_name[loss.cell])
+            if intensity is not None:
+                series.setdefault(f"{answer.device} on {loss.place}", []).append((intensity, loss))
+    if not series or max(map(len, series.values())) < 2:
+        return []
+    return [_draw(series)]
+
+
+def _draw(series: dict[str, list[tuple[float, Loss]]]) -> Picture:
+    alt = "Penalty against floating-point operations per byte moved. " + " ".join(
+        f"{name}: " + ", ".join(f"{loss.label} {percent(loss.share)}" for _, loss in points) + "."
+        for name, points in series.items()
+    )
+    computing = [x for points in series.values() for x, _ in points if x > 0]
+    # A model without compute has no place on a logarithmic axis: it stands apart, left of all others.
+    apart = min(computing, default=1.0) / 4
+    with canvas(7.2, 3.4) as figure:
+        axes = figure.add_subplot()
+        for index, (name, points) in enumerate(series.items()):
+            points = sorted(points, key=lambda point: point[0])
+            nudge = 1 + 0.03 * (index - (len(series) - 1) / 2)
+            xs = [(x if x > 0 else apart) * nudge for x, _ in points]
+            axes.plot(xs, [100 * loss.share for _, loss in points], "-", color=colour(index), alpha=0.35)
+            for x, (_, loss) in zip(xs, points, strict=True):
+                if loss.interval:
+                    bounds = [100 * bound for bound in loss.interval]
+                    axes.plot([x, x], bounds, color=colour(index), linewidth=1.3)
+                dot = axes.plot(x, 100 * loss.share, "o", color=colour(index), markersize=4.5)[0]
+                dot.set_url(f"#runs-{loss.cell}")
+            axes.plot([], [], "o-", color=colour(index), label=name)
+        axes.axhline(0, color=MUTED, linewidth=0.8)
+        axes.set_xscale("log")
+        if apart in [x if x > 0 else apart for points in series.values() for x, _ in points]:
+            axes.axvline(apart * 2, color=MUTED, linewidth=0.6, linestyle=":")
+            axes.text(apart, 0.99, "no\ncompute", transform=axes.get_xaxis_transform(), ha="center", va="top",
+                      color=MUTED, fontsize=8)  # fmt: skip
+        axes.set_xlabel("floating-point operations per byte moved")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
+        figure.legend(loc="outside right upper", fontsize=8.5)
+        return Picture("penalty", alt, to_svg(figure, alt, "penalty"), wide=True)
