@@ -14,6 +14,7 @@ class Run:
     """time: anything that grows through the study, its start in seconds or its position."""
 
     cell: str
+    noise_class: str
     time: float
     throughput_samples_s: float
 
@@ -33,29 +34,29 @@ class Drift:
 
 
 def drift(runs: Sequence[Run], confidence: float = CONFIDENCE) -> Drift | None:
-    """Least squares over all cells with a level for each cell, weighted by the cell's own variance.
+    """Least squares over all cells with a level for each cell, weighted by the median variance of its class.
 
-    Weights come from the median absolute deviation of a cell, so that one outlier does not silence a quiet
-    cell, and have a floor, so that a lucky cell does not outvote the rest. None below three repeats.
+    A cell's own variance would give most weight to those that chance made quiet, and an interval that is too
+    narrow. None below three repeats of any cell.
     """
-    centred, times, weights, cells = [], [], [], 0
-    for cell in dict.fromkeys(run.cell for run in runs):
-        own = [run for run in runs if run.cell == cell]
-        if len(own) < 3:
-            continue
-        cells += 1
-        logs = np.log([run.throughput_samples_s for run in own])
-        at = np.array([run.time for run in own], dtype=float)
-        spread = max(float(stats.median_abs_deviation(logs, scale="normal")), 5e-4)
-        centred.append(logs - logs.mean())
-        times.append(at)
-        weights.append(np.full(len(own), spread**-2.0))
-    if not cells:
+    cells: dict[str, list[Run]] = {}
+    for run in runs:
+        cells.setdefault(run.cell, []).append(run)
+    kept = [own for own in cells.values() if len(own) >= 3]
+    if not kept:
         return None
+    centred = [_centred([float(np.log(run.throughput_samples_s)) for run in own]) for own in kept]
+    classes = [own[0].noise_class for own in kept]
+    quiet = {
+        name: np.median([y.var(ddof=1) for y, known in zip(centred, classes, strict=True) if known == name])
+        for name in classes
+    }
+    weights = [np.full(len(y), 1 / max(quiet[name], 1e-8)) for y, name in zip(centred, classes, strict=True)]
+    times = [np.array([run.time for run in own], dtype=float) for own in kept]
     y, w, at = map(np.concatenate, (centred, weights, times))
     span = at.max() - at.min()
-    x = np.concatenate([time - time.mean() for time in times]) / span if span else at * 0
-    df = len(y) - cells - 1
+    x = np.concatenate([_centred(time) for time in times]) / span if span else at * 0
+    df = len(y) - len(kept) - 1
     leverage = float(np.sum(w * x * x))
     if leverage == 0 or df < 1:
         return None
@@ -73,3 +74,8 @@ def drift(runs: Sequence[Run], confidence: float = CONFIDENCE) -> Drift | None:
         swing=float(np.expm1(max(levels) - min(levels))),
         runs=len(y),
     )
+
+
+def _centred(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    return array - array.mean()

@@ -1,0 +1,79 @@
+"""Measure every promise of the statistics, print the table, and write it into docs/validity.md.
+
+    python tests/validation/validate.py [--studies 2000] [--no-docs]
+
+Exit code 1 if a promise is not kept.
+"""
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+from goals import GOALS, Figure
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "validity.md"
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--studies", type=int, default=1000, help="simulated studies a figure (default 1000)")
+    parser.add_argument("--no-docs", action="store_true", help="print only")
+    options = parser.parse_args()
+    started, figures = time.monotonic(), []
+    for goal in GOALS:
+        for figure in goal(options.studies):
+            figures.append(figure)
+            print(line(figure), flush=True)
+    kept = all(figure.ok is not False for figure in figures)
+    print(
+        f"{len(figures)} figures in {time.monotonic() - started:.0f} s: {'all kept' if kept else 'NOT KEPT'}"
+    )
+    if not options.no_docs:
+        write_page(PAGE, section(figures, options.studies))
+    return 0 if kept else 1
+
+
+def line(figure: Figure) -> str:
+    return f"{mark(figure):8s} {figure.promise:38s} {figure.case:48s} {told(figure):>16s}  {figure.goal}"
+
+
+def section(figures: Iterable[Figure], studies: int) -> str:
+    rows = [
+        f"`make validate` with {studies} simulated studies a figure; Python {platform.python_version()}, "
+        f"numpy {version('numpy')}, scipy {version('scipy')}.",
+        "",
+        "| promise | case | measured | goal | |",
+        "|---|---|---|---|---|",
+    ]
+    rows += [
+        f"| {one.promise} | {one.case} | {told(one)} | {one.goal or '-'} | {mark(one)} |" for one in figures
+    ]
+    return "\n".join(rows)
+
+
+def told(figure: Figure) -> str:
+    if figure.promise.startswith("interval width"):
+        return f"{figure.value:.2f}"
+    digits = 3 if figure.promise.startswith(("bias", "the same")) else 1
+    error = f" ± {100 * figure.error:.1f}" if figure.error else ""
+    return f"{100 * figure.value:.{digits}f}{error} %"
+
+
+def mark(figure: Figure) -> str:
+    return "" if figure.ok is None else "kept" if figure.ok else "NOT KEPT"
+
+
+def write_page(page: Path, text: str) -> None:
+    whole = page.read_text()
+    before, rest = whole.split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
