@@ -1,0 +1,67 @@
+import pytest
+
+from bench.files import write_json
+from bench.workload.cell import parse_cell, read_cell
+from bench.workload.failures import RunFailure
+
+from .cells import NO_COMPUTE, raw_cell, small_cell
+
+
+def test_sizes_of_the_reference_workload():
+    model = {"name": "vit32x2x128", "patch_size": 32, "depth": 2, "dim": 128, "heads": 4}
+    cell = small_cell(model=model, image_size=224, batch_size=10, num_samples=1000)
+    assert (cell.bytes_in_per_batch, cell.bytes_out_per_batch) == (6_021_120, 256_000)
+    assert cell.output_shape == (10, 50, 128)
+    assert cell.batches_per_pass == 100
+
+
+def test_without_compute_as_much_comes_back_as_went_in():
+    cell = small_cell(model=NO_COMPUTE)
+    assert not cell.model.computes
+    assert cell.output_shape == (4, 3, 32, 32)
+    assert cell.bytes_out_per_batch == cell.bytes_in_per_batch == 4 * 3 * 32 * 32 * 4
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_half_precision_halves_the_bytes(dtype):
+    assert small_cell(dtype=dtype).bytes_in_per_batch * 2 == small_cell().bytes_in_per_batch
+
+
+def test_a_pass_rounds_up_to_whole_batches():
+    assert small_cell(num_samples=41, batch_size=4).batches_per_pass == 11
+
+
+def test_keys_of_other_readers_are_passed_over(tmp_path):
+    path = tmp_path / "cell.json"
+    write_json(path, raw_cell(key="abc", outcome="ok"))
+    cell, raw = read_cell(path)
+    assert cell == small_cell()
+    assert raw["key"] == "abc"
+
+
+def test_a_missing_key_is_named():
+    raw = raw_cell()
+    del raw["buffers"]
+    with pytest.raises(RunFailure, match="incomplete: 'buffers'"):
+        parse_cell(raw)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "what"),
+    [
+        ({"dtype": "fp8"}, "crashed", "dtype is 'fp8'"),
+        ({"compile_model": "fast"}, "crashed", "compile_model is 'fast'"),
+        ({"cuda_graph": True}, "not_runnable", "cuda_graph asks for a CUDA device"),
+        ({"dtype": "tf32"}, "not_runnable", "tf32"),
+        (
+            {"device": "cuda", "cuda_graph": True, "compile_model": "reduce-overhead"},
+            "not_runnable",
+            "makes CUDA graphs of its own",
+        ),
+    ],
+)
+def test_what_cannot_run_is_refused_by_name(changes, status, what):
+    with pytest.raises(RunFailure, match=what) as raised:
+        small_cell(**changes)
+    assert raised.value.status == status
+    assert raised.value.advice

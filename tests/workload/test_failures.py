@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from bench.errors import StudyError
+from bench.workload.failures import RunFailure, name_failure
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_ran_out_is_oom(error):
+    failure = name_failure(error)
+    assert failure.status == "oom"
+    assert failure.advice == "reduce batch_size or memory_size_mb"
+
+
+def test_the_allocator_of_the_cpu_is_known():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert name_failure(raised.value).status == "oom"
+
+
+def test_a_failure_keeps_its_name():
+    failure = RunFailure("not_runnable", "there is no GPU 9", "choose another")
+    assert name_failure(failure) is failure
+    assert failure.record() == {
+        "status": "not_runnable", "reason": "there is no GPU 9", "advice": "choose another"
+    }
+    assert failure.exit_code == 3
+
+
+def test_a_study_error_keeps_its_words():
+    failure = name_failure(StudyError("not valid JSON", "cell.json", "delete the file"))
+    assert failure.record() == {
+        "status": "crashed", "reason": "not valid JSON", "advice": "delete the file"
+    }
+
+
+def test_anything_else_is_a_crash_in_one_line():
+    failure = name_failure(ValueError("first line\nsecond line"))
+    assert (failure.status, failure.what) == ("crashed", "ValueError: first line")
+    assert "second" not in str(failure)

@@ -1,0 +1,27 @@
+import subprocess
+import sys
+import time
+
+from bench.workload.phases import PHASES, Phases, process_start
+
+
+def test_phases_add_up_to_the_time_since_the_process_began():
+    phases = Phases()
+    began = process_start()
+    phases.mark("interpreter")
+    time.sleep(0.02)
+    phases.mark("imports")
+    elapsed = time.clock_gettime(time.CLOCK_BOOTTIME) - began
+    assert tuple(phases.seconds) == PHASES
+    assert phases.seconds["imports"] >= 0.02
+    assert abs(sum(phases.seconds.values()) - elapsed) < 0.01
+
+
+def test_the_start_is_that_of_this_process():
+    code = (
+        "import time; time.sleep(0.2); from bench.workload.phases import process_start;"
+        "print(time.clock_gettime(time.CLOCK_BOOTTIME) - process_start())"
+    )
+    before = time.perf_counter()
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 0.19 <= float(shown) <= time.perf_counter() - before + 0.02

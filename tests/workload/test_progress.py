@@ -1,0 +1,41 @@
+from bench.workload.progress import DONE, MEASURING, WARMUP, Progress, read_progress
+
+
+def test_the_parent_reads_what_the_child_counts(tmp_path):
+    path = tmp_path / "progress"
+    path.write_bytes(bytes(16))
+    progress = Progress(path)
+    assert read_progress(path.read_bytes()) == (0, 0, 0)
+    progress.enter(WARMUP, 10)
+    progress.beat()
+    progress.beat()
+    assert read_progress(path.read_bytes()) == (2, 10, 1)
+    progress.enter(MEASURING, 100)
+    assert read_progress(path.read_bytes()) == (0, 100, 2)
+    progress.enter(DONE)
+    assert read_progress(path.read_bytes()) == (0, 0, 3)
+
+
+def test_the_bytes_are_those_of_the_contract(tmp_path):
+    path = tmp_path / "progress"
+    path.write_bytes(bytes(16))
+    progress = Progress(path)
+    progress.enter(MEASURING, 258)
+    progress.beat()
+    assert path.read_bytes() == bytes([1, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 2, 0, 0, 0])
+
+
+def test_without_a_parent_nobody_is_told():
+    progress = Progress()
+    progress.enter(WARMUP)
+    progress.beat()
+
+
+def test_a_witness_sees_every_batch():
+    seen: list[int] = []
+    progress = Progress()
+    beat = progress.counting(lambda: seen.append(1))
+    beat()
+    beat()
+    assert len(seen) == 2
+    assert progress.counting(None) == progress.beat

@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from bench.workload.devices import CpuDevice, CudaDevice
+from bench.workload.failures import RunFailure
+from bench.workload.rings import fill_ring, make_rings, ring_sizes
+
+from .cells import NO_COMPUTE, small_cell
+
+MIB = 1 << 20
+
+
+def test_the_input_ring_fills_the_pool():
+    cell = small_cell(memory_size_mb=1)
+    assert ring_sizes(cell).inputs == MIB // cell.bytes_in_per_batch == 21
+
+
+def test_there_are_at_least_two_batches_and_an_output_for_every_slot():
+    sizes = ring_sizes(small_cell(model=NO_COMPUTE, image_size=512, buffers=4))
+    assert sizes.inputs == 2
+    assert sizes.outputs == 5
+
+
+def test_the_output_ring_is_bounded():
+    cell = small_cell(model=NO_COMPUTE, image_size=224, batch_size=10, memory_size_mb=512)
+    sizes = ring_sizes(cell)
+    assert sizes.inputs == 89
+    assert sizes.outputs * cell.bytes_out_per_batch <= 64 * MIB
+
+
+def test_content_follows_from_the_seed_and_no_two_batches_are_alike():
+    rings = [torch.empty(8, 2, 3, 16, 16) for _ in range(3)]
+    for ring, seed in zip(rings, (1, 1, 2), strict=True):
+        fill_ring(ring, seed)
+    assert torch.equal(rings[0], rings[1])
+    assert not torch.equal(rings[0], rings[2])
+    assert len({tuple(batch.flatten()[:8].tolist()) for batch in rings[0]}) == 8
+    assert rings[0].std() == pytest.approx(1, abs=0.1)
+
+
+def test_addresses_cover_the_rings():
+    rings = make_rings(small_cell(), CpuDevice())
+    address, nbytes = rings.addresses()["input_ring"]
+    assert address == rings.inputs.data_ptr()
+    assert nbytes == rings.inputs.numel() * 4
+    assert rings.addresses()["output_ring"][1] == rings.outputs.numel() * 4
+
+
+def test_outputs_that_were_not_written_are_no_numbers():
+    assert make_rings(small_cell(), CpuDevice()).outputs.isnan().all()
+
+
+def test_a_pool_larger_than_the_host_is_refused_before_it_is_allocated():
+    with pytest.raises(RunFailure, match="not enough host memory for the pool") as raised:
+        make_rings(small_cell(memory_size_mb=100_000_000), CpuDevice())
+    assert raised.value.status == "oom"
+
+
+@pytest.mark.parametrize(("nbytes", "taken"), [(1, 1), (512 * MIB, 512 * MIB), (512 * MIB + 1, 1024 * MIB)])
+def test_pinned_blocks_are_powers_of_two(nbytes, taken):
+    assert CudaDevice.host_buffer_bytes(None, nbytes) == taken

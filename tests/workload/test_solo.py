@@ -1,0 +1,30 @@
+import torch
+
+from bench.workload.devices import CpuDevice
+from bench.workload.phases import Phases
+from bench.workload.run import build_pipeline
+from bench.workload.solo import batches_queued, issue_us, solo_us
+
+from .cells import NO_COMPUTE, small_cell
+
+
+def test_a_burst_fits_in_the_queue():
+    assert batches_queued(0) == 16
+    assert batches_queued(12) == 3
+    assert batches_queued(100) == 2
+
+
+def test_each_stage_takes_time_of_its_own():
+    with torch.inference_mode():
+        pipeline = build_pipeline(small_cell(), CpuDevice(), Phases())
+        issue = issue_us(pipeline, depth=1)
+        solo = solo_us(pipeline, 1, 0.001, issue)
+    assert min(solo.values()) > 0
+    assert solo["compute"] > solo["d2h"]
+    assert issue > solo["compute"] / 2
+
+
+def test_no_compute_takes_no_time():
+    with torch.inference_mode():
+        pipeline = build_pipeline(small_cell(model=NO_COMPUTE), CpuDevice(), Phases())
+        assert solo_us(pipeline, 0, 0.001, 10.0)["compute"] == 0
