@@ -50,7 +50,7 @@ def cell_entry(cell: Record, runs: list[Record], export: Record | None, metrics:
         "throughput_samples_s": throughput,
         "throughput_spread": statistics.stdev(rates) / statistics.fmean(rates) if len(rates) > 1 else None,
         "throughput_runs": rates,
-        "noise_class": noise_class(regime_name(contract)),
+        "noise_class": noise_class((contract or {}).get("regime")),
         "latency_us": merge_latencies([run["result"].get("latency_us") for run in timed]),
         "solo_us": _median_of(run["result"].get("solo_us") for run in timed),
         "issue_us": _median(run["result"].get("issue_us") for run in timed),
@@ -67,12 +67,6 @@ def settings_hash(cell: Record) -> str:
     """Known by its settings across studies: host and GPU identity, name and retries left out."""
     kept = {key: value for key, value in cell.items() if key not in ("name", "key", "reason")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def regime_name(metrics: Record | None) -> str | None:
-    """The regime as a word, whether the metrics carry it alone or with the numbers it was decided from."""
-    regime = (metrics or {}).get("regime")
-    return regime.get("name") if isinstance(regime, dict) else regime
 
 
 def merge_latencies(latencies: Iterable[Record | None]) -> Record | None:

@@ -77,6 +77,16 @@ def load(run_dir: Path | str) -> Stored:
     )
 
 
+def read_results(run_dir: Path | str) -> Record:
+    """results.json of a run directory. Raise StudyError if it is not there or damaged."""
+    path = Path(run_dir) / "results.json"
+    results = _read_record(path, ("cells", "counts"))
+    if isinstance(results, str):
+        advice = f"make it again: numastudy report {run_dir}"
+        raise StudyError(f"the results cannot be used: {results}", str(path), advice)
+    return results
+
+
 def _read_study(path: Path) -> Record:
     file = path / "study.yaml"
     try:

@@ -4,7 +4,6 @@ import csv
 import io
 from typing import Any
 
-from bench.results.cells import regime_name
 from bench.results.words import bandwidth, microseconds, percent, rate
 
 Record = dict[str, Any]
@@ -61,7 +60,7 @@ def flat_row(cell: Record) -> Record:
         )
     }
     return row | {
-        "regime": regime_name(metrics),
+        "regime": metrics.get("regime"),
         "efficiency_solo": cell["efficiency_solo"],
         "perturbation": cell["perturbation"],
         "failed_run": cell["failed_run"],
@@ -108,11 +107,11 @@ def display_row(cell: Record) -> tuple[str, ...]:
         bandwidth((metrics.get("h2d") or {}).get("bandwidth_gb_s")),
         bandwidth((metrics.get("d2h") or {}).get("bandwidth_gb_s")),
         percent(metrics.get("pipeline_efficiency")),
-        regime_name(metrics) or "–",
+        metrics.get("regime") or "–",
     )
 
 
-def text_table(results: Record) -> str:
+def cells_table(results: Record) -> str:
     """The cells as aligned text for a terminal, failures with their reason below."""
     rows = [COLUMNS, *(display_row(cell) for cell in results["cells"])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]

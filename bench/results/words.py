@@ -30,6 +30,25 @@ def percent(share: float | None, digits: int = 2) -> str:
     return f"{value:.{min(_places(value, digits), 2)}f} %"
 
 
+def with_half(share: float, half: float) -> str:
+    """A share and the half width of its interval, both to the digits that the latter supports: 30 % ± 0.5 %."""
+    value, width = 100 * share, 100 * half
+    places = 2 if width < 0.1 else 1 if width < 1.95 else 0
+    return f"{value:.{places}f} % ± {max(width, 0.01):.{places}f} %"
+
+
+def at_most(share: float) -> str:
+    """A bound in percent, rounded up to two significant digits: never claims more than was found."""
+    value = 100 * share
+    step = 10.0 ** (math.floor(math.log10(value)) - 1) if value > 0 else 0.01
+    return (
+        f"{max(math.ceil(value / step - 1e-9) * step, 0.01):.{2 if value < 1 else 1 if value < 10 else 0}f}".rstrip(
+            "0"
+        ).rstrip(".")
+        + " %"
+    )
+
+
 def seconds(value: float | None) -> str:
     if value is None:
         return NONE

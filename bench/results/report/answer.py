@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.results.report.labels import device_label, node_label, series_label
-from bench.results.words import percent
+from bench.results.words import at_most, percent, with_half
 
 Record = dict[str, Any]
 _SOURCES = {
@@ -35,7 +35,7 @@ class Loss:
         """The share with the half width of its interval."""
         if self.interval is None:
             return percent(abs(self.share))
-        return f"{percent(abs(self.share))} ± {percent((self.interval[1] - self.interval[0]) / 2)}"
+        return with_half(abs(self.share), (self.interval[1] - self.interval[0]) / 2)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _answer(results: Record, cells: dict[str, Record], gpu: int, device: str) ->
         lines.append("1 run: no uncertainty known.")
     best = best_node(local, losses)
     if best != local:
-        lead = f"Run on node {best}: faster than node {local}, the nearest by what is {source}."
+        lead = f"Run on node {best}. It is faster than node {local}, the nearest by what is {source}."
     elif source == "reference":
         lead = f"Compared with node {local}:"
     else:
@@ -109,7 +109,7 @@ def _place_line(place: str, losses: list[Loss]) -> str:
     said = [f"{loss.label} {_verb(loss)} {loss.figure}" for loss in differ]
     same = [loss for loss in losses if loss.verdict == "SAME" and loss.interval]
     if same:
-        above = percent(max(max(loss.interval[1], 0.0) for loss in same if loss.interval))
+        above = at_most(max(max(loss.interval[1], 0.0) for loss in same if loss.interval))
         said.append(f"{listed(same)} {'loses' if len(same) == 1 else 'lose'} nothing above {above}")
     alone = [loss for loss in losses if loss.interval is None]
     said += [f"{loss.label} {_verb(loss)} {loss.figure}" for loss in sorted(alone, key=lambda loss: -loss.share)]

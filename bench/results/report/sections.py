@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from bench.results.cells import regime_name
 from bench.results.report.answer import Answer
 from bench.results.report.labels import device_label, node_label, place_of, series_label
 from bench.results.report.links import Files
@@ -14,7 +13,7 @@ PERTURBED = 0.05
 GRID_COLUMNS = (
     *("model", "device", "node", "outcome"),
     *COLUMNS[2:-1],
-    *("efficiency solo", "traced / timed", "regime"),
+    *("solo", "traced", "regime"),
 )
 
 
@@ -28,7 +27,7 @@ def grid_rows(results: Record) -> list[Record]:
             "device": device_label(cell),
             "node": node_label(*place_of(cell)),
             "values": display_row(cell)[2:-1],
-            "regime": regime_name(cell["metrics"]) or NONE,
+            "regime": (cell["metrics"] or {}).get("regime") or NONE,
             "solo": percent(cell["efficiency_solo"]),
             "perturbation": percent(cell["perturbation"]),
             "perturbed": cell["perturbation"] is not None and abs(cell["perturbation"] - 1) > PERTURBED,

@@ -33,7 +33,7 @@ def bandwidth_pictures(cells: list[dict]) -> list[Picture]:
 def _panel(device: str, cells: list[dict], ceilings: dict, places: list[tuple[int, int]]) -> Picture:
     labels = list(dict.fromkeys(map(series_label, cells)))
     told = []
-    with canvas(3.4, 0.95 + 0.26 * len(labels)) as figure:
+    with canvas(3.4, 1.1 + 0.26 * len(labels)) as figure:
         panels = figure.subplots(1, 2, sharey=True)
         for axes, direction in zip(panels, DIRECTIONS, strict=True):
             for cell in cells:
@@ -51,7 +51,8 @@ def _panel(device: str, cells: list[dict], ceilings: dict, places: list[tuple[in
                     told.append(f"{direction.upper()} {series_label(cell)} {percent(busy / ceilings[direction])}")
             axes.set_xlim(0, 108)
             axes.set_xticks([0, 50, 100], ["0", "50", "100 %"])
-            axes.set_title(f"{direction.upper()} of {bandwidth(ceilings[direction])} GB/s", fontsize=9)
+            axes.set_title(direction.upper(), fontsize=9, fontweight="normal")
+            axes.set_xlabel(f"of {bandwidth(ceilings[direction])} GB/s", fontsize=8)
         panels[0].set_yticks(range(len(labels)), labels)
         panels[0].set_ylim(len(labels) - 0.4, -0.6)
         figure.suptitle(device, x=0.01, ha="left", fontsize=10, fontweight="bold")

@@ -1,5 +1,9 @@
 """Penalty against compute per byte moved: where the transfer-bound end and the node stops to matter."""
 
+import math
+
+from matplotlib.ticker import NullLocator
+
 from bench.results.intensity import flops_per_byte
 from bench.results.report.answer import Answer, Loss
 from bench.results.report.plots.style import MUTED, Picture, canvas, colour, to_svg
@@ -7,7 +11,7 @@ from bench.results.words import percent
 
 
 def penalty_pictures(cells: list[dict], answers: list[Answer]) -> list[Picture]:
-    """One figure; nothing where fewer than two models were compared."""
+    """One figure; nothing where no model that computes was compared."""
     by_name = {cell["name"]: cell for cell in cells}
     series: dict[str, list[tuple[float, Loss]]] = {}
     for answer in answers:
@@ -15,7 +19,7 @@ def penalty_pictures(cells: list[dict], answers: list[Answer]) -> list[Picture]:
             intensity = flops_per_byte(by_name[loss.cell])
             if intensity is not None:
                 series.setdefault(f"{answer.device} on {loss.place}", []).append((intensity, loss))
-    if not series or max(map(len, series.values())) < 2:
+    if not any(x > 0 for points in series.values() for x, _ in points):
         return []
     return [_draw(series)]
 
@@ -27,8 +31,8 @@ def _draw(series: dict[str, list[tuple[float, Loss]]]) -> Picture:
     )
     computing = [x for points in series.values() for x, _ in points if x > 0]
     # A model without compute has no place on a logarithmic axis: it stands apart, left of all others.
-    apart = min(computing, default=1.0) / 4
-    with canvas(7.2, 3.4) as figure:
+    apart = min(computing) / 4
+    with canvas(9.6, 3.6) as figure:
         axes = figure.add_subplot()
         for index, (name, points) in enumerate(series.items()):
             points = sorted(points, key=lambda point: point[0])
@@ -44,10 +48,15 @@ def _draw(series: dict[str, list[tuple[float, Loss]]]) -> Picture:
             axes.plot([], [], "o-", color=colour(index), label=name)
         axes.axhline(0, color=MUTED, linewidth=0.8)
         axes.set_xscale("log")
-        if apart in [x if x > 0 else apart for points in series.values() for x, _ in points]:
-            axes.axvline(apart * 2, color=MUTED, linewidth=0.6, linestyle=":")
-            axes.text(apart, 0.99, "no\ncompute", transform=axes.get_xaxis_transform(), ha="center", va="top",
-                      color=MUTED, fontsize=8)  # fmt: skip
+        if any(x <= 0 for points in series.values() for x, _ in points):
+            axes.axvline(apart * 2, color=MUTED, linewidth=0.8, linestyle=":")
+            ticks = {apart: "no compute"}
+        else:
+            ticks = {}
+        decades = range(math.floor(math.log10(min(computing))), math.ceil(math.log10(max(computing))) + 1)
+        ticks |= {10.0**power: f"{10**power:,}" for power in decades if 10.0**power > apart * 2}
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("floating-point operations per byte moved")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
         figure.legend(loc="outside right upper", fontsize=8.5)

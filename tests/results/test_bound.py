@@ -1,0 +1,96 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_cells import made_cell
+
+from bench.errors import StudyError
+from bench.results.bound import (
+    Stages,
+    bound_us,
+    copy_stops_being_hidden,
+    efficiency_solo,
+    predict,
+    predict_cell,
+)
+
+us = st.floats(0.1, 1e4)
+stages = st.builds(Stages, us, us, us, us)
+
+
+def simulated_us(one: Stages, buffers: int, batches: int = 400) -> float:
+    """Oracle: time per batch of the pipeline with separate input and output buffers, played event by event."""
+    issued = h_free = k_free = d_free = 0.0
+    k_done, d_done = [], []
+    for i in range(batches):
+        issued += one.issue_us
+        slot = k_done[i - buffers] if i >= buffers else 0.0
+        h_free = max(issued, h_free, slot) + one.h2d_us
+        out = d_done[i - buffers] if i >= buffers else 0.0
+        k_free = max(h_free, k_free, out) + one.compute_us
+        k_done.append(k_free)
+        d_free = max(k_free, d_free) + one.d2h_us
+        d_done.append(d_free)
+    half = batches // 2
+    return (d_done[-1] - d_done[half - 1]) / (batches - half)
+
+
+@given(stages, st.integers(1, 4))
+def test_the_bound_is_the_steady_state_of_the_pipeline_played_out(one, buffers):
+    assert simulated_us(one, buffers) == pytest.approx(bound_us(one, buffers), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("buffers", "separate", "expected"), [(1, True, 50), (2, True, 30), (1, False, 70), (2, False, 35)]
+)
+def test_the_bound_by_hand(buffers, separate, expected):
+    assert bound_us(Stages(20, 30, 20, 5), buffers, separate) == expected
+
+
+@given(stages, st.floats(1, 3), st.floats(1, 3), st.floats(1.0, 2.0), st.integers(2, 4))
+def test_the_prediction_lies_in_its_bracket_and_slower_copies_cost_more(one, rh, rd, slack, buffers):
+    t = bound_us(one, buffers) * slack
+    said = predict(one, t, buffers, rh, rd)
+    assert 0 <= said.low <= said.penalty + 1e-12
+    assert said.penalty <= said.high + 1e-9
+    assert predict(one, t, buffers, rh * 1.1, rd).penalty >= said.penalty
+
+
+def test_a_hidden_copy_predicts_no_penalty_and_a_bare_one_all_of_it():
+    assert predict(Stages(10, 100, 10), 100, 2, 1.4, 1.4).penalty == 0
+    assert predict(Stages(100, 1, 50), 100, 2, 1.25, 1.0).penalty == pytest.approx(0.2)
+
+
+def test_efficiency_of_a_cell():
+    cell = made_cell([100_000.0] * 3) | {"solo_us": {"h2d": 80, "compute": 20, "d2h": 8}, "issue_us": 30}
+    assert efficiency_solo(cell) == pytest.approx(80 / 100)
+    assert efficiency_solo(made_cell([1.0])) is None
+    assert efficiency_solo(cell | {"throughput_samples_s": None}) is None
+
+
+def test_prediction_from_two_cells():
+    here = made_cell([100_000.0]) | {"solo_us": {"h2d": 80.0, "compute": 20, "d2h": 8.0}}
+    there = here | {"solo_us": {"h2d": 120.0, "compute": 20, "d2h": 8.0}}
+    assert predict_cell(here, there).penalty == pytest.approx(1 - 100 / 120)
+    assert predict_cell(here, made_cell([1.0])) is None
+
+
+def test_the_batch_size_at_which_the_copy_stops_being_hidden():
+    launch = {size: Stages(2.0 * size, 40, size, 60) for size in (8, 16, 32, 64)}
+    said = copy_stops_being_hidden(launch)
+    assert said.batch_size == pytest.approx(30)
+    assert said.text == "the copy stops being hidden at about batch 30"
+
+
+@pytest.mark.parametrize(("h2d", "text"), [(100.0, "not hidden at batch 8 already"), (0.1, "batches 8 to 16")])
+def test_no_batch_size_is_made_up_beyond_those_measured(h2d, text):
+    said = copy_stops_being_hidden({size: Stages(h2d * size, 50, 1) for size in (8, 16)})
+    assert said.batch_size is None and text in said.text
+
+
+def test_nonsense_is_refused():
+    with pytest.raises(StudyError, match="0 device buffers"):
+        bound_us(Stages(1, 1, 1), 0)
+    with pytest.raises(StudyError, match="ratios"):
+        predict(Stages(1, 1, 1), 1, 2, 0, 1)
+    with pytest.raises(StudyError, match="no batch size"):
+        copy_stops_being_hidden({})

@@ -1,0 +1,193 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from bench.errors import StudyError
+from bench.results.statistics import (
+    Comparison,
+    Sample,
+    estimate,
+    estimate_pairs,
+    fit_prior,
+    holm,
+    log_ratios,
+    paired,
+    repeats_to_decide,
+    unpaired,
+)
+
+rates = st.floats(1.0, 1e6)
+runs = st.dictionaries(st.integers(1, 30), rates, min_size=2, max_size=12)
+
+
+def made(label="c", noise_class="rest", n=6, effect=0.0, sd=0.003, seed=0) -> Comparison:
+    rng = np.random.default_rng(seed)
+    sides = [1000 * np.exp(shift + rng.normal(0, sd, n)) for shift in (0.0, effect)]
+    return Comparison(label, noise_class, *(dict(enumerate(side, 1)) for side in sides))
+
+
+def of_class(noise_class, count=8, **settings):
+    return [made(f"{noise_class}{i}", noise_class, seed=100 + i, **settings) for i in range(count)]
+
+
+def test_ratios_are_of_the_blocks_that_have_both_in_their_order():
+    ratios = log_ratios({3: 10.0, 1: 10.0, 2: 7.0}, {1: 20.0, 3: 5.0, 4: 9.0})
+    assert ratios == pytest.approx([np.log(2), -np.log(2)])
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_throughput_that_is_no_number_above_zero_is_refused(bad):
+    with pytest.raises(StudyError, match="not a positive number"):
+        log_ratios({1: 10.0}, {1: bad})
+
+
+def test_no_common_block_is_refused():
+    with pytest.raises(StudyError, match="no block has both"):
+        paired(Comparison("c", "rest", {1: 1.0}, {2: 1.0}))
+
+
+@given(runs, runs)
+def test_a_comparison_alone_is_the_paired_t_test_of_scipy(local, remote):
+    blocks = sorted(local.keys() & remote.keys())
+    logs = [np.log([side[block] for block in blocks]) for side in (remote, local)]
+    if len(blocks) < 2 or np.std(logs[0] - logs[1]) < 1e-3:
+        return
+    (found,) = estimate_pairs([Comparison("c", "rest", local, remote)])
+    oracle = stats.ttest_rel(*logs)
+    low, high = oracle.confidence_interval(0.95)
+    assert found.p_difference == pytest.approx(oracle.pvalue, rel=1e-6)
+    assert found.interval == pytest.approx((1 - np.exp(high), 1 - np.exp(low)), rel=1e-6, abs=1e-9)
+    assert found.penalty == pytest.approx(1 - np.exp(np.mean(logs[0] - logs[1])), rel=1e-6, abs=1e-9)
+    assert not found.pooled
+
+
+@given(st.lists(rates, min_size=2, max_size=9), st.lists(rates, min_size=2, max_size=9))
+def test_two_independent_groups_are_the_t_test_of_scipy(base, new):
+    if max(np.std(np.log(base)), np.std(np.log(new))) < 1e-3:
+        return
+    (found,) = estimate([unpaired("c", "rest", base, new)])
+    oracle = stats.ttest_ind(np.log(new), np.log(base))
+    assert found.p_difference == pytest.approx(oracle.pvalue, rel=1e-6)
+    assert found.mean_log == pytest.approx(np.mean(np.log(new)) - np.mean(np.log(base)), abs=1e-9)
+
+
+def test_sameness_is_two_one_sided_tests_against_the_margin_of_the_penalty():
+    one = made(effect=-0.012, n=5)
+    ratios = log_ratios(one.local_runs, one.remote_runs)
+    (found,) = estimate_pairs([one], margin=0.03)
+    above = stats.ttest_1samp(ratios, np.log(0.97), alternative="greater").pvalue
+    below = stats.ttest_1samp(ratios, np.log(1.03), alternative="less").pvalue
+    assert found.p_same == pytest.approx(max(above, below))
+
+
+@given(st.integers(0, 10_000))
+def test_swapping_the_sides_turns_the_effect_around(seed):
+    several = [made(str(i), seed=seed + i, effect=0.01 * i) for i in range(7)]
+    swapped = [Comparison(c.label, c.noise_class, c.remote_runs, c.local_runs) for c in several]
+    for there, back in zip(estimate_pairs(several), estimate_pairs(swapped), strict=True):
+        assert there.mean_log == pytest.approx(-back.mean_log)
+        assert there.p_difference == pytest.approx(back.p_difference)
+        assert 1 - there.interval[0] == pytest.approx(1 / (1 - back.interval[1]))
+
+
+@given(st.permutations(range(9)))
+def test_the_order_of_the_comparisons_does_not_matter(order):
+    several = [made(str(i), "rest" if i < 7 else "launch-bound", seed=i) for i in range(9)]
+    straight = estimate_pairs(several)
+    shuffled = estimate_pairs([several[i] for i in order])
+    for place, i in enumerate(order):
+        assert shuffled[place].label == straight[i].label
+        assert shuffled[place].interval == pytest.approx(straight[i].interval)
+
+
+def test_variances_are_pooled_within_a_class_only():
+    quiet = of_class("rest")
+    assert estimate_pairs([*quiet, *of_class("launch-bound", sd=0.1)])[:8] == estimate_pairs(quiet)
+
+
+def test_fewer_than_six_comparisons_are_not_pooled():
+    assert not any(found.pooled for found in estimate_pairs(of_class("rest", 5)))
+    assert all(found.pooled for found in estimate_pairs(of_class("rest", 6)))
+
+
+@given(st.integers(0, 5000))
+def test_pooling_draws_every_variance_towards_the_others_and_adds_at_most_four_degrees(seed):
+    several = [made(str(i), seed=seed * 10 + i) for i in range(8)]
+    own = np.array([np.std(log_ratios(c.local_runs, c.remote_runs), ddof=1) for c in several])
+    found = estimate_pairs(several)
+    pooled = np.array([one.sd for one in found])
+    assert all(5 < one.df <= 9 for one in found)
+    assert np.ptp(np.log(pooled)) < np.ptp(np.log(own))
+
+
+def test_a_pair_alone_borrows_its_spread_from_its_class_and_has_none_without_one():
+    lone = made("lone", n=1)
+    (alone,) = estimate_pairs([lone])
+    assert (alone.interval, alone.p_difference, alone.mde) == (None, None, None)
+    among = estimate_pairs([lone, *of_class("rest")])[0]
+    assert among.df <= 4 and among.interval[0] < among.penalty < among.interval[1]
+
+
+def test_the_prior_of_simulated_variances_is_found():
+    rng = np.random.default_rng(4)
+    df, scale, own = 3.0, 2e-5, 5
+    truth = scale * df / rng.chisquare(df, 20_000)
+    variances = truth * rng.chisquare(own, truth.size) / own
+    found_df, found = fit_prior(variances, np.full(truth.size, float(own)))
+    assert found_df == pytest.approx(df, rel=0.05)
+    assert 0.95 * scale < found < 1.3 * scale
+
+
+def test_the_prior_never_weighs_more_than_four_runs():
+    rng = np.random.default_rng(4)
+    df, found = fit_prior(1e-5 * rng.chisquare(5, 20_000) / 5, np.full(20_000, 5.0))
+    assert df == 4
+    assert 0.8e-5 < found < 1e-5
+
+
+def test_equal_runs_do_not_divide_by_zero():
+    equal = Comparison("c", "rest", dict.fromkeys(range(6), 5.0), dict.fromkeys(range(6), 5.0))
+    for count in (1, 8):
+        found = estimate_pairs([equal] * count)[0]
+        assert found.penalty == 0
+        assert found.p_difference == 1
+        assert 0 < found.interval[1] < 1e-4
+
+
+def test_the_stated_minimum_effect_has_the_power_it_claims():
+    """By the noncentral t distribution: with the spread at its estimate power is above 0.8, as the bound is upper."""
+    for found in estimate_pairs(of_class("rest", 3)):
+        noncentral = -np.log1p(-found.mde) / (found.sd * np.sqrt(found.scale))
+        edge = stats.t.ppf(0.975, found.df)
+        assert 0.8 < stats.nct.sf(edge, found.df, noncentral) < 0.999
+
+
+def test_repeats_that_would_decide():
+    sharp, vague = (estimate([Sample("c", "rest", -0.013, sd**2, 5, 1 / 6, 6)])[0] for sd in (0.01, 0.1))
+    few, many = repeats_to_decide(sharp), repeats_to_decide(vague)
+    assert few < many
+    # 0.7 % of room to the margin is the smaller task than telling 1.3 % from 0? No: 1.3 % is larger.
+    error = 0.1 / np.sqrt(many)
+    assert (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * error == pytest.approx(0.013, rel=0.02)
+
+
+def test_repeats_are_not_planned_without_a_spread():
+    assert repeats_to_decide(estimate([Sample("c", "rest", 0.1, float("nan"), 0, 1.0, 1)])[0]) is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_against_its_definition(p):
+    adjusted = holm(p)
+    ranked = sorted(p)
+    for value, found in zip(p, adjusted, strict=True):
+        rank = max(i for i, other in enumerate(ranked) if other == value)
+        steps = [min(1.0, (len(p) - i) * ranked[i]) for i in range(rank + 1)]
+        assert found == pytest.approx(max(steps))
+
+
+@pytest.mark.parametrize(("margin", "confidence"), [(0, 0.95), (1.0, 0.95), (0.02, 1.0)])
+def test_impossible_margins_and_confidences_are_refused(margin, confidence):
+    with pytest.raises(StudyError, match="margin"):
+        estimate([], confidence, margin)

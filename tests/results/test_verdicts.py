@@ -1,0 +1,94 @@
+import pytest
+
+from bench.results.statistics import Sample, estimate
+from bench.results.verdicts import Verdict, decided, judge, noise_class, percent, rounded
+
+
+def found(effect: float, error: float, noise="rest", pairs=6):
+    variance = error**2 * pairs
+    return estimate([Sample("c", noise, effect, variance, pairs - 1, 1 / pairs, pairs)])[0]
+
+
+@pytest.mark.parametrize(
+    ("effect", "error", "verdict"),
+    [
+        (0.0, 0.002, Verdict.SAME),
+        (-0.05, 0.002, Verdict.SLOWER),
+        (0.05, 0.002, Verdict.FASTER),
+        (-0.012, 0.006, Verdict.UNDECIDED),
+        (-0.01, 0.1, Verdict.NOT_RESOLVABLE),
+    ],
+)
+def test_verdicts(effect, error, verdict):
+    assert judge(found(effect, error)).verdict is verdict
+
+
+def test_same_takes_precedence_over_a_difference_that_is_sure_and_prints_it():
+    one = found(-0.005, 0.0005)
+    assert one.p_difference < 0.01
+    said = judge(one)
+    assert said.verdict is Verdict.SAME
+    assert said.text == "no difference larger than 2 %: 0.50 % slower [0.37, 0.63] %"
+
+
+def test_undecided_says_how_many_repeats_would_decide():
+    said = judge(found(-0.012, 0.006))
+    assert 6 < said.repeats <= 20
+    assert f"about {said.repeats} repeats would decide" in said.text
+    assert f"--repeats {said.repeats}" in said.hint
+
+
+def test_not_resolvable_says_how_many_it_would_take():
+    said = judge(found(-0.012, 0.006), max_repeats=7)
+    assert said.verdict is Verdict.NOT_RESOLVABLE
+    assert f"about {said.repeats} repeats, more than the 7 allowed" in said.text
+
+
+@pytest.mark.parametrize(
+    ("noise", "graph", "hint"),
+    [
+        ("launch-bound", False, "cuda_graph: true"),
+        ("launch-bound", True, "batch_size"),
+        ("rest", False, "monitor"),
+    ],
+)
+def test_the_hint_depends_on_the_noise_and_on_what_was_tried(noise, graph, hint):
+    assert hint in judge(found(0.0, 0.2, noise), cuda_graph=graph).hint
+
+
+def test_one_pair_is_undecided():
+    said = judge(estimate([Sample("c", "rest", -0.3, float("nan"), 0, 1.0, 1)])[0])
+    assert said.verdict is Verdict.UNDECIDED
+    assert "one pair" in said.text and said.repeats == 3
+
+
+def test_decided_is_none_while_the_runs_do_not_tell():
+    assert decided(found(-0.012, 0.006)) is None
+
+
+@pytest.mark.parametrize(
+    ("regime", "expected"),
+    [("launch-bound", "launch-bound"), ("stalled", "rest"), ("balanced", "rest"), (None, "rest")],
+)
+def test_the_noise_class_follows_the_regime(regime, expected):
+    assert noise_class(regime) == expected
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [
+        (0.0034, "0.34 %"),
+        (-0.0034, "0.34 %"),
+        (0.02, "2.0 %"),
+        (0.0996, "10 %"),
+        (0.13, "13 %"),
+        (0.0, "0.00 %"),
+    ],
+)
+def test_percent(fraction, text):
+    assert percent(fraction) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(7, "7"), (99, "99"), (146, "150"), (2831, "2,900")])
+def test_planned_repeats_have_two_figures_at_most(count, text):
+    assert rounded(count) == text
