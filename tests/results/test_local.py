@@ -1,0 +1,85 @@
+import pytest
+from made_cells import made_cell, noisy
+
+from bench.results.local import Local, fastest_node, local_nodes
+
+MODELS = ("vit0x0x0", "vit32x2x128", "vit16x8x768")
+
+
+def host(penalty: float, nodes=(0, 2), runs=6, noise="rest", gpu=0):
+    return [
+        made_cell(
+            noisy(1000 * (1 - penalty * (node != nodes[-1])), runs, seed=10 * node + i),
+            gpu=gpu,
+            cpu_node=node,
+            model=model,
+            noise_class=noise,
+        )
+        for node in nodes
+        for i, model in enumerate(MODELS)
+    ]
+
+
+def topology(*nodes):
+    return {"gpus": [{"index": index, "node": node} for index, node in enumerate(nodes)]}
+
+
+def test_the_reported_node_comes_first_even_where_it_is_not_the_fastest():
+    assert local_nodes(host(0.1), topology(0)) == {0: Local(0, "reported")}
+
+
+def test_an_unreported_node_is_measured():
+    assert local_nodes(host(0.1), topology(None)) == {0: Local(2, "measured")}
+
+
+def test_a_node_that_was_reported_but_not_measured_cannot_be_the_reference():
+    assert local_nodes(host(0.1), topology(5)) == {0: Local(2, "measured")}
+
+
+def test_without_a_difference_the_lowest_node_is_a_reference_and_says_so():
+    assert local_nodes(host(0.0), {}) == {0: Local(0, "reference")}
+
+
+def test_a_cpu_device_has_no_gpu_whose_node_could_be_reported():
+    cells = host(0.0)
+    for cell in cells:
+        cell["settings"]["device"] = "cpu"
+    assert local_nodes(cells, topology(2)) == {0: Local(0, "reference")}
+
+
+def test_each_gpu_has_its_own():
+    cells = [*host(0.1), *host(0.1, gpu=1)]
+    assert local_nodes(cells, topology(0, None)) == {0: Local(0, "reported"), 1: Local(2, "measured")}
+
+
+def test_the_fastest_of_three_must_beat_both():
+    assert fastest_node(host(0.05, (0, 1, 2))) == 2
+    even = [cell for cell in host(0.05, (0, 2)) for cell in (cell, cell | {"mem_node": cell["mem_node"] + 1})]
+    assert fastest_node(even) is None
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_too_few_runs_choose_nothing(runs):
+    assert fastest_node(host(0.3, runs=runs)) is None
+
+
+def test_noise_rarely_chooses_a_node():
+    chosen = 0
+    for seed in range(200):
+        cells = [
+            made_cell(noisy(1000, seed=1000 * seed + 10 * node + i), cpu_node=node, model=model)
+            for node in (0, 1, 2)
+            for i, model in enumerate(MODELS)
+        ]
+        chosen += fastest_node(cells) is not None
+    assert chosen <= 7
+
+
+def test_launch_bound_cells_have_no_say_beside_quiet_ones():
+    loud = [
+        made_cell(
+            noisy(5000 * (1 + 0.5 * (node == 0))), cpu_node=node, model="eager", noise_class="launch-bound"
+        )
+        for node in (0, 2)
+    ]
+    assert fastest_node([*host(0.05), *loud]) == 2
