@@ -112,7 +112,7 @@ def _timed(
     allocations = device.allocations() - allocations
     certificate = witness.finish()
     phases.mark("measure")
-    issue = issue_us(pipeline, cell.model.depth)
+    issue = issue_us(pipeline, cell.model.depth, warmup.batch_s)
     return {
         "warmup": warmup.as_json(),
         "windows": [window.as_json() for window in measured.windows],

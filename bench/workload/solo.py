@@ -8,9 +8,11 @@ from typing import Any
 
 from bench.workload.pipeline import Pipeline, no_beat
 
-BURSTS = 5
 BURST_S = 0.02
 MAX_COPIES = 50
+# Bursts to take the median of: many where they are short, a few where a batch takes seconds.
+MIN_BURSTS, MAX_BURSTS = 3, 9
+BUDGET_S = 0.5
 # What a burst may put into the driver's queue without being throttled by the device: the queue holds about
 # a thousand commands, a transformer block is about fourteen kernels.
 QUEUED_COMMANDS = 600
@@ -18,20 +20,25 @@ COMMANDS_PER_BLOCK = 14
 COMMANDS_PER_BATCH = 20
 
 
-def batches_queued(depth: int) -> int:
-    """Batches that a burst may issue ahead of the device."""
-    return max(2, min(16, QUEUED_COMMANDS // (COMMANDS_PER_BLOCK * depth + COMMANDS_PER_BATCH)))
+def batches_queued(depth: int, batch_s: float) -> int:
+    """Batches that a burst issues ahead of the device."""
+    fit = QUEUED_COMMANDS // (COMMANDS_PER_BLOCK * depth + COMMANDS_PER_BATCH)
+    return max(1, min(16, fit, math.ceil(BURST_S / batch_s)))
 
 
-def issue_us(pipeline: Pipeline, depth: int) -> float:
+def bursts_of(duration_s: float) -> int:
+    return max(MIN_BURSTS, min(MAX_BURSTS, math.ceil(BUDGET_S / duration_s)))
+
+
+def issue_us(pipeline: Pipeline, depth: int, batch_s: float) -> float:
     """CPU time to issue one batch to an idle device: the median over bursts that the driver's queue holds.
 
     Inside a window the CPU runs ahead until the queue is full and then waits for the device, so the time
     spent issuing there is the device's pace, not the CPU's. On the cpu device to issue is to execute.
     """
-    count = batches_queued(depth)
+    count = batches_queued(depth, batch_s)
     values = []
-    for _ in range(2 * BURSTS - 1):
+    for _ in range(bursts_of(count * batch_s)):
         pipeline.drain()
         start_ns = time.perf_counter_ns()
         pipeline.run(count, no_beat)
@@ -59,9 +66,10 @@ def solo_us(pipeline: Pipeline, depth: int, batch_s: float, issue_us: float) -> 
         pipeline.d2h(index % slots, host_out[index % len(host_out)], None)
 
     def alone(stream: Any, stage: Callable[[int], None], count: int) -> float:
-        return _alone(pipeline, stream, stage, count, 2 * count * issue_us / 1e6)
+        bursts = bursts_of(count * batch_s)
+        return _alone(pipeline, stream, stage, count, bursts, 2 * count * issue_us / 1e6)
 
-    passes = batches_queued(depth)
+    passes = batches_queued(depth, batch_s)
     return {
         "h2d": alone(pipeline.h2d_stream, h2d, copies),
         "compute": alone(pipeline.compute_stream, compute, passes) if pipeline.forward else 0.0,
@@ -70,12 +78,12 @@ def solo_us(pipeline: Pipeline, depth: int, batch_s: float, issue_us: float) -> 
 
 
 def _alone(
-    pipeline: Pipeline, stream: Any, stage: Callable[[int], None], count: int, hold_s: float
+    pipeline: Pipeline, stream: Any, stage: Callable[[int], None], count: int, bursts: int, hold_s: float
 ) -> float:
     device = pipeline.device
     start, end = device.event(timing=True), device.event(timing=True)
     values = []
-    for burst in range(BURSTS):
+    for burst in range(bursts):
         device.synchronize()
         device.hold(stream, hold_s)
         start.record(stream)

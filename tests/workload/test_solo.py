@@ -3,21 +3,26 @@ import torch
 from bench.workload.devices import CpuDevice
 from bench.workload.phases import Phases
 from bench.workload.run import build_pipeline
-from bench.workload.solo import batches_queued, issue_us, solo_us
+from bench.workload.solo import batches_queued, bursts_of, issue_us, solo_us
 
 from .cells import NO_COMPUTE, small_cell
 
 
 def test_a_burst_fits_in_the_queue():
-    assert batches_queued(0) == 16
-    assert batches_queued(12) == 3
-    assert batches_queued(100) == 2
+    assert batches_queued(0, 1e-4) == 16
+    assert batches_queued(12, 1e-4) == 3
+    assert batches_queued(100, 1e-4) == 1
+
+
+def test_slow_batches_are_run_a_few_times_only():
+    assert batches_queued(12, 2.0) * bursts_of(2.0) == 3
+    assert bursts_of(0.001) == 9
 
 
 def test_each_stage_takes_time_of_its_own():
     with torch.inference_mode():
         pipeline = build_pipeline(small_cell(), CpuDevice(), Phases())
-        issue = issue_us(pipeline, depth=1)
+        issue = issue_us(pipeline, depth=1, batch_s=0.001)
         solo = solo_us(pipeline, 1, 0.001, issue)
     assert min(solo.values()) > 0
     assert solo["compute"] > solo["d2h"]

@@ -1,0 +1,100 @@
+"""The program as the parent starts it: real processes."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.workload.progress import read_progress
+
+from .cells import NO_COMPUTE, raw_cell
+
+
+def command(folder: Path, mode: str, *more: str, **changes) -> list[str]:
+    (folder / "cell.json").write_text(json.dumps(raw_cell(**changes)))
+    files = ["--cell", str(folder / "cell.json"), "--result", str(folder / "result.json")]
+    return [sys.executable, "-m", "bench.workload", *files, "--mode", mode, *more]
+
+
+def ended(folder: Path, mode: str, *more: str, limit_bytes: int = 0, **changes) -> tuple[int, dict, str]:
+    """Exit code, result and stderr of a run."""
+
+    def limit() -> None:
+        if limit_bytes:
+            resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
+
+    child = subprocess.run(
+        command(folder, mode, *more, **changes), capture_output=True, text=True, preexec_fn=limit
+    )
+    return child.returncode, json.loads((folder / "result.json").read_text()), child.stderr
+
+
+def test_a_timed_run_counts_its_batches_and_ends_with_its_result(tmp_path):
+    progress = tmp_path / "progress"
+    progress.write_bytes(bytes(16))
+    seen = set()
+    argv = command(tmp_path, "timed", "--progress", str(progress), window_s=0.05)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as child:
+        while child.poll() is None:
+            seen.add(read_progress(progress.read_bytes()))
+            time.sleep(0.01)
+        shown = child.stdout.read()
+    assert child.returncode == 0
+    assert {phase for _, _, phase in seen} == {0, 1, 2, 3}
+    assert len({done for done, _, phase in seen if phase == 2}) > 3
+    assert all(expected % 90 == 0 for _, expected, phase in seen if phase == 2)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["status"] == "ok"
+    assert result["phases_s"]["imports"] > 0.1
+    assert shown.startswith("pipeline_gpu0_numa0_vit16x1x32 timed: ")
+
+
+def test_a_traced_run_writes_its_trace(tmp_path):
+    trace = tmp_path / "trace.json.gz"
+    code, result, _ = ended(tmp_path, "traced", "--trace", str(trace), model=NO_COMPUTE)
+    assert (code, result["status"]) == (0, "ok")
+    assert trace.stat().st_size > 0
+
+
+def test_nsys_on_the_cpu_device_needs_no_trace_file(tmp_path):
+    code, result, _ = ended(tmp_path, "traced", model=NO_COMPUTE, profiler="nsys")
+    assert (code, result["status"]) == (0, "ok")
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "reason"),
+    [
+        ({"device": "cuda", "gpu": 99}, "not_runnable", ("CUDA is not available", "no GPU 99")),
+        ({"memory_size_mb": 100_000_000}, "oom", ("not enough host memory for the pool",)),
+    ],
+)
+def test_a_failure_is_told_by_name(tmp_path, changes, status, reason):
+    code, result, stderr = ended(tmp_path, "timed", model=NO_COMPUTE, **changes)
+    assert code == 3
+    assert result["status"] == status
+    assert any(text in result["reason"] for text in reason)
+    assert result["advice"] in stderr
+    assert "Traceback" not in stderr
+
+
+def test_an_allocation_that_fails_is_oom(tmp_path):
+    """The host has the memory, the process's own limit does not."""
+    if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 12 << 30:
+        pytest.skip("needs a host with 12 GiB: the pool must pass the check and fail the allocation")
+    code, result, stderr = ended(
+        tmp_path, "timed", model=NO_COMPUTE, memory_size_mb=8192, limit_bytes=8 << 30
+    )
+    assert (code, result["status"]) == (3, "oom")
+    assert "reduce batch_size or memory_size_mb" in stderr
+
+
+def test_any_other_failure_is_a_crash_with_its_words(tmp_path):
+    code, result, stderr = ended(tmp_path, "traced", "--trace", "/proc/no/trace.json.gz", model=NO_COMPUTE)
+    assert (code, result["status"]) == (3, "crashed")
+    assert "/proc/no" in result["reason"]
+    assert "Traceback" in stderr
