@@ -222,10 +222,11 @@ def _estimate_class(samples: Sequence[Sample], confidence: float, margin: float)
         stats.t.sf((mean - np.log1p(-margin)) / error, df), stats.t.cdf((mean - np.log1p(margin)) / error, df)
     )
     # Planning takes the arithmetic mean of the class as prior: the next study may meet the outliers that
-    # this comparison was spared (with the geometric one only 74 % of such effects are found).
+    # this comparison was spared (with the geometric one only 74 % of such effects are found). At most
+    # twice the spread: one wild model of a class should not make the others look blind.
     common = float(np.average(variances[known], weights=dfs[known])) if pooled else 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        planned = np.sqrt(np.maximum((prior_df * common + own) / df / posterior, 1.0)) * error
+        planned = np.sqrt(np.clip((prior_df * common + own) / df / posterior, 1.0, 4.0)) * error
     worst = planned * np.sqrt(df / stats.chi2.ppf(0.2, df))
     mde = -np.expm1(-worst * (stats.t.ppf((1 + confidence) / 2, df) + stats.t.ppf(0.8, df)))
     told = []
