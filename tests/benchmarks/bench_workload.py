@@ -1,0 +1,151 @@
+"""The workload on a GPU: against the link that this process measures, and against the original pipeline.
+
+The original's figures are of an H100 host (batch 10, 1,000 samples, no profiler); they are compared only on GPUs
+of that class. Run with -s to see the tables.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.workload.cell import parse_cell
+from bench.workload.devices import CudaDevice
+from bench.workload.latency import LatencyMarks
+from bench.workload.link import measure_link
+from bench.workload.measure import run_window, warm_up
+from bench.workload.phases import Phases
+from bench.workload.pipeline import no_beat
+from bench.workload.progress import Progress
+from bench.workload.run import build_pipeline, execute
+from bench.workload.windows import WarmupRule, passes_per_window, throughput_samples_s
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+# Patch, depth, dim, heads, and the original's samples/s.
+MODELS = {
+    "vit0x0x0": (0, 0, 0, 0, 21_837),
+    "vit32x2x128": (32, 2, 128, 4, 5_795),
+    "vit32x4x256": (32, 4, 256, 8, 4_720),
+    "vit32x6x512": (32, 6, 512, 8, 2_227),
+    "vit16x8x768": (16, 8, 768, 12, 1_354),
+    "vit16x12x1024": (16, 12, 1024, 16, 612),
+}
+LAUNCH_BOUND = ("vit32x2x128", "vit32x4x256", "vit32x6x512")
+# Samples/s of CUDA graphs that a later goal asks for, by model and dtype.
+GRAPH_GOALS = {
+    ("vit32x2x128", "fp32"): 41_000, ("vit32x6x512", "fp32"): 8_000, ("vit16x12x1024", "bf16"): 5_700,
+}
+
+
+def cell(name: str, **changes: Any) -> dict[str, Any]:
+    patch, depth, dim, heads, _ = MODELS[name]
+    return {
+        "name": f"pipeline_gpu0_numa0_{name}", "gpu": 0, "gpu_uuid": None, "cpu_node": 0, "mem_node": 0,
+        "model": {"name": name, "patch_size": patch, "depth": depth, "dim": dim, "heads": heads},
+        "image_size": 224, "batch_size": 10, "num_samples": 1000, "warmup_samples": 100,
+        "memory_size_mb": 512, "buffers": 2, "compile_model": "off", "cuda_graph": False, "dtype": "fp32",
+        "device": "cuda", "profiler": "torch", "binding": "none", "seed": 0, "windows": 9, "window_s": 0.1,
+        "timeout_s": 600, "placement_threshold": 1.0,
+    } | changes  # fmt: skip
+
+
+def timed(benchmark: Any, raw: dict[str, Any]) -> dict[str, Any]:
+    return benchmark.pedantic(lambda: execute(raw, "timed", Progress(), Phases()), rounds=1)
+
+
+def is_hopper() -> bool:
+    return any(name in torch.cuda.get_device_name(0) for name in ("H100", "H200"))
+
+
+def show(result: dict[str, Any], **more: Any) -> None:
+    latency = result["latency_us"]
+    facts = {
+        "samples/s": round(result["throughput_samples_s"]),
+        "p50_us": latency["p50"] and round(latency["p50"], 1),
+        "p99_us": latency["p99"] and round(latency["p99"], 1),
+        "issue_us": round(result["issue_us"], 1),
+        "solo_us": {stage: round(value, 1) for stage, value in result["solo_us"].items()},
+        "settled": result["warmup"]["settled"],
+        **more,
+    }
+    print("\n" + ", ".join(f"{key} {value}" for key, value in facts.items()))
+
+
+def test_no_compute_reaches_the_link(benchmark):
+    raw = cell("vit0x0x0")
+    result = timed(benchmark, raw)
+    link = measure_link(CudaDevice(0), result["bytes_in_per_batch"], raw["memory_size_mb"] << 20)
+    share = result["throughput_samples_s"] / link.samples_s(raw["batch_size"])
+    show(result, link=link, ceiling=round(link.samples_s(10)), share=round(share, 4))
+    benchmark.extra_info["share_of_link"] = share
+    assert share >= 0.95
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "vit0x0x0"])
+def test_eager_models_against_the_original(benchmark, name):
+    result = timed(benchmark, cell(name))
+    ratio = result["throughput_samples_s"] / MODELS[name][4]
+    show(result, model=name, times_the_original=round(ratio, 2))
+    benchmark.extra_info["times_the_original"] = ratio
+    if is_hopper():
+        assert ratio >= (1.5 if name in LAUNCH_BOUND else 1.0)
+
+
+@pytest.mark.parametrize(("name", "dtype"), list(GRAPH_GOALS))
+def test_cuda_graphs(benchmark, name, dtype):
+    result = timed(benchmark, cell(name, cuda_graph=True, dtype=dtype))
+    show(result, model=name, dtype=dtype, goal=GRAPH_GOALS[name, dtype])
+    benchmark.extra_info["samples_s"] = result["throughput_samples_s"]
+
+
+def test_what_latency_marks_cost(benchmark):
+    """vit0x0x0 with no batch marked, some, and all: throughput of nine windows each, taken in turn."""
+    parsed = parse_cell(cell("vit0x0x0"))
+    with torch.inference_mode():
+        pipeline = build_pipeline(parsed, CudaDevice(0), Phases())
+        warmup = warm_up(pipeline, WarmupRule(0.1, 10), Progress())
+        count = parsed.batches_per_pass * passes_per_window(warmup.batch_s, parsed.batches_per_pass, 0.1)
+        kinds = {"none": None, "some": LatencyMarks(pipeline.device), "all": LatencyMarks(pipeline.device, count)}
+        for marks in kinds.values():
+            if marks:
+                marks.prepare(count)
+        windows: dict[str, list] = {kind: [] for kind in kinds}
+
+        def turns() -> None:
+            for _ in range(9):
+                for kind, marks in kinds.items():
+                    windows[kind].append(run_window(pipeline, count, no_beat, marks))
+
+        benchmark.pedantic(turns, rounds=1)
+    rates = {kind: round(throughput_samples_s(found, 10)) for kind, found in windows.items()}
+    print(f"\nlatency marks on vit0x0x0, samples/s: {rates}")
+    benchmark.extra_info.update(rates)
+
+
+@pytest.mark.parametrize("mode", ["timed", "traced"])
+@pytest.mark.parametrize("name", ["vit0x0x0", "vit32x6x512"])
+def test_where_the_wall_time_goes(benchmark, tmp_path: Path, name, mode):
+    (tmp_path / "cell.json").write_text(json.dumps(cell(name)))
+    result = tmp_path / "result.json"
+    argv = [
+        sys.executable, "-m", "bench.workload", "--cell", str(tmp_path / "cell.json"), "--mode", mode,
+        "--result", str(result), "--trace", str(tmp_path / "trace.json.gz"),
+    ]  # fmt: skip
+
+    def run() -> float:
+        began = time.perf_counter()
+        subprocess.run(argv, check=True, capture_output=True)
+        return time.perf_counter() - began
+
+    wall_s = benchmark.pedantic(run, rounds=1)
+    phases = json.loads(result.read_text())["phases_s"]
+    phases["exit"] = wall_s - sum(phases.values())
+    shown = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in phases.items())
+    print(f"\n{name} {mode}: {wall_s:.2f} s = {shown}")
+    benchmark.extra_info.update(phases)
