@@ -1,0 +1,180 @@
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bench.trace.database import open_export
+from bench.trace.errors import ProfilerError, TraceError
+from bench.trace.profilers import installation
+from bench.trace.profilers.installation import find_importer, find_nsys, nsys_version
+from bench.trace.profilers.nsys import PRIVATE_TABLES, Nsys
+from bench.trace.profilers.process import run_tool
+from bench.trace.reader import read_trace
+from bench.trace.window import read_window
+
+
+def traced(report, program, exit_code=0):
+    argv = Nsys().command([sys.executable, "-c", program, str(exit_code)], report, "cpu")
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def report(tmp_path):
+    (tmp_path / "nsys_reports").mkdir()
+    return tmp_path / "nsys_reports" / "cell"
+
+
+def test_a_real_profile_is_exported_and_its_ranges_are_read_back(needs_nsys, report, nvtx_program, monkeypatch):
+    monkeypatch.setenv("SECRET_OF_THE_ENVIRONMENT", "hunter2-hunter2")
+    profiler = Nsys()
+    code, log = traced(report, nvtx_program)
+    assert profiler.collect(report, code, log) == profiler.trace_path(report)
+    sqlite = report.parent / "cell.sqlite"
+    profiler.export(report, sqlite)
+    with open_export(sqlite) as export:
+        window = read_window(export)
+    assert window.batch_names == tuple(f"test_batch_{i}" for i in range(5))
+    assert (window.batch_start[0] >= window.start) and (window.batch_end[-1] <= window.end)
+    with pytest.raises(TraceError, match="no CUDA activity in this trace"):
+        read_trace(sqlite)
+    assert sorted(path.name for path in report.parent.iterdir()) == ["cell.nsys-rep", "cell.sqlite"]
+    assert not {name for (name,) in sqlite3.connect(sqlite).execute("SELECT name FROM sqlite_master")} & {
+        *PRIVATE_TABLES
+    }
+    assert b"hunter2-hunter2" not in sqlite.read_bytes()
+    profiler.discard(report)
+    assert not profiler.trace_path(report).exists()
+
+
+def test_a_left_over_stream_is_imported(needs_nsys, report, nvtx_program, tmp_path):
+    """The real failure: nsys away from its importer leaves a .qdstrm, no report, and exits 0."""
+    target = find_nsys().resolve().parent
+    if find_importer(find_nsys()) is None or len(list(target.iterdir())) < 2:
+        pytest.skip("this nsys has no importer to be parted from")
+    alone = tmp_path / "alone" / target.name
+    shutil.copytree(target, alone, copy_function=os.link if _same_disk(target, tmp_path) else shutil.copy2)
+    argv = Nsys().command([sys.executable, "-c", nvtx_program, "0"], report, "cpu")
+    done = subprocess.run([str(alone / "nsys"), *argv[1:]], capture_output=True, text=True, timeout=120)
+    stream = report.parent / "cell.qdstrm"
+    assert done.returncode == 0 and stream.exists() and not Nsys().trace_path(report).exists()
+    assert Nsys().collect(report, 0, done.stdout) == Nsys().trace_path(report)
+    assert not stream.exists()
+
+
+def _same_disk(one, other):
+    return one.stat().st_dev == other.stat().st_dev
+
+
+def test_a_stream_without_an_importer_says_what_to_install(report, script, only_on_path, monkeypatch):
+    only_on_path(script("nsys", "exit 0"))
+    monkeypatch.setattr(installation, "IMPORTERS", ())
+    (report.parent / "cell.qdstrm").write_bytes(b"x")
+    with pytest.raises(ProfilerError, match="QdstrmImporter") as caught:
+        Nsys().collect(report, 0, "")
+    assert "install" in caught.value.advice
+
+
+def test_a_failing_importer_is_quoted(report, script, only_on_path):
+    """A stub of the importer beside a stub of nsys."""
+    nsys = script("nsys", "exit 0")
+    only_on_path(nsys)
+    host = nsys.parent.parent / "host-linux-x64"
+    host.mkdir()
+    importer = host / "QdstrmImporter"
+    importer.write_text("#!/bin/sh\necho 'Processing 10%'\necho 'version mismatch'\nexit 4\n")
+    importer.chmod(0o755)
+    (report.parent / "cell.qdstrm").write_bytes(b"x")
+    with pytest.raises(ProfilerError, match=r"exit code 4.*version mismatch"):
+        Nsys().collect(report, 0, "")
+
+
+def test_the_exit_code_of_the_program_is_passed_on(needs_nsys, report, nvtx_program):
+    code, log = traced(report, nvtx_program, exit_code=3)
+    assert code == 3
+    assert Nsys().collect(report, code, log) is None
+
+
+def test_no_report_after_a_good_end_is_told(report):
+    with pytest.raises(ProfilerError, match="left no report") as caught:
+        Nsys().collect(report, 0, "")
+    assert "profiler: torch" in caught.value.advice
+
+
+@pytest.mark.parametrize(
+    ("log", "what"),
+    [
+        ("WARNING: perf_event_paranoid is 4", "the kernel refuses perf events"),
+        ("ERR_NVGPUCTRPERM", "the driver refuses"),
+        ("Unable to create a directory /tmp/nvidia", "cannot write its temporary files"),
+        ("write: No space left on device", "the disk is full"),
+    ],
+)
+@pytest.mark.parametrize("code", [0, 1])
+def test_refusals_are_told_by_name(report, log, what, code):
+    with pytest.raises(ProfilerError, match=what) as caught:
+        Nsys().collect(report, code, log)
+    assert caught.value.advice
+
+
+def test_nsys_missing_is_told(report, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(installation, "INSTALLATIONS", ())
+    with pytest.raises(ProfilerError, match="nsys is not installed"):
+        Nsys().command(["true"], report, "cuda")
+
+
+def test_a_failing_export_leaves_nothing(report, script, only_on_path):
+    only_on_path(script("nsys", "echo 'unsupported report version' >&2; exit 1"))
+    with pytest.raises(ProfilerError, match="unsupported report version"):
+        Nsys().export(report, report.parent / "cell.sqlite")
+    assert list(report.parent.iterdir()) == []
+
+
+def test_the_capture_range_is_asked_for_on_cuda_only(report, script, only_on_path):
+    only_on_path(script("nsys", ""))
+    on_gpu = Nsys().command(["prog", "x"], report, "cuda")
+    assert "--capture-range=cudaProfilerApi" in on_gpu and on_gpu[-2:] == ["prog", "x"]
+    assert not any(part.startswith("--capture") for part in Nsys().command(["prog"], report, "cpu"))
+    assert "--cuda-graph-trace=node" in Nsys().command(["prog"], report, "cuda", graph_nodes=True)
+
+
+def test_a_new_attempt_forgets_the_report_of_the_last(report, script, only_on_path):
+    only_on_path(script("nsys", ""))
+    Nsys().trace_path(report).write_bytes(b"old")
+    Nsys().command(["prog"], report, "cuda")
+    assert not Nsys().trace_path(report).exists()
+
+
+def test_a_hanging_tool_is_ended_with_all_it_started(script, tmp_path):
+    tool = script("tool", f"sleep 600 & echo $! > {tmp_path}/pid; wait")
+    begin = time.monotonic()
+    with pytest.raises(ProfilerError, match="hung"):
+        run_tool([str(tool)], timeout_s=1)
+    assert time.monotonic() - begin < 60
+    child = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and _alive(child):
+        time.sleep(0.02)
+    assert not _alive(child)
+
+
+def _alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_tool_that_is_not_there_is_named():
+    with pytest.raises(ProfilerError, match="cannot run /no/such/tool"):
+        run_tool(["/no/such/tool"], 1)
+
+
+def test_the_version_is_read(needs_nsys):
+    assert nsys_version(find_nsys())[:2] == "20"

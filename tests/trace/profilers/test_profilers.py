@@ -1,0 +1,51 @@
+import subprocess
+import sys
+
+import pytest
+
+from bench.trace.errors import ProfilerError
+from bench.trace.profilers import choose_profiler, get_profiler, installation
+from bench.trace.profilers.torch import Torch
+
+
+def test_auto_is_nsys_on_cuda_where_it_is(script, only_on_path):
+    only_on_path(script("nsys", ""))
+    assert choose_profiler("auto", "cuda") == "nsys"
+    assert choose_profiler("auto", "cpu") == "torch"
+
+
+def test_auto_is_torch_where_there_is_no_nsys(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(installation, "INSTALLATIONS", ())
+    assert choose_profiler("auto", "cuda") == "torch"
+    assert choose_profiler("nsys", "cuda") == "nsys"
+
+
+def test_an_unknown_profiler_is_refused():
+    with pytest.raises(ProfilerError, match="unknown profiler 'perf'"):
+        choose_profiler("perf", "cpu")
+
+
+def test_torch_tells_the_child_where_its_trace_goes(tmp_path):
+    report = tmp_path / "cell"
+    trace = Torch().trace_path(report)
+    assert Torch().command(["python"], report, "cpu") == ["python", "--trace", str(trace)]
+    with pytest.raises(ProfilerError, match="left no trace"):
+        Torch().collect(report, 0, "")
+    assert Torch().collect(report, 3, "") is None
+    trace.write_bytes(b"x")
+    assert Torch().collect(report, 0, "") == trace
+    Torch().command(["python"], report, "cpu")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", ["nsys", "torch"])
+def test_profilers_import_nothing_heavy(name):
+    code = f"""
+import sys
+from bench.trace.profilers import choose_profiler, get_profiler
+choose_profiler("auto", "cuda"); get_profiler({name!r})
+print(*sorted({{"torch", "numpy", "pandas"}} & set(sys.modules)))
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+    assert get_profiler(name).name == name
