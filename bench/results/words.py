@@ -39,14 +39,9 @@ def with_half(share: float, half: float) -> str:
 
 def at_most(share: float) -> str:
     """A bound in percent, rounded up to two significant digits: never claims more than was found."""
-    value = 100 * share
-    step = 10.0 ** (math.floor(math.log10(value)) - 1) if value > 0 else 0.01
-    return (
-        f"{max(math.ceil(value / step - 1e-9) * step, 0.01):.{2 if value < 1 else 1 if value < 10 else 0}f}".rstrip(
-            "0"
-        ).rstrip(".")
-        + " %"
-    )
+    hundredths = max(math.ceil(share * 1e4 - 1e-9), 1)
+    step = 10 ** max(len(str(hundredths)) - 2, 0)
+    return f"{math.ceil(hundredths / step) * step / 100:g} %"
 
 
 def seconds(value: float | None) -> str:
@@ -54,7 +49,7 @@ def seconds(value: float | None) -> str:
         return NONE
     if value < 90:
         return f"{value:.1f} s"
-    minutes, hours = divmod(round(value / 60), 60)[1], int(round(value / 60) // 60)
+    hours, minutes = divmod(round(value / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 

@@ -8,6 +8,8 @@ from bench.results.report.labels import device_label, node_label, series_label
 from bench.results.words import at_most, percent, with_half
 
 Record = dict[str, Any]
+LARGE = 0.05
+"""Without an interval only losses of this size are named one by one."""
 _SOURCES = {
     "reported": "Nearest as the system reports it.",
     "measured": "Nearest by measurement; the system does not report it.",
@@ -111,12 +113,24 @@ def _place_line(place: str, losses: list[Loss]) -> str:
     if same:
         above = at_most(max(max(loss.interval[1], 0.0) for loss in same if loss.interval))
         said.append(f"{listed(same)} {'loses' if len(same) == 1 else 'lose'} nothing above {above}")
-    alone = [loss for loss in losses if loss.interval is None]
-    said += [f"{loss.label} {_verb(loss)} {loss.figure}" for loss in sorted(alone, key=lambda loss: -loss.share)]
+    said += _without_interval([loss for loss in losses if loss.interval is None])
     rest = [loss for loss in losses if loss.interval and loss.verdict in ("UNDECIDED", "NOT RESOLVABLE")]
     if rest:
         said.append(f"{listed(rest)} {'is' if len(rest) == 1 else 'are'} too noisy to tell")
     return f"On {place} " + ", ".join(said) + "."
+
+
+def _without_interval(losses: list[Loss]) -> list[str]:
+    """With one pair each: the largest by name, the rest as a range."""
+    ranked = sorted(losses, key=lambda loss: -abs(loss.share))
+    named = [loss for loss in ranked if abs(loss.share) >= LARGE][:3] or ranked[:1]
+    rest = ranked[len(named) :]
+    said = [f"{loss.label} {_verb(loss)} {loss.figure}" for loss in named]
+    if len(rest) == 1:
+        said.append(f"{rest[0].label} {_verb(rest[0])} {rest[0].figure}")
+    elif rest:
+        said.append(f"the other {len(rest)} models differ by up to {percent(abs(rest[0].share))}")
+    return said
 
 
 def listed(losses: list[Loss]) -> str:

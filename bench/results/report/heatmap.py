@@ -56,7 +56,7 @@ def _tile(cell: Record | None, best: float, local: bool) -> Tile:
         return Tile("", "", "#FFFFFF", None, local)
     rate_here = cell["throughput_samples_s"]
     if not rate_here:
-        return Tile(cell["outcome"].replace("_", " "), "", "#EDEFF2", cell["name"], local)
+        return Tile(cell["outcome"].replace("_", " "), "", "#EDEFF2", cell["name"], False)
     loss = 1 - rate_here / best
     return Tile(rate(rate_here), "best" if loss == 0 else f"−{percent(loss)}", shade(loss), cell["name"], local)
 

@@ -36,6 +36,14 @@ def by_series(cells: list[Record]) -> dict[str, list[Record]]:
     return groups
 
 
+def panels(cells: list[Record]) -> list[tuple[str, list[Record], list[str]]]:
+    """(title, cells, label of each) of small pictures: one a model, or a single one where a model is one cell."""
+    groups = by_series(cells)
+    if all(len(group) == 1 for group in groups.values()):
+        return [("", cells, [series_label(cell) for cell in cells])] if cells else []
+    return [(label, group, [row_label(cell) for cell in group]) for label, group in groups.items()]
+
+
 def device_label(cell: Record) -> str:
     """ "GPU 2"; a cell of the cpu device is not called one."""
     return "CPU" if cell["settings"].get("device") == "cpu" else f"GPU {cell['gpu']}"

@@ -24,6 +24,15 @@ def notes(results: Record) -> list[str]:
     return found
 
 
+def host_facts(results: Record) -> list[str]:
+    """Host, GPUs, CPU and driver, in one line."""
+    facts, names = results["fingerprint"], list(results["device_names"].values())
+    gpus = [f"{names.count(name)} × {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)]
+    driver = facts.get("driver")
+    said = [results["host"].get("name"), *gpus, facts.get("cpu"), driver not in (None, "none") and f"driver {driver}"]
+    return [str(fact) for fact in dict.fromkeys(said) if fact]
+
+
 def trust_items(results: Record) -> list[tuple[str, str, str]]:
     """(figure, label, state) of the trust line; state is good, warn or plain."""
     trust, counts = results["trust"], results["counts"]

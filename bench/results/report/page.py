@@ -1,5 +1,6 @@
 """report.html: one file that opens offline. Everything that is not markup is escaped by the templates."""
 
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +15,7 @@ from bench.results.report.heatmap import FULL_LOSS, maps, shade
 from bench.results.report.hostmap import host_map
 from bench.results.report.labels import node_label, placements
 from bench.results.report.links import Files
-from bench.results.report.paste import near_nodes, recipes
+from bench.results.report.paste import near_nodes, recipe_note, recipes
 from bench.results.report.plots.bandwidth import bandwidth_pictures
 from bench.results.report.plots.latency import latency_pictures
 from bench.results.report.plots.penalty import penalty_pictures
@@ -23,6 +24,7 @@ from bench.results.report.plots.scaling import scaling_pictures
 from bench.results.report.plots.stages import STAGES, stage_pictures
 from bench.results.report.plots.style import STAGE_COLOURS, colour
 from bench.results.report.plots.throughput import throughput_pictures
+from bench.results.report.plots.timeline import timeline_pictures
 
 Record = dict[str, Any]
 _CONTENTS = {
@@ -51,9 +53,11 @@ def render(stored: Stored, results: Record) -> str:
     parts = {
         "results": results,
         "notes": notes.notes(results),
+        "host_facts": notes.host_facts(results),
         "answers": found,
         "trust": notes.trust_items(results),
         "recipes": recipes(results, near_nodes(results, found)),
+        "recipe_note": recipe_note(found),
         "penalties": sections.penalty_rows(results, found),
         "effects": sections.effect_rows(results),
         "columns": sections.GRID_COLUMNS,
@@ -78,7 +82,7 @@ def _pictures(stored: Stored, results: Record, found: list) -> Record:
         "penalty_pictures": penalty_pictures(cells, found),
         "scaling": scaling_pictures(cells),
         "stages": stage_pictures(cells),
-        "timelines": [],
+        "timelines": timeline_pictures(stored.path, cells),
         "latency": latency_pictures(cells),
         "bandwidths": bandwidth_pictures(cells),
         "perturbation": perturbation_pictures(cells),
@@ -97,6 +101,11 @@ def _legends(cells: list[Record]) -> Record:
     }
 
 
+def _keep_numbers_whole(text: str) -> str:
+    """No line break between a number and its unit."""
+    return re.sub(r"(?<=\d) (?=[%±])|(?<=±) ", "\u00a0", text)
+
+
 @lru_cache
 def _environment() -> Environment:
     environment = Environment(
@@ -107,6 +116,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["svg"] = Markup
+    environment.filters["nb"] = _keep_numbers_whole
     source, _, _ = environment.loader.get_source(environment, "style.css")
     environment.globals["css"] = Markup(source)
     return environment

@@ -19,6 +19,13 @@ def near_nodes(results: Record, found: list[Answer]) -> dict[int, int]:
     return nodes
 
 
+def recipe_note(found: list[Answer]) -> str:
+    """What the lines do not rest on, where nothing was compared."""
+    if any(answer.node is not None for answer in found):
+        return ""
+    return "They hold a program where this study measured it; which node is nearest was not compared."
+
+
 def recipes(results: Record, nodes: dict[int, int]) -> list[tuple[str, str, str]]:
     """(tool, lines, note) for each way to bind. Empty where no node is known."""
     if not nodes:

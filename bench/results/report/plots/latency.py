@@ -1,6 +1,6 @@
 """Latency of a batch by node: boxes drawn from the quantiles that the runs stored."""
 
-from bench.results.report.labels import by_series, place_of, placements, row_label
+from bench.results.report.labels import panels, place_of, placements
 from bench.results.report.plots.style import INK, Picture, canvas, colour, to_svg
 from bench.results.words import microseconds
 
@@ -9,17 +9,17 @@ def latency_pictures(cells: list[dict]) -> list[Picture]:
     """Box: the middle half; line: 1 % to 99 %, or 10 % to 90 % where a cell has too few batches for that."""
     known = [cell for cell in cells if len((cell["latency_us"] or {}).get("quantiles") or []) == 101]
     places = placements(cells)
-    return [_panel(label, group, places) for label, group in by_series(known).items()]
+    return [_panel(*panel, places) for panel in panels(known)]
 
 
-def _panel(label: str, cells: list[dict], places: list[tuple[int, int]]) -> Picture:
-    rows = [row_label(cell) for cell in cells]
-    alt = f"Latency of a batch of {label}: " + "; ".join(
+def _panel(title: str, cells: list[dict], rows: list[str], places: list[tuple[int, int]]) -> Picture:
+    alt = f"Latency of a batch {title}: " + "; ".join(
         f"{row}: median {microseconds(cell['latency_us']['p50'])}, p99 {microseconds(cell['latency_us']['p99'])}"
         for row, cell in zip(rows, cells, strict=True)
     )
-    scale, unit = _scale(max(cell["latency_us"]["quantiles"][99] for cell in cells))
-    with canvas(3.4, 0.85 + 0.22 * max(len(cells), 2)) as figure:
+    longest = max(cell["latency_us"]["quantiles"][99] for cell in cells)
+    scale, unit = (1e3, "ms") if longest >= 2e3 else (1.0, "µs")
+    with canvas(3.4 if title else 6.4, 0.8 + 0.22 * len(cells)) as figure:
         axes = figure.add_subplot()
         for row, cell in enumerate(cells):
             values = [value / scale for value in cell["latency_us"]["quantiles"]]
@@ -29,14 +29,12 @@ def _panel(label: str, cells: list[dict], places: list[tuple[int, int]]) -> Pict
             box = axes.barh(row, values[75] - values[25], 0.55, values[25], color=shade)
             box.patches[0].set_url(f"#runs-{cell['name']}")
             axes.plot([values[50]] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=1.4)
-        axes.set_title(label)
+        axes.set_title(title)
         axes.set_yticks(range(len(cells)), rows)
-        axes.set_ylim(max(len(cells), 2) - 0.4, -0.6)
+        axes.set_ylim(len(cells) - 0.4, -0.6)
         axes.set_xlabel(unit)
+        if not title:  # different models: latencies of very different sizes
+            axes.set_xlim(left=0)
         axes.locator_params(axis="x", nbins=5)
         axes.grid(axis="y", visible=False)
-        return Picture(label, alt, to_svg(figure, alt, f"latency {label}"))
-
-
-def _scale(largest_us: float) -> tuple[float, str]:
-    return (1e3, "ms") if largest_us >= 2e3 else (1.0, "µs")
+        return Picture(title, alt, to_svg(figure, alt, f"latency {title}"), wide=not title)

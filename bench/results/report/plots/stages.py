@@ -1,6 +1,6 @@
 """Where the window goes: compute, exposed copy, idle, as shares of it."""
 
-from bench.results.report.labels import by_series, row_label
+from bench.results.report.labels import panels
 from bench.results.report.plots.style import STAGE_COLOURS, Picture, canvas, to_svg
 from bench.results.words import percent
 
@@ -15,18 +15,16 @@ def stage_shares(metrics: dict) -> dict[str, float]:
 
 def stage_pictures(cells: list[dict]) -> list[Picture]:
     """One panel a model, one bar a cell."""
-    traced = [cell for cell in cells if cell["metrics"]]
-    return [_panel(label, group) for label, group in by_series(traced).items()]
+    return [_panel(*panel) for panel in panels([cell for cell in cells if cell["metrics"]])]
 
 
-def _panel(label: str, cells: list[dict]) -> Picture:
-    rows = [row_label(cell) for cell in cells]
+def _panel(title: str, cells: list[dict], rows: list[str]) -> Picture:
     shares = [stage_shares(cell["metrics"]) for cell in cells]
-    alt = f"Stages of {label}: " + "; ".join(
+    alt = f"Stages {title}: " + "; ".join(
         f"{row}: " + ", ".join(f"{name} {percent(share)}" for name, share in part.items())
         for row, part in zip(rows, shares, strict=True)
     )
-    with canvas(3.4, 0.7 + 0.22 * max(len(cells), 2)) as figure:
+    with canvas(3.4 if title else 6.4, 0.62 + 0.22 * len(cells)) as figure:
         axes = figure.add_subplot()
         left = [0.0] * len(cells)
         for name in STAGES:
@@ -35,10 +33,10 @@ def _panel(label: str, cells: list[dict]) -> Picture:
             for bar, cell in zip(bars.patches, cells, strict=True):
                 bar.set_url(f"#runs-{cell['name']}")
             left = [start + width for start, width in zip(left, widths, strict=True)]
-        axes.set_title(label)
+        axes.set_title(title)
         axes.set_yticks(range(len(cells)), rows)
-        axes.set_ylim(max(len(cells), 2) - 0.4, -0.6)
+        axes.set_ylim(len(cells) - 0.4, -0.6)
         axes.set_xlim(0, 100)
         axes.set_xticks([0, 50, 100], ["0 %", "50 %", "100 %"])
         axes.grid(axis="y", visible=False)
-        return Picture(label, alt, to_svg(figure, alt, f"stages {label}"))
+        return Picture(title, alt, to_svg(figure, alt, f"stages {title}"), wide=not title)

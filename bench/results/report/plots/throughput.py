@@ -1,9 +1,10 @@
-"""Throughput by node: a bar for each GPU and placement, one small panel a model."""
+"""Throughput by node and model: bars from zero, a line for the 95 % interval, a dot for every run."""
 
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from bench.results.intervals import interval_of
-from bench.results.report.labels import by_series, device_label, place_of, placements, row_label
+from bench.results.report.labels import device_label, panels, place_of, placements
 from bench.results.report.plots.style import INK, Picture, canvas, colour, to_svg
 from bench.results.words import rate
 
@@ -11,18 +12,16 @@ Place = tuple[int, int]
 
 
 def throughput_pictures(cells: list[dict]) -> list[Picture]:
-    """Bars from zero; a line for the 95 % interval of a cell measured more than once, a dot for every run."""
-    measured = [cell for cell in cells if cell["throughput_samples_s"]]
+    """A small panel a model, a bar each GPU and placement; one list of models where there is one cell each."""
     places = placements(cells)
-    return [_panel(label, group, places) for label, group in by_series(measured).items()]
+    found = panels([cell for cell in cells if cell["throughput_samples_s"]])
+    return [_panel(*panel, places) if panel[0] else _models(*panel[1:], places) for panel in found]
 
 
-def _panel(label: str, cells: list[dict], places: list[Place]) -> Picture:
+def _panel(title: str, cells: list[dict], labels: list[str], places: list[Place]) -> Picture:
     devices = list(dict.fromkeys(device_label(cell) for cell in cells))
     width = 0.8 / len(places)
-    alt = f"Throughput of {label} in samples per second: " + "; ".join(
-        f"{row_label(cell)} {rate(cell['throughput_samples_s'])}" for cell in cells
-    )
+    alt = _alt(title, cells, labels)
     with canvas(3.4, 2.2) as figure:
         axes = figure.add_subplot()
         for cell in cells:
@@ -30,14 +29,46 @@ def _panel(label: str, cells: list[dict], places: list[Place]) -> Picture:
             x = devices.index(device_label(cell)) + (place - (len(places) - 1) / 2) * width
             bar = axes.bar(x, cell["throughput_samples_s"], min(width * 0.92, 0.4), color=colour(place))
             bar.patches[0].set_url(f"#runs-{cell['name']}")
-            runs = cell["throughput_runs"]
-            if len(runs) > 1:
-                axes.plot([x] * len(runs), runs, "o", color=INK, markersize=2, alpha=0.45, markeredgewidth=0)
-                axes.plot([x, x], interval_of(runs), color=INK, linewidth=1.3, solid_capstyle="butt")
-        axes.set_title(label)
+            _runs(axes, cell, x, upright=True)
+        axes.set_title(title)
         axes.set_xticks(range(len(devices)), devices)
         axes.set_xlim(-0.6, len(devices) - 0.4)
         axes.grid(axis="x", visible=False)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        return Picture(label, alt, to_svg(figure, alt, f"throughput {label}"))
+        return Picture(title, alt, to_svg(figure, alt, f"throughput {title}"))
+
+
+def _models(cells: list[dict], labels: list[str], places: list[Place]) -> Picture:
+    alt = _alt("", cells, labels)
+    largest = max(cell["throughput_samples_s"] for cell in cells)
+    with canvas(6.4, 0.5 + 0.27 * len(cells)) as figure:
+        axes = figure.add_subplot()
+        for y, cell in enumerate(cells):
+            bar = axes.barh(y, cell["throughput_samples_s"], 0.66, color=colour(places.index(place_of(cell))))
+            bar.patches[0].set_url(f"#runs-{cell['name']}")
+            _runs(axes, cell, y, upright=False)
+            end = max([cell["throughput_samples_s"], *cell["throughput_runs"]]) + largest / 60
+            axes.text(end, y, rate(cell["throughput_samples_s"]), va="center", color=INK, fontsize=8.5)
+        axes.set_yticks(range(len(cells)), labels)
+        axes.set_ylim(len(cells) - 0.4, -0.6)
+        axes.set_xlim(0, largest * 1.15)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.grid(axis="y", visible=False)
+        return Picture("", alt, to_svg(figure, alt, "throughput"), wide=True)
+
+
+def _runs(axes: Axes, cell: dict, at: float, upright: bool) -> None:
+    runs = cell["throughput_runs"]
+    if len(runs) < 2:
+        return
+    for values, style in ((runs, {"marker": "o", "markersize": 2, "alpha": 0.45, "linewidth": 0}),
+                          (interval_of(runs), {"linewidth": 1.3, "solid_capstyle": "butt"})):  # fmt: skip
+        line = ([at] * len(values), values)
+        axes.plot(*(line if upright else line[::-1]), color=INK, markeredgewidth=0, **style)
+
+
+def _alt(title: str, cells: list[dict], labels: list[str]) -> str:
+    told = "; ".join(f"{label} {rate(cell['throughput_samples_s'])}" for label, cell in zip(labels, cells, strict=True))
+    return f"Throughput {title} in samples per second: {told}"
