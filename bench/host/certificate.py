@@ -7,7 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Callable
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 from bench.host.cpulist import format_cpulist
@@ -115,8 +115,7 @@ class Certifier:
             "threads": self._try("threads", _threads),
             "policy": self._try("memory policy", _policy),
             "pages": {
-                name: self._try(f"pages of {name}", query.count, most_pages)
-                for name, query in self._queries.items()
+                name: self._try(f"pages of {name}", query.count, most_pages) for name, query in self._queries.items()
             },
             "counters": _counters(),
             "migrations": _migrations(),
@@ -135,7 +134,7 @@ class Certifier:
             return None
 
 
-def code_pages(numa_maps: Path = Path("/proc/self/numa_maps")) -> dict[str, dict[str, int]]:
+def code_pages(numa_maps: str | PathLike[str] = "/proc/self/numa_maps") -> dict[str, dict[str, int]]:
     """Resident pages of torch's and CUDA's libraries by node. They lie where the first reader left them."""
     pages: dict[str, dict[str, int]] = {}
     with open(numa_maps) as lines:

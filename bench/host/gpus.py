@@ -123,9 +123,7 @@ def _describe(nvml: Any, handle: Any) -> dict[str, Any]:
         "link_width_max": ask("MaxPcieLinkWidth"),
         "mig": None if mig is None else bool(mig[0]),
         "ecc": None if ecc is None else bool(ecc[0]),
-        "ecc_uncorrected": ask(
-            "TotalEccErrors", nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
-        ),
+        "ecc_uncorrected": ask("TotalEccErrors", nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC),
         "remapped_rows": _remapped(ask("RemappedRows")),
         "throttle_reasons": throttle_reasons(ask("CurrentClocksThrottleReasons")),
         "performance_state": None if state is None else int(state),
@@ -182,9 +180,7 @@ def _remapped(answer: tuple[int, ...] | None) -> dict[str, int] | None:
 def _bits(words: Any) -> list[int] | None:
     if words is None:
         return None
-    return [
-        64 * place + bit for place, word in enumerate(words) for bit in range(64) if word and word >> bit & 1
-    ]
+    return [64 * place + bit for place, word in enumerate(words) for bit in range(64) if word and word >> bit & 1]
 
 
 def _flag(value: Any) -> bool | None:

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import platform
 import sys
 from array import array
 from collections import Counter
@@ -15,7 +14,7 @@ _CALLS = {
     "x86_64": {"move_pages": 279, "get_mempolicy": 239},
     "aarch64": {"move_pages": 239, "get_mempolicy": 236},
 }
-_NUMBERS = _CALLS.get(platform.machine(), {})
+_NUMBERS = _CALLS.get(os.uname().machine, {})
 _MODES = ("default", "preferred", "bind", "interleave", "local", "preferred-many", "weighted-interleave")
 _MODE_FLAGS = 0xE000  # static nodes, relative nodes, NUMA balancing (linux/mempolicy.h)
 _POLICY_OF_ADDRESS = 2  # MPOL_F_ADDR
@@ -36,13 +35,9 @@ def memory_policy(address: int | None = None) -> tuple[str, tuple[int, ...]]:
     mode = ctypes.c_int(-1)
     mask = (ctypes.c_ulong * (_MAX_NODES // 64))()
     flags = 0 if address is None else _POLICY_OF_ADDRESS
-    _call(
-        "get_mempolicy", ctypes.byref(mode), mask, ctypes.c_ulong(_MAX_NODES), ctypes.c_void_p(address), flags
-    )
+    _call("get_mempolicy", ctypes.byref(mode), mask, ctypes.c_ulong(_MAX_NODES), ctypes.c_void_p(address), flags)
     number = mode.value & ~_MODE_FLAGS
-    nodes = tuple(
-        64 * i + bit for i, word in enumerate(mask) for bit in range(64) if word and word >> bit & 1
-    )
+    nodes = tuple(64 * i + bit for i, word in enumerate(mask) for bit in range(64) if word and word >> bit & 1)
     return (_MODES[number] if number < len(_MODES) else f"mode {number}"), nodes
 
 
@@ -107,7 +102,7 @@ def count_values(status: array) -> dict[int, int]:
 
 def _call(name: str, *arguments: object) -> None:
     if name not in _NUMBERS:
-        raise OSError(f"{name}: its number on {platform.machine()} is not known here")
+        raise OSError(f"{name}: its number on {os.uname().machine} is not known here")
     if _libc.syscall(ctypes.c_long(_NUMBERS[name]), *arguments) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"{name}: {os.strerror(error)}")

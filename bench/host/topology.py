@@ -217,8 +217,7 @@ def _pci_gpus(root: Path) -> tuple[str, ...]:
     return tuple(
         device.name
         for device in sorted(devices.iterdir() if devices.is_dir() else ())
-        if _read(device / "vendor").strip() == "0x10de"
-        and _read(device / "class").startswith(("0x0300", "0x0302"))
+        if _read(device / "vendor").strip() == "0x10de" and _read(device / "class").startswith(("0x0300", "0x0302"))
     )
 
 
