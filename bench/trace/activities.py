@@ -61,8 +61,10 @@ def read_activities(export: Export, window: Window) -> Activities:
 
 
 def _read_calls(export: Export, window: Window) -> Calls:
-    if not export.has(RUNTIME):
-        export.fail(f"no CUDA API call in this trace: table {RUNTIME} is missing", "trace with nsys -t cuda,nvtx")
+    if not export.filled(RUNTIME):
+        export.fail(
+            f"no CUDA API call in this trace: table {RUNTIME} is missing or empty", "trace with nsys -t cuda,nvtx"
+        )
     export.need(RUNTIME, "start", "end", "correlationId", "globalTid")
     # A call that never returned has no end.
     correlation, start, end = export.integers(

@@ -43,8 +43,9 @@ class Export:
     def has(self, table: str, *columns: str) -> bool:
         return table in self._columns and self._columns[table].issuperset(columns)
 
-    def tables(self, prefix: str) -> list[str]:
-        return sorted(name for name in self._columns if name.startswith(prefix))
+    def filled(self, table: str) -> bool:
+        """Some versions of nsys make tables for what they did not record."""
+        return table in self._columns and bool(self.rows(f'SELECT 1 FROM "{table}" LIMIT 1'))
 
     def need(self, table: str, *columns: str) -> None:
         """Raise TraceError if a column is missing from a table that is there."""

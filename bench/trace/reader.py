@@ -40,13 +40,13 @@ def _check_tables(export: Export) -> None:
         export.fail(
             "not an export of a trace: it has none of the tables of nsys", "give the .sqlite that nsys export made"
         )
-    if not any(export.has(table) for table in (RUNTIME, *TABLES)):
+    if not any(export.filled(table) for table in (RUNTIME, *TABLES)):
         export.fail(
             "no CUDA activity in this trace",
             "nsys sees only CUDA: trace the cpu device with profiler: torch; on a GPU trace with -t cuda,nvtx",
         )
-    if not export.has(MEMCPY):
-        export.fail(f"no copy in this trace: table {MEMCPY} is missing")
+    if not export.filled(MEMCPY):
+        export.fail(f"no copy in this trace: table {MEMCPY} is missing or empty")
 
 
 def _check_activities(export: Export, window: Window, activities: Activities) -> None:

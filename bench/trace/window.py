@@ -78,7 +78,7 @@ def _only_window(export: Export, ranges: list[tuple[Any, ...]]) -> tuple[Any, ..
 
 def _ranges(export: Export) -> list[tuple[Any, ...]]:
     """(start, end or None, globalTid, text) of the push/pop ranges whose names begin with test_."""
-    if not export.has(NVTX):
+    if not export.filled(NVTX):
         export.fail("no NVTX range in this trace", "trace with nsys -t cuda,nvtx")
     export.need(NVTX, "start", "end", "eventType", "globalTid")
     text, join = "", ""

@@ -123,6 +123,18 @@ BROKEN = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["no nvtx", "no cuda", "no runtime", "no memcpy"])
+def test_an_empty_table_is_as_good_as_none(tmp_path, name):
+    built, message = BROKEN[name]
+    path = write(tmp_path / "x.sqlite", replace(built, drop=()))
+    with sqlite3.connect(path) as db:
+        for table in built.drop:
+            if db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
+                db.execute(f"DELETE FROM {table}")
+    with pytest.raises(TraceError, match=message):
+        read_trace(path)
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_would_make_a_number_wrong_is_an_error_by_name(tmp_path, name):
     built, message = BROKEN[name]

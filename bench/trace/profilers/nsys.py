@@ -50,6 +50,11 @@ REFUSALS = (
         "another nsys session is running on this host",
         "end it with: nsys shutdown --session=NAME (nsys sessions list)",
     ),
+    (
+        ("Local Endpoint is not available",),
+        "its agent did not start in time",
+        "seen on a busy host: run it again when less is going on",
+    ),
     (("No space left on device",), "the disk is full", "free some, or set retention: none"),
 )
 

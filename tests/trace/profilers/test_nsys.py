@@ -59,7 +59,10 @@ def test_a_left_over_stream_is_imported(needs_nsys, report, nvtx_program, tmp_pa
     alone = tmp_path / "alone" / target.name
     shutil.copytree(target, alone, copy_function=os.link if _same_disk(target, tmp_path) else shutil.copy2)
     argv = Nsys().command([sys.executable, "-c", nvtx_program, "0"], report, "cpu")
-    done = subprocess.run([str(alone / "nsys"), *argv[1:]], capture_output=True, text=True, timeout=120)
+    for _ in range(3):  # on a busy machine nsys may give its agent up too early
+        done = subprocess.run([str(alone / "nsys"), *argv[1:]], capture_output=True, text=True, timeout=120)
+        if "Local Endpoint is not available" not in done.stderr + done.stdout:
+            break
     stream = report.parent / "cell.qdstrm"
     assert done.returncode == 0 and stream.exists() and not Nsys().trace_path(report).exists()
     assert Nsys().collect(report, 0, done.stdout) == Nsys().trace_path(report)
@@ -111,6 +114,7 @@ def test_no_report_after_a_good_end_is_told(report):
         ("WARNING: perf_event_paranoid is 4", "the kernel refuses perf events"),
         ("ERR_NVGPUCTRPERM", "the driver refuses"),
         ("Unable to create a directory /tmp/nvidia", "cannot write its temporary files"),
+        ("Local Endpoint is not available.", "its agent did not start in time"),
         ("write: No space left on device", "the disk is full"),
     ],
 )
