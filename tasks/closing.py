@@ -3,6 +3,7 @@
 import atexit
 import os
 
+from bench.files import read_json
 from bench.run.record import read_record
 from bench.study.directory import RunDirectory
 from tasks.invocation import INVOCATION
@@ -29,11 +30,9 @@ def closing_words(directory: RunDirectory) -> str:
     measured = sum(record is not None and record["invocation"] == INVOCATION for record in records)
     if not directory.results.exists():
         return f"no report yet: {measured} runs measured in {directory.path}; the same command goes on from here"
-    # Only now: reading results is not needed to run tasks.
-    from bench.results.load import read_results
     from bench.results.tables import cells_table
 
-    lines = [cells_table(read_results(directory.path))]
+    lines = [cells_table(read_json(directory.results))]
     if not measured:
         lines.append("Nothing was measured now: all of it is there already. `--fresh` measures it again.")
     lines.append(f"report: {directory.path / 'report.html'}")

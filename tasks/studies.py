@@ -12,7 +12,7 @@ from bench.study.study import configs_folder, load_study
 from tasks.closing import close_with_summary
 from tasks.cooldown import wait_for_cooldown
 from tasks.invocation import INVOCATION, host_lock
-from tasks.parameters import Overrides, given
+from tasks.parameters import OVERRIDES, Overrides, given
 from tasks.report import StudyCheck
 from tasks.setup import refusing
 from tasks.stopping import stop_cleanly
@@ -37,6 +37,14 @@ class StudyTask(Overrides, luigi.WrapperTask):
 
     def study_file(self) -> Path:
         raise StudyError("StudyTask itself is no study", advice="name one: NumaStudy, QuickTest, ScalingStudy, Study")
+
+    def to_str_params(self, only_significant: bool = False, only_public: bool = False) -> dict[str, str]:
+        """Of the overrides only those that were given: names on the scheduler's page stay short."""
+        params = super().to_str_params(only_significant, only_public)
+        return {key: value for key, value in params.items() if value or key not in OVERRIDES}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{key}={value}' for key, value in self.to_str_params().items())})"
 
     def directory(self) -> RunDirectory:
         """Resolved once in a call of luigi, when the scheduler first asks, and then remembered."""

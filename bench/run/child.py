@@ -51,7 +51,13 @@ class ChildEnd:
 def child_environment(environment: dict[str, str]) -> dict[str, str]:
     """The allow-listed part of `environment`, and GPUs numbered as nvidia-smi and sysfs number them."""
     kept = {key: value for key, value in environment.items() if key in ALLOWED_VARIABLES}
-    return kept | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "PYTHONUNBUFFERED": "1", "PYTHONNOUSERSITE": "1"}
+    return kept | {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        # Threads that spin at a barrier lose three quarters of the cpu device's throughput to any other process.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONNOUSERSITE": "1",
+    }
 
 
 def run_child(

@@ -48,7 +48,7 @@ def parse_model(value: Any, where: str) -> Model:
         unknown = set(value) - {"model", "heads"}
         if unknown or "model" not in value:
             raise StudyError(
-                f"a model is a name or a mapping with the keys model and heads, found the keys {sorted(map(str, value))}",
+                f"a model is a name or a mapping with the keys model and heads, found {sorted(map(str, value))}",
                 where,
                 _NAME_ADVICE,
             )

@@ -35,7 +35,7 @@ class Setting:
     def read(self, value: Any, where: str) -> Any:
         """The value in its own type. Raise StudyError with what was found and what is allowed."""
         if self.key == "compile_model":
-            value = {False: "off", True: "default", "false": "off", "true": "default"}.get(value, value)
+            value = {"False": "off", "True": "default", "false": "off", "true": "default"}.get(str(value), value)
         good = isinstance(value, self.kind) and not (self.kind is int and isinstance(value, bool))
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
             value, good = float(value), True

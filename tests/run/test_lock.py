@@ -1,0 +1,115 @@
+"""One measurement on a host at a time, with real processes that hold the lock."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.errors import StudyError
+from bench.run.lock import HostLock, describe
+from bench.run.processes import start_ticks
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from bench.run.lock import HostLock
+lock = HostLock(Path(sys.argv[1]))
+lock.acquire("other study", print)
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+class Waited(Exception):
+    pass
+
+
+def refuse_to_wait(text: str) -> None:
+    raise Waited(text)
+
+
+def hold(path: Path, seconds: float) -> subprocess.Popen[str]:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path), str(seconds)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+def test_a_second_study_waits_and_says_for_whom(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    holder = hold(path, 600)
+    try:
+        with pytest.raises(Waited) as waited:
+            HostLock(path).acquire("mine", refuse_to_wait)
+        assert f"waiting for other study (pid {holder.pid}, since " in str(waited.value)
+    finally:
+        holder.kill()
+        holder.wait()
+    HostLock(path).acquire("mine", refuse_to_wait)
+
+
+def test_the_lock_goes_on_to_who_waits(tmp_path: Path) -> None:
+    holder = hold(tmp_path / "lock", 0.5)
+    said: list[str] = []
+    lock = HostLock(tmp_path / "lock")
+    lock.acquire("mine", said.append, interval_s=0.05)
+    holder.wait()
+    assert said and lock.holder()["study"] == "mine"
+
+
+def test_forked_workers_share_the_lock_and_a_child_keeps_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    lock = HostLock(path)
+    lock.acquire("mine", refuse_to_wait)
+    if (pid := os.fork()) == 0:
+        lock.acquire("mine", refuse_to_wait)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    child = subprocess.Popen(["sleep", "600"], pass_fds=(lock.fileno(),))
+    os.close(lock.fileno())
+    try:
+        with pytest.raises(Waited):
+            HostLock(path).acquire("next", refuse_to_wait)
+    finally:
+        child.kill()
+        child.wait()
+    HostLock(path).acquire("next", refuse_to_wait)
+
+
+def test_an_orphan_of_a_dead_holder_is_ended(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    lock = HostLock(path)
+    lock.acquire("mine", refuse_to_wait)
+    orphan = subprocess.Popen(["sleep", "600"], pass_fds=(lock.fileno(),), start_new_session=True)
+    lock.record_child(orphan.pid)
+    # As if this process had been killed: its id now belongs to nobody that started then.
+    os.pwrite(lock.fileno(), json.dumps(lock.holder() | {"start_ticks": 1}).encode() + b" " * 64, 0)
+    os.close(lock.fileno())
+    HostLock(path).acquire("next", lambda _: None, interval_s=0.05)
+    assert orphan.wait(5) != 0
+
+
+def test_a_live_holder_keeps_its_child(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    lock = HostLock(path)
+    lock.acquire("mine", refuse_to_wait)
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    lock.record_child(child.pid)
+    with pytest.raises(Waited):
+        HostLock(path).acquire("next", refuse_to_wait)
+    time.sleep(0.1)
+    assert child.poll() is None and start_ticks(child.pid)
+    child.kill()
+    child.wait()
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="NUMASTUDY_LOCK_DIR"):
+        HostLock(tmp_path / "nowhere" / "lock")
+
+
+def test_a_holder_that_said_nothing_is_waited_for_too() -> None:
+    assert describe({}) == "waiting for another measurement on this host"

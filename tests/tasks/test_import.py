@@ -1,0 +1,35 @@
+"""`import tasks` is what every call of luigi pays first."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HEAVY = ("torch", "pandas", "matplotlib", "scipy", "timm", "sqlite_utils")
+
+
+def test_import_tasks_loads_nothing_heavy() -> None:
+    code = f"import sys, tasks; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_projects_settings_hold_in_any_directory(tmp_path: Path) -> None:
+    code = (
+        "import luigi, tasks; config = luigi.configuration.get_config();"
+        "print(config.get('retcode', 'task_failed'), config.get('core', 'lock_pid_dir'))"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "LUIGI_CONFIG_PATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    failed, locks = done.stdout.split()
+    assert failed == "30"
+    assert locks != "/tmp/luigi"
+
+
+def test_a_users_own_settings_come_first(tmp_path: Path) -> None:
+    (tmp_path / "luigi.cfg").write_text("[retcode]\ntask_failed = 77\n")
+    code = "import luigi, tasks; c = luigi.configuration.get_config(); print(c.get('retcode', 'task_failed'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "77"
