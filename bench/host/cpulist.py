@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 
 def parse_cpulist(text: str) -> tuple[int, ...]:
-    """Read a kernel list ("0-3,8"); an empty text is the empty set. Raise ValueError on anything else."""
+    """Read a kernel list ("0-3,8"); "" and "none" are the empty set. Raise ValueError on anything else."""
     numbers: set[int] = set()
     for part in text.strip().split(","):
-        if not part:
+        if part in ("", "none"):
             continue
         first, _, last = part.partition("-")
         numbers.update(range(int(first), int(last or first) + 1))

@@ -184,7 +184,9 @@ def cpuset(facts: Facts) -> Check:
         for node in all_nodes
         if len(node.allowed_cpus) < len(node.cpus)
     ]
-    cut += [f"node {node.id}: memory not allowed" for node in all_nodes if not node.memory_allowed]
+    cut += [
+        f"node {node.id}: memory not allowed" for node in all_nodes if node.memory_bytes and not node.memory_allowed
+    ]
     cpus = {cpu for node in all_nodes for cpu in node.allowed_cpus}
     if not cut and facts.affinity and not cpus <= set(facts.affinity):
         cut.append(f"this process is held to CPUs {format_cpulist(facts.affinity)} (taskset?)")

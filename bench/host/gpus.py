@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from bench.host.cpulist import format_cpulist
+
 AFFINITY_WORDS = 64  # 64-bit words of a mask: 4096 CPUs or nodes
 ENVIRONMENT = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
@@ -177,10 +179,13 @@ def _remapped(answer: tuple[int, ...] | None) -> dict[str, int] | None:
     return dict(zip(("corrected", "uncorrected", "pending", "failed"), map(int, answer), strict=True))
 
 
-def _bits(words: Any) -> list[int] | None:
+def _bits(words: Any) -> str | None:
+    """A mask of 64-bit words as a kernel list."""
     if words is None:
         return None
-    return [64 * place + bit for place, word in enumerate(words) for bit in range(64) if word and word >> bit & 1]
+    return format_cpulist(
+        64 * place + bit for place, word in enumerate(words) for bit in range(64) if word and word >> bit & 1
+    )
 
 
 def _flag(value: Any) -> bool | None:

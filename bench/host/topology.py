@@ -164,8 +164,8 @@ def nearest_nodes(root: Path, nodes: tuple[Node, ...], answer: dict[str, Any]) -
     with_cpus = {node.id for node in nodes if node.cpus}
     by_cpu = {cpu: node.id for node in nodes for cpu in node.cpus}
     sysfs = _read(root / "sys/bus/pci/devices" / answer["pci_bus_id"] / "numa_node").strip()
-    by_memory = set(answer.get("memory_affinity") or ()) & with_cpus
-    by_cpus = {by_cpu[cpu] for cpu in answer.get("cpu_affinity") or () if cpu in by_cpu}
+    by_memory = set(parse_cpulist(answer.get("memory_affinity") or "")) & with_cpus
+    by_cpus = {by_cpu[cpu] for cpu in parse_cpulist(answer.get("cpu_affinity") or "") if cpu in by_cpu}
     return {
         "sysfs numa_node": (int(sysfs),) if sysfs and int(sysfs) >= 0 else (),
         "NVML memory affinity": tuple(sorted(by_memory)) if by_memory != with_cpus else (),

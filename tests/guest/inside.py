@@ -39,7 +39,7 @@ OUTSIDE = {
     "memory node that does not exist": lambda cpu, mem: bind_prefix("numactl", cpu, 9),
 }
 BIND_FAILURES = {name for name in OUTSIDE if "without CPUs" in name or "not exist" in name}
-EACH = ((0, 0), (1, 1), (2, 2), (0, 3), (1, 2), (2, 0))  # placements of every sabotage
+EACH = ((0, 0), (1, 2), (2, 0), (0, 3))  # placements of every sabotage
 
 
 class Checks:

@@ -1,0 +1,87 @@
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.host.binding import (
+    BindingError,
+    bind_prefix,
+    choose_binding,
+    explain_bind_failure,
+    explain_kill,
+    trial_bind,
+)
+from bench.host.topology import read_topology
+from tests.host.conftest import HOSTS
+
+needs_numactl = pytest.mark.skipif(shutil.which("numactl") is None, reason="numactl is not installed")
+FORBID = str(Path(__file__).with_name("forbid.py"))
+
+
+def test_the_words_before_a_command() -> None:
+    assert bind_prefix("numactl", 0, 2) == ["numactl", "--cpunodebind=0", "--membind=2"]
+    assert bind_prefix("numactl", 0, 2, cpus="4-7") == ["numactl", "--physcpubind=4-7", "--membind=2"]
+    assert bind_prefix("none", 0, 2) == []
+
+
+# What numactl 2.0.16 writes, usage texts left out.
+@pytest.mark.parametrize(
+    ("stderr", "reason"),
+    [
+        ("libnuma: Warning: node argument 4 is out of range\n\nusage: ...\n<4> is invalid\n", "node 4 does not exist"),
+        ("libnuma: Warning: cpu argument 99 is out of range\n\n<99> is invalid\n", "CPU 99 does not exist"),
+        ("sched_setaffinity: Invalid argument\n", "no CPUs that this process may use"),
+        ("set_mempolicy: Operation not permitted\nsetting membind: ...\n", "the system refuses to bind"),
+        ("set_mempolicy: Invalid argument\n", "no memory that this process may use"),
+        ("No NUMA support available on this system.\n", "the kernel has no NUMA support"),
+    ],
+)
+def test_refusals_are_named(stderr: str, reason: str) -> None:
+    found = explain_bind_failure(1, stderr)
+    assert found is not None and reason in found[0] and found[1]
+
+
+def test_a_failing_program_is_no_refused_bind() -> None:
+    assert explain_bind_failure(1, "Traceback (most recent call last):\nValueError: out of range\n") is None
+    assert explain_bind_failure(0, "libnuma: Warning: node argument 4 is out of range") is None
+
+
+def test_sigkill_behind_membind_is_memory() -> None:
+    assert explain_kill(137, 3)[0] == explain_kill(-9, 3)[0] == "oom"
+    assert explain_kill(-11, 3) is None
+
+
+@needs_numactl
+def test_a_real_node_that_does_not_exist() -> None:
+    missing = max(node.id for node in read_topology(nvml={"gpus": []}).nodes) + 1
+    outcome, reason, advice = trial_bind(missing, missing)
+    assert outcome == "bind_failed" and f"node {missing} does not exist" in reason and "numactl --hardware" in advice
+
+
+def test_without_numactl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    topology = read_topology(HOSTS / "two_sockets")
+    assert trial_bind(0, 0) == ("bind_failed", "numactl is not installed", trial_bind(0, 0)[2])
+    assert choose_binding("auto", topology) == ("none", "nothing is bound: numactl is not installed")
+    with pytest.raises(BindingError, match="numactl is not installed"):
+        choose_binding("numactl", topology)
+
+
+def test_an_unknown_binding_is_refused() -> None:
+    with pytest.raises(BindingError, match="unknown binding 'cgroup'"):
+        choose_binding("cgroup", read_topology(HOSTS / "two_sockets"))
+
+
+@needs_numactl
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the filter knows the call numbers of x86-64")
+@pytest.mark.parametrize("call", ["set_mempolicy", "sched_setaffinity"])
+def test_a_container_that_forbids_binding(call: str) -> None:
+    code = "from bench.host.binding import trial_bind; print(trial_bind(0, 0)[1])"
+    command = [sys.executable, FORBID, call, sys.executable, "-c", code]
+    root = str(Path(__file__).parents[2])
+    ran = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root})
+    assert ran.stdout == "the system refuses to bind CPUs or memory (Operation not permitted)\n", ran.stderr
