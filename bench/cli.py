@@ -15,6 +15,7 @@ STUDY_FILES = {
     "NumaStudy": "numa_locality_study",
     "QuickTest": "quick_test",
     "ScalingStudy": "model_scaling_study",
+    "SelfCheck": "self_check",
 }
 _AXES = ("gpu_ids", "numa_nodes", "placements", "models", "patch_size", "depth", "dim")
 

@@ -8,7 +8,7 @@ hide_tracebacks()
 
 from tasks.report import CellCheck, StudyCheck, StudyReport  # noqa: E402
 from tasks.stages import ExportSqlite, ExtractLatency, RunPipeline  # noqa: E402
-from tasks.studies import NumaStudy, QuickTest, ScalingStudy, Study  # noqa: E402
+from tasks.studies import NumaStudy, QuickTest, ScalingStudy, SelfCheck, Study  # noqa: E402
 
 __all__ = [
     "CellCheck",
@@ -18,6 +18,7 @@ __all__ = [
     "QuickTest",
     "RunPipeline",
     "ScalingStudy",
+    "SelfCheck",
     "Study",
     "StudyCheck",
     "StudyReport",

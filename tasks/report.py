@@ -1,6 +1,5 @@
 """The end of a study: its report, and a red task for each run that failed."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,15 @@ from bench.run.record import NOT_RUNNABLE, OK, failure, read_record, write_recor
 from bench.study.directory import run_name
 from bench.study.order import TRACED
 from tasks.invocation import INVOCATION, host_lock
-from tasks.stages import ExtractLatency, OfStudy, RunPipeline, Stage, grid_of
+from tasks.repeats import MoreRepeats, base_stages, further_stages, last_stage
+from tasks.stages import OfStudy, Stage
 
 
 class StudyReport(OfStudy):
     """results.json, tables and report.html, from the records of all cells, failed ones included."""
 
-    def requires(self) -> list[Stage]:
-        return [last_stage(self, slot.cell, slot.repeat) for slot in grid_of(self.run_dir).order]
+    def requires(self) -> list[luigi.Task]:
+        return [MoreRepeats(run_dir=self.run_dir, host=self.host), *base_stages(self)]
 
     @property
     def record_path(self) -> Path:
@@ -29,26 +29,19 @@ class StudyReport(OfStudy):
 
     def complete(self) -> bool:
         record = read_record(self.record_path)
-        if record is None or record["inputs"] != self._inputs():
+        if record is None or record["state"] != self.directory.state():
             return False
         return all(task.complete() for task in self.requires())
 
     def run(self) -> None:
         from bench.results.make import make_report
+        from bench.results.noise_floor import remember
 
         host_lock().release()
-        inputs = self._inputs()
-        make_report(self.directory.path, INVOCATION)
-        write_record(self.record_path, {"invocation": INVOCATION, "inputs": inputs, **failure(OK, "")})
-
-    def _inputs(self) -> str:
-        """Names one state of all records: a report is made again whenever one of them was."""
-        digest = hashlib.sha256()
-        for pattern in ("runs/*.json", "nsys_reports/*.export.json", "latency/*.json"):
-            for path in sorted(self.directory.path.glob(pattern)):
-                status = path.stat()
-                digest.update(f"{path.name} {status.st_mtime_ns} {status.st_size}\n".encode())
-        return digest.hexdigest()[:16]
+        state = self.directory.state()
+        results = make_report(self.directory.path, INVOCATION)
+        remember(results, self.directory.path.parents[2])
+        write_record(self.record_path, {"invocation": INVOCATION, "state": state, **failure(OK, "")})
 
 
 class CellCheck(OfStudy):
@@ -92,32 +85,29 @@ class StudyCheck(OfStudy):
 
     def complete(self) -> bool:
         report = StudyReport(run_dir=self.run_dir, host=self.host)
-        return report.complete() and all(is_good(task.record(), self.strict) for task in report.requires())
+        return report.complete() and all(is_good(stage.record(), self.strict) for stage in self._stages())
 
     def run(self) -> Any:
         yield self._checks(of_this_call=True)
 
+    def _stages(self) -> list[Stage]:
+        return [*base_stages(self), *further_stages(self)]
+
     def _checks(self, of_this_call: bool) -> list[CellCheck]:
         checks = []
-        for slot in grid_of(self.run_dir).order:
-            record = last_stage(self, slot.cell, slot.repeat).record()
+        for stage in self._stages():
+            record = stage.record()
             if record and not is_good(record, self.strict) and (record["invocation"] == INVOCATION) is of_this_call:
                 checks.append(
                     CellCheck(
                         run_dir=self.run_dir,
                         host=self.host,
-                        cell=slot.cell,
-                        repeat=str(slot.repeat),
+                        cell=stage.cell,
+                        repeat=getattr(stage, "repeat", TRACED),
                         strict=self.strict,
                     )
                 )
         return checks
-
-
-def last_stage(task: OfStudy, cell: str, repeat: int | str) -> Stage:
-    """The task whose record tells how a run ended: a traced run ends with its metrics."""
-    where = {"run_dir": task.run_dir, "host": task.host, "cell": cell}
-    return ExtractLatency(**where) if repeat == TRACED else RunPipeline(**where, repeat=str(repeat))
 
 
 def is_good(record: dict[str, Any] | None, strict: bool) -> bool:

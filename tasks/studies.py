@@ -83,6 +83,13 @@ class ScalingStudy(StudyTask):
         return configs_folder() / "model_scaling_study.yaml"
 
 
+class SelfCheck(StudyTask):
+    """Every cell twice under two labels: the noise floor of this host."""
+
+    def study_file(self) -> Path:
+        return configs_folder() / "self_check.yaml"
+
+
 class Study(StudyTask):
     """A study of your own: --config-file FILE."""
 

@@ -70,12 +70,14 @@ def run_child(
     keep_descriptors: tuple[int, ...] = (),
     append_logs: bool = False,
     poll_s: float = 0.2,
+    cpus: set[int] | None = None,
 ) -> ChildEnd:
     """Run argv to its end, its timeout or an exception in here; in each case its whole session is gone after.
 
-    logs: files for stdout and stderr. on_poll is called every poll_s. Raise OSError if argv[0] cannot be started.
+    logs: files for stdout and stderr. on_poll is called every poll_s. cpus: what the child may use, if not what this
+    process may use now. Raise OSError if argv[0] cannot be started.
     """
-    cpus = os.sched_getaffinity(0)
+    cpus = cpus or os.sched_getaffinity(0)
     oom_before = _oom_kills()
     begin = time.monotonic()
     mode = "ab" if append_logs else "wb"

@@ -29,6 +29,7 @@ from bench.run.record import (
     read_record,
     write_record,
 )
+from bench.run.step_aside import step_aside
 from bench.study.cell import Cell
 from bench.study.directory import RunDirectory, run_name
 from bench.study.order import TRACED, Slot
@@ -138,21 +139,26 @@ def _attempt(
             if profiler:
                 argv = profiler.command(argv, directory.report(cell.name), cell.device)
             argv = [*bind_prefix(cell.binding, cell.cpu_node, cell.mem_node), *argv]
-            end = run_child(
-                argv,
-                child_environment(dict(os.environ)),
-                logs,
-                cell.timeout_s,
-                on_start=lock.record_child,
-                on_poll=lambda: report(*reversed(read_progress(progress))),
-                keep_descriptors=(lock.fileno(),),
-                append_logs=attempt > 1,
-            )
+            with step_aside(directory.topology(), cell.cpu_node, cell.binding) as cpus:
+                end = run_child(
+                    argv,
+                    child_environment(dict(os.environ)),
+                    logs,
+                    cell.timeout_s,
+                    on_start=lock.record_child,
+                    on_poll=lambda: report(*reversed(read_progress(progress))),
+                    keep_descriptors=(lock.fileno(),),
+                    append_logs=attempt > 1,
+                    cpus=cpus,
+                )
         except StudyError as error:
             return failure(TRACE_FAILED, error.what, error.advice) | {"command": argv}
         except OSError as error:
             status = BIND_FAILED if cell.binding == "numactl" else CRASHED
             return failure(status, f"cannot start {argv[0]}: {error.strerror}", "check that it is installed")
+        finally:
+            if profiler:
+                profiler.settle(directory.report(cell.name))
         result = read_json(result_file) if result_file.exists() else None
     tail = log_tail(logs[1])
     outcome = judge(cell, end, result, tail)

@@ -74,9 +74,9 @@ class Cell:
 
     @property
     def group(self) -> str:
-        """Cells of one group differ only in node; they are measured side by side and compared."""
+        """Cells of one group differ only in node, or in nothing; they are measured side by side and compared."""
         name = self.name.split("_", 3)
-        suffixes = [part for part in name[3].split("_") if not part.startswith("cpu")]
+        suffixes = [part for part in name[3].split("_") if not part.startswith(("cpu", "again"))]
         return f"gpu{self.gpu}_{'_'.join(suffixes)}"
 
 

@@ -44,6 +44,20 @@ class RunDirectory:
     def metrics(self, cell: str) -> Path:
         return self.path / "latency" / f"{cell}.json"
 
+    def state(self) -> str:
+        """Names one state of all records: what was made from them is made again whenever one of them was."""
+        digest = hashlib.sha256()
+        for pattern in ("runs/*.json", "nsys_reports/*.export.json", "latency/*.json"):
+            for path in sorted(self.path.glob(pattern)):
+                status = path.stat()
+                digest.update(f"{path.name} {status.st_mtime_ns} {status.st_size}\n".encode())
+        return digest.hexdigest()[:16]
+
+    @property
+    def demand(self) -> Path:
+        """Which cells need more repeats than the study asks for, and why."""
+        return self.path / "demand.json"
+
     @property
     def results(self) -> Path:
         return self.path / "results.json"
@@ -77,6 +91,10 @@ class Grid:
     @cached_property
     def _slots(self) -> dict[tuple[str, int | str], Slot]:
         return {(slot.cell, slot.repeat): slot for slot in self.order}
+
+    def asked(self, repeats: int) -> list[Slot]:
+        """The runs that every cell has: its first repeats and the traced run. Later ones are measured on demand."""
+        return [slot for slot in self.order if slot.repeat == TRACED or slot.repeat <= repeats]
 
     def slot(self, cell: str, repeat: int | str) -> Slot:
         return self._slots[cell, repeat]

@@ -43,10 +43,11 @@ def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology
     directory = None if fresh else find(study, output_dir)
     if directory:
         grid = directory.grid()
-        cells, order = list(grid.cells.values()), list(grid.order)
+        cells, order = list(grid.cells.values()), grid.asked(study.settings["repeats"])
     else:
         here = expand_here(study, topology or read_topology())
-        cells, order = here.cells, here.order
+        cells = here.cells
+        order = [slot for slot in here.order if slot.repeat == TRACED or slot.repeat <= study.settings["repeats"]]
     records = {slot: _record(directory, slot) for slot in order}
     entries = [_entry(cell, [records[slot] for slot in order if slot.cell == cell.name]) for cell in cells]
     runnable = {cell.name for cell in cells if not cell.reason}

@@ -3,6 +3,7 @@
 import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bench.errors import StudyError
 from bench.files import read_json
@@ -15,6 +16,9 @@ from bench.study.grid import expand
 from bench.study.order import Slot, measuring_order
 from bench.study.study import Study
 from bench.trace.profilers import choose_profiler
+
+# Blocks that may be measured again because something else was seen on the host while they ran.
+REPEATS_FOR_DISTURBED = 3
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,14 @@ def expand_here(study: Study, topology: Topology) -> Expansion:
         settings["binding"], reason = choose_binding("auto", topology)
     study = replace(study, settings=settings)
     cells = expand(study, topology)
-    order = measuring_order([(cell.name, cell.group) for cell in cells], settings["repeats"], settings["seed"])
+    order = measuring_order([(cell.name, cell.group) for cell in cells], most_repeats(settings), settings["seed"])
     return Expansion(study, cells, order, reason)
+
+
+def most_repeats(settings: dict[str, Any]) -> int:
+    """Repeats that have a place in the order: those asked for, those that may be, and those for disturbed pairs."""
+    wanted = max(settings["repeats"], settings["max_repeats"]) if settings["target_precision"] else settings["repeats"]
+    return wanted + REPEATS_FOR_DISTURBED
 
 
 def resolve(study: Study, output_dir: Path, fresh: bool, invocation: str) -> RunDirectory:

@@ -65,6 +65,17 @@ SETTINGS = {
         Setting("profiler", str, "auto", "what records the traced run", choices=("auto", "nsys", "torch")),
         Setting("binding", str, "auto", "how a run is bound to its nodes", choices=("auto", "numactl", "none")),
         Setting("repeats", int, 1, "timed runs of each cell", minimum=1, maximum=100_000),
+        Setting(
+            "target_precision",
+            float,
+            0.0,
+            "half-width of a penalty that is narrow enough; 0: repeats decide",
+            maximum=0.5,
+        ),
+        Setting(
+            "max_repeats", int, 20, "timed runs of a cell that target_precision may ask for", minimum=1, maximum=1000
+        ),
+        Setting("margin", float, 0.02, "a difference below this is the same", minimum=0.0001, maximum=0.5),
         Setting("seed", int, 0, "of the samples, the weights and the order"),
         Setting("windows", int, 9, "windows of a timed run; its value is their median", minimum=9, maximum=10_000),
         Setting("window_s", float, 0.1, "seconds of a window, at least", minimum=0.1, maximum=60),

@@ -34,10 +34,10 @@ def test_names_of_the_shipped_scaling_study() -> None:
     assert names[6] == "pipeline_gpu0_numa0_vit32x6x512_again"
 
 
-def test_the_same_model_twice_has_one_key_and_its_own_group() -> None:
+def test_the_same_model_twice_has_one_key_and_is_measured_side_by_side() -> None:
     first, second = cells_of({"numa_nodes": [0], "models": ["vit32x2x128"] * 2}, host(node(0)))
     assert first.key == second.key
-    assert first.group != second.group
+    assert first.group == second.group
 
 
 def test_heads_tell_models_of_one_name_apart() -> None:

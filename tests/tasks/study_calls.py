@@ -102,10 +102,12 @@ class Calls:
         return [line.split()[2] for line in log.read_text().splitlines()]
 
     def order(self) -> list[str]:
+        """The runs that every cell has, in the order they are to be measured."""
         grid = json.loads((self.run_directory() / "grid.json").read_text())
         return [
             f"{slot['cell']}_{'traced' if slot['repeat'] == 'traced' else 'r%d' % slot['repeat']}"
             for slot in grid["order"]
+            if slot["repeat"] == "traced" or slot["repeat"] <= self.study.get("repeats", 1)
         ]
 
     def times_measured(self) -> Counter[str]:
