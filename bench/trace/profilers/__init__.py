@@ -19,6 +19,9 @@ class Profiler(Protocol):
     def command(self, argv: Sequence[str], report: Path, device: str) -> list[str]:
         """The command that runs argv traced. Removes what an earlier attempt left. Raise ProfilerError."""
 
+    def settle(self, report: Path) -> None:
+        """End what the profiler may have left running, however the run ended. Always to be called after it."""
+
     def collect(self, report: Path, exit_code: int, log: str) -> Path | None:
         """After the run: the trace; None if the run failed for reasons of its own. Raise ProfilerError."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.files import whole_file
 from bench.trace.errors import ProfilerError
+from bench.trace.profilers.agent import end_agents, session_name
 from bench.trace.profilers.installation import find_importer, find_nsys
 from bench.trace.profilers.process import last_line, run_tool
 
@@ -75,11 +76,15 @@ class Nsys:
             str(_nsys()),
             "profile",
             *FLAGS,
+            f"--session-new={session_name(report)}",
             *(CAPTURE if device == "cuda" else ()),
             *(("--cuda-graph-trace=node",) if graph_nodes else ()),
             f"--output={report}",
             *argv,
         ]
+
+    def settle(self, report: Path) -> None:
+        end_agents(report)
 
     def collect(self, report: Path, exit_code: int, log: str) -> Path | None:
         trace, stream = self.trace_path(report), _stream(report)

@@ -16,6 +16,9 @@ class Torch:
         self.discard(report)
         return [*argv, "--trace", str(self.trace_path(report))]
 
+    def settle(self, report: Path) -> None:
+        """It runs inside the measured process and ends with it."""
+
     def collect(self, report: Path, exit_code: int, log: str) -> Path | None:
         trace = self.trace_path(report)
         if exit_code != 0:

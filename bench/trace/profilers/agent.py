@@ -1,0 +1,41 @@
+"""nsys's agent: a daemon in a session of its own, which outlives nsys when that is killed, and now and then anyway.
+
+It inherits the descriptors of the run, a host lock among them: left alone it would hold the host for ever.
+"""
+
+import hashlib
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+GRACE_S = 1.0
+
+
+def session_name(report: Path) -> str:
+    """A name by which the agent of this report can be told from all others; it stands in its command line."""
+    return "numastudy-" + hashlib.sha256(os.fsencode(report.resolve())).hexdigest()[:16]
+
+
+def agents(report: Path) -> list[int]:
+    """PIDs of living agents of the report's session."""
+    sign = b"--session-name=" + session_name(report).encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"--start-agent" in arguments and sign in arguments:
+                    found.append(int(entry.name))
+    return found
+
+
+def end_agents(report: Path) -> None:
+    """Give them a moment to end by themselves, then end them."""
+    deadline = time.monotonic() + GRACE_S
+    while (left := agents(report)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for pid in left:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
