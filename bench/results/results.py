@@ -62,6 +62,7 @@ def build_results(stored: Stored, invocation: str) -> Record:
 def _rules(study: Record) -> Rules:
     plain = Rules()
     return Rules(
+        margin=float(study.get("margin") or plain.margin),
         max_repeats=int(study.get("max_repeats") or plain.max_repeats),
         looked=bool(study.get("target_precision")),
     )

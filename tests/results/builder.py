@@ -73,12 +73,13 @@ def build_run_directory(
     failures: dict[str, Record] | None = None,
     seed: int = 1,
 ) -> Path:
-    """A finished run directory of configs/<config>.yaml below `path`.
+    """A finished run directory at `path`, of configs/<config>.yaml or of another study file.
 
     failures: by "<cell>_<repeat>", what its record says instead of ok (status, reason, advice, log_tail).
     """
     topology = topology or topology_json()
-    study = load_study(configs_folder() / f"{config}.yaml", overrides)
+    file = Path(config) if config.endswith(".yaml") else configs_folder() / f"{config}.yaml"
+    study = load_study(file, overrides)
     device = study.settings["device"].replace("auto", "cuda" if topology["gpus"] else "cpu")
     study.settings.update(
         device=device,

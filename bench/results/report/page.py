@@ -103,7 +103,7 @@ def _legends(cells: list[Record]) -> Record:
 
 def _keep_numbers_whole(text: str) -> str:
     """No line break between a number and its unit."""
-    return re.sub(r"(?<=\d) (?=[%±])|(?<=±) ", "\u00a0", text)
+    return re.sub(r"(?<=\d) (?=[%±])|(?<=±) |(?<=%) (?=±)", "\u00a0", text)
 
 
 @lru_cache

@@ -28,8 +28,8 @@ def recipe_note(found: list[Answer]) -> str:
 
 def recipes(results: Record, nodes: dict[int, int]) -> list[tuple[str, str, str]]:
     """(tool, lines, note) for each way to bind. Empty where no node is known."""
-    if not nodes:
-        return []
+    if not nodes or len(results["topology"].get("nodes") or []) == 1:
+        return []  # with a single node there is nothing to choose
     if results["device"] == "cpu":
         node = next(iter(nodes.values()))
         return [("numactl", f"numactl --cpunodebind={node} --membind={node} python serve.py", "")]

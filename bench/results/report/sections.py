@@ -1,5 +1,6 @@
 """The tables of the page as plain values: no markup here, no thinking in the templates."""
 
+import re
 from typing import Any
 
 from bench.results.report.answer import Answer
@@ -43,7 +44,8 @@ def penalty_rows(results: Record, answers: list[Answer]) -> list[Record]:
     rows = []
     for entry in results["penalties"]:
         remote, loss = cells[entry["remote_cell"]], figures.get(entry["remote_cell"])
-        sign = "−" if loss and loss.share < 0 else ""
+        nothing = loss is None or not re.match(r"[^±]*[1-9]", loss.figure)
+        sign = "−" if loss and loss.share < 0 and not nothing else ""
         rows.append(
             {
                 "model": series_label(remote),

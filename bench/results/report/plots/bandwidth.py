@@ -33,7 +33,7 @@ def bandwidth_pictures(cells: list[dict]) -> list[Picture]:
 def _panel(device: str, cells: list[dict], ceilings: dict, places: list[tuple[int, int]]) -> Picture:
     labels = list(dict.fromkeys(map(series_label, cells)))
     told = []
-    with canvas(3.4, 1.1 + 0.26 * len(labels)) as figure:
+    with canvas(3.4, 0.95 + 0.26 * len(labels), labels, top_in=0.5, bottom_in=0.43, right_in=0.2) as figure:
         panels = figure.subplots(1, 2, sharey=True)
         for axes, direction in zip(panels, DIRECTIONS, strict=True):
             for cell in cells:
@@ -55,6 +55,6 @@ def _panel(device: str, cells: list[dict], ceilings: dict, places: list[tuple[in
             axes.set_xlabel(f"of {bandwidth(ceilings[direction])} GB/s", fontsize=8)
         panels[0].set_yticks(range(len(labels)), labels)
         panels[0].set_ylim(len(labels) - 0.4, -0.6)
-        figure.suptitle(device, x=0.01, ha="left", fontsize=10, fontweight="bold")
+        figure.text(0.01, 1 - 0.2 / figure.get_figheight(), device, fontsize=10, fontweight="bold")
         alt = f"Bandwidth of {device} in the pipeline as part of the copy alone: " + "; ".join(told)
         return Picture(device, alt, to_svg(figure, alt, f"bandwidth {device}"))

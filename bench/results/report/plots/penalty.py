@@ -32,7 +32,8 @@ def _draw(series: dict[str, list[tuple[float, Loss]]]) -> Picture:
     computing = [x for points in series.values() for x, _ in points if x > 0]
     # A model without compute has no place on a logarithmic axis: it stands apart, left of all others.
     apart = min(computing) / 4
-    with canvas(9.6, 3.6) as figure:
+    legend_in = 0.75 + 0.075 * max(map(len, series))
+    with canvas(9.6, 3.6, ["-00 %"], top_in=0.1, bottom_in=0.45, right_in=legend_in) as figure:
         axes = figure.add_subplot()
         for index, (name, points) in enumerate(series.items()):
             points = sorted(points, key=lambda point: point[0])
@@ -59,5 +60,5 @@ def _draw(series: dict[str, list[tuple[float, Loss]]]) -> Picture:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("floating-point operations per byte moved")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
-        figure.legend(loc="outside right upper", fontsize=8.5)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize=8.5)
         return Picture("penalty", alt, to_svg(figure, alt, "penalty"), wide=True)

@@ -18,7 +18,7 @@ def _draw(cells: list[dict], places: list[tuple[int, int]]) -> Picture:
         f"{label}: " + ", ".join(f"{row_label(cell)} {percent(cell['perturbation'])}" for cell in group) + "."
         for label, group in groups.items()
     )
-    with canvas(9.6, 0.75 + 0.27 * max(len(groups), 3)) as figure:
+    with canvas(9.6, 0.4 + 0.27 * max(len(groups), 3), groups, top_in=0.08) as figure:
         axes = figure.add_subplot()
         axes.axvspan(100 * (1 - LIMIT), 100 * (1 + LIMIT), color="#EEF1F4", linewidth=0)
         axes.axvline(100, color=MUTED, linewidth=0.8)

@@ -45,7 +45,7 @@ def _panel(axis: str, shared: tuple, lines: list[list[dict]], places: list[tuple
         + ", ".join(f"{cell['model'][axis]}: {rate(cell['throughput_samples_s'])}" for cell in line)
         + "." for line in lines
     )  # fmt: skip
-    with canvas(3.6, 2.9) as figure:
+    with canvas(3.6, 2.9, bottom_in=0.45) as figure:
         axes = figure.add_subplot()
         for line in lines:
             shade = colour(places.index(place_of(line[0])))

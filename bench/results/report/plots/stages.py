@@ -24,7 +24,7 @@ def _panel(title: str, cells: list[dict], rows: list[str]) -> Picture:
         f"{row}: " + ", ".join(f"{name} {percent(share)}" for name, share in part.items())
         for row, part in zip(rows, shares, strict=True)
     )
-    with canvas(3.4 if title else 6.4, 0.62 + 0.22 * len(cells)) as figure:
+    with canvas(3.4 if title else 6.4, 0.58 + 0.22 * len(cells), rows, right_in=0.25) as figure:
         axes = figure.add_subplot()
         left = [0.0] * len(cells)
         for name in STAGES:

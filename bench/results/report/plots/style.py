@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -20,6 +20,8 @@ STAGE_COLOURS = {
     "idle": "#D5D9DE",
 }
 INK, MUTED, RULE = "#1B2733", "#5A6772", "#E3E7EB"
+# Of 9 pt text in the widest of the usual typefaces.
+_CHARACTER_IN = 0.078
 _STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a "$" in a name is a "$"
@@ -64,10 +66,30 @@ class Picture:
 
 
 @contextmanager
-def canvas(width_in: float, height_in: float) -> Iterator[Canvas]:
-    """A figure under the report's style; draw and call to_svg inside the context."""
+def canvas(
+    width_in: float,
+    height_in: float,
+    labels: Iterable[str] = ("00,000",),
+    *,
+    top_in: float = 0.32,
+    bottom_in: float = 0.26,
+    right_in: float = 0.12,
+) -> Iterator[Canvas]:
+    """A figure under the report's style; draw and call to_svg inside the context.
+
+    labels: the texts left of the axes, which get the room they need. Margins are set by hand: matplotlib's
+    own layout would take half of the time that the whole page takes.
+    """
+    left_in = 0.12 + _CHARACTER_IN * max(map(len, labels), default=0)
     with matplotlib.rc_context(_STYLE):
-        yield Canvas(figsize=(width_in, height_in), layout="constrained")
+        figure = Canvas(figsize=(width_in, height_in))
+        figure.subplots_adjust(
+            left=min(left_in / width_in, 0.6),
+            right=1 - right_in / width_in,
+            top=1 - top_in / height_in,
+            bottom=bottom_in / height_in,
+        )
+        yield figure
 
 
 def to_svg(figure: Canvas, alt: str, salt: str) -> str:

@@ -42,13 +42,14 @@ def _panel(title: str, cells: list[dict], labels: list[str], places: list[Place]
 def _models(cells: list[dict], labels: list[str], places: list[Place]) -> Picture:
     alt = _alt("", cells, labels)
     largest = max(cell["throughput_samples_s"] for cell in cells)
-    with canvas(6.4, 0.5 + 0.27 * len(cells)) as figure:
+    with canvas(6.4, 0.4 + 0.27 * len(cells), labels, top_in=0.08) as figure:
         axes = figure.add_subplot()
         for y, cell in enumerate(cells):
             bar = axes.barh(y, cell["throughput_samples_s"], 0.66, color=colour(places.index(place_of(cell))))
             bar.patches[0].set_url(f"#runs-{cell['name']}")
             _runs(axes, cell, y, upright=False)
-            end = max([cell["throughput_samples_s"], *cell["throughput_runs"]]) + largest / 60
+            runs = cell["throughput_runs"]
+            end = max([*runs, *(interval_of(runs) if len(runs) > 1 else ())]) + largest / 60
             axes.text(end, y, rate(cell["throughput_samples_s"]), va="center", color=INK, fontsize=8.5)
         axes.set_yticks(range(len(cells)), labels)
         axes.set_ylim(len(cells) - 0.4, -0.6)

@@ -55,7 +55,7 @@ def _draw(cell: dict, found: Lanes) -> Picture:
         f"{name} busy {microseconds(length)}" for name, length in busy.items()
     )
     scale, unit = (1e3, "ms") if found.span_us >= 2e3 else (1.0, "µs")
-    with canvas(5.0, 1.45) as figure:
+    with canvas(5.0, 1.5, LANES, right_in=0.3) as figure:
         axes = figure.add_subplot()
         for row, name in enumerate(LANES):
             for parity, alpha in ((0, 1.0), (1, 0.55)):

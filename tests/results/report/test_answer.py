@@ -1,0 +1,69 @@
+import pytest
+
+from bench.results.report.answer import Loss, answers, best_node
+
+
+def loss(verdict="SLOWER", share=0.2, interval=(0.18, 0.22), node=2, label="vit32x2x128", sure=True):
+    return Loss(label, f"node {node}", node, share, interval, verdict, sure, "cell", "text", "hint")
+
+
+def entry(results, **changes):
+    """The results with one penalty, of the first remote cell, changed."""
+    first = next(entry for entry in results["penalties"] if entry["gpu"] == 0)
+    return results | {"penalties": [first | changes]}
+
+
+def test_the_answer_names_the_near_node_and_the_losses(numa_results):
+    found = answers(numa_results)
+    assert [(answer.gpu, answer.node) for answer in found] == [(0, 0), (1, 0), (2, 2), (3, 2)]
+    assert "On node 2 vit0x0x0 loses 30 % ± 1 %" in found[0].sentence.replace("29.7 % ± 0.5 %", "30 % ± 1 %")
+    assert "vit16x8x768 and vit16x12x1024 lose nothing above" in found[0].sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"penalty": 0.229, "interval": [0.208, 0.25], "verdict": "SLOWER"}, "loses 23 % ± 2 %"),
+        ({"penalty": -0.1, "interval": [-0.12, -0.08], "verdict": "FASTER"}, "gains 10 % ± 2 %"),
+        ({"penalty": 0.002, "interval": [-0.011, 0.0151], "verdict": "SAME"}, "loses nothing above 1.6 %"),
+        ({"penalty": 0.05, "interval": [-0.1, 0.2], "verdict": "UNDECIDED"}, "is too noisy to tell"),
+        (
+            {"penalty": 0.05, "interval": [0.01, 0.09], "verdict": "SLOWER", "headline": False},
+            "probably loses 5 % ± 4 %",
+        ),
+        ({"penalty": 0.3, "interval": None, "verdict": "UNDECIDED"}, "loses 30 %. 1 run: no uncertainty known."),
+    ],
+)
+def test_each_verdict_has_its_words(numa_results, changes, said):
+    assert said in answers(entry(numa_results, **{"headline": True} | changes))[0].sentence
+
+
+def test_where_no_node_is_known_to_be_near_none_is_recommended(numa_results):
+    answer = answers(entry(numa_results, local_source="reference"))[0]
+    assert answer.node is None
+    assert answer.lead == "Compared with node 0:"
+
+
+def test_a_faster_far_node_wins_over_the_reported_one(numa_results):
+    changes = {"penalty": -0.1, "interval": [-0.12, -0.08], "verdict": "FASTER", "headline": True}
+    answer = answers(entry(numa_results, **changes))[0]
+    assert answer.node == 2
+    assert "faster than node 0" in answer.lead
+
+
+def test_a_node_that_is_faster_for_one_model_and_slower_for_another_does_not_win():
+    assert best_node(0, [loss("FASTER"), loss("SLOWER")]) == 0
+    assert best_node(0, [loss("FASTER"), loss("SAME")]) == 2
+    assert best_node(0, [loss("FASTER", node=1), loss("SLOWER", node=2)]) == 1
+
+
+def test_a_single_node_is_not_compared(quick_run, results_of):
+    (answer,) = answers(results_of(quick_run))
+    assert (answer.device, answer.node, answer.losses) == ("CPU", None, ())
+    assert "Measured on node 0 only" in answer.sentence
+
+
+def test_without_any_result_it_points_at_the_failures(quick_run, results_of):
+    for file in (quick_run / "runs").iterdir():
+        file.unlink()
+    assert "failures" in answers(results_of(quick_run))[0].sentence

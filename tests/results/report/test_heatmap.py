@@ -1,0 +1,42 @@
+import pytest
+
+from bench.results.report.heatmap import FULL_LOSS, maps, shade
+
+
+def test_one_map_a_model_and_the_far_node_is_darker(numa_results):
+    found = maps(numa_results)
+    assert [one.model for one in found][:2] == ["vit0x0x0", "vit32x2x128"]
+    device, (near, far) = found[0].rows[0]
+    assert (device, near.note, near.local, far.local) == ("GPU 0", "best", True, False)
+    assert near.colour == "#FFFFFF" and far.colour != "#FFFFFF"
+    assert far.note == "−30 %"
+
+
+def test_one_node_has_no_map(quick_run, results_of):
+    assert maps(results_of(quick_run)) == []
+
+
+def test_a_cell_without_number_shows_its_outcome(numa_results):
+    cells = [cell | {"throughput_samples_s": None, "outcome": "bind_failed"} for cell in numa_results["cells"]]
+    assert maps(numa_results | {"cells": cells})[0].rows[0][1][0].text == "bind failed"
+
+
+def test_shades_get_darker_and_end():
+    def light(colour):
+        return sum(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+    steps = [light(shade(loss)) for loss in (0, 0.1, 0.2, 0.3, FULL_LOSS)]
+    assert steps == sorted(steps, reverse=True)
+    assert shade(1.0) == shade(FULL_LOSS)
+    assert shade(-0.1) == shade(0.0) == "#FFFFFF"
+
+
+@pytest.mark.parametrize("loss", [0, 0.1, 0.2, 0.3, 0.4, 1])
+def test_dark_text_is_readable_on_every_shade(loss):
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    # WCAG 2.1, contrast ratio: 4.5 for text; #3f4a54 is the palest ink on a tile.
+    assert (luminance(shade(loss)) + 0.05) / (luminance("#3f4a54") + 0.05) >= 4.5

@@ -1,0 +1,21 @@
+from bench.results.report.markdown import markdown
+
+
+def test_the_answer_trust_and_table_are_there(numa_results):
+    text = markdown(numa_results)
+    assert "- **GPU 0** (Synthetic GPU 80GB): Run on node 0." in text
+    assert "333 of 333 runs with their placement proved" in text
+    assert sum(line.startswith("| pipeline\\_gpu") for line in text.splitlines()) == 48
+    assert "**timeout**: not done after 600 s To do: raise timeout\\_s." in text
+
+
+def test_the_cpu_device_is_told(quick_run, results_of):
+    assert "> **CPU device: no GPU was measured**" in markdown(results_of(quick_run))
+
+
+def test_hostile_text_cannot_break_the_table_or_become_markup(quick_run, results_of):
+    results = results_of(quick_run)
+    results["cells"][0] |= {"outcome": "crashed", "reason": "a|b\n| c | <script>alert(1)</script> [x](http://x)"}
+    text = markdown(results)
+    assert "<script>" not in text and "[x](" not in text
+    assert "a\\|b \\| c \\|" in text

@@ -1,0 +1,139 @@
+import json
+import re
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import pytest
+from builder import edit_study
+
+from bench.results.make import make_report
+
+HOSTILE = "<script>alert('x')</script><img src=//evil.example onerror=alert(1)>\"'&{{ 7*7 }}"
+
+
+class Page(HTMLParser):
+    """Tags, ids, links and text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.ids, self.links, self.words = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append(tag)
+        if "id" in attributes and tag not in ("path", "clippath"):
+            self.ids.append(attributes["id"])
+        if tag == "a":
+            self.links.append(attributes.get("href") or attributes.get("xlink:href"))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split()).replace("\u00a0", " ")
+
+
+@pytest.fixture(scope="module")
+def numa_page(numa_run):
+    make_report(numa_run, "test")
+    return (numa_run / "report.html").read_text()
+
+
+def page_of(path):
+    make_report(path, "test")
+    return Page((path / "report.html").read_text())
+
+
+def test_every_link_leads_somewhere(numa_run, numa_page):
+    page = Page(numa_page)
+    assert len(page.ids) == len(set(page.ids))
+    for link in page.links:
+        if link.startswith("#"):
+            assert unquote(link[1:]) in page.ids, link
+        else:
+            assert (numa_run / unquote(link)).is_file(), link
+
+
+def test_every_run_is_linked_with_its_record_and_logs(numa_run, numa_page):
+    links = set(Page(numa_page).links)
+    for record in (numa_run / "runs").glob("*.json"):
+        assert f"runs/{record.name}" in links
+        assert {f"logs/{record.stem}.stdout", f"logs/{record.stem}.stderr"} <= links
+
+
+def test_the_page_asks_no_network_for_anything(numa_page):
+    assert not re.search(r"""(src|href)=["'](https?:)?//""", numa_page)
+    assert "@import" not in numa_page and "url(http" not in numa_page
+    assert Page(numa_page).tags.count("script") == 0
+
+
+def test_the_first_screen_says_it(numa_page):
+    text = Page(numa_page).text
+    assert "GPU 2 run on node 2" in text
+    assert "333 of 333 runs with their placement proved" in text
+    assert "45 of 48 cells ok" in text
+
+
+def test_failures_have_reason_advice_and_log(numa_page):
+    text = Page(numa_page).text
+    assert "CUDA out of memory: 2.1 GiB asked for, 0.4 GiB free" in text
+    assert "To do: reduce batch_size or memory_size_mb" in text
+    assert "torch.OutOfMemoryError: CUDA" in text
+
+
+def test_the_method_is_there(numa_page):
+    text = Page(numa_page).text
+    for fact in ("2025.3.2", "6.1.0-synthetic", "--cpunodebind=", "seed 0", "median of at least 9 windows"):
+        assert fact in text
+
+
+def test_hostile_text_is_shown_and_is_no_markup(quick_run):
+    edit_study(quick_run, question=HOSTILE, name=HOSTILE)
+    for file in (quick_run / "runs").iterdir():
+        record = json.loads(file.read_text())
+        record |= {"status": "crashed", "reason": HOSTILE, "advice": HOSTILE, "log_tail": [HOSTILE],
+                   "fingerprint": {"host": HOSTILE, "cpu": HOSTILE}, "command": [HOSTILE], "result": None}  # fmt: skip
+        file.write_text(json.dumps(record))
+    (quick_run / "topology.json").unlink()
+    grid = json.loads((quick_run / "grid.json").read_text())
+    page = page_of(quick_run)
+    assert "script" not in page.tags and "img" not in page.tags
+    assert page.text.count("<script>alert('x')</script>") >= 6
+    assert "{{ 7*7 }}" in page.text
+    assert len(grid["cells"]) == 3
+
+
+def test_names_of_files_with_odd_characters_are_quoted(quick_run):
+    grid = json.loads((quick_run / "grid.json").read_text())
+    odd = 'pipeline_gpu0_numa0_vit0x0x0 #?"<'
+    text = json.dumps(grid).replace('"pipeline_gpu0_numa0_vit0x0x0"', json.dumps(odd))
+    (quick_run / "grid.json").write_text(text)
+    page = page_of(quick_run)
+    assert f"runs-{odd}" in page.ids
+
+
+def test_one_run_claims_no_uncertainty(quick_run):
+    text = page_of(quick_run).text
+    assert "1 run a cell: no uncertainty known" in text
+    assert "95 % interval" not in text and "±" not in text
+
+
+def test_the_cpu_device_is_told_at_the_top_and_on_every_printed_page(quick_run):
+    text = page_of(quick_run).text
+    assert text.count("CPU device: no GPU was measured") >= 2
+
+
+def test_an_unbound_study_says_so(quick_run):
+    grid = (quick_run / "grid.json").read_text().replace('"binding": "numactl"', '"binding": "none"')
+    (quick_run / "grid.json").write_text(grid)
+    text = page_of(quick_run).text
+    assert "Nothing was bound" in text
+    assert "placement proved" not in text
+
+
+def test_sections_without_data_are_left_out(quick_run):
+    page = page_of(quick_run)
+    assert {"map", "penalty", "scaling", "timeline", "failures", "use"}.isdisjoint(page.ids)
+    assert {"answer", "throughput", "stages", "cells", "runs", "method"} <= set(page.ids)

@@ -1,0 +1,115 @@
+"""Every picture is well-formed, says in words what it shows, and keeps what is hostile as text."""
+
+from xml.etree import ElementTree
+
+import pytest
+from builder import build_run_directory
+
+from bench.results.report.answer import answers
+from bench.results.report.plots.bandwidth import alone_gb_s, bandwidth_pictures
+from bench.results.report.plots.latency import latency_pictures
+from bench.results.report.plots.penalty import penalty_pictures
+from bench.results.report.plots.perturbation import perturbation_pictures
+from bench.results.report.plots.scaling import scaling_pictures, series
+from bench.results.report.plots.stages import stage_pictures, stage_shares
+from bench.results.report.plots.throughput import throughput_pictures
+from bench.results.report.plots.timeline import representatives
+
+SVG = "{http://www.w3.org/2000/svg}"
+FAMILIES = {
+    "throughput": throughput_pictures,
+    "stages": stage_pictures,
+    "latency": latency_pictures,
+    "bandwidth": bandwidth_pictures,
+    "perturbation": perturbation_pictures,
+}
+HOSTILE = '</title><script>alert("1")</script>$\\frac{1}$ & "quoted"'
+
+
+def parsed(picture):
+    text = picture.svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return ElementTree.fromstring(text)
+
+
+@pytest.fixture(scope="module")
+def scaling_cells(tmp_path_factory):
+    from bench.results.load import load
+    from bench.results.results import build_results
+
+    path = tmp_path_factory.mktemp("scaling") / "run"
+    build_run_directory(path, "model_scaling_study", {"repeats": 3})
+    return build_results(load(path), "test")["cells"]
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_pictures_are_svg_with_words_and_links(family, numa_results):
+    pictures = family(numa_results["cells"])
+    assert pictures
+    for picture in pictures:
+        root = parsed(picture)
+        assert root.get("role") == "img"
+        assert root.get("aria-label") == picture.alt == root.find(f"{SVG}title").text
+        links = {link.get("{http://www.w3.org/1999/xlink}href") for link in root.iter(f"{SVG}a")}
+        assert links and all(link.startswith("#runs-pipeline_gpu") for link in links)
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_nothing_measured_draws_nothing(family, numa_results):
+    empty = {"throughput_samples_s": None, "throughput_runs": [], "latency_us": None, "metrics": None,
+             "solo_us": None, "perturbation": None}  # fmt: skip
+    assert family([cell | empty for cell in numa_results["cells"]]) == []
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_hostile_names_stay_text(family, numa_results):
+    cells = [cell | {"name": HOSTILE, "model": cell["model"] | {"name": HOSTILE}} for cell in numa_results["cells"][:2]]
+    for picture in family(cells):
+        root = parsed(picture)
+        assert not list(root.iter(f"{SVG}script"))
+        assert len(list(root)) > 1
+
+
+def test_ids_of_different_pictures_do_not_meet(numa_results):
+    seen = set()
+    for family in FAMILIES.values():
+        for picture in family(numa_results["cells"]):
+            ids = {element.get("id") for element in parsed(picture).iter() if element.get("id")}
+            assert not ids & seen
+            seen |= ids
+
+
+def test_shares_of_stages_are_the_whole_window(numa_results):
+    for cell in numa_results["cells"]:
+        if cell["metrics"]:
+            assert sum(stage_shares(cell["metrics"]).values()) == pytest.approx(1.0)
+
+
+def test_the_ceiling_is_the_copy_alone(numa_results):
+    assert alone_gb_s(numa_results["cells"][0], "h2d") == pytest.approx(54.0)
+
+
+def test_penalty_is_drawn_for_models_that_compute(numa_results):
+    (picture,) = penalty_pictures(numa_results["cells"], answers(numa_results))
+    assert "GPU 0 on node 2: vit0x0x0 30 %" in picture.alt
+    only_copies = [entry for entry in numa_results["penalties"] if entry["model"] == "vit0x0x0"]
+    assert penalty_pictures(numa_results["cells"], answers(numa_results | {"penalties": only_copies})) == []
+
+
+def test_series_of_the_scaling_study(scaling_cells):
+    (depths,) = series(scaling_cells, "depth").values()
+    (dims,) = series(scaling_cells, "dim").values()
+    # vit32x6x512 is listed twice and measured twice: both series have both.
+    assert [cell["model"]["depth"] for cell in depths] == [2, 4, 6, 6, 8, 12]
+    assert [cell["model"]["dim"] for cell in dims] == [256, 512, 512, 768, 1024]
+    assert [picture.title for picture in scaling_pictures(scaling_cells)] == ["By layers", "By width"]
+
+
+def test_other_studies_have_no_series(numa_results):
+    assert scaling_pictures(numa_results["cells"]) == []
+
+
+def test_timelines_stand_for_regimes_on_one_gpu(numa_results):
+    chosen = representatives(numa_results["cells"])
+    assert {cell["gpu"] for cell in chosen} == {0}
+    assert len({cell["metrics"]["regime"] for cell in chosen}) > 1
+    assert representatives([]) == []

@@ -1,0 +1,97 @@
+import json
+import math
+
+import pytest
+
+from bench.results.cells import cell_entry, merge_latencies
+from bench.results.load import load
+
+CELL = "pipeline_gpu0_numa0_vit0x0x0"
+
+
+@pytest.fixture
+def entry(quick_run):
+    """The entry of one cell after `change(run, export, metrics records)`."""
+
+    def make(change=None, repeats=1):
+        stored = load(quick_run)
+        cell = next(cell for cell in stored.cells if cell["name"] == CELL)
+        parts = {run["run"]: run for run in stored.runs_of(CELL)}
+        parts |= {"export": stored.exports[CELL], "metrics": stored.metrics[CELL]}
+        if change:
+            change(parts)
+        runs = [part for name, part in parts.items() if name.startswith(CELL)]
+        return cell_entry(cell, runs, parts.get("export"), parts.get("metrics"), repeats)
+
+    return make
+
+
+def fail(status, reason="why"):
+    return {"status": status, "reason": reason, "advice": "do", "log_tail": ["last"], "result": None}
+
+
+def test_a_good_cell(entry):
+    found = entry()
+    assert (found["outcome"], found["reason"], found["failed_run"]) == ("ok", "", None)
+    assert found["throughput_samples_s"] == pytest.approx(found["throughput_runs"][0])
+    assert found["throughput_spread"] is None
+    assert found["metrics"]["window_ns"] > 0
+    assert set(found["metrics"]).isdisjoint({"status", "schema", "invocation"})
+
+
+def test_throughput_is_the_geometric_mean_of_the_runs(entry):
+    def twice(parts):
+        first = parts[f"{CELL}_r1"]
+        first["result"]["throughput_samples_s"] = 100.0
+        second = json.loads(json.dumps(first)) | {"run": f"{CELL}_r2", "repeat": 2}
+        second["result"]["throughput_samples_s"] = 400.0
+        parts[f"{CELL}_r2"] = second
+
+    found = entry(twice, repeats=2)
+    assert found["throughput_samples_s"] == pytest.approx(200.0)
+    assert found["throughput_spread"] == pytest.approx(math.sqrt(2) * 150 / 250)
+
+
+def test_a_failed_timed_run_names_the_cell_and_keeps_its_log(entry):
+    found = entry(lambda parts: parts[f"{CELL}_r1"].update(fail("oom")))
+    assert (found["outcome"], found["reason"], found["advice"]) == ("oom", "why", "do")
+    assert (found["log_tail"], found["failed_run"]) == (["last"], f"{CELL}_r1")
+    assert found["throughput_samples_s"] is None
+    assert found["perturbation"] is None
+
+
+@pytest.mark.parametrize("stage", ["export", "metrics"])
+def test_a_failed_stage_of_the_trace_fails_the_cell_but_keeps_its_throughput(entry, stage):
+    found = entry(lambda parts: parts[stage].update(status="trace_failed", reason="no table"))
+    assert (found["outcome"], found["failed_run"]) == ("trace_failed", f"{CELL}_traced")
+    assert found["throughput_samples_s"] > 0
+
+
+@pytest.mark.parametrize("gone", [f"{CELL}_r1", f"{CELL}_traced", "export", "metrics"])
+def test_what_is_not_there_yet_is_missing(entry, gone):
+    assert entry(lambda parts: parts.pop(gone))["outcome"] == "missing"
+
+
+def test_a_repeat_that_the_study_asks_for_and_nobody_ran_is_missing(entry):
+    found = entry(repeats=2)
+    assert (found["outcome"], found["failed_run"]) == ("missing", f"{CELL}_r2")
+
+
+def test_perturbation_is_traced_over_timed(entry):
+    def rates(parts):
+        parts[f"{CELL}_r1"]["result"]["throughput_samples_s"] = 200.0
+        parts[f"{CELL}_traced"]["result"]["throughput_samples_s"] = 150.0
+
+    assert entry(rates)["perturbation"] == pytest.approx(0.75)
+
+
+def test_noise_class_follows_the_measured_regime(entry):
+    assert entry(lambda parts: parts["metrics"].update(regime="launch-bound"))["noise_class"] == "launch-bound"
+    assert entry(lambda parts: parts["metrics"].update(regime="balanced"))["noise_class"] == "rest"
+
+
+def test_latencies_merge_by_the_median_and_the_largest_maximum():
+    runs = [{"count": 10, "p50": p50, "p90": None, "p99": None, "max": 2 * p50, "quantiles": []} for p50 in (1, 5, 2)]
+    merged = merge_latencies([*runs, None])
+    assert merged == {"count": 30, "p50": 2, "p90": None, "p99": None, "max": 10, "quantiles": []}
+    assert merge_latencies([None]) is None

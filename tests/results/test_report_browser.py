@@ -1,0 +1,91 @@
+"""report.html in a real headless Chromium. Fails, and does not skip, where there is none."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bench.results.make import make_report
+from tests.browser import open_browser
+
+DESKTOP, PHONE = (1280, 900), (390, 844)
+
+
+@pytest.fixture(scope="module")
+def report(numa_run):
+    make_report(numa_run, "test")
+    return numa_run / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with open_browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def screenshots(tmp_path):
+    """REPORT_SCREENSHOTS=folder keeps them."""
+    folder = Path(os.environ.get("REPORT_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def page(browser, report):
+    browser.resize(*DESKTOP)
+    browser.open(report.as_uri())
+    return browser
+
+
+def test_no_console_error_and_no_request_leaves_the_file(browser, report):
+    browser.console(), browser.requests()
+    browser.open(report.as_uri())
+    assert browser.requests() == [report.as_uri()]
+    assert browser.console() == []
+
+
+def test_the_browser_would_have_told(browser, tmp_path):
+    """The check above can fail: a page with an error and a request is seen as such."""
+    bad = tmp_path / "bad.html"
+    bad.write_text("<link rel=icon href='data:,'><img src='missing.png'><script>throw Error('seen')</script>")
+    browser.console(), browser.requests()
+    browser.open(bad.as_uri())
+    assert any("seen" in line for line in browser.console())
+    assert (tmp_path / "missing.png").as_uri() in browser.requests()
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_nothing_is_wider_than_the_screen(browser, report, screenshots, size):
+    browser.resize(*size, mobile=size == PHONE)
+    browser.open(report.as_uri())
+    assert browser.run("return document.documentElement.scrollWidth") == size[0]
+    browser.screenshot(screenshots / f"report-{size[0]}.png")
+    browser.screenshot(screenshots / f"report-{size[0]}-whole.png", whole=True)
+
+
+def test_the_answers_and_the_trust_line_are_on_the_first_screen(page):
+    bottom = page.run("return document.querySelector('.trust').getBoundingClientRect().bottom")
+    assert 0 < bottom <= DESKTOP[1]
+
+
+def test_a_number_is_one_click_from_its_runs(page):
+    page.run("document.querySelector('.map a').click()")
+    opened = page.run("return document.querySelector('details:has(:target)').open")
+    assert opened is True
+    assert page.run("return document.querySelector('details:has(:target) a').getAttribute('href')").startswith("runs/")
+
+
+def test_a_bar_of_a_plot_is_a_link_to_its_runs(page):
+    target = page.run("return document.querySelector('#throughput svg a').href.baseVal")
+    assert page.run("return document.getElementById(arguments[0]) !== null", target.removeprefix("#"))
+
+
+def test_text_of_plots_takes_the_typeface_of_the_page(page):
+    script = "return getComputedStyle(document.querySelector(arguments[0])).fontFamily"
+    assert page.run(script, "figure svg text") == page.run(script, "body")
+
+
+def test_prints(page, screenshots):
+    page.pdf(screenshots / "report.pdf")
+    assert (screenshots / "report.pdf").read_bytes().startswith(b"%PDF")
