@@ -11,8 +11,8 @@ ABSENT, UNKNOWN = "absent", "unknown"
 
 # asm/unistd_64.h of x86; asm-generic/unistd.h for arm64.
 _CALLS = {
-    "x86_64": {"move_pages": 279, "get_mempolicy": 239},
-    "aarch64": {"move_pages": 239, "get_mempolicy": 236},
+    "x86_64": {"mbind": 237, "get_mempolicy": 239, "move_pages": 279},
+    "aarch64": {"mbind": 235, "get_mempolicy": 236, "move_pages": 239},
 }
 _NUMBERS = _CALLS.get(os.uname().machine, {})
 _MODES = ("default", "preferred", "bind", "interleave", "local", "preferred-many", "weighted-interleave")
@@ -39,6 +39,14 @@ def memory_policy(address: int | None = None) -> tuple[str, tuple[int, ...]]:
     number = mode.value & ~_MODE_FLAGS
     nodes = tuple(64 * i + bit for i, word in enumerate(mask) for bit in range(64) if word and word >> bit & 1)
     return (_MODES[number] if number < len(_MODES) else f"mode {number}"), nodes
+
+
+def bind_memory(address: int, nbytes: int, node: int) -> None:
+    """Bind memory that was not touched yet to a node (mbind). Raise OSError where it is forbidden."""
+    mask = (ctypes.c_ulong * (_MAX_NODES // 64))()
+    mask[node // 64] = 1 << node % 64
+    where, length = ctypes.c_void_p(address), ctypes.c_ulong(nbytes)
+    _call("mbind", where, length, _MODES.index("bind"), mask, ctypes.c_ulong(_MAX_NODES), 0)
 
 
 class PageQuery:

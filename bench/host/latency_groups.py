@@ -1,0 +1,204 @@
+"""Two groups of CPUs in a list of latencies: is a host that reports one node hiding two?
+
+All functions are pure. A scan is latency_us by CPU. Simulated false alarms and power: tests/host.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from math import comb
+
+import numpy as np
+
+P_VALUE = 0.01
+SMALLER_SHARE = 0.20
+GAP = 0.05
+GAP_IN_MADS = 3.0
+CENTRES_WITHIN = 0.03
+HOLD_AT = 0.9
+MIN_CPUS = 8
+"""Below this many CPUs the dip of two tight groups is no rarer than 1 % among uniform samples."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Two groups of one scan. centres_us: medians, fast group first; fast, slow: CPUs."""
+
+    fast: tuple[int, ...]
+    slow: tuple[int, ...]
+    centres_us: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What two scans say. groups: of the first scan, None if there are none; holds: CPUs stay in their group."""
+
+    groups: Groups | None
+    holds: bool | None
+    rand_index: float | None
+    reason: str
+
+
+def compare_scans(first: dict[int, float], second: dict[int, float], tick_us: float = 0.0) -> Verdict:
+    """Declare two groups only if both scans show them at the same latencies; then see whether they hold."""
+    one, why_one = find_groups(first, tick_us)
+    two, why_two = find_groups(second, tick_us, seed=1)
+    if one is None or two is None:
+        return Verdict(None, None, None, why_one if one is None else f"second scan: {why_two}")
+    apart = max(abs(a / b - 1) for a, b in zip(one.centres_us, two.centres_us, strict=True))
+    if apart > CENTRES_WITHIN:
+        return Verdict(None, None, None, f"the groups' latencies moved by {apart:.1%} between the scans")
+    index = agreement(one, two)
+    near, far = one.centres_us
+    reason = f"{len(one.fast)} CPUs at {near:.2f} us, {len(one.slow)} at {far:.2f} us"
+    return Verdict(one, index >= HOLD_AT, index, reason)
+
+
+def find_groups(scan: dict[int, float], tick_us: float = 0.0, seed: int = 0) -> tuple[Groups | None, str]:
+    """Return (groups or None, why). tick_us: the clock's resolution, spread by jitter so that ties do not dip."""
+    cpus = np.array(sorted(scan))
+    if len(cpus) < MIN_CPUS:
+        return None, f"{len(cpus)} CPUs are too few to tell groups apart"
+    latencies = np.array([scan[cpu] for cpu in cpus])
+    jitter = np.random.default_rng(seed).uniform(-tick_us / 2, tick_us / 2, len(cpus))
+    logs = np.log(latencies + jitter)
+    p_value = dip_p_value(dip(logs), len(logs))
+    if p_value >= P_VALUE:
+        return None, f"one group (dip test p = {p_value:.3f})"
+    slow = split(logs)
+    share = min(slow.mean(), 1 - slow.mean())
+    if share < SMALLER_SHARE:
+        return None, f"the smaller group has {share:.0%} of the CPUs"
+    centres = [float(np.median(logs[group])) for group in (~slow, slow)]
+    gap = centres[1] - centres[0]
+    within = np.concatenate([np.abs(logs[~slow] - centres[0]), np.abs(logs[slow] - centres[1])])
+    needed = max(np.log1p(GAP), GAP_IN_MADS * float(np.median(within)))
+    if gap < needed:
+        return None, f"the groups are {np.expm1(gap):.1%} apart, less than {np.expm1(needed):.1%}"
+    members = (tuple(int(cpu) for cpu in cpus[group]) for group in (~slow, slow))
+    return Groups(*members, (float(np.exp(centres[0])), float(np.exp(centres[1])))), "two groups"
+
+
+def split(values: np.ndarray) -> np.ndarray:
+    """Mask of the upper group of the split into two with the least squares within the groups."""
+    order = np.sort(values)
+    below = np.arange(1, len(order))
+    sums = np.cumsum(order)
+    low, high = sums[:-1], sums[-1] - sums[:-1]
+    # The sum of squares between groups; largest where that within them is least.
+    between = low**2 / below + high**2 / (len(order) - below)
+    return values > order[int(np.argmax(between))]
+
+
+def dip(values: np.ndarray) -> float:
+    """Hartigan's dip: the largest distance between the sample's distribution and the nearest unimodal one.
+
+    J. A. Hartigan, P. M. Hartigan, The Dip Test of Unimodality, Ann. Statist. 13 (1985) 70-84, with the algorithm
+    of P. M. Hartigan, AS 217, Appl. Statist. 34 (1985): narrow the modal interval to where minorant and
+    majorant of the distribution are widest apart, until what is left outside departs more than they do.
+    """
+    x = np.sort(np.asarray(values, dtype=float)).tolist()
+    low, high, found = 0, len(x) - 1, 1.0
+    while x[low] < x[high]:
+        minorant, majorant = _hull(x, low, high, 1), _hull(x, low, high, -1)
+        distance, start, end = _widest(x, minorant, majorant)
+        if distance < found:
+            break
+        outside = [corner for corner in minorant if corner <= start]
+        beyond = [corner for corner in majorant if corner >= end]
+        found = max(found, _departure(x, outside, 1), _departure(x, beyond, -1))
+        if (start, end) == (low, high):
+            break
+        low, high = start, end
+    return found / (2 * len(x))
+
+
+def _hull(x: list[float], low: int, high: int, sign: int) -> list[int]:
+    """Corners of the greatest convex minorant (1) or least concave majorant (-1) of (x[i], i), low to high."""
+    corners: list[int] = []
+    for i in range(low, high + 1):
+        while len(corners) > 1:
+            a, b = corners[-2], corners[-1]
+            if sign * ((b - a) * (x[i] - x[b]) - (i - b) * (x[b] - x[a])) < 0:
+                break
+            corners.pop()
+        corners.append(i)
+    return corners
+
+
+def _widest(x: list[float], minorant: list[int], majorant: list[int]) -> tuple[float, int, int]:
+    """The widest gap between the two, in steps of the distribution, and the modal interval that it gives."""
+    best, start, end = 0.0, minorant[0], majorant[-1]
+    for corner in majorant:
+        a, b = _segment(minorant, corner)
+        gap = corner + 1 - _line(x, a, b, corner)
+        if gap > best:
+            best, start, end = gap, a, corner
+    for corner in minorant:
+        a, b = _segment(majorant, corner)
+        gap = _line(x, a, b, corner) + 1 - corner
+        if gap > best:
+            best, start, end = gap, corner, b
+    return best, min(start, end), max(start, end)
+
+
+def _departure(x: list[float], corners: list[int], sign: int) -> float:
+    """How far the distribution departs from its minorant (1) or majorant (-1) between corners; at least a step."""
+    most = 1.0
+    for a, b in pairwise(corners):
+        if x[b] > x[a]:
+            most = max(most, *(sign * (i - _line(x, a, b, i)) + 1 for i in range(a, b + 1)))
+    return most
+
+
+def _segment(corners: list[int], point: int) -> tuple[int, int]:
+    place = max(bisect_left(corners, point), 1)
+    return corners[place - 1], corners[place]
+
+
+def _line(x: list[float], a: int, b: int, point: int) -> float:
+    return a + (b - a) * (x[point] - x[a]) / (x[b] - x[a]) if x[b] > x[a] else float(b)
+
+
+def dip_p_value(statistic: float, count: int) -> float:
+    """The share of uniform samples of this size with at least this dip (the uniform is the hardest unimodal)."""
+    return float(np.mean(_uniform_dips(count) >= statistic))
+
+
+@lru_cache
+def _uniform_dips(count: int, samples: int = 2000) -> np.ndarray:
+    random = np.random.default_rng(20251130)
+    return np.array([dip(random.random(count)) for _ in range(samples)])
+
+
+def agreement(one: Groups, two: Groups) -> float:
+    """The adjusted Rand index of two scans' groups: 1 the same CPUs together, 0 as by chance."""
+    cpus = [cpu for cpu in (*one.fast, *one.slow) if cpu in {*two.fast, *two.slow}]
+    return adjusted_rand_index([cpu in one.slow for cpu in cpus], [cpu in two.slow for cpu in cpus])
+
+
+def adjusted_rand_index(first: Sequence[object], second: Sequence[object]) -> float:
+    """L. Hubert, P. Arabie, Comparing partitions, J. Classif. 2 (1985) 193-218."""
+    both = Counter(zip(first, second, strict=True))
+    together = sum(comb(count, 2) for count in both.values())
+    alone = [sum(comb(count, 2) for count in Counter(labels).values()) for labels in (first, second)]
+    pairs = comb(len(first), 2)
+    expected = alone[0] * alone[1] / pairs if pairs else 0.0
+    most = sum(alone) / 2
+    return 1.0 if most == expected else (together - expected) / (most - expected)
+
+
+def what_was_seen(first: Groups, other_context: Groups) -> str:
+    """Tell the GPU's distance from that of the driver's memory.
+
+    other_context: the groups once more, with the CUDA context created on a CPU of first.slow. Memory that the
+    driver allocates then lies near that group: if it is the fast one now, the latency follows that memory.
+    """
+    index = agreement(first, other_context)
+    if index >= HOLD_AT:
+        near_again = len({*first.fast} & {*other_context.fast}) > len({*first.fast} & {*other_context.slow})
+        return "distance to the GPU" if near_again else "distance to the driver's memory"
+    return "not clear: the groups changed between the scans"

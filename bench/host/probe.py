@@ -1,0 +1,219 @@
+"""Measured locality: which node is near each GPU, and whether one reported node hides two.
+
+On a host with several nodes with CPUs, latencies are compared by node; where one node is reported, by CPU.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.errors import StudyError
+from bench.files import write_json
+from bench.host.cpulist import format_cpulist, parse_cpulist
+from bench.host.gpus import Gpu
+from bench.host.topology import Node, Topology, read_topology
+
+CPUS_PER_NODE = 8
+PER_CPU_S = 0.010
+SCANS_S = 6.0
+"""What all copies of a probe may take; with many CPUs each gets less than PER_CPU_S."""
+NEARER_BY = 0.03
+CHILD_TIMEOUT_S = 120
+
+Scan = dict[str, dict[str, float]]
+Measure = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class ProbeError(StudyError):
+    """Locality cannot be measured here."""
+
+
+def probe(topology: Topology, seed: int = 0, measure: Measure | None = None) -> dict[str, Any]:
+    """Measure every GPU from every node (or CPU). Raise ProbeError without a GPU.
+
+    measure: what runs a request of bench.host.small_copy; by default a child process.
+    """
+    if not topology.gpus:
+        why = topology.nvml_error or "the driver offers none"
+        raise ProbeError(f"no GPU to probe: {why}", "numastudy probe", "on a host without a GPU: --device cpu")
+    measure = measure or run_small_copy
+    began = time.monotonic()
+    with_cpus = [node for node in topology.nodes if node.allowed_cpus]
+    cpus = chosen_cpus(with_cpus)
+    bus_ids = [gpu.pci_bus_id for gpu in topology.gpus if not gpu.mig]
+    request = {
+        "bus_ids": bus_ids,
+        "cpus": cpus,
+        "per_cpu_s": min(PER_CPU_S, SCANS_S / (2 * len(cpus) * max(len(bus_ids), 1))),
+        "scans": 2,
+        "context_cpu": cpus[0],
+        "seed": seed,
+    }
+    measured = measure(request)
+    gpus = []
+    for gpu in topology.gpus:
+        scans = [{int(cpu): value for cpu, value in scan.get(gpu.pci_bus_id, {}).items()} for scan in measured["scans"]]
+        record = {"index": gpu.index, "pci_bus_id": gpu.pci_bus_id, "uuid": gpu.uuid}
+        record |= {"reported_node": gpu.node, "reported_by": gpu.explanation}
+        if gpu.mig:
+            record |= {"measured_node": None, "text": f"GPU {gpu.index} is split by MIG and was not probed"}
+        elif len(with_cpus) > 1:
+            record |= judge_nodes(gpu.index, gpu.node, scans, with_cpus)
+        else:
+            record |= judge_hidden(gpu, scans, measured["tick_us"], request, measure)
+        gpus.append(record | {"scans_us": scans})
+    return {
+        "device": "cuda",
+        "nodes": [node.id for node in with_cpus],
+        "cpus": format_cpulist(cpus),
+        "per_cpu_s": request["per_cpu_s"],
+        "gpus": gpus,
+        "can_hold": None if len(with_cpus) > 1 else all(gpu.get("holds") is not False for gpu in gpus),
+        "duration_s": round(time.monotonic() - began, 2),
+    }
+
+
+def chosen_cpus(nodes: list[Node]) -> list[int]:
+    """All CPUs of a single node; of several nodes some of each, evenly spaced."""
+    if len(nodes) == 1:
+        return list(nodes[0].allowed_cpus)
+    chosen: list[int] = []
+    for node in nodes:
+        chosen += node.allowed_cpus[:: max(1, len(node.allowed_cpus) // CPUS_PER_NODE)][:CPUS_PER_NODE]
+    return chosen
+
+
+def judge_nodes(gpu: int, reported: int | None, scans: list[dict[int, float]], nodes: list[Node]) -> dict[str, Any]:
+    """The nearest node: lowest median latency in both scans, by NEARER_BY at least; compared with the reported."""
+    by_node = [
+        {node.id: statistics.median(scan[cpu] for cpu in node.allowed_cpus if cpu in scan) for node in nodes}
+        for scan in scans
+    ]
+    fastest = [min(medians, key=medians.__getitem__) for medians in by_node]
+    margins = []
+    for medians, best in zip(by_node, fastest, strict=True):
+        second = min(value for node, value in medians.items() if node != best)
+        margins.append(second / medians[best] - 1)
+    sure = len(set(fastest)) == 1 and min(margins) >= NEARER_BY
+    measured = fastest[0] if sure else None
+    texts = ", ".join(f"node {node} {value:.2f} us" for node, value in by_node[0].items())
+    if measured is None:
+        agreement, text = "unknown", f"GPU {gpu}: no node is nearer by measurement ({texts})"
+    elif reported is None:
+        agreement, text = "unknown", f"GPU {gpu}: node {measured} is nearest by measurement ({texts})"
+    else:
+        agreement = "agreed" if measured == reported else "disagreed"
+        text = f"GPU {gpu}: node {measured} by measurement, node {reported} as reported: {agreement} ({texts})"
+    return {
+        "measured_node": measured,
+        "agreement": agreement,
+        "latency_us_by_node": {str(node): round(value, 3) for node, value in by_node[0].items()},
+        "text": text,
+    }
+
+
+def judge_hidden(
+    gpu: Gpu, scans: list[dict[int, float]], tick_us: float, request: dict[str, Any], measure: Measure
+) -> dict[str, Any]:
+    """On a host that reports one node: two groups of CPUs, whether they hold, and what their distance is to."""
+    # numpy only where there is something to compute: the command line stays quick.
+    from bench.host.latency_groups import compare_scans, find_groups, what_was_seen
+
+    verdict = compare_scans(scans[0], scans[1], tick_us)
+    record: dict[str, Any] = {"measured_node": None, "agreement": "unknown", "hidden_groups": None}
+    if verdict.groups is None:
+        middle = statistics.median(scans[0].values())
+        return record | {"text": f"GPU {gpu.index}: {middle:.2f} us, no hidden nodes seen: {verdict.reason}"}
+    again = measure(request | {"context_cpu": verdict.groups.slow[0], "scans": 1, "seed": request["seed"] + 7})
+    repeated, _ = find_groups({int(k): v for k, v in again["scans"][0][gpu.pci_bus_id].items()}, tick_us)
+    seen = what_was_seen(verdict.groups, repeated) if repeated else "not clear: no groups from the other side"
+    holds = f"they hold (adjusted Rand index {verdict.rand_index:.2f})"
+    if not verdict.holds:
+        holds = (
+            f"they do not hold (adjusted Rand index {verdict.rand_index:.2f}): the virtual CPUs move, "
+            "and placement cannot be held on this machine"
+        )
+    return record | {
+        "hidden_groups": {
+            "fast": format_cpulist(verdict.groups.fast),
+            "slow": format_cpulist(verdict.groups.slow),
+            "centres_us": [round(value, 3) for value in verdict.groups.centres_us],
+        },
+        "holds": verdict.holds,
+        "rand_index": verdict.rand_index,
+        "seen": seen,
+        "text": f"GPU {gpu.index}: one node is reported and two are seen: {verdict.reason}; {holds}; {seen}",
+    }
+
+
+def run_small_copy(request: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "bench.host.small_copy", json.dumps(request)]
+    return json.loads(run_child(command))
+
+
+def probe_cpu(topology: Topology) -> dict[str, Any]:
+    """Copy bandwidth by CPU node and memory node: the locality that the cpu device measures."""
+    began = time.monotonic()
+    rows: dict[str, dict[str, float | None]] = {}
+    texts = []
+    for node in (node for node in topology.nodes if node.allowed_cpus):
+        row: dict[str, float | None] = {}
+        for memory in (memory for memory in topology.nodes if memory.memory_bytes and memory.memory_allowed):
+            command = [sys.executable, "-m", "bench.host.node_copy", format_cpulist(node.allowed_cpus)]
+            try:
+                row[str(memory.id)] = round(float(run_child([*command, str(memory.id)])), 2)
+            except ProbeError:
+                row[str(memory.id)] = None
+        rows[str(node.id)] = row
+        shown = ", ".join(f"node {memory} {speed or 'refused'}" for memory, speed in row.items())
+        texts.append(f"CPUs of node {node.id}, copies within the memory of (GB/s): {shown}")
+    return {"device": "cpu", "copy_gb_s": rows, "texts": texts, "duration_s": round(time.monotonic() - began, 2)}
+
+
+def run_child(command: list[str]) -> str:
+    try:
+        child = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise ProbeError("the probe did not end", " ".join(command[:4]), "see whether the GPU hangs") from None
+    if child.returncode:
+        last = child.stderr.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
+        raise ProbeError(f"the probe failed: {last[0]}", " ".join(command[:4]), "run `numastudy doctor`")
+    return child.stdout
+
+
+def still_holds(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What changed between the probes at the start and the end of a study, for the report; empty if nothing."""
+    from bench.host.latency_groups import HOLD_AT, adjusted_rand_index
+
+    changes = []
+    for old, new in zip(before["gpus"], after["gpus"], strict=True):
+        name = f"GPU {old['index']}"
+        if old["measured_node"] != new["measured_node"]:
+            changes.append(f"{name}: nearest node by measurement {old['measured_node']}, then {new['measured_node']}")
+        groups = old.get("hidden_groups"), new.get("hidden_groups")
+        if bool(groups[0]) != bool(groups[1]):
+            changes.append(f"{name}: hidden groups were seen at {'the start' if groups[0] else 'the end'} only")
+        elif groups[0]:
+            slow = [set(parse_cpulist(group["slow"])) for group in groups]
+            cpus = sorted({*parse_cpulist(groups[0]["fast"]), *slow[0]})
+            index = adjusted_rand_index(*([cpu in members for cpu in cpus] for members in slow))
+            if index < HOLD_AT:
+                changes.append(f"{name}: CPUs changed groups during the study (adjusted Rand index {index:.2f})")
+    return changes
+
+
+def probe_command(as_json: bool, device: str = "cuda", output: Path | None = None) -> str:
+    """Probe this host and return what to print; also write it to a file. Raise ProbeError."""
+    topology = read_topology()
+    found = probe(topology) if device == "cuda" else probe_cpu(topology)
+    if output is not None:
+        write_json(output, found)
+    if as_json:
+        return json.dumps(found, indent=1)
+    texts = found.get("texts") or [gpu["text"] for gpu in found["gpus"]]
+    return "\n".join([*texts, f"probed in {found['duration_s']} s"])
