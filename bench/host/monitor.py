@@ -1,0 +1,239 @@
+"""A light watch over a run: clocks, throttling, link and neighbours, by criteria that never look at throughput.
+
+A thread of the parent, 10 samples a second; NVML where there is a GPU, /proc/stat for the CPUs.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from bench.host.cpulist import parse_cpulist
+from bench.host.gpus import throttle_reasons
+
+INTERVAL_S = 0.1
+MOST_SAMPLES = 36000
+SLOWED_SHARE = 0.02
+"""Throttling in more than this share of the samples disturbs a run."""
+CLOCK_SPREAD = 0.05
+FOREIGN_CPU = 0.5
+"""CPUs' worth of work by others on the run's node that disturbs it."""
+
+Sample = dict[str, Any]
+Reader = Callable[[], Sample]
+
+
+class Monitor:
+    """Watch from start() to summary(). run_pid: gives the measured process, which leads a session,
+    once it is known.
+
+    gpu_uuid: None on the cpu device. watched_cpus: the run's CPUs, which the watching thread keeps off.
+    """
+
+    def __init__(
+        self,
+        gpu_uuid: str | None,
+        watched_cpus: Iterable[int],
+        run_pid: Callable[[], int | None],
+        interval_s: float = INTERVAL_S,
+        reader: Reader | None = None,
+    ) -> None:
+        self._watched = frozenset(watched_cpus)
+        self._interval_s = interval_s
+        self._samples: list[Sample] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
+        self._gpu_uuid, self._run_pid, self._reader = gpu_uuid, run_pid, reader
+
+    def start(self) -> "Monitor":
+        self._thread.start()
+        return self
+
+    def summary(self) -> dict[str, Any]:
+        """End the watch and return what it saw, with "disturbed": the reasons, empty for a quiet run."""
+        self._ended.set()
+        self._thread.join(timeout=5)
+        return summarize(list(self._samples))
+
+    def _watch(self) -> None:
+        keep_off(self._watched)
+        with _reader(self._gpu_uuid, self._watched, self._run_pid) as live:
+            read = self._reader or live
+            while len(self._samples) < MOST_SAMPLES:
+                self._samples.append(read())
+                if self._ended.wait(self._interval_s):
+                    break
+
+
+def keep_off(cpus: frozenset[int]) -> None:
+    """Move the calling thread away from the measured CPUs, if any others are allowed."""
+    with suppress(OSError):
+        if others := os.sched_getaffinity(0) - cpus:
+            os.sched_setaffinity(0, others)
+
+
+def summarize(samples: list[Sample]) -> dict[str, Any]:
+    """Pure: ranges and shares of the samples, and the reasons why the run counts as disturbed.
+
+    Clocks, throttling and link count only while the GPU was at work: an idle GPU lowers all of them.
+    """
+    at_work = [sample for sample in samples if sample.get("utilization", 0)]
+    reasons = [reason for sample in at_work for reason in sample.get("throttle_reasons") or ()]
+    shares = {reason: reasons.count(reason) / len(at_work) for reason in dict.fromkeys(reasons)}
+    others = sorted({pid for sample in samples for pid in sample.get("other_processes") or ()})
+    foreign = [sample["foreign_cpus"] for sample in samples if sample.get("foreign_cpus") is not None]
+    known = bool(samples) and "throttle_reasons" in samples[0]
+    span = samples[-1]["at_s"] - samples[0]["at_s"] if len(samples) > 1 else 0.0
+    summary: dict[str, Any] = {
+        "samples": len(samples),
+        "rate_hz": round((len(samples) - 1) / span, 2) if span else None,
+        "at_work": len(at_work),
+        "throttle_known": known,
+        "throttle_reasons": sorted(shares),
+        "throttle_shares": {reason: round(share, 4) for reason, share in shares.items()},
+        "other_processes": others,
+        "foreign_cpus": round(sum(foreign) / len(foreign), 3) if foreign else None,
+    }
+    for name in ("sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w", "link_generation", "link_width"):
+        summary[name] = _range(at_work, name)
+    return summary | {"disturbed": disturbances(summary, samples)}
+
+
+def disturbances(summary: dict[str, Any], samples: list[Sample]) -> list[str]:
+    """Reasons in words. None of them knows how fast the run was."""
+    found = [
+        f"throttled ({reason}) in {share:.0%} of the samples"
+        for reason, share in summary["throttle_shares"].items()
+        if share > SLOWED_SHARE
+    ]
+    if summary["other_processes"]:
+        found.append(f"other processes on the GPU: {', '.join(map(str, summary['other_processes']))}")
+    best = max((sample.get("link_generation_max") or 0 for sample in samples), default=0)
+    link = summary["link_generation"]
+    if link and link["max"] < best:
+        found.append(f"the link ran at generation {link['max']} of {best} under load")
+    clock = summary["sm_clock_mhz"]
+    if clock and clock["p10"] < (1 - CLOCK_SPREAD) * clock["p50"]:
+        found.append(f"SM clock fell from {clock['p50']} to {clock['p10']} MHz")
+    if (summary["foreign_cpus"] or 0) > FOREIGN_CPU:
+        found.append(f"other processes used {summary['foreign_cpus']:.1f} of the run's CPUs")
+    return found
+
+
+def _range(samples: list[Sample], name: str) -> dict[str, Any] | None:
+    values = sorted(sample[name] for sample in samples if sample.get(name) is not None)
+    if not values:
+        return None
+    last = len(values) - 1
+    return {"min": values[0], "p10": values[last // 10], "p50": values[last // 2], "max": values[-1]}
+
+
+@contextmanager
+def _reader(gpu_uuid: str | None, watched: frozenset[int], run_pid: Callable[[], int | None]) -> Iterator[Reader]:
+    cpus = ForeignLoad(watched, run_pid)
+    if gpu_uuid is None:
+        yield lambda: {"at_s": time.monotonic(), "foreign_cpus": cpus.read()}
+        return
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(gpu_uuid)
+    except Exception:  # no library, no driver, no such GPU: the CPUs can still be watched
+        yield lambda: {"at_s": time.monotonic(), "foreign_cpus": cpus.read()}
+        return
+    try:
+        yield lambda: read_gpu(pynvml, handle, run_pid) | {"foreign_cpus": cpus.read()}
+    finally:
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
+def read_gpu(nvml: Any, handle: Any, run_pid: Callable[[], int | None]) -> Sample:
+    """One sample; what NVML refuses is null."""
+
+    def ask(name: str, *arguments: Any) -> Any:
+        try:
+            return getattr(nvml, f"nvmlDeviceGet{name}")(handle, *arguments)
+        except Exception:
+            return None
+
+    own = _own(run_pid())
+    power, use = ask("PowerUsage"), ask("UtilizationRates")
+    processes = [int(process.pid) for process in ask("ComputeRunningProcesses") or ()]
+    return {
+        "at_s": time.monotonic(),
+        "utilization": None if use is None else max(use.gpu, use.memory),
+        "sm_clock_mhz": ask("ClockInfo", nvml.NVML_CLOCK_SM),
+        "memory_clock_mhz": ask("ClockInfo", nvml.NVML_CLOCK_MEM),
+        "temperature_c": ask("Temperature", nvml.NVML_TEMPERATURE_GPU),
+        "power_w": None if power is None else power / 1000,
+        "throttle_reasons": throttle_reasons(ask("CurrentClocksThrottleReasons")),
+        "link_generation": ask("CurrPcieLinkGeneration"),
+        "link_generation_max": ask("MaxPcieLinkGeneration"),
+        "link_width": ask("CurrPcieLinkWidth"),
+        # Inside a container NVML names processes by ids of another namespace: then none of them can be told.
+        "other_processes": [pid for pid in processes if pid not in own and os.path.exists(f"/proc/{pid}")],
+    }
+
+
+def _own(pid: int | None) -> set[int]:
+    """The processes of the run's session, and this process."""
+    own = {os.getpid()}
+    if pid is not None:
+        for name in os.listdir("/proc"):
+            with suppress(OSError):
+                if name.isdigit() and os.getsid(int(name)) == pid:
+                    own.add(int(name))
+    return own
+
+
+class ForeignLoad:
+    """CPUs' worth of work, on the watched CPUs, that is not the run's own."""
+
+    def __init__(self, watched: frozenset[int], run_pid: Callable[[], int | None]) -> None:
+        self._watched, self._run_pid = watched, run_pid
+        self._last: tuple[float, float, dict[int, float]] | None = None
+
+    def read(self) -> float | None:
+        """Since the last call; None at the first."""
+        tick = os.sysconf("SC_CLK_TCK")
+        busy = sum(busy_ticks(cpu) for cpu in self._watched) / tick
+        own = {pid: _cpu_ticks(pid) / tick for pid in _own(self._run_pid())}
+        now = time.monotonic()
+        last, self._last = self._last, (now, busy, own)
+        if last is None or now <= last[0]:
+            return None
+        used = sum(seconds - last[2].get(pid, 0.0) for pid, seconds in own.items())
+        return max(0.0, (busy - last[1] - used) / (now - last[0]))
+
+
+def busy_ticks(cpu: int) -> int:
+    """Ticks that a CPU spent on anything but idling and waiting for disks (proc(5), /proc/stat)."""
+    with suppress(OSError), open("/proc/stat") as file:
+        for line in file:
+            words = line.split()
+            if words[0] == f"cpu{cpu}":
+                user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, words[1:9])
+                return user + nice + system + irq + softirq + steal
+    return 0
+
+
+def _cpu_ticks(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            words = file.read().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(words[11]) + int(words[12])
+
+
+def watched_cpus(node: int) -> tuple[int, ...]:
+    """The CPUs of a node as the kernel lists them; none if it does not."""
+    try:
+        with open(f"/sys/devices/system/node/node{node}/cpulist") as file:
+            return parse_cpulist(file.read())
+    except OSError:
+        return ()

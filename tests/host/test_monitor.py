@@ -1,0 +1,120 @@
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from bench.host.monitor import ForeignLoad, Monitor, busy_ticks, keep_off, summarize, watched_cpus
+
+QUIET: dict[str, Any] = {
+    "utilization": 80,
+    "sm_clock_mhz": 1980,
+    "memory_clock_mhz": 2619,
+    "temperature_c": 50,
+    "power_w": 400.0,
+    "throttle_reasons": [],
+    "link_generation": 5,
+    "link_generation_max": 5,
+    "link_width": 16,
+    "other_processes": [],
+    "foreign_cpus": 0.01,
+}
+
+
+def samples(count: int = 100, **changes: Any) -> list[dict[str, Any]]:
+    return [QUIET | {"at_s": 0.1 * number} | changes for number in range(count)]
+
+
+def test_a_quiet_run() -> None:
+    found = summarize(samples())
+    assert found["disturbed"] == [] and found["rate_hz"] == 10.0
+    assert found["sm_clock_mhz"] == {"min": 1980, "p10": 1980, "p50": 1980, "max": 1980}
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        (samples(95) + samples(5, throttle_reasons=["power cap"]), "throttled (power cap) in 5% of the samples"),
+        (samples(99) + samples(1, other_processes=[4242]), "other processes on the GPU: 4242"),
+        (samples(link_generation=3), "the link ran at generation 3 of 5 under load"),
+        (samples(80) + samples(20, sm_clock_mhz=1200), "SM clock fell from 1980 to 1200 MHz"),
+        (samples(foreign_cpus=0.8), "other processes used 0.8 of the run's CPUs"),
+    ],
+)
+def test_each_disturbance_is_named_alone(seen: list[dict[str, Any]], reason: str) -> None:
+    assert summarize(seen)["disturbed"] == [reason]
+
+
+def test_an_idle_gpu_is_not_a_disturbed_one() -> None:
+    idle = samples(50, utilization=0, sm_clock_mhz=345, link_generation=1, throttle_reasons=["power cap"])
+    assert summarize(idle + samples(50))["disturbed"] == []
+
+
+def test_one_throttled_sample_in_a_hundred_passes() -> None:
+    found = summarize(samples(99) + samples(1, throttle_reasons=["power cap"]))
+    assert found["disturbed"] == [] and found["throttle_reasons"] == ["power cap"]
+
+
+def test_nothing_seen_claims_nothing() -> None:
+    found = summarize([])
+    assert found["samples"] == 0 and not found["throttle_known"] and found["disturbed"] == []
+
+
+def test_a_live_watch_of_this_host() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.6)"], start_new_session=True)
+    monitor = Monitor(None, sorted(os.sched_getaffinity(0)), lambda: child.pid, interval_s=0.05).start()
+    child.wait()
+    found = monitor.summary()
+    assert found["samples"] >= 3 and found["foreign_cpus"] is not None and not found["throttle_known"]
+
+
+def test_a_broken_driver_leaves_the_cpus_watched() -> None:
+    monitor = Monitor("GPU-that-is-not-there", [0], lambda: None, interval_s=0.01).start()
+    time.sleep(0.1)
+    assert monitor.summary()["foreign_cpus"] is not None
+
+
+def spin(cpu: int) -> subprocess.Popen[bytes]:
+    code = f"import os\nos.sched_setaffinity(0, {{{cpu}}})\nprint(flush=True)\nwhile True: pass"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    child.stdout.readline()
+    return child
+
+
+def test_the_runs_own_work_is_not_foreign_and_that_of_others_is() -> None:
+    cpu = min(os.sched_getaffinity(0))
+    child = spin(cpu)
+    try:
+        own, foreign = ForeignLoad(frozenset({cpu}), lambda: child.pid), ForeignLoad(frozenset({cpu}), lambda: None)
+        assert own.read() is foreign.read() is None
+        time.sleep(1)
+        as_own, as_foreign = own.read(), foreign.read()
+    finally:
+        child.kill()
+        child.communicate()
+    # Others may share the CPU while the test runs; the child's part of it must still make the difference.
+    assert as_foreign - as_own > 0.2
+
+
+def test_busy_ticks_only_grow() -> None:
+    cpu = min(os.sched_getaffinity(0))
+    first = busy_ticks(cpu)
+    assert 0 < first <= busy_ticks(cpu) and busy_ticks(10**6) == 0
+
+
+def test_the_watch_keeps_off_measured_cpus_only_where_others_are() -> None:
+    everything = os.sched_getaffinity(0)
+    try:
+        keep_off(frozenset(everything))
+        assert os.sched_getaffinity(0) == everything
+        if len(everything) > 1:
+            keep_off(frozenset({min(everything)}))
+            assert os.sched_getaffinity(0) == everything - {min(everything)}
+    finally:
+        os.sched_setaffinity(0, everything)
+
+
+def test_watched_cpus_of_a_node_that_is_not_there() -> None:
+    assert watched_cpus(9999) == ()
