@@ -1,9 +1,10 @@
 """Every task a user names: `luigi --module tasks NumaStudy`."""
 
-from tasks.setup import apply_project_settings, hide_tracebacks
+from tasks.setup import apply_project_settings, hide_false_warnings, hide_tracebacks
 
 # Luigi imports this module before it reads its settings.
 apply_project_settings()
+hide_false_warnings()
 hide_tracebacks()
 
 from tasks.report import CellCheck, StudyCheck, StudyReport  # noqa: E402

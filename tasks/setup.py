@@ -7,6 +7,7 @@ import os
 import sys
 import sysconfig
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,11 @@ def apply_project_settings() -> None:
     if not config.has_option("core", "lock_pid_dir"):
         # luigi's default, /tmp/luigi, belongs to the first user of the machine alone.
         config.set("core", "lock_pid_dir", os.path.join(tempfile.gettempdir(), f"luigi-{_user()}"))
+
+
+def hide_false_warnings() -> None:
+    """luigi's client reads rpc-* itself, and its task `core` warns of options that it does not know."""
+    warnings.filterwarnings("ignore", message=".*'rpc_retry_\\w+'.* is not consumed by the task 'core'")
 
 
 def hide_tracebacks() -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import StudyError
-from bench.files import read_json, write_json
+from bench.files import read_json, write_json, write_text
 from bench.host.binding import bind_prefix, trial_bind
 from bench.run.child import ChildEnd, child_environment, run_child
 from bench.run.experiment_log import log_line
 from bench.run.lock import HostLock
 from bench.run.outcome import judge
-from bench.run.progress import create_progress, read_progress
+from bench.run.progress import Progress
 from bench.run.record import (
     BIND_FAILED,
     CRASHED,
@@ -36,7 +36,7 @@ from bench.study.order import TRACED, Slot
 from bench.trace.profilers import get_profiler
 
 ATTEMPTS = 2
-STARTS_THAT_NEVER_ENDED = 3
+STARTS_THAT_TOOK_THE_HOST_DOWN = 3
 LOG_TAIL_LINES = 20
 LOG_TAIL_BYTES = 8192
 
@@ -91,10 +91,10 @@ def _attempts(directory: RunDirectory, cell: Cell, slot: Slot, lock: HostLock, r
     outcome: dict[str, Any] = {}
     path = directory.record(cell.name, slot.repeat)
     for attempt in range(1, ATTEMPTS + 1):
-        if _count_start(path) > STARTS_THAT_NEVER_ENDED:
+        if _count_start(path) >= STARTS_THAT_TOOK_THE_HOST_DOWN:
             return failure(
                 CRASHED,
-                f"{STARTS_THAT_NEVER_ENDED} starts of this run never ended: it may take the host down",
+                f"the host went down during {STARTS_THAT_TOOK_THE_HOST_DOWN} starts of this run",
                 "look at the kernel's log; the next call tries it again",
             )
         what = f"attempt {attempt}/{ATTEMPTS}, " if attempt > 1 else ""
@@ -119,8 +119,8 @@ def _attempt(
         write_json(cell_file, cell.as_json())
     shm = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="numastudy-", dir=shm) as scratch:
-        progress, result_file = Path(scratch, "progress"), Path(scratch, "result.json")
-        create_progress(progress)
+        progress_file, result_file = Path(scratch, "progress"), Path(scratch, "result.json")
+        progress = Progress(progress_file)
         argv = [
             sys.executable,
             "-m",
@@ -132,7 +132,7 @@ def _attempt(
             "--result",
             str(result_file),
             "--progress",
-            str(progress),
+            str(progress_file),
         ]
         profiler = get_profiler(cell.profiler) if traced else None
         try:
@@ -146,7 +146,7 @@ def _attempt(
                     logs,
                     cell.timeout_s,
                     on_start=lock.record_child,
-                    on_poll=lambda: report(*reversed(read_progress(progress))),
+                    on_poll=lambda: report(*progress.read()),
                     keep_descriptors=(lock.fileno(),),
                     append_logs=attempt > 1,
                     cpus=cpus,
@@ -194,8 +194,18 @@ def _unended(record: Path) -> Path:
 
 
 def _count_start(record: Path) -> int:
-    """Starts of this run that wrote no record, this one included; on disk before the child starts."""
-    path = _unended(record)
-    count = (int(path.read_text() or 0) if path.exists() else 0) + 1
-    path.write_text(str(count))
-    return count
+    """Note this start on disk, before the child starts; return how many earlier ones ended with the host going down.
+
+    A start that wrote no record in the same boot was only killed, and says nothing about the cell.
+    """
+    path, boot = _unended(record), _boot_id()
+    boots = path.read_text().split() if path.exists() else []
+    write_text(path, "\n".join([*boots, boot]))
+    return sum(earlier != boot for earlier in boots)
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown"

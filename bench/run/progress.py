@@ -9,15 +9,21 @@ _PHASES = ("starting", "warm-up", "measuring", "finishing")
 _BEGINS = (1, 5, 15, 95, 99)
 
 
-def create_progress(path: Path) -> None:
-    path.write_bytes(bytes(_LAYOUT.size))
+class Progress:
+    """The counter of one child, in a file that both map. Moves with the batches, never with the clock."""
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._furthest = 0
+        path.write_bytes(bytes(_LAYOUT.size))
 
-def read_progress(path: Path) -> tuple[int, str]:
-    """(percent of the run, "measuring 40 %"). Moves with the batches, never with the clock."""
-    done, expected, phase = _LAYOUT.unpack(path.read_bytes())
-    phase = min(phase, len(_PHASES) - 1)
-    share = min(done / expected, 1.0) if expected else 0.0
-    begin, end = _BEGINS[phase], _BEGINS[phase + 1]
-    text = _PHASES[phase] + (f" {share:.0%}".replace("%", " %") if expected else "")
-    return int(begin + share * (end - begin)), text
+    def read(self) -> tuple[str, int]:
+        """("measuring 40 %", percent of the run). The percentage never falls, though windows found too short are
+        measured again."""
+        done, expected, phase = _LAYOUT.unpack(self._path.read_bytes())
+        phase = min(phase, len(_PHASES) - 1)
+        share = min(done / expected, 1.0) if expected else 0.0
+        begin, end = _BEGINS[phase], _BEGINS[phase + 1]
+        self._furthest = max(self._furthest, int(begin + share * (end - begin)))
+        text = _PHASES[phase] + (f" {share:.0%}".replace("%", " %") if expected else "")
+        return text, self._furthest

@@ -1,0 +1,98 @@
+"""A study that is killed or stopped goes on where it was: nothing measured twice, nothing left running."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.tasks.study_calls import Calls
+
+
+@pytest.fixture
+def calls(tmp_path: Path) -> Calls:
+    return Calls(tmp_path / "work", ["--local-scheduler"])
+
+
+def start(calls: Calls) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        calls.command(), cwd=calls.folder, env=calls.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def workloads(calls: Calls) -> list[int]:
+    """Processes that execute a cell of this test's study."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            line = (entry / "cmdline").read_text() if entry.name.isdigit() else ""
+        except OSError:
+            continue
+        if "bench.workload" in line and str(calls.folder) in line:
+            found.append(int(entry.name))
+    return found
+
+
+def wait_for_workload(calls: Calls, luigi: subprocess.Popen[str]) -> None:
+    while not workloads(calls) and luigi.poll() is None:
+        time.sleep(0.05)
+
+
+@pytest.mark.timeout(600)
+def test_killed_at_any_moment_it_completes_without_repeating_a_finished_run(calls: Calls) -> None:
+    moments = random.Random(20261122)
+    calls.study["repeats"] = 2
+    calls.write()
+    kills = 0
+    for _ in range(6):
+        luigi = start(calls)
+        time.sleep(moments.uniform(0.3, 9.0))
+        kills += luigi.poll() is None
+        os.killpg(luigi.pid, signal.SIGKILL)
+        luigi.communicate()
+        # The kernel ends the child with its parent.
+        for _ in range(100):
+            if not workloads(calls):
+                break
+            time.sleep(0.05)
+        assert workloads(calls) == []
+    done = calls.run()
+    assert done.returncode == 0, done.stderr
+    assert kills >= 1
+    assert sorted(calls.records()) == sorted(calls.order())
+    assert all(count == 1 for count in calls.times_measured().values())
+    assert set(calls.measured()) == set(calls.order())
+    assert not list(calls.run_directory().rglob("*.part"))
+    again = calls.run()
+    assert again.returncode == 0
+    assert "Nothing was measured now" in again.stdout
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2")])
+def test_a_signal_ends_the_child_first_and_says_how_to_go_on(calls: Calls, number: int, workers: str) -> None:
+    luigi = subprocess.Popen(
+        calls.command("--workers", workers), cwd=calls.folder, env=calls.environment(), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for_workload(calls, luigi)
+    time.sleep(1.0)
+    luigi.send_signal(number)
+    stdout, stderr = luigi.communicate(timeout=60)
+    assert luigi.returncode == 128 + number, stderr
+    assert workloads(calls) == []
+    assert "Traceback" not in stderr + stdout
+    assert "the same command goes on from here" in stderr + stdout
+
+
+def test_a_second_call_of_the_same_study_is_told_that_it_runs_already(calls: Calls) -> None:
+    luigi = start(calls)
+    wait_for_workload(calls, luigi)
+    second = calls.run()
+    assert second.returncode == 10, second.stderr
+    luigi.communicate(timeout=120)
+    assert luigi.returncode == 0
+    assert all(count == 1 for count in calls.times_measured().values())
