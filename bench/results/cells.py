@@ -20,13 +20,15 @@ def cell_entry(cell: Record, runs: list[Record], export: Record | None, metrics:
 
     cell: as frozen in grid.json; its reason says why it cannot run here.
     runs: its records, timed ones by repeat, then the traced one.
-    repeats: timed runs the study asks for. A run, export or metrics record that is not there yet has the
-    status "missing". throughput_samples_s is the geometric mean over the timed runs that are ok.
+    repeats: timed runs the study asks for; there may be more, measured on demand.
+    A run, export or metrics record that is not there yet has the status "missing". throughput_samples_s is
+    the geometric mean over the timed runs that are ok.
     """
     name = cell["name"]
     wanted = [f"{name}_r{repeat}" for repeat in range(1, repeats + 1)] + [f"{name}_traced"]
     by_name = {run["run"]: run for run in runs}
-    stages = [by_name.get(run) or _absent(run, cell) for run in wanted]
+    further = [run["run"] for run in runs if run["run"] not in wanted]
+    stages = [by_name.get(run) or _absent(run, cell) for run in [*wanted, *further]]
     timed = [run for run in runs if run["repeat"] != "traced" and run["status"] == "ok" and run.get("result")]
     traced = by_name.get(f"{name}_traced")
     rates = [run["result"]["throughput_samples_s"] for run in timed]

@@ -8,6 +8,7 @@ from typing import Any
 from bench.results.bound import efficiency_solo
 from bench.results.cells import cell_entry
 from bench.results.load import Stored
+from bench.results.noise_floor import recall
 from bench.results.penalties import Rules, penalties
 from bench.results.summary import busy_s, count, duration_s
 from bench.results.trust import trust
@@ -17,7 +18,7 @@ Record = dict[str, Any]
 
 
 def build_results(stored: Stored, invocation: str) -> Record:
-    """Fold a run directory into the results; pure but for the clock of created_at.
+    """Fold a run directory into the results; pure but for the clock of created_at and the noise floor kept beside.
 
     Keys beyond the ones of the contract: busy_s, trust, damaged (records that could not be read), topology.
     """
@@ -36,7 +37,7 @@ def build_results(stored: Stored, invocation: str) -> Record:
     topology = _topology(stored.topology)
     for cell in cells:
         cell["efficiency_solo"] = efficiency_solo(cell)
-    return {
+    results = {
         "schema": SCHEMA,
         "study": stored.study,
         "study_name": stored.study.get("name", "study"),
@@ -49,7 +50,7 @@ def build_results(stored: Stored, invocation: str) -> Record:
         "device": _device(runs, cells),
         "device_names": _device_names(stored, topology, runs),
         "binding": next((cell["settings"].get("binding") for cell in cells), None),
-        "counts": count(cells, len(cells) * (repeats + 1)),
+        "counts": count(cells, sum(max(len(cell["runs"]), repeats + 1) for cell in cells)),
         "duration_s": duration_s(runs),
         "busy_s": busy_s(runs),
         "trust": trust(runs, cells),
@@ -57,6 +58,14 @@ def build_results(stored: Stored, invocation: str) -> Record:
         "cells": cells,
         "penalties": penalties(cells, topology, _rules(stored.study)),
     }
+    results["trust"]["noise_floor"] = _noise_floor(results, stored)
+    return results
+
+
+def _noise_floor(results: Record, stored: Stored) -> float | None:
+    """What an earlier SelfCheck of this host left beside its studies: outputs/<study>/<date>/<time> is ours."""
+    above = stored.path.resolve().parents
+    return recall(results, above[2]) if len(above) > 2 else None
 
 
 def _rules(study: Record) -> Rules:

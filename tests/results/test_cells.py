@@ -95,3 +95,14 @@ def test_latencies_merge_by_the_median_and_the_largest_maximum():
     merged = merge_latencies([*runs, None])
     assert merged == {"count": 30, "p50": 2, "p90": None, "p99": None, "max": 10, "quantiles": []}
     assert merge_latencies([None]) is None
+
+
+def test_a_run_on_demand_counts_and_its_failure_is_the_cells(entry):
+    def more(parts):
+        first = parts[f"{CELL}_r1"]
+        parts[f"{CELL}_r2"] = json.loads(json.dumps(first)) | {"run": f"{CELL}_r2", "repeat": 2}
+        parts[f"{CELL}_r3"] = first | {"run": f"{CELL}_r3", "repeat": 3} | fail("crashed")
+
+    found = entry(more)
+    assert len(found["throughput_runs"]) == 2
+    assert (found["outcome"], found["failed_run"]) == ("crashed", f"{CELL}_r3")

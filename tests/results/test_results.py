@@ -67,3 +67,14 @@ def test_a_damaged_record_is_in_the_results(quick_run, results_of):
     results = results_of(quick_run)
     assert results["damaged"][0]["path"] == "latency/pipeline_gpu0_numa0_vit0x0x0.json"
     assert results["counts"]["missing"] == 1
+
+
+def test_the_noise_floor_of_an_earlier_self_check_is_quoted(tmp_path, results_of):
+    path = tmp_path / "outputs" / "quick_test" / "2026-11-22" / "18-00-00"
+    path.parent.mkdir(parents=True)
+    build_run_directory(path, "quick_test", topology=topology_json(gpus=0, nodes=1))
+    assert results_of(path)["trust"]["noise_floor"] is None
+    spreads = [{"noise_class": "rest", "upper": 0.008}, {"noise_class": "launch-bound", "upper": 0.1}]
+    known = {"synthetic-host": {"spreads": spreads}, "another": {"spreads": [{"noise_class": "rest", "upper": 0.5}]}}
+    (tmp_path / "outputs" / "noise_floor.json").write_text(json.dumps(known))
+    assert results_of(path)["trust"]["noise_floor"] == 0.008

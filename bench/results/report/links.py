@@ -34,7 +34,7 @@ class Files:
 
     def of_trace(self, cell: str) -> list[tuple[str, str]]:
         """(word, href) of a cell's trace, its export and its metrics."""
-        traces = {"nsys-rep": f"nsys_reports/{cell}.nsys-rep", "torch trace": f"nsys_reports/{cell}.json.gz"}
+        traces = {"nsys-rep": f"nsys_reports/{cell}.nsys-rep", "torch trace": f"nsys_reports/{cell}.torch.json.gz"}
         return self._kept(traces | {"sqlite": f"nsys_reports/{cell}.sqlite", "metrics": f"latency/{cell}.json"})
 
     def _kept(self, named: dict[str, str]) -> list[tuple[str, str]]:

@@ -48,7 +48,7 @@ def trust_items(results: Record) -> list[tuple[str, str, str]]:
     if trust["monitored"]:
         count = len(trust["throttled"])
         items.append((str(count), "throttled " + ("run" if count == 1 else "runs"), "warn" if count else "good"))
-    else:
+    elif results["device"] == "cuda":
         items.append(("not watched", "clocks and throttling", "plain"))
     return items
 
@@ -72,8 +72,15 @@ def method(results: Record, runs: dict[str, Record], order: tuple[Record, ...]) 
         "versions": versions,
         "fingerprint": results["fingerprint"],
         "commands": _commands(runs),
-        "order": [f"{slot.get('cell')} {slot.get('repeat')}" for slot in order],
+        "order": _order(runs, order),
     }
+
+
+def _order(runs: dict[str, Record], order: tuple[Record, ...]) -> list[str]:
+    """The slots that were used; the grid also has some for runs that nothing asked for."""
+    done = {(run["cell"], run["repeat"]) for run in runs.values()}
+    slots = [(slot.get("cell"), slot.get("repeat")) for slot in order]
+    return [f"{cell} {repeat}" for cell, repeat in slots if (cell, repeat) in done]
 
 
 def _text(results: Record) -> str:
