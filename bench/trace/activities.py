@@ -4,10 +4,12 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.trace.database import LATEST, Export
 from bench.trace.intervals import Times
 from bench.trace.model import Activities, Kind
+from bench.trace.pages import NULL
 from bench.trace.window import ID_BITS, ID_MASK, RUNTIME, Window
 
 MEMCPY = "CUPTI_ACTIVITY_KIND_MEMCPY"
@@ -31,15 +33,10 @@ COPY_KINDS = {
 }
 MEMORY_KINDS = {0: "PAGEABLE", 1: "PINNED", 2: "DEVICE"}
 
-# Names of what has none in StringIds, far above its ids.
-NAME_MASK = (1 << 32) - 1
-DEVICE_COPY, MEMSET_NAME, GRAPH_NAME = NAME_MASK - 1, NAME_MASK - 2, NAME_MASK - 3
-GIVEN_NAMES = {
-    NAME_MASK: "(no name)",
-    DEVICE_COPY: "device-to-device copy",
-    MEMSET_NAME: "memset",
-    GRAPH_NAME: "CUDA graph",
-}
+# Names of what has none in StringIds, beside its ids, which are not negative.
+NO_NAME = -1
+TABLE_NAMES = {MEMCPY: -2, MEMSET: -3, GRAPH: -4}
+GIVEN_NAMES = {NO_NAME: "(no name)", -2: "device-to-device copy", -3: "memset", -4: "CUDA graph"}
 
 FOREVER = LATEST
 
@@ -65,13 +62,11 @@ def _read_calls(export: Export, window: Window) -> Calls:
         export.fail(
             f"no CUDA API call in this trace: table {RUNTIME} is missing or empty", "trace with nsys -t cuda,nvtx"
         )
-    export.need(RUNTIME, "start", "end", "correlationId", "globalTid")
-    # A call that never returned has no end.
-    correlation, start, end = export.integers(
-        f"""SELECT correlationId, start, ifnull(end, {FOREVER}) FROM {RUNTIME}
-            WHERE globalTid = ? AND start >= ? AND start < ? AND correlationId IS NOT NULL""",
-        (window.global_tid, window.start, window.end),
-    )
+    correlation, start, end, thread = export.integers(RUNTIME, "correlationId", "start", "end", "globalTid")
+    inside = (thread == window.global_tid) & (start >= window.start) & (start < window.end) & (correlation != NULL)
+    if not inside.all():
+        correlation, start, end = correlation[inside], start[inside], end[inside]
+    end[end == NULL] = FOREVER  # a call that never returned
     if not len(start):
         export.fail("no CUDA API call inside the window")
     if (correlation[1:] <= correlation[:-1]).any():
@@ -85,42 +80,42 @@ def _read_calls(export: Export, window: Window) -> Calls:
 
 
 def _read_table(export: Export, table: str, window: Window, calls: Calls) -> tuple[Times, ...]:
-    export.need(table, "start", "end", "correlationId", "deviceId")
-    copies = table == MEMCPY
-    extra = ""
-    if copies:
-        export.need(table, "bytes", "copyKind")
-        stream, source, target = (
-            f"ifnull({column}, -1)" if export.has(table, column) else "-1"
-            for column in ("streamId", "srcKind", "dstKind")
-        )
-        extra = f", bytes, copyKind, {stream}, {source}, {target}"
-    # Device and name travel in one integer: every column costs a tenth of a second per million rows.
-    start, end, correlation, label, *rest = export.integers(
-        f"""SELECT start, ifnull(end, start - 1), correlationId,
-                   deviceId << 32 | ({_name(export, table)} & {NAME_MASK}) {extra}
-            FROM {table} WHERE correlationId IS NOT NULL AND {_process_clause(export, table)}""",
-        (window.pid,),
-    )
+    correlation, start, end, device = export.integers(table, "correlationId", "start", "end", "deviceId")
     call = np.searchsorted(calls.correlation, correlation)
     call[call == len(calls.correlation)] = 0
     kept = np.flatnonzero(calls.correlation[call] == correlation)
-    call, start, end, label = call[kept], start[kept], end[kept], label[kept]
+    kept = kept[_of_process(export, table, window.pid, kept)]
+    call, start, end = call[kept], start[kept], end[kept]
     _check_times(export, table, start, end)
-    device, name = label >> 32, label & NAME_MASK
-    nothing = np.full(len(kept), -1, np.int64)
-    if not copies:
-        kind, size, stream_id, host = np.full(len(kept), int(Kind.COMPUTE), np.int64), nothing + 1, nothing, nothing
-    else:
-        size, copy_kind, stream_id, source_kind, target_kind = (column[kept] for column in rest)
-        kind = _copy_classes(export, copy_kind)
-        host = np.select([kind == Kind.H2D, kind == Kind.D2H], [source_kind, target_kind], -1)
-        if len(size) and size.min() < 0:
-            export.fail("a copy has a negative number of bytes")
-    columns = (start, end, kind, size, calls.end[call], calls.batch[call], device, name, stream_id, host)
-    if copies and (kind < 0).any():  # host to host: the device has no part in it
-        columns = tuple(column[kind >= 0] for column in columns)
-    return columns
+    name = _names(export, table, kept)
+    common = calls.end[call], calls.batch[call], device[kept], name
+    if table != MEMCPY:
+        nothing = np.full(len(kept), -1, np.int64)
+        return start, end, np.full(len(kept), int(Kind.COMPUTE)), nothing + 1, *common, nothing, nothing
+    size, copy_kind = (column[kept] for column in export.integers(table, "bytes", "copyKind"))
+    if len(size) and size.min() < 0:
+        export.fail("a copy has a negative number of bytes, or none")
+    kind = _copy_classes(export, copy_kind)
+    stream, source, target = (_optional(export, table, column, kept) for column in ("streamId", "srcKind", "dstKind"))
+    host = np.select([kind == Kind.H2D, kind == Kind.D2H], [source, target], -1)
+    columns = start, end, kind, size, *common, stream, host
+    # Host to host: the device has no part in it.
+    return tuple(column[kind >= 0] for column in columns) if (kind < 0).any() else columns
+
+
+def _optional(export: Export, table: str, column: str, kept: NDArray[np.intp]) -> Times:
+    """A column's values, -1 where the export does not say."""
+    if not export.has(table, column):
+        return np.full(len(kept), -1, np.int64)
+    values = export.integers(table, column)[0][kept]
+    return np.where(values == NULL, -1, values)
+
+
+def _names(export: Export, table: str, kept: NDArray[np.intp]) -> Times:
+    if table in TABLE_NAMES:
+        return np.full(len(kept), TABLE_NAMES[table], np.int64)
+    columns = [column for column in ("shortName", "demangledName", "mangledName") if export.has(table, column)]
+    return _optional(export, table, columns[0] if columns else "shortName", kept)
 
 
 def _copy_classes(export: Export, copy_kind: Times) -> Times:
@@ -153,6 +148,10 @@ def _copy_class(name: str) -> int | None:
 
 
 def _check_times(export: Export, table: str, start: Times, end: Times) -> None:
+    if len(start) and start.min() == NULL:
+        export.fail(
+            f"an activity of the window has no start ({table})", "the export is damaged: export the trace again"
+        )
     unfinished = int((end < start).sum())
     if unfinished:
         export.fail(
@@ -163,22 +162,16 @@ def _check_times(export: Export, table: str, start: Times, end: Times) -> None:
         export.fail(f"times beyond +-2^61 ns in {table}", "the export is damaged: export the trace again")
 
 
-def _name(export: Export, table: str) -> str:
-    given = {MEMCPY: DEVICE_COPY, MEMSET: MEMSET_NAME, GRAPH: GRAPH_NAME}
-    if table in given:
-        return str(given[table])
-    columns = [column for column in ("shortName", "demangledName", "mangledName") if export.has(table, column)]
-    return f"ifnull({columns[0]}, -1)" if columns else "-1"
-
-
-def _process_clause(export: Export, table: str) -> str:
-    """SQL condition with one parameter, the PID. Without globalPid the ids of two processes cannot be told apart."""
+def _of_process(export: Export, table: str, pid: int, kept: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Which of `kept` belong to the process. Without globalPid the ids of two processes cannot be told apart."""
     if export.has(table, "globalPid"):
-        return f"(globalPid >> {ID_BITS} & {ID_MASK}) = ?"
-    pids = export.rows(f"SELECT DISTINCT globalTid >> {ID_BITS} & {ID_MASK} FROM {RUNTIME} WHERE globalTid IS NOT NULL")
+        owner = export.integers(table, "globalPid")[0][kept]
+        return np.flatnonzero(owner >> ID_BITS & ID_MASK == pid)
+    threads = export.integers(RUNTIME, "globalTid")[0]
+    pids = np.unique(threads[threads != NULL] >> ID_BITS & ID_MASK)
     if len(pids) > 1:
         export.fail(
             f"{len(pids)} processes in this trace, and {table} has no globalPid to tell them apart",
             "export it with a newer nsys, or trace one process",
         )
-    return "? IS NOT NULL"
+    return np.arange(len(kept))

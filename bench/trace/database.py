@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.trace.errors import TraceError
+from bench.trace.pages import NULL, read_columns
 
 LATEST = 2**61  # ns; sums of lengths of disjoint intervals then fit 64 bits
 DAMAGED = "export the trace again; if that fails, measure the cell again"
@@ -30,18 +31,19 @@ DAMAGED = "export the trace again; if that fails, measure the cell again"
 class Export:
     """The plain tables of an open export. Every SQLite error becomes a TraceError that names the file."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, file: Path) -> None:
+        """path: as the user knows it; file: the SQLite file itself, unpacked."""
         self.path = path
+        self._file = file
         self._connection = connection
         names = self.rows("SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'")
-        self._columns: dict[str, set[str]] = {}
+        self._columns: dict[str, list[str]] = {}
         for (name,) in names:
             quoted = '"' + str(name).replace('"', '""') + '"'
-            fields = self.rows(f"PRAGMA table_info({quoted})")
-            self._columns[str(name)] = {str(field[1]) for field in fields}
+            self._columns[str(name)] = [str(field[1]) for field in self.rows(f"PRAGMA table_info({quoted})")]
 
     def has(self, table: str, *columns: str) -> bool:
-        return table in self._columns and self._columns[table].issuperset(columns)
+        return table in self._columns and set(columns) <= set(self._columns[table])
 
     def filled(self, table: str) -> bool:
         """Some versions of nsys make tables for what they did not record."""
@@ -59,18 +61,30 @@ class Export:
         except _SQLITE_FAILURES as error:
             self.fail(f"cannot read the export: {error}", DAMAGED)
 
-    def integers(self, sql: str, parameters: Sequence[Any] = ()) -> list[NDArray[np.int64]]:
-        """The columns of a query of integers, streamed: no Python object outlives its row."""
+    def integers(self, table: str, *columns: str) -> list[NDArray[np.int64]]:
+        """Columns of integers, NULL as NULL. Raise TraceError for a column that is missing or holds something else."""
+        self.need(table, *columns)
+        return self._from_pages(table, columns) or self._from_sql(table, columns)
+
+    def _from_pages(self, table: str, columns: Sequence[str]) -> list[NDArray[np.int64]] | None:
+        fields = self.rows(f'PRAGMA table_xinfo("{table}")')
+        if any(field[5] or field[6] for field in fields):  # a key may be the rowid; hidden columns are not stored
+            return None
+        [(root_page,)] = self.rows("SELECT rootpage FROM sqlite_master WHERE type = 'table' AND name = ?", (table,))
+        places = [self._columns[table].index(column) for column in columns]
+        return read_columns(self._file, root_page, len(fields), places)
+
+    def _from_sql(self, table: str, columns: Sequence[str]) -> list[NDArray[np.int64]]:
+        fields = ", ".join(f'ifnull("{column}", {NULL})' for column in columns)
+        # Unlike numpy, array refuses to cut a float down to an integer.
+        flat = array("q")
         try:
-            cursor = self._connection.execute(sql, parameters)
-            width = len(cursor.description)
-            flat = array("q")  # unlike numpy's fromiter it refuses to cut a float down to an integer
-            flat.extend(chain.from_iterable(cursor))
+            flat.extend(chain.from_iterable(self._connection.execute(f'SELECT {fields} FROM "{table}"')))
         except _SQLITE_FAILURES as error:
             self.fail(f"cannot read the export: {error}", DAMAGED)
         except TypeError:
-            self.fail("the export holds something else where an integer belongs", DAMAGED)
-        return list(np.frombuffer(flat, np.int64).reshape(-1, width).T)
+            self.fail(f"table {table} holds something else where an integer belongs", DAMAGED)
+        return list(np.frombuffer(flat, np.int64).reshape(-1, len(columns)).T)
 
     def enum(self, table: str, documented: dict[int, str]) -> dict[int, str]:
         """id -> name as the export itself states it; `documented` where it states nothing."""
@@ -93,7 +107,7 @@ def open_export(path: Path | str) -> Iterator[Export]:
     """Open .sqlite or .sqlite.gz (by content, not by name). Raise TraceError if it is neither."""
     path = Path(path)
     with _unpacked(path) as plain, closing(_connect(plain, path)) as connection:
-        yield Export(connection, path)
+        yield Export(connection, path, plain)
 
 
 def _connect(plain: Path, path: Path) -> sqlite3.Connection:
