@@ -111,6 +111,39 @@ def analyze(path: Path, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--json", "as_json", is_flag=True, help="for programs")
+@click.option("--strict", is_flag=True, help="a warning is an error")
+@click.option("--output-dir", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)
+def doctor(as_json: bool, strict: bool, output_dir: Path) -> None:
+    """Look for what makes a study of this host fail or lie. Exit code 1 if there is an error."""
+    from bench.host.doctor import doctor_command
+
+    text, code = doctor_command(as_json, strict, output_dir if output_dir.is_dir() else Path())
+    click.echo(text)
+    sys.exit(code)
+
+
+@main.command()
+@click.argument("base")
+@click.argument("new")
+@click.option("--json", "output", flag_value="json", help="for programs")
+@click.option("--csv", "output", flag_value="csv", help="one line a cell")
+@click.option("--margin", default=0.02, show_default=True, help="a difference below this is the same")
+@click.option("--max-repeats", default=20, show_default=True, help="more would not be measured")
+@click.option("--force", is_flag=True, help="compare different machines too")
+def compare(base: str, new: str, output: str | None, margin: float, max_repeats: int, force: bool) -> None:
+    """Compare each cell of NEW with its like in BASE. Exit code 3 if something got slower.
+
+    BASE and NEW are run directories, results.json, or results.db[?condition on cells].
+    """
+    from bench.results.compare import compare_command
+
+    text, code = compare_command(base, new, output or "text", margin, max_repeats, force)
+    click.echo(text)
+    sys.exit(code)
+
+
+@main.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
 def report(run_dir: Path) -> None:
     """Make the report of RUN_DIR again from what is stored there. Measures nothing."""

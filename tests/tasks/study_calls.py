@@ -14,6 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from bench.study.directory import run_name
+
 BIN = Path(sys.executable).parent
 PROJECT_CONFIG = Path(__file__).parents[2] / "luigi.cfg"
 
@@ -104,10 +106,11 @@ class Calls:
     def order(self) -> list[str]:
         """The runs that every cell has, in the order they are to be measured."""
         grid = json.loads((self.run_directory() / "grid.json").read_text())
+        repeats = self.study.get("repeats", 1)
         return [
-            f"{slot['cell']}_{'traced' if slot['repeat'] == 'traced' else 'r%d' % slot['repeat']}"
+            run_name(slot["cell"], slot["repeat"])
             for slot in grid["order"]
-            if slot["repeat"] == "traced" or slot["repeat"] <= self.study.get("repeats", 1)
+            if slot["repeat"] == "traced" or slot["repeat"] <= repeats
         ]
 
     def times_measured(self) -> Counter[str]:
