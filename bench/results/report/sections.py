@@ -30,6 +30,7 @@ def grid_rows(results: Record) -> list[Record]:
             "values": display_row(cell)[2:-1],
             "regime": (cell["metrics"] or {}).get("regime") or NONE,
             "solo": percent(cell["efficiency_solo"]),
+            "too_good": (cell["efficiency_solo"] or 0.0) > 1 + PERTURBED,
             "perturbation": percent(cell["perturbation"]),
             "perturbed": cell["perturbation"] is not None and abs(cell["perturbation"] - 1) > PERTURBED,
         }

@@ -5,6 +5,10 @@ from bench.results.report.plots.style import INK, Picture, canvas, colour, to_sv
 from bench.results.words import microseconds
 
 
+WIDE = 20
+"""Models whose latencies differ by more than this factor share a logarithmic axis."""
+
+
 def latency_pictures(cells: list[dict]) -> list[Picture]:
     """Box: the middle half; line: 1 % to 99 %, or 10 % to 90 % where a cell has too few batches for that."""
     known = [cell for cell in cells if len((cell["latency_us"] or {}).get("quantiles") or []) == 101]
@@ -33,8 +37,10 @@ def _panel(title: str, cells: list[dict], rows: list[str], places: list[tuple[in
         axes.set_yticks(range(len(cells)), rows)
         axes.set_ylim(len(cells) - 0.4, -0.6)
         axes.set_xlabel(unit)
-        if not title:  # different models: latencies of very different sizes
-            axes.set_xlim(left=0)
-        axes.locator_params(axis="x", nbins=5)
+        if not title and longest > WIDE * min(cell["latency_us"]["quantiles"][1] for cell in cells):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        else:
+            axes.locator_params(axis="x", nbins=5)
         axes.grid(axis="y", visible=False)
         return Picture(title, alt, to_svg(figure, alt, f"latency {title}"), wide=not title)
