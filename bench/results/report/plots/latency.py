@@ -4,7 +4,6 @@ from bench.results.report.labels import panels, place_of, placements
 from bench.results.report.plots.style import INK, Picture, canvas, colour, to_svg
 from bench.results.words import microseconds
 
-
 WIDE = 20
 """Models whose latencies differ by more than this factor share a logarithmic axis."""
 
