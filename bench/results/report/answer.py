@@ -105,7 +105,7 @@ def _by_place(losses: Iterable[Loss]) -> dict[str, list[Loss]]:
 
 
 def _place_line(place: str, losses: list[Loss]) -> str:
-    """ "On node 2 a loses 30 % ± 1 %, b and c lose nothing above 2 %." """
+    """ "On node 2 a loses 30 % ± 1 %; b and c lose nothing above 2 %." """
     differ = [loss for loss in losses if loss.verdict in ("SLOWER", "FASTER")]
     differ.sort(key=lambda loss: -loss.share)
     said = [f"{loss.label} {_verb(loss)} {loss.figure}" for loss in differ]
@@ -117,7 +117,7 @@ def _place_line(place: str, losses: list[Loss]) -> str:
     rest = [loss for loss in losses if loss.interval and loss.verdict in ("UNDECIDED", "NOT RESOLVABLE")]
     if rest:
         said.append(f"{listed(rest)} {'is' if len(rest) == 1 else 'are'} too noisy to tell")
-    return f"On {place} " + ", ".join(said) + "."
+    return f"On {place} " + "; ".join(said) + "."
 
 
 def _without_interval(losses: list[Loss]) -> list[str]:
