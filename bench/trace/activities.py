@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from bench.trace.database import LATEST, Export
 from bench.trace.intervals import Times
+from bench.trace.lookup import find
 from bench.trace.model import Activities, Kind
 from bench.trace.pages import NULL
 from bench.trace.window import ID_BITS, ID_MASK, RUNTIME, Window
@@ -43,7 +44,7 @@ FOREVER = LATEST
 
 @dataclass(frozen=True)
 class Calls:
-    """API calls of the window's thread that start in the window, one per correlation id, ascending by it."""
+    """API calls of the window's thread that start in the window, one per correlation id."""
 
     correlation: Times
     end: Times
@@ -69,7 +70,7 @@ def _read_calls(export: Export, window: Window) -> Calls:
     end[end == NULL] = FOREVER  # a call that never returned
     if not len(start):
         export.fail("no CUDA API call inside the window")
-    if (correlation[1:] <= correlation[:-1]).any():
+    if (find(correlation, correlation) != np.arange(len(correlation))).any():
         # Of calls nested in each other under one id the outermost counts: the one that starts first.
         order = np.lexsort((-end, start, correlation))
         order = order[np.concatenate(([True], np.diff(correlation[order]) != 0))]
@@ -81,9 +82,8 @@ def _read_calls(export: Export, window: Window) -> Calls:
 
 def _read_table(export: Export, table: str, window: Window, calls: Calls) -> tuple[Times, ...]:
     correlation, start, end, device = export.integers(table, "correlationId", "start", "end", "deviceId")
-    call = np.searchsorted(calls.correlation, correlation)
-    call[call == len(calls.correlation)] = 0
-    kept = np.flatnonzero(calls.correlation[call] == correlation)
+    call = find(calls.correlation, correlation)
+    kept = np.flatnonzero(call >= 0)
     kept = kept[_of_process(export, table, window.pid, kept)]
     call, start, end = call[kept], start[kept], end[kept]
     _check_times(export, table, start, end)

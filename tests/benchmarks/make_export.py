@@ -1,4 +1,4 @@
-"""Make a synthetic export of any size in the schema of nsys 2025.3: python make_export.py OUT.sqlite [ACTIVITIES] [SEED].
+"""Make a synthetic export of any size, schema of nsys 2025.3: python make_export.py OUT.sqlite [ACTIVITIES] [SEED].
 
 A double-buffered eager run: per batch one H2D copy, 142 kernels, one D2H copy, each with its API call, and for every
 third of them another call (cudaStreamIsCapturing, as torch makes them). With a seed, rows lie in random order.
@@ -36,7 +36,11 @@ def make_export(path: Path | str, activities: int, seed: int | None = None) -> N
             "CUPTI_ACTIVITY_KIND_RUNTIME": _ordered(_calls(batches), seed),
             "CUPTI_ACTIVITY_KIND_MEMCPY": _ordered(_copies(batches), seed),
             "CUPTI_ACTIVITY_KIND_KERNEL": _ordered(_kernels(batches), seed),
-            "StringIds": [(1, "cudaLaunchKernel_v7000"), (2, "cudaMemcpyAsync_v3020"), (3, "cudaStreamIsCapturing_v10000")]
+            "StringIds": [
+                (1, "cudaLaunchKernel_v7000"),
+                (2, "cudaMemcpyAsync_v3020"),
+                (3, "cudaStreamIsCapturing_v10000"),
+            ]
             + [(number, f"kernel_{number}") for number in range(10, 30)],
             "TARGET_INFO_GPU": [(0, "Synthetic GPU", "0000:00:06.0", "0d9bd60f-0000-0000-0000-000000000000")],
             **ENUMS,

@@ -129,3 +129,22 @@ def test_sums_do_not_overflow(values):
     import numpy as np
 
     assert exact_sum(np.array(values, np.int64)) == sum(values)
+
+
+def test_a_copy_per_sample_as_the_original_pipeline_made_them(tmp_path):
+    """Ten copies in and out per batch, ranges of the same names before the window, D2H after the range has closed."""
+    thread = pipeline().ranges[0][3]
+    ranges = [("test_batch_0", 100, 190, thread), ("test_double_buffer", 1000, 1200, thread)]
+    launches = [Launch(101 + i, 102 + i, 110 + i, 111 + i, "h2d", 600) for i in range(10)]
+    for batch, start in enumerate((1000, 1100)):
+        ranges.append((f"test_batch_{batch}", start, start + 100, thread))
+        for i in range(10):
+            launches.append(Launch(start + i, start + i + 1, start + 20 + 4 * i, start + 23 + 4 * i, "h2d", 600))
+            launches.append(Launch(start + 50 + i, start + 51 + i, start + 400 + 2 * i, start + 401 + 2 * i, "d2h", 25))
+        launches.append(Launch(start + 40, start + 41, start + 60, start + 400, "kernel"))
+    path = write(tmp_path / "x.sqlite", type(pipeline())(tuple(ranges), tuple(launches)))
+    found = metrics(read_trace(path))
+    check_conservation(found, 6000, 250, batches=2)
+    assert (found["h2d"]["copies"], found["d2h"]["copies"]) == (20, 20)
+    assert found["latency_us"]["max"] == 0.399
+    assert without_reasons(found) == oracle(path)

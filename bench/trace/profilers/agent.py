@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 GRACE_S = 1.0
+KILL_S = 5.0
 
 
 def session_name(report: Path) -> str:
@@ -32,10 +33,11 @@ def agents(report: Path) -> list[int]:
 
 
 def end_agents(report: Path) -> None:
-    """Give them a moment to end by themselves, then end them."""
-    deadline = time.monotonic() + GRACE_S
-    while (left := agents(report)) and time.monotonic() < deadline:
+    """Give them a moment to end by themselves, then end them; return when they are gone."""
+    begin = time.monotonic()
+    while (left := agents(report)) and (waited := time.monotonic() - begin) < GRACE_S + KILL_S:
+        if waited > GRACE_S:  # time and again: one that was just starting may have forked meanwhile
+            for pid in left:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
-    for pid in left:
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
