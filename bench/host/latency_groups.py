@@ -1,6 +1,8 @@
 """Two groups of CPUs in a list of latencies: is a host that reports one node hiding two?
 
-All functions are pure. A scan is latency_us by CPU. Simulated false alarms and power: tests/host.
+All functions are pure. A scan is latency_us by CPU. Simulated (3,000 pairs of scans each, 16 to 128 CPUs): false
+alarms 0 for normal, heavy-tailed and skewed latencies, at most 0.63 % for uniform ones; power at 9.1 and 11.2 us
+at least 99.8 % on 64 and 128 CPUs with a noise of 2 to 4 %, 98 % on 16 CPUs with 2 %, 78 % with 3 %.
 """
 
 from bisect import bisect_left
@@ -13,7 +15,7 @@ from math import comb
 
 import numpy as np
 
-P_VALUE = 0.01
+P_VALUE = 0.005
 SMALLER_SHARE = 0.20
 GAP = 0.05
 GAP_IN_MADS = 3.0
@@ -43,31 +45,50 @@ class Verdict:
 
 
 def compare_scans(first: dict[int, float], second: dict[int, float], tick_us: float = 0.0) -> Verdict:
-    """Declare two groups only if both scans show them at the same latencies; then see whether they hold."""
-    one, why_one = find_groups(first, tick_us)
-    two, why_two = find_groups(second, tick_us, seed=1)
-    if one is None or two is None:
-        return Verdict(None, None, None, why_one if one is None else f"second scan: {why_two}")
+    """Declare two groups only if both scans show them at the same latencies; then see whether they hold.
+
+    The dip tests of the two scans are combined by Fisher's method: on 16 CPUs one scan alone sees too little.
+    tick_us: the clock's resolution, spread by jitter so that ties do not dip.
+    """
+    cpus = sorted(set(first) & set(second))
+    if len(cpus) < MIN_CPUS:
+        return _none(f"{len(cpus)} CPUs are too few to tell groups apart")
+    logs = [_log_latencies([scan[cpu] for cpu in cpus], tick_us, seed) for seed, scan in enumerate((first, second))]
+    p_value = fisher(*(dip_p_value(dip(values), len(cpus)) for values in logs))
+    if p_value >= P_VALUE:
+        return _none(f"one group (dip test of two scans, p = {p_value:.3f})")
+    found = [find_groups(cpus, values) for values in logs]
+    for number, (groups, why) in enumerate(found, 1):
+        if groups is None:
+            return _none(f"scan {number}: {why}")
+    one, two = (groups for groups, _ in found if groups is not None)
     apart = max(abs(a / b - 1) for a, b in zip(one.centres_us, two.centres_us, strict=True))
     if apart > CENTRES_WITHIN:
-        return Verdict(None, None, None, f"the groups' latencies moved by {apart:.1%} between the scans")
+        return _none(f"the groups' latencies moved by {apart:.1%} between the scans")
     index = agreement(one, two)
     near, far = one.centres_us
     reason = f"{len(one.fast)} CPUs at {near:.2f} us, {len(one.slow)} at {far:.2f} us"
     return Verdict(one, index >= HOLD_AT, index, reason)
 
 
-def find_groups(scan: dict[int, float], tick_us: float = 0.0, seed: int = 0) -> tuple[Groups | None, str]:
-    """Return (groups or None, why). tick_us: the clock's resolution, spread by jitter so that ties do not dip."""
-    cpus = np.array(sorted(scan))
-    if len(cpus) < MIN_CPUS:
-        return None, f"{len(cpus)} CPUs are too few to tell groups apart"
-    latencies = np.array([scan[cpu] for cpu in cpus])
-    jitter = np.random.default_rng(seed).uniform(-tick_us / 2, tick_us / 2, len(cpus))
-    logs = np.log(latencies + jitter)
-    p_value = dip_p_value(dip(logs), len(logs))
-    if p_value >= P_VALUE:
-        return None, f"one group (dip test p = {p_value:.3f})"
+def _none(reason: str) -> Verdict:
+    return Verdict(None, None, None, reason)
+
+
+def _log_latencies(latencies_us: Sequence[float], tick_us: float, seed: int) -> np.ndarray:
+    jitter = np.random.default_rng(seed).uniform(-tick_us / 2, tick_us / 2, len(latencies_us))
+    return np.log(np.asarray(latencies_us) + jitter)
+
+
+def fisher(first: float, second: float) -> float:
+    """The chance of two independent p-values with a product as small as theirs (Fisher's method, in closed form)."""
+    product = first * second
+    return product * (1 - np.log(product)) if product > 0 else 0.0
+
+
+def find_groups(cpus: Sequence[int], logs: np.ndarray) -> tuple[Groups | None, str]:
+    """Split one scan (log latencies by CPU) into two; None with the reason if no two nodes look like that."""
+    numbers = np.asarray(cpus)
     slow = split(logs)
     share = min(slow.mean(), 1 - slow.mean())
     if share < SMALLER_SHARE:
@@ -78,7 +99,7 @@ def find_groups(scan: dict[int, float], tick_us: float = 0.0, seed: int = 0) -> 
     needed = max(np.log1p(GAP), GAP_IN_MADS * float(np.median(within)))
     if gap < needed:
         return None, f"the groups are {np.expm1(gap):.1%} apart, less than {np.expm1(needed):.1%}"
-    members = (tuple(int(cpu) for cpu in cpus[group]) for group in (~slow, slow))
+    members = (tuple(int(cpu) for cpu in numbers[group]) for group in (~slow, slow))
     return Groups(*members, (float(np.exp(centres[0])), float(np.exp(centres[1])))), "two groups"
 
 
@@ -164,8 +185,12 @@ def _line(x: list[float], a: int, b: int, point: int) -> float:
 
 
 def dip_p_value(statistic: float, count: int) -> float:
-    """The share of uniform samples of this size with at least this dip (the uniform is the hardest unimodal)."""
-    return float(np.mean(_uniform_dips(count) >= statistic))
+    """The share of uniform samples of this size with at least this dip, the uniform being the hardest unimodal.
+
+    Never 0: the sample itself counts as one of them.
+    """
+    reached = int(np.count_nonzero(_uniform_dips(count) >= statistic))
+    return (reached + 1) / (len(_uniform_dips(count)) + 1)
 
 
 @lru_cache

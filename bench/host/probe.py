@@ -122,15 +122,16 @@ def judge_hidden(
 ) -> dict[str, Any]:
     """On a host that reports one node: two groups of CPUs, whether they hold, and what their distance is to."""
     # numpy only where there is something to compute: the command line stays quick.
-    from bench.host.latency_groups import compare_scans, find_groups, what_was_seen
+    from bench.host.latency_groups import compare_scans, what_was_seen
 
     verdict = compare_scans(scans[0], scans[1], tick_us)
     record: dict[str, Any] = {"measured_node": None, "agreement": "unknown", "hidden_groups": None}
     if verdict.groups is None:
         middle = statistics.median(scans[0].values())
         return record | {"text": f"GPU {gpu.index}: {middle:.2f} us, no hidden nodes seen: {verdict.reason}"}
-    again = measure(request | {"context_cpu": verdict.groups.slow[0], "scans": 1, "seed": request["seed"] + 7})
-    repeated, _ = find_groups({int(k): v for k, v in again["scans"][0][gpu.pci_bus_id].items()}, tick_us)
+    again = measure(request | {"context_cpu": verdict.groups.slow[0], "seed": request["seed"] + 7})
+    turned = [{int(cpu): us for cpu, us in scan[gpu.pci_bus_id].items()} for scan in again["scans"]]
+    repeated = compare_scans(turned[0], turned[1], tick_us).groups
     seen = what_was_seen(verdict.groups, repeated) if repeated else "not clear: no groups from the other side"
     holds = f"they hold (adjusted Rand index {verdict.rand_index:.2f})"
     if not verdict.holds:

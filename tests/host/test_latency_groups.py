@@ -1,12 +1,10 @@
-"""False alarms and power are simulated here at test size; `make bench` has no part in it.
-
-At 2,000 simulations each (not run here): see the figures at the tests.
-"""
+"""Two groups of CPUs: the parts against oracles, the whole by simulated false alarms and power."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.optimize import linprog
 
 from bench.host.latency_groups import (
@@ -15,7 +13,7 @@ from bench.host.latency_groups import (
     compare_scans,
     dip,
     dip_p_value,
-    find_groups,
+    fisher,
     split,
     what_was_seen,
 )
@@ -76,6 +74,10 @@ def test_p_values_of_the_published_table() -> None:
     assert dip_p_value(0.0808, 50) == pytest.approx(0.01, abs=0.007)
 
 
+def test_fishers_method_equals_scipys() -> None:
+    assert fisher(0.03, 0.2) == pytest.approx(stats.combine_pvalues([0.03, 0.2]).pvalue)
+
+
 def test_split_is_the_best_of_all_splits() -> None:
     values = np.random.default_rng(5).normal(0, 1, 30)
     order = np.sort(values)
@@ -109,14 +111,14 @@ def test_the_case_to_recognise() -> None:
 
 
 def test_ties_of_a_coarse_clock_make_no_groups() -> None:
-    scan = {cpu: 9.0 + 0.1 * (cpu % 2) for cpu in range(64)}
-    assert find_groups(scan, tick_us=0.1)[0] is None
+    scan = {cpu: 9.0 + 0.5 * (cpu % 2) for cpu in range(64)}
+    assert compare_scans(scan, scan).groups is not None
+    assert compare_scans(scan, scan, tick_us=0.5).groups is None
 
 
 def test_few_slow_cpus_are_no_node() -> None:
     scan = {cpu: (11.2 if cpu < 8 else 9.1) + 0.01 * (cpu % 7) for cpu in range(64)}
-    groups, why = find_groups(scan)
-    assert groups is None and ("smaller group" in why or "one group" in why)
+    assert compare_scans(scan, scan).groups is None
 
 
 UNIMODAL: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
@@ -125,6 +127,17 @@ UNIMODAL: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "uniform": lambda random, n: random.uniform(-0.1, 0.1, n),
     "skewed": lambda random, n: 0.05 * random.gamma(2, 1, n),
 }
+
+
+def test_a_real_machine_of_16_cpus() -> None:
+    """Two scans of an H200 machine with 16 virtual CPUs, 10 ms a CPU: 6.5 and 7.4 us, and some CPUs moved."""
+    first = {9: 6.49, 14: 6.49, 0: 6.5, 10: 6.5, 1: 6.51, 8: 6.52, 12: 6.63, 11: 7.06, 4: 7.13, 7: 7.25, 13: 7.3,
+             2: 7.34, 5: 7.37, 6: 7.41, 3: 7.52, 15: 7.6}  # fmt: skip
+    second = {1: 6.5, 9: 6.51, 12: 6.53, 10: 6.54, 11: 6.55, 8: 6.62, 4: 6.89, 14: 7.01, 13: 7.32, 7: 7.35, 0: 7.4,
+              6: 7.44, 2: 7.49, 5: 7.51, 15: 7.52, 3: 7.6}  # fmt: skip
+    verdict = compare_scans(first, second)
+    assert verdict.groups is not None and verdict.groups.fast == (0, 1, 8, 9, 10, 12, 14)
+    assert verdict.holds is False
 
 
 @pytest.mark.parametrize("name", UNIMODAL)

@@ -36,7 +36,7 @@ def test_a_quiet_run() -> None:
 @pytest.mark.parametrize(
     ("seen", "reason"),
     [
-        (samples(95) + samples(5, throttle_reasons=["power cap"]), "throttled (power cap) in 5% of the samples"),
+        (samples(95) + samples(5, throttle_reasons=["power brake"]), "throttled (power brake) in 5% of the samples"),
         (samples(99) + samples(1, other_processes=[4242]), "other processes on the GPU: 4242"),
         (samples(link_generation=3), "the link ran at generation 3 of 5 under load"),
         (samples(80) + samples(20, sm_clock_mhz=1200), "SM clock fell from 1980 to 1200 MHz"),
@@ -53,8 +53,14 @@ def test_an_idle_gpu_is_not_a_disturbed_one() -> None:
 
 
 def test_one_throttled_sample_in_a_hundred_passes() -> None:
-    found = summarize(samples(99) + samples(1, throttle_reasons=["power cap"]))
-    assert found["disturbed"] == [] and found["throttle_reasons"] == ["power cap"]
+    found = summarize(samples(99) + samples(1, throttle_reasons=["power brake"]))
+    assert found["disturbed"] == [] and found["throttle_reasons"] == ["power brake"]
+
+
+def test_a_power_cap_is_named_and_disturbs_nothing() -> None:
+    capped = samples(50, throttle_reasons=["power cap"])
+    found = summarize(capped + samples(50, throttle_reasons=["power cap"], sm_clock_mhz=1335))
+    assert found["disturbed"] == [] and found["throttle_shares"] == {"power cap": 1.0}
 
 
 def test_nothing_seen_claims_nothing() -> None:
