@@ -1,0 +1,67 @@
+"""The workload itself, on the cpu device, under both profilers: what it emits is what is read."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bench.trace.database import open_export
+from bench.trace.errors import TraceError
+from bench.trace.metrics import check_conservation, metrics
+from bench.trace.profilers import get_profiler
+from bench.trace.profilers.installation import find_nsys
+from bench.trace.reader import read_trace
+from bench.trace.window import read_window
+
+CELL = {
+    "name": "pipeline_gpu0_numa0_vit32x2x128", "gpu": 0, "gpu_uuid": None, "cpu_node": 0, "mem_node": 0,
+    "model": {"name": "vit32x2x128", "patch_size": 32, "depth": 2, "dim": 128, "heads": 4}, "image_size": 64,
+    "batch_size": 5, "num_samples": 40, "warmup_samples": 10, "memory_size_mb": 8, "buffers": 2,
+    "compile_model": "off", "cuda_graph": False, "dtype": "fp32", "device": "cpu", "binding": "none", "seed": 0,
+    "windows": 9, "window_s": 0.1, "timeout_s": 600, "placement_threshold": 1.0,
+}  # fmt: skip
+NO_COMPUTE = {"name": "vit0x0x0", "patch_size": 0, "depth": 0, "dim": 0, "heads": 0}
+BATCHES = 8
+
+
+def traced(tmp_path, profiler, **changes):
+    """(report, result of the workload)"""
+    report = tmp_path / "nsys_reports" / CELL["name"]
+    report.parent.mkdir()
+    cell, result = tmp_path / "cell.json", tmp_path / "result.json"
+    cell.write_text(json.dumps(CELL | changes | {"profiler": profiler.name}))
+    argv = [sys.executable, "-m", "bench.workload", "--cell", str(cell), "--mode", "traced", "--result", str(result)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for _ in range(3):  # nsys 2022.4 loses its agent in about 2 % of runs
+        command = profiler.command(argv, report, "cpu")
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+        profiler.settle(report)
+        if run.returncode == 0:
+            break
+    profiler.collect(report, run.returncode, run.stderr)
+    assert run.returncode == 0, run.stderr + run.stdout
+    return report, json.loads(result.read_text())
+
+
+@pytest.mark.parametrize("model", [CELL["model"], NO_COMPUTE], ids=lambda model: model["name"])
+def test_torch_profiler_conserves_every_byte(tmp_path, model):
+    profiler = get_profiler("torch")
+    report, result = traced(tmp_path, profiler, model=model)
+    profiler.export(report, tmp_path / "x.sqlite")
+    found = metrics(read_trace(tmp_path / "x.sqlite"))
+    check_conservation(found, result["bytes_in_per_batch"], result["bytes_out_per_batch"], BATCHES)
+    assert (found["compute"]["kernels"] > 0) == (model is not NO_COMPUTE)
+
+
+def test_nsys_sees_the_ranges(tmp_path):
+    if find_nsys() is None:
+        pytest.skip("no nsys on this machine: run .ci/install-nsys")
+    profiler = get_profiler("nsys")
+    report, _ = traced(tmp_path, profiler)
+    profiler.export(report, tmp_path / "x.sqlite")
+    with open_export(tmp_path / "x.sqlite") as export:
+        assert read_window(export).batch_names == tuple(f"test_batch_{i}" for i in range(BATCHES))
+    with pytest.raises(TraceError, match="no CUDA activity in this trace"):
+        read_trace(tmp_path / "x.sqlite")
