@@ -44,6 +44,7 @@ def _study_row(results: Record, database: Path) -> Record:
         "run_directory": stored_path(results["run_directory"], database),
         "study_name": results["study_name"],
         "host": (results.get("host") or {}).get("name") or "unknown",
+        "night": (results.get("study") or {}).get("night") or "",
         "measured_at": min(started, default=results["created_at"]),
         "created_at": results["created_at"],
         "invocation": results.get("invocation"),
@@ -123,9 +124,12 @@ def _measurement_row(cell: Record) -> Record:
 
 
 def calm_throughput(cell: Record) -> float | None:
-    """Samples/s, the geometric mean of the runs that nothing disturbed (of all, where fewer than two are left)."""
+    """Samples/s, the median of the runs that nothing disturbed (of all, where fewer than two are left).
+
+    One night stands for itself: of its runs, one that went wrong should not make it an outlier.
+    """
     rates = list(throughputs(cell).values())
-    return statistics.geometric_mean(rates) if rates else None
+    return statistics.median(rates) if rates else None
 
 
 def _penalty_row(study_id: int, cells: dict[str, int], penalty: Record) -> tuple[Any, ...]:

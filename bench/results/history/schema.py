@@ -1,11 +1,12 @@
 """The tables of history.db, version by version; an older database is brought up to date when it is opened.
 
 1: studies, cells (a point of the grid on a host), measurements (a cell in a study), runs, penalties.
+2: studies.night, the date a study was measured for; verdicts, what each night was compared with and what came out.
 """
 
 import sqlite3
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _VERSION_1 = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT)",
@@ -83,7 +84,26 @@ _VERSION_1 = (
     )""",
     "CREATE INDEX penalties_of_study ON penalties (study_id)",
 )
-_STEPS = (_VERSION_1,)
+_VERSION_2 = (
+    "ALTER TABLE studies ADD COLUMN night TEXT NOT NULL DEFAULT ''",
+    "CREATE INDEX studies_by_night ON studies (host, study_name, night)",
+    """CREATE TABLE verdicts (
+        study_id INTEGER NOT NULL REFERENCES studies (id) ON DELETE CASCADE,
+        cell_id INTEGER NOT NULL REFERENCES cells (id),
+        verdict TEXT,
+        effect REAL,
+        low REAL,
+        high REAL,
+        baseline_samples_s REAL,
+        nights INTEGER,
+        nightly_spread REAL,
+        guarded INTEGER,
+        text TEXT,
+        PRIMARY KEY (study_id, cell_id)
+    )""",
+    "CREATE INDEX verdicts_of_cell ON verdicts (cell_id)",
+)
+_STEPS = (_VERSION_1, _VERSION_2)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

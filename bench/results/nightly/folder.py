@@ -1,0 +1,23 @@
+"""Where a night's verdict lies. Loads little, since luigi asks often."""
+
+from pathlib import Path
+from typing import Any
+
+from bench.errors import StudyError
+from bench.files import read_json
+
+OK, SLOWER = "ok", "slower"
+_KEYS = {"verdict", "text", "host", "studies", "inputs"}
+
+
+def night_folder(output_dir: Path, night: str) -> Path:
+    return output_dir / "nightly" / night
+
+
+def read_verdict(folder: Path) -> dict[str, Any] | None:
+    """None where there is none that can be used: the night is then judged again."""
+    try:
+        verdict = read_json(folder / "verdict.json")
+    except (OSError, StudyError):
+        return None
+    return verdict if isinstance(verdict, dict) and verdict.keys() >= _KEYS else None

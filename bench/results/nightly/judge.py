@@ -1,0 +1,153 @@
+"""Tonight's cells against the nights before: the estimates of compare, with the spread of the nights themselves.
+
+The unit is the night: one value a cell, the median of its undisturbed runs. What differs between two nights
+(clocks, memory layout, temperature) is no difference of the software, so the spread within a night counts nothing.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.results.statistics import Estimate, Sample, estimate
+from bench.results.verdicts import Verdict, decided, percent, told
+
+# False alarms: 5 % of all such spans of nights have one, whatever the number of cells.
+FALSE_ALARM_SPANS = 0.05
+SPAN_NIGHTS = 60
+# Fewer say too little about how unlike each other nights are.
+FEWEST_NIGHTS = 5
+GUARDED_LOSS = 0.05
+# Above it a loss of 5 % is missed too often at this level (with 28 nights it is found in 9 of 10 cases at 0.8 %).
+LARGEST_SPREAD = 0.008
+FAILED = "FAILED"
+NOT_MEASURED = "NOT MEASURED"
+
+
+@dataclass(frozen=True)
+class NightCell:
+    """samples_s: tonight, None where the cell failed; before: of the nights of the baseline, oldest first.
+
+    pinned: of the pinned run directory, which then takes the place of the nights' median.
+    measured_before: whether a night before had this cell ok.
+    """
+
+    name: str
+    outcome: str
+    reason: str
+    noise_class: str
+    samples_s: float | None
+    before: tuple[float, ...] = ()
+    pinned: float | None = None
+    measured_before: bool = False
+
+
+@dataclass(frozen=True)
+class NightVerdict:
+    """effect: throughput tonight / baseline - 1, negative is slower; interval likewise, at the level of the night.
+
+    verdict: of compare, or FAILED or NOT MEASURED; None where there is too little to compare with.
+    guarded: whether a loss of GUARDED_LOSS would be found.
+    """
+
+    name: str
+    verdict: str | None
+    effect: float | None
+    interval: tuple[float, float] | None
+    tonight_samples_s: float | None
+    baseline_samples_s: float | None
+    nights: int
+    nightly_spread: float | None
+    guarded: bool
+    text: str
+
+    @property
+    def too_noisy(self) -> bool:
+        return self.nightly_spread is not None and self.nightly_spread > LARGEST_SPREAD
+
+    def as_json(self) -> dict[str, Any]:
+        return vars(self) | {"interval": self.interval and list(self.interval), "too_noisy": self.too_noisy}
+
+
+def level(comparisons: int) -> float:
+    """Of one one-sided test, so that SPAN_NIGHTS nights of as many comparisons rarely have a false alarm (Bonferroni).
+
+    1.7e-5 for 48 cells.
+    """
+    return FALSE_ALARM_SPANS / (SPAN_NIGHTS * max(comparisons, 1))
+
+
+def judge_cells(cells: Sequence[NightCell]) -> list[NightVerdict]:
+    """A verdict for each cell, in their order."""
+    samples = [_sample(cell) for cell in cells]
+    comparable = [sample for sample in samples if sample]
+    # compare's p-value and interval are two-sided.
+    confidence = 1 - 2 * level(len(comparable))
+    found = iter(estimate(comparable, confidence=confidence))
+    return [_judged(cell, next(found) if sample else None) for cell, sample in zip(cells, samples, strict=True)]
+
+
+def spread(before: Sequence[float]) -> float | None:
+    """Standard deviation of the nights' logarithms, that is, relative; None below two nights."""
+    return float(np.std(np.log(before), ddof=1)) if len(before) > 1 else None
+
+
+def _sample(cell: NightCell) -> Sample | None:
+    if cell.samples_s is None or len(cell.before) < FEWEST_NIGHTS:
+        return None
+    logs = np.log(cell.before)
+    nights = len(logs)
+    # Variance of a median of normal values: pi / 2 of that of the mean. A pinned value is one night.
+    of_baseline = 1.0 if cell.pinned else math.pi / 2 / nights
+    return Sample(
+        label=cell.name,
+        noise_class=cell.noise_class,
+        mean=math.log(cell.samples_s) - (math.log(cell.pinned) if cell.pinned else float(np.median(logs))),
+        variance=float(np.var(logs, ddof=1)),
+        df=nights - 1,
+        scale=1 + of_baseline,
+        pairs=nights,
+    )
+
+
+def _judged(cell: NightCell, found: Estimate | None) -> NightVerdict:
+    own_spread = spread(cell.before)
+    verdict, text = _said(cell, found, own_spread)
+    return NightVerdict(
+        name=cell.name,
+        verdict=verdict,
+        effect=math.expm1(found.mean_log) if found else None,
+        interval=(-found.interval[1], -found.interval[0]) if found and found.interval else None,
+        tonight_samples_s=cell.samples_s,
+        baseline_samples_s=cell.pinned or (float(np.median(cell.before)) if cell.before else None),
+        nights=len(cell.before),
+        nightly_spread=own_spread,
+        guarded=len(cell.before) >= FEWEST_NIGHTS and own_spread is not None and own_spread <= LARGEST_SPREAD,
+        text=text,
+    )
+
+
+def _said(cell: NightCell, found: Estimate | None, own_spread: float | None) -> tuple[str | None, str]:
+    if cell.samples_s is None or cell.outcome != "ok":
+        reason = f"{cell.outcome}: {cell.reason}" if cell.reason else cell.outcome
+        if cell.outcome not in ("not_runnable", "missing"):
+            return FAILED, reason
+        return (NOT_MEASURED, f"{reason}; the nights before had it") if cell.measured_before else (None, reason)
+    if found is None:
+        nights = len(cell.before)
+        return None, f"nothing to compare with yet: {nights} {'night' if nights == 1 else 'nights'} of {FEWEST_NIGHTS}"
+    noisy = own_spread is not None and own_spread > LARGEST_SPREAD
+    loss = f"{told(found.penalty)} than {'the pinned run' if cell.pinned else 'the median of the nights'}"
+    aside = (
+        f"; too noisy to guard at {100 * GUARDED_LOSS:g} %: the nights spread by {percent(own_spread or 0)}"
+        if noisy
+        else ""
+    )
+    verdict = decided(found) or Verdict.UNDECIDED
+    if verdict is Verdict.SAME:
+        return verdict.value, f"no difference larger than {100 * found.margin:g} %{aside}"
+    if verdict is Verdict.UNDECIDED:
+        return verdict.value, f"{loss}, which the spread of the nights explains{aside}"
+    return verdict.value, f"{loss}, more than the spread of the nights ({percent(own_spread or 0)}) explains{aside}"

@@ -1,0 +1,77 @@
+"""outputs/nightly/<date>/: the page, verdict.json, and the word to whoever wants to hear of it."""
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.files import write_json, write_text
+from bench.results.nightly.folder import OK, read_verdict
+from bench.results.pages import environment
+
+Record = dict[str, Any]
+HOOK_TIMEOUT_S = 60.0
+_SAID = ("verdict", "slower", "failed", "not_measured")
+
+
+def write_night(folder: Path, verdict: Record, command: Sequence[str]) -> list[str]:
+    """Write verdict.html and verdict.json, and run the command if something is wrong that it has not heard of.
+
+    Returns lines to print. The command's own failure is one of them: it changes no verdict.
+    """
+    known = read_verdict(folder)
+    write_text(folder / "verdict.html", render(verdict, folder))
+    write_json(folder / "verdict.json", verdict)
+    lines = [f"night {verdict['night']}: {verdict['text']}", f"verdict: {folder / 'verdict.html'}"]
+    news = known is None or any(known.get(key) != verdict[key] for key in _SAID)
+    if command and verdict["verdict"] != OK and news:
+        lines.append(notify(command, verdict, folder))
+    return lines
+
+
+def notify(command: Sequence[str], verdict: Record, folder: Path) -> str:
+    """Run the command as it is written, without a shell, in the night's folder, the verdict as JSON on stdin.
+
+    What it says goes to on_regression.log there: a pipe would stay open as long as anything that it started lives.
+    """
+    log = folder / "on_regression.log"
+    try:
+        with log.open("wb") as said:
+            done = subprocess.run(
+                command,
+                input=json.dumps(verdict, allow_nan=False).encode(),
+                cwd=folder,
+                stdout=said,
+                stderr=said,
+                timeout=HOOK_TIMEOUT_S,
+            )
+    except OSError as error:
+        return f"on_regression: {command[0]} cannot be started: {error.strerror}"
+    except subprocess.TimeoutExpired:
+        return f"on_regression: {command[0]} did not end within {HOOK_TIMEOUT_S:g} s and was ended; see {log}"
+    if done.returncode:
+        return f"on_regression: {command[0]} ended with exit code {done.returncode}; see {log}"
+    return f"on_regression: told {command[0]}"
+
+
+def render(verdict: Record, folder: Path) -> str:
+    """The page as text; links are relative to `folder`."""
+    studies = [study | {"report": _report(study, folder)} for study in verdict["studies"]]
+    counts = [(len(verdict[key]), label) for key, label in (
+        ("slower", "slower"), ("failed", "failed"), ("not_measured", "not measured"))]  # fmt: skip
+    figures = [(count, label, "warn" if count else "good") for count, label in counts]
+    figures += [
+        (verdict["compared"], "cells compared", ""),
+        (len(verdict["faster"]), "faster", ""),
+        (len(verdict["too_noisy"]), "too noisy to guard at 5 %", ""),
+    ]
+    template = environment("bench.results.nightly").get_template("verdict.html.j2")
+    return template.render(night=verdict | {"studies": studies}, figures=figures)
+
+
+def _report(study: Record, folder: Path) -> str | None:
+    if not study["run_directory"]:
+        return None
+    return os.path.relpath(Path(study["run_directory"]) / "report.html", folder.resolve())
