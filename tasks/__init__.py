@@ -7,6 +7,7 @@ apply_project_settings()
 hide_false_warnings()
 hide_tracebacks()
 
+from tasks.nightly import NightCheck, NightlySweep, NightVerdict  # noqa: E402
 from tasks.report import CellCheck, StudyCheck, StudyReport  # noqa: E402
 from tasks.stages import ExportSqlite, ExtractLatency, RunPipeline  # noqa: E402
 from tasks.studies import NumaStudy, QuickTest, ScalingStudy, SelfCheck, Study  # noqa: E402
@@ -15,6 +16,9 @@ __all__ = [
     "CellCheck",
     "ExportSqlite",
     "ExtractLatency",
+    "NightCheck",
+    "NightVerdict",
+    "NightlySweep",
     "NumaStudy",
     "QuickTest",
     "RunPipeline",

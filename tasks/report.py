@@ -10,7 +10,8 @@ from bench.run.record import NOT_RUNNABLE, OK, failure, read_record, write_recor
 from bench.study.directory import run_name
 from bench.study.order import TRACED
 from tasks.invocation import INVOCATION, host_lock
-from tasks.repeats import MoreRepeats, base_stages, further_stages, last_stage
+from tasks.probe import Probe
+from tasks.repeats import base_stages, further_stages, last_stage
 from tasks.stages import OfStudy, Stage
 
 
@@ -18,7 +19,7 @@ class StudyReport(OfStudy):
     """results.json, tables and report.html, from the records of all cells, failed ones included."""
 
     def requires(self) -> list[luigi.Task]:
-        return [MoreRepeats(run_dir=self.run_dir, host=self.host), *base_stages(self)]
+        return [Probe(run_dir=self.run_dir, host=self.host, when="after"), *base_stages(self)]
 
     @property
     def record_path(self) -> Path:
@@ -34,6 +35,7 @@ class StudyReport(OfStudy):
         return all(task.complete() for task in self.requires())
 
     def run(self) -> None:
+        from bench.results.history.remember import into_history
         from bench.results.make import make_report
         from bench.results.noise_floor import remember
 
@@ -41,6 +43,7 @@ class StudyReport(OfStudy):
         state = self.directory.state()
         results = make_report(self.directory.path, INVOCATION)
         remember(results, self.directory.path.parents[2])
+        into_history(results, self.directory.path.parents[2])
         write_record(self.record_path, {"invocation": INVOCATION, "state": state, **failure(OK, "")})
 
 

@@ -86,6 +86,11 @@ class RunPipeline(Stage):
         unusable = later is not None and later["status"] == TRACE_FAILED and later["invocation"] != INVOCATION
         return not unusable or self.record()["invocation"] == INVOCATION
 
+    def requires(self) -> luigi.Task:
+        from tasks.probe import Probe
+
+        return Probe(run_dir=self.run_dir, host=self.host)
+
     def run(self) -> None:
         reporter = Reporter(self)
         run = run_name(self.cell, self._repeat)

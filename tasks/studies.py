@@ -13,6 +13,7 @@ from tasks.closing import close_with_summary
 from tasks.cooldown import wait_for_cooldown
 from tasks.invocation import INVOCATION, host_lock
 from tasks.parameters import OVERRIDES, Overrides, given
+from tasks.preflight import preflight
 from tasks.report import StudyCheck
 from tasks.setup import refusing
 from tasks.stopping import stop_cleanly
@@ -26,6 +27,7 @@ class StudyTask(Overrides, luigi.WrapperTask):
     output_dir = luigi.Parameter(default="outputs", description="where run directories are made")
     fresh = luigi.BoolParameter(description="measure all of it again, in a new run directory")
     strict = luigi.BoolParameter(description="a cell that cannot run on this host is a failure")
+    night = luigi.Parameter(default="", description="measured anew for each night; NightlySweep sets it")
     host = luigi.Parameter(default=socket.gethostname(), description="this host; not to be set")
 
     def __init__(self, *args: object, **kwargs: object) -> None:
@@ -41,17 +43,24 @@ class StudyTask(Overrides, luigi.WrapperTask):
     def to_str_params(self, only_significant: bool = False, only_public: bool = False) -> dict[str, str]:
         """Of the overrides only those that were given: names on the scheduler's page stay short."""
         params = super().to_str_params(only_significant, only_public)
-        return {key: value for key, value in params.items() if value or key not in OVERRIDES}
+        return {key: value for key, value in params.items() if value or key not in (*OVERRIDES, "night")}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{key}={value}' for key, value in self.to_str_params().items())})"
 
     def directory(self) -> RunDirectory:
-        """Resolved once in a call of luigi, when the scheduler first asks, and then remembered."""
+        with refusing():
+            return self.resolved()
+
+    def resolved(self) -> RunDirectory:
+        """Resolved once in a call of luigi, when the scheduler first asks, and then remembered.
+
+        Raise StudyError if this host cannot measure the study.
+        """
         if self.task_id not in _resolved:
-            with refusing():
-                found = resolve(self.study, Path(self.output_dir), self.fresh, INVOCATION)
-                host_lock()
+            found = resolve(self.study, Path(self.output_dir), self.fresh, INVOCATION, self.night)
+            preflight(found, self.strict)
+            host_lock()
             stop_cleanly()
             close_with_summary(found)
             wait_for_cooldown(found)

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from bench.run.record import OK
+from bench.run.record import OK, read_record
 from bench.study.directory import RunDirectory
 from bench.study.order import TRACED
-from bench.study.resolve import REPEATS_FOR_DISTURBED
 
 Record = dict[str, Any]
 
@@ -16,15 +15,18 @@ def demanded(directory: RunDirectory) -> dict[str, int]:
     The number for a cell never falls while records are added, so that asking again after each round ends.
     """
     study = directory.study()
-    needed = _for_disturbed(directory, study["repeats"])
+    needed = _for_disturbed(directory, study["repeats"], study["disturbed_repeats"])
     if study["target_precision"]:
         for cell, repeats in _for_precision(directory, study).items():
             needed[cell] = max(needed.get(cell, 0), repeats)
     return {cell: repeats for cell, repeats in needed.items() if repeats > study["repeats"]}
 
 
-def _for_disturbed(directory: RunDirectory, repeats: int) -> dict[str, int]:
-    """One more block for the whole group of a run that the monitor saw disturbed, up to a limit."""
+def _for_disturbed(directory: RunDirectory, repeats: int, most: int) -> dict[str, int]:
+    """One more block, up to `most`, for the whole group of a run that the monitor saw disturbed.
+
+    A cell that is compared with nothing has no pair to lose.
+    """
     groups: dict[str, set[str]] = {}
     disturbed: dict[str, set[int]] = {}
     for slot in directory.grid().order:
@@ -32,15 +34,14 @@ def _for_disturbed(directory: RunDirectory, repeats: int) -> dict[str, int]:
         if slot.repeat != TRACED and _was_disturbed(directory, slot.cell, slot.repeat):
             disturbed.setdefault(slot.group, set()).add(slot.block)
     return {
-        cell: repeats + min(len(blocks), REPEATS_FOR_DISTURBED)
+        cell: repeats + min(len(blocks), most)
         for group, blocks in disturbed.items()
         for cell in groups[group]
+        if len(groups[group]) > 1
     }
 
 
 def _was_disturbed(directory: RunDirectory, cell: str, repeat: int | str) -> bool:
-    from bench.run.record import read_record
-
     record = read_record(directory.record(cell, repeat))
     return record is not None and record["status"] == OK and bool((record["monitor"] or {}).get("disturbed"))
 

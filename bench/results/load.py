@@ -32,6 +32,8 @@ class Stored:
     cells: tuple[Record, ...]
     order: tuple[Record, ...]
     topology: Record
+    probes: dict[str, Record]
+    preflight: tuple[Record, ...]
     runs: dict[str, Record]
     exports: dict[str, Record]
     metrics: dict[str, Record]
@@ -61,6 +63,8 @@ def load(run_dir: Path | str) -> Stored:
         return found
 
     topology = dict(records("topology.json", ()))
+    probes = records("probe_*.json", ("found",))
+    preflight = next((record["checks"] for _, record in records("preflight.json", ("checks",))), [])
     runs = records("runs/*.json", _RUN_KEYS)
     exports = records("nsys_reports/*.export.json", ("status",))
     metrics = records("latency/*.json", ("status",))
@@ -70,6 +74,8 @@ def load(run_dir: Path | str) -> Stored:
         cells=cells,
         order=order,
         topology=next(iter(topology.values()), {}),
+        probes={file.stem.removeprefix("probe_"): record["found"] or {} for file, record in probes},
+        preflight=tuple(preflight),
         runs={record["run"]: record for _, record in runs},
         exports={file.name.removesuffix(".export.json"): record for file, record in exports},
         metrics={file.stem: record for file, record in metrics},

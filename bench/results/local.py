@@ -26,9 +26,12 @@ def local_nodes(cells: Sequence[Record], topology: Record) -> dict[int | None, L
     """The local node of each GPU that has cells on it.
 
     A node that the topology reports but no cell of the GPU ran on is of no use as a reference: then it is
-    the lowest node measured. topology: topology.json, of which gpus[].index and .node are read.
+    the lowest node measured. topology: topology.json, of which gpus[].index and .node are read, and
+    .measured_node, the nearest by small-copy latency, where a probe found one.
     """
-    reported = {gpu["index"]: gpu.get("node") for gpu in topology.get("gpus") or []}
+    gpus = topology.get("gpus") or []
+    reported = {gpu["index"]: gpu.get("node") for gpu in gpus}
+    probed = {gpu["index"]: gpu.get("measured_node") for gpu in gpus}
     found: dict[int | None, Local] = {}
     for gpu in dict.fromkeys(cell["gpu"] for cell in cells):
         own = [cell for cell in cells if cell["gpu"] == gpu and cell["cpu_node"] == cell["mem_node"]]
@@ -38,6 +41,8 @@ def local_nodes(cells: Sequence[Record], topology: Record) -> dict[int | None, L
             continue
         if on_gpu and reported.get(gpu) in nodes:
             found[gpu] = Local(reported[gpu], REPORTED)
+        elif on_gpu and probed.get(gpu) in nodes:
+            found[gpu] = Local(probed[gpu], MEASURED)
         elif (fastest := fastest_node(own)) is not None:
             found[gpu] = Local(fastest, MEASURED)
         else:

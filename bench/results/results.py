@@ -5,6 +5,7 @@ import platform
 from datetime import UTC, datetime
 from typing import Any
 
+from bench.host.probe import still_holds
 from bench.results.bound import efficiency_solo
 from bench.results.cells import cell_entry
 from bench.results.load import Stored
@@ -20,7 +21,8 @@ Record = dict[str, Any]
 def build_results(stored: Stored, invocation: str) -> Record:
     """Fold a run directory into the results; pure but for the clock of created_at and the noise floor kept beside.
 
-    Keys beyond the ones of the contract: busy_s, trust, damaged (records that could not be read), topology.
+    Keys beyond the ones of the contract: busy_s, trust, damaged (records that could not be read), topology,
+    locality (of the probes), preflight (the doctor's checks at the start).
     """
     repeats = int(stored.study.get("repeats") or 1)
     cells = [
@@ -34,7 +36,7 @@ def build_results(stored: Stored, invocation: str) -> Record:
         for cell in stored.cells
     ]
     runs = list(stored.runs.values())
-    topology = _topology(stored.topology)
+    topology = _with_measured_nodes(_topology(stored.topology), stored.probes.get("before", {}))
     for cell in cells:
         cell["efficiency_solo"] = efficiency_solo(cell)
     results = {
@@ -47,6 +49,8 @@ def build_results(stored: Stored, invocation: str) -> Record:
         "host": _host(stored.topology, runs),
         "fingerprint": stored.topology.get("fingerprint") or _first(runs, "fingerprint") or {},
         "topology": topology,
+        "locality": _locality(stored.probes),
+        "preflight": list(stored.preflight),
         "device": _device(runs, cells),
         "device_names": _device_names(stored, topology, runs),
         "binding": next((cell["settings"].get("binding") for cell in cells), None),
@@ -80,6 +84,24 @@ def _rules(study: Record) -> Rules:
 def _topology(record: Record) -> Record:
     inner = record.get("topology")
     return inner if isinstance(inner, dict) else {key: value for key, value in record.items() if key != "fingerprint"}
+
+
+def _with_measured_nodes(topology: Record, probe: Record) -> Record:
+    measured = {gpu["index"]: gpu.get("measured_node") for gpu in probe.get("gpus", [])}
+    gpus = [gpu | {"measured_node": measured.get(gpu["index"])} for gpu in topology.get("gpus") or []]
+    return topology | {"gpus": gpus} if gpus else topology
+
+
+def _locality(probes: dict[str, Record]) -> Record:
+    """What the probe says of each GPU, and what changed between the start and the end of the study."""
+    before, after = probes.get("before", {}), probes.get("after", {})
+    both = before.get("gpus") and after.get("gpus")
+    return {
+        "texts": [gpu["text"] for gpu in before.get("gpus", [])],
+        "error": before.get("error"),
+        "can_hold": before.get("can_hold"),
+        "changes": still_holds(before, after) if both else [],
+    }
 
 
 def _host(record: Record, runs: list[Record]) -> Record:

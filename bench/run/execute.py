@@ -12,6 +12,8 @@ from typing import Any
 from bench.errors import StudyError
 from bench.files import read_json, write_json, write_text
 from bench.host.binding import bind_prefix, trial_bind
+from bench.host.monitor import Monitor
+from bench.host.topology import Topology
 from bench.run.child import ChildEnd, child_environment, run_child
 from bench.run.experiment_log import log_line
 from bench.run.lock import HostLock
@@ -112,6 +114,7 @@ def _attempt(
     directory: RunDirectory, cell: Cell, slot: Slot, lock: HostLock, attempt: int, report: Report
 ) -> dict[str, Any]:
     traced = slot.repeat == TRACED
+    host = directory.host()
     run = run_name(cell.name, slot.repeat)
     logs = (directory.log(run, "stdout"), directory.log(run, "stderr"))
     cell_file = directory.path / "cells" / f"{cell.name}.json"
@@ -139,7 +142,8 @@ def _attempt(
             if profiler:
                 argv = profiler.command(argv, directory.report(cell.name), cell.device)
             argv = [*bind_prefix(cell.binding, cell.cpu_node, cell.mem_node), *argv]
-            with step_aside(directory.topology(), cell.cpu_node, cell.binding) as cpus:
+            with step_aside(host, cell.cpu_node, cell.binding) as cpus:
+                watch = _watch(cell, host, cpus, lock)
                 end = run_child(
                     argv,
                     child_environment(dict(os.environ)),
@@ -151,6 +155,7 @@ def _attempt(
                     append_logs=attempt > 1,
                     cpus=cpus,
                 )
+                monitor = watch.summary()
         except StudyError as error:
             return failure(TRACE_FAILED, error.what, error.advice) | {"command": argv}
         except OSError as error:
@@ -166,7 +171,14 @@ def _attempt(
         outcome = _collect_trace(profiler, directory, cell, end, outcome, tail)
     if outcome["status"] != OK:
         outcome["log_tail"] = tail
-    return outcome | {"command": argv, "exit_code": end.exit_code, "result": result}
+    return outcome | {"command": argv, "exit_code": end.exit_code, "result": result, "monitor": monitor}
+
+
+def _watch(cell: Cell, host: Topology, cpus: set[int], lock: HostLock) -> Monitor:
+    """What else happens on the GPU and on the measured CPUs. Known from outside the run, never from its speed."""
+    node = host.node(cell.cpu_node)
+    measured = set(node.cpus) & cpus if node and cell.binding != "none" else cpus
+    return Monitor(cell.gpu_uuid, measured, lambda: lock.holder().get("child")).start()
 
 
 def _collect_trace(

@@ -34,13 +34,27 @@ def extract_metrics(directory: RunDirectory, cell: Cell, invocation: str) -> dic
 def _metrics(directory: RunDirectory, cell: Cell) -> dict[str, Any]:
     from bench.trace.metrics import check_conservation, metrics
     from bench.trace.reader import read_trace
+    from bench.trace.remarks import details
 
-    found = metrics(read_trace(directory.sqlite(cell.name)))
+    trace = read_trace(directory.sqlite(cell.name))
+    found, more = metrics(trace), details(trace)
+    _check_gpu(cell, more["devices"])
     result = (read_record(directory.record(cell.name, TRACED)) or {})["result"]
     check_conservation(
         found, result["bytes_in_per_batch"], result["bytes_out_per_batch"], cell.num_samples // cell.batch_size
     )
-    return found
+    return found | {key: more[key] for key in ("devices", "remarks", "launch_gaps", "top_kernels")}
+
+
+def _check_gpu(cell: Cell, devices: list[dict[str, Any]]) -> None:
+    """The trace must be of the cell's GPU. torch.profiler names none; then the child's own check stands alone."""
+    seen = {device["uuid"] for device in devices if device["uuid"]}
+    if cell.gpu_uuid and seen - {cell.gpu_uuid}:
+        raise StudyError(
+            f"the trace shows {', '.join(sorted(seen))}, GPU {cell.gpu} is {cell.gpu_uuid}",
+            cell.name,
+            "was the order of the GPUs changed? CUDA_DEVICE_ORDER must be PCI_BUS_ID",
+        )
 
 
 def _apply_retention(directory: RunDirectory, cell: Cell, status: str) -> None:

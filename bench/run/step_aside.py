@@ -3,17 +3,15 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from bench.host.topology import Topology
 
 
 @contextmanager
-def step_aside(topology: dict[str, Any], cpu_node: int, binding: str) -> Iterator[set[int]]:
+def step_aside(host: Topology, cpu_node: int, binding: str) -> Iterator[set[int]]:
     """Move this process to allowed CPUs outside cpu_node, if there are any; back at the end. Yields where it was."""
     before = os.sched_getaffinity(0)
-    measured = Topology.from_json({key: value for key, value in topology.items() if key not in ("host", "fingerprint")})
-    node = measured.node(cpu_node) if binding != "none" else None
+    node = host.node(cpu_node) if binding != "none" else None
     elsewhere = before - set(node.cpus) if node else set()
     if elsewhere:
         os.sched_setaffinity(0, elsewhere)

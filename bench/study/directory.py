@@ -15,6 +15,7 @@ import yaml
 
 from bench.errors import StudyError
 from bench.files import read_json, write_json, write_text
+from bench.host.topology import Topology
 from bench.study.cell import Cell
 from bench.study.order import TRACED, Slot
 
@@ -53,6 +54,15 @@ class RunDirectory:
                 digest.update(f"{path.name} {status.st_mtime_ns} {status.st_size}\n".encode())
         return digest.hexdigest()[:16]
 
+    def probe(self, when: str) -> Path:
+        """Measured locality, "before" the first run or "after" the last."""
+        return self.path / f"probe_{when}.json"
+
+    @property
+    def preflight(self) -> Path:
+        """What doctor said when the study began."""
+        return self.path / "preflight.json"
+
     @property
     def demand(self) -> Path:
         """Which cells need more repeats than the study asks for, and why."""
@@ -72,6 +82,11 @@ class RunDirectory:
 
     def topology(self) -> dict[str, Any]:
         return read_json(self.path / "topology.json")
+
+    def host(self) -> Topology:
+        """The nodes and GPUs of the host as they were when the study began."""
+        facts = self.topology()
+        return Topology.from_json({key: value for key, value in facts.items() if key not in ("host", "fingerprint")})
 
     def grid(self) -> "Grid":
         record = read_json(self.path / "grid.json")

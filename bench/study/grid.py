@@ -10,7 +10,7 @@ from bench.study.model import Model
 from bench.study.study import Study
 
 # These belong to the study as a whole, not to a cell.
-_STUDY_SETTINGS = ("repeats", "target_precision", "max_repeats", "margin", "retention")
+_STUDY_SETTINGS = ("repeats", "disturbed_repeats", "target_precision", "max_repeats", "margin", "retention")
 
 
 def expand(study: Study, topology: Topology) -> list[Cell]:

@@ -17,9 +17,6 @@ from bench.study.order import Slot, measuring_order
 from bench.study.study import Study
 from bench.trace.profilers import choose_profiler
 
-# Blocks that may be measured again because something else was seen on the host while they ran.
-REPEATS_FOR_DISTURBED = 3
-
 
 @dataclass(frozen=True)
 class Expansion:
@@ -49,16 +46,18 @@ def expand_here(study: Study, topology: Topology) -> Expansion:
 def most_repeats(settings: dict[str, Any]) -> int:
     """Repeats that have a place in the order: those asked for, those that may be, and those for disturbed pairs."""
     wanted = max(settings["repeats"], settings["max_repeats"]) if settings["target_precision"] else settings["repeats"]
-    return wanted + REPEATS_FOR_DISTURBED
+    return wanted + settings["disturbed_repeats"]
 
 
-def resolve(study: Study, output_dir: Path, fresh: bool, invocation: str) -> RunDirectory:
+def resolve(study: Study, output_dir: Path, fresh: bool, invocation: str, night: str = "") -> RunDirectory:
     """The run directory of this study on this host: the one it has, or a new one if there is none or `fresh`.
 
+    night: a date, for which the study is measured once; each has a run directory of its own.
     Raise StudyError if the host has changed since the directory was made.
     """
     host = socket.gethostname()
-    known_as = study_fingerprint(study.as_json(), host)
+    of_night = {"night": night} if night else {}
+    known_as = study_fingerprint(study.as_json() | of_night, host)
     folder = output_dir.resolve() / study.name
     with study_index(folder) as index:
         entry = index.get(known_as)
@@ -72,7 +71,7 @@ def resolve(study: Study, output_dir: Path, fresh: bool, invocation: str) -> Run
         path = new_directory(folder)
         freeze(
             path,
-            here.study.as_json() | {"binding_reason": here.binding_reason, "created_by": invocation},
+            here.study.as_json() | of_night | {"binding_reason": here.binding_reason, "created_by": invocation},
             {"host": host, "fingerprint": facts, **topology.to_json()},
             here.cells,
             here.order,

@@ -75,6 +75,7 @@ SETTINGS = {
         Setting(
             "max_repeats", int, 20, "timed runs of a cell that target_precision may ask for", minimum=1, maximum=1000
         ),
+        Setting("disturbed_repeats", int, 3, "blocks measured again where a run of a pair was disturbed", maximum=20),
         Setting("margin", float, 0.02, "a difference below this is the same", minimum=0.0001, maximum=0.5),
         Setting("seed", int, 0, "of the samples, the weights and the order"),
         Setting("windows", int, 9, "windows of a timed run; its value is their median", minimum=9, maximum=10_000),

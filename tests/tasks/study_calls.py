@@ -33,6 +33,7 @@ TINY = {
     "timeout_s": 120,
     "device": "cpu",
     "binding": "none",
+    "disturbed_repeats": 0,
 }
 
 # Python reads this module at the start of every process: while a file named after a cell lies beside it, the

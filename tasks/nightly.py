@@ -1,0 +1,219 @@
+"""One night: its studies one after the other, then the verdict against the nights before."""
+
+import atexit
+import datetime
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import luigi
+
+from bench.errors import StudyError
+from bench.results.nightly.config import Entry, Nightly, read_nightly
+from bench.results.nightly.folder import OK, night_folder, read_verdict
+from bench.run.record import read_record
+from bench.study.directory import RunDirectory
+from bench.study.settings import nearest
+from bench.study.study import configs_folder
+from tasks.parameters import OVERRIDES
+from tasks.report import StudyCheck, StudyReport
+from tasks.setup import refusing
+from tasks.studies import NumaStudy, QuickTest, ScalingStudy, SelfCheck, Study, StudyTask
+
+_KEYS = (*OVERRIDES, "strict", "baseline")
+_KINDS = {kind.__name__: kind for kind in (NumaStudy, QuickTest, ScalingStudy, SelfCheck)}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A study of the night, and its run directory; without one, `problem` says why."""
+
+    entry: Entry
+    directory: RunDirectory | None
+    problem: str
+
+
+class OfNight(luigi.Task):
+    date = luigi.DateParameter(default=datetime.date.today(), description="the night, as 2026-11-22")
+    config_file = luigi.Parameter(default=str(configs_folder() / "nightly.yaml"), description="what a night measures")
+    output_dir = luigi.Parameter(default="outputs", description="where run directories are made")
+    host = luigi.Parameter(default=socket.gethostname(), description="this host; not to be set")
+
+    @property
+    def night(self) -> str:
+        return self.date.isoformat()
+
+    @property
+    def folder(self) -> Path:
+        return night_folder(Path(self.output_dir).resolve(), self.night)
+
+    def of_night(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in ("date", "config_file", "output_dir", "host")}
+
+    def verdict(self) -> dict[str, Any] | None:
+        return read_verdict(self.folder)
+
+    def inputs(self) -> str:
+        """Names what a verdict rests on: it is made again whenever a report was, or the list of studies changed."""
+        digest = hashlib.sha256(repr(config_of(self.config_file)).encode())
+        for planned in plan_of(self):
+            report = read_record(planned.directory.path / "report.json") if planned.directory else None
+            digest.update(repr((planned.entry.label, planned.problem, (report or {}).get("state"))).encode())
+        return digest.hexdigest()[:16]
+
+
+class NightVerdict(OfNight):
+    """outputs/nightly/<date>/verdict.json and verdict.html, when every study of the night has its report."""
+
+    def output(self) -> luigi.LocalTarget:
+        return luigi.LocalTarget(str(self.folder / "verdict.json"))
+
+    def complete(self) -> bool:
+        verdict = self.verdict()
+        return verdict is not None and verdict["inputs"] == self.inputs()
+
+    def run(self) -> Iterator[Any]:
+        planned = plan_of(self)
+        # One after the other: runs of two studies must not take turns on one host.
+        for one in planned:
+            if one.directory:
+                yield StudyReport(run_dir=str(one.directory.path), host=self.host)
+        from bench.results.history.query import history_path
+        from bench.results.history.remember import write_index
+        from bench.results.nightly.night import Asked, judge_night
+        from bench.results.nightly.write import write_night
+
+        config, database = config_of(self.config_file), history_path(Path(self.output_dir).resolve())
+        asked = [
+            Asked(one.entry.label, one.directory and one.directory.path, one.problem, one.entry.baseline)
+            for one in planned
+        ]
+        verdict = judge_night(self.night, self.host, asked, database, config.nights, config.since)
+        for line in write_night(self.folder, verdict | {"inputs": self.inputs()}, config.on_regression):
+            print(line, flush=True)
+        write_index(database)
+
+
+class NightCheck(OfNight):
+    """Fails with what got slower, failed or was not measured: a red task that says so."""
+
+    def requires(self) -> NightVerdict:
+        return NightVerdict(**self.of_night())
+
+    def complete(self) -> bool:
+        return self.requires().complete() and (self.verdict() or {}).get("verdict") == OK
+
+    def run(self) -> None:
+        verdict = self.verdict()
+        if verdict["verdict"] != OK:
+            raise StudyError(
+                f"night {self.night}: {verdict['text']}",
+                str(self.folder / "verdict.html"),
+                "the page compares each cell with the nights before; a change that is meant: set since in "
+                + self.config_file,
+            )
+
+    def on_failure(self, exception: BaseException) -> str:
+        """What the scheduler's page shows for the red task."""
+        return str(exception)
+
+
+class NightlySweep(OfNight):
+    """Measure the studies of nightly.yaml for one date; fail if something got slower, failed or was not measured."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        with refusing():
+            datetime.date.fromisoformat(self.night)
+            studies_of(self)
+            known = self.verdict()
+            if known and known["host"] != self.host:
+                raise StudyError(
+                    f"this is the night of the host {known['host']}, and this one is {self.host}",
+                    str(self.folder),
+                    "give each host its own --output-dir",
+                )
+
+    def complete(self) -> bool:
+        """By its verdict, not by its runs: a night that went well stays so when the host has changed since."""
+        verdict = self.verdict()
+        asked = [entry.label for entry in config_of(self.config_file).studies]
+        return bool(verdict) and verdict["verdict"] == OK and [one["study"] for one in verdict["studies"]] == asked
+
+    def requires(self) -> NightVerdict:
+        # Run directories are found, and made, in luigi's own process, before workers are forked.
+        plan_of(self)
+        _close_with(self.folder)
+        return NightVerdict(**self.of_night())
+
+    def run(self) -> Iterator[Any]:
+        checks = [
+            StudyCheck(run_dir=str(one.directory.path), host=self.host, strict=bool(one.entry.overrides.get("strict")))
+            for one in plan_of(self)
+            if one.directory
+        ]
+        yield [NightCheck(**self.of_night()), *checks]
+
+
+@cache
+def config_of(file: str) -> Nightly:
+    return read_nightly(Path(file))
+
+
+def studies_of(night: OfNight) -> list[tuple[Entry, StudyTask]]:
+    """The night's studies as tasks. Raise StudyError for what could not be measured anywhere."""
+    found = []
+    for entry in config_of(night.config_file).studies:
+        given = {"night": night.night, "output_dir": night.output_dir, "host": night.host, **entry.overrides}
+        for key in entry.overrides:
+            if key not in _KEYS:
+                advice = f"the keys are {', '.join(_KEYS)}"
+                raise StudyError(f"{entry.label}: unknown key {key!r}{nearest(key, _KEYS)}", night.config_file, advice)
+        if entry.config_file:
+            found.append((entry, Study(config_file=str(entry.config_file), **given)))
+        else:
+            found.append((entry, _KINDS[entry.study](**given)))
+    return found
+
+
+_planned: dict[tuple[str, str, str], list[Planned]] = {}
+
+
+def plan_of(night: OfNight) -> list[Planned]:
+    """Where the night's studies lie, resolved once in a call of luigi.
+
+    A study that cannot be measured here is a finding of the night, and costs the others nothing.
+    """
+    known_as = (night.night, night.config_file, night.output_dir)
+    if known_as not in _planned:
+        found = []
+        for entry, study in studies_of(night):
+            try:
+                found.append(Planned(entry, study.resolved(), ""))
+            except StudyError as error:
+                found.append(Planned(entry, None, str(error)))
+        _planned[known_as] = found
+    return _planned[known_as]
+
+
+_closing: list[Path] = []
+
+
+def _close_with(folder: Path) -> None:
+    """Say the verdict as the last words of luigi's own process."""
+    if not _closing:
+        owner = os.getpid()
+        atexit.register(lambda: os.getpid() == owner and print(_closing_words(_closing[0]), flush=True))
+        _closing.append(folder)
+
+
+def _closing_words(folder: Path) -> str:
+    verdict = read_verdict(folder)
+    if verdict is None:
+        return f"night {folder.name}: no verdict yet; the same command goes on from here"
+    return f"night {folder.name}: {verdict['text']}\nverdict: {folder / 'verdict.html'}"
