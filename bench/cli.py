@@ -124,6 +124,17 @@ def doctor(as_json: bool, strict: bool, output_dir: Path) -> None:
 
 
 @main.command()
+@click.option("--json", "as_json", is_flag=True, help="for programs")
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="write the JSON to this file too")
+def probe(as_json: bool, device: str, output: Path | None) -> None:
+    """Measure which node is near each GPU: 64-byte copies from each node, or from each CPU of a host with one node."""
+    from bench.host.probe import probe_command
+
+    click.echo(probe_command(as_json, device, output))
+
+
+@main.command()
 @click.argument("base")
 @click.argument("new")
 @click.option("--json", "output", flag_value="json", help="for programs")
@@ -152,6 +163,23 @@ def report(run_dir: Path) -> None:
 
     click.echo(cells_table(make_report(run_dir, "report")))
     click.echo(f"report: {run_dir / 'report.html'}")
+
+
+@main.command()
+@click.option("--output-dir", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)
+@click.option("--study", default="", help="studies of this name only")
+@click.option("--host", default="", help="of this host only")
+@click.option("--since", default="", metavar="DATE", help="measured, or meant for a night, on this date or later")
+@click.option("--json", "as_json", is_flag=True, help="for programs, with every cell")
+@click.option("--page", is_flag=True, help="draw index.html again instead")
+@click.option("--add", multiple=True, type=click.Path(path_type=Path), help="a run directory to add; more than once")
+def history(
+    output_dir: Path, study: str, host: str, since: str, as_json: bool, page: bool, add: tuple[Path, ...]
+) -> None:
+    """List the finished studies of an output directory, newest first, from its history.db."""
+    from bench.results.history.command import history_command
+
+    click.echo(history_command(output_dir, study, host, since, as_json, add, page))
 
 
 @main.command()

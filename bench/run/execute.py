@@ -143,7 +143,8 @@ def _attempt(
                 argv = profiler.command(argv, directory.report(cell.name), cell.device)
             argv = [*bind_prefix(cell.binding, cell.cpu_node, cell.mem_node), *argv]
             with step_aside(host, cell.cpu_node, cell.binding) as cpus:
-                watch = _watch(cell, host, cpus, lock)
+                # nsys works beside a traced run all the time; that is not a disturbance, and that run times nothing.
+                watch = None if traced else _watch(cell, host, cpus, lock)
                 end = run_child(
                     argv,
                     child_environment(dict(os.environ)),
@@ -155,7 +156,7 @@ def _attempt(
                     append_logs=attempt > 1,
                     cpus=cpus,
                 )
-                monitor = watch.summary()
+                monitor = watch.summary() if watch else None
         except StudyError as error:
             return failure(TRACE_FAILED, error.what, error.advice) | {"command": argv}
         except OSError as error:
