@@ -94,8 +94,8 @@ class NightVerdict(OfNight):
             for one in planned
         ]
         verdict = judge_night(self.night, self.host, asked, database, config.nights, config.since)
-        for line in write_night(self.folder, verdict | {"inputs": self.inputs()}, config.on_regression):
-            print(line, flush=True)
+        if said := write_night(self.folder, verdict | {"inputs": self.inputs()}, config.on_regression):
+            print(said, flush=True)
         write_index(database)
 
 
@@ -146,9 +146,10 @@ class NightlySweep(OfNight):
         return bool(verdict) and verdict["verdict"] == OK and [one["study"] for one in verdict["studies"]] == asked
 
     def requires(self) -> NightVerdict:
+        # What is registered first speaks last: the verdict comes after the tables of the studies.
+        _close_with(self.folder)
         # Run directories are found, and made, in luigi's own process, before workers are forked.
         plan_of(self)
-        _close_with(self.folder)
         return NightVerdict(**self.of_night())
 
     def run(self) -> Iterator[Any]:

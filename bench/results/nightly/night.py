@@ -14,7 +14,7 @@ from bench.results.history.database import open_history, writing
 from bench.results.load import read_results
 from bench.results.nightly.baseline import Baseline, read_baseline
 from bench.results.nightly.folder import OK, SLOWER
-from bench.results.nightly.judge import FAILED, NOT_MEASURED, NightCell, NightVerdict, judge_cells, level
+from bench.results.nightly.judge import FAILED, FEWEST_NIGHTS, NOT_MEASURED, NightCell, NightVerdict, judge_cells, level
 from bench.results.verdicts import Verdict, percent
 
 Record = dict[str, Any]
@@ -173,8 +173,10 @@ def _text(cells: list[Record], slower: list[str], failed: list[str], missing: li
     said = "; ".join(part for part in parts if part)
     if said:
         return said
-    waiting = sum(cell["verdict"] is None for cell in cells)
-    return f"nothing got slower: {len(cells) - waiting} of {len(cells)} cells compared"
+    compared = sum(cell["effect"] is not None for cell in cells)
+    if not compared:
+        return f"nothing to compare with yet: no cell has {FEWEST_NIGHTS} nights before"
+    return f"nothing got slower: {compared} of {len(cells)} cells compared"
 
 
 def _few(names: list[str]) -> str:

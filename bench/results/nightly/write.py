@@ -16,19 +16,16 @@ HOOK_TIMEOUT_S = 60.0
 _SAID = ("verdict", "slower", "failed", "not_measured")
 
 
-def write_night(folder: Path, verdict: Record, command: Sequence[str]) -> list[str]:
+def write_night(folder: Path, verdict: Record, command: Sequence[str]) -> str:
     """Write verdict.html and verdict.json, and run the command if something is wrong that it has not heard of.
 
-    Returns lines to print. The command's own failure is one of them: it changes no verdict.
+    Returns what became of the command, "" if it was not run. Its own failure changes no verdict.
     """
     known = read_verdict(folder)
     write_text(folder / "verdict.html", render(verdict, folder))
     write_json(folder / "verdict.json", verdict)
-    lines = [f"night {verdict['night']}: {verdict['text']}", f"verdict: {folder / 'verdict.html'}"]
     news = known is None or any(known.get(key) != verdict[key] for key in _SAID)
-    if command and verdict["verdict"] != OK and news:
-        lines.append(notify(command, verdict, folder))
-    return lines
+    return notify(command, verdict, folder) if command and verdict["verdict"] != OK and news else ""
 
 
 def notify(command: Sequence[str], verdict: Record, folder: Path) -> str:
