@@ -11,6 +11,8 @@ from bench.results.history.trend import Change, Mark, seconds_of, trend_svg
 from bench.results.pages import environment
 
 Record = dict[str, Any]
+# So many stand before the plots; the rest comes after them.
+NEWEST = 10
 
 
 def render(found: Sequence[Series], database: Path) -> str:
@@ -22,6 +24,7 @@ def render(found: Sequence[Series], database: Path) -> str:
         studies=[study | _links(study, folder) for study in reversed(studies)],
         series=[_section(one, folder) for one in found],
         folder=folder.resolve().name,
+        newest=NEWEST,
     )
 
 

@@ -139,7 +139,7 @@ def _said(cell: NightCell, found: Estimate | None, own_spread: float | None) -> 
         nights = len(cell.before)
         return None, f"nothing to compare with yet: {nights} {'night' if nights == 1 else 'nights'} of {FEWEST_NIGHTS}"
     noisy = own_spread is not None and own_spread > LARGEST_SPREAD
-    loss = f"{told(found.penalty)} than {'the pinned run' if cell.pinned else 'the median of the nights'}"
+    loss = told(found.penalty) + (" than the pinned run" if cell.pinned else "")
     aside = (
         f"; too noisy to guard at {100 * GUARDED_LOSS:g} %: the nights spread by {percent(own_spread or 0)}"
         if noisy

@@ -9,7 +9,9 @@ from typing import Any
 
 from bench.files import write_json, write_text
 from bench.results.nightly.folder import OK, read_verdict
+from bench.results.nightly.judge import FAILED, NOT_MEASURED
 from bench.results.pages import environment
+from bench.results.verdicts import Verdict
 
 Record = dict[str, Any]
 HOOK_TIMEOUT_S = 60.0
@@ -55,7 +57,10 @@ def notify(command: Sequence[str], verdict: Record, folder: Path) -> str:
 
 def render(verdict: Record, folder: Path) -> str:
     """The page as text; links are relative to `folder`."""
-    studies = [study | {"report": _report(study, folder)} for study in verdict["studies"]]
+    studies = [
+        study | {"report": _report(study, folder), "cells": sorted(study["cells"], key=_urgency)}
+        for study in verdict["studies"]
+    ]
     counts = [(len(verdict[key]), label) for key, label in (
         ("slower", "slower"), ("failed", "failed"), ("not_measured", "not measured"))]  # fmt: skip
     figures = [(count, label, "warn" if count else "good") for count, label in counts]
@@ -66,6 +71,12 @@ def render(verdict: Record, folder: Path) -> str:
     ]
     template = environment("bench.results.nightly").get_template("verdict.html.j2")
     return template.render(night=verdict | {"studies": studies}, figures=figures)
+
+
+def _urgency(cell: Record) -> int:
+    """What asks for a look comes first; the rest keeps the order of the study."""
+    first = (Verdict.SLOWER.value, FAILED, NOT_MEASURED, Verdict.FASTER.value)
+    return first.index(cell["verdict"]) if cell["verdict"] in first else len(first)
 
 
 def _report(study: Record, folder: Path) -> str | None:

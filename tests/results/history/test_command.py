@@ -1,0 +1,40 @@
+import json
+import shutil
+
+from builder import build_run_directory
+from click.testing import CliRunner
+
+from bench.cli import main
+from bench.files import write_json
+
+
+def call(*options):
+    return CliRunner().invoke(main, ["history", *map(str, options)])
+
+
+def test_add_list_and_draw(tmp_path, results_of):
+    outputs = tmp_path / "outputs"
+    run = build_run_directory(outputs / "quick_test/2026-11-22/01-30-00", "quick_test")
+    write_json(run / "results.json", results_of(run))
+    added = call("--output-dir", outputs, "--add", run)
+    assert added.exit_code == 0, added.output
+    assert "quick_test/2026-11-22/01-30-00" in added.output
+    assert (outputs / "index.html").is_file()
+
+    told = json.loads(call("--output-dir", outputs, "--json", "--since", "2026-11-01").stdout)
+    assert [(study["study_name"], len(study["measured"])) for study in told["studies"]] == [("quick_test", 3)]
+    assert call("--output-dir", outputs, "--host", "nobody").output == "no study fits\n"
+    assert call("--output-dir", outputs, "--page").output == f"page: {outputs / 'index.html'}\n"
+
+
+def test_a_run_directory_that_was_moved_is_added_where_it_lies(tmp_path, results_of):
+    run = build_run_directory(tmp_path / "first" / "run", "quick_test")
+    write_json(run / "results.json", results_of(run))
+    shutil.move(run, tmp_path / "outputs")
+    assert call("--output-dir", tmp_path, "--add", tmp_path / "outputs").output.splitlines()[-1].endswith("outputs")
+
+
+def test_no_history_is_an_error_by_name(tmp_path):
+    answer = call("--output-dir", tmp_path)
+    assert answer.exit_code == 2
+    assert "there is no history yet" in answer.output

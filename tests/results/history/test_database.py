@@ -1,0 +1,168 @@
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.results.history.add import add_study
+from bench.results.history.database import HistoryError, on_network, open_history, writing
+from bench.results.history.query import studies, with_cells
+from bench.results.history.schema import SCHEMA_VERSION
+from tests.results.history.synthetic import cell_names, made_results, quiet_rates, rates_of
+
+VERSION_1 = Path(__file__).parents[2] / "fixtures/history/version_1.sql"
+WRITER = """
+import sys
+from pathlib import Path
+from bench.results.history.add import add_study
+from tests.results.history.synthetic import made_results, quiet_rates, rates_of
+folder, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+for number in range(first, first + count):
+    add_study(made_results(folder, number, rates_of(quiet_rates(1)[0])), folder / "history.db")
+"""
+
+
+@pytest.fixture
+def old(tmp_path):
+    """history.db as version 1 left it: two nights of three cells."""
+    path = tmp_path / "history.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(VERSION_1.read_text())
+    connection.close()
+    return path
+
+
+def test_a_history_of_version_1_is_brought_up_to_date_and_keeps_all(old):
+    with sqlite3.connect(old) as before:
+        assert before.execute("pragma user_version").fetchone() == (1,)
+        rates = before.execute("select calm_samples_s from measurements order by id").fetchall()
+    with open_history(old) as history:
+        found = with_cells(history, studies(history))
+        assert history.conn.execute("pragma user_version").fetchone() == (SCHEMA_VERSION,)
+        assert history["meta"].get("schema_version")["value"] == str(SCHEMA_VERSION)
+        assert history.conn.execute("select calm_samples_s from measurements order by id").fetchall() == rates
+        assert not history.conn.execute("pragma foreign_key_check").fetchall()
+    assert [(study["study_name"], study["night"], len(study["measured"])) for study in found] == [
+        ("quick_test", "", 3),
+        ("quick_test", "", 3),
+    ]
+
+
+def test_an_old_history_takes_new_nights(old):
+    add_study(made_results(old.parent, 1, rates_of(quiet_rates(1)[0])), old)
+    with open_history(old) as history:
+        assert [study["cells"] for study in studies(history)].count(48) == 1
+        assert len(studies(history)) == 3
+
+
+def test_a_new_history_has_the_tables_of_an_old_one_that_was_brought_up_to_date(old, tmp_path):
+    def schema(path, create):
+        with open_history(path, create) as history:
+            rows = history.conn.execute("select type, name, tbl_name from sqlite_master order by 1, 2").fetchall()
+            columns = {table: [tuple(row[1:]) for row in history.conn.execute(f"pragma table_info({table})")]
+                       for kind, table, _ in rows if kind == "table"}  # fmt: skip
+            return rows, columns
+
+    assert schema(old, False) == schema(tmp_path / "new" / "history.db", True)
+
+
+def test_a_newer_history_is_refused_with_both_versions(old):
+    with sqlite3.connect(old) as connection:
+        connection.execute("pragma user_version = 99")
+    with pytest.raises(HistoryError, match=f"version 99, this program knows up to {SCHEMA_VERSION}"), open_history(old):
+        pass
+
+
+def test_two_processes_write_at_once(tmp_path):
+    """Both make the database, bring it up to date and add nights; none is lost, and none fails."""
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    writers = [
+        subprocess.Popen([*command, first, "12"], cwd=Path(__file__).parents[3], stderr=subprocess.PIPE, text=True)
+        for first in ("1", "101")
+    ]
+    for writer in writers:
+        assert writer.communicate(timeout=120)[1] == ""
+        assert writer.returncode == 0
+    with open_history(tmp_path / "history.db") as history:
+        assert len(studies(history)) == 24
+        assert history["measurements"].count == 24 * 48
+        assert history["cells"].count == 48
+        assert history.conn.execute("pragma integrity_check").fetchone() == ("ok",)
+
+
+def test_a_history_locked_for_too_long_says_so(tmp_path):
+    path = tmp_path / "history.db"
+    results = made_results(tmp_path, 1, rates_of(quiet_rates(1)[0]))
+    add_study(results, path)
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("begin immediate")
+    with pytest.raises(HistoryError, match="another program has held the history"):
+        add_study(results, path, busy_s=0.1)
+    holder.execute("rollback")
+    holder.close()
+    add_study(results, path, busy_s=0.1)
+
+
+def test_readers_do_not_wait_for_a_writer(tmp_path):
+    path = tmp_path / "history.db"
+    add_study(made_results(tmp_path, 1, rates_of(quiet_rates(1)[0])), path)
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("begin immediate")
+    holder.execute("delete from runs")
+    with open_history(path, busy_s=0.1) as history:
+        assert history["runs"].count == 48 * 3
+    holder.close()
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 100, b""])
+def test_a_damaged_history_is_named_and_an_empty_file_is_a_new_one(tmp_path, content):
+    path = tmp_path / "history.db"
+    path.write_bytes(content)
+    results = made_results(tmp_path, 1, rates_of(quiet_rates(1)[0]))
+    if content:
+        with pytest.raises(HistoryError, match="cannot be used"):
+            add_study(results, path)
+        assert path.read_bytes() == content
+    else:
+        add_study(results, path)
+
+
+def test_no_history_is_named(tmp_path):
+    with pytest.raises(HistoryError, match="no history yet"), open_history(tmp_path / "history.db"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path):
+    path = tmp_path / "history.db"
+    results = made_results(tmp_path, 1, rates_of(quiet_rates(1)[0]))
+    with pytest.raises(KeyError):
+        add_study(results | {"cells": [*results["cells"], {"name": "half a cell", "runs": []}]}, path)
+    with open_history(path) as history:
+        assert (history["studies"].count, history["cells"].count) == (0, 0)
+        with pytest.raises(RuntimeError), writing(history) as connection:
+            connection.execute("insert into meta values ('a', 'b')")
+            raise RuntimeError
+        assert history["meta"].count == 1
+
+
+def test_opens_with_plain_types_and_foreign_keys_for_datasette(tmp_path):
+    path = tmp_path / "history.db"
+    add_study(made_results(tmp_path, 1, rates_of(quiet_rates(1)[0])), path)
+    with open_history(path) as history:
+        kinds = {kind for table in history.tables for kind in table.columns_dict.values()}
+        keys = {(table.name, key.column, key.other_table) for table in history.tables for key in table.foreign_keys}
+    assert kinds <= {str, int, float}
+    assert {("measurements", "study_id", "studies"), ("measurements", "cell_id", "cells"),
+            ("runs", "measurement_id", "measurements"), ("verdicts", "study_id", "studies")} <= keys  # fmt: skip
+    assert len(cell_names()) == 48
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("nfs4", True), ("lustre", True), ("fuse.sshfs", True), ("ext4", False), ("overlay", False)]
+)
+def test_network_file_systems_are_known_by_their_mount(tmp_path, kind, expected):
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda1 / ext4 rw 0 0\nserver:/x {tmp_path} {kind} rw 0 0\nproc /proc proc rw 0 0\n")
+    assert on_network(tmp_path / "deep" / "history.db", mounts) is expected

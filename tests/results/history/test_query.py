@@ -1,0 +1,43 @@
+import pytest
+
+from bench.results.history.add import add_study
+from bench.results.history.database import open_history
+from bench.results.history.query import series, studies
+from tests.results.history.synthetic import FINGERPRINT, made_results, quiet_rates, rates_of
+
+
+@pytest.fixture
+def history(tmp_path):
+    rows = quiet_rates(4)
+    for number, row in enumerate(rows, 1):
+        facts = FINGERPRINT | {"driver": "580.1" if number < 3 else "590.2"}
+        results = made_results(tmp_path, number, rates_of(row), fingerprint=facts)
+        if number == 4:
+            results["host"] = {"name": "other"}
+        add_study(results, tmp_path / "history.db")
+    with open_history(tmp_path / "history.db") as opened:
+        yield opened
+
+
+def test_studies_come_newest_first_and_can_be_chosen(history):
+    def nights(**chosen):
+        return [study["night"][-2:] for study in studies(history, **chosen)]
+
+    assert nights() == ["04", "03", "02", "01"]
+    assert nights(since="2026-01-03") == ["04", "03"]
+    assert nights(host="other") == ["04"]
+    assert nights(study="quick_test") == []
+
+
+def test_series_part_hosts_and_tell_what_changed(history):
+    first, second = series(history)
+    assert (first.host, len(first.studies), first.changes) == ("other", 1, {})
+    assert [study["night"][-2:] for study in second.studies] == ["01", "02", "03"]
+    assert second.changes == {second.studies[2]["id"]: ["the NVIDIA driver was 580.1, is 590.2"]}
+
+
+def test_trends_keep_the_order_of_time_and_the_values(history):
+    trend = series(history)[1].trends[5]
+    rows = quiet_rates(4)
+    assert trend.cell == "pipeline_gpu0_numa0_vit16x12x1024"
+    assert [point.samples_s for point in trend.points] == pytest.approx(rows[:3, 5])
