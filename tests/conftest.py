@@ -1,4 +1,7 @@
-"""No test may depend on a GPU, a home directory or a lock that happens to be here."""
+"""No test may depend on a GPU, a home directory or a lock that happens to be here.
+
+NUMASTUDY_GPU_TESTS=1 lets the tests that are about a GPU (tests/workload/test_on_gpu.py, the benchmarks) see it.
+"""
 
 import os
 
@@ -9,6 +12,7 @@ import pytest
 def _apart_from_this_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
     os.environ["NUMASTUDY_LOCK_DIR"] = str(tmp_path_factory.mktemp("lock"))
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if os.environ.get("NUMASTUDY_GPU_TESTS") != "1":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     # Several tests' processes share two cores.
     os.environ.setdefault("OMP_NUM_THREADS", "2")
