@@ -1,11 +1,13 @@
 """Every task a user names: `luigi --module tasks NumaStudy`."""
 
 from tasks.setup import apply_project_settings, hide_false_warnings, hide_tracebacks
+from tasks.terminal import hush_luigi
 
 # Luigi imports this module before it reads its settings.
 apply_project_settings()
 hide_false_warnings()
 hide_tracebacks()
+hush_luigi()
 
 from tasks.nightly import NightCheck, NightlySweep, NightVerdict  # noqa: E402
 from tasks.report import CellCheck, StudyCheck, StudyReport  # noqa: E402

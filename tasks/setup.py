@@ -54,7 +54,9 @@ class _PlainErrors(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
         if isinstance(error, StudyError):
-            record.msg, record.args, record.exc_info = f"{record.getMessage()}\n{error}", None, None
+            task = record.args[-1] if isinstance(record.args, tuple) and record.args else None
+            head = task.task_family if isinstance(task, luigi.Task) else record.getMessage()
+            record.msg, record.args, record.exc_info = f"{head}: {error}", None, None
         return True
 
 

@@ -13,6 +13,7 @@ from bench.study.order import TRACED, Slot
 from tasks.invocation import INVOCATION, host_lock
 from tasks.reporting import Reporter, outputs_url
 from tasks.stopping import Stopped, end_worker, in_worker
+from tasks.watching import RunOnTerminal, outcome
 
 
 @cache
@@ -95,23 +96,31 @@ class RunPipeline(Stage):
         reporter = Reporter(self)
         run = run_name(self.cell, self._repeat)
         reporter.link(outputs_url(self.directory.log(run, "stderr"), self.directory.path.parents[2]))
-        what = "traced run" if self._repeat == TRACED else f"repeat {self.repeat}/{self.directory.study()['repeats']}"
-        cell = grid_of(self.run_dir).cells[self.cell]
+        grid, what = grid_of(self.run_dir), self._what()
+        terminal = RunOnTerminal(self.directory, grid, self.slot, what, INVOCATION)
+
+        def report(text: str, percent: int) -> None:
+            reporter(f"{what}, {text}", percent)
+            terminal(text, percent)
+
         try:
-            execute(
-                self.directory,
-                cell,
-                self.slot,
-                INVOCATION,
-                host_lock(),
-                lambda text, percent: reporter(f"{what}, {text}", percent),
-            )
+            record = execute(self.directory, grid.cells[self.cell], self.slot, INVOCATION, host_lock(), report)
+            reporter(f"{what}: {outcome(record)}", 100)
+            terminal.ended(record)
         except Stopped as stopped:
+            terminal.clear()
             if in_worker():
                 end_worker(stopped)
             raise
         finally:
+            terminal.clear()
             reporter.close()
+
+    def _what(self) -> str:
+        asked = self.directory.study()["repeats"]
+        if self._repeat == TRACED:
+            return "traced run"
+        return f"repeat {self.repeat}/{asked}" if self._repeat <= asked else f"repeat {self.repeat}, on demand"
 
 
 class FollowUp(Stage):

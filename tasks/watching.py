@@ -1,0 +1,146 @@
+"""What a person at a terminal sees of a study: a line for each run that ended, and a live bar with the time left."""
+
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import luigi
+
+from bench.run.record import OK, read_record
+from bench.run.remaining import Standing, standing
+from bench.study.directory import Grid, RunDirectory
+from bench.study.order import Slot
+from tasks.terminal import terminal
+
+# The stages that take seconds and report nothing themselves.
+_STAGES = {
+    "ExportSqlite": "exporting the trace",
+    "ExtractLatency": "reading the trace",
+    "MoreRepeats": "asking whether more repeats are needed",
+    "Probe": "probing locality",
+    "StudyReport": "writing the report",
+}
+
+
+class RunOnTerminal:
+    """One run, from its start to its line."""
+
+    def __init__(self, directory: RunDirectory, grid: Grid, slot: Slot, what: str, invocation: str) -> None:
+        self._directory, self._grid, self._slot, self._invocation = directory, grid, slot, invocation
+        self._what = what
+        self._terminal = terminal()
+        self._since = time.monotonic()
+        self._standing = self._stand(slot)
+        self._waiting = ""
+        self._begun = False
+
+    def __call__(self, text: str, percent: int) -> None:
+        if text.startswith("waiting for"):
+            self._wait(text)
+            return
+        if not self._begun:
+            # Time spent waiting for the host is no time of this run.
+            self._since, self._begun = time.monotonic(), True
+        self._draw(f"{short(self._slot.cell)} {self._what}, {text}", percent / 100)
+
+    def ended(self, record: dict[str, Any]) -> None:
+        now = self._stand(None)
+        width = max(map(len, self._grid.cells))
+        count = f"{now.done:{len(str(now.total))}}/{now.total}"
+        words = [count, f"{self._slot.cell:{width}}", self._what, outcome(record)]
+        self._terminal.line("  ".join([*words, f"{record['wall_s']:.1f} s", *_eta(now.left_s(0.0), now)]))
+
+    def clear(self) -> None:
+        self._terminal.clear()
+
+    def _wait(self, text: str) -> None:
+        if not self._terminal.live and text != self._waiting:
+            self._terminal.line(text)
+        self._waiting = text
+        self._draw(text, 0.0)
+
+    def _draw(self, middle: str, share: float) -> None:
+        where = self._standing
+        elapsed_s = time.monotonic() - self._since if self._begun else 0.0
+        left, eta = f"{where.done}/{where.total}", _eta(where.left_s(elapsed_s), where)
+        self._terminal.bar((where.done + share) / max(where.total, 1), left, middle, "".join(eta))
+
+    def _stand(self, current: Slot | None) -> Standing:
+        return study_standing(self._directory, self._grid, self._slot, self._invocation, current)
+
+
+def study_standing(
+    directory: RunDirectory, grid: Grid, present: Slot | None, invocation: str, current: Slot | None
+) -> Standing:
+    """Where the study stands on disk. Repeats beyond its own count once they are there, or are `present`."""
+    asked = {*grid.asked(_repeats(directory))}
+    records = {}
+    for slot in grid.order:
+        record = _record(directory.record(slot.cell, slot.repeat))
+        if record or slot in asked or slot == present:
+            records[slot] = record
+    return standing(records, invocation, [name for name, cell in grid.cells.items() if cell.reason], current)
+
+
+def outcome(record: dict[str, Any]) -> str:
+    """ "ok, 12,345 samples/s", or why not."""
+    tries = f" ({record['attempts']} attempts)" if record["attempts"] > 1 else ""
+    if record["status"] == OK:
+        return f"ok, {record['result']['throughput_samples_s']:,.0f} samples/s{tries}"
+    return " ".join(f"{record['status']}: {record['reason']}{tries}".split())
+
+
+def short(cell: str) -> str:
+    return cell.removeprefix("pipeline_")
+
+
+def duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, hours = whole // 60, whole // 3600
+    return f"{minutes} min {whole % 60} s" if not hours else f"{hours} h {minutes % 60} min"
+
+
+def _eta(left_s: float | None, where: Standing) -> list[str]:
+    return [f"ETA {duration(left_s)}"] if left_s is not None and where.done < where.total else []
+
+
+@luigi.Task.event_handler(luigi.Event.START)
+def _show_stage(task: luigi.Task) -> None:
+    words = _STAGES.get(type(task).__name__)
+    if words and terminal().live:
+        terminal().bar(
+            1.0 if getattr(task, "when", "") != "before" else 0.0, words, short(getattr(task, "cell", "")), ""
+        )
+
+
+@luigi.Task.event_handler(luigi.Event.SUCCESS)
+def _hide_stage(task: luigi.Task) -> None:
+    if type(task).__name__ in _STAGES:
+        terminal().clear()
+
+
+@lru_cache(maxsize=8)
+def _repeats_of(path: Path) -> int:
+    return RunDirectory(path).study()["repeats"]
+
+
+def _repeats(directory: RunDirectory) -> int:
+    return _repeats_of(directory.path)
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    try:
+        stamp = path.stat()
+    except OSError:
+        return None
+    return _record_at(path, stamp.st_mtime_ns, stamp.st_size)
+
+
+@lru_cache(maxsize=10_000)
+def _record_at(path: Path, _mtime_ns: int, _bytes: int) -> dict[str, Any] | None:
+    """Only what is asked for here: a study's records are many and large, and do not change."""
+    record = read_record(path)
+    return record and {key: record[key] for key in ("status", "invocation", "wall_s")}
