@@ -12,6 +12,7 @@ from bench.study.order import TRACED
 from tasks.invocation import INVOCATION, host_lock
 from tasks.probe import Probe
 from tasks.repeats import base_stages, further_stages, last_stage
+from tasks.reporting import link_task
 from tasks.stages import OfStudy, Stage
 
 
@@ -40,6 +41,7 @@ class StudyReport(OfStudy):
         from bench.results.noise_floor import remember
 
         host_lock().release()
+        link_task(self, self.directory.path / "report.html", self.directory.path.parents[2])
         state = self.directory.state()
         results = make_report(self.directory.path, INVOCATION)
         remember(results, self.directory.path.parents[2])
@@ -65,6 +67,7 @@ class CellCheck(OfStudy):
         record = self.requires().record()
         if not is_good(record, self.strict):
             run = run_name(self.cell, self.repeat)
+            link_task(self, self.directory.log(run, "stderr"), self.directory.path.parents[2])
             raise StudyError(
                 f"{run}: {record['status']}: {record['reason']}",
                 str(self.directory.log(run, "stderr")),

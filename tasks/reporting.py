@@ -36,9 +36,11 @@ class Reporter:
 
     def _send(self) -> None:
         sent: tuple[str, int] | None = None
-        linked = False
-        while not self._ended:
+        linked = ended = False
+        while not ended:
             self._wake.wait(self._interval_s)
+            # Once more after the end: the last message is the outcome.
+            ended = self._ended
             try:
                 if self._url and not linked:
                     self._set_url(self._url)
@@ -52,6 +54,13 @@ class Reporter:
             except Exception:
                 # Whatever the scheduler's client raises: the next second is another chance.
                 continue
+
+
+def link_task(task: Any, path: Path, output_dir: Path) -> None:
+    """Let the task's link on the page lead to this file. Luigi takes it only from inside run()."""
+    reporter = Reporter(task)
+    reporter.link(outputs_url(path, output_dir))
+    reporter.close()
 
 
 def outputs_url(path: Path, output_dir: Path) -> str:
