@@ -99,6 +99,7 @@ _VERSION_2 = (
         nightly_spread REAL,
         guarded INTEGER,
         text TEXT,
+        since TEXT NOT NULL DEFAULT '',
         PRIMARY KEY (study_id, cell_id)
     )""",
     "CREATE INDEX verdicts_of_cell ON verdicts (cell_id)",

@@ -32,7 +32,8 @@ def read_baseline(database: Database, tonight: Record, night: str, nights: int, 
     """The nights before `night` of the study and host of `tonight` (its results).
 
     Each cell has its own last `nights` nights: those that found it slower do not count, or a loss would be the
-    normal state of the next night. Nor do those on other silicon.
+    normal state of the next night. They do once a later `since` accepts the new level. Those on other silicon
+    never count.
     """
     studies = [
         row | {"fingerprint": json.loads(row["fingerprint"] or "{}")}
@@ -51,7 +52,7 @@ def read_baseline(database: Database, tonight: Record, night: str, nights: int, 
             ids.append(study["id"])
     last = [study for study in studies if study["night"] == studies[-1]["night"]]
     refused, changed = fingerprint_differences(last[-1], tonight) if last else ([], [])
-    rows = _cells(database, ids)
+    rows = _cells(database, ids, since)
     return Baseline(
         cells={cell: tuple(value for _, value in values[-nights:]) for cell, values in rows.items()},
         nights=tuple(sorted({night for values in rows.values() for night, _ in values[-nights:]})),
@@ -61,15 +62,16 @@ def read_baseline(database: Database, tonight: Record, night: str, nights: int, 
     )
 
 
-def _cells(database: Database, studies: list[int]) -> dict[Cell, list[tuple[str, float]]]:
+def _cells(database: Database, studies: list[int], since: str) -> dict[Cell, list[tuple[str, float]]]:
     found: dict[Cell, dict[str, float]] = {}
     rows = database.conn.execute(
         "SELECT cells.key, cells.name, studies.night, m.calm_samples_s FROM measurements m "
         "JOIN studies ON studies.id = m.study_id JOIN cells ON cells.id = m.cell_id "
         "LEFT JOIN verdicts ON verdicts.study_id = m.study_id AND verdicts.cell_id = m.cell_id "
         "WHERE m.study_id IN (SELECT value FROM json_each(?)) AND m.outcome = 'ok' AND m.calm_samples_s IS NOT NULL "
-        "AND (verdicts.verdict IS NULL OR verdicts.verdict != ?) ORDER BY studies.night, studies.measured_at",
-        [json.dumps(studies), Verdict.SLOWER.value],
+        "AND (verdicts.verdict IS NULL OR verdicts.verdict != ? OR verdicts.since < ?) "
+        "ORDER BY studies.night, studies.measured_at",
+        [json.dumps(studies), Verdict.SLOWER.value, since],
     )
     for key, name, night, value in rows:
         # Of a night that was measured twice the later one counts.

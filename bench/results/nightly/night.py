@@ -49,7 +49,7 @@ def judge_night(night: str, host: str, asked: Sequence[Asked], database: Path, n
         told = iter(judge_cells([cell for own in cells.values() for cell in own]))
         judged = {label: [next(told) for _ in own] for label, own in cells.items()}
         for label, verdicts in judged.items():
-            _remember(history, ids[label], verdicts)
+            _remember(history, ids[label], verdicts, since)
     vanished = _vanished(results, before)
     studies = [
         _study(study, results.get(study.label), before.get(study.label), judged.get(study.label, []), vanished)
@@ -195,13 +195,13 @@ def _warnings(night: str, studies: list[Record]) -> list[str]:
     return told
 
 
-def _remember(history: Database, study_id: int, verdicts: list[NightVerdict]) -> None:
+def _remember(history: Database, study_id: int, verdicts: list[NightVerdict], since: str) -> None:
     with writing(history) as connection:
         connection.execute("DELETE FROM verdicts WHERE study_id = ?", [study_id])
         connection.executemany(
             "INSERT INTO verdicts (study_id, cell_id, verdict, effect, low, high, baseline_samples_s, nights, "
-            "nightly_spread, guarded, text) SELECT :study, cells.id, :verdict, :effect, :low, :high, :baseline, "
-            ":nights, :spread, :guarded, :text FROM measurements m JOIN cells ON cells.id = m.cell_id "
+            "nightly_spread, guarded, text, since) SELECT :study, cells.id, :verdict, :effect, :low, :high, :baseline, "
+            ":nights, :spread, :guarded, :text, :since FROM measurements m JOIN cells ON cells.id = m.cell_id "
             "WHERE m.study_id = :study AND cells.name = :name",
             [
                 {
@@ -216,6 +216,7 @@ def _remember(history: Database, study_id: int, verdicts: list[NightVerdict]) ->
                     "spread": one.nightly_spread,
                     "guarded": one.guarded,
                     "text": one.text,
+                    "since": since,
                 }
                 for one in verdicts
             ],

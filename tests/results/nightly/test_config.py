@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from bench.errors import StudyError
+from bench.results.nightly.config import Entry, read_nightly
+from bench.study.study import configs_folder
+
+
+def read(tmp_path: Path, text: str):
+    path = tmp_path / "nightly.yaml"
+    path.write_text(text)
+    return read_nightly(path)
+
+
+def test_the_file_that_ships():
+    nightly = read_nightly(configs_folder() / "nightly.yaml")
+    assert [entry.study for entry in nightly.studies] == ["QuickTest"]
+    assert (nightly.nights, nightly.since, nightly.on_regression) == (28, "", ())
+
+
+def test_everything_that_can_be_said(tmp_path):
+    (tmp_path / "own.yaml").touch()
+    (tmp_path / "good").mkdir()
+    nightly = read(
+        tmp_path,
+        """
+studies: [NumaStudy, own.yaml, {study: QuickTest, repeats: 3, baseline: good}]
+baseline_nights: 14
+since: 2026-11-01
+on_regression: [mail, -s, slower, me]
+""",
+    )
+    assert nightly.studies == (
+        Entry("NumaStudy", None, {}, None),
+        Entry("", tmp_path / "own.yaml", {}, None),
+        Entry("QuickTest", None, {"repeats": 3}, tmp_path / "good"),
+    )
+    assert (nightly.nights, nightly.since) == (14, "2026-11-01")
+    assert nightly.on_regression == ("mail", "-s", "slower", "me")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("studies: [NumaStdy]", "did you mean NumaStudy?"),
+        ("studies: []", "allowed is a list of studies"),
+        ("study: NumaStudy", "did you mean studies?"),
+        ("- NumaStudy", "mapping with the key studies"),
+        ("studies: [{repeats: 3}]", "a mapping with the key study"),
+        ("studies: [QuickTest, QuickTest]", "listed twice"),
+        ("studies: [{study: QuickTest, baseline: nowhere}]", "there is no run directory 'nowhere'"),
+        ("{studies: [QuickTest], baseline_nights: 2}", "from 5 to 3650"),
+        ("{studies: [QuickTest], since: yesterday}", "a date as 2026-11-22"),
+        ("{studies: [QuickTest], on_regression: mail -s 'got slower' me}", "['mail', '-s', 'got slower', 'me']"),
+        ("{studies: [QuickTest], on_regression: [mail, 3]}", "a list of texts"),
+        ("studies: [", "not valid YAML"),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_file(tmp_path, text, said):
+    with pytest.raises(StudyError) as refused:
+        read(tmp_path, text)
+    assert said in str(refused.value)
+    assert "nightly.yaml" in refused.value.where
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(StudyError, match="cannot read"):
+        read_nightly(tmp_path / "nightly.yaml")
