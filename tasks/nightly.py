@@ -75,14 +75,18 @@ class NightVerdict(OfNight):
 
     def complete(self) -> bool:
         verdict = self.verdict()
-        return verdict is not None and verdict["inputs"] == self.inputs()
+        if verdict is None or verdict["inputs"] != self.inputs():
+            return False
+        # A run that failed is to be tried again by a later call, and then judged again.
+        return all(report.complete() for report in self._reports())
+
+    def _reports(self) -> list[StudyReport]:
+        return [StudyReport(run_dir=str(one.directory.path), host=self.host) for one in plan_of(self) if one.directory]
 
     def run(self) -> Iterator[Any]:
-        planned = plan_of(self)
         # One after the other: runs of two studies must not take turns on one host.
-        for one in planned:
-            if one.directory:
-                yield StudyReport(run_dir=str(one.directory.path), host=self.host)
+        for report in self._reports():
+            _ = yield report  # luigi sends the outputs back, which `yield from` a list would not take
         from bench.results.history.query import history_path
         from bench.results.history.remember import write_index
         from bench.results.nightly.night import Asked, judge_night
@@ -91,7 +95,7 @@ class NightVerdict(OfNight):
         config, database = config_of(self.config_file), history_path(Path(self.output_dir).resolve())
         asked = [
             Asked(one.entry.label, one.directory and one.directory.path, one.problem, one.entry.baseline)
-            for one in planned
+            for one in plan_of(self)
         ]
         verdict = judge_night(self.night, self.host, asked, database, config.nights, config.since)
         if said := write_night(self.folder, verdict | {"inputs": self.inputs()}, config.on_regression):

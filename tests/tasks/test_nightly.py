@@ -1,0 +1,124 @@
+"""Nights by real calls of luigi: what is measured, what is said, and the exit code."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.tasks.nightly_calls import CELL, ONE_CELL, Nights, made
+
+FIRST, SECOND = "2026-11-21", "2026-11-22"
+
+
+@pytest.fixture
+def nights(tmp_path: Path) -> Nights:
+    nights = made(tmp_path / "work")
+    nights.list_studies("tiny.yaml", on_regression=["sh", "-c", "cat >> heard; echo >> heard"])
+    return nights
+
+
+@pytest.mark.timeout(600)
+def test_a_night_is_measured_once_and_the_next_one_anew(nights: Nights) -> None:
+    first = nights.night(FIRST)
+    assert first.returncode == 0, first.stderr
+    assert nights.times_measured() == [2]
+    assert first.stdout.rstrip().splitlines()[-1] == f"verdict: {nights.folder}/outputs/nightly/{FIRST}/verdict.html"
+
+    again = nights.night(FIRST)
+    assert again.returncode == 0, again.stderr
+    assert nights.times_measured() == [2]
+
+    second = nights.night(SECOND)
+    assert second.returncode == 0, second.stderr
+    assert nights.times_measured() == [2, 2]
+    assert nights.verdict(SECOND)["studies"][0]["cells"][0]["nights"] == 1
+    assert "Traceback" not in first.stderr + second.stderr
+
+    by_hand = nights.run()
+    assert by_hand.returncode == 0, by_hand.stderr
+    assert nights.times_measured() == [2, 2, 2]
+
+
+@pytest.mark.timeout(600)
+def test_a_night_that_failed_ends_with_30_and_is_mended_by_the_next_call(nights: Nights) -> None:
+    nights.sabotage(CELL)
+    failed = nights.night(FIRST)
+    assert failed.returncode == 30, failed.stderr
+    verdict = nights.verdict(FIRST)
+    assert (verdict["verdict"], verdict["failed"]) == ("failed", [CELL])
+    assert "sabotaged for a test" in (nights.folder / f"outputs/nightly/{FIRST}/verdict.html").read_text()
+    assert "Traceback" not in failed.stderr
+    heard = nights.folder / f"outputs/nightly/{FIRST}/heard"
+    assert json.loads(heard.read_text())["failed"] == [CELL]
+
+    nights.mend(CELL)
+    mended = nights.night(FIRST)
+    assert mended.returncode == 0, mended.stderr
+    assert "Traceback" not in mended.stderr
+    assert nights.verdict(FIRST)["verdict"] == "ok"
+    assert len(heard.read_text().splitlines()) == 1
+
+
+@pytest.mark.timeout(600)
+def test_a_night_that_got_slower_ends_with_30_every_time_and_measures_nothing_twice(nights: Nights) -> None:
+    assert nights.night(SECOND).returncode == 0
+    nights.pretend_nights(SECOND, 12, factor=10.0)
+    nights.list_studies("tiny.yaml", baseline_nights=10)
+    (nights.folder / f"outputs/nightly/{SECOND}/verdict.json").unlink()
+    for _ in range(2):
+        slower = nights.night(SECOND)
+        assert slower.returncode == 30, slower.stderr
+        assert nights.verdict(SECOND)["slower"] == [CELL]
+        assert f"1 slower: {CELL} by 90 %" in slower.stdout + slower.stderr
+    assert nights.times_measured() == [2]
+    assert (
+        f'>{SECOND}</a></td><td class="number">1 of 1</td><td class="number warn">1</td>'
+        in (nights.folder / "outputs/index.html").read_text()
+    )
+
+
+@pytest.mark.timeout(600)
+def test_studies_of_a_night_come_one_after_the_other_and_one_that_cannot_be_measured_costs_nothing(
+    nights: Nights,
+) -> None:
+    (nights.folder / "other.yaml").write_text(yaml.safe_dump(ONE_CELL | {"name": "other"}))
+    (nights.folder / "gpu.yaml").write_text(yaml.safe_dump(ONE_CELL | {"name": "gpu", "device": "cuda"}))
+    nights.list_studies("gpu.yaml", {"study": "tiny.yaml", "repeats": 2}, "other.yaml")
+    done = nights.night(FIRST, "--workers", "3")
+    assert done.returncode == 30, done.stderr
+    verdict = nights.verdict(FIRST)
+    assert (verdict["verdict"], verdict["not_measured"]) == ("not measured", [str(nights.folder / "gpu.yaml")])
+    assert [bool(study["problem"]) for study in verdict["studies"]] == [True, False, False]
+    started = sorted(
+        (json.loads(path.read_text())["started_at"], path.parents[3].name)
+        for path in nights.folder.glob("outputs/*/*/*/runs/*.json")
+    )
+    assert [study for _, study in started] == ["tiny"] * 3 + ["other"] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("studies: [QuikTest]", "did you mean QuickTest?"),
+        ("studies: [{study: QuickTest, repeat: 3}]", "did you mean repeats?"),
+        ("studies: [{study: QuickTest, repeats: many}]", "allowed is a whole number"),
+    ],
+)
+def test_a_list_that_is_wrong_ends_with_2_before_anything_is_measured(nights: Nights, text: str, said: str) -> None:
+    (nights.folder / "nightly.yaml").write_text(text)
+    done = nights.night(FIRST)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (nights.folder / "outputs").exists()
+
+
+def test_a_night_of_another_host_is_refused(nights: Nights) -> None:
+    folder = nights.folder / "outputs/nightly" / FIRST
+    folder.mkdir(parents=True)
+    known = {"verdict": "ok", "text": "", "host": "elsewhere", "studies": [], "inputs": ""}
+    (folder / "verdict.json").write_text(json.dumps(known))
+    done = nights.night(FIRST)
+    assert done.returncode == 2
+    assert "the night of the host elsewhere" in done.stderr
