@@ -13,7 +13,7 @@ from sqlite3 import connect
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from make_export import make_export
+from tests.benchmarks.make_export import make_export
 
 from bench.trace.metrics import metrics
 from bench.trace.reader import read_trace

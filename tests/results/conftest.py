@@ -1,5 +1,5 @@
 import pytest
-from builder import NUMA_FAILURES, build_run_directory, topology_json
+from tests.results.builder import NUMA_FAILURES, build_run_directory, topology_json
 
 from bench.results.load import load
 from bench.results.results import build_results

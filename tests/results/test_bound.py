@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_cells import made_cell
+from tests.results.made_cells import made_cell
 
 from bench.errors import StudyError
 from bench.results.bound import (

@@ -3,7 +3,7 @@ import io
 import json
 
 import pytest
-from made_cells import made_cell, noisy
+from tests.results.made_cells import made_cell, noisy
 from scipy import stats
 
 from bench.errors import StudyError

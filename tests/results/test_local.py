@@ -1,5 +1,5 @@
 import pytest
-from made_cells import made_cell, noisy
+from tests.results.made_cells import made_cell, noisy
 
 from bench.results.local import Local, fastest_node, local_nodes
 

@@ -2,7 +2,7 @@ import json
 import stat
 
 import pytest
-from builder import build_run_directory, edit_study
+from tests.results.builder import build_run_directory, edit_study
 
 from bench.errors import StudyError
 from bench.results.make import make_report

@@ -1,4 +1,4 @@
-from made_cells import made_cell
+from tests.results.made_cells import made_cell
 
 from bench.results.pairs import comparison, identity, occurrences, runs_by_block, throughputs
 

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from made_cells import made_cell, noisy
+from tests.results.made_cells import made_cell, noisy
 
 from bench.results.local import Local
 from bench.results.penalties import Rules, penalties, penalties_from

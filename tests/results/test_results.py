@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from builder import build_run_directory, topology_json
+from tests.results.builder import build_run_directory, topology_json
 
 
 def test_counts_are_of_cells_and_runs(numa_results):

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from made_cells import made_cell, noisy
+from tests.results.made_cells import made_cell, noisy
 
 from bench.results.selfcheck import evaluate
 

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from builder import build_run_directory
+from tests.results.builder import build_run_directory
 
 from bench.errors import StudyError
 from bench.results.compare import compare_command

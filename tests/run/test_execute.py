@@ -13,7 +13,8 @@ from bench.study.study import read_study
 
 TINY = {
     "name": "tiny", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0"], "image_size": 32, "num_samples": 20,
-    "warmup_samples": 2, "batch_size": 2, "memory_size_mb": 1, "timeout_s": 120, "device": "cpu", "binding": "none", "disturbed_repeats": 0,
+    "warmup_samples": 2, "batch_size": 2, "memory_size_mb": 1, "timeout_s": 120, "device": "cpu", "binding": "none",
+    "disturbed_repeats": 0,
 }  # fmt: skip
 
 

@@ -50,9 +50,7 @@ def test_pairs_go_ab_ba_by_turns_and_half_of_them_begin_with_b(seed):
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_each_name_takes_each_place_equally_often(count):
     names = [f"n{i}" for i in range(count)]
-    places = Counter(
-        (name, place) for turn in range(2 * count) for place, name in enumerate(turned(names, turn))
-    )
+    places = Counter((name, place) for turn in range(2 * count) for place, name in enumerate(turned(names, turn)))
     assert set(places.values()) == {2}
 
 

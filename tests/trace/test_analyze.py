@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from oracle import oracle
-from trace_builder import pipeline, write
+from tests.trace.oracle import oracle
+from tests.trace.trace_builder import pipeline, write
 
 from bench.trace.analyze import analyze_command, analyze_path
 from bench.trace.errors import TraceError

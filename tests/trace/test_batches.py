@@ -1,7 +1,7 @@
 """Against sets of points: every ns of a small trace is looked at by itself."""
 
 from hypothesis import given, settings
-from trace_builder import Launch, built_traces, pipeline, write
+from tests.trace.trace_builder import Launch, built_traces, pipeline, write
 
 from bench.trace.batches import per_batch
 from bench.trace.model import Kind

@@ -1,7 +1,7 @@
 import sqlite3
 
 import pytest
-from trace_builder import pipeline, write
+from tests.trace.trace_builder import pipeline, write
 
 from bench.trace.database import open_export
 from bench.trace.errors import TraceError

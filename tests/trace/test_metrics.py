@@ -1,8 +1,8 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import oracle
-from trace_builder import VERSIONS, Launch, built_traces, pipeline, write
+from tests.trace.oracle import oracle
+from tests.trace.trace_builder import VERSIONS, Launch, built_traces, pipeline, write
 
 from bench.trace.errors import TraceError
 from bench.trace.metrics import check_conservation, exact_sum, metrics

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from trace_builder import OTHER_PID, OTHER_THREAD, PID, THREAD, VERSIONS, Launch, pipeline, write
+from tests.trace.trace_builder import OTHER_PID, OTHER_THREAD, PID, THREAD, VERSIONS, Launch, pipeline, write
 
 from bench.errors import StudyError
 from bench.trace.errors import TraceError

@@ -1,4 +1,4 @@
-from trace_builder import Launch, pipeline, write
+from tests.trace.trace_builder import Launch, pipeline, write
 
 from bench.trace.reader import read_trace
 from bench.trace.remarks import remarks

@@ -6,7 +6,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import oracle
+from tests.trace.oracle import oracle
 
 from bench.trace.chrome import _ns
 from bench.trace.errors import TraceError

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
-from simulated import Plan, comparisons, fixed_times, linear, simulate, step, times, true_sd, warm_up
+from tests.validation.simulated import Plan, comparisons, fixed_times, linear, simulate, step, times, true_sd, warm_up
 
 from bench.results.drift import Run, drift
 from bench.results.statistics import CONFIDENCE_AFTER_LOOKS, Estimate, estimate_pairs

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-from goals import GOALS, Figure
+from tests.validation.goals import GOALS, Figure
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "validity.md"

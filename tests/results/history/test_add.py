@@ -1,5 +1,5 @@
 import pytest
-from builder import build_run_directory
+from tests.results.builder import build_run_directory
 
 from bench.results.history.add import add_study, calm_throughput, stored_path
 from bench.results.history.database import open_history

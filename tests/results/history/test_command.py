@@ -1,7 +1,7 @@
 import json
 import shutil
 
-from builder import build_run_directory
+from tests.results.builder import build_run_directory
 from click.testing import CliRunner
 
 from bench.cli import main

@@ -1,4 +1,4 @@
-from builder import topology_json
+from tests.results.builder import topology_json
 
 from bench.results.report.hostmap import host_map
 

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pytest
-from builder import edit_study
+from tests.results.builder import edit_study
 
 from bench.results.make import make_report
 

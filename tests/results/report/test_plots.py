@@ -3,7 +3,7 @@
 from xml.etree import ElementTree
 
 import pytest
-from builder import build_run_directory
+from tests.results.builder import build_run_directory
 
 from bench.results.report.answer import answers
 from bench.results.report.plots.bandwidth import alone_gb_s, bandwidth_pictures

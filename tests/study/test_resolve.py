@@ -1,0 +1,105 @@
+"""The run directory of a study: found again, made anew, refused when the host has changed; and its plan."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.errors import StudyError
+from bench.files import write_json
+from bench.run.record import write_record
+from bench.study.plan import plan, render
+from bench.study.resolve import find, resolve
+from bench.study.study import Study, read_study
+
+TINY = {
+    "name": "tiny", "gpu_ids": [0], "numa_nodes": [0, 99], "models": ["vit0x0x0", "vit32x2x128"], "device": "cpu",
+    "binding": "none", "num_samples": 20, "batch_size": 2, "disturbed_repeats": 0,
+}  # fmt: skip
+
+
+def study(**changes: object) -> Study:
+    return read_study(TINY | changes, "f")
+
+
+def test_the_same_study_has_the_same_directory_and_another_one_another(tmp_path: Path) -> None:
+    first = resolve(study(), tmp_path, False, "a")
+    assert resolve(study(), tmp_path, False, "b") == first
+    assert resolve(study(num_samples=40), tmp_path, False, "b") != first
+    assert find(study(), tmp_path) == first
+    assert find(study(seed=7), tmp_path) is None
+
+
+def test_fresh_makes_one_directory_a_call(tmp_path: Path) -> None:
+    first = resolve(study(), tmp_path, False, "a")
+    second = resolve(study(), tmp_path, True, "b")
+    assert second != first
+    assert resolve(study(), tmp_path, True, "b") == second
+    assert resolve(study(), tmp_path, False, "c") == second
+
+
+def test_a_directory_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    first = resolve(study(), tmp_path, False, "a")
+    (first.path / "grid.json").unlink()
+    assert resolve(study(), tmp_path, False, "b") != first
+
+
+def test_what_is_frozen_reads_back(tmp_path: Path) -> None:
+    directory = resolve(study(), tmp_path, False, "a")
+    grid = directory.grid()
+    assert len(grid.cells) == 4
+    assert [slot.position for slot in grid.order] == list(range(8))
+    assert directory.study()["profiler"] == "torch"
+    assert directory.host().node(0) is not None
+
+
+def test_a_changed_host_is_named_and_asks_for_fresh(tmp_path: Path) -> None:
+    directory = resolve(study(), tmp_path, False, "a")
+    facts = directory.topology()
+    facts["fingerprint"]["kernel"] = "2.6.32"
+    write_json(directory.path / "topology.json", facts)
+    with pytest.raises(StudyError, match="--fresh") as refused:
+        resolve(study(), tmp_path, False, "b")
+    assert "the kernel was 2.6.32" in str(refused.value)
+    assert resolve(study(), tmp_path, True, "b") != directory
+
+
+def test_an_output_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match="--output-dir"):
+        resolve(study(), tmp_path / "file", False, "a")
+
+
+def test_a_plan_runs_nothing_and_says_what_is_done(tmp_path: Path) -> None:
+    made = plan(study(), tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert [cell["state"] for cell in made.cells] == ["todo", "todo", "not_runnable", "not_runnable"]
+    assert (made.runs, made.runs_to_do) == (8, 4)
+    assert "typical times" in made.estimate_from and made.estimate_s > 0
+
+    directory = resolve(study(), tmp_path, False, "a")
+    for name, status in (("vit0x0x0", "ok"), ("vit32x2x128", "timeout")):
+        cell = f"pipeline_gpu0_numa0_{name}"
+        record = {"cell": cell, "status": status, "reason": "late", "invocation": "a", "wall_s": 3.0}
+        for repeat in (1, "traced"):
+            write_record(directory.record(cell, repeat), record | {"repeat": repeat})
+        write_record(directory.metrics(cell), record)
+    made = plan(study(), tmp_path)
+    assert [cell["state"] for cell in made.cells] == ["done", "failed", "not_runnable", "not_runnable"]
+    assert made.cells[1]["reason"] == "timeout: late"
+    assert made.runs_to_do == 2
+    assert "goes on in" in render(made)
+    json.dumps(made.as_json())
+
+    fresh = plan(study(), tmp_path, fresh=True)
+    assert fresh.directory is None and fresh.runs_to_do == 4
+
+
+def test_an_estimate_comes_from_earlier_runs_of_the_kind(tmp_path: Path) -> None:
+    directory = resolve(study(), tmp_path, False, "a")
+    for cell in directory.grid().cells:
+        for repeat, wall_s in ((1, 2.0), ("traced", 5.0)):
+            record = {"cell": cell, "repeat": repeat, "status": "ok", "reason": "", "invocation": "a", "wall_s": wall_s}
+            write_record(directory.record(cell, repeat), record)
+    made = plan(study(), tmp_path, fresh=True)
+    assert (made.estimate_s, made.estimate_from) == (14.0, "earlier runs on this host")

@@ -1,0 +1,31 @@
+"""Bad input on luigi's command line: refused before anything runs, with exit code 2 and no traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LUIGI = Path(sys.executable).with_name("luigi")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("QuickTest", "--batch-size", "ten"), ["--batch-size", "a whole number"]),
+        (("QuickTest", "--models", '["vit30x2x128"]'), ["patches of 30", "28 and 32"]),
+        (("QuickTest", "--numa-nodes", "[55]"), ["no such NUMA node: 55"]),
+        (("Study", "--config-file", "missing.yaml"), ["missing.yaml", "quick_test"]),
+        (("QuickTest", "--dtype", "fp33"), ["did you mean fp32?"]),
+    ],
+)
+def test_refused(tmp_path: Path, words: tuple[str, ...], said: list[str]) -> None:
+    command = [str(LUIGI), "--module", "tasks", *words, "--local-scheduler"]
+    done = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=60)
+    text = done.stdout + done.stderr
+    assert done.returncode == 2, text
+    for words_said in said:
+        assert words_said in text
+    assert "Traceback" not in text
+    assert not list(tmp_path.rglob("grid.json"))

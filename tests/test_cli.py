@@ -1,0 +1,66 @@
+"""The command numastudy, as a user calls it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NUMASTUDY = Path(sys.executable).with_name("numastudy")
+TRACES = Path(__file__).parent / "fixtures" / "traces"
+
+
+def call(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(NUMASTUDY), *words], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_help_names_every_command() -> None:
+    said = call("--help").stdout
+    for command in ("plan", "analyze", "doctor", "probe", "compare", "report", "history", "ui"):
+        assert command in said
+
+
+@pytest.mark.parametrize(
+    ("task", "cells", "runs"),
+    [("NumaStudy", 48, 336), ("QuickTest", 3, 6), ("ScalingStudy", 9, 63), ("SelfCheck", 8, 56)],
+)
+def test_plan_counts_the_shipped_grids(tmp_path: Path, task: str, cells: int, runs: int) -> None:
+    done = call("plan", task, "--json", "--output-dir", str(tmp_path), "--binding", "none")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert (len(plan["cells"]), plan["runs"]) == (cells, runs)
+    assert {"name", "gpu", "cpu_node", "mem_node", "model", "state", "reason"} <= set(plan["cells"][0])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("plan", "QuickTset"), "did you mean QuickTest?"),
+        (("plan", "Study"), "--config-file"),
+        (("plan", "QuickTest", "--batch-size", "0"), "--batch-size"),
+        (("plan", "Study", "--config-file", "none.yaml"), "none.yaml"),
+        (("plan", "QuickTest", "--numa-nodes", "[77]"), "no cell of quick_test can run on this host"),
+        (("report", "nowhere"), "not a run directory"),
+        (("compare", "nowhere", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_is_refused_is_told_without_a_traceback(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    done = call(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_analyze_reads_a_real_export() -> None:
+    done = call("analyze", str(TRACES / "h100_vit32x2x128_cuda_graph.sqlite.gz"), "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["batches"], found["h2d"]["bytes"]) == (200, 200 * 6_021_120)
+
+
+def test_doctor_judges_this_host() -> None:
+    checks = json.loads(call("doctor", "--json").stdout)["checks"]
+    assert {check["state"] for check in checks} <= {"ok", "warning", "error"}
+    assert len(checks) > 10
