@@ -13,11 +13,10 @@ from sqlite3 import connect
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tests.benchmarks.make_export import make_export
-
 from bench.trace.metrics import metrics
 from bench.trace.reader import read_trace
 from bench.trace.remarks import details
+from tests.benchmarks.make_export import make_export
 
 ACTIVITIES = 1_000_000
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "traces" / "h100_vit32x2x128_cuda_graph.sqlite.gz"

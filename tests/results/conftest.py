@@ -1,8 +1,8 @@
 import pytest
-from tests.results.builder import NUMA_FAILURES, build_run_directory, topology_json
 
 from bench.results.load import load
 from bench.results.results import build_results
+from tests.results.builder import NUMA_FAILURES, build_run_directory, topology_json
 
 
 @pytest.fixture(scope="session")

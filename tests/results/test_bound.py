@@ -1,7 +1,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.results.made_cells import made_cell
 
 from bench.errors import StudyError
 from bench.results.bound import (
@@ -12,6 +11,7 @@ from bench.results.bound import (
     predict,
     predict_cell,
 )
+from tests.results.made_cells import made_cell
 
 us = st.floats(0.1, 1e4)
 stages = st.builds(Stages, us, us, us, us)

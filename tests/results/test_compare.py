@@ -3,11 +3,11 @@ import io
 import json
 
 import pytest
-from tests.results.made_cells import made_cell, noisy
 from scipy import stats
 
 from bench.errors import StudyError
 from bench.results.compare import compare, compare_command, compare_setting, fingerprint_differences
+from tests.results.made_cells import made_cell, noisy
 
 FACTS = {"host": "a", "cpu": "Xeon", "gpus": "H100 GPU-1", "driver": "580", "torch": "2.11"}
 

@@ -1,7 +1,7 @@
 import pytest
-from tests.results.made_cells import made_cell, noisy
 
 from bench.results.local import Local, fastest_node, local_nodes
+from tests.results.made_cells import made_cell, noisy
 
 MODELS = ("vit0x0x0", "vit32x2x128", "vit16x8x768")
 

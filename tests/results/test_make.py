@@ -2,10 +2,10 @@ import json
 import stat
 
 import pytest
-from tests.results.builder import build_run_directory, edit_study
 
 from bench.errors import StudyError
 from bench.results.make import make_report
+from tests.results.builder import build_run_directory, edit_study
 
 MADE = {"results.json", "experiment_summary.json", "results.csv", "results.db", "report.md", "report.html"}
 

@@ -1,6 +1,5 @@
-from tests.results.made_cells import made_cell
-
 from bench.results.pairs import comparison, identity, occurrences, runs_by_block, throughputs
+from tests.results.made_cells import made_cell
 
 
 def test_only_timed_runs_that_are_ok_count():

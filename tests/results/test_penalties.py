@@ -2,10 +2,10 @@ import math
 
 import numpy as np
 import pytest
-from tests.results.made_cells import made_cell, noisy
 
 from bench.results.local import Local
 from bench.results.penalties import Rules, penalties, penalties_from
+from tests.results.made_cells import made_cell, noisy
 
 MODELS = [f"m{i}" for i in range(6)]
 REPORTED = {"gpus": [{"index": 0, "node": 0}]}

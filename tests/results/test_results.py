@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 from tests.results.builder import build_run_directory, topology_json
 
 

@@ -1,9 +1,9 @@
 import json
 
 import pytest
-from tests.results.made_cells import made_cell, noisy
 
 from bench.results.selfcheck import evaluate
+from tests.results.made_cells import made_cell, noisy
 
 
 def host(shift=0.0, sd=0.003):

@@ -1,12 +1,12 @@
 import json
 
 import pytest
-from tests.results.builder import build_run_directory
 
 from bench.errors import StudyError
 from bench.results.compare import compare_command
 from bench.results.pairs import throughputs
 from bench.results.stored import read_results
+from tests.results.builder import build_run_directory
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ import subprocess
 import sys
 
 import pytest
-from tests.trace.oracle import oracle
-from tests.trace.trace_builder import pipeline, write
 
 from bench.trace.analyze import analyze_command, analyze_path
 from bench.trace.errors import TraceError
 from bench.trace.profilers.installation import find_nsys
+from tests.trace.oracle import oracle
+from tests.trace.trace_builder import pipeline, write
 
 
 def test_a_file_gives_the_contract_metrics_and_its_name(real_export):

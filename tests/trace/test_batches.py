@@ -1,12 +1,12 @@
 """Against sets of points: every ns of a small trace is looked at by itself."""
 
 from hypothesis import given, settings
-from tests.trace.trace_builder import Launch, built_traces, pipeline, write
 
 from bench.trace.batches import per_batch
 from bench.trace.model import Kind
 from bench.trace.reader import read_trace
 from bench.trace.remarks import launch_gaps, top_kernels
+from tests.trace.trace_builder import Launch, built_traces, pipeline, write
 
 STAGES = {"h2d": Kind.H2D, "compute": Kind.COMPUTE, "d2h": Kind.D2H}
 

@@ -1,11 +1,11 @@
 import sqlite3
 
 import pytest
-from tests.trace.trace_builder import pipeline, write
 
 from bench.trace.database import open_export
 from bench.trace.errors import TraceError
 from bench.trace.reader import read_trace
+from tests.trace.trace_builder import pipeline, write
 
 
 def test_nothing_is_written_beside_an_export_in_wal_mode(tmp_path):

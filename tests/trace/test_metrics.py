@@ -1,12 +1,12 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.trace.oracle import oracle
-from tests.trace.trace_builder import VERSIONS, Launch, built_traces, pipeline, write
 
 from bench.trace.errors import TraceError
 from bench.trace.metrics import check_conservation, exact_sum, metrics
 from bench.trace.reader import read_trace
+from tests.trace.oracle import oracle
+from tests.trace.trace_builder import VERSIONS, Launch, built_traces, pipeline, write
 
 
 def without_reasons(found):

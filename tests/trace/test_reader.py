@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.trace.trace_builder import OTHER_PID, OTHER_THREAD, PID, THREAD, VERSIONS, Launch, pipeline, write
 
 from bench.errors import StudyError
 from bench.trace.errors import TraceError
@@ -14,6 +13,7 @@ from bench.trace.metrics import metrics
 from bench.trace.model import Kind
 from bench.trace.reader import read_trace
 from bench.trace.schema import TABLES, global_tid
+from tests.trace.trace_builder import OTHER_PID, OTHER_THREAD, PID, THREAD, VERSIONS, Launch, pipeline, write
 
 
 def read(tmp_path, built, version="current"):

@@ -1,7 +1,6 @@
-from tests.trace.trace_builder import Launch, pipeline, write
-
 from bench.trace.reader import read_trace
 from bench.trace.remarks import remarks
+from tests.trace.trace_builder import Launch, pipeline, write
 
 
 def said(tmp_path, *launches):

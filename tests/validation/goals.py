@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
-from tests.validation.simulated import Plan, comparisons, fixed_times, linear, simulate, step, times, true_sd, warm_up
 
 from bench.results.drift import Run, drift
 from bench.results.statistics import CONFIDENCE_AFTER_LOOKS, Estimate, estimate_pairs
 from bench.results.stopping import decide
 from bench.results.verdicts import LAUNCH_BOUND, REST, Verdict, decided
+from tests.validation.simulated import Plan, comparisons, fixed_times, linear, simulate, step, times, true_sd, warm_up
 
 SHIPPED_REPEATS = 6
 CLASSES = (REST, LAUNCH_BOUND)

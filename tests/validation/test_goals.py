@@ -1,13 +1,23 @@
 """The promises of docs/validity.md on fewer studies, and that a broken method would be caught."""
 
-from tests.validation import goals
 import numpy as np
 import pytest
-from tests.validation.goals import PLANS, at_least, at_most, drift_bias, power_at_mde, same_above_margin, study
-from tests.validation.simulated import Plan, comparisons, fixed_times, linear, noise, real_noise, simulate, times, true_sd
-from validate import BEGIN, END, section, write_page
 
 from bench.results import statistics
+from tests.validation import goals
+from tests.validation.goals import PLANS, at_least, at_most, drift_bias, power_at_mde, same_above_margin, study
+from tests.validation.simulated import (
+    Plan,
+    comparisons,
+    fixed_times,
+    linear,
+    noise,
+    real_noise,
+    simulate,
+    times,
+    true_sd,
+)
+from tests.validation.validate import BEGIN, END, section, write_page
 
 
 def test_false_verdicts_stay_below_five_percent():

@@ -1,9 +1,9 @@
 import pytest
-from tests.results.builder import build_run_directory
 
 from bench.results.history.add import add_study, calm_throughput, stored_path
 from bench.results.history.database import open_history
 from bench.results.history.query import studies, with_cells
+from tests.results.builder import build_run_directory
 from tests.results.history.synthetic import made_results, quiet_rates, rates_of
 
 

@@ -1,11 +1,11 @@
 import json
 import shutil
 
-from tests.results.builder import build_run_directory
 from click.testing import CliRunner
 
 from bench.cli import main
 from bench.files import write_json
+from tests.results.builder import build_run_directory
 
 
 def call(*options):

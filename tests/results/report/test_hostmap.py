@@ -1,6 +1,5 @@
-from tests.results.builder import topology_json
-
 from bench.results.report.hostmap import host_map
+from tests.results.builder import topology_json
 
 
 def results(topology, cells=(), device="cuda"):

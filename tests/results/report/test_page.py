@@ -4,9 +4,9 @@ from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pytest
-from tests.results.builder import edit_study
 
 from bench.results.make import make_report
+from tests.results.builder import edit_study
 
 HOSTILE = "<script>alert('x')</script><img src=//evil.example onerror=alert(1)>\"'&{{ 7*7 }}"
 

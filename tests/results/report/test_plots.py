@@ -3,7 +3,6 @@
 from xml.etree import ElementTree
 
 import pytest
-from tests.results.builder import build_run_directory
 
 from bench.results.report.answer import answers
 from bench.results.report.plots.bandwidth import alone_gb_s, bandwidth_pictures
@@ -14,6 +13,7 @@ from bench.results.report.plots.scaling import scaling_pictures, series
 from bench.results.report.plots.stages import stage_pictures, stage_shares
 from bench.results.report.plots.throughput import throughput_pictures
 from bench.results.report.plots.timeline import representatives
+from tests.results.builder import build_run_directory
 
 SVG = "{http://www.w3.org/2000/svg}"
 FAMILIES = {
