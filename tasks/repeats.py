@@ -24,7 +24,10 @@ class MoreRepeats(OfStudy):
 
     def complete(self) -> bool:
         record = self.record
-        return record is not None and record["state"] == self.directory.state()
+        if record is None or record["state"] != self.directory.state():
+            return False
+        # A run that failed in an earlier call is about to change that state.
+        return all(stage.complete() for stage in base_stages(self))
 
     def run(self) -> Any:
         from bench.results.demand import demanded
