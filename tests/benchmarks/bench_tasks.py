@@ -1,0 +1,70 @@
+"""What a call of luigi costs before it measures, and when there is nothing left to measure."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.run.record import write_record
+from bench.study.directory import RunDirectory
+from bench.study.order import TRACED
+from bench.study.resolve import resolve
+from bench.study.study import configs_folder, load_study
+
+# 48 cells that any machine can run: on the cpu device the GPU is a label.
+GRID = {"gpu_ids": list(range(8)), "numa_nodes": [0]}
+LUIGI = Path(sys.executable).with_name("luigi")
+
+
+def python(code: str) -> float:
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return time.perf_counter() - begin
+
+
+def test_import_tasks(benchmark) -> None:
+    """Goal: 0.3 s. Baseline of the same run: the interpreter, and luigi alone."""
+    benchmark.pedantic(python, args=("import tasks",), rounds=7, warmup_rounds=1)
+    benchmark.extra_info["python_s"] = min(python("pass") for _ in range(5))
+    benchmark.extra_info["luigi_s"] = min(python("import luigi") for _ in range(5))
+    print(f"\nimport tasks {benchmark.stats['min']:.3f} s, of it {benchmark.extra_info}")
+
+
+@pytest.fixture
+def all_done(tmp_path: Path) -> Path:
+    """NumaStudy with every record there and ok (synthetic records: only their status is read)."""
+    study = load_study(configs_folder() / "numa_locality_study.yaml", {"device": "cpu", **GRID})
+    directory = resolve(study, tmp_path / "outputs", False, "earlier")
+    done = {"status": "ok", "reason": "", "advice": "", "invocation": "earlier", "started_at": "t", "source": "t"}
+    for slot in directory.grid().asked(study.settings["repeats"]):
+        write_record(directory.record(slot.cell, slot.repeat), {**done, "monitor": None, "repeat": slot.repeat})
+        if slot.repeat == TRACED:
+            write_record(directory.export_record(slot.cell), done)
+            write_record(directory.metrics(slot.cell), done)
+    _finish(directory, done)
+    return tmp_path
+
+
+def _finish(directory: RunDirectory, done: dict) -> None:
+    state = {**done, "state": directory.state(), "found": None}
+    write_record(directory.demand, state | {"repeats": {}})
+    for when in ("before", "after"):
+        write_record(directory.probe(when), state)
+    write_record(directory.path / "report.json", state)
+
+
+def test_numa_study_with_all_done(benchmark, all_done: Path) -> None:
+    """Goal: 1.5 s, from the shell to its exit code."""
+    command = [
+        str(LUIGI), "--module", "tasks", "NumaStudy", "--device", "cpu", "--local-scheduler",
+        "--gpu-ids", str(GRID["gpu_ids"]), "--numa-nodes", str(GRID["numa_nodes"]), "--output-dir", str(all_done / "outputs"),
+    ]  # fmt: skip
+
+    def call() -> None:
+        done = subprocess.run(command, cwd=all_done, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    benchmark.pedantic(call, rounds=5, warmup_rounds=1)
+    print(f"\nNumaStudy, 48 cells and 336 runs done: {benchmark.stats['min']:.3f} s")
