@@ -37,6 +37,10 @@ class Planned:
     directory: RunDirectory | None
     problem: str
 
+    @property
+    def strict(self) -> bool:
+        return bool(self.entry.overrides.get("strict"))
+
 
 class OfNight(luigi.Task):
     date = luigi.DateParameter(default=datetime.date.today(), description="the night, as 2026-11-22")
@@ -94,7 +98,13 @@ class NightVerdict(OfNight):
 
         config, database = config_of(self.config_file), history_path(Path(self.output_dir).resolve())
         asked = [
-            Asked(one.entry.label, one.directory and one.directory.path, one.problem, one.entry.baseline)
+            Asked(
+                one.entry.label,
+                one.directory and one.directory.path,
+                one.problem,
+                one.entry.baseline,
+                one.strict,
+            )
             for one in plan_of(self)
         ]
         verdict = judge_night(self.night, self.host, asked, database, config.nights, config.since)
@@ -158,7 +168,7 @@ class NightlySweep(OfNight):
 
     def run(self) -> Iterator[Any]:
         checks = [
-            StudyCheck(run_dir=str(one.directory.path), host=self.host, strict=bool(one.entry.overrides.get("strict")))
+            StudyCheck(run_dir=str(one.directory.path), host=self.host, strict=one.strict)
             for one in plan_of(self)
             if one.directory
         ]

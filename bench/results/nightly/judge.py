@@ -31,7 +31,7 @@ class NightCell:
     """samples_s: tonight, None where the cell failed; before: of the nights of the baseline, oldest first.
 
     pinned: of the pinned run directory, which then takes the place of the nights' median.
-    measured_before: whether a night before had this cell ok.
+    expected: whether it is a finding if the cell cannot run: the night before had it ok, or the study is strict.
     """
 
     name: str
@@ -41,7 +41,7 @@ class NightCell:
     samples_s: float | None
     before: tuple[float, ...] = ()
     pinned: float | None = None
-    measured_before: bool = False
+    expected: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _said(cell: NightCell, found: Estimate | None, own_spread: float | None) -> 
         reason = f"{cell.outcome}: {cell.reason}" if cell.reason else cell.outcome
         if cell.outcome not in ("not_runnable", "missing"):
             return FAILED, reason
-        return (NOT_MEASURED, f"{reason}; the nights before had it") if cell.measured_before else (None, reason)
+        return (NOT_MEASURED, f"{reason}; it was to be measured") if cell.expected else (None, reason)
     if found is None:
         nights = len(cell.before)
         return None, f"nothing to compare with yet: {nights} {'night' if nights == 1 else 'nights'} of {FEWEST_NIGHTS}"

@@ -25,13 +25,14 @@ SCHEMA = 1
 class Asked:
     """A study that the night was to measure. run_dir: where it lies; without one, `problem` says why.
 
-    pinned: the run directory that stands for the nights' median.
+    pinned: the run directory that stands for the nights' median. strict: a cell that cannot run here is a finding.
     """
 
     label: str
     run_dir: Path | None
     problem: str = ""
     pinned: Path | None = None
+    strict: bool = False
 
 
 def judge_night(night: str, host: str, asked: Sequence[Asked], database: Path, nights: int, since: str = "") -> Record:
@@ -44,7 +45,8 @@ def judge_night(night: str, host: str, asked: Sequence[Asked], database: Path, n
     with open_history(database) as history:
         before = {label: read_baseline(history, one, night, nights, since) for label, one in results.items()}
         pinned = {study.label: _pinned(study.pinned) for study in asked}
-        cells = {label: _cells(one, before[label], pinned[label]) for label, one in results.items()}
+        strict = {study.label: study.strict for study in asked}
+        cells = {label: _cells(one, before[label], pinned[label], strict[label]) for label, one in results.items()}
         # All cells of a night are one family of comparisons.
         told = iter(judge_cells([cell for own in cells.values() for cell in own]))
         judged = {label: [next(told) for _ in own] for label, own in cells.items()}
@@ -63,7 +65,7 @@ def _pinned(run_dir: Path | None) -> dict[tuple[str, str], float]:
     return {(cell["key"], cell["name"]): rate for cell in cells if (rate := calm_throughput(cell))}
 
 
-def _cells(results: Record, before: Baseline, pinned: dict[tuple[str, str], float]) -> list[NightCell]:
+def _cells(results: Record, before: Baseline, pinned: dict[tuple[str, str], float], strict: bool) -> list[NightCell]:
     found = []
     for cell in results["cells"]:
         known_as = cell["key"], cell["name"]
@@ -76,7 +78,7 @@ def _cells(results: Record, before: Baseline, pinned: dict[tuple[str, str], floa
                 samples_s=calm_throughput(cell) if cell["outcome"] == "ok" else None,
                 before=before.cells.get(known_as, ()),
                 pinned=pinned.get(known_as),
-                measured_before=known_as in before.last_night,
+                expected=strict or known_as in before.last_night,
             )
         )
     return found

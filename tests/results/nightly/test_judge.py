@@ -71,7 +71,7 @@ def test_too_few_nights_give_no_verdict(count):
 
 
 @pytest.mark.parametrize(
-    ("outcome", "measured_before", "verdict"),
+    ("outcome", "expected", "verdict"),
     [
         ("crashed", False, FAILED),
         ("oom", True, FAILED),
@@ -80,8 +80,8 @@ def test_too_few_nights_give_no_verdict(count):
         ("not_runnable", False, None),
     ],
 )
-def test_cells_without_a_figure(outcome, measured_before, verdict):
-    told = judge(cell(None, outcome=outcome, reason="why", measured_before=measured_before), cell(950.0))
+def test_cells_without_a_figure(outcome, expected, verdict):
+    told = judge(cell(None, outcome=outcome, reason="why", expected=expected), cell(950.0))
     assert told[0].verdict == verdict
     assert "why" in told[0].text
     assert told[1].verdict == "SLOWER"

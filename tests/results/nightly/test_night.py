@@ -111,8 +111,16 @@ def test_a_cell_that_cannot_run_here_any_more_was_not_measured(month, quiet):
     results = month.results(21, rates_of(quiet[20]))
     results["cells"][0] |= {"outcome": "not_runnable", "reason": "no GPU 0 here", "runs": []}
     write_json(asked.run_dir / "results.json", results)
-    verdict = month.judge(21, asked)
-    assert verdict["not_measured"] == [cell_names()[0]]
+    assert month.judge(21, asked)["not_measured"] == [cell_names()[0]]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_cell_that_never_ran_here_is_a_finding_of_a_strict_study_only(nights, strict):
+    results = nights.results(1, {CELL: 1000.0})
+    results["cells"][0] |= {"outcome": "not_runnable", "reason": "no GPU 2 here", "runs": []}
+    write_json(Path(results["run_directory"]) / "results.json", results)
+    verdict = nights.judge(1, Asked("NumaStudy", Path(results["run_directory"]), strict=strict))
+    assert verdict["verdict"] == ("not measured" if strict else "ok")
 
 
 def test_noisy_cells_are_named(nights):
