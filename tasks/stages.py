@@ -31,6 +31,11 @@ class OfStudy(luigi.Task):
     def directory(self) -> RunDirectory:
         return RunDirectory(Path(self.run_dir))
 
+    @property
+    def turns(self) -> dict[str, int]:
+        """The resource of what may not go on at once, by a name that is short enough for the page."""
+        return {"/".join([self.host, *self.directory.path.parts[-3:]]): 1}
+
 
 class Stage(OfStudy):
     """A step of one cell. Only one at a time: an export beside a timed run would change its time."""
@@ -39,7 +44,7 @@ class Stage(OfStudy):
 
     @property
     def resources(self) -> dict[str, int]:
-        return {self.run_dir: 1}
+        return self.turns
 
     @property
     def record_path(self) -> Path:
