@@ -15,7 +15,7 @@ class Probe(OfStudy):
 
     @property
     def resources(self) -> dict[str, int]:
-        return {self.run_dir: 1}
+        return self.turns
 
     @property
     def priority(self) -> int:
