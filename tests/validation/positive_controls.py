@@ -1,167 +1,251 @@
 """Delays of known size in the copy, launch and kernel path of the real workload: found, and where?
 
-    python tests/validation/positive_controls.py --device cuda --out docs/reference/positive_controls.json
+    python -m tests.validation.positive_controls --device cuda --budget-s 280 --out FILE.json
 
-Each stage is tried on a model that it limits. One process per run, all in the measuring order of a study.
-On an idle machine only; cuda: about 72 runs of 10 s.
+Every run is a process of its own, forked from this one, which has imported torch and never touched CUDA. Blocks,
+pairs and turns as in a study (bench.study.order). Also: slower copies against what bench.results.bound predicts, and
+CUDA events against the trace. On an idle machine only.
 """
 
 import argparse
-import json
+import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+# Before torch: a process that is to be forked should have no threads of its own.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
 
 from bench.files import read_json, write_json
-from bench.results.bound import Stages, bound_us
-from bench.results.statistics import Comparison, estimate_pairs
-from bench.results.verdicts import LAUNCH_BOUND, REST, judge
-from bench.study.order import measuring_order
+from bench.study.order import Slot, measuring_order
+from bench.workload.models import import_timm
+from bench.workload.phases import process_start
+from tests.validation.control_clocks import compare_clocks
+from tests.validation.control_page import text_table
+from tests.validation.control_plan import Group, groups
+from tests.validation.control_results import batch_us, summarise
+from tests.validation.injected_workload import Injection, Job, Record, run_job
 
-WORKLOAD = Path(__file__).with_name("injected_workload.py")
-Record = dict[str, Any]
-# stage: (model, noise class); patch, depth, dim, heads
-LIMITED_BY = {
-    "copy": ("vit0x0x0", (0, 0, 0, 0), REST),
-    "launch": ("vit32x2x128", (32, 2, 128, 4), LAUNCH_BOUND),
-    "kernel": ("vit16x8x768", (16, 8, 768, 12), REST),
-}
-BASE_CELL = {
-    "gpu": 0, "gpu_uuid": None, "cpu_node": 0, "mem_node": 0, "image_size": 224, "batch_size": 10,
-    "warmup_samples": 100, "memory_size_mb": 512, "buffers": 2, "compile_model": "off", "cuda_graph": False,
-    "dtype": "fp32", "profiler": "torch", "binding": "none", "seed": 0, "window_s": 0.1, "timeout_s": 600,
-    "placement_threshold": 1.0,
-}  # fmt: skip
-TERMS = {"copy": ("h2d", "d2h"), "launch": ("issue",), "kernel": ("compute",)}
+ROOT = Path(__file__).parents[2]
+BASE = "base"
+EXTRA_BLOCKS = 2
+GIVE_UP = 3
+RESERVE_S = 4.0
+RUN_TIMEOUT_S = 60.0
+PILOT_WINDOWS = 3
+
+
+class ControlError(Exception):
+    pass
+
+
+class Runner:
+    """Runs, the time left for them, and what went wrong."""
+
+    def __init__(self, device: str, budget_s: float, folder: Path) -> None:
+        self.device, self.folder = device, folder
+        self.deadline = process_start() + budget_s - RESERVE_S
+        self.errors: list[Record] = []
+        self.seconds: dict[str, float] = {}
+        self.failed: dict[str, int] = {}
+        self.second_traces = True
+        self.count = 0
+
+    def left_s(self) -> float:
+        return self.deadline - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def note(self, where: str, error: BaseException | str) -> None:
+        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        self.errors.append({"where": where, "error": text})
+        print(f"ERROR in {where}: {text}", file=sys.stderr, flush=True)
+
+    def run(self, group: Group, where: str, job: Job) -> Record | None:
+        """None after a failure, which is noted."""
+        began = time.monotonic()
+        try:
+            result = self.process(run_job, job)
+            self.failed[group.name] = 0
+            seconds = time.monotonic() - began
+            self.seconds[group.name] = max(self.seconds.get(group.name, 0.0), seconds - (1.0 if job.traced else 0.0))
+            said = f"{where}: {result['throughput_samples_s']:.1f} samples/s, {seconds:.1f} s"
+            print(said, file=sys.stderr, flush=True)
+        except Exception as error:
+            self.failed[group.name] = self.failed.get(group.name, 0) + 1
+            self.note(where, error)
+            return None
+        if "trace_error" in result:
+            self.note(f"{where}, trace", result["trace_error"])
+        return result
+
+    def process(self, work: Callable[..., Record], *arguments: Any) -> Record:
+        """What `work` returns, in a forked process. Raise ControlError with the child's words."""
+        self.count += 1
+        result, log = self.folder / f"{self.count}.json", self.folder / f"{self.count}.log"
+        context = multiprocessing.get_context("fork")
+        child = context.Process(target=_in_child, args=(work, arguments, result, log))
+        child.start()
+        child.join(RUN_TIMEOUT_S)
+        if child.is_alive():
+            child.kill()
+            child.join()
+            raise ControlError(f"no result after {RUN_TIMEOUT_S:.0f} s")
+        if not result.exists():
+            raise ControlError(f"exit code {child.exitcode}: {_tail(log)}")
+        return read_json(result)
+
+    def executed(self, job: Job) -> Record:
+        """In a new interpreter: for where a profiler does not work in a forked process."""
+        self.count += 1
+        job_path, result = self.folder / f"{self.count}.job.json", self.folder / f"{self.count}.json"
+        write_json(job_path, {"cell": job.cell, "injection": asdict(job.injection), "traced": job.traced})
+        command = [sys.executable, "-m", "tests.validation.injected_workload", str(job_path), str(result)]
+        subprocess.run(command, check=True, cwd=ROOT, timeout=RUN_TIMEOUT_S, stdout=subprocess.DEVNULL)
+        return read_json(result)
+
+
+def _in_child(work: Callable[..., Record], arguments: tuple[Any, ...], result: Path, log: Path) -> None:
+    code = 1
+    with open(log, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            write_json(result, work(*arguments))
+            code = 0
+        except BaseException:
+            file.write(traceback.format_exc().encode())
+            file.flush()
+        # Nothing here needs an orderly end, and torch's takes time.
+        os._exit(code)
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return " | ".join(lines[-3:])
 
 
 def main() -> int:
+    options = _options()
+    import_timm()
+    chosen = [group for group in groups(options.device) if not options.groups or group.name in options.groups]
+    with tempfile.TemporaryDirectory() as folder:
+        runner = Runner(options.device, options.budget_s, Path(folder))
+        found = measure(runner, chosen, options.repeats, options.windows)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(options.out, found)
+    print(text_table(found))
+    return 0 if found["summary"]["as_expected"] else 1
+
+
+def measure(runner: Runner, chosen: list[Group], repeats: int, windows: int) -> Record:
+    began = process_start()
+    pilots: dict[str, Record] = {}
+    for group in chosen:
+        cell = group.cell(runner.device) | {"windows": min(PILOT_WINDOWS, windows)}
+        pilot = runner.run(group, f"{group.name}, pilot", Job(cell, group.base))
+        if pilot:
+            pilots[group.name] = pilot
+    clocks: Record = {}
+    try:
+        if runner.device == "cuda" and runner.left_s() > 15:
+            clocks = runner.process(compare_clocks, chosen[0].cell("cuda"))
+    except Exception as error:
+        runner.note("CUDA events against trace", error)
+    results: Record = {}
+    try:
+        blocks(runner, [group for group in chosen if group.name in pilots], pilots, repeats, windows, results)
+    except Exception as error:
+        runner.note("blocks", error)
+    found: Record = {}
+    try:
+        found = summarise(runner.device, chosen, pilots, results)
+    except Exception as error:
+        runner.note("summary", error)
+    ran_s = time.clock_gettime(time.CLOCK_BOOTTIME) - began
+    return {
+        "schema": 1, "device": runner.device, "ran_s": ran_s,
+        "summary": found.pop("summary", {"as_expected": False}), **found, "clocks": clocks, "errors": runner.errors,
+        "pilots": pilots, "runs": results,
+    }  # fmt: skip
+
+
+def blocks(
+    runner: Runner, chosen: list[Group], pilots: dict[str, Record], repeats: int, windows: int, results: Record
+) -> None:
+    """Fill `results`: group, condition, block. A group starts a block only if all its runs of it fit the time left."""
+    names = [(f"{group.name}|{name}", group.name) for group in chosen
+             for name in (BASE, *(each.name for each in group.conditions))]  # fmt: skip
+    order = measuring_order(names, repeats, seed=0, traced=False)
+    for block in range(1, repeats + 1):
+        # In the order of the plan, the most wanted first: the time may end inside a block.
+        for group in chosen:
+            slots = [slot for slot in order if slot.block == block and slot.group == group.name]
+            slots = [slot for slot in slots if _in_block(group, slot)]
+            if len(slots) > 1 and block <= group.most_blocks:
+                _group_block(runner, group, slots, pilots, windows, results)
+
+
+def _in_block(group: Group, slot: Slot) -> bool:
+    name = slot.cell.split("|")[1]
+    return slot.block <= EXTRA_BLOCKS or any(each.core for each in group.conditions if name in (BASE, each.name))
+
+
+def _group_block(
+    runner: Runner, group: Group, slots: list[Slot], pilots: dict[str, Record], windows: int, results: Record
+) -> None:
+    first = slots[0].block == 1
+    each_s = runner.seconds.get(group.name, group.expect_s) * 1.05 + (1.3 if first else 0.0)
+    if runner.failed.get(group.name, 0) >= GIVE_UP or len(slots) * each_s > runner.left_s():
+        return
+    pilot, cell = pilots[group.name], group.cell(runner.device) | {"windows": windows}
+    for slot in slots:
+        name = slot.cell.split("|")[1]
+        where = f"{group.name}, {name}, block {slot.block}"
+        injection = group.base
+        for condition in group.conditions:
+            if condition.name == name:
+                injection = condition.injection(batch_us(pilot, cell["batch_size"]), pilot["solo_us"]["h2d"])
+        result = runner.run(group, where, Job(cell, injection, traced=first))
+        if result is None:
+            continue
+        if "trace_error" in result and runner.second_traces and _worth_a_second_trace(group, name):
+            _trace_again(runner, where, cell, injection, result)
+        results.setdefault(group.name, {}).setdefault(name, {})[str(slot.block)] = result
+
+
+def _worth_a_second_trace(group: Group, name: str) -> bool:
+    strongest = [each.name for each in group.conditions if each.percent == 5]
+    return name in (BASE, *strongest)
+
+
+def _trace_again(runner: Runner, where: str, cell: Record, injection: Injection, result: Record) -> None:
+    try:
+        again = runner.executed(Job(cell | {"windows": 1}, injection, traced=True))
+        if "trace" not in again:
+            raise ControlError(again["trace_error"])
+        result["trace"] = again["trace"] | {"process": "a new interpreter"}
+    except Exception as error:
+        runner.note(f"{where}, second trace", error)
+        runner.second_traces = False
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
-    parser.add_argument("--stages", nargs="+", choices=LIMITED_BY, default=list(LIMITED_BY))
-    parser.add_argument("--percent", type=float, nargs="+", default=[1.0, 2.0, 5.0])
-    parser.add_argument("--repeats", type=int, default=6)
-    parser.add_argument("--windows", type=int, default=9)
-    parser.add_argument("--out", type=Path, help="where the figures go, as JSON")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder), options)
-    for row in rows:
-        print(
-            f"{row['stage']:7s} {row['percent']:4g} %  expected {100 * row['expected']:5.2f} %  "
-            f"{row['verdict']:14s} {row['text']}  grew: {row['grew']} by {row['growth_us']:.1f} us of "
-            f"{row['delay_us']:.1f}; limit: {row['limit']}"
-        )
-    if options.out:
-        write_json(options.out, {"device": options.device, "rows": rows})
-    return 0 if all(row["found"] and row["attributed"] for row in rows) else 1
-
-
-def measure(folder: Path, options: argparse.Namespace) -> list[Record]:
-    before = {stage: run(folder, options, stage, 0.0, None) for stage in options.stages}
-    cells = [
-        (f"{stage} {percent:g}", stage) for stage in options.stages for percent in (0.0, *options.percent)
-    ]
-    results: dict[str, dict[int, Record]] = {name: {} for name, _ in cells}
-    for slot in measuring_order(cells, options.repeats, seed=0, traced=False):
-        stage, percent = slot.cell.split()
-        results[slot.cell][slot.block] = run(folder, options, stage, float(percent), before[stage])
-        print(f"block {slot.block}: {slot.cell}", file=sys.stderr, flush=True)
-    comparisons = [
-        Comparison(name, LIMITED_BY[stage][2], rates(results[f"{stage} 0"]), rates(results[name]))
-        for name, stage in cells
-        if not name.endswith(" 0")
-    ]
-    rows = []
-    for found in estimate_pairs(comparisons):
-        stage, percent = found.label.split()
-        base, slowed = results[f"{stage} 0"], results[found.label]
-        share = float(percent) / 100
-        growth = {term: median(slowed, term, options.device) - median(base, term, options.device)
-                  for term in ("h2d", "compute", "d2h", "issue")}  # fmt: skip
-        grew = max(growth, key=lambda term: growth[term])
-        said = judge(found)
-        rows.append(
-            {
-                "stage": stage,
-                "model": LIMITED_BY[stage][0],
-                "percent": float(percent),
-                "delay_us": share * batch_us(before[stage]),
-                "expected": share / (1 + share),
-                "penalty": found.penalty,
-                "interval": found.interval,
-                "verdict": said.verdict.value,
-                "text": said.text,
-                "found": bool(found.interval and found.interval[0] > 0),
-                "grew": grew,
-                "growth_us": growth[grew],
-                "attributed": grew in TERMS[stage],
-                "limit": limit(list(slowed.values())),
-                "throughputs": {"base": list(rates(base).values()), "injected": list(rates(slowed).values())},
-            }
-        )
-    return rows
-
-
-def run(folder: Path, options: argparse.Namespace, stage: str, percent: float, base: Record | None) -> Record:
-    """One process; without `base` undelayed. Raises CalledProcessError with the child's words on stderr."""
-    # Without a GPU every model is limited by compute, and a small one is enough.
-    of = "launch" if options.device == "cpu" and stage == "kernel" else stage
-    name, (patch, depth, dim, heads), _ = LIMITED_BY[of]
-    cell = BASE_CELL | {
-        "name": f"control_{name}",
-        "model": {"name": name, "patch_size": patch, "depth": depth, "dim": dim, "heads": heads},
-        **(
-            {"num_samples": 1000} if options.device == "cuda" else {"num_samples": 100, "memory_size_mb": 128}
-        ),
-        "device": options.device,
-        "windows": options.windows,
-    }
-    path, result = folder / "cell.json", folder / "result.json"
-    path.write_text(json.dumps(cell))
-    command = [sys.executable, str(WORKLOAD), "--cell", str(path), "--result", str(result)]
-    if base and percent:
-        command += ["--stage", stage, "--delay-us", str(percent / 100 * batch_us(base))]
-        command += ["--copy-us", str(base["solo_us"]["h2d"])]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return read_json(result)
-
-
-def rates(results: dict[int, Record]) -> dict[int, float]:
-    return {block: result["throughput_samples_s"] for block, result in results.items()}
-
-
-def batch_us(result: Record) -> float:
-    return 10e6 / result["throughput_samples_s"]
-
-
-def median(results: dict[int, Record], term: str, device: str) -> float:
-    return float(np.median([term_us(result, term, device) for result in results.values()]))
-
-
-def term_us(result: Record, term: str, device: str) -> float:
-    if term != "issue":
-        return result["solo_us"][term]
-    # On the cpu device to issue is to execute: only what is beyond the stages is launching.
-    executed = sum(result["solo_us"].values()) if device == "cpu" else 0.0
-    return result["issue_us"] - executed
-
-
-def limit(results: Sequence[Record]) -> str:
-    """The term that sets the bound T*: the regime by stages alone, with no trace."""
-    one = results[len(results) // 2]
-    solo, issue = one["solo_us"], one["issue_us"]
-    terms = {**solo, "issue": issue}
-    whole = bound_us(
-        Stages(solo["h2d"], solo["compute"], solo["d2h"], issue), 2, one["buffer_layout"] == "separate"
-    )
-    largest = max(terms, key=lambda term: terms[term])
-    return largest if terms[largest] >= 0.999 * whole else "held slot"
+    parser.add_argument("--budget-s", type=float, default=280.0, help="no group of runs begins that would end later")
+    parser.add_argument("--repeats", type=int, default=6, help="blocks, if the time allows")
+    parser.add_argument("--windows", type=int, default=9, help="of a run")
+    parser.add_argument("--groups", nargs="+", help="only these")
+    parser.add_argument("--out", type=Path, help="where everything goes, as JSON")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

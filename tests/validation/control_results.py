@@ -1,0 +1,236 @@
+"""What the controls found, with the project's own statistics. Pure: measured runs in, rows out."""
+
+from collections.abc import Iterable, Mapping
+from statistics import median
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from bench.results.bound import Stages, bound_us, predict
+from bench.results.statistics import Comparison, Estimate, estimate_pairs
+from bench.results.verdicts import Verdict, judge, noise_class
+from tests.validation.control_plan import NEGATIVE, POSITIVE, Condition, Group
+
+Record = dict[str, Any]
+Runs = Mapping[str, Record]  # by block
+
+BASE = "base"
+DEVICE_STAGES = {"h2d": "copy", "compute": "kernel", "d2h": "copy out"}
+# A stage counts as grown from this share of the delay on: below it, the delay was elsewhere.
+SHARE = 0.4
+NOWHERE = "not attributed"
+
+
+def summarise(device: str, chosen: Iterable[Group], pilots: Mapping[str, Record], results: Record) -> Record:
+    """`controls`: positive and negative ones; `predictions`: slower copies; `regimes`: of the undelayed cells."""
+    measured = [group for group in chosen if BASE in results.get(group.name, {})]
+    estimates = _estimates(measured, results)
+    controls, predictions = [], []
+    for group in measured:
+        for condition in group.conditions:
+            found = estimates.get((group.name, condition.name))
+            if found is None:
+                continue
+            runs, base = results[group.name][condition.name], results[group.name][BASE]
+            row = _row(device, group, condition, found, base, runs)
+            if condition.kind in (POSITIVE, NEGATIVE):
+                controls.append(row)
+            if condition.ratio > 1:
+                predictions.append(_prediction(group, condition, found, base, runs))
+    return {
+        "controls": controls,
+        "predictions": predictions,
+        "regimes": [_regime(group, results[group.name][BASE]) for group in measured],
+        "summary": _summary(controls, predictions),
+    }
+
+
+def batch_us(result: Record, batch_size: int) -> float:
+    return 1e6 * batch_size / result["throughput_samples_s"]
+
+
+def _summary(controls: list[Record], predictions: list[Record]) -> Record:
+    positive = [row for row in controls if row["kind"] == POSITIVE and row["resolvable"]]
+    negative = [row for row in controls if row["kind"] == NEGATIVE]
+    counts = {
+        "positive": len(positive),
+        "found": sum(row["found"] for row in positive),
+        "attributed_solo": sum(row["attributed_solo"] == row["stage"] for row in positive),
+        "attributed_trace": sum(row["attributed_trace"] == row["stage"] for row in positive),
+        "regime_right": sum(bool(row["regime_right"]) for row in positive),
+        "negative": len(negative),
+        "negative_same": sum(row["verdict"] == Verdict.SAME for row in negative),
+        "predictions": len(predictions),
+        "predictions_in_bracket": sum(row["in_bracket"] for row in predictions),
+    }
+    whole = bool(positive) and counts["found"] == counts["attributed_trace"] == counts["regime_right"] == len(positive)
+    return {"as_expected": whole and counts["negative_same"] == len(negative), **counts}
+
+
+def _estimates(measured: list[Group], results: Record) -> dict[tuple[str, str], Estimate]:
+    """Variances are pooled inside a pool of groups, as inside a study, and there by noise class."""
+    found: dict[tuple[str, str], Estimate] = {}
+    for pool in {group.pool for group in measured}:
+        keys, comparisons = [], []
+        for group in measured:
+            if group.pool != pool:
+                continue
+            runs = results[group.name]
+            for condition in group.conditions:
+                if runs[BASE].keys() & runs.get(condition.name, {}).keys():
+                    keys.append((group.name, condition.name))
+                    noise = noise_class(_regime(group, runs[BASE])["measured"] or group.regime)
+                    sides = _rates(runs[BASE]), _rates(runs[condition.name])
+                    comparisons.append(Comparison("|".join(keys[-1]), noise, *sides))
+        found.update(zip(keys, estimate_pairs(comparisons), strict=True))
+    return found
+
+
+def _rates(runs: Runs) -> dict[int, float]:
+    return {int(block): result["throughput_samples_s"] for block, result in runs.items()}
+
+
+def _row(device: str, group: Group, condition: Condition, found: Estimate, base: Runs, runs: Runs) -> Record:
+    said = judge(found, cuda_graph=bool(group.settings.get("cuda_graph")))
+    delay_us = next(iter(runs.values()))["injection"]["delay_us"]
+    growth = {term: _growth(base, runs, term, device) for term in ("h2d", "compute", "d2h", "issue")}
+    seen = found.interval is not None and found.interval[0] > 0
+    base_us = median(_batch_us(group, base))
+    term = {"copy": "h2d", "kernel": "compute", "launch": "issue"}[condition.stage]
+    # The delay as the stage alone felt it; of a launch the delay that was asked for, since issue_us is noisy.
+    felt_us = delay_us if condition.stage == "launch" else growth[term]["us"]
+    traces = _trace_growth(base, runs, device)
+    regime, injected = _regime(group, base), _regimes(runs)
+    limit = _limit(group, base)
+    return {
+        "group": group.name, "condition": condition.name, "kind": condition.kind, "stage": condition.stage,
+        "percent": condition.percent, "ratio": condition.ratio, "batch_us": base_us, "delay_us": delay_us,
+        "felt_us": felt_us, "expected": felt_us / (base_us + felt_us) if condition.kind == POSITIVE else 0.0,
+        "pairs": found.pairs, "penalty": found.penalty, "interval": found.interval, "sd": found.sd, "mde": found.mde,
+        "noise_class": found.noise_class, "pooled": found.pooled, "verdict": said.verdict.value, "text": said.text,
+        "resolvable": group.resolvable, "hint": said.hint, "repeats_to_decide": said.repeats, "found": seen,
+        "growth_solo": growth, "attributed_solo": _attribute(growth, delay_us, seen),
+        "growth_trace": traces, "attributed_trace": _attribute_trace(traces, delay_us),
+        "limit_solo": limit, "regime": regime["measured"], "regime_injected": injected,
+        "regime_right": regime["measured"] == group.regime if regime["measured"] else None,
+    }  # fmt: skip
+
+
+def _batch_us(group: Group, runs: Runs) -> list[float]:
+    size = group.settings.get("batch_size", 10)
+    return [batch_us(result, size) for result in runs.values()]
+
+
+def _growth(base: Runs, runs: Runs, term: str, device: str) -> Record:
+    """Of a stage alone, in us per batch: mean over the pairs and its Student interval."""
+    blocks = sorted(base.keys() & runs.keys())
+    values = np.array([_term_us(runs[block], term, device) - _term_us(base[block], term, device) for block in blocks])
+    mean = float(values.mean())
+    if len(values) < 2:
+        return {"us": mean, "interval": None}
+    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return {"us": mean, "interval": (mean - half, mean + half)}
+
+
+def _term_us(result: Record, term: str, device: str) -> float:
+    if term != "issue":
+        return result["solo_us"][term]
+    # On the cpu device to issue is to execute: only what is beyond the stages is launching.
+    return result["issue_us"] - (sum(result["solo_us"].values()) if device == "cpu" else 0.0)
+
+
+def _attribute(growth: Mapping[str, Record], delay_us: float, seen: bool) -> str:
+    """The stage that grew, by its interval; "launch" also by elimination, if the effect is there and no stage grew."""
+    surely = {term: each["us"] for term, each in growth.items() if each["interval"] and each["interval"][0] > 0}
+    grown = {term: us for term, us in surely.items() if us >= SHARE * delay_us}
+    on_device = {term: us for term, us in grown.items() if term in DEVICE_STAGES}
+    if on_device:
+        return DEVICE_STAGES[max(on_device, key=lambda term: on_device[term])]
+    if "issue" in grown:
+        return "launch"
+    excluded = all(
+        growth[term]["interval"] and growth[term]["interval"][1] < (1 - SHARE) * delay_us for term in DEVICE_STAGES
+    )
+    return "launch" if seen and excluded else NOWHERE
+
+
+def _trace_growth(base: Runs, runs: Runs, device: str) -> Record | None:
+    """Of each stage in the pipeline, in us per batch, from one trace of either side."""
+    before, after = (_traces(side) for side in (base, runs))
+    if not before or not after:
+        return None
+    growth = {key: median(one[key] for one in after) - median(one[key] for one in before)
+              for key in ("h2d", "compute", "d2h", "idle", "device", "cpu")
+              if before[0][key] is not None and after[0][key] is not None}  # fmt: skip
+    # Sequential: what the CPU does between the stages is its time per batch less theirs.
+    between = sum(growth[stage] for stage in DEVICE_STAGES) if device == "cpu" else 0.0
+    return growth | {"launch": growth.get("cpu", 0.0) - between}
+
+
+def _traces(runs: Runs) -> list[Record]:
+    return [result["trace"] for result in runs.values() if result.get("trace")]
+
+
+def _attribute_trace(growth: Record | None, delay_us: float) -> str:
+    """The stage whose time per batch grew most, if by enough; else the CPU if its own did or no stage did."""
+    if growth is None:
+        return NOWHERE
+    stage = max(DEVICE_STAGES, key=lambda stage: growth[stage])
+    if growth[stage] >= SHARE * delay_us and growth[stage] >= SHARE * growth["launch"]:
+        return DEVICE_STAGES[stage]
+    return "launch" if growth["launch"] >= SHARE * delay_us else NOWHERE
+
+
+def _regime(group: Group, base: Runs) -> Record:
+    traces = _traces(base)
+    found = {"group": group.name, "expected": group.regime or None, "limit_solo": _limit(group, base)}
+    if not traces:
+        return found | {"measured": None}
+    one = traces[0]
+    kept = {key: one.get(key) for key in ("h2d", "compute", "d2h", "device", "idle", "evidence", "conservation", "raw")}
+    timed_us = median(_batch_us(group, base))
+    return found | {"measured": one["regime"], "timed_over_traced": timed_us / one["wall_us"], **kept}
+
+
+def _regimes(runs: Runs) -> str | None:
+    traces = _traces(runs)
+    return traces[0]["regime"] if traces else None
+
+
+def _stages(base: Runs) -> Stages:
+    solo = {key: median(result["solo_us"][key] for result in base.values()) for key in ("h2d", "compute", "d2h")}
+    return Stages(solo["h2d"], solo["compute"], solo["d2h"], median(result["issue_us"] for result in base.values()))
+
+
+def _separate(base: Runs) -> bool:
+    return next(iter(base.values()))["buffer_layout"] == "separate"
+
+
+def _buffers(group: Group) -> int:
+    return int(group.settings.get("buffers", 2))
+
+
+def _limit(group: Group, base: Runs) -> str:
+    """The term that sets the bound T*: what limits by times of stages alone, without a trace."""
+    stages = _stages(base)
+    whole = bound_us(stages, _buffers(group), _separate(base))
+    terms = {"h2d": stages.h2d_us, "compute": stages.compute_us, "d2h": stages.d2h_us, "issue": stages.issue_us}
+    largest = max(terms, key=lambda term: terms[term])
+    return largest if terms[largest] >= 0.999 * whole else "held slot"
+
+
+def _prediction(group: Group, condition: Condition, found: Estimate, base: Runs, runs: Runs) -> Record:
+    """Predicted from the undelayed cell and the ratio of the copies alone; observed in pairs."""
+    stages, slowed = _stages(base), _stages(runs)
+    ratio = slowed.h2d_us / stages.h2d_us
+    t_us = median(_batch_us(group, base))
+    said = predict(stages, t_us, _buffers(group), ratio, 1.0, _separate(base))
+    low, high = found.interval or (found.penalty, found.penalty)
+    return {
+        "group": group.name, "ratio_asked": condition.ratio, "ratio_measured": ratio, "batch_us": t_us,
+        "bound_us": bound_us(stages, _buffers(group), _separate(base)), "stages_us": vars(stages),
+        "predicted": said.penalty, "bracket": (said.low, said.high), "observed": found.penalty,
+        "interval": found.interval, "pairs": found.pairs, "error": found.penalty - said.penalty,
+        "in_bracket": bool(low <= said.high and high >= said.low),
+    }  # fmt: skip

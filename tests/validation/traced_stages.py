@@ -1,0 +1,73 @@
+"""What a trace of torch.profiler says about the stages, read by the project's own reader, and by a second way."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.trace.batches import per_batch
+from bench.trace.chrome import read_chrome_trace
+from bench.trace.errors import TraceError
+from bench.trace.metrics import check_conservation, metrics
+from bench.trace.reader import read_trace
+from bench.trace.torch_trace import convert
+from bench.workload.cell import Cell
+
+COPIES = {"h2d": "HtoD", "d2h": "DtoH"}
+
+
+def stages_of(path: Path, cell: Cell) -> dict[str, Any]:
+    """In us per batch: `h2d`, `compute`, `d2h` (medians over the batches of the union of the stage's activities),
+    `device` and `idle` (of the window), `cpu` (median from one batch's issue to the next); and the regime.
+
+    `raw`: mean sums of the device's events without the reader, None on the cpu device. `conservation`: what the check
+    of bytes says, None if they are as expected (an injected copy carries more, and must be told).
+    """
+    raw = _raw(path, cell.batches_per_pass)
+    try:
+        return _read(path, cell) | {"raw": raw}
+    except TraceError as error:
+        if raw is None:
+            raise
+        # Better the device's own times than nothing; the error is told.
+        nothing = dict.fromkeys(("device", "idle", "cpu", "regime", "evidence", "conservation"))
+        return raw | nothing | {"batches": cell.batches_per_pass, "raw": raw, "reader_error": str(error)}
+
+
+def _read(path: Path, cell: Cell) -> dict[str, Any]:
+    export = path.with_suffix(".sqlite")
+    convert(path, export)
+    trace = read_trace(export, cell.name)
+    found, columns = metrics(trace), per_batch(trace)
+    batches = found["batches"]
+    opened = trace.window.batch_start
+    return {
+        **{stage: float(np.median(columns[f"{stage}_ns"])) / 1e3 for stage in ("h2d", "compute", "d2h")},
+        "device": found["window_ns"] / batches / 1e3,
+        "idle": found["idle_ns"] / batches / 1e3,
+        "cpu": float(np.median(np.diff(opened))) / 1e3 if len(opened) > 1 else None,
+        "batches": batches,
+        "regime": found["regime"],
+        "evidence": found["regime_evidence"],
+        "conservation": _conservation(found, cell),
+    }
+
+
+def _conservation(found: dict[str, Any], cell: Cell) -> str | None:
+    try:
+        check_conservation(found, cell.bytes_in_per_batch, cell.bytes_out_per_batch, cell.batches_per_pass)
+    except TraceError as error:
+        return error.what
+    return None
+
+
+def _raw(path: Path, batches: int) -> dict[str, float] | None:
+    events = read_chrome_trace(path).events
+    copies = [event for event in events if event.category == "gpu_memcpy"]
+    if not copies:
+        return None
+    sums = {
+        stage: sum(event.end - event.start for event in copies if way in event.name) for stage, way in COPIES.items()
+    }
+    sums["compute"] = sum(event.end - event.start for event in events if event.category == "kernel")
+    return {stage: total / batches / 1e3 for stage, total in sums.items()}
