@@ -47,7 +47,7 @@ def _lines(found: Record) -> Iterator[str]:
 def _growths(row: Record) -> str:
     solo = ", ".join(f"{term} {each['us']:+.2f}" for term, each in row["growth_solo"].items())
     trace = row["growth_trace"]
-    traced = ", ".join(f"{term} {us:+.2f}" for term, us in trace.items()) if trace else "none"
+    traced = ", ".join(f"{term} {us:+.2f}" for term, us in trace.items() if term != "error") if trace else "none"
     return f"solo {solo}; trace {traced}"
 
 

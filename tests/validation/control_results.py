@@ -1,5 +1,6 @@
 """What the controls found, with the project's own statistics. Pure: measured runs in, rows out."""
 
+import math
 from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
@@ -19,10 +20,12 @@ BASE = "base"
 DEVICE_STAGES = {"h2d": "copy", "compute": "kernel", "d2h": "copy out"}
 # A stage counts as grown from this share of the delay on: below it, the delay was elsewhere.
 SHARE = 0.4
+# And, in a trace, from so many standard errors of the medians compared.
+ERRORS = 3.0
 NOWHERE = "not attributed"
 
 
-def summarise(device: str, chosen: Iterable[Group], pilots: Mapping[str, Record], results: Record) -> Record:
+def summarise(device: str, chosen: Iterable[Group], results: Record) -> Record:
     """`controls`: positive and negative ones; `predictions`: slower copies; `regimes`: of the undelayed cells."""
     measured = [group for group in chosen if BASE in results.get(group.name, {})]
     estimates = _estimates(measured, results)
@@ -41,7 +44,11 @@ def summarise(device: str, chosen: Iterable[Group], pilots: Mapping[str, Record]
     return {
         "controls": controls,
         "predictions": predictions,
-        "regimes": [_regime(group, results[group.name][BASE]) for group in measured],
+        "regimes": [
+            _regime(group, results[group.name][BASE])
+            | {"limit_solo": _limit(group, results[group.name][BASE], device)}
+            for group in measured
+        ],
         "summary": _summary(controls, predictions),
     }
 
@@ -102,7 +109,7 @@ def _row(device: str, group: Group, condition: Condition, found: Estimate, base:
     felt_us = delay_us if condition.stage == "launch" else growth[term]["us"]
     traces = _trace_growth(base, runs, device)
     regime, injected = _regime(group, base), _regimes(runs)
-    limit = _limit(group, base)
+    limit = _limit(group, base, device)
     return {
         "group": group.name, "condition": condition.name, "kind": condition.kind, "stage": condition.stage,
         "percent": condition.percent, "ratio": condition.ratio, "batch_us": base_us, "delay_us": delay_us,
@@ -111,7 +118,7 @@ def _row(device: str, group: Group, condition: Condition, found: Estimate, base:
         "noise_class": found.noise_class, "pooled": found.pooled, "verdict": said.verdict.value, "text": said.text,
         "resolvable": group.resolvable, "hint": said.hint, "repeats_to_decide": said.repeats, "found": seen,
         "growth_solo": growth, "attributed_solo": _attribute(growth, delay_us, seen),
-        "growth_trace": traces, "attributed_trace": _attribute_trace(traces, delay_us),
+        "growth_trace": traces, "attributed_trace": _attribute_trace(device, traces, delay_us, seen),
         "limit_solo": limit, "regime": regime["measured"], "regime_injected": injected,
         "regime_right": regime["measured"] == group.regime if regime["measured"] else None,
     }  # fmt: skip
@@ -165,26 +172,33 @@ def _trace_growth(base: Runs, runs: Runs, device: str) -> Record | None:
               if before[0][key] is not None and after[0][key] is not None}  # fmt: skip
     # Sequential: what the CPU does between the stages is its time per batch less theirs.
     between = sum(growth[stage] for stage in DEVICE_STAGES) if device == "cpu" else 0.0
-    return growth | {"launch": growth.get("cpu", 0.0) - between}
+    errors = [one.get("error") or dict.fromkeys(DEVICE_STAGES, 0.0) for one in (before[0], after[0])]
+    error = {stage: math.hypot(*(each[stage] for each in errors)) for stage in DEVICE_STAGES}
+    return growth | {"launch": growth.get("cpu", 0.0) - between, "error": error}
 
 
 def _traces(runs: Runs) -> list[Record]:
     return [result["trace"] for result in runs.values() if result.get("trace")]
 
 
-def _attribute_trace(growth: Record | None, delay_us: float) -> str:
-    """The stage whose time per batch grew most, if by enough; else the CPU if its own did or no stage did."""
+def _attribute_trace(device: str, growth: Record | None, delay_us: float, seen: bool) -> str:
+    """The stage whose time per batch grew most, if by enough; else the CPU, if there is an effect to explain.
+
+    On a GPU the CPU's own time is no witness: under a profiler it is half as long again, and noisy.
+    """
     if growth is None:
         return NOWHERE
-    stage = max(DEVICE_STAGES, key=lambda stage: growth[stage])
-    if growth[stage] >= SHARE * delay_us and growth[stage] >= SHARE * growth["launch"]:
-        return DEVICE_STAGES[stage]
-    return "launch" if growth["launch"] >= SHARE * delay_us else NOWHERE
+    grown = [stage for stage in DEVICE_STAGES
+             if growth[stage] >= max(SHARE * delay_us, ERRORS * growth["error"][stage])]  # fmt: skip
+    if grown:
+        return DEVICE_STAGES[max(grown, key=lambda stage: growth[stage])]
+    found = seen if device == "cuda" else growth["launch"] >= SHARE * delay_us
+    return "launch" if found else NOWHERE
 
 
 def _regime(group: Group, base: Runs) -> Record:
     traces = _traces(base)
-    found = {"group": group.name, "expected": group.regime or None, "limit_solo": _limit(group, base)}
+    found = {"group": group.name, "expected": group.regime or None}
     if not traces:
         return found | {"measured": None}
     one = traces[0]
@@ -211,13 +225,15 @@ def _buffers(group: Group) -> int:
     return int(group.settings.get("buffers", 2))
 
 
-def _limit(group: Group, base: Runs) -> str:
+def _limit(group: Group, base: Runs, device: str) -> str:
     """The term that sets the bound T*: what limits by times of stages alone, without a trace."""
     stages = _stages(base)
     whole = bound_us(stages, _buffers(group), _separate(base))
     terms = {"h2d": stages.h2d_us, "compute": stages.compute_us, "d2h": stages.d2h_us, "issue": stages.issue_us}
+    if device == "cpu":  # there to issue is to execute, and the longest stage is the one that tells
+        del terms["issue"]
     largest = max(terms, key=lambda term: terms[term])
-    return largest if terms[largest] >= 0.999 * whole else "held slot"
+    return largest if device == "cpu" or terms[largest] >= 0.999 * whole else "held slot"
 
 
 def _prediction(group: Group, condition: Condition, found: Estimate, base: Runs, runs: Runs) -> Record:

@@ -40,6 +40,8 @@ EXTRA_BLOCKS = 2
 GIVE_UP = 3
 RESERVE_S = 4.0
 RUN_TIMEOUT_S = 60.0
+# The pipeline whose batches carry copies of 6 MB each way.
+CLOCKS_CELL = {"batch_size": 10, "image_size": 224, "num_samples": 1000, "buffers": 2}
 PILOT_WINDOWS = 3
 
 
@@ -92,11 +94,12 @@ class Runner:
         context = multiprocessing.get_context("fork")
         child = context.Process(target=_in_child, args=(work, arguments, result, log))
         child.start()
-        child.join(RUN_TIMEOUT_S)
+        timeout_s = min(RUN_TIMEOUT_S, max(20.0, self.left_s() + RESERVE_S))
+        child.join(timeout_s)
         if child.is_alive():
             child.kill()
             child.join()
-            raise ControlError(f"no result after {RUN_TIMEOUT_S:.0f} s")
+            raise ControlError(f"no result after {timeout_s:.0f} s")
         if not result.exists():
             raise ControlError(f"exit code {child.exitcode}: {_tail(log)}")
         return read_json(result)
@@ -133,11 +136,14 @@ def _tail(log: Path) -> str:
 
 def main() -> int:
     options = _options()
-    import_timm()
     chosen = [group for group in groups(options.device) if not options.groups or group.name in options.groups]
-    with tempfile.TemporaryDirectory() as folder:
-        runner = Runner(options.device, options.budget_s, Path(folder))
-        found = measure(runner, chosen, options.repeats, options.windows)
+    if options.again:
+        found = summed_up(read_json(options.again), chosen)
+    else:
+        import_timm()
+        with tempfile.TemporaryDirectory() as folder:
+            runner = Runner(options.device, options.budget_s, Path(folder))
+            found = measure(runner, chosen, options.repeats, options.windows, options.out)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.out, found)
@@ -145,52 +151,55 @@ def main() -> int:
     return 0 if found["summary"]["as_expected"] else 1
 
 
-def measure(runner: Runner, chosen: list[Group], repeats: int, windows: int) -> Record:
-    began = process_start()
-    pilots: dict[str, Record] = {}
+def measure(runner: Runner, chosen: list[Group], repeats: int, windows: int, out: Path | None = None) -> Record:
+    """All runs that the time allows, summed up. After every block `out` holds what there is so far."""
+    record: Record = {"schema": 1, "device": runner.device, "ran_s": 0.0, "errors": runner.errors}
+    record |= {"clocks": {}, "pilots": {}, "runs": {}}
     for group in chosen:
         cell = group.cell(runner.device) | {"windows": min(PILOT_WINDOWS, windows)}
         pilot = runner.run(group, f"{group.name}, pilot", Job(cell, group.base))
         if pilot:
-            pilots[group.name] = pilot
-    clocks: Record = {}
+            record["pilots"][group.name] = pilot
     try:
         if runner.device == "cuda" and runner.left_s() > 15:
-            clocks = runner.process(compare_clocks, chosen[0].cell("cuda"))
+            record["clocks"] = runner.process(compare_clocks, chosen[0].cell("cuda") | CLOCKS_CELL)
     except Exception as error:
         runner.note("CUDA events against trace", error)
-    results: Record = {}
-    try:
-        blocks(runner, [group for group in chosen if group.name in pilots], pilots, repeats, windows, results)
-    except Exception as error:
-        runner.note("blocks", error)
-    found: Record = {}
-    try:
-        found = summarise(runner.device, chosen, pilots, results)
-    except Exception as error:
-        runner.note("summary", error)
-    ran_s = time.clock_gettime(time.CLOCK_BOOTTIME) - began
-    return {
-        "schema": 1, "device": runner.device, "ran_s": ran_s,
-        "summary": found.pop("summary", {"as_expected": False}), **found, "clocks": clocks, "errors": runner.errors,
-        "pilots": pilots, "runs": results,
-    }  # fmt: skip
+    piloted = [group for group in chosen if group.name in record["pilots"]]
+    for block in range(1, repeats + 1):
+        try:
+            one_block(runner, piloted, block, repeats, windows, record)
+        except Exception as error:
+            runner.note(f"block {block}", error)
+        record["ran_s"] = time.clock_gettime(time.CLOCK_BOOTTIME) - process_start()
+        if out:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(out, record)
+    return summed_up(record, chosen)
 
 
-def blocks(
-    runner: Runner, chosen: list[Group], pilots: dict[str, Record], repeats: int, windows: int, results: Record
-) -> None:
-    """Fill `results`: group, condition, block. A group starts a block only if all its runs of it fit the time left."""
+def summed_up(record: Record, chosen: list[Group]) -> Record:
+    """The rows made anew from the runs; an error is named and costs none of them."""
+    raw = {key: record[key] for key in ("schema", "device", "ran_s", "clocks", "errors", "pilots", "runs")}
+    try:
+        found = summarise(record["device"], chosen, record["runs"])
+    except Exception as error:
+        raw["errors"].append({"where": "summary", "error": traceback.format_exc(limit=-3)})
+        found = {"summary": {"as_expected": False, "error": str(error)}}
+    return {**found, **raw}
+
+
+def one_block(runner: Runner, chosen: list[Group], block: int, repeats: int, windows: int, record: Record) -> None:
+    """A group begins a block only if all its runs of it fit the time left."""
     names = [(f"{group.name}|{name}", group.name) for group in chosen
              for name in (BASE, *(each.name for each in group.conditions))]  # fmt: skip
     order = measuring_order(names, repeats, seed=0, traced=False)
-    for block in range(1, repeats + 1):
-        # In the order of the plan, the most wanted first: the time may end inside a block.
-        for group in chosen:
-            slots = [slot for slot in order if slot.block == block and slot.group == group.name]
-            slots = [slot for slot in slots if _in_block(group, slot)]
-            if len(slots) > 1 and block <= group.most_blocks:
-                _group_block(runner, group, slots, pilots, windows, results)
+    # In the order of the plan, the most wanted first: the time may end inside a block.
+    for group in chosen:
+        slots = [slot for slot in order if slot.block == block and slot.group == group.name]
+        slots = [slot for slot in slots if _in_block(group, slot)]
+        if len(slots) > 1 and block <= group.most_blocks:
+            _group_block(runner, group, slots, record["pilots"], windows, record["runs"])
 
 
 def _in_block(group: Group, slot: Slot) -> bool:
@@ -244,6 +253,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=6, help="blocks, if the time allows")
     parser.add_argument("--windows", type=int, default=9, help="of a run")
     parser.add_argument("--groups", nargs="+", help="only these")
+    parser.add_argument("--again", type=Path, help="measure nothing: sum up the runs of this JSON anew")
     parser.add_argument("--out", type=Path, help="where everything goes, as JSON")
     return parser.parse_args()
 

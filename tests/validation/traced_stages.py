@@ -18,7 +18,8 @@ COPIES = {"h2d": "HtoD", "d2h": "DtoH"}
 
 def stages_of(path: Path, cell: Cell) -> dict[str, Any]:
     """In us per batch: `h2d`, `compute`, `d2h` (medians over the batches of the union of the stage's activities),
-    `device` and `idle` (of the window), `cpu` (median from one batch's issue to the next); and the regime.
+    `error` of these medians, `device` and `idle` (of the window), `cpu` (median from one batch's issue to the next);
+    and the regime.
 
     `raw`: mean sums of the device's events without the reader, None on the cpu device. `conservation`: what the check
     of bytes says, None if they are as expected (an injected copy carries more, and must be told).
@@ -43,6 +44,7 @@ def _read(path: Path, cell: Cell) -> dict[str, Any]:
     opened = trace.window.batch_start
     return {
         **{stage: float(np.median(columns[f"{stage}_ns"])) / 1e3 for stage in ("h2d", "compute", "d2h")},
+        "error": {stage: _error_us(columns[f"{stage}_ns"]) for stage in ("h2d", "compute", "d2h")},
         "device": found["window_ns"] / batches / 1e3,
         "idle": found["idle_ns"] / batches / 1e3,
         "cpu": float(np.median(np.diff(opened))) / 1e3 if len(opened) > 1 else None,
@@ -51,6 +53,13 @@ def _read(path: Path, cell: Cell) -> dict[str, Any]:
         "evidence": found["regime_evidence"],
         "conservation": _conservation(found, cell),
     }
+
+
+def _error_us(values_ns: list[int]) -> float:
+    """Standard error of a median over batches, from the median deviation: what one trace knows of its own noise."""
+    values = np.asarray(values_ns, float) / 1e3
+    spread = 1.4826 * float(np.median(np.abs(values - np.median(values))))
+    return 1.2533 * spread / len(values) ** 0.5
 
 
 def _conservation(found: dict[str, Any], cell: Cell) -> str | None:
