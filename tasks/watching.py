@@ -7,6 +7,7 @@ from typing import Any
 
 import luigi
 
+from bench.results.words import rate
 from bench.run.record import OK, read_record
 from bench.run.remaining import Standing, standing
 from bench.study.directory import Grid, RunDirectory
@@ -87,7 +88,7 @@ def outcome(record: dict[str, Any]) -> str:
     """ "ok, 12,345 samples/s", or why not."""
     tries = f" ({record['attempts']} attempts)" if record["attempts"] > 1 else ""
     if record["status"] == OK:
-        return f"ok, {record['result']['throughput_samples_s']:,.0f} samples/s{tries}"
+        return f"ok, {rate(record['result']['throughput_samples_s'])} samples/s{tries}"
     return " ".join(f"{record['status']}: {record['reason']}{tries}".split())
 
 

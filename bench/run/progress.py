@@ -15,15 +15,23 @@ class Progress:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._furthest = 0
+        self._seen = (0, 0)
+        self._again = False
         path.write_bytes(bytes(_LAYOUT.size))
 
     def read(self) -> tuple[str, int]:
         """("measuring 40 %", percent of the run). The percentage never falls, though windows found too short are
-        measured again."""
+        measured again: then ("measuring again 10 %", as before)."""
         done, expected, phase = _LAYOUT.unpack(self._path.read_bytes())
         phase = min(phase, len(_PHASES) - 1)
+        self._again = phase == self._seen[0] and (self._again or done < self._seen[1])
+        self._seen = (phase, done)
         share = min(done / expected, 1.0) if expected else 0.0
         begin, end = _BEGINS[phase], _BEGINS[phase + 1]
         self._furthest = max(self._furthest, int(begin + share * (end - begin)))
-        text = _PHASES[phase] + (f" {share:.0%}".replace("%", " %") if expected else "")
+        text = (
+            _PHASES[phase]
+            + (" again" if self._again else "")
+            + (f" {share:.0%}".replace("%", " %") if expected else "")
+        )
         return text, self._furthest

@@ -77,7 +77,7 @@ def test_a_terminal_gets_a_live_bar_and_a_line_for_each_run(tmp_path: Path, work
     runs = [line for line in seen if re.match(r"\d/4  ", line)]
     assert [line[:3] for line in runs] == ["1/4", "2/4", "3/4", "4/4"]
     assert any(
-        re.fullmatch(rf"\d/4  {CELL}  +repeat 1/1  ok, [\d,]+ samples/s  [\d.]+ s  ETA .*", line) for line in runs
+        re.fullmatch(rf"\d/4  {CELL}  +repeat 1/1  ok, [\d,.]+ samples/s  [\d.]+ s  ETA .*", line) for line in runs
     )
     assert sum('crashed: exit code 7: "sabotaged for a test" (2 attempts)' in line for line in runs) == 2
     # Nothing of luigi's before its verdict, and that is whole.
@@ -95,8 +95,8 @@ def test_a_pipe_gets_plain_lines_on_stderr(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "\r" not in done.stderr + done.stdout and "\x1b" not in done.stderr + done.stdout
     runs = [line for line in done.stderr.splitlines() if re.match(r"\d/2  ", line)]
-    assert re.fullmatch(rf"1/2  {CELL}  repeat 1/1  ok, [\d,]+ samples/s  [\d.]+ s  ETA \d+ s", runs[0])
-    assert re.fullmatch(rf"2/2  {CELL}  traced run  ok, [\d,]+ samples/s  [\d.]+ s", runs[1])
+    assert re.fullmatch(rf"1/2  {CELL}  repeat 1/1  ok, [\d,.]+ samples/s  [\d.]+ s  ETA \d+ s", runs[0])
+    assert re.fullmatch(rf"2/2  {CELL}  traced run  ok, [\d,.]+ samples/s  [\d.]+ s", runs[1])
     assert "Informed scheduler" not in done.stderr
     assert "Luigi Execution Summary" in done.stderr
     # Who asks for luigi's own words gets them.
