@@ -9,6 +9,15 @@ import numpy as np
 from bench.errors import StudyError
 
 Record = dict[str, Any]
+TOO_GOOD = 0.05
+"""Between processes and between the stages alone and together a few percent are noise."""
+TERMS = {
+    "h2d": "the copy in",
+    "compute": "compute",
+    "d2h": "the copy out",
+    "issue": "issuing",
+    "buffers": "copy and compute of one buffer",
+}
 
 
 @dataclass(frozen=True)
@@ -33,8 +42,8 @@ class Predicted:
     high: float
 
 
-def bound_us(stages: Stages, buffers: int, separate: bool = True) -> float:
-    """T*: the shortest possible time per batch with n device buffers.
+def bound_terms(stages: Stages, buffers: int, separate: bool = True) -> dict[str, float]:
+    """The lower limits of the time per batch in us, by what sets them; "buffers" is the wait for a free one.
 
     separate: input and output have buffers of their own; else one slot is held until its D2H ends.
     """
@@ -42,15 +51,43 @@ def bound_us(stages: Stages, buffers: int, separate: bool = True) -> float:
         raise StudyError(f"{buffers} device buffers", "bound", "at least 1")
     h, k, d = stages.h2d_us, stages.compute_us, stages.d2h_us
     held = max(h + k, k + d) if separate else h + k + d
-    return max(h, k, d, stages.issue_us, held / buffers)
+    return {"h2d": h, "compute": k, "d2h": d, "issue": stages.issue_us, "buffers": held / buffers}
 
 
-def efficiency_solo(cell: Record) -> float | None:
-    """T* / t of a cell of results.json, t its timed time per batch; None where a stage was not measured."""
+def bound_us(stages: Stages, buffers: int, separate: bool = True) -> float:
+    """T*: the shortest possible time per batch with n device buffers, the largest of its terms."""
+    return max(bound_terms(stages, buffers, separate).values())
+
+
+def cell_bound(cell: Record) -> Record | None:
+    """T* of a cell of results.json, its terms and T* / t, t its timed time per batch; None where not measured.
+
+    limit: the largest term. efficiency: None, and reason says why, where T* is longer than t by more than
+    TOO_GOOD: no pipeline beats its bound, so a stage was slower while it was measured alone.
+    """
     stages, t = cell_stages(cell), batch_us(cell)
     if stages is None or t is None:
         return None
-    return bound_us(stages, int(cell["settings"].get("buffers") or 2), _separate(cell)) / t
+    terms = bound_terms(stages, int(cell["settings"].get("buffers") or 2), _separate(cell))
+    limit = max(terms, key=lambda term: terms[term])
+    ratio = terms[limit] / t
+    slowed = ratio > 1 + TOO_GOOD
+    return {
+        "bound_us": terms[limit],
+        "terms_us": terms,
+        "limit": limit,
+        "batch_us": t,
+        "efficiency": None if slowed else ratio,
+        "reason": f"alone, {TERMS[limit]} took {ratio:.2f} times as long as a batch of the whole pipeline: "
+        "something slowed that down while it was measured"
+        if slowed
+        else "",
+    }
+
+
+def efficiency_solo(cell: Record) -> float | None:
+    """T* / t, None where it cannot be computed; see cell_bound."""
+    return (cell_bound(cell) or {}).get("efficiency")
 
 
 def predict(

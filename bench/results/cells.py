@@ -7,6 +7,9 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
+from bench.results.bound import cell_bound
+from bench.results.clocks import clocks
+from bench.results.remarks import penalty_class, remarks
 from bench.results.verdicts import noise_class
 
 Record = dict[str, Any]
@@ -35,7 +38,9 @@ def cell_entry(cell: Record, runs: list[Record], export: Record | None, metrics:
     throughput = statistics.geometric_mean(rates) if rates else None
     contract = _contract_metrics(metrics)
     failed = _first_failure(stages, export, metrics, name)
-    return {
+    latency = merge_latencies([run["result"].get("latency_us") for run in timed])
+    perturbation = _ratio(traced, throughput)
+    entry: Record = {
         "name": name,
         "key": cell.get("key") or settings_hash(cell),
         "gpu": cell.get("gpu"),
@@ -53,16 +58,20 @@ def cell_entry(cell: Record, runs: list[Record], export: Record | None, metrics:
         "throughput_spread": statistics.stdev(rates) / statistics.fmean(rates) if len(rates) > 1 else None,
         "throughput_runs": rates,
         "noise_class": noise_class((contract or {}).get("regime")),
-        "latency_us": merge_latencies([run["result"].get("latency_us") for run in timed]),
+        "penalty_class": penalty_class((contract or {}).get("regime")),
+        "latency_us": latency,
         "solo_us": _median_of(run["result"].get("solo_us") for run in timed),
         "issue_us": _median(run["result"].get("issue_us") for run in timed),
         "buffer_layout": next((run["result"].get("buffer_layout") for run in timed), None) or "separate",
         "bytes_per_batch": _bytes_per_batch(timed),
         "metrics": contract,
-        "efficiency_solo": None,
-        "perturbation": _ratio(traced, throughput),
+        "perturbation": perturbation,
+        "clocks": clocks(traced, contract, latency, perturbation),
         "runs": [_run_entry(run) for run in runs],
     }
+    entry["bound"] = cell_bound(entry)
+    entry["efficiency_solo"] = (entry["bound"] or {}).get("efficiency")
+    return entry | {"remarks": remarks(entry, runs)}
 
 
 def settings_hash(cell: Record) -> str:

@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bench.host.probe import still_holds
-from bench.results.bound import efficiency_solo
 from bench.results.cells import cell_entry
+from bench.results.comparisons import comparisons
+from bench.results.drift import Run, drift
 from bench.results.load import Stored
 from bench.results.noise_floor import recall
 from bench.results.penalties import Rules, penalties
+from bench.results.predictions import hidden_copies, predictions
 from bench.results.summary import busy_s, count, duration_s
 from bench.results.trust import trust
 
@@ -22,7 +24,8 @@ def build_results(stored: Stored, invocation: str) -> Record:
     """Fold a run directory into the results; pure but for the clock of created_at and the noise floor kept beside.
 
     Keys beyond the ones of the contract: busy_s, trust, damaged (records that could not be read), topology,
-    locality (of the probes), preflight (the doctor's checks at the start).
+    locality (of the probes), preflight (the doctor's checks at the start), predictions (of penalties),
+    hidden_copies, comparisons (of settings), drift.
     """
     repeats = int(stored.study.get("repeats") or 1)
     cells = [
@@ -37,8 +40,8 @@ def build_results(stored: Stored, invocation: str) -> Record:
     ]
     runs = list(stored.runs.values())
     topology = _with_measured_nodes(_topology(stored.topology), stored.probes.get("before", {}))
-    for cell in cells:
-        cell["efficiency_solo"] = efficiency_solo(cell)
+    rules, facts = _rules(stored.study), stored.topology.get("fingerprint") or _first(runs, "fingerprint") or {}
+    compared = penalties(cells, topology, rules)
     results = {
         "schema": SCHEMA,
         "study": stored.study,
@@ -47,7 +50,7 @@ def build_results(stored: Stored, invocation: str) -> Record:
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "invocation": invocation,
         "host": _host(stored.topology, runs),
-        "fingerprint": stored.topology.get("fingerprint") or _first(runs, "fingerprint") or {},
+        "fingerprint": facts,
         "topology": topology,
         "locality": _locality(stored.probes),
         "preflight": list(stored.preflight),
@@ -57,10 +60,14 @@ def build_results(stored: Stored, invocation: str) -> Record:
         "counts": count(cells, sum(max(len(cell["runs"]), repeats + 1) for cell in cells)),
         "duration_s": duration_s(runs),
         "busy_s": busy_s(runs),
-        "trust": trust(runs, cells),
+        "trust": trust(runs, cells, facts),
         "damaged": [{"path": damage.path, "what": damage.what} for damage in stored.damaged],
         "cells": cells,
-        "penalties": penalties(cells, topology, _rules(stored.study)),
+        "penalties": compared,
+        "predictions": predictions(compared, cells),
+        "hidden_copies": hidden_copies(cells),
+        "comparisons": comparisons(cells, stored.study, rules.margin, rules.max_repeats),
+        "drift": _drift(cells),
     }
     results["trust"]["noise_floor"] = _noise_floor(results, stored)
     return results
@@ -96,12 +103,28 @@ def _locality(probes: dict[str, Record]) -> Record:
     """What the probe says of each GPU, and what changed between the start and the end of the study."""
     before, after = probes.get("before", {}), probes.get("after", {})
     both = before.get("gpus") and after.get("gpus")
+    kept = ("index", "reported_node", "reported_by", "measured_node", "agreement", "hidden_groups", "text")
     return {
+        "gpus": [{key: gpu.get(key) for key in kept} for gpu in before.get("gpus", [])],
         "texts": [gpu["text"] for gpu in before.get("gpus", [])],
         "error": before.get("error"),
         "can_hold": before.get("can_hold"),
+        "repeated": bool(both),
         "changes": still_holds(before, after) if both else [],
     }
+
+
+def _drift(cells: list[Record]) -> Record | None:
+    """By position in the order: None where too little was repeated."""
+    found = drift(
+        [
+            Run(cell["name"], cell["noise_class"], float(run["position"]), run["throughput_samples_s"])
+            for cell in cells
+            for run in cell["runs"]
+            if run["repeat"] != "traced" and run["throughput_samples_s"] and run["position"] is not None
+        ]
+    )
+    return found and vars(found) | {"interval": list(found.interval)}
 
 
 def _host(record: Record, runs: list[Record]) -> Record:

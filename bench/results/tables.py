@@ -61,8 +61,12 @@ def flat_row(cell: Record) -> Record:
     }
     return row | {
         "regime": metrics.get("regime"),
+        "penalty_class": cell["penalty_class"],
+        "bound_us": (cell["bound"] or {}).get("bound_us"),
         "efficiency_solo": cell["efficiency_solo"],
         "perturbation": cell["perturbation"],
+        "clock_host_over_trace": cell["clocks"]["host_over_trace"],
+        "clock_events_over_trace": cell["clocks"]["events_over_trace"],
         "failed_run": cell["failed_run"],
     }
 

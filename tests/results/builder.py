@@ -4,6 +4,7 @@ name); only the shapes are those of the contract. The grid and the order come fr
 import json
 import random
 import zlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -71,10 +72,12 @@ def build_run_directory(
     *,
     topology: Record | None = None,
     failures: dict[str, Record] | None = None,
+    variants: dict[str, Record] | None = None,
     seed: int = 1,
 ) -> Path:
     """A finished run directory at `path`, of configs/<config>.yaml or of another study file.
 
+    variants: each cell again under another suffix with other settings, {"graph": {"cuda_graph": True}}.
     failures: by "<cell>_<repeat>", what its record says instead of ok (status, reason, advice, log_tail).
     """
     topology = topology or topology_json()
@@ -87,6 +90,8 @@ def build_run_directory(
         binding=study.settings["binding"].replace("auto", "numactl"),
     )
     cells = expand(study, Topology.from_json(topology))
+    for suffix, changes in (variants or {}).items():
+        cells += [replace(cell, name=f"{cell.name}_{suffix}", **changes) for cell in cells if suffix not in cell.name]
     order = measuring_order([(cell.name, cell.group) for cell in cells], study.settings["repeats"], 0)
     path.mkdir(parents=True)
     for part in ("runs", "logs", "nsys_reports", "latency"):
@@ -155,7 +160,7 @@ def write_run(
         "fingerprint": facts,
         "log_tail": [],
         "result": result,
-        "monitor": None,
+        "monitor": None if label == "traced" or cell["device"] == "cpu" else quiet_monitor(),
     }
     write(path / f"runs/{run}.json", record | (failure or {}))
     if cell["reason"]:
@@ -187,6 +192,22 @@ def write_run(
     write(path / f"latency/{cell['name']}.json", stage | {"name": cell["name"]} | metrics)
 
 
+def quiet_monitor() -> Record:
+    steady = {"min": 1980, "p10": 1980, "p50": 1980, "max": 1980}
+    return {
+        "samples": 60,
+        "rate_hz": 12.0,
+        "at_work": 40,
+        "throttle_known": True,
+        "throttle_reasons": [],
+        "throttle_shares": {},
+        "other_processes": [],
+        "foreign_cpus": 0.05,
+        "sm_clock_mhz": steady,
+        "disturbed": [],
+    }
+
+
 def child_result(cell: Record, slot: Any, near: Record, noise: random.Random) -> Record:
     model, batch = cell["model"], cell["batch_size"]
     bytes_in = batch * 3 * cell["image_size"] ** 2 * 4
@@ -196,11 +217,13 @@ def child_result(cell: Record, slot: Any, near: Record, noise: random.Random) ->
     h2d_us = bytes_in / (38e3 if far else 54e3)
     d2h_us = bytes_out / (41e3 if far else 55e3)
     compute_us = batch * tokens * model["depth"] * 24 * model["dim"] ** 2 / 45e6 + 4.0 * model["depth"]
-    issue_us = 20.0 + 250.0 * model["depth"]
+    issue_us = 20.0 if cell["cuda_graph"] else 20.0 + 250.0 * model["depth"]
+    slowed = 1.12 if issue_us > compute_us + h2d_us else 1.01
     spread = 0.05 if issue_us > compute_us + h2d_us else 0.002
     traced = slot.repeat == "traced"
-    batch_us = max(h2d_us, d2h_us, compute_us, issue_us) * 1.04 * noise.gauss(1.12 if traced else 1.0, spread)
+    batch_us = max(h2d_us, d2h_us, compute_us, issue_us) * 1.04 * noise.gauss(slowed if traced else 1.0, spread)
     whole_us = 1.2 * (h2d_us + compute_us + d2h_us) + 0.4 * issue_us
+    passes = cell["num_samples"] // batch
     quantiles = [whole_us * (1 + 0.06 * (step / 100) ** 6 + 0.0002 * step) for step in range(101)]
     return {
         "status": "ok",
@@ -220,7 +243,8 @@ def child_result(cell: Record, slot: Any, near: Record, noise: random.Random) ->
         "output_ring_batches": 4,
         "buffer_layout": "separate",
         "warmup": {"batches": 400, "duration_s": 0.7, "settled": True, "spread": 0.004},
-        "windows": [{"batches": 1000, "duration_s": batch_us / 1e3, "start_ns": 1}] * (1 if traced else 9),
+        "windows": [{"batches": passes, "duration_s": batch_us * passes / 1e6 + 2e-4, "start_ns": 1}]
+        * (1 if traced else 9),
         "throughput_samples_s": 1e6 * batch / batch_us,
         "latency_us": None
         if traced
@@ -235,7 +259,8 @@ def child_result(cell: Record, slot: Any, near: Record, noise: random.Random) ->
         "issue_us": issue_us,
         "solo_us": None if traced else {"h2d": h2d_us, "compute": compute_us, "d2h": d2h_us},
         "output_checksum": 0.5,
-        "synthetic_compute_us": compute_us,
+        "synthetic_latency_us": quantiles[50],
+        "synthetic_us": {"h2d": h2d_us, "compute": compute_us, "d2h": d2h_us},
         "phases_s": {"imports": 2.0, "measure": 1.1},
         "certificate": {"verdict": "proved"} if cell["binding"] == "numactl" else None,
     }
@@ -243,11 +268,10 @@ def child_result(cell: Record, slot: Any, near: Record, noise: random.Random) ->
 
 def trace_metrics(cell: Record, result: Record) -> Record:
     """Consistent in itself: compute + exposed copy + idle = window."""
-    batches = result["batches_per_pass"]
+    batches, whole_us = result["batches_per_pass"], result["synthetic_latency_us"]
     batch_ns = 1e9 * cell["batch_size"] / result["throughput_samples_s"]
-    h2d = result["bytes_in_per_batch"] / 50
-    d2h = result["bytes_out_per_batch"] / 50
-    compute = min(0.97 * batch_ns, result["synthetic_compute_us"] * 1e3)
+    h2d, compute, d2h = (1e3 * result["synthetic_us"][stage] for stage in ("h2d", "compute", "d2h"))
+    compute = min(0.97 * batch_ns, compute)
     busy, window = int(batches * compute), int(batches * batch_ns)
     exposed = int(min(window - busy, batches * max(0.0, h2d - compute)))
     idle = window - busy - exposed
@@ -276,7 +300,11 @@ def trace_metrics(cell: Record, result: Record) -> Record:
         "pipeline_efficiency": min(1.0, max(busy, h2d * batches) / window),
         "bottleneck": "compute" if compute > h2d else "h2d",
         "regime": regime,
-        "latency_us": {"p50": batch_ns / 500, "p90": batch_ns / 490, "p99": None, "max": batch_ns / 400},
+        "latency_us": {"p50": whole_us, "p90": 1.05 * whole_us, "p99": None, "max": 1.1 * whole_us},
+        "remarks": [],
+        "top_kernels": [{"name": "synthetic_gemm<float>", "calls": 12 * batches, "total_ns": int(0.7 * busy)}]
+        if result["synthetic_us"]["compute"]
+        else [],
     }
 
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from bench.results.load import load
@@ -28,3 +30,21 @@ def numa_results(numa_run):
 def results_of():
     """Results of a run directory, or of a new one made as build_run_directory makes it."""
     return lambda path: build_results(load(path), "test")
+
+
+@pytest.fixture(scope="session")
+def placed_run(tmp_path_factory):
+    """GPU 0 on all four placements of two nodes, three models, each also as a CUDA graph. Not to be written to."""
+    path = tmp_path_factory.mktemp("placed")
+    study = {"name": "two_by_two", "gpu_ids": [0], "repeats": 6, "placements": [[0, 0], [0, 1], [1, 0], [1, 1]],
+             "models": ["vit0x0x0", "vit32x2x128", "vit16x8x768"]}  # fmt: skip
+    (path / "two_by_two.yaml").write_text(json.dumps(study))
+    topology = topology_json(gpus=2, near=(0, 1), nodes=2)
+    variants = {"graph": {"cuda_graph": True}}
+    return build_run_directory(path / "run", str(path / "two_by_two.yaml"), topology=topology, variants=variants)
+
+
+@pytest.fixture(scope="session")
+def placed_results(placed_run):
+    """Not to be written to."""
+    return build_results(load(placed_run), "test")

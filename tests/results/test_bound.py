@@ -6,6 +6,7 @@ from bench.errors import StudyError
 from bench.results.bound import (
     Stages,
     bound_us,
+    cell_bound,
     copy_stops_being_hidden,
     efficiency_solo,
     predict,
@@ -65,6 +66,14 @@ def test_efficiency_of_a_cell():
     assert efficiency_solo(cell) == pytest.approx(80 / 100)
     assert efficiency_solo(made_cell([1.0])) is None
     assert efficiency_solo(cell | {"throughput_samples_s": None}) is None
+
+
+def test_no_pipeline_beats_its_bound_so_such_an_efficiency_is_none_and_says_why():
+    cell = made_cell([100_000.0] * 3) | {"solo_us": {"h2d": 20, "compute": 104, "d2h": 8}, "issue_us": 30}
+    assert cell_bound(cell)["efficiency"] == pytest.approx(1.04) and cell_bound(cell)["reason"] == ""
+    slowed = cell_bound(cell | {"solo_us": {"h2d": 20, "compute": 140, "d2h": 8}})
+    assert (slowed["limit"], slowed["efficiency"]) == ("compute", None)
+    assert slowed["reason"].startswith("alone, compute took 1.40 times as long as a batch")
 
 
 def test_prediction_from_two_cells():
