@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from bench.results.report.alone import nothing_compared
 from bench.results.report.labels import device_label, node_label, series_label
 from bench.results.words import at_most, percent, with_half
 
@@ -24,6 +25,7 @@ class Loss:
     label: str
     place: str
     node: int
+    split: bool
     share: float
     interval: tuple[float, float] | None
     verdict: str
@@ -72,7 +74,7 @@ def _answer(results: Record, cells: dict[str, Record], gpu: int, device: str) ->
     compared = [entry for entry in results["penalties"] if entry["gpu"] == gpu]
     losses = tuple(_loss(entry, cells) for entry in compared if entry["penalty"] is not None)
     if not losses:
-        return Answer(device, gpu, name, None, "", _nothing_compared(results, gpu), (), ())
+        return Answer(device, gpu, name, None, "", *nothing_compared(results, gpu), ())
     local, source = compared[0]["local_node"], compared[0]["local_source"]
     lines = [_place_line(place, group) for place, group in _by_place(losses).items()]
     if any(loss.interval is None for loss in losses):
@@ -98,8 +100,9 @@ def best_node(local: int, losses: Iterable[Loss]) -> int:
 
 
 def _by_place(losses: Iterable[Loss]) -> dict[str, list[Loss]]:
+    """Whole nodes first, then what has its CPUs on one node and its memory on another."""
     groups: dict[str, list[Loss]] = {}
-    for loss in losses:
+    for loss in sorted(losses, key=lambda loss: loss.split):
         groups.setdefault(loss.place, []).append(loss)
     return groups
 
@@ -143,16 +146,6 @@ def _verb(loss: Loss) -> str:
     return word if loss.sure or loss.interval is None else f"probably {word}"
 
 
-def _nothing_compared(results: Record, gpu: int) -> str:
-    own = [cell for cell in results["cells"] if cell["gpu"] == gpu]
-    nodes = sorted({cell["mem_node"] for cell in own if cell["throughput_samples_s"]})
-    if not nodes:
-        return "Nothing was measured here; the failures below say why."
-    if len(nodes) == 1:
-        return f"Measured on node {nodes[0]} only: there is no other node to compare with."
-    return "No two runs to compare; the failures below say why."
-
-
 def _loss(entry: Record, cells: dict[str, Record]) -> Loss:
     remote = cells.get(entry["remote_cell"])
     interval = entry.get("interval")
@@ -161,6 +154,7 @@ def _loss(entry: Record, cells: dict[str, Record]) -> Loss:
         label=series_label(remote) if remote else entry["model"],
         place=node_label(cpu_node, entry["remote_node"]),
         node=entry["remote_node"],
+        split=cpu_node != entry["remote_node"],
         share=entry["penalty"],
         interval=tuple(interval) if interval else None,
         verdict=entry.get("verdict") or "",

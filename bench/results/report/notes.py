@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from bench.results.drift import Run, drift
 from bench.results.words import percent, plural, seconds
 
 Record = dict[str, Any]
@@ -44,21 +43,42 @@ def trust_items(results: Record) -> list[tuple[str, str, str]]:
         proved = trust["proved"] == trust["runs_ok"] > 0
         figure = f"{trust['proved']} of {trust['runs_ok']}"
         items.append((figure, "runs with their placement proved", "good" if proved else "warn"))
-    items += _noise(trust)
-    if trust["monitored"]:
-        count = len(trust["throttled"])
-        items.append((str(count), "throttled " + ("run" if count == 1 else "runs"), "warn" if count else "good"))
-    elif results["device"] == "cuda":
-        items.append(("not watched", "clocks and throttling", "plain"))
+    items += [*_noise(trust), *_watched(trust, results["device"])]
+    if trust["disturbed"]:
+        items.append((str(len(trust["disturbed"])), "disturbed " + _runs(trust["disturbed"]), "warn"))
     return items
 
 
 def _noise(trust: Record) -> list[tuple[str, str, str]]:
-    if trust["noise_floor"] is not None:
-        return [(percent(trust["noise_floor"]), "noise floor of this host", "plain")]
     labels = {"rest": "spread between runs", "launch-bound": "spread, launch-bound cells"}
-    known = [(percent(trust["noise"][key]), label, "plain") for key, label in labels.items() if key in trust["noise"]]
-    return known or [("1 run", "a cell: no uncertainty known", "warn")]
+    known = {
+        key: (percent(trust["noise"][key]), label, "plain") for key, label in labels.items() if key in trust["noise"]
+    }
+    if trust["noise_floor"] is not None:
+        known = {"rest": (percent(trust["noise_floor"]), "noise floor of this host", "plain")} | {
+            key: item for key, item in known.items() if key != "rest"
+        }
+    return list(known.values()) or [("1 run", "a cell: no uncertainty known", "warn")]
+
+
+def _watched(trust: Record, device: str) -> list[tuple[str, str, str]]:
+    """Only timed runs are watched: beside a traced one the profiler is at work all the time."""
+    watched, timed, seen = trust["monitored"], trust["timed_ok"], trust["monitored"] - len(trust["unseen"])
+    if device != "cuda":
+        return []
+    if not watched:
+        return [("not watched", "clocks and throttling", "plain")]
+    if not seen:
+        return [("not told", f"whether throttled, {plural(watched, 'timed run')} watched", "warn")]
+    held = len(trust["throttled"])
+    told = (
+        f"throttled of {timed} timed runs watched" if seen == timed else f"throttled; {seen} of {timed} timed runs told"
+    )
+    return [(str(held), told, "warn" if held or seen < timed else "good")]
+
+
+def _runs(names: list[str]) -> str:
+    return "run" if len(names) == 1 else "runs"
 
 
 def method(results: Record, runs: dict[str, Record], order: tuple[Record, ...]) -> Record:
@@ -86,35 +106,29 @@ def _order(runs: dict[str, Record], order: tuple[Record, ...]) -> list[str]:
 def _text(results: Record) -> str:
     study = results["study"]
     repeats = int(study.get("repeats") or 1)
+    pairs = (
+        "Cells that differ only in node were measured next to each other, in turned order, and are compared pair by "
+        "pair. "
+        if results["penalties"]
+        else ""
+    )
     return (
         f"{plural(results['counts']['cells'], 'cell')}, each run {plural(repeats, 'time', 'times')} without a profiler "
         f"and once traced; every run is a process of its own. A run's value is the median of at least "
         f"{study.get('windows', 9)} windows of at least {study.get('window_s', 0.1):g} s after a warm-up, a cell's "
-        f"the geometric mean of its runs. Cells that differ only in node were measured next to each other, in turned "
-        f"order, and are compared pair by pair. From first to last run {seconds(results['duration_s'])}, "
+        f"the geometric mean of its runs. {pairs}From first to last run {seconds(results['duration_s'])}, "
         f"{seconds(results['busy_s'])} of it in runs."
     )
 
 
 def _drift(results: Record) -> str:
-    timed = [
-        Run(
-            cell=cell["name"],
-            noise_class=cell["noise_class"],
-            time=float(run["position"]),
-            throughput_samples_s=run["throughput_samples_s"],
-        )
-        for cell in results["cells"]
-        for run in cell["runs"]
-        if run["repeat"] != "traced" and run["throughput_samples_s"] and run["position"] is not None
-    ]
-    found = drift(timed)
+    found = results["drift"]
     if found is None:
         return ""
-    low, high = (100 * bound for bound in found.interval)
+    low, high = (100 * bound for bound in found["interval"])
     return (
-        f"Drift of the host over the study: {100 * found.change:+.2f} % [{low:+.2f}, {high:+.2f}] as a straight line; "
-        f"between its fastest and its slowest fifth {percent(found.swing)}. Pairs take it out of the penalties."
+        f"Drift of the host over the study: {100 * found['change']:+.2f} % [{low:+.2f}, {high:+.2f}] as a straight "
+        f"line; between its fastest and its slowest fifth {percent(found['swing'])}. Pairs take it out of penalties."
     )
 
 

@@ -5,12 +5,13 @@ from functools import lru_cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from bench.results import words
 from bench.results.load import Stored
-from bench.results.report import notes, sections
+from bench.results.report import limits, notes, sections
 from bench.results.report.answer import answers
+from bench.results.report.basis import doubts
 from bench.results.report.heatmap import FULL_LOSS, maps, shade
 from bench.results.report.hostmap import host_map
 from bench.results.report.labels import node_label, placements
@@ -24,7 +25,7 @@ from bench.results.report.plots.scaling import scaling_pictures
 from bench.results.report.plots.stages import STAGES, stage_pictures
 from bench.results.report.plots.style import STAGE_COLOURS, colour
 from bench.results.report.plots.throughput import throughput_pictures
-from bench.results.report.plots.timeline import timeline_pictures
+from bench.results.report.plots.timeline import timeline_pictures, why_no_timeline
 
 Record = dict[str, Any]
 _CONTENTS = {
@@ -33,7 +34,9 @@ _CONTENTS = {
     "penalties": ("penalty", "Penalty"),
     "throughput": ("throughput", "Throughput"),
     "scaling": ("scaling", "Scaling"),
+    "settings": ("settings", "Settings"),
     "stages": ("stages", "Stages"),
+    "limits": ("limits", "Limits"),
     "timelines": ("timeline", "Timeline"),
     "latency": ("latency", "Latency"),
     "bandwidths": ("bandwidth", "Link"),
@@ -56,10 +59,16 @@ def render(stored: Stored, results: Record) -> str:
         "host_facts": notes.host_facts(results),
         "answers": found,
         "trust": notes.trust_items(results),
+        "doubts": doubts(results),
         "recipes": recipes(results, near_nodes(results, found)),
         "recipe_note": recipe_note(found),
         "penalties": sections.penalty_rows(results, found),
         "effects": sections.effect_rows(results),
+        "predictions": limits.prediction_rows(results),
+        "settings": limits.setting_tables(results),
+        "limits": limits.limit_rows(results),
+        "crossings": limits.crossings(results),
+        "clocks": limits.clock_rows(results),
         "columns": sections.GRID_COLUMNS,
         "rows": sections.grid_rows(results),
         "failures": sections.failure_groups(results, files),
@@ -71,6 +80,8 @@ def render(stored: Stored, results: Record) -> str:
         **_legends(results["cells"]),
         **_pictures(stored, results, found),
     }
+    missing = "" if parts["timelines"] else _no_timeline(stored, results)
+    parts["no_timeline"] = missing
     parts["contents"] = [entry for key, entry in _CONTENTS.items() if parts[key]]
     return _environment().get_template("page.html.j2").render(parts)
 
@@ -89,10 +100,15 @@ def _pictures(stored: Stored, results: Record, found: list) -> Record:
     }
 
 
+def _no_timeline(stored: Stored, results: Record) -> str:
+    return why_no_timeline(stored.path, results["cells"], str(results["study"].get("retention") or "keep"))
+
+
 def _legends(cells: list[Record]) -> Record:
+    places = placements(cells)
     return {
         "intervals": any(len(cell["throughput_runs"]) > 1 for cell in cells),
-        "place_legend": [(node_label(*place), colour(index)) for index, place in enumerate(placements(cells))],
+        "place_legend": [(node_label(*place), colour(index)) for index, place in enumerate(places) if len(places) > 1],
         "stage_legend": [(name, STAGE_COLOURS[name]) for name in STAGES],
         "lane_legend": [
             (name.upper() if "2" in name else name, STAGE_COLOURS[name]) for name in ("h2d", "compute", "d2h")
@@ -106,6 +122,12 @@ def _keep_numbers_whole(text: str) -> str:
     return re.sub(r"(?<=\d) (?=[%±])|(?<=±) |(?<=%) (?=±)", "\u00a0", text)
 
 
+def _ticked(text: str) -> Markup:
+    """What stands between backticks is code; all of it is escaped."""
+    parts = [escape(part) for part in text.split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(part) if at % 2 else part for at, part in enumerate(parts))
+
+
 @lru_cache
 def _environment() -> Environment:
     environment = Environment(
@@ -117,6 +139,8 @@ def _environment() -> Environment:
     )
     environment.filters["svg"] = Markup
     environment.filters["nb"] = _keep_numbers_whole
+    environment.filters["ticked"] = _ticked
+    environment.filters["micro"] = lambda text: re.sub(r"(?<=\d) us\b", " µs", text)
     source, _, _ = environment.loader.get_source(environment, "style.css")
     environment.globals["css"] = Markup(source)
     return environment

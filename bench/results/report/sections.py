@@ -7,10 +7,10 @@ from bench.results.report.answer import Answer
 from bench.results.report.labels import device_label, node_label, place_of, series_label
 from bench.results.report.links import Files
 from bench.results.tables import COLUMNS, display_row
-from bench.results.words import NONE, percent, rate, seconds
+from bench.results.words import NONE, microseconds, percent, rate, seconds
 
 Record = dict[str, Any]
-PERTURBED = 0.05
+TOP_KERNELS = 8
 GRID_COLUMNS = (
     *("model", "device", "node", "outcome"),
     *COLUMNS[2:-1],
@@ -30,9 +30,9 @@ def grid_rows(results: Record) -> list[Record]:
             "values": display_row(cell)[2:-1],
             "regime": (cell["metrics"] or {}).get("regime") or NONE,
             "solo": percent(cell["efficiency_solo"]),
-            "too_good": (cell["efficiency_solo"] or 0.0) > 1 + PERTURBED,
+            "remarks": len(cell["remarks"]),
             "perturbation": percent(cell["perturbation"]),
-            "perturbed": cell["perturbation"] is not None and abs(cell["perturbation"] - 1) > PERTURBED,
+            "perturbed": cell["perturbation"] is not None and not cell["clocks"]["events_comparable"],
         }
         for cell in results["cells"]
     ]
@@ -60,6 +60,7 @@ def penalty_rows(results: Record, answers: list[Answer]) -> list[Record]:
                 "text": entry["text"],
                 "hint": entry.get("hint") or "",
                 "pairs": entry["pairs"],
+                "class": cells[entry["local_cell"]]["penalty_class"] or NONE,
             }
         )
     return rows
@@ -99,6 +100,7 @@ def run_groups(results: Record, files: Files) -> list[Record]:
     for cell in results["cells"]:
         runs = [
             {
+                "run": run["run"],
                 "repeat": run["repeat"],
                 "status": run["status"],
                 "throughput": rate(run["throughput_samples_s"]),
@@ -111,8 +113,22 @@ def run_groups(results: Record, files: Files) -> list[Record]:
             for run in cell["runs"]
         ]
         links = files.of_trace(cell["name"])
-        groups.append({"name": cell["name"], "outcome": cell["outcome"], "runs": runs, "links": links})
+        said = {"remarks": cell["remarks"], "kernels": kernel_rows(cell["metrics"] or {})}
+        groups.append({"name": cell["name"], "outcome": cell["outcome"], "runs": runs, "links": links} | said)
     return groups
+
+
+def kernel_rows(metrics: Record) -> list[tuple[str, str, str, str]]:
+    """(name, calls, time of one, share of the window) of the kernels that took most time."""
+    return [
+        (
+            kernel["name"],
+            f"{kernel['calls']:,}",
+            microseconds(kernel["total_ns"] / kernel["calls"] / 1e3),
+            percent(kernel["total_ns"] / metrics["window_ns"]),
+        )
+        for kernel in (metrics.get("top_kernels") or [])[:TOP_KERNELS]
+    ]
 
 
 def twins(results: Record) -> list[Record]:

@@ -135,5 +135,55 @@ def test_an_unbound_study_says_so(quick_run):
 
 def test_sections_without_data_are_left_out(quick_run):
     page = page_of(quick_run)
-    assert {"map", "penalty", "scaling", "timeline", "failures", "use"}.isdisjoint(page.ids)
+    assert {"map", "penalty", "scaling", "settings", "failures", "use"}.isdisjoint(page.ids)
     assert {"answer", "throughput", "stages", "cells", "runs", "method"} <= set(page.ids)
+
+
+@pytest.mark.parametrize(
+    ("retention", "said"),
+    [("none", "the traces were not kept (retention: none)"), ("keep", "no export (.sqlite) lies in nsys_reports/")],
+)
+def test_where_the_timeline_would_be_it_says_why_there_is_none(quick_run, retention, said):
+    edit_study(quick_run, retention=retention)
+    page = page_of(quick_run)
+    assert "timeline" in page.ids and f"No timeline: {said}" in page.text
+
+
+def test_a_run_in_doubt_is_named_with_the_reason_and_a_link(quick_run):
+    file = quick_run / "runs" / "pipeline_gpu0_numa0_vit0x0x0_r1.json"
+    record = json.loads(file.read_text())
+    record["result"]["certificate"] = {"verdict": "unproved", "reasons": ["pages of the input ring: -14"]}
+    file.write_text(json.dumps(record | {"fingerprint": record["fingerprint"] | {"driver": "999"}}))
+    page = page_of(quick_run)
+    assert "5 of 6 runs with their placement proved" in page.text
+    assert "placement not proved pages of the input ring: -14" in page.text
+    assert "driver 999, the study's is none" in page.text
+    assert page.links.count(f"#run-{file.stem}") == 2 and f"run-{file.stem}" in page.ids
+
+
+def test_of_the_preflight_only_what_is_not_ok_is_told(quick_run):
+    warned = {"state": "warning", "fact": "on", "remedy": "`sysctl kernel.numa_balancing=0`"}
+    checks = [{"name": "mig", "state": "ok", "fact": "off", "remedy": ""}, {"name": "numa_balancing"} | warned]
+    (quick_run / "preflight.json").write_text(json.dumps({"checks": checks}))
+    page = page_of(quick_run)
+    assert "numa balancing on" in page.text and "sysctl kernel.numa_balancing=0" in page.text
+    assert "code" in page.tags and "mig off" not in page.text
+
+
+@pytest.fixture(scope="module")
+def placed_page(placed_run):
+    make_report(placed_run, "test")
+    return Page((placed_run / "report.html").read_text())
+
+
+def test_a_split_placement_is_predicted_and_split(placed_page):
+    assert {"penalty", "settings", "limits", "perturbation"} <= set(placed_page.ids)
+    for told in ("Predicted and observed", "as predicted", "CPU part and memory part", "cuda graph, against off",
+                 "memory-bound", "Three clocks", "all agree", "synthetic_gemm<float>"):  # fmt: skip
+        assert told in placed_page.text, told
+
+
+def test_links_of_the_larger_page_lead_somewhere(placed_page, placed_run):
+    assert len(placed_page.ids) == len(set(placed_page.ids))
+    for link in placed_page.links:
+        assert unquote(link[1:]) in placed_page.ids if link.startswith("#") else (placed_run / unquote(link)).is_file()

@@ -29,6 +29,17 @@ def timeline_pictures(run_dir: Path, cells: list[dict]) -> list[Picture]:
     return pictures
 
 
+def why_no_timeline(run_dir: Path, cells: list[dict], retention: str) -> str:
+    """One line for the place where the pictures would be; nothing where no cell was traced."""
+    if not any(cell["metrics"] for cell in cells):
+        return ""
+    if retention != "keep":
+        return f"No timeline: the traces were not kept (retention: {retention}); their metrics were."
+    if not list((run_dir / "nsys_reports").glob("*.sqlite")):
+        return "No timeline: no export (.sqlite) lies in nsys_reports/ any more."
+    return "No timeline: the exports are too large to draw from, or cannot be read."
+
+
 def representatives(cells: list[dict]) -> list[dict]:
     """Of the first GPU, for each regime the first model that has it, on all placements it was traced on."""
     traced = [cell for cell in cells if cell["metrics"]]

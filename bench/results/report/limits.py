@@ -1,0 +1,139 @@
+"""Tables of what sets the pace: bound, clocks, predictions, settings. Plain values for the templates."""
+
+from typing import Any
+
+from bench.results.bound import TERMS
+from bench.results.report.labels import device_label, node_label, place_of, series_label
+from bench.results.words import NONE, microseconds, percent, rate, with_half
+
+Record = dict[str, Any]
+
+
+def limit_rows(results: Record) -> list[Record]:
+    """Cells whose stages were measured alone: terms of the bound, both efficiencies, class, and the copy."""
+    return [
+        _who(cell)
+        | {
+            "terms": [
+                (microseconds(cell["bound"]["terms_us"][term]), term == cell["bound"]["limit"]) for term in TERMS
+            ],
+            "bound": microseconds(cell["bound"]["bound_us"]),
+            "batch": microseconds(cell["bound"]["batch_us"]),
+            "solo": percent(cell["efficiency_solo"]) if cell["efficiency_solo"] else NONE,
+            "reason": cell["bound"]["reason"],
+            "in_situ": percent((cell["metrics"] or {}).get("pipeline_efficiency")),
+            "class": cell["penalty_class"] or "none",
+            "regime": (cell["metrics"] or {}).get("regime") or NONE,
+            "hidden": _hidden(cell["bound"]["terms_us"]),
+        }
+        for cell in results["cells"]
+        if cell["bound"]
+    ]
+
+
+def crossings(results: Record) -> list[tuple[str, str, str]]:
+    """(label, cell, sentence) for each model measured at several batch sizes."""
+    cells = {cell["name"]: cell for cell in results["cells"]}
+    found = []
+    for group in results["hidden_copies"]:
+        if len(group["cells"]) > 1:
+            cell = cells[group["cells"][0]]
+            who = f"{cell['model']['name']}, {device_label(cell)}, {node_label(*place_of(cell))}"
+            found.append((who, cell["name"], group["text"]))
+    return found
+
+
+def clock_rows(results: Record) -> list[Record]:
+    return [
+        _who(cell)
+        | {
+            "traced": percent(cell["perturbation"], 3),
+            "perturbed": not cell["clocks"]["events_comparable"],
+            "host": _off(cell["clocks"]["host_over_trace"]),
+            "events": _off(cell["clocks"]["events_over_trace"]),
+            "said": "; ".join(cell["clocks"]["disagree"]) or _agreement(cell["clocks"]),
+            "disagree": bool(cell["clocks"]["disagree"]),
+        }
+        for cell in results["cells"]
+        if cell["clocks"]["host_over_trace"] and cell["perturbation"]
+    ]
+
+
+def prediction_rows(results: Record) -> list[Record]:
+    cells = {cell["name"]: cell for cell in results["cells"]}
+    observed = {entry["remote_cell"]: entry for entry in results["penalties"]}
+    return [
+        _who(cells[said["remote_cell"]])
+        | {
+            "predicted": percent(said["predicted"]),
+            "bracket": f"{percent(said['low'])} to {percent(said['high'])}",
+            "observed": _observed(observed[said["remote_cell"]]),
+            "agrees": said["agrees"],
+        }
+        for said in results["predictions"]
+    ]
+
+
+def setting_tables(results: Record) -> list[Record]:
+    """One table a setting: what another value of it does to the throughput."""
+    cells = {cell["name"]: cell for cell in results["cells"]}
+    return [
+        {
+            "setting": compared["setting"].replace("_", " "),
+            "base": _value(compared["base"]),
+            "rows": [
+                _who(cells[line["name"]])
+                | {
+                    "model": cells[line["name"]]["model"]["name"],
+                    "value": _value(line["value"]),
+                    "base_cell": line["base_cell"],
+                    "from": rate(cells[line["base_cell"]]["throughput_samples_s"]),
+                    "to": rate(cells[line["name"]]["throughput_samples_s"]),
+                    "verdict": line["verdict"] or "",
+                    "text": line["text"],
+                    "hint": line["hint"],
+                }
+                for line in compared["lines"]
+            ],
+        }
+        for compared in results["comparisons"]
+    ]
+
+
+def _who(cell: Record) -> Record:
+    return {
+        "cell": cell["name"],
+        "model": series_label(cell),
+        "device": device_label(cell),
+        "node": node_label(*place_of(cell)),
+    }
+
+
+def _hidden(terms_us: dict[str, float]) -> str:
+    """Hidden while the longer copy takes no longer than compute or issue, at the cell's own batch size."""
+    longest = max(terms_us["h2d"], terms_us["d2h"])
+    return "hidden" if longest <= max(terms_us["compute"], terms_us["issue"]) else "exposed"
+
+
+def _agreement(clocks: Record) -> str:
+    if not clocks["events_over_trace"]:
+        return "host's timer and trace agree"
+    if not clocks["events_comparable"]:
+        return "host's timer and trace agree; events not judged, the profiler changed the pace"
+    return "all agree"
+
+
+def _off(ratio: float | None) -> str:
+    """How far a ratio is from one."""
+    return NONE if ratio is None else f"{100 * (ratio - 1):+.2f} %".replace("-", "−")
+
+
+def _observed(entry: Record) -> str:
+    if entry["interval"] is None:
+        return percent(entry["penalty"])
+    sign = "−" if entry["penalty"] < 0 else ""
+    return sign + with_half(abs(entry["penalty"]), (entry["interval"][1] - entry["interval"][0]) / 2)
+
+
+def _value(value: Any) -> str:
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)
