@@ -6,6 +6,108 @@ from typing import Any
 Record = dict[str, Any]
 
 
+WORDS = {"positive": "limits", "negative": "has slack"}
+
+
+def section(found: Record) -> str:
+    """Markdown, between the markers of docs/validity.md."""
+    return "\n".join([*_head(found), *_controls(found), *_predictions(found), *_regimes(found), *_clocks(found)])
+
+
+def _head(found: Record) -> Iterator[str]:
+    pilots = list(found["pilots"].values())
+    device, versions = (pilots[0][key] if pilots else {} for key in ("device", "versions"))
+    said = found["summary"]
+    yield f"On {device.get('name')}, torch {versions.get('torch')}, {_runs(found)} runs in {found['ran_s']:.0f} s."
+    if "found" in said:
+        yield (
+            f"Delays in a stage that limits: {said['found']} of {said['positive']} found; "
+            f"{said['attributed_solo']} attributed to their stage by the times of stages alone, "
+            f"{said['attributed_trace']} by the trace; regime as expected in {said['regime_right']}. "
+            f"Delays in a stage with slack: {said['negative_same']} of {said['negative']} are SAME. "
+            f"Slower copies: {said['predictions_in_bracket']} of {said['predictions']} inside the predicted bracket."
+        )
+    for error in found["errors"]:
+        yield f"Failed: {error['where']}: {error['error'].splitlines()[-1]}."
+
+
+def _runs(found: Record) -> int:
+    return len(found["pilots"]) + sum(len(runs) for group in found["runs"].values() for runs in group.values())
+
+
+def _controls(found: Record) -> Iterator[str]:
+    yield ""
+    yield (
+        "| cell | delay | the stage | expected | measured, 95 % interval | pairs | verdict | "
+        "stage by times alone | stage by trace |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for row in found.get("controls", []):
+        expected = f"{100 * row['expected']:.2f} %" if row["kind"] == "positive" else "0"
+        yield (
+            f"| {row['group']} | {row['condition']} ({row['felt_us']:.2f} us) | {WORDS[row['kind']]} | {expected} | "
+            f"{_effect(row['penalty'], row['interval'])} | {row['pairs']} | {row['verdict']}{_unresolved(row)} | "
+            f"{row['attributed_solo']} | {row['attributed_trace']} |"
+        )
+
+
+def _unresolved(row: Record) -> str:
+    if row["resolvable"] or row["mde"] is None:
+        return ""
+    repeats = f", {row['repeats_to_decide']:,} repeats would decide" if row["repeats_to_decide"] else ""
+    return f" (from {100 * row['mde']:.0f} % on{repeats})"
+
+
+def _predictions(found: Record) -> Iterator[str]:
+    yield ""
+    yield "| cell | copies in take | predicted, bracket | observed, 95 % interval | pairs | |"
+    yield "|---|---|---|---|---|---|"
+    for row in found.get("predictions", []):
+        yield (
+            f"| {row['group']} | {row['ratio_measured']:.3f} times as long | "
+            f"{_effect(row['predicted'], row['bracket'])} | {_effect(row['observed'], row['interval'])} | "
+            f"{row['pairs']} | {'' if row['in_bracket'] else 'OUTSIDE'} |"
+        )
+
+
+def _regimes(found: Record) -> Iterator[str]:
+    yield ""
+    yield "| cell | regime by trace | limit by times alone | idle | copy / compute | traced / timed |"
+    yield "|---|---|---|---|---|---|"
+    for row in found.get("regimes", []):
+        why = row.get("evidence") or {}
+        rho = "-" if why.get("rho") is None else f"{why['rho']:.2f}"
+        idle = "-" if why.get("idle_share") is None else f"{100 * why['idle_share']:.1f} %"
+        ratio = f"{row['timed_over_traced']:.2f}" if row["measured"] else "-"
+        yield f"| {row['group']} | {row['measured'] or 'no trace'} | {row['limit_solo']} | {idle} | {rho} | {ratio} |"
+
+
+def _clocks(found: Record) -> Iterator[str]:
+    clocks = found["clocks"]
+    if not clocks:
+        return
+    yield ""
+    yield (
+        "CUDA events against the trace of the same copies; an empty pair of events is "
+        f"{clocks['empty_pair_us']:.2f} us apart. Latency of a batch in the pipeline: events / trace "
+        f"{clocks['pipeline']['event_over_trace']:.4f}."
+    )
+    yield ""
+    yield "| copy | bytes | events | trace | events / trace | trains of copies: events / trace |"
+    yield "|---|---|---|---|---|---|"
+    for row in clocks["copies"]:
+        yield (
+            f"| {row['way']} | {row['bytes']:,} | {row['event_us']:.2f} us | {row['trace_us']:.2f} us | "
+            f"{row['event_over_trace']:.4f} | {row['train_event_over_trace']:.4f} |"
+        )
+
+
+def _effect(value: float, interval: Any) -> str:
+    # Rounding must not make a minus sign of nothing.
+    shown = f"{100 * value + 0.0:.2f} %"
+    return shown if interval is None else f"{shown} [{100 * interval[0] + 0.0:.2f}, {100 * interval[1] + 0.0:.2f}]"
+
+
 def text_table(found: Record) -> str:
     return "\n".join(_lines(found))
 

@@ -1,0 +1,78 @@
+"""The runner: forked processes, failures with a name, blocks that fit the time left."""
+
+import os
+import time
+
+import pytest
+
+from tests.validation import positive_controls
+from tests.validation.control_plan import BASE_CELL, Group, groups, positive, slower_copy
+from tests.validation.positive_controls import ControlError, Runner, measure
+
+TINY = Group(
+    "tiny", ("vit0x0x0", 0, 0, 0, 0), "transfer-bound",
+    (*positive("copy", 5.0), *slower_copy(2.0)),
+    {"image_size": 32, "batch_size": 2, "num_samples": 8, "warmup_samples": 2, "memory_size_mb": 1, "window_s": 0.002},
+    expect_s=1.0,
+)  # fmt: skip
+
+
+def runner(tmp_path, budget_s=1e9):
+    return Runner("cpu", budget_s, tmp_path)
+
+
+def test_a_forked_process_returns_its_result_or_its_words(tmp_path):
+    here = runner(tmp_path)
+    assert here.process(lambda: {"pid": os.getpid()})["pid"] != os.getpid()
+
+    def breaks():
+        raise ValueError("no such stage")
+
+    with pytest.raises(ControlError, match="no such stage"):
+        here.process(breaks)
+    with pytest.raises(ControlError, match="exit code 9"):
+        here.process(lambda: os._exit(9))
+
+
+def test_a_process_that_hangs_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(positive_controls, "RUN_TIMEOUT_S", 0.3)
+    with pytest.raises(ControlError, match="no result after"):
+        runner(tmp_path).process(lambda: time.sleep(60))
+
+
+def test_blocks_pairs_and_results_of_a_whole_measurement(tmp_path):
+    out = tmp_path / "controls.json"
+    found = measure(runner(tmp_path), [TINY], repeats=3, windows=1, out=out)
+    assert found["errors"] == [] and out.exists()
+    runs = found["runs"]["tiny"]
+    assert {name: sorted(blocks) for name, blocks in runs.items()} == {
+        "base": ["1", "2", "3"], "copy 5 %": ["1", "2", "3"], "copy x 2": ["1", "2"],
+    }  # fmt: skip
+    assert [row["pairs"] for row in found["controls"]] == [3]
+    assert runs["copy x 2"]["1"]["injection"]["copy_ratio"] == 2.0
+    traced = [block for blocks in runs.values() for block, run in blocks.items() if "trace" in run]
+    assert traced == ["1"] * 3
+
+
+def test_what_fails_is_named_and_the_rest_goes_on(tmp_path):
+    broken = Group("broken", TINY.model, "", TINY.conditions, TINY.settings | {"dtype": "fp7"})
+    found = measure(runner(tmp_path), [broken, TINY], repeats=1, windows=1)
+    assert set(found["runs"]) == {"tiny"}
+    assert [error["where"] for error in found["errors"]] == ["broken, pilot"]
+    assert "fp7" in found["errors"][0]["error"]
+
+
+def test_no_block_begins_that_would_end_too_late(tmp_path):
+    found = measure(runner(tmp_path, budget_s=0.0), [TINY], repeats=2, windows=1)
+    assert found["runs"] == {} and found["summary"]["positive"] == 0 and not found["summary"]["as_expected"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_stage_and_size_is_planned_where_it_limits(device):
+    plan = groups(device)
+    planned = {(condition.stage, condition.percent) for group in plan for condition in group.conditions
+               if condition.kind == "positive"}  # fmt: skip
+    assert planned >= {(stage, percent) for stage in ("copy", "launch", "kernel") for percent in (1.0, 2.0, 5.0)}
+    assert all(set(group.settings) <= set(BASE_CELL) for group in plan)
+    names = [(group.name, each.name) for group in plan for each in group.conditions]
+    assert len(set(names)) == len(names)
