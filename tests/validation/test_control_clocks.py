@@ -23,5 +23,5 @@ def test_single_copies_and_trains_are_compared_each_with_its_own():
 
 
 def test_copies_of_another_size_are_refused():
-    with pytest.raises(ValueError, match="1048576 bytes in the trace|are {1048576}"):
+    with pytest.raises(ValueError, match=r"are \{1048576\} in the trace"):
         _row(2 * SIZE, traced(20_000, 0), [20.0] * COPIES, 320.0)
