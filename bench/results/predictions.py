@@ -9,11 +9,12 @@ from bench.results.pairs import identity
 Record = dict[str, Any]
 
 
-def predictions(penalties: Sequence[Record], cells: Sequence[Record]) -> list[Record]:
+def predictions(penalties: Sequence[Record], cells: Sequence[Record], margin: float) -> list[Record]:
     """For each penalty of remote memory under a local CPU, the only case the bound speaks of:
 
     remote_cell, predicted and its bracket [low, high], and agrees: whether the bracket and the observed
-    interval (the penalty itself where there is none) meet. Cells whose stages were not measured have none.
+    interval (the penalty itself where there is none) meet or miss each other by no more than the margin, below
+    which a difference is none to act on. Cells whose stages were not measured have none.
     """
     by_name = {cell["name"]: cell for cell in cells}
     found = []
@@ -30,7 +31,7 @@ def predictions(penalties: Sequence[Record], cells: Sequence[Record]) -> list[Re
                 "predicted": said.penalty,
                 "low": said.low,
                 "high": said.high,
-                "agrees": low <= said.high and high >= said.low,
+                "agrees": low <= said.high + margin and high >= said.low - margin,
             }
         )
     return found

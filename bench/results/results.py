@@ -64,7 +64,7 @@ def build_results(stored: Stored, invocation: str) -> Record:
         "damaged": [{"path": damage.path, "what": damage.what} for damage in stored.damaged],
         "cells": cells,
         "penalties": compared,
-        "predictions": predictions(compared, cells),
+        "predictions": predictions(compared, cells, rules.margin),
         "hidden_copies": hidden_copies(cells),
         "comparisons": comparisons(cells, stored.study, rules.margin, rules.max_repeats),
         "drift": _drift(cells),

@@ -16,20 +16,32 @@ def test_the_bare_copy_is_predicted_as_observed_and_its_bracket_holds_it(placed_
     assert copy["predicted"] == pytest.approx(1 - 1.04 * 38 / 54, abs=0.01)
     assert copy["low"] <= copy["predicted"] <= copy["high"]
     observed = next(entry for entry in placed_results["penalties"] if entry["remote_cell"] == copy["remote_cell"])
-    assert copy["agrees"] == (observed["interval"][1] >= copy["low"] and observed["interval"][0] <= copy["high"])
-    assert copy["agrees"]
+    assert copy["agrees"] and observed["interval"][1] >= copy["low"] and observed["interval"][0] <= copy["high"]
 
 
 def test_an_observation_outside_the_bracket_does_not_agree(placed_results):
     moved = [entry | {"penalty": 0.6, "interval": [0.59, 0.61]} for entry in placed_results["penalties"]]
-    assert not any(said["agrees"] for said in predictions(moved, placed_results["cells"]))
+    assert not any(said["agrees"] for said in predictions(moved, placed_results["cells"], 0.02))
+
+
+def test_a_miss_below_the_margin_is_no_disagreement(placed_results):
+    def judged(miss):
+        low = {said["remote_cell"]: said["low"] - miss for said in placed_results["predictions"]}
+        moved = [
+            entry | {"penalty": low[entry["remote_cell"]], "interval": None}
+            for entry in placed_results["penalties"]
+            if entry["remote_cell"] in low
+        ]
+        return {said["agrees"] for said in predictions(moved, placed_results["cells"], 0.02)}
+
+    assert (judged(0.019), judged(0.021)) == ({True}, {False})
 
 
 def test_without_stages_or_runs_nothing_is_predicted(placed_results):
     bare = [cell | {"solo_us": None} for cell in placed_results["cells"]]
-    assert predictions(placed_results["penalties"], bare) == []
+    assert predictions(placed_results["penalties"], bare, 0.02) == []
     unmeasured = [entry | {"penalty": None} for entry in placed_results["penalties"]]
-    assert predictions(unmeasured, placed_results["cells"]) == []
+    assert predictions(unmeasured, placed_results["cells"], 0.02) == []
 
 
 def test_sizes_of_one_model_are_put_together_and_others_are_not():

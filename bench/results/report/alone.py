@@ -28,8 +28,8 @@ def _one_node(results: Record, gpu: int, node: int) -> tuple[str, ...]:
         return tuple(lines)
     known = next((entry for entry in results["topology"].get("gpus") or [] if entry["index"] == gpu), {})
     if known.get("node") is None:
-        lines.append(f"The node nearest to GPU {gpu} is unknown: {known.get('explanation') or 'nothing reports it'}. "
-                     f"Node {node} is where it was measured, not an advice.")  # fmt: skip
+        measured = f"Node {node} is where it was measured, and no advice."
+        lines.append(f"Nothing reports which node is nearest to GPU {gpu}. {measured}")
     else:
         lines.append(f"It is also the node that the system reports as nearest to GPU {gpu}.")
     probed = next((entry for entry in results["locality"].get("gpus", []) if entry["index"] == gpu), None)

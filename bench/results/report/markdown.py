@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from bench.results.report.answer import answers
+from bench.results.report.basis import doubts
 from bench.results.report.notes import notes, trust_items
 from bench.results.tables import COLUMNS, display_row
 
@@ -18,12 +19,13 @@ def markdown(results: Record) -> str:
     lines += [f"Host {_safe(host)}, {_safe(results['created_at'])}.", ""]
     for answer in answers(results):
         name = f" ({_safe(answer.name)})" if answer.name else ""
-        lines.append(f"- **GPU {answer.gpu}**{name}: {_safe(answer.sentence)}")
+        lines.append(f"- **{answer.device}**{name}: {_safe(answer.sentence)}")
     lines += [
         "",
         "Trust: " + "; ".join(f"{figure} {label}" for figure, label, _ in trust_items(results)) + ".",
         "",
     ]
+    lines += [f"- {_safe(doubt.what)}: {_safe(doubt.text)}{_named(doubt.runs)}" for doubt in doubts(results)] + [""]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * 2 + "---:|" * (len(COLUMNS) - 3) + "---|"]
     lines += ["| " + " | ".join(map(_safe, display_row(cell))) + " |" for cell in results["cells"]]
     failed = [cell for cell in results["cells"] if cell["outcome"] != "ok"]
@@ -35,6 +37,10 @@ def markdown(results: Record) -> str:
             for cell in failed
         ]
     return "\n".join(lines) + "\n"
+
+
+def _named(runs: tuple[str, ...]) -> str:
+    return f" ({', '.join(map(_safe, runs))})" if runs else ""
 
 
 def _safe(text: Any) -> str:

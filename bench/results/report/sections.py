@@ -74,6 +74,7 @@ def effect_rows(results: Record) -> list[Record]:
             "model": series_label(cells[entry["remote_cell"]]),
             "device": device_label(cells[entry["remote_cell"]]),
             "place": f"node {entry['remote_node']}",
+            "cell": entry["remote_cell"],
             "effects": [entry["effects"][part]["text"] for part in ("cpu", "memory", "interaction")],
         }
         for entry in results["penalties"]

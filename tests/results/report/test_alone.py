@@ -9,7 +9,7 @@ def results(nodes=(0,), measured=(0,), near=None, hypervisor="none", device="cud
         "cells": [{"gpu": 0, "mem_node": node, "throughput_samples_s": rate} for node in measured],
         "topology": {
             "nodes": [{"id": node} for node in nodes],
-            "gpus": [{"index": 0, "node": near, "explanation": "no answer from sysfs"}],
+            "gpus": [{"index": 0, "node": near}],
         },
         "locality": {"gpus": [{"index": 0, "text": text}]} if text else {},
         "fingerprint": {"hypervisor": hypervisor},
@@ -20,7 +20,11 @@ def test_one_node_is_nothing_to_choose_and_no_advice():
     lead, lines = nothing_compared(results(), 0)
     said = " ".join(lines)
     assert lead == ONE_NODE
-    assert "no penalty can be measured" in said and "unknown: no answer from sysfs" in said and "not an advice" in said
+    assert (
+        "no penalty can be measured" in said
+        and "Nothing reports which node is nearest to GPU 0" in said
+        and "no advice" in said
+    )
     assert "virtual machine" not in said and "Small copies" not in said
 
 

@@ -19,3 +19,10 @@ def test_hostile_text_cannot_break_the_table_or_become_markup(quick_run, results
     text = markdown(results)
     assert "<script>" not in text and "[x](" not in text
     assert "a\\|b \\| c \\|" in text
+
+
+def test_runs_in_doubt_are_named(quick_run, results_of):
+    results = results_of(quick_run)
+    results["trust"] |= {"doubts": {"a_r1": "no pages", "b_r1": "no pages"}}
+    assert "- placement not proved: no pages (a\\_r1, b\\_r1)" in markdown(results)
+    assert "- **CPU**" in markdown(results)

@@ -95,6 +95,12 @@ def test_penalty_is_drawn_for_models_that_compute(numa_results):
     assert penalty_pictures(numa_results["cells"], answers(numa_results | {"penalties": only_copies})) == []
 
 
+def test_penalties_of_other_settings_are_lines_of_their_own(placed_results):
+    (picture,) = penalty_pictures(placed_results["cells"], answers(placed_results))
+    assert "GPU 0 on node 1: vit0x0x0 30 %" in picture.alt
+    assert "GPU 0 on node 1, graph: vit0x0x0 graph 30 %" in picture.alt
+
+
 def test_series_of_the_scaling_study(scaling_cells):
     (depths,) = series(scaling_cells, "depth").values()
     (dims,) = series(scaling_cells, "dim").values()

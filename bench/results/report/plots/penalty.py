@@ -6,19 +6,21 @@ from matplotlib.ticker import NullLocator
 
 from bench.results.intensity import flops_per_byte
 from bench.results.report.answer import Answer, Loss
-from bench.results.report.plots.style import MUTED, Picture, canvas, colour, to_svg
+from bench.results.report.plots.style import COLOURS, MUTED, Picture, canvas, colour, to_svg
 from bench.results.words import percent
 
 
 def penalty_pictures(cells: list[dict], answers: list[Answer]) -> list[Picture]:
-    """One figure; nothing where no model that computes was compared."""
+    """One figure, a line for each device, place and settings; nothing where no model that computes was compared."""
     by_name = {cell["name"]: cell for cell in cells}
     series: dict[str, list[tuple[float, Loss]]] = {}
     for answer in answers:
         for loss in answer.losses:
             intensity = flops_per_byte(by_name[loss.cell])
             if intensity is not None:
-                series.setdefault(f"{answer.device} on {loss.place}", []).append((intensity, loss))
+                settings = " ".join(part for part in loss.label.split(" ")[1:] if not part.startswith("again"))
+                name = f"{answer.device} on {loss.place}" + (f", {settings}" if settings else "")
+                series.setdefault(name, []).append((intensity, loss))
     if not any(x > 0 for points in series.values() for x, _ in points):
         return []
     return [_draw(series)]
@@ -39,14 +41,15 @@ def _draw(series: dict[str, list[tuple[float, Loss]]]) -> Picture:
             points = sorted(points, key=lambda point: point[0])
             nudge = 1 + 0.03 * (index - (len(series) - 1) / 2)
             xs = [(x if x > 0 else apart) * nudge for x, _ in points]
-            axes.plot(xs, [100 * loss.share for _, loss in points], "-", color=colour(index), alpha=0.35)
+            stroke = "-" if index < len(COLOURS) else "--"
+            axes.plot(xs, [100 * loss.share for _, loss in points], stroke, color=colour(index), alpha=0.35)
             for x, (_, loss) in zip(xs, points, strict=True):
                 if loss.interval:
                     bounds = [100 * bound for bound in loss.interval]
                     axes.plot([x, x], bounds, color=colour(index), linewidth=1.3)
                 dot = axes.plot(x, 100 * loss.share, "o", color=colour(index), markersize=4.5)[0]
                 dot.set_url(f"#runs-{loss.cell}")
-            axes.plot([], [], "o-", color=colour(index), label=name)
+            axes.plot([], [], f"o{stroke}", color=colour(index), label=name)
         axes.axhline(0, color=MUTED, linewidth=0.8)
         axes.set_xscale("log")
         if any(x <= 0 for points in series.values() for x, _ in points):
