@@ -34,7 +34,9 @@ class Probe(OfStudy):
         if record is None:
             return False
         # Every call that measured something ends with a look at whether the nodes are where they were.
-        return self.when == "before" or record["state"] == self.directory.state()
+        if self.when == "before":
+            return True
+        return record["state"] == self.directory.state() and all(task.complete() for task in self.requires())
 
     def run(self) -> None:
         from bench.host.locality import measured_locality
