@@ -59,7 +59,8 @@ def test_numa_study_with_all_done(benchmark, all_done: Path) -> None:
     """Goal: 1.5 s, from the shell to its exit code."""
     command = [
         str(LUIGI), "--module", "tasks", "NumaStudy", "--device", "cpu", "--local-scheduler",
-        "--gpu-ids", str(GRID["gpu_ids"]), "--numa-nodes", str(GRID["numa_nodes"]), "--output-dir", str(all_done / "outputs"),
+        "--gpu-ids", str(GRID["gpu_ids"]), "--numa-nodes", str(GRID["numa_nodes"]),
+        "--output-dir", str(all_done / "outputs"),
     ]  # fmt: skip
 
     def call() -> None:
