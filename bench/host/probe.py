@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from bench.host.topology import Node, Topology, read_topology
 
 CPUS_PER_NODE = 8
 PER_CPU_S = 0.010
-SCANS_S = 6.0
-"""What all copies of a probe may take; with many CPUs each gets less than PER_CPU_S."""
+SCANS_S = 3.0
+"""What two scans may take; with many CPUs each gets less than PER_CPU_S. Where two groups are seen two more follow."""
 NEARER_BY = 0.03
 CHILD_TIMEOUT_S = 120
 
@@ -55,6 +56,13 @@ def probe(topology: Topology, seed: int = 0, measure: Measure | None = None) -> 
         "seed": seed,
     }
     measured = measure(request)
+
+    @cache
+    def from_other_side() -> dict[str, Any]:
+        # Groups are groups of CPUs: looking once more, with the context on a slow one, serves all GPUs.
+        return measure(request | {"context_cpu": slow_cpus[0], "seed": seed + 7})
+
+    slow_cpus: list[int] = []
     gpus = []
     for gpu in topology.gpus:
         scans = [{int(cpu): value for cpu, value in scan.get(gpu.pci_bus_id, {}).items()} for scan in measured["scans"]]
@@ -65,7 +73,7 @@ def probe(topology: Topology, seed: int = 0, measure: Measure | None = None) -> 
         elif len(with_cpus) > 1:
             record |= judge_nodes(gpu.index, gpu.node, scans, with_cpus)
         else:
-            record |= judge_hidden(gpu, scans, measured["tick_us"], request, measure)
+            record |= judge_hidden(gpu, scans, measured["tick_us"], slow_cpus, from_other_side)
         gpus.append(record | {"scans_us": scans})
     return {
         "device": "cuda",
@@ -118,7 +126,11 @@ def judge_nodes(gpu: int, reported: int | None, scans: list[dict[int, float]], n
 
 
 def judge_hidden(
-    gpu: Gpu, scans: list[dict[int, float]], tick_us: float, request: dict[str, Any], measure: Measure
+    gpu: Gpu,
+    scans: list[dict[int, float]],
+    tick_us: float,
+    slow_cpus: list[int],
+    from_other_side: Callable[[], dict[str, Any]],
 ) -> dict[str, Any]:
     """On a host that reports one node: two groups of CPUs, whether they hold, and what their distance is to."""
     # numpy only where there is something to compute: the command line stays quick.
@@ -129,7 +141,8 @@ def judge_hidden(
     if verdict.groups is None:
         middle = statistics.median(scans[0].values())
         return record | {"text": f"GPU {gpu.index}: {middle:.2f} us, no hidden nodes seen: {verdict.reason}"}
-    again = measure(request | {"context_cpu": verdict.groups.slow[0], "seed": request["seed"] + 7})
+    slow_cpus += verdict.groups.slow
+    again = from_other_side()
     turned = [{int(cpu): us for cpu, us in scan[gpu.pci_bus_id].items()} for scan in again["scans"]]
     repeated = compare_scans(turned[0], turned[1], tick_us).groups
     seen = what_was_seen(verdict.groups, repeated) if repeated else "not clear: no groups from the other side"
