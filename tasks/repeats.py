@@ -6,7 +6,9 @@ import luigi
 
 from bench.run.record import OK, failure, read_record, write_record
 from tasks.invocation import INVOCATION
-from tasks.stages import ExtractLatency, OfStudy, RunPipeline, Stage, grid_of
+from tasks.of_study import OfStudy, grid_of
+from tasks.probe import Probe
+from tasks.stages import ExtractLatency, RunPipeline, Stage
 
 
 class MoreRepeats(OfStudy):
@@ -42,6 +44,20 @@ class MoreRepeats(OfStudy):
             self.directory.demand,
             {"invocation": INVOCATION, "state": self.directory.state(), "repeats": repeats, **failure(OK, "")},
         )
+
+
+class ProbeAgain(Probe):
+    """Whether the nodes are where they were: every call that measured something ends with this look."""
+
+    when = "after"
+    priority = 1
+
+    def requires(self) -> MoreRepeats:
+        return MoreRepeats(run_dir=self.run_dir, host=self.host)
+
+    def complete(self) -> bool:
+        record = read_record(self.record_path)
+        return record is not None and record["state"] == self.directory.state() and self.requires().complete()
 
 
 def base_stages(task: OfStudy) -> list[Stage]:

@@ -10,17 +10,17 @@ from bench.run.record import NOT_RUNNABLE, OK, failure, read_record, write_recor
 from bench.study.directory import run_name
 from bench.study.order import TRACED
 from tasks.invocation import INVOCATION, host_lock
-from tasks.probe import Probe
-from tasks.repeats import base_stages, further_stages, last_stage
+from tasks.of_study import OfStudy
+from tasks.repeats import ProbeAgain, base_stages, further_stages, last_stage
 from tasks.reporting import link_task
-from tasks.stages import OfStudy, Stage
+from tasks.stages import Stage
 
 
 class StudyReport(OfStudy):
     """results.json, tables and report.html, from the records of all cells, failed ones included."""
 
     def requires(self) -> list[luigi.Task]:
-        return [Probe(run_dir=self.run_dir, host=self.host, when="after"), *base_stages(self)]
+        return [ProbeAgain(run_dir=self.run_dir, host=self.host), *base_stages(self)]
 
     @property
     def record_path(self) -> Path:

@@ -1,6 +1,5 @@
 """The stages of a cell: run, export, metrics. Each leaves a small record; a failed cell is a result, not an error."""
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,33 +7,14 @@ import luigi
 
 from bench.run.execute import execute
 from bench.run.record import TRACE_FAILED, is_final, read_record
-from bench.study.directory import Grid, RunDirectory, run_name
+from bench.study.directory import run_name
 from bench.study.order import TRACED, Slot
 from tasks.invocation import INVOCATION, host_lock
+from tasks.of_study import OfStudy, grid_of
+from tasks.probe import Probe
 from tasks.reporting import Reporter, outputs_url
 from tasks.stopping import Stopped, end_worker, in_worker
 from tasks.watching import RunOnTerminal, outcome
-
-
-@cache
-def grid_of(run_dir: str) -> Grid:
-    return RunDirectory(Path(run_dir)).grid()
-
-
-class OfStudy(luigi.Task):
-    """A task inside one run directory. host: where hosts share a scheduler, each runs its own tasks."""
-
-    run_dir = luigi.Parameter(description="the study's folder")
-    host = luigi.Parameter(description="the host that measures")
-
-    @property
-    def directory(self) -> RunDirectory:
-        return RunDirectory(Path(self.run_dir))
-
-    @property
-    def turns(self) -> dict[str, int]:
-        """The resource of what may not go on at once, by a name that is short enough for the page."""
-        return {"/".join([self.host, *self.directory.path.parts[-3:]]): 1}
 
 
 class Stage(OfStudy):
@@ -93,8 +73,6 @@ class RunPipeline(Stage):
         return not unusable or self.record()["invocation"] == INVOCATION
 
     def requires(self) -> luigi.Task:
-        from tasks.probe import Probe
-
         return Probe(run_dir=self.run_dir, host=self.host)
 
     def run(self) -> None:

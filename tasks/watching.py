@@ -20,6 +20,7 @@ _STAGES = {
     "ExtractLatency": "reading the trace",
     "MoreRepeats": "asking whether more repeats are needed",
     "Probe": "probing locality",
+    "ProbeAgain": "probing locality again",
     "StudyReport": "writing the report",
 }
 
