@@ -26,9 +26,8 @@ class Stage(OfStudy):
     def resources(self) -> dict[str, int]:
         return self.turns
 
-    @property
-    def record_path(self) -> Path:
-        raise NotImplementedError
+    # Where each stage leaves its record.
+    record_path: Path
 
     def output(self) -> luigi.LocalTarget:
         return luigi.LocalTarget(str(self.record_path))

@@ -1,0 +1,45 @@
+"""Which cells are measured again: disturbed pairs, and comparisons that are not narrow enough. Records are made up."""
+
+from pathlib import Path
+
+from bench.results.demand import demanded
+from bench.run.record import write_record
+from bench.study.directory import RunDirectory
+from bench.study.resolve import resolve
+from bench.study.study import read_study
+
+BASE = {
+    "name": "twins", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0", "vit0x0x0", "vit32x2x128"],
+    "device": "cpu", "binding": "none", "repeats": 2, "disturbed_repeats": 2,
+}  # fmt: skip
+FIRST, TWIN, ALONE = (f"pipeline_gpu0_numa0_{name}" for name in ("vit0x0x0", "vit0x0x0_again", "vit32x2x128"))
+
+
+def measured(tmp_path: Path, disturbed: set[tuple[str, int]], repeats: int = 2) -> RunDirectory:
+    directory = resolve(read_study(BASE, "f"), tmp_path, False, "now")
+    for slot in directory.grid().asked(repeats):
+        monitor = {"disturbed": ["throttled"] if (slot.cell, slot.repeat) in disturbed else []}
+        record = {"cell": slot.cell, "repeat": slot.repeat, "status": "ok", "invocation": "now", "monitor": monitor}
+        write_record(directory.record(slot.cell, slot.repeat), record)
+    return directory
+
+
+def test_a_quiet_study_needs_nothing_more(tmp_path: Path) -> None:
+    assert demanded(measured(tmp_path, set())) == {}
+
+
+def test_a_disturbed_run_has_its_whole_pair_measured_again(tmp_path: Path) -> None:
+    assert demanded(measured(tmp_path, {(TWIN, 1)})) == {FIRST: 3, TWIN: 3}
+
+
+def test_two_runs_of_one_block_are_one_block_to_repeat(tmp_path: Path) -> None:
+    assert demanded(measured(tmp_path, {(FIRST, 2), (TWIN, 2)})) == {FIRST: 3, TWIN: 3}
+
+
+def test_a_cell_that_is_compared_with_nothing_has_no_pair_to_lose(tmp_path: Path) -> None:
+    assert demanded(measured(tmp_path, {(ALONE, 1)})) == {}
+
+
+def test_repeats_that_are_disturbed_too_end_at_the_limit(tmp_path: Path) -> None:
+    everywhere = {(FIRST, repeat) for repeat in (1, 2, 3, 4)}
+    assert demanded(measured(tmp_path, everywhere, repeats=4)) == {FIRST: 4, TWIN: 4}
