@@ -1,10 +1,14 @@
 """Which cells are measured again: disturbed pairs, and comparisons that are not narrow enough. Records are made up."""
 
+import random
 from pathlib import Path
 
+import pytest
+
+from bench.host.topology import Node, Topology
 from bench.results.demand import demanded
 from bench.run.record import write_record
-from bench.study.directory import RunDirectory
+from bench.study.directory import RunDirectory, run_name
 from bench.study.resolve import resolve
 from bench.study.study import read_study
 
@@ -43,3 +47,24 @@ def test_a_cell_that_is_compared_with_nothing_has_no_pair_to_lose(tmp_path: Path
 def test_repeats_that_are_disturbed_too_end_at_the_limit(tmp_path: Path) -> None:
     everywhere = {(FIRST, repeat) for repeat in (1, 2, 3, 4)}
     assert demanded(measured(tmp_path, everywhere, repeats=4)) == {FIRST: 4, TWIN: 4}
+
+
+def test_target_precision_asks_for_the_next_look_only_where_it_is_not_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A stub of a host with two nodes: here only records are read, nothing is run.
+    nodes = tuple(Node(i, (i,), (i,), 1 << 34, True, {0: 10, 1: 20}) for i in (0, 1))
+    two_nodes = Topology(nodes, (), True, None, None, None)
+    monkeypatch.setattr("bench.study.resolve.read_topology", lambda: two_nodes)
+    changes = {"numa_nodes": [0, 1], "models": ["vit0x0x0", "vit32x2x128"], "repeats": 6, "target_precision": 0.02}
+    directory = resolve(read_study(BASE | changes, "f"), tmp_path, False, "now")
+    noise = random.Random(1)
+    for slot in directory.grid().asked(6):
+        rate = 1000 * (1 + noise.gauss(0, 0.03 if "vit32" in slot.cell else 0.002))
+        record = {
+            "run": run_name(slot.cell, slot.repeat), "cell": slot.cell, "repeat": slot.repeat, "block": slot.block,
+            "position": slot.position, "status": "ok", "reason": "", "advice": "", "invocation": "now",
+            "monitor": None, "wall_s": 1.0, "result": {"throughput_samples_s": rate},
+        }  # fmt: skip
+        write_record(directory.record(slot.cell, slot.repeat), record)
+    assert demanded(directory) == {f"pipeline_gpu0_numa{node}_vit32x2x128": 10 for node in (0, 1)}
