@@ -24,6 +24,17 @@ _KEY_FIELDS = (
     "device",
     "binding",
 )
+# Of these only what differs from the default counts: cells of studies made before they came keep their key.
+_LATER_KEY_FIELDS = (
+    "host_memory",
+    "copy_granularity",
+    "direction",
+    "preprocess_queue",
+    "preprocess_node",
+    "concurrent_gpus",
+    "concurrent_load",
+    "concurrent_placement",
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,14 @@ class Cell:
     window_s: float
     timeout_s: float
     placement_threshold: float
+    host_memory: str = "pinned"
+    copy_granularity: str = "batch"
+    direction: str = "both"
+    preprocess_queue: int = 0
+    preprocess_node: int = -1
+    concurrent_gpus: int = 1
+    concurrent_load: str = "pipeline"
+    concurrent_placement: str = "local"
     reason: str = ""
 
     def as_json(self) -> dict[str, Any]:
@@ -69,7 +88,8 @@ class Cell:
     def key(self) -> str:
         """The same for the same settings in every study; 12 hex digits."""
         plain = asdict(self)
-        text = json.dumps({field: plain[field] for field in _KEY_FIELDS}, sort_keys=True)
+        later = {field: plain[field] for field in _LATER_KEY_FIELDS if plain[field] != getattr(type(self), field)}
+        text = json.dumps({field: plain[field] for field in _KEY_FIELDS} | later, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.errors import StudyError
 
+HOST_MEMORIES = ("pinned", "pageable", "write-combined", "registered", "huge")
 MODES = ("off", "default", "reduce-overhead", "max-autotune")
 
 
@@ -61,6 +62,35 @@ SETTINGS = {
         Setting("compile_model", str, "off", "torch.compile mode of the model", choices=MODES),
         Setting("cuda_graph", bool, False, "replay the forward pass as one CUDA graph"),
         Setting("dtype", str, "fp32", "type of weights and samples", choices=("fp32", "tf32", "bf16", "fp16")),
+        Setting(
+            "host_memory", str, "pinned", "kind of host memory that the copies start from and end in", HOST_MEMORIES
+        ),
+        Setting("copy_granularity", str, "batch", "what one copy moves", ("batch", "sample")),
+        Setting("direction", str, "both", "which copies are made", ("both", "h2d", "d2h")),
+        Setting(
+            "preprocess_queue",
+            int,
+            0,
+            "batches that a CPU thread prepares ahead of the copies; 0: none, samples are ready",
+            maximum=1024,
+        ),
+        Setting(
+            "preprocess_node",
+            int,
+            -1,
+            "node of the preparing thread; -1: the cell's CPU node",
+            minimum=-1,
+            maximum=4095,
+        ),
+        Setting("concurrent_gpus", int, 1, "GPUs busy at once, the measured one included", minimum=1, maximum=64),
+        Setting("concurrent_load", str, "pipeline", "what the other GPUs do meanwhile", ("pipeline", "copies")),
+        Setting(
+            "concurrent_placement",
+            str,
+            "local",
+            "where the other GPUs' processes are bound: to their nearest node, to another one, or not at all",
+            ("local", "remote", "found"),
+        ),
         Setting("device", str, "auto", "where the model runs", choices=("auto", "cuda", "cpu")),
         Setting("profiler", str, "auto", "what records the traced run", choices=("auto", "nsys", "torch")),
         Setting("binding", str, "auto", "how a run is bound to its nodes", choices=("auto", "numactl", "none")),

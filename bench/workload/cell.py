@@ -51,6 +51,14 @@ class Cell:
     seed: int
     windows: int
     window_s: float
+    host_memory: str = "pinned"
+    copy_granularity: str = "batch"
+    direction: str = "both"
+    preprocess_queue: int = 0
+    preprocess_node: int = -1
+    concurrent_gpus: int = 1
+    concurrent_load: str = "pipeline"
+    concurrent_placement: str = "local"
 
     @property
     def batch_shape(self) -> tuple[int, int, int, int]:
@@ -90,7 +98,7 @@ def parse_cell(raw: dict[str, Any]) -> Cell:
     """Raise RunFailure for a cell that cannot be read or that this workload cannot run."""
     try:
         model = ModelShape(**{key: raw["model"][key] for key in ModelShape.__dataclass_fields__})
-        cell = Cell(**{key: raw[key] for key in Cell.__dataclass_fields__ if key != "model"}, model=model)
+        cell = Cell(**{key: raw[key] for key in Cell.__dataclass_fields__ if key in raw and key != "model"}, model=model)
     except (KeyError, TypeError) as error:
         raise RunFailure(
             CRASHED, f"the cell is incomplete: {error}", "write cell.json with all keys of a cell"
