@@ -98,7 +98,8 @@ def parse_cell(raw: dict[str, Any]) -> Cell:
     """Raise RunFailure for a cell that cannot be read or that this workload cannot run."""
     try:
         model = ModelShape(**{key: raw["model"][key] for key in ModelShape.__dataclass_fields__})
-        cell = Cell(**{key: raw[key] for key in Cell.__dataclass_fields__ if key in raw and key != "model"}, model=model)
+        known = raw.keys() & Cell.__dataclass_fields__.keys() - {"model"}
+        cell = Cell(**{key: raw[key] for key in known}, model=model)
     except (KeyError, TypeError) as error:
         raise RunFailure(
             CRASHED, f"the cell is incomplete: {error}", "write cell.json with all keys of a cell"

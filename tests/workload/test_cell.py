@@ -42,7 +42,7 @@ def test_keys_of_other_readers_are_passed_over(tmp_path):
 def test_a_missing_key_is_named():
     raw = raw_cell()
     del raw["buffers"]
-    with pytest.raises(RunFailure, match="incomplete: .*'buffers'"):
+    with pytest.raises(RunFailure, match=r"incomplete: .*'buffers'"):
         parse_cell(raw)
 
 
