@@ -1,14 +1,22 @@
-"""What topology, preflight and certificate cost. Limits of the project: 1 s without torch; 50 ms for 512 MiB."""
+"""What topology, preflight, certificate and probe cost.
+
+Limits of the project: 1 s without torch; 50 ms for 512 MiB; 10 s for 64 CPUs x 4 GPUs.
+"""
 
 import ctypes
 import mmap
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from itertools import cycle, islice
 from typing import Any
+
+import pytest
 
 from bench.host.certificate import Certifier
 from bench.host.latency_groups import compare_scans
+from bench.host.probe import probe, run_small_copy
 from bench.host.topology import read_topology
 
 POOL_BYTES = 512 << 20
@@ -64,3 +72,48 @@ def test_seeing_the_cpu_once(benchmark: Any) -> None:
 def test_two_scans_of_64_cpus_are_judged(benchmark: Any) -> None:
     scans = [{cpu: 9.1 + 2.1 * (cpu % 2) + 0.01 * (cpu * 7 % 13) for cpu in range(64)} for _ in range(2)]
     benchmark(compare_scans, *scans)
+
+
+def test_probe_of_64_cpus_and_4_gpus(benchmark: Any) -> None:
+    """A host with fewer of them is visited as often: its CPUs and GPUs are listed again until there are as many.
+
+    Both looks are taken, the second one too, which a host needs only where two groups are seen.
+    """
+    here = read_topology()
+    if not here.gpus:
+        pytest.skip("no GPU here")
+    cpus = tuple(islice(cycle(cpu for node in here.nodes for cpu in node.allowed_cpus), 64))
+    # One GPU under several spellings of its address: each gets a context of its own.
+    addresses = [spelled(gpu.pci_bus_id) for spelled in (str.lower, str.upper, _short, _long) for gpu in here.gpus]
+    gpus = tuple(
+        replace(gpu, index=index, pci_bus_id=address)
+        for index, (gpu, address) in enumerate(zip(cycle(here.gpus), list(dict.fromkeys(addresses))[:4], strict=False))
+    )
+    host = replace(here, nodes=(replace(here.nodes[0], cpus=cpus, allowed_cpus=cpus),), gpus=gpus)
+    looks: list[dict[str, Any]] = []
+
+    def measure(request: dict[str, Any]) -> dict[str, Any]:
+        looks.append(request)
+        return run_small_copy(request)
+
+    def probe_twice() -> None:
+        looks.clear()
+        probe(host, measure=measure)
+        if len(looks) == 1:
+            run_small_copy(looks[0])
+
+    benchmark.pedantic(probe_twice, rounds=2)
+    benchmark.extra_info["visits"] = len(looks[0]["cpus"]) * len(looks[0]["bus_ids"]) * looks[0]["scans"]
+    benchmark.extra_info["gpus_here"] = len(here.gpus)
+    assert benchmark.extra_info["visits"] == 64 * 4 * 2
+    assert benchmark.stats["max"] <= 10.0
+
+
+def _short(pci_bus_id: str) -> str:
+    """Without the domain, which is 0 on most hosts."""
+    return pci_bus_id.removeprefix("0000:")
+
+
+def _long(pci_bus_id: str) -> str:
+    """With a domain of eight digits, as NVML writes it."""
+    return pci_bus_id.rjust(16, "0")
