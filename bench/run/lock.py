@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from bench.errors import StudyError
 from bench.run.processes import end_session, start_ticks
 
 LOCK_DIR_VARIABLE = "NUMASTUDY_LOCK_DIR"
+MOST_BYTES = 65536
 
 
 class HostLock:
@@ -24,6 +26,8 @@ class HostLock:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or lock_path()
         self._descriptor = _open(self.path)
+        # Children of one run are started in threads of their own.
+        self._writing = threading.Lock()
 
     def fileno(self) -> int:
         return self._descriptor
@@ -45,15 +49,26 @@ class HostLock:
         )
 
     def record_child(self, pid: int) -> None:
-        """Remember the child's session, so that a later study can end it if this one is killed."""
-        self._write(self.holder() | {"child": pid, "child_start_ticks": start_ticks(pid)})
+        """Remember the child's session beside those that live, so that a later study can end it if this one is
+        killed."""
+        with self._writing:
+            holder = self.holder()
+            living = [[child, ticks] for child, ticks in _children(holder) if start_ticks(child) == ticks]
+            ticks = start_ticks(pid)
+            # Versions that knew of one child only read the last two keys.
+            newest = {"children": [*living, [pid, ticks]], "child": pid, "child_start_ticks": ticks}
+            self._write(holder | newest)
+
+    def sessions(self) -> list[int]:
+        """The sessions that were recorded and whose leaders live: the measured process and its peers."""
+        return [child for child, ticks in _children(self.holder()) if start_ticks(child) == ticks]
 
     def release(self) -> None:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def holder(self) -> dict[str, Any]:
         try:
-            return json.loads(os.pread(self._descriptor, 4096, 0) or b"{}")
+            return json.loads(os.pread(self._descriptor, MOST_BYTES, 0) or b"{}")
         except ValueError:
             return {}
 
@@ -113,5 +128,13 @@ def _open(path: Path) -> int:
 
 def _end_orphans(holder: dict[str, Any]) -> None:
     alive = "pid" in holder and start_ticks(holder["pid"]) == holder["start_ticks"]
-    if not alive and "child" in holder:
-        end_session(holder["child"], holder["child_start_ticks"])
+    if not alive:
+        for child, ticks in _children(holder):
+            end_session(child, ticks)
+
+
+def _children(holder: dict[str, Any]) -> list[tuple[int, int | None]]:
+    """Sessions and their leaders' start times. A holder of an earlier version names one."""
+    if "children" in holder:
+        return [(child, ticks) for child, ticks in holder["children"]]
+    return [(holder["child"], holder["child_start_ticks"])] if "child" in holder else []

@@ -81,17 +81,55 @@ def test_forked_workers_share_the_lock_and_a_child_keeps_it(tmp_path: Path) -> N
     HostLock(path).acquire("next", refuse_to_wait)
 
 
-def test_an_orphan_of_a_dead_holder_is_ended(tmp_path: Path) -> None:
+def pretend_death(lock: HostLock, holder: dict) -> None:
+    """As if this process had been killed: its id now belongs to nobody that started then."""
+    os.pwrite(lock.fileno(), json.dumps(holder | {"start_ticks": 1}).encode() + b" " * 99, 0)
+    os.close(lock.fileno())
+
+
+def sleeper(lock: HostLock) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sleep", "600"], pass_fds=(lock.fileno(),), start_new_session=True)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_orphans_of_a_dead_holder_are_ended(tmp_path: Path, count: int) -> None:
     path = tmp_path / "lock"
     lock = HostLock(path)
     lock.acquire("mine", refuse_to_wait)
-    orphan = subprocess.Popen(["sleep", "600"], pass_fds=(lock.fileno(),), start_new_session=True)
-    lock.record_child(orphan.pid)
-    # As if this process had been killed: its id now belongs to nobody that started then.
-    os.pwrite(lock.fileno(), json.dumps(lock.holder() | {"start_ticks": 1}).encode() + b" " * 64, 0)
-    os.close(lock.fileno())
+    orphans = [sleeper(lock) for _ in range(count)]
+    for orphan in orphans:
+        lock.record_child(orphan.pid)
+    assert lock.sessions() == [orphan.pid for orphan in orphans]
+    pretend_death(lock, lock.holder())
     HostLock(path).acquire("next", lambda _: None, interval_s=0.05)
-    assert orphan.wait(5) != 0
+    assert [orphan.wait(5) for orphan in orphans] == [-15] * count
+
+
+def test_the_orphan_of_an_earlier_version_is_ended_too(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    lock = HostLock(path)
+    lock.acquire("mine", refuse_to_wait)
+    orphan = sleeper(lock)
+    lock.record_child(orphan.pid)
+    holder = lock.holder()
+    assert (holder["child"], holder["child_start_ticks"]) == (orphan.pid, start_ticks(orphan.pid))
+    pretend_death(lock, {key: value for key, value in holder.items() if key != "children"})
+    HostLock(path).acquire("next", lambda _: None, interval_s=0.05)
+    assert orphan.wait(5) == -15
+
+
+def test_children_that_ended_are_forgotten(tmp_path: Path) -> None:
+    lock = HostLock(tmp_path / "lock")
+    lock.acquire("mine", refuse_to_wait)
+    ended, living = sleeper(lock), sleeper(lock)
+    lock.record_child(ended.pid)
+    ended.kill()
+    ended.wait()
+    lock.record_child(living.pid)
+    assert [child for child, _ in lock.holder()["children"]] == [living.pid] == lock.sessions()
+    living.kill()
+    living.wait()
+    assert lock.sessions() == []
 
 
 def test_a_live_holder_keeps_its_child(tmp_path: Path) -> None:
