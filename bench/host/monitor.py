@@ -6,7 +6,7 @@ A thread of the parent, 10 samples a second; NVML where there is a GPU, /proc/st
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -25,11 +25,12 @@ FOREIGN_CPU = 0.5
 
 Sample = dict[str, Any]
 Reader = Callable[[], Sample]
+Sessions = Callable[[], Collection[int]]
 
 
 class Monitor:
-    """Watch from start() to summary(). run_pid: gives the measured process, which leads a session,
-    once it is known.
+    """Watch from start() to summary(). sessions: gives the leaders of the run's own sessions, once they are
+    known: the measured process and those that keep other GPUs busy beside it.
 
     gpu_uuid: None on the cpu device. watched_cpus: the run's CPUs, which the watching thread keeps off.
     """
@@ -38,7 +39,7 @@ class Monitor:
         self,
         gpu_uuid: str | None,
         watched_cpus: Iterable[int],
-        run_pid: Callable[[], int | None],
+        sessions: Sessions,
         interval_s: float = INTERVAL_S,
         reader: Reader | None = None,
     ) -> None:
@@ -47,7 +48,7 @@ class Monitor:
         self._samples: list[Sample] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
-        self._gpu_uuid, self._run_pid, self._reader = gpu_uuid, run_pid, reader
+        self._gpu_uuid, self._sessions, self._reader = gpu_uuid, sessions, reader
 
     def start(self) -> "Monitor":
         self._thread.start()
@@ -61,7 +62,7 @@ class Monitor:
 
     def _watch(self) -> None:
         keep_off(self._watched)
-        with _reader(self._gpu_uuid, self._watched, self._run_pid) as live:
+        with _reader(self._gpu_uuid, self._watched, self._sessions) as live:
             read = self._reader or live
             while len(self._samples) < MOST_SAMPLES:
                 self._samples.append(read())
@@ -134,8 +135,8 @@ def _range(samples: list[Sample], name: str) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _reader(gpu_uuid: str | None, watched: frozenset[int], run_pid: Callable[[], int | None]) -> Iterator[Reader]:
-    cpus = ForeignLoad(watched, run_pid)
+def _reader(gpu_uuid: str | None, watched: frozenset[int], sessions: Sessions) -> Iterator[Reader]:
+    cpus = ForeignLoad(watched, sessions)
     if gpu_uuid is None:
         yield lambda: {"at_s": time.monotonic(), "foreign_cpus": cpus.read()}
         return
@@ -148,13 +149,13 @@ def _reader(gpu_uuid: str | None, watched: frozenset[int], run_pid: Callable[[],
         yield lambda: {"at_s": time.monotonic(), "foreign_cpus": cpus.read()}
         return
     try:
-        yield lambda: read_gpu(pynvml, handle, run_pid) | {"foreign_cpus": cpus.read()}
+        yield lambda: read_gpu(pynvml, handle, sessions) | {"foreign_cpus": cpus.read()}
     finally:
         with suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
 
 
-def read_gpu(nvml: Any, handle: Any, run_pid: Callable[[], int | None]) -> Sample:
+def read_gpu(nvml: Any, handle: Any, sessions: Sessions) -> Sample:
     """One sample; what NVML refuses is null."""
 
     def ask(name: str, *arguments: Any) -> Any:
@@ -163,7 +164,7 @@ def read_gpu(nvml: Any, handle: Any, run_pid: Callable[[], int | None]) -> Sampl
         except Exception:
             return None
 
-    own = _own(run_pid())
+    own = _own(sessions())
     power, use = ask("PowerUsage"), ask("UtilizationRates")
     processes = [int(process.pid) for process in ask("ComputeRunningProcesses") or ()]
     return {
@@ -182,13 +183,13 @@ def read_gpu(nvml: Any, handle: Any, run_pid: Callable[[], int | None]) -> Sampl
     }
 
 
-def _own(pid: int | None) -> set[int]:
-    """The processes of the run's session, and this process."""
+def _own(sessions: Collection[int]) -> set[int]:
+    """The processes of the run's sessions, and this process."""
     own = {os.getpid()}
-    if pid is not None:
+    if sessions:
         for name in os.listdir("/proc"):
             with suppress(OSError):
-                if name.isdigit() and os.getsid(int(name)) == pid:
+                if name.isdigit() and os.getsid(int(name)) in sessions:
                     own.add(int(name))
     return own
 
@@ -196,15 +197,15 @@ def _own(pid: int | None) -> set[int]:
 class ForeignLoad:
     """CPUs' worth of work, on the watched CPUs, that is not the run's own."""
 
-    def __init__(self, watched: frozenset[int], run_pid: Callable[[], int | None]) -> None:
-        self._watched, self._run_pid = watched, run_pid
+    def __init__(self, watched: frozenset[int], sessions: Sessions) -> None:
+        self._watched, self._sessions = watched, sessions
         self._last: tuple[float, float, dict[int, float]] | None = None
 
     def read(self) -> float | None:
         """Since the last call; None at the first."""
         tick = os.sysconf("SC_CLK_TCK")
         busy = sum(busy_ticks(cpu) for cpu in self._watched) / tick
-        own = {pid: _cpu_ticks(pid) / tick for pid in _own(self._run_pid())}
+        own = {pid: _cpu_ticks(pid) / tick for pid in _own(self._sessions())}
         now = time.monotonic()
         last, self._last = self._last, (now, busy, own)
         if last is None or now <= last[0]:

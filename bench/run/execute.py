@@ -181,7 +181,7 @@ def _watch(cell: Cell, host: Topology, cpus: set[int], lock: HostLock) -> Monito
     """What else happens on the GPU and on the measured CPUs. Known from outside the run, never from its speed."""
     node = host.node(cell.cpu_node)
     measured = set(node.cpus) & cpus if node and cell.binding != "none" else cpus
-    return Monitor(cell.gpu_uuid, measured, lambda: lock.holder().get("child")).start()
+    return Monitor(cell.gpu_uuid, measured, lock.sessions).start()
 
 
 def _collect_trace(

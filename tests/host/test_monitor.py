@@ -70,14 +70,14 @@ def test_nothing_seen_claims_nothing() -> None:
 
 def test_a_live_watch_of_this_host() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.6)"], start_new_session=True)
-    monitor = Monitor(None, sorted(os.sched_getaffinity(0)), lambda: child.pid, interval_s=0.05).start()
+    monitor = Monitor(None, sorted(os.sched_getaffinity(0)), lambda: [child.pid], interval_s=0.05).start()
     child.wait()
     found = monitor.summary()
     assert found["samples"] >= 3 and found["foreign_cpus"] is not None and not found["throttle_known"]
 
 
 def test_a_broken_driver_leaves_the_cpus_watched() -> None:
-    monitor = Monitor("GPU-that-is-not-there", [0], lambda: None, interval_s=0.01).start()
+    monitor = Monitor("GPU-that-is-not-there", [0], lambda: [], interval_s=0.01).start()
     time.sleep(0.1)
     assert monitor.summary()["foreign_cpus"] is not None
 
@@ -93,7 +93,7 @@ def test_the_runs_own_work_is_not_foreign_and_that_of_others_is() -> None:
     cpu = min(os.sched_getaffinity(0))
     child = spin(cpu)
     try:
-        own, foreign = ForeignLoad(frozenset({cpu}), lambda: child.pid), ForeignLoad(frozenset({cpu}), lambda: None)
+        own, foreign = ForeignLoad(frozenset({cpu}), lambda: [child.pid]), ForeignLoad(frozenset({cpu}), lambda: [])
         assert own.read() is foreign.read() is None
         time.sleep(1)
         as_own, as_foreign = own.read(), foreign.read()
@@ -102,6 +102,22 @@ def test_the_runs_own_work_is_not_foreign_and_that_of_others_is() -> None:
         child.communicate()
     # Others may share the CPU while the test runs; the child's part of it must still make the difference.
     assert as_foreign - as_own > 0.2
+
+
+def test_the_work_of_each_of_a_runs_sessions_is_its_own() -> None:
+    cpu = min(os.sched_getaffinity(0))
+    children = [spin(cpu), spin(cpu)]
+    try:
+        both = ForeignLoad(frozenset({cpu}), lambda: [child.pid for child in children])
+        first = ForeignLoad(frozenset({cpu}), lambda: [children[0].pid])
+        assert both.read() is first.read() is None
+        time.sleep(1)
+        without_foreign, with_foreign = both.read(), first.read()
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
+    assert with_foreign - without_foreign > 0.1
 
 
 def test_busy_ticks_only_grow() -> None:
