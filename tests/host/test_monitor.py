@@ -77,7 +77,7 @@ def test_a_live_watch_of_this_host() -> None:
 
 
 def test_a_broken_driver_leaves_the_cpus_watched() -> None:
-    monitor = Monitor("GPU-that-is-not-there", [0], lambda: [], interval_s=0.01).start()
+    monitor = Monitor("GPU-that-is-not-there", [0], list, interval_s=0.01).start()
     time.sleep(0.1)
     assert monitor.summary()["foreign_cpus"] is not None
 
@@ -93,7 +93,7 @@ def test_the_runs_own_work_is_not_foreign_and_that_of_others_is() -> None:
     cpu = min(os.sched_getaffinity(0))
     child = spin(cpu)
     try:
-        own, foreign = ForeignLoad(frozenset({cpu}), lambda: [child.pid]), ForeignLoad(frozenset({cpu}), lambda: [])
+        own, foreign = ForeignLoad(frozenset({cpu}), lambda: [child.pid]), ForeignLoad(frozenset({cpu}), list)
         assert own.read() is foreign.read() is None
         time.sleep(1)
         as_own, as_foreign = own.read(), foreign.read()
