@@ -4,46 +4,82 @@ Exit code 0: the result was written; 3: a failure with a name was written; anyth
 """
 
 import sys
-import traceback
 from pathlib import Path
+from typing import Any
 
 import click
 
-from bench.files import write_json
-from bench.workload.cell import read_cell
-from bench.workload.failures import CRASHED, RunFailure, name_failure
+from bench.files import read_json
+from bench.workload.barrier import Barrier
+from bench.workload.cell import as_load, parse_cell
+from bench.workload.failures import CRASHED, RunFailure
 from bench.workload.phases import Phases
 from bench.workload.progress import Progress
+from bench.workload.result import write_result
+
+MODES = ("timed", "traced", "load")
 
 
 @click.command()
 @click.option("--cell", "cell_path", type=click.Path(path_type=Path), required=True, help="The cell: JSON.")
-@click.option("--mode", type=click.Choice(["timed", "traced"]), required=True)
+@click.option("--mode", type=click.Choice(MODES), required=True, help="load: run beside the measured process.")
 @click.option("--result", type=click.Path(path_type=Path), required=True, help="Where the result goes.")
 @click.option("--progress", "progress_path", type=click.Path(path_type=Path), help="16 bytes to count into.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Where torch.profiler's trace goes.")
-def main(cell_path: Path, mode: str, result: Path, progress_path: Path | None, trace: Path | None) -> None:
+@click.option(
+    "--barrier",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="An empty folder in which the processes of a contention run meet.",
+)
+@click.option("--peers", type=click.IntRange(2), help="Processes that meet there, this one included.")
+def main(
+    cell_path: Path,
+    mode: str,
+    result: Path,
+    progress_path: Path | None,
+    trace: Path | None,
+    barrier: Path | None,
+    peers: int | None,
+) -> None:
     """Run one cell once and write its result."""
+    if (barrier is None) != (peers is None) or (mode == "load" and barrier is None):
+        raise click.UsageError("--barrier and --peers go together, and --mode load needs both")
+    sys.exit(run_cell(cell_path, mode, result, progress_path, trace, barrier, peers or 1))
+
+
+def run_cell(
+    cell_path: Path,
+    mode: str,
+    result: Path,
+    progress_path: Path | None = None,
+    trace: Path | None = None,
+    barrier: Path | None = None,
+    peers: int = 1,
+) -> int:
+    """Run the cell and write its result; the exit code."""
     phases = Phases()
-    try:
+
+    def measure() -> dict[str, Any]:
         phases.mark("interpreter")
-        cell, raw = read_cell(cell_path)
+        raw = read_json(cell_path)
+        if mode == "load":
+            raw = as_load(raw)
+        cell = parse_cell(raw)
         progress = Progress(progress_path)
         import_torch(cell.model.computes)
         from bench.workload.run import execute
 
         phases.mark("imports")
-        record = execute(raw, mode, progress, phases, trace)
-        write_json(result, record)
+        # Half the time of a run, so that the one that waits still ends by itself.
+        meeting = Barrier(barrier, peers, cell.timeout_s / 2) if barrier else None
+        record = execute(raw, mode, progress, phases, trace, meeting)
         print(f"{cell.name} {mode}: {record['throughput_samples_s']:.1f} samples/s")
-    except Exception as error:
-        failure = name_failure(error)
-        write_json(result, failure.record())
-        if failure.status == CRASHED and not isinstance(error, RunFailure):
-            # For the log of the run: what the record says in one line.
-            traceback.print_exc()
-        print(failure, file=sys.stderr)
-        sys.exit(failure.exit_code)
+        return record
+
+    code = write_result(result, measure)
+    if code and barrier:
+        Barrier(barrier, peers, 0).failed()
+    return code
 
 
 def import_torch(computes: bool) -> None:

@@ -1,10 +1,8 @@
 """The cell a run executes, parsed once at the edge."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from bench.files import read_json
 from bench.workload.failures import CRASHED, NOT_RUNNABLE, RunFailure
 
 DTYPES = ("fp32", "tf32", "bf16", "fp16")
@@ -51,6 +49,7 @@ class Cell:
     seed: int
     windows: int
     window_s: float
+    timeout_s: float = 600.0
     host_memory: str = "pinned"
     copy_granularity: str = "batch"
     direction: str = "both"
@@ -109,10 +108,11 @@ def parse_cell(raw: dict[str, Any]) -> Cell:
     return cell
 
 
-def read_cell(path: Path) -> tuple[Cell, dict[str, Any]]:
-    """The cell, and the JSON it was read from."""
-    raw = read_json(path)
-    return parse_cell(raw), raw
+def as_load(raw: dict[str, Any]) -> dict[str, Any]:
+    """The cell of a process that loads the host: with concurrent_load `copies` it copies and computes nothing."""
+    if raw.get("concurrent_load") != "copies":
+        return raw
+    return raw | {"model": {"name": "vit0x0x0", "patch_size": 0, "depth": 0, "dim": 0, "heads": 0}}
 
 
 def _refuse_unknown(cell: Cell) -> None:
@@ -124,18 +124,25 @@ def _refuse_unknown(cell: Cell) -> None:
     }
     for key, allowed in known.items():
         if getattr(cell, key) not in allowed:
-            raise RunFailure(
-                CRASHED, f"{key} is {getattr(cell, key)!r}", f"{key} is one of {', '.join(allowed)}"
-            )
+            raise RunFailure(CRASHED, f"{key} is {getattr(cell, key)!r}", f"{key} is one of {', '.join(allowed)}")
 
 
 def _refuse_impossible(cell: Cell) -> None:
     if cell.device == "cpu" and cell.cuda_graph:
-        raise RunFailure(NOT_RUNNABLE, "cuda_graph asks for a CUDA device, the cell has device cpu",
-                         "set cuda_graph to false, or run on a CUDA host")
+        raise RunFailure(
+            NOT_RUNNABLE,
+            "cuda_graph asks for a CUDA device, the cell has device cpu",
+            "set cuda_graph to false, or run on a CUDA host",
+        )
     if cell.device == "cpu" and cell.dtype == "tf32":
-        raise RunFailure(NOT_RUNNABLE, "tf32 is a mode of CUDA matrix units, the cell has device cpu",
-                         "set dtype to fp32, or run on a CUDA host")
+        raise RunFailure(
+            NOT_RUNNABLE,
+            "tf32 is a mode of CUDA matrix units, the cell has device cpu",
+            "set dtype to fp32, or run on a CUDA host",
+        )
     if cell.cuda_graph and cell.compile_model in GRAPHED_COMPILE_MODES:
-        raise RunFailure(NOT_RUNNABLE, f"compile_model {cell.compile_model} makes CUDA graphs of its own",
-                         "set cuda_graph to false, or compile_model to default")
+        raise RunFailure(
+            NOT_RUNNABLE,
+            f"compile_model {cell.compile_model} makes CUDA graphs of its own",
+            "set cuda_graph to false, or compile_model to default",
+        )

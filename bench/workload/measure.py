@@ -49,9 +49,7 @@ def run_window(pipeline: Pipeline, count: int, beat: Beat, marks: LatencyMarks |
     return Window(count, duration_s, start_ns)
 
 
-def warm_up(
-    pipeline: Pipeline, rule: WarmupRule, progress: Progress, ranges: Ranges | None = None
-) -> Warmup:
+def warm_up(pipeline: Pipeline, rule: WarmupRule, progress: Progress, ranges: Ranges | None = None) -> Warmup:
     """Run windows until `rule` has seen enough; with `ranges` every batch is named warmup_."""
     progress.enter(WARMUP, rule.min_batches)
     history: list[Window] = []
@@ -96,6 +94,19 @@ def measure_windows(
         passes = longer(passes, measured, window_s)
     progress.enter(DONE)
     return Measured(measured, latencies_us)
+
+
+def load_windows(
+    pipeline: Pipeline, window_s: float, batch_s: float, limit_s: float, is_over: Callable[[], bool], beat: Beat
+) -> list[Window]:
+    """Windows of about window_s, whole passes or not, one after another until is_over() or for limit_s."""
+    count = passes_per_window(batch_s, 1, window_s)
+    end = time.perf_counter() + limit_s
+    windows = [run_window(pipeline, count, beat)]
+    while not is_over() and time.perf_counter() < end:
+        windows.append(run_window(pipeline, count, beat))
+    # The others stopped during the last one.
+    return windows[:-1] or windows
 
 
 def trace_pass(

@@ -8,27 +8,31 @@ from typing import Any
 
 import torch
 
-from bench.host.certificate import Certifier
-from bench.workload.capture import make_capture
+from bench.workload.barrier import Barrier
 from bench.workload.cell import Cell, parse_cell
 from bench.workload.devices import Device, open_device
 from bench.workload.execution import make_forward, make_slots
-from bench.workload.latency import LatencyMarks, latency_us
-from bench.workload.measure import first_batch_again, measure_windows, trace_pass, warm_up
+from bench.workload.jobs import Job, load, timed, traced
+from bench.workload.measure import first_batch_again
 from bench.workload.models import build_model, set_precision
 from bench.workload.phases import Phases
 from bench.workload.pipeline import Pipeline
 from bench.workload.progress import Progress
-from bench.workload.ranges import make_ranges
 from bench.workload.rings import make_rings
-from bench.workload.solo import issue_us, solo_us
-from bench.workload.windows import WarmupRule, throughput_samples_s
 
 
 def execute(
-    raw: dict[str, Any], mode: str, progress: Progress, phases: Phases, trace: Path | None = None
+    raw: dict[str, Any],
+    mode: str,
+    progress: Progress,
+    phases: Phases,
+    trace: Path | None = None,
+    meeting: Barrier | None = None,
 ) -> dict[str, Any]:
-    """Run the cell once, timed or traced, and return its result. Raise RunFailure, or what torch raises."""
+    """Run the cell once, timed, traced or as load, and return its result. Raise RunFailure, or what torch raises.
+
+    meeting: where other processes load the host meanwhile.
+    """
     cell = parse_cell(raw)
     with torch.inference_mode():
         device = open_device(cell)
@@ -39,9 +43,13 @@ def execute(
         gc.freeze()
         gc.disable()
         try:
-            measured = _timed(raw, cell, pipeline, progress, phases) if mode == "timed" else _traced(
-                raw, cell, pipeline, progress, phases, trace
-            )
+            job = Job(raw, cell, pipeline, progress, phases, meeting)
+            if mode == "timed":
+                measured = timed(job)
+            elif mode == "traced":
+                measured = traced(job, trace)
+            else:
+                measured = load(job)
             checksum = first_batch_again(pipeline)
         finally:
             gc.enable()
@@ -91,66 +99,3 @@ def versions() -> dict[str, str | None]:
         "cuda": torch.version.cuda,
         "timm": timm,
     }
-
-
-def _rule(cell: Cell) -> WarmupRule:
-    return WarmupRule(cell.window_s, -(-cell.warmup_samples // cell.batch_size))
-
-
-def _timed(
-    raw: dict[str, Any], cell: Cell, pipeline: Pipeline, progress: Progress, phases: Phases
-) -> dict[str, Any]:
-    warmup = warm_up(pipeline, _rule(cell), progress)
-    phases.mark("warmup")
-    device = pipeline.device
-    witness = _witness(raw, pipeline)
-    allocations = device.allocations()
-    measured = measure_windows(
-        pipeline, cell.windows, cell.batches_per_pass, cell.window_s, warmup.batch_s, progress,
-        LatencyMarks(device), witness.see_cpu,
-    )
-    allocations = device.allocations() - allocations
-    certificate = witness.finish()
-    phases.mark("measure")
-    issue = issue_us(pipeline, cell.model.depth, warmup.batch_s)
-    return {
-        "warmup": warmup.as_json(),
-        "windows": [window.as_json() for window in measured.windows],
-        "throughput_samples_s": throughput_samples_s(measured.windows, cell.batch_size),
-        "latency_us": latency_us(measured.latencies_us),
-        "issue_us": issue,
-        "solo_us": solo_us(pipeline, cell.model.depth, warmup.batch_s, issue),
-        "device_allocations_in_windows": allocations,
-        "certificate": certificate,
-    }
-
-
-def _traced(
-    raw: dict[str, Any],
-    cell: Cell,
-    pipeline: Pipeline,
-    progress: Progress,
-    phases: Phases,
-    trace: Path | None,
-) -> dict[str, Any]:
-    ranges = make_ranges(cell)
-    capture = make_capture(cell, trace)
-    warmup = warm_up(pipeline, _rule(cell), progress, ranges)
-    phases.mark("warmup")
-    witness = _witness(raw, pipeline)
-    window = trace_pass(pipeline, cell.batches_per_pass, ranges, capture, progress, witness.see_cpu)
-    certificate = witness.finish()
-    phases.mark("measure")
-    return {
-        "warmup": warmup.as_json(),
-        "windows": [window.as_json()],
-        "throughput_samples_s": throughput_samples_s([window], cell.batch_size),
-        "certificate": certificate,
-    }
-
-
-def _witness(raw: dict[str, Any], pipeline: Pipeline) -> Certifier:
-    """The proof of placement around the windows, started."""
-    witness = Certifier(raw, pipeline.rings.addresses())
-    witness.start()
-    return witness

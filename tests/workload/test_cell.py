@@ -1,7 +1,6 @@
 import pytest
 
-from bench.files import write_json
-from bench.workload.cell import parse_cell, read_cell
+from bench.workload.cell import as_load, parse_cell
 from bench.workload.failures import RunFailure
 
 from .cells import NO_COMPUTE, raw_cell, small_cell
@@ -31,12 +30,13 @@ def test_a_pass_rounds_up_to_whole_batches():
     assert small_cell(num_samples=41, batch_size=4).batches_per_pass == 11
 
 
-def test_keys_of_other_readers_are_passed_over(tmp_path):
-    path = tmp_path / "cell.json"
-    write_json(path, raw_cell(key="abc", outcome="ok"))
-    cell, raw = read_cell(path)
-    assert cell == small_cell()
-    assert raw["key"] == "abc"
+def test_keys_of_other_readers_are_passed_over():
+    assert parse_cell(raw_cell(key="abc", outcome="ok")) == small_cell()
+
+
+def test_a_load_of_copies_computes_nothing():
+    assert as_load(raw_cell()) == raw_cell()
+    assert not parse_cell(as_load(raw_cell(concurrent_load="copies"))).model.computes
 
 
 def test_a_missing_key_is_named():

@@ -1,0 +1,98 @@
+"""The start barrier and its end: first the files, then real processes that load the host together."""
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from bench.workload.barrier import Barrier
+from bench.workload.failures import RunFailure
+
+from .cells import NO_COMPUTE, raw_cell
+
+
+def test_a_peer_that_does_not_come_is_named(tmp_path):
+    with pytest.raises(RunFailure, match=r"a peer did not come: 1 of 3 processes were ready after 0\.02 s") as raised:
+        Barrier(tmp_path, 3, 0.02).wait()
+    assert raised.value.status == "crashed"
+
+
+def test_all_go_on_when_the_last_one_is_ready(tmp_path):
+    (tmp_path / "ready-1").touch()
+    waiting = threading.Thread(target=Barrier(tmp_path, 3, 5).wait)
+    waiting.start()
+    waiting.join(0.05)
+    assert waiting.is_alive()
+    (tmp_path / "ready-2").touch()
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
+def test_nobody_waits_for_a_process_that_failed(tmp_path):
+    (tmp_path / "failed-77").touch()
+    barrier = Barrier(tmp_path, 2, 60)
+    for wait in (barrier.wait, barrier.finish):
+        with pytest.raises(RunFailure, match="pid 77"):
+            wait()
+    assert barrier.is_done()
+
+
+def test_a_peer_that_is_gone_before_the_end_is_found(tmp_path):
+    barrier = Barrier(tmp_path, 2, 60, stop_timeout_s=0.02)
+    assert not barrier.is_done()
+    with pytest.raises(RunFailure, match="a peer was gone before the windows were over: 0 of 1"):
+        barrier.finish()
+    assert barrier.is_done()
+
+
+def start(folder: Path, name: str, mode: str, peers: int, **changes) -> subprocess.Popen:
+    (folder / "meeting").mkdir(exist_ok=True)
+    (folder / f"{name}.cell").write_text(json.dumps(raw_cell(**changes)))
+    argv = [sys.executable, "-m", "bench.workload", "--cell", str(folder / f"{name}.cell"), "--mode", mode]
+    argv += ["--result", str(folder / f"{name}.json"), "--barrier", str(folder / "meeting"), "--peers", str(peers)]
+    return subprocess.Popen(argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def result(folder: Path, name: str) -> dict:
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def test_a_peer_loads_the_host_while_the_other_is_measured(tmp_path):
+    children = [
+        start(tmp_path, "measured", "timed", 2, model=NO_COMPUTE),
+        start(tmp_path, "peer", "load", 2, concurrent_load="copies"),
+    ]
+    assert [child.wait(60) for child in children] == [0, 0]
+    measured, peer = result(tmp_path, "measured"), result(tmp_path, "peer")
+    assert (peer["status"], peer["mode"]) == ("ok", "load")
+    assert peer["bytes_in_per_batch"] == peer["bytes_out_per_batch"]  # it copies and computes nothing
+    assert "latency_us" not in peer
+    assert peer["throughput_samples_s"] > 0
+    assert peer["certificate"]["cpus_seen"]
+    first, last = measured["windows"][0], measured["windows"][-1]
+    assert peer["windows"][0]["start_ns"] < first["start_ns"]
+    end = peer["windows"][-1]
+    assert end["start_ns"] + end["duration_s"] * 1e9 > last["start_ns"]
+
+
+def test_a_peer_that_fails_ends_the_measured_run_by_name(tmp_path):
+    children = [
+        start(tmp_path, "measured", "timed", 2, model=NO_COMPUTE),
+        start(tmp_path, "peer", "load", 2, model=NO_COMPUTE, memory_size_mb=100_000_000),
+    ]
+    assert [child.wait(60) for child in children] == [3, 3]
+    assert result(tmp_path, "peer")["status"] == "oom"
+    found = result(tmp_path, "measured")
+    assert found["status"] == "crashed"
+    assert f"pid {children[1].pid}" in found["reason"]
+
+
+@pytest.mark.parametrize("arguments", [["--mode", "load"], ["--mode", "timed", "--peers", "2"]])
+def test_half_a_barrier_is_refused(tmp_path, arguments):
+    argv = [sys.executable, "-m", "bench.workload", "--cell", "c", "--result", str(tmp_path / "r"), *arguments]
+    child = subprocess.run(argv, capture_output=True, text=True)
+    assert child.returncode == 2
+    assert "--barrier and --peers go together" in child.stderr
