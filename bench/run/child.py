@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Protocol
 
 from bench.run.processes import end_session, start_ticks
 
@@ -48,6 +49,40 @@ class ChildEnd:
     oom_kills: int
 
 
+@dataclass(frozen=True)
+class Launch:
+    """What is to be started. keep_descriptors: open in the child too; cpus: what it may use."""
+
+    argv: list[str]
+    environment: dict[str, str]
+    stdout: BinaryIO
+    stderr: BinaryIO
+    keep_descriptors: tuple[int, ...]
+    cpus: frozenset[int]
+
+
+class Child(Protocol):
+    """A process that leads a session of its own, as subprocess.Popen shows it."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+class NotStarted(Exception):
+    """What was to start the child ended first, or took too long; why is in the log of the run."""
+
+    def __init__(self, exit_code: int, timed_out: bool = False) -> None:
+        super().__init__(exit_code)
+        self.exit_code, self.timed_out = exit_code, timed_out
+
+
+# Given the seconds that it may take. Raises OSError or NotStarted.
+Start = Callable[[Launch, float], Child]
+
+
 def child_environment(environment: dict[str, str]) -> dict[str, str]:
     """The allow-listed part of `environment`, and GPUs numbered as nvidia-smi and sysfs number them."""
     kept = {key: value for key, value in environment.items() if key in ALLOWED_VARIABLES}
@@ -71,27 +106,27 @@ def run_child(
     append_logs: bool = False,
     poll_s: float = 0.2,
     cpus: set[int] | None = None,
+    start: Start | None = None,
 ) -> ChildEnd:
     """Run argv to its end, its timeout or an exception in here; in each case its whole session is gone after.
 
     logs: files for stdout and stderr. on_poll is called every poll_s. cpus: what the child may use, if not what this
-    process may use now. Raise OSError if argv[0] cannot be started.
+    process may use now. start: start_process, or of a fork server. Raise OSError if argv[0] cannot be started.
     """
-    cpus = cpus or os.sched_getaffinity(0)
     oom_before = _oom_kills()
     begin = time.monotonic()
+
+    def ended(exit_code: int, timed_out: bool) -> ChildEnd:
+        return ChildEnd(exit_code, timed_out, time.monotonic() - begin, _oom_kills() - oom_before)
+
     mode = "ab" if append_logs else "wb"
     with logs[0].open(mode) as stdout, logs[1].open(mode) as stderr:
-        child = subprocess.Popen(
-            argv,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            start_new_session=True,
-            pass_fds=keep_descriptors,
-            preexec_fn=lambda: _prepare(cpus),
-        )
+        allowed = frozenset(cpus or os.sched_getaffinity(0))
+        launch = Launch(argv, environment, stdout, stderr, keep_descriptors, allowed)
+        try:
+            child = (start or start_process)(launch, timeout_s)
+        except NotStarted as failed:
+            return ended(failed.exit_code, failed.timed_out)
         since = start_ticks(child.pid) or 0
         timed_out = False
         try:
@@ -109,10 +144,24 @@ def run_child(
             # The child, and whatever it started and left behind.
             end_session(child.pid, since)
             child.wait()
-    return ChildEnd(child.returncode, timed_out, time.monotonic() - begin, _oom_kills() - oom_before)
+    return ended(child.returncode, timed_out)
 
 
-def _prepare(cpus: set[int]) -> None:
+def start_process(launch: Launch, _limit_s: float = 0.0) -> subprocess.Popen[bytes]:
+    """A new interpreter, or whatever argv names, in a session of its own that ends with the calling thread."""
+    return subprocess.Popen(
+        launch.argv,
+        env=launch.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=launch.stdout,
+        stderr=launch.stderr,
+        start_new_session=True,
+        pass_fds=launch.keep_descriptors,
+        preexec_fn=lambda: _prepare(launch.cpus),
+    )
+
+
+def _prepare(cpus: frozenset[int]) -> None:
     # If the parent is killed with SIGKILL nobody is left to end the child: let the kernel do it.
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # numactl binds only to CPUs the process may use already; the parent may have moved aside.
