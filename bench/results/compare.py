@@ -1,4 +1,4 @@
-"""What changed between two studies, or between two settings of one study: the verdicts of the penalties."""
+"""What changed between two studies: the verdicts of the penalties."""
 
 import csv
 import io
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import StudyError
-from bench.results.pairs import class_of, comparison, identity, occurrences, throughputs
-from bench.results.statistics import MARGIN, Estimate, Sample, estimate, paired, unpaired
+from bench.results.pairs import class_of, occurrences, throughputs
+from bench.results.statistics import MARGIN, Estimate, Sample, estimate, unpaired
 from bench.results.stored import read_results
 from bench.results.verdicts import MAX_REPEATS, Verdict, judge
 
@@ -121,42 +121,6 @@ def compare(
     told = [_sample(old, fresh) for old, fresh in matched]
     lines = _lines(told, matched, margin, max_repeats)
     return Compared(tuple(lines), (*refused, *warnings, *alone))
-
-
-def compare_setting(
-    cells: Sequence[Record],
-    setting: str,
-    base_value: Any,
-    margin: float = MARGIN,
-    max_repeats: int = MAX_REPEATS,
-) -> Compared:
-    """Cells of one study that differ in one setting only, against the cell where it is base_value.
-
-    These ran in the same blocks and are paired by them. Raises StudyError where nothing can be compared.
-    """
-
-    def rest(cell: Record) -> Any:
-        return identity(cell, ignore=(setting,)), cell["cpu_node"], cell["mem_node"]
-
-    bases, others = {}, []
-    numbered = occurrences(cells, lambda cell: (rest(cell), repr(cell["settings"].get(setting))))
-    for cell, ((kind, _), again) in numbered:
-        if cell["settings"].get(setting) == base_value:
-            bases[kind, again] = cell
-        else:
-            others.append(((kind, again), cell))
-    matched = [(bases[kind], cell) for kind, cell in others if kind in bases]
-    if not matched:
-        raise StudyError(
-            f"no two cells differ in {setting} only, one of them with {base_value!r}",
-            "compare",
-            f"list {setting} as an axis of the study",
-        )
-    samples = []
-    for old, fresh in matched:
-        pairs, _ = comparison(fresh["name"], old, fresh)
-        samples.append(paired(pairs) if pairs.local_runs else None)
-    return Compared(tuple(_lines(samples, matched, margin, max_repeats)), ())
 
 
 def fingerprint_differences(base: Record, new: Record) -> tuple[list[str], list[str]]:

@@ -1,47 +1,95 @@
-"""Comparisons inside a study: cells that differ in one setting, each against the one with the study's own."""
+"""Comparisons inside a study: along each swept axis, every value against the base, pair by pair."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from bench.errors import StudyError
-from bench.results.compare import compare_setting
-from bench.results.pairs import identity
+from bench.results.axes import SHAPE, Axis, axes, matched, value_of
+from bench.results.effects import summed_up
+from bench.results.pairs import comparison
+from bench.results.rules import Rules
+from bench.results.statistics import Estimate, estimate, holm, paired
+from bench.results.verdicts import Verdict, judge
 
 Record = dict[str, Any]
 
 
-def comparisons(cells: Sequence[Record], study: Record, margin: float, max_repeats: int) -> list[Record]:
-    """One entry for each setting of which cells have several values: setting, base (value), lines.
+def comparisons(cells: Sequence[Record], study: Record, rules: Rules | None = None) -> list[Record]:
+    """One entry an axis: axis (its name), keys, base and values ({key: value}), lines, summary, state, bound, text.
 
-    A line has name, base_cell, value, verdict, effect (throughput over that of the base - 1), interval, text
-    and hint. Base is the study's own value, or the first cell's where the study's was not run.
+    A line is one cell against the one that differs in this axis alone (same GPU, placement, model and other
+    settings), paired by block: name, base_cell, gpu, cpu_node, mem_node, model, value, verdict, effect
+    (throughput over that of the base - 1, negative is slower), interval, pairs, text, hint, and headline
+    (the difference holds after Holm's correction over all lines of the study). For the rest see effects.py.
     """
-    found = []
-    for setting in dict.fromkeys(key for cell in cells for key in cell["settings"]):
-        values = [cell["settings"].get(setting) for cell in cells]
-        if all(value == values[0] for value in values):
-            continue
-        base = study.get(setting) if study.get(setting) in values else values[0]
-        try:
-            compared = compare_setting(cells, setting, base, margin, max_repeats)
-        except StudyError:
-            continue  # these cells differ in something else too
-        lines = [_line(vars(line), cells, setting, base) for line in compared.lines]
-        found.append({"setting": setting, "base": base, "lines": lines})
-    return found
+    rules = rules or Rules()
+    found = [(axis, matched(axis, cells)) for axis in axes(cells, study)]
+    lines = [[_entry(axis, *pair) for pair in pairs] for axis, pairs in found]
+    tested: list[tuple[Record, Estimate]] = []
+    for (_, pairs), own in zip(found, lines, strict=True):
+        tested += _fill(pairs, own, rules)
+    adjusted = holm([one.p_difference or 0.0 for _, one in tested])
+    for (line, _), p in zip(tested, adjusted, strict=True):
+        differs = line["verdict"] in (Verdict.SLOWER, Verdict.FASTER)
+        line["headline"] = differs and p <= 1 - rules.confidence
+    return [_axis(axis, own) for (axis, _), own in zip(found, lines, strict=True)]
 
 
-def _line(line: Record, cells: Sequence[Record], setting: str, base: Any) -> Record:
-    fresh = next(cell for cell in cells if cell["name"] == line["name"])
-    partner = next(
-        cell["name"]
-        for cell in cells
-        if cell["settings"].get(setting) == base and _rest(cell, setting) == _rest(fresh, setting)
-    )
-    kept = {key: line[key] for key in ("name", "verdict", "effect", "text", "hint")}
-    interval = None if line["interval"] is None else list(line["interval"])
-    return kept | {"interval": interval, "base_cell": partner, "value": fresh["settings"].get(setting)}
+def _entry(axis: Axis, base: Record, other: Record) -> Record:
+    return {
+        "name": other["name"],
+        "base_cell": base["name"],
+        **{key: other[key] for key in ("gpu", "cpu_node", "mem_node")},
+        "model": _model(axis, other["model"]),
+        "value": dict(zip(axis.keys, value_of(other, axis.keys), strict=True)),
+    }
 
 
-def _rest(cell: Record, setting: str) -> Any:
-    return identity(cell, ignore=(setting,)), cell["cpu_node"], cell["mem_node"]
+def _fill(pairs: list[tuple[Record, Record]], lines: list[Record], rules: Rules) -> list[tuple[Record, Estimate]]:
+    """Variances are pooled within an axis. Returns the lines that have a test."""
+    sides = [comparison(other["name"], base, other)[0] for base, other in pairs]
+    measured = [bool(side.local_runs.keys() & side.remote_runs.keys()) for side in sides]
+    usable = [paired(side) for side, there in zip(sides, measured, strict=True) if there]
+    told = iter(estimate(usable, rules.confidence, rules.margin))
+    tested = []
+    for (base, other), line, there in zip(pairs, lines, measured, strict=True):
+        one = next(told) if there else None
+        line |= _told(one, base, other, rules) | {"headline": False}
+        if one and one.p_difference is not None:
+            tested.append((line, one))
+    return tested
+
+
+def _told(found: Estimate | None, base: Record, other: Record, rules: Rules) -> Record:
+    if found is None:
+        failed = next((cell for cell in (other, base) if cell.get("outcome") not in (None, "ok")), other)
+        why = f"{failed['name']} {failed.get('outcome')}: {failed.get('reason') or 'no timed run'}"
+        nothing = dict.fromkeys(("verdict", "effect", "interval"))
+        return nothing | {"pairs": 0, "text": f"not compared: {why}", "hint": ""}
+    said = judge(found, rules.max_repeats, bool(other["settings"].get("cuda_graph")))
+    low, high = found.interval or (None, None)
+    return {
+        "verdict": said.verdict.value,
+        "effect": math.expm1(found.mean_log),
+        "interval": None if low is None or high is None else [-high, -low],
+        "pairs": found.pairs,
+        "text": said.text,
+        "hint": said.hint,
+    }
+
+
+def _axis(axis: Axis, lines: list[Record]) -> Record:
+    base, *_ = values = [dict(zip(axis.keys, value, strict=True)) for value in _base_first(axis)]
+    entry = {"axis": axis.name, "keys": list(axis.keys), "base": base, "values": values, "lines": lines}
+    return entry | summed_up(entry)
+
+
+def _base_first(axis: Axis) -> list[tuple[Any, ...]]:
+    return [axis.base, *(value for value in axis.values if value != axis.base)]
+
+
+def _model(axis: Axis, model: Record) -> str:
+    """The model's name; along a part of its shape what the series shares, as vit32x*x512."""
+    if not axis.of_shape:
+        return str(model["name"])
+    return "vit" + "x".join("*" if key in axis.keys else str(model[key]) for key in SHAPE)

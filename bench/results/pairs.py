@@ -8,7 +8,11 @@ from bench.results.verdicts import LAUNCH_BOUND, REST
 
 Record = dict[str, Any]
 # What tells a reader which configuration a comparison is about.
-TOLD_SETTINGS = ("batch_size", "image_size", "dtype", "compile_model", "cuda_graph", "buffers", "device")
+TOLD_SETTINGS = (
+    *("batch_size", "image_size", "dtype", "compile_model", "cuda_graph", "buffers", "device", "memory_size_mb"),
+    *("host_memory", "copy_granularity", "direction", "preprocess_queue", "preprocess_node"),
+    *("concurrent_gpus", "concurrent_load", "concurrent_placement"),
+)
 
 
 def runs_by_block(cell: Record) -> dict[int, Record]:

@@ -1,7 +1,6 @@
 """The penalties of a study: what each other placement costs a GPU and a model, against the local node."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,33 +8,12 @@ import numpy as np
 from bench.errors import StudyError
 from bench.results.local import Local, local_nodes
 from bench.results.pairs import class_of, comparison, identity, occurrences, throughputs, told_settings
-from bench.results.statistics import (
-    CONFIDENCE,
-    CONFIDENCE_AFTER_LOOKS,
-    MARGIN,
-    Estimate,
-    Sample,
-    estimate,
-    holm,
-    paired,
-)
-from bench.results.verdicts import MAX_REPEATS, Verdict, judge
+from bench.results.rules import Rules
+from bench.results.statistics import Estimate, Sample, estimate, holm, paired
+from bench.results.verdicts import Verdict, judge
 
 Record = dict[str, Any]
 Placement = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Rules:
-    """looked: the study used --target-precision, so its data were seen before it ended."""
-
-    margin: float = MARGIN
-    max_repeats: int = MAX_REPEATS
-    looked: bool = False
-
-    @property
-    def confidence(self) -> float:
-        return CONFIDENCE_AFTER_LOOKS if self.looked else CONFIDENCE
 
 
 def penalties(cells: Sequence[Record], topology: Record, rules: Rules | None = None) -> list[Record]:

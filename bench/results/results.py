@@ -11,8 +11,9 @@ from bench.results.comparisons import comparisons
 from bench.results.drift import Run, drift
 from bench.results.load import Stored
 from bench.results.noise_floor import recall
-from bench.results.penalties import Rules, penalties
+from bench.results.penalties import penalties
 from bench.results.predictions import hidden_copies, predictions
+from bench.results.rules import rules_of
 from bench.results.summary import busy_s, count, duration_s
 from bench.results.trust import trust
 
@@ -25,7 +26,7 @@ def build_results(stored: Stored, invocation: str) -> Record:
 
     Keys beyond the ones of the contract: busy_s, trust, damaged (records that could not be read), topology,
     locality (of the probes), preflight (the doctor's checks at the start), predictions (of penalties),
-    hidden_copies, comparisons (of settings), drift.
+    hidden_copies, comparisons (along swept axes), drift.
     """
     repeats = int(stored.study.get("repeats") or 1)
     cells = [
@@ -40,7 +41,7 @@ def build_results(stored: Stored, invocation: str) -> Record:
     ]
     runs = list(stored.runs.values())
     topology = _with_measured_nodes(_topology(stored.topology), stored.probes.get("before", {}))
-    rules, facts = _rules(stored.study), stored.topology.get("fingerprint") or _first(runs, "fingerprint") or {}
+    rules, facts = rules_of(stored.study), stored.topology.get("fingerprint") or _first(runs, "fingerprint") or {}
     compared = penalties(cells, topology, rules)
     results = {
         "schema": SCHEMA,
@@ -66,7 +67,7 @@ def build_results(stored: Stored, invocation: str) -> Record:
         "penalties": compared,
         "predictions": predictions(compared, cells, rules.margin),
         "hidden_copies": hidden_copies(cells),
-        "comparisons": comparisons(cells, stored.study, rules.margin, rules.max_repeats),
+        "comparisons": comparisons(cells, stored.study, rules),
         "drift": _drift(cells),
     }
     results["trust"]["noise_floor"] = _noise_floor(results, stored)
@@ -77,15 +78,6 @@ def _noise_floor(results: Record, stored: Stored) -> float | None:
     """What an earlier SelfCheck of this host left beside its studies: outputs/<study>/<date>/<time> is ours."""
     above = stored.path.resolve().parents
     return recall(results, above[2]) if len(above) > 2 else None
-
-
-def _rules(study: Record) -> Rules:
-    plain = Rules()
-    return Rules(
-        margin=float(study.get("margin") or plain.margin),
-        max_repeats=int(study.get("max_repeats") or plain.max_repeats),
-        looked=bool(study.get("target_precision")),
-    )
 
 
 def _topology(record: Record) -> Record:

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from bench.errors import StudyError
-from bench.results.compare import compare, compare_command, compare_setting, fingerprint_differences
+from bench.results.compare import compare, compare_command, fingerprint_differences
 from tests.results.made_cells import made_cell, noisy
 
 FACTS = {"host": "a", "cpu": "Xeon", "gpus": "H100 GPU-1", "driver": "580", "torch": "2.11"}
@@ -96,20 +96,3 @@ def test_the_command_prints_text_json_and_csv(places):
     rows = list(csv.DictReader(io.StringIO(compare_command(base, new, "csv")[0])))
     assert [row["verdict"] for row in rows] == ["SLOWER", "SAME"]
     assert float(rows[0]["low"]) < float(rows[0]["effect"]) < float(rows[0]["high"])
-
-
-def test_a_setting_inside_a_study_is_compared_pair_by_pair():
-    """The afternoon drifts by 20 %, both settings alike: only pairs can see the 1 %."""
-    drift = [1000 * 0.96**block for block in range(6)]
-    small = [0.01, 0.011, 0.009, 0.01, 0.0105, 0.0095]
-    cells = [
-        made_cell(drift, compile_model="off"),
-        made_cell([d * (1 + s) for d, s in zip(drift, small, strict=True)], compile_model="default"),
-    ]
-    line = compare_setting(cells, "compile_model", "off", margin=0.005).lines[0]
-    assert line.verdict == "FASTER" and line.effect == pytest.approx(0.01, abs=1e-4)
-
-
-def test_a_setting_that_nothing_differs_in_is_refused():
-    with pytest.raises(StudyError, match="no two cells differ in dtype only"):
-        compare_setting([made_cell([1.0])], "dtype", "fp32")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bench.results.local import Local
-from bench.results.penalties import Rules, penalties, penalties_from
+from bench.results.penalties import penalties, penalties_from
+from bench.results.rules import Rules
 from tests.results.made_cells import made_cell, noisy
 
 MODELS = [f"m{i}" for i in range(6)]

@@ -1,0 +1,168 @@
+"""What an axis does, summed up over its lines: by value and model, and whether it matters at all."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bench.results.words import at_most, significant
+
+Record = dict[str, Any]
+MATTERS, SAME, UNDECIDED, NOT_MEASURED = "matters", "same", "undecided", "not measured"
+_DIFFERENT = ("FASTER", "SLOWER")
+# Beyond it a percentage is harder to read than a factor.
+_AS_FACTOR = 2.0
+_NAMED = 4
+
+
+def summed_up(entry: Record) -> Record:
+    """summary, state, size, bound and text of one axis (an entry of results.json's comparisons).
+
+    summary: for each value but the base, in order: value, models (model, state, low, high, interval, lines,
+    text) and text, one line over the models. state: matters (some line differs after correction), same (all
+    lines are the SAME), else undecided. size: largest |ln(throughput / base)| of the lines that differ; bound:
+    no line differs by more, where all are the SAME.
+    """
+    lines = [line for line in entry["lines"] if line["effect"] is not None]
+    state = _state(lines)
+    sure = [line for line in lines if line["headline"]]
+    return {
+        "summary": [_of_value(entry, value) for value in entry["values"][1:]],
+        "state": state,
+        "size": max((abs(math.log1p(line["effect"])) for line in sure), default=0.0),
+        "bound": _bound(lines) if state == SAME else None,
+        "text": _sentence(entry, state, lines),
+    }
+
+
+def change(effect: float, interval: Sequence[float] | None = None) -> str:
+    """A throughput against that of the base: "+38 % [35, 41]", "−5.0 % [−5.4, −4.6]", "× 4.5 [4.4, 4.6]"."""
+    if effect + 1 >= _AS_FACTOR:
+        factors = [1 + bound for bound in interval] if interval else []
+        digits = _digits([bound - 1 - effect for bound in factors] or [effect / 10])
+        inside = f" [{', '.join(f'{factor:.{digits}f}' for factor in factors)}]" if factors else ""
+        return f"× {1 + effect:.{digits}f}{inside}"
+    digits = _digits([100 * (bound - effect) for bound in interval] if interval else [10 * effect])
+    inside = f" [{', '.join(_signed(100 * bound, digits) for bound in interval)}]" if interval else ""
+    return f"{_signed(100 * effect, digits, plus=True)} %{inside}"
+
+
+def value_label(value: Record) -> str:
+    """compile_model default; with several keys of one axis: depth 12, dim 1024."""
+    return ", ".join(f"{key} {plain(one)}" for key, one in value.items())
+
+
+def plain(value: Any) -> str:
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)
+
+
+def values_only(value: Record) -> str:
+    """The value without its key, where that stands beside it."""
+    return ", ".join(map(plain, value.values()))
+
+
+def listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _of_value(entry: Record, value: Record) -> Record:
+    own = [line for line in entry["lines"] if line["value"] == value]
+    models = [
+        _of_model(model, [line for line in own if line["model"] == model])
+        for model in dict.fromkeys(line["model"] for line in own)
+    ]
+    told = "; ".join(_over_models(models)) or "not measured"
+    return {"value": value, "models": models, "text": f"{value_label(value)}: {told}"}
+
+
+def _of_model(model: str, lines: list[Record]) -> Record:
+    compared = [line for line in lines if line["effect"] is not None]
+    effects = [line["effect"] for line in compared]
+    return {
+        "model": model,
+        "state": _state(compared),
+        "low": min(effects, default=None),
+        "high": max(effects, default=None),
+        "interval": compared[0]["interval"] if len(compared) == 1 else None,
+        "bound": _bound(compared),
+        "lines": len(compared),
+        "text": _in_words(compared),
+    }
+
+
+def _in_words(lines: list[Record]) -> str:
+    """Of one model and value, in all its combinations with the other settings, nodes and GPUs."""
+    if not lines:
+        return "not measured"
+    verdicts = {line["verdict"] for line in lines}
+    if verdicts == {"SAME"}:
+        return f"SAME within {at_most(_bound(lines) or 0)}"
+    low, high = (pick(lines, key=lambda line: line["effect"]) for pick in (min, max))
+    said = change(low["effect"], low["interval"])
+    if len(lines) > 1:
+        said = f"{change(low['effect'])} to {change(high['effect'])} in {len(lines)} combinations"
+    return said if verdicts & set(_DIFFERENT) else f"undecided ({said})"
+
+
+def _over_models(models: list[Record]) -> Iterable[str]:
+    """Those that differ, the largest first; those that are the same together; the rest."""
+    differ = sorted((one for one in models if one["state"] == MATTERS), key=_largest, reverse=True)
+    yield from (f"{one['model']} {one['text']}" for one in differ[:_NAMED])
+    if rest := differ[_NAMED:]:
+        low, high = min(one["low"] for one in rest), max(one["high"] for one in rest)
+        yield f"{len(rest)} more {change(low)} to {change(high)}"
+    if same := [one for one in models if one["state"] == SAME]:
+        yield f"{_names(same)} SAME within {at_most(max(one['bound'] for one in same))}"
+    if open_ := [one for one in models if one["state"] == UNDECIDED]:
+        yield f"{_names(open_)} undecided"
+    if missing := [one for one in models if one["state"] == NOT_MEASURED]:
+        yield f"{_names(missing)} not measured"
+
+
+def _names(models: list[Record]) -> str:
+    names = [one["model"] for one in models]
+    return listed(names) if len(names) <= _NAMED else f"{len(names)} models"
+
+
+def _largest(one: Record) -> float:
+    return max(abs(math.log1p(one["low"])), abs(math.log1p(one["high"])))
+
+
+def _sentence(entry: Record, state: str, lines: list[Record]) -> str:
+    name, base = entry["axis"], values_only(entry["base"])
+    if state == SAME:
+        return f"{name} does not matter: no difference above {at_most(_bound(lines) or 0)}, against {base}."
+    if state == UNDECIDED:
+        return f"{name}: nothing can be said beyond the noise, against {base}."
+    if state == NOT_MEASURED:
+        return f"{name}: not measured."
+    return f"{name} matters, against {base}."
+
+
+def _state(lines: list[Record]) -> str:
+    if not lines:
+        return NOT_MEASURED
+    if any(line["headline"] for line in lines):
+        return MATTERS
+    return SAME if all(line["verdict"] == "SAME" for line in lines) else UNDECIDED
+
+
+def _bound(lines: list[Record]) -> float | None:
+    """No line differs by more than this, so far as its interval goes; None where one has no interval."""
+    if not lines or any(line["interval"] is None for line in lines):
+        return None
+    return max(abs(bound) for line in lines for bound in line["interval"])
+
+
+def _digits(widths: Sequence[float]) -> int:
+    """Decimals that an uncertainty of this size supports: two significant digits of it at most."""
+    width = max((abs(width) for width in widths), default=1.0)
+    if not math.isfinite(width) or width == 0:
+        return 1
+    return min(max(0, 0 - math.floor(math.log10(significant(width, 1)))), 2)
+
+
+def _signed(number: float, digits: int, plus: bool = False) -> str:
+    text = f"{abs(number):.{digits}f}"
+    if float(text) == 0:
+        return text
+    return f"{'−' if number < 0 else '+' if plus else ''}{text}"

@@ -1,0 +1,66 @@
+import pytest
+
+from bench.results.effects import change, summed_up, value_label
+
+
+def line(model, effect, verdict="FASTER", half=0.01, value="bf16", headline=None):
+    return {
+        "model": model, "effect": effect, "verdict": verdict, "value": {"dtype": value},
+        "interval": None if effect is None else [effect - half, effect + half],
+        "headline": verdict in ("FASTER", "SLOWER") if headline is None else headline,
+    }  # fmt: skip
+
+
+def entry(*lines, values=("bf16",)):
+    values = [{"dtype": value} for value in ("fp32", *values)]
+    return {"axis": "dtype", "base": values[0], "values": values, "lines": list(lines)}
+
+
+@pytest.mark.parametrize(("effect", "interval", "said"), [
+    (0.38, [0.35, 0.41], "+38 % [35, 41]"),
+    (-0.05, [-0.054, -0.046], "−5.0 % [−5.4, −4.6]"),
+    (3.5, [3.4, 3.6], "× 4.5 [4.4, 4.6]"),
+    (-0.8, None, "−80 %"),
+    (0.0, [-0.001, 0.001], "0.0 % [−0.1, 0.1]"),
+])  # fmt: skip
+def test_a_change_has_the_digits_that_its_interval_supports(effect, interval, said):
+    assert change(effect, interval) == said
+
+
+def test_one_line_over_models_names_the_largest_first_and_the_same_together():
+    found = summed_up(entry(line("a", 0.1), line("b", 0.5), line("c", 0.001, "SAME"), line("d", 0.002, "SAME", 0.003)))
+    (told,) = found["summary"]
+    assert told["text"] == "dtype bf16: b +50 % [49, 51]; a +10 % [9, 11]; c and d SAME within 1.1 %"
+    assert (found["state"], found["text"]) == ("matters", "dtype matters, against fp32.")
+
+
+def test_combinations_of_one_model_are_a_range():
+    (told,) = summed_up(entry(line("a", 0.1), line("a", 0.5)))["summary"]
+    assert told["models"][0]["text"] == "+10 % to +50 % in 2 combinations"
+
+
+def test_all_the_same_does_not_matter_and_says_up_to_where():
+    found = summed_up(entry(line("a", 0.001, "SAME", 0.004), line("b", -0.002, "SAME", 0.004)))
+    assert (found["state"], found["size"]) == ("same", 0.0)
+    assert found["text"] == "dtype does not matter: no difference above 0.6 %, against fp32."
+
+
+@pytest.mark.parametrize(("verdict", "headline"), [("UNDECIDED", False), ("FASTER", False)])
+def test_what_does_not_hold_after_correction_is_not_said_to_matter(verdict, headline):
+    found = summed_up(entry(line("a", 0.1, verdict, headline=headline), line("b", 0.0, "SAME")))
+    assert found["state"] == "undecided" and "noise" in found["text"]
+
+
+def test_a_value_that_was_not_measured_is_named():
+    found = summed_up(entry(line("a", 0.1), line("a", None, None, value="fp16"), values=("bf16", "fp16")))
+    assert found["summary"][1]["text"] == "dtype fp16: a not measured"
+
+
+def test_of_many_models_that_differ_four_are_named():
+    (told,) = summed_up(entry(*(line(f"m{number}", 0.1 * number) for number in range(1, 8))))["summary"]
+    assert told["text"].count("m") == 4 + "more".count("m") and "3 more +10 % to +30 %" in told["text"]
+
+
+def test_values_in_words():
+    assert value_label({"cuda_graph": True}) == "cuda_graph on"
+    assert value_label({"depth": 12, "dim": 1024}) == "depth 12, dim 1024"
