@@ -4,15 +4,16 @@ import errno
 import fcntl
 import json
 import os
+import pwd
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.errors import StudyError
-from bench.run.processes import end_session, start_ticks
+from bench.run.processes import boot_id, end_processes, end_session, lock_heirs, start_ticks
 
 LOCK_DIR_VARIABLE = "NUMASTUDY_LOCK_DIR"
 MOST_BYTES = 65536
@@ -26,6 +27,8 @@ class HostLock:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or lock_path()
         self._descriptor = _open(self.path)
+        # Forked workers come and go; a study lives as long as the process that opened the lock.
+        self._owner = {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid()), "boot": boot_id()}
         # Children of one run are started in threads of their own.
         self._writing = threading.Lock()
 
@@ -36,17 +39,14 @@ class HostLock:
         """Block until the host is free, telling on_wait who holds it. Orphans of a dead holder are ended."""
         while not self._try():
             holder = self.holder()
-            _end_orphans(holder)
-            on_wait(describe(holder))
+            left = self._end_orphans(holder)
+            if is_dead(holder) and not left and self._try():
+                break
+            on_wait(describe(holder, left))
             time.sleep(interval_s)
-        self._write(
-            {
-                "study": study,
-                "pid": os.getpid(),
-                "start_ticks": start_ticks(os.getpid()),
-                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-            }
-        )
+        # What a killed study left behind need not hold the lock.
+        self._end_orphans(self.holder())
+        self._write({"study": study, **self._owner, "since": time.strftime("%Y-%m-%d %H:%M:%S")})
 
     def record_child(self, pid: int) -> None:
         """Remember the child's session beside those that live, so that a later study can end it if this one is
@@ -67,10 +67,22 @@ class HostLock:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def holder(self) -> dict[str, Any]:
+        """What the last one to take the lock wrote; {} if that cannot be read."""
         try:
-            return json.loads(os.pread(self._descriptor, MOST_BYTES, 0) or b"{}")
+            found = json.loads(os.pread(self._descriptor, MOST_BYTES, 0).partition(b"\n")[0] or b"{}")
         except ValueError:
             return {}
+        return found if isinstance(found, dict) else {}
+
+    def _end_orphans(self, holder: dict[str, Any]) -> list[int]:
+        """End what a dead holder left behind: the sessions of its children, and whoever still holds the lock through
+        the file that it opened. Returns those that this user may not end."""
+        if not is_dead(holder) or holder.get("boot", boot_id()) != boot_id():
+            return []
+        for child, ticks in _children(holder):
+            end_session(child, ticks)
+        end_processes(orphans := lock_heirs(self.path))
+        return [pid for pid in orphans if start_ticks(pid) is not None]
 
     def _try(self) -> bool:
         try:
@@ -82,10 +94,8 @@ class HostLock:
         return True
 
     def _write(self, holder: dict[str, Any]) -> None:
-        # Only who holds the lock writes; a shorter text must not keep the tail of a longer one.
-        text = json.dumps(holder).encode()
-        os.pwrite(self._descriptor, text, 0)
-        os.ftruncate(self._descriptor, len(text))
+        # Only who holds the lock writes, in one call; what a longer text leaves after this line is not read.
+        os.pwrite(self._descriptor, json.dumps(holder).encode() + b"\n", 0)
 
 
 def lock_path() -> Path:
@@ -97,9 +107,13 @@ def lock_path() -> Path:
     return (shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())) / "numastudy.lock"
 
 
-def describe(holder: dict[str, Any]) -> str:
+def describe(holder: dict[str, Any], left: Sequence[int] = ()) -> str:
+    """For whom one waits. left: processes of a dead holder that this user may not end."""
     if "pid" not in holder:
         return "waiting for another measurement on this host"
+    if left:
+        whose = f"{', '.join(map(str, left))} of user {_user(left[0])}"
+        return f"waiting for what {holder['study']} left behind when it was killed: ask for the end of process {whose}"
     return f"waiting for {holder['study']} (pid {holder['pid']}, since {holder['since']})"
 
 
@@ -126,11 +140,10 @@ def _open(path: Path) -> int:
     )
 
 
-def _end_orphans(holder: dict[str, Any]) -> None:
-    alive = "pid" in holder and start_ticks(holder["pid"]) == holder["start_ticks"]
-    if not alive:
-        for child, ticks in _children(holder):
-            end_session(child, ticks)
+def is_dead(holder: dict[str, Any]) -> bool:
+    """Whether the study that wrote this has ended."""
+    other_boot = holder.get("boot", boot_id()) != boot_id()
+    return "pid" in holder and (other_boot or start_ticks(holder["pid"]) != holder.get("start_ticks"))
 
 
 def _children(holder: dict[str, Any]) -> list[tuple[int, int | None]]:
@@ -138,3 +151,10 @@ def _children(holder: dict[str, Any]) -> list[tuple[int, int | None]]:
     if "children" in holder:
         return [(child, ticks) for child, ticks in holder["children"]]
     return [(holder["child"], holder["child_start_ticks"])] if "child" in holder else []
+
+
+def _user(pid: int) -> str:
+    try:
+        return pwd.getpwuid(os.stat(f"/proc/{pid}").st_uid).pw_name
+    except (OSError, KeyError):
+        return "unknown"

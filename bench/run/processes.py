@@ -1,9 +1,14 @@
 """Processes by id and start time: ids are used again, an id with its start time is not."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import time
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def start_ticks(pid: int) -> int | None:
@@ -12,13 +17,22 @@ def start_ticks(pid: int) -> int | None:
     return int(fields[19]) if fields and fields[0] != "Z" else None
 
 
+def boot_id() -> str:
+    """Names one boot of the host: start times of another boot say nothing of this one's processes."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return "unknown"
+
+
 def session_members(session: int, since_ticks: int) -> list[int]:
     """Living processes of the session that a child led, none of them older than the child was."""
     members = []
-    for entry in os.listdir("/proc"):
-        fields = _stat(int(entry)) if entry.isdigit() else None
+    for pid in _pids():
+        fields = _stat(pid)
         if fields and fields[0] != "Z" and int(fields[3]) == session and int(fields[19]) >= since_ticks:
-            members.append(int(entry))
+            members.append(pid)
     return members
 
 
@@ -39,10 +53,95 @@ def end_session(session: int, since_ticks: int | None, grace_s: float = 3.0) -> 
         left = session_members(session, since_ticks)
 
 
+def adopt_orphans() -> None:
+    """From now on what a descendant leaves behind becomes a child of this process, whatever session it made for
+    itself (nsys gives the measured process one of its own). Not inherited by a fork."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_adopted(since_ticks: int, grace_s: float = 0.0) -> None:
+    """End the children of this process that lead a life outside its session and are no older than since_ticks, and what
+    they leave behind in turn. grace_s: for those that are about to end by themselves."""
+    deadline = time.monotonic() + grace_s
+    for _ in range(250):
+        adopted = _adopted(since_ticks)
+        if not adopted:
+            return
+        if time.monotonic() >= deadline:
+            _signal_all(adopted, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def die_with(parent: int) -> None:
+    """Let the kernel end this process when `parent`, which forked it, ends in whatever way."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        # It ended before it could be asked for.
+        os._exit(128 + signal.SIGKILL)
+
+
+def lock_heirs(path: os.PathLike[str]) -> list[int]:
+    """Processes that hold a flock on `path` through the open file of another one, which took it and is gone."""
+    wanted = os.stat(path)
+    takers: dict[int, int] = {}
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    seen = os.stat(f"/proc/{pid}/fd/{descriptor}")
+                    same = (seen.st_dev, seen.st_ino) == (wanted.st_dev, wanted.st_ino)
+                    if same and (taker := _lock_taker(pid, descriptor)) is not None:
+                        takers[pid] = taker
+    return [] if any(pid == taker for pid, taker in takers.items()) else [*takers]
+
+
+def end_processes(pids: list[int], wait_s: float = 2.0) -> None:
+    """SIGKILL; return when they are gone, or after wait_s."""
+    started = {pid: start_ticks(pid) for pid in pids}
+    _signal_all(pids, signal.SIGKILL)
+    deadline = time.monotonic() + wait_s
+    while any(start_ticks(pid) == ticks is not None for pid, ticks in started.items()):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.02)
+
+
+def _adopted(since_ticks: int) -> list[int]:
+    """Those still alive; the ended ones are taken off the kernel's list on the way."""
+    own, session, alive = os.getpid(), os.getsid(0), []
+    for pid in _pids():
+        fields = _stat(pid)
+        if fields and int(fields[1]) == own and int(fields[3]) != session and int(fields[19]) >= since_ticks:
+            if fields[0] != "Z":
+                alive.append(pid)
+                continue
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+    return alive
+
+
+def _lock_taker(pid: int, descriptor: str) -> int | None:
+    """Who took the flock that this open file holds, as the kernel keeps it (/proc/<pid>/fdinfo); None if it holds none.
+
+    0: a process that ended, seen from inside a container.
+    """
+    try:
+        with open(f"/proc/{pid}/fdinfo/{descriptor}") as file:
+            words = next((line.split() for line in file if line.startswith("lock:") and "FLOCK" in line), None)
+    except OSError:
+        return None
+    # lock: 1: FLOCK  ADVISORY  WRITE 14548 fe:00:2335372 0 EOF
+    return int(words[5]) if words else None
+
+
 def _signal_all(pids: list[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
+
+
+def _pids() -> list[int]:
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
 
 
 def _stat(pid: int) -> list[str] | None:
