@@ -1,18 +1,18 @@
 """What the link gives: batch-sized copies of pinned memory, one way and both ways at once.
 
-python -m bench.workload.link prints it. The both-ways figure is the ceiling of a pipeline without compute.
+python -m bench.workload.link prints it. The both-ways figure is the ceiling of a pipeline without compute. Over
+sizes, without a pipeline in mind: microbench.py.
 """
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
 
 import click
 import torch
 
+from bench.workload.copies import Route, make_route, train_s
 from bench.workload.devices import CpuDevice, CudaDevice, Device
 from bench.workload.memory import MIB, require_host_memory
 
@@ -40,46 +40,16 @@ def measure_link(device: Device, batch_bytes: int, pool_bytes: int, burst_s: flo
     shape = (length, batch_bytes)
     host_in, host_out = (device.host_buffer(shape, torch.uint8).fill_(value) for value in (1, 2))
     there, back = (torch.ones(2, batch_bytes, dtype=torch.uint8, device=device.torch_device) for _ in "io")
-    h2d, d2h = device.stream(), device.stream()
-    in_pairs = [(there[i % 2], host_in[i]) for i in range(length)]
-    out_pairs = [(host_out[i], back[i % 2]) for i in range(length)]
+    inwards = make_route(device, [(there[i % 2], host_in[i]) for i in range(length)])
+    outwards = make_route(device, [(host_out[i], back[i % 2]) for i in range(length)])
     device.synchronize()
 
     def gb_s(routes: list[Route]) -> float:
-        _burst(device, routes, 2)
-        count = max(2, math.ceil(burst_s / (_burst(device, routes, 8) / 8)))
-        return batch_bytes / 1e9 / median(_burst(device, routes, count) / count for _ in range(BURSTS))
+        train_s(device, routes, 2)
+        count = max(2, math.ceil(burst_s / (train_s(device, routes, 8) / 8)))
+        return batch_bytes / 1e9 / median(train_s(device, routes, count) / count for _ in range(BURSTS))
 
-    inwards = Route(h2d, device.selector(h2d), in_pairs)
-    outwards = Route(d2h, device.selector(d2h), out_pairs)
     return Link(batch_bytes, gb_s([inwards]), gb_s([outwards]), gb_s([inwards, outwards]))
-
-
-@dataclass(frozen=True)
-class Route:
-    """Copies of one direction on one stream: (target, source) in turn."""
-
-    stream: Any
-    select: Callable[[], None]
-    pairs: list[tuple[torch.Tensor, torch.Tensor]]
-
-
-def _burst(device: Device, routes: list[Route], count: int) -> float:
-    """Seconds from the common start of all routes to the end of the last one."""
-    start = device.event(timing=True)
-    ends = [device.event(timing=True) for _ in routes]
-    start.record(routes[0].stream)
-    for route in routes[1:]:
-        start.wait(route.stream)
-    for index in range(count):
-        for route in routes:
-            target, source = route.pairs[index % len(route.pairs)]
-            route.select()
-            target.copy_(source, non_blocking=True)
-    for route, end in zip(routes, ends, strict=True):
-        end.record(route.stream)
-    device.synchronize()
-    return max(start.elapsed_time(end) for end in ends) / 1e3
 
 
 @click.command()

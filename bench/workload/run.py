@@ -1,8 +1,6 @@
 """One run of a cell, from the device to its result."""
 
 import gc
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from bench.workload.phases import Phases
 from bench.workload.pipeline import Pipeline
 from bench.workload.progress import Progress
 from bench.workload.rings import make_rings
+from bench.workload.versions import versions
 
 
 def execute(
@@ -85,17 +84,3 @@ def build_pipeline(cell: Cell, device: Device, phases: Phases) -> Pipeline:
     device.synchronize()
     phases.mark("buffers")
     return pipeline
-
-
-def versions() -> dict[str, str | None]:
-    # Asked of the package metadata: a cell without compute does not import timm.
-    try:
-        timm: str | None = version("timm")
-    except PackageNotFoundError:
-        timm = None
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "cuda": torch.version.cuda,
-        "timm": timm,
-    }
