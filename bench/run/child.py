@@ -1,8 +1,6 @@
 """Start one measured process in a session of its own, watch it, and leave nothing of it behind."""
 
-import ctypes
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -10,10 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from bench.run.processes import end_session, start_ticks
+from bench.run.processes import adopt_orphans, die_with, end_adopted, end_session, start_ticks
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
+# A run that writes more than this into a log is ended: it would fill the disk, and it measures its own writing.
+MOST_LOG_BYTES = 64 << 20
+# How long what a child leaves behind, such as the agent of nsys, may take to end by itself.
+GRACE_S = 1.0
+
+# The children that this process watches now: peers measure side by side, each watched by a thread.
+_watched: set[int] = set()
 
 # What a measured process may see of the caller's environment. The rest stays out of its memory and of its trace.
 ALLOWED_VARIABLES = frozenset(
@@ -41,12 +44,15 @@ ALLOWED_VARIABLES = frozenset(
 
 @dataclass(frozen=True)
 class ChildEnd:
-    """exit_code: as of subprocess, negative for a signal. oom_kills: of the kernel while the child ran."""
+    """exit_code: as of subprocess, negative for a signal. oom_kills: of the kernel while the child ran.
+    flooded: it was ended since it wrote MOST_LOG_BYTES into a log.
+    """
 
     exit_code: int
     timed_out: bool
     wall_s: float
     oom_kills: int
+    flooded: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,11 +122,13 @@ def run_child(
     oom_before = _oom_kills()
     begin = time.monotonic()
 
-    def ended(exit_code: int, timed_out: bool) -> ChildEnd:
-        return ChildEnd(exit_code, timed_out, time.monotonic() - begin, _oom_kills() - oom_before)
+    def ended(exit_code: int, timed_out: bool, flooded: bool = False) -> ChildEnd:
+        return ChildEnd(exit_code, timed_out, time.monotonic() - begin, _oom_kills() - oom_before, flooded)
 
+    adopt_orphans()
     mode = "ab" if append_logs else "wb"
     with logs[0].open(mode) as stdout, logs[1].open(mode) as stderr:
+        room = Room((stdout, stderr))
         allowed = frozenset(cpus or os.sched_getaffinity(0))
         launch = Launch(argv, environment, stdout, stderr, keep_descriptors, allowed)
         try:
@@ -128,12 +136,13 @@ def run_child(
         except NotStarted as failed:
             return ended(failed.exit_code, failed.timed_out)
         since = start_ticks(child.pid) or 0
+        _watched.add(child.pid)
         timed_out = False
         try:
             on_start(child.pid)
             while child.poll() is None:
                 timed_out = time.monotonic() - begin > timeout_s
-                if timed_out:
+                if timed_out or room.is_used_up():
                     break
                 on_poll()
                 try:
@@ -144,11 +153,33 @@ def run_child(
             # The child, and whatever it started and left behind.
             end_session(child.pid, since)
             child.wait()
-    return ended(child.returncode, timed_out)
+            _watched.discard(child.pid)
+            if not _watched:
+                # What left its session. Not beside a peer, which would be taken for something left behind.
+                end_adopted(since, 0.0 if timed_out else GRACE_S)
+        flooded = room.is_used_up()
+        room.cut()
+    return ended(child.returncode, timed_out, flooded)
+
+
+class Room:
+    """What the logs of one child may take of the disk."""
+
+    def __init__(self, logs: tuple[BinaryIO, ...]) -> None:
+        self._most = {log.fileno(): os.fstat(log.fileno()).st_size + MOST_LOG_BYTES for log in logs}
+
+    def is_used_up(self) -> bool:
+        return any(os.fstat(log).st_size > most for log, most in self._most.items())
+
+    def cut(self) -> None:
+        for log, most in self._most.items():
+            if os.fstat(log).st_size > most:
+                os.ftruncate(log, most)
 
 
 def start_process(launch: Launch, _limit_s: float = 0.0) -> subprocess.Popen[bytes]:
     """A new interpreter, or whatever argv names, in a session of its own that ends with the calling thread."""
+    parent = os.getpid()
     return subprocess.Popen(
         launch.argv,
         env=launch.environment,
@@ -157,13 +188,13 @@ def start_process(launch: Launch, _limit_s: float = 0.0) -> subprocess.Popen[byt
         stderr=launch.stderr,
         start_new_session=True,
         pass_fds=launch.keep_descriptors,
-        preexec_fn=lambda: _prepare(launch.cpus),
+        preexec_fn=lambda: _prepare(parent, launch.cpus),
     )
 
 
-def _prepare(cpus: frozenset[int]) -> None:
+def _prepare(parent: int, cpus: frozenset[int]) -> None:
     # If the parent is killed with SIGKILL nobody is left to end the child: let the kernel do it.
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with(parent)
     # numactl binds only to CPUs the process may use already; the parent may have moved aside.
     os.sched_setaffinity(0, cpus)
 

@@ -4,7 +4,7 @@ import signal
 from typing import Any
 
 from bench.host.binding import explain_bind_failure, explain_kill
-from bench.run.child import ChildEnd
+from bench.run.child import MOST_LOG_BYTES, ChildEnd
 from bench.run.record import BIND_FAILED, CRASHED, MISPLACED, OK, OOM, TIMEOUT, failure
 from bench.study.cell import Cell
 
@@ -18,6 +18,12 @@ def judge(cell: Cell, end: ChildEnd, result: dict[str, Any] | None, log_tail: li
             TIMEOUT,
             f"not finished after {cell.timeout_s:g} s",
             "raise timeout_s, or lower num_samples; if it hangs, the end of its log says where",
+        )
+    if end.flooded:
+        return failure(
+            CRASHED,
+            f"ended, since it wrote more than {MOST_LOG_BYTES >> 20} MiB into its log",
+            "the log of the run begins with what it repeats",
         )
     if result and result.get("status") not in (None, OK):
         return failure(result["status"], result["reason"], result["advice"])
