@@ -41,11 +41,13 @@ class StudyReport(OfStudy):
         from bench.results.noise_floor import remember
 
         host_lock().release()
-        link_task(self, self.directory.path / "report.html", self.directory.path.parents[2])
+        link_task(self, self.directory.path / "report.html", self.directory.outputs)
         state = self.directory.state()
         results = make_report(self.directory.path, INVOCATION)
-        remember(results, self.directory.path.parents[2])
-        into_history(results, self.directory.path.parents[2])
+        remember(results, self.directory.outputs)
+        if not self.directory.of_cluster:
+            # Many hosts writing one database over a network: there the report of all of them adds each.
+            into_history(results, self.directory.outputs)
         write_record(self.record_path, {"invocation": INVOCATION, "state": state, **failure(OK, "")})
 
 
@@ -67,7 +69,7 @@ class CellCheck(OfStudy):
         record = self.requires().record()
         if not is_good(record, self.strict):
             run = run_name(self.cell, self.repeat)
-            link_task(self, self.directory.log(run, "stderr"), self.directory.path.parents[2])
+            link_task(self, self.directory.log(run, "stderr"), self.directory.outputs)
             raise StudyError(
                 f"{run}: {record['status']}: {record['reason']}",
                 str(self.directory.log(run, "stderr")),

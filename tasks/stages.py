@@ -77,7 +77,7 @@ class RunPipeline(Stage):
     def run(self) -> None:
         reporter = Reporter(self)
         run = run_name(self.cell, self._repeat)
-        reporter.link(outputs_url(self.directory.log(run, "stderr"), self.directory.path.parents[2]))
+        reporter.link(outputs_url(self.directory.log(run, "stderr"), self.directory.outputs))
         grid, what = grid_of(self.run_dir), self._what()
         terminal = RunOnTerminal(self.directory, grid, self.slot, what, INVOCATION)
 

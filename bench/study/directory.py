@@ -19,12 +19,25 @@ from bench.host.topology import Topology
 from bench.study.cell import Cell
 from bench.study.order import TRACED, Slot
 
+PARTS = ("runs", "logs", "nsys_reports", "latency")
+# Of a study on many hosts: the folder of their run directories.
+HOSTS = "hosts"
+
 
 @dataclass(frozen=True)
 class RunDirectory:
     """Paths and frozen facts of one study's folder."""
 
     path: Path
+
+    @property
+    def outputs(self) -> Path:
+        """The output directory. path is <study>/<date>/<time> below it, or hosts/<host> of a study on many hosts."""
+        return self.path.resolve().parents[4 if self.of_cluster else 2]
+
+    @property
+    def of_cluster(self) -> bool:
+        return self.path.parent.name == HOSTS
 
     def record(self, cell: str, repeat: int | str) -> Path:
         return self.path / "runs" / f"{run_name(cell, repeat)}.json"
@@ -144,8 +157,8 @@ def study_index(folder: Path) -> Iterator[dict[str, dict[str, str]]]:
             write_json(path, index)
 
 
-def new_directory(folder: Path) -> Path:
-    """outputs/<study name>/<YYYY-MM-DD>/<HH-MM-SS>/, created; a second one in the same second gets -2."""
+def new_directory(folder: Path, parts: tuple[str, ...] = PARTS) -> Path:
+    """outputs/<study name>/<YYYY-MM-DD>/<HH-MM-SS>/, created with its parts; a second one in that second gets -2."""
     day = folder / time.strftime("%Y-%m-%d")
     clock = time.strftime("%H-%M-%S")
     for attempt in range(1, 1000):
@@ -154,10 +167,14 @@ def new_directory(folder: Path) -> Path:
             path.mkdir(parents=True)
         except FileExistsError:
             continue
-        for part in ("runs", "logs", "nsys_reports", "latency"):
-            (path / part).mkdir()
+        make_parts(path, parts)
         return path
     raise StudyError("too many run directories in one second", str(day), "try again")
+
+
+def make_parts(path: Path, parts: tuple[str, ...] = PARTS) -> None:
+    for part in parts:
+        (path / part).mkdir(parents=True, exist_ok=True)
 
 
 def freeze(path: Path, study: dict[str, Any], topology: dict[str, Any], cells: list[Cell], order: list[Slot]) -> None:
