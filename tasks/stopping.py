@@ -1,4 +1,8 @@
-"""SIGTERM and SIGINT end the measured child first, then luigi, with exit code 128 + signal and no traceback."""
+"""How a call of luigi is stopped, with exit code 128 + signal, no traceback, and nothing lost.
+
+SIGTERM, SIGINT: the measured child is ended first, then luigi. SIGUSR1: the current task is finished first.
+SIGKILL: the workers that luigi forked end with it, and their children with them.
+"""
 
 import atexit
 import os
@@ -6,7 +10,13 @@ import signal
 import sys
 from types import FrameType, TracebackType
 
+import luigi
+from luigi import execution_summary
+
+from bench.run.processes import die_with
+
 _main_pid = 0
+_finishing = False
 
 
 class Stopped(KeyboardInterrupt):
@@ -26,6 +36,7 @@ def stop_cleanly() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _raise)
     sys.excepthook = _excepthook
+    _finish_on_sigusr1()
 
 
 def in_worker() -> bool:
@@ -45,6 +56,42 @@ def _raise(number: int, _frame: FrameType | None) -> None:
     raise Stopped(number)
 
 
+def _finish_on_sigusr1() -> None:
+    """Luigi's own handler asks for no further work; this one says so, and lets a caller see it."""
+    stop_asking = signal.getsignal(signal.SIGUSR1)
+    if not callable(stop_asking):
+        # [worker] no_install_shutdown_handler
+        return
+
+    def finish(number: int, frame: FrameType | None) -> None:
+        global _finishing
+        if os.getpid() == _main_pid and not _finishing:
+            _finishing = True
+            print("SIGUSR1: the current task is finished, then this call ends", file=sys.stderr, flush=True)
+        stop_asking(number, frame)
+
+    signal.signal(signal.SIGUSR1, finish)
+    # A call of the system that it meets goes on.
+    signal.siginterrupt(signal.SIGUSR1, False)
+    atexit.register(_end_finished, getattr(stop_asking, "__self__", None))
+
+
+def _end_finished(worker: luigi.worker.Worker | None) -> None:
+    """Unless there was nothing left to do, the exit code names the signal; luigi's own would say "not run"."""
+    if not _finishing or os.getpid() != _main_pid:
+        return
+    root = execution_summary._root_task(worker) if worker else None
+    if root is None or not root.complete():
+        print("stopped by SIGUSR1: the same command goes on from here", file=sys.stderr)
+        _leave(signal.SIGUSR1)
+
+
+@luigi.Task.event_handler(luigi.Event.START)
+def _end_with_luigi(_task: luigi.Task) -> None:
+    if in_worker():
+        die_with(_main_pid)
+
+
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if not isinstance(error, Stopped):
         sys.__excepthook__(kind, error, trace)
@@ -52,7 +99,11 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
     name = signal.Signals(error.number).name
     print(f"stopped by {name}: the running measurement was ended; the same command goes on from here", file=sys.stderr)
     atexit._run_exitfuncs()
+    # Python itself would leave with 1.
+    _leave(error.number)
+
+
+def _leave(number: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    # Python itself would leave with 1; a caller should see the signal.
-    os._exit(128 + error.number)
+    os._exit(128 + number)
