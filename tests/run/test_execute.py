@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.run.execute import execute, log_tail
+from bench.run.execute import execute
 from bench.run.lock import HostLock
+from bench.run.process import log_tail
 from bench.run.record import OUTCOMES, is_final, read_record, write_record
 from bench.study.directory import RunDirectory
 from bench.study.resolve import resolve

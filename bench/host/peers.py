@@ -1,0 +1,83 @@
+"""The GPUs that are busy beside a measured one, and the nodes where their processes belong."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bench.errors import StudyError
+from bench.host.topology import Topology
+
+LOCAL, REMOTE, FOUND = "local", "remote", "found"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """node: where its process is bound, CPUs and memory; None if it is not bound."""
+
+    gpu: int
+    gpu_uuid: str | None
+    node: int | None
+
+
+class NoPeers(StudyError):
+    """The GPUs that a cell wants busy are not here, or nobody knows where their processes belong."""
+
+
+def choose_peers(
+    topology: Topology, gpu: int, count: int, placement: str, device: str, probed: Mapping[int, int | None]
+) -> tuple[Peer, ...]:
+    """`count` other GPUs in PCI order, the one after `gpu` first. Raise NoPeers.
+
+    placement: local is the node nearest to each peer, as reported, else as probed, else the only one; remote the
+        first other node. probed: the nearest node by measurement, by GPU. device: on "cpu" a GPU is only a label.
+    """
+    if device == "cpu":
+        others = [(gpu + step, None) for step in range(1, count + 1)]
+    else:
+        usable = [other for other in topology.gpus if not other.mig and other.index != gpu]
+        usable.sort(key=lambda other: (other.index < gpu, other.index))
+        if len(usable) < count:
+            raise NoPeers(f"{count} other GPUs are to be busy, and this host has {len(usable)}")
+        others = [(other.index, other.uuid) for other in usable[:count]]
+    return tuple(Peer(index, uuid, _node(topology, index, placement, device, probed)) for index, uuid in others)
+
+
+def why_no_peers(topology: Topology, gpu: int, count: int, placement: str, device: str) -> str | None:
+    """What is certain before anything was probed: why a cell cannot have its peers here, or None."""
+    if count == 0:
+        return None
+    # A node that a probe may still find is assumed to be found.
+    hoped = {other.index: nodes[0] for other in topology.gpus} if (nodes := _usable_nodes(topology)) else {}
+    try:
+        choose_peers(topology, gpu, count, placement, device, hoped)
+    except NoPeers as error:
+        return error.what
+    return None
+
+
+def _node(topology: Topology, gpu: int, placement: str, device: str, probed: Mapping[int, int | None]) -> int | None:
+    if placement == FOUND:
+        return None
+    nodes = _usable_nodes(topology)
+    if not nodes:
+        raise NoPeers("no node has both CPUs and memory that this process may use")
+    nearest = nodes[0] if len(nodes) == 1 else None
+    if nearest is None and device != "cpu":
+        nearest = topology.local_node(gpu)
+        nearest = probed.get(gpu) if nearest is None else nearest
+    if nearest is None:
+        unknown = (
+            "the cpu device has no GPU to be near to" if device == "cpu" else f"no node is known to be near GPU {gpu}"
+        )
+        raise NoPeers(f"{unknown}: concurrent_placement {placement} has no meaning, found has")
+    if placement == LOCAL:
+        if nearest not in nodes:
+            raise NoPeers(f"node {nearest} is near GPU {gpu}, and its CPUs or memory are not for this process")
+        return nearest
+    others = [node for node in nodes if node != nearest]
+    if not others:
+        raise NoPeers(f"concurrent_placement remote needs another node than {nearest}, and this host has none")
+    return others[0]
+
+
+def _usable_nodes(topology: Topology) -> list[int]:
+    return [node.id for node in topology.nodes if node.allowed_cpus and node.memory_bytes and node.memory_allowed]

@@ -1,0 +1,141 @@
+"""One attempt at a run: its processes are started, watched and judged, and their traces collected."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.errors import StudyError
+from bench.files import write_json
+from bench.host.monitor import Monitor
+from bench.host.peers import Peer
+from bench.host.topology import Topology
+from bench.run.child import ChildEnd, child_environment, run_child
+from bench.run.lock import HostLock
+from bench.run.peers import PeerFailed, Peers, failed_at
+from bench.run.process import Process, log_tail, scratch_folder, workload_argv
+from bench.run.progress import Progress
+from bench.run.record import BIND_FAILED, CRASHED, OK, TRACE_FAILED, failure
+from bench.run.step_aside import step_aside
+from bench.study.cell import Cell
+from bench.study.directory import RunDirectory, run_name
+from bench.study.order import TRACED, Slot
+from bench.trace.profilers import Profiler, get_profiler
+
+Report = Callable[[str, int], None]
+Outcome = dict[str, Any]
+
+# Of a process that was ended because a peer had failed.
+ENDED = ChildEnd(-signal.SIGTERM, False, 0.0, 0)
+
+
+def attempt(
+    directory: RunDirectory,
+    cell: Cell,
+    slot: Slot,
+    peers: tuple[Peer, ...],
+    lock: HostLock,
+    number: int,
+    report: Report,
+) -> Outcome:
+    """Start the cell, and what keeps other GPUs busy beside it; what became of it as the fields of its record."""
+    with scratch_folder() as folder:
+        scratch = Path(folder)
+        barrier = scratch / "barrier"
+        barrier.mkdir()
+        with Peers(peers, directory, cell, run_name(cell.name, slot.repeat), barrier) as beside:
+            outcome = _Measured(directory, cell, slot, scratch, beside, append_logs=number > 1).run(lock, report)
+        return outcome | ({"peers": beside.records()} if peers else {})
+
+
+class _Measured:
+    """The measured process of one attempt."""
+
+    def __init__(
+        self, directory: RunDirectory, cell: Cell, slot: Slot, scratch: Path, peers: Peers, append_logs: bool
+    ) -> None:
+        self._directory, self._cell, self._peers, self._append_logs = directory, cell, peers, append_logs
+        self._host = directory.host()
+        self._trace = directory.report(cell.name)
+        self._profiler = get_profiler(cell.profiler) if slot.repeat == TRACED else None
+        self._progress = Progress(scratch / "progress")
+        run, result = run_name(cell.name, slot.repeat), scratch / "result.json"
+        cell_file = directory.path / "cells" / f"{cell.name}.json"
+        if not cell_file.exists():
+            write_json(cell_file, cell.as_json())
+        mode = "traced" if self._profiler else "timed"
+        argv = workload_argv(cell_file, mode, result, "--progress", str(scratch / "progress"), *peers.options)
+        self._process = Process(cell, argv, (directory.log(run, "stdout"), directory.log(run, "stderr")), result)
+
+    def run(self, lock: HostLock, report: Report) -> Outcome:
+        process, monitor, end = self._process, None, None
+        try:
+            if self._profiler:
+                process = process.wrapped(lambda argv: self._profiler.command(argv, self._trace, self._cell.device))
+            try:
+                end, monitor = self._watched(process, lock, report)
+                if end.exit_code == 0:
+                    self._peers.finish()
+            except PeerFailed:
+                pass
+        except StudyError as error:
+            return failure(TRACE_FAILED, error.what, error.advice) | {"command": process.command}
+        except OSError as error:
+            status = BIND_FAILED if self._cell.binding == "numactl" else CRASHED
+            reason = f"cannot start {process.command[0]}: {error.strerror}"
+            return failure(status, reason, "check that it is installed") | {"command": process.command}
+        finally:
+            if self._profiler:
+                self._profiler.settle(self._trace)
+        exit_code = end.exit_code if end else None
+        facts = {"command": process.command, "exit_code": exit_code, "result": process.read_result()}
+        return self._judged(process, end) | facts | {"monitor": monitor}
+
+    def _watched(self, process: Process, lock: HostLock, report: Report) -> tuple[ChildEnd, Outcome | None]:
+        def look() -> None:
+            report(*self._progress.read())
+            self._peers.check()
+
+        with step_aside(self._host, self._cell.cpu_node, self._cell.binding) as cpus:
+            # nsys works beside a traced run all the time; that is not a disturbance, and that run times nothing.
+            watch = None if self._profiler else _watch(self._cell, self._host, cpus, lock)
+            self._peers.start(lock, cpus, self._append_logs)
+            end = run_child(
+                process.command,
+                child_environment(dict(os.environ)),
+                process.logs,
+                self._cell.timeout_s,
+                on_start=lock.record_child,
+                on_poll=look,
+                keep_descriptors=(lock.fileno(),),
+                append_logs=self._append_logs,
+                cpus=cpus,
+            )
+            return end, watch.summary() if watch else None
+
+    def _judged(self, process: Process, end: ChildEnd | None) -> Outcome:
+        """end: None where a peer's failure ended it. The failure that came first is the reason of the others."""
+        own, of_peer = process.outcome(end or ENDED), self._peers.failure()
+        if of_peer and (own["status"] == OK or of_peer[0] <= failed_at(process, time.time())):
+            return of_peer[1]
+        if self._profiler and end and own["status"] in (OK, CRASHED):
+            own = _collect(self._profiler, self._trace, end, own, log_tail(process.logs[1]))
+        return own
+
+
+def _watch(cell: Cell, host: Topology, cpus: set[int], lock: HostLock) -> Monitor:
+    """What else happens on the GPU and on the measured CPUs. Known from outside the run, never from its speed."""
+    node = host.node(cell.cpu_node)
+    measured = set(node.cpus) & cpus if node and cell.binding != "none" else cpus
+    return Monitor(cell.gpu_uuid, measured, lock.sessions).start()
+
+
+def _collect(profiler: Profiler, trace: Path, end: ChildEnd, outcome: Outcome, tail: list[str]) -> Outcome:
+    """A run that went well but left no trace is trace_failed; so is one that the profiler itself ended."""
+    try:
+        profiler.collect(trace, end.exit_code, "\n".join(tail))
+    except StudyError as error:
+        return failure(TRACE_FAILED, error.what, error.advice) | {"log_tail": tail}
+    return outcome

@@ -1,0 +1,67 @@
+"""One process of a run: its command, and what became of it."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.files import read_json
+from bench.host.binding import bind_prefix
+from bench.run.child import ChildEnd
+from bench.run.outcome import judge
+from bench.study.cell import Cell
+
+LOG_TAIL_LINES = 20
+LOG_TAIL_BYTES = 8192
+
+
+@dataclass(frozen=True)
+class Process:
+    """argv: without its binding. logs: stdout and stderr. result: where the workload writes."""
+
+    cell: Cell
+    argv: list[str]
+    logs: tuple[Path, Path]
+    result: Path
+
+    @property
+    def command(self) -> list[str]:
+        return [*bind_prefix(self.cell.binding, self.cell.cpu_node, self.cell.mem_node), *self.argv]
+
+    def wrapped(self, wrap: Callable[[list[str]], list[str]]) -> "Process":
+        """As a profiler starts it."""
+        return replace(self, argv=wrap(self.argv))
+
+    def read_result(self) -> dict[str, Any] | None:
+        return read_json(self.result) if self.result.exists() else None
+
+    def outcome(self, end: ChildEnd) -> dict[str, Any]:
+        """status, reason, advice; with the log's end where it failed."""
+        tail = log_tail(self.logs[1])
+        outcome = judge(self.cell, end, self.read_result(), tail)
+        return outcome if outcome["status"] == "ok" else outcome | {"log_tail": tail}
+
+
+def workload_argv(cell_file: Path, mode: str, result: Path, *options: str) -> list[str]:
+    """The command of the program inside a cell."""
+    program = [sys.executable, "-m", "bench.workload"]
+    return [*program, "--cell", str(cell_file), "--mode", mode, "--result", str(result), *options]
+
+
+def scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    """For what a run's processes leave each other; in memory where there is such a place."""
+    shm = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    return tempfile.TemporaryDirectory(prefix="numastudy-", dir=shm)
+
+
+def log_tail(path: Path) -> list[str]:
+    """The last lines of a log, however long it and its lines are."""
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
+        return file.read().decode(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+    return []
