@@ -2,8 +2,6 @@
 name); only the shapes are those of the contract. The grid and the order come from the real code."""
 
 import json
-import random
-import zlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +14,7 @@ from bench.study.directory import freeze
 from bench.study.grid import expand
 from bench.study.order import measuring_order
 from bench.study.study import configs_folder, load_study
+from tests.results.made_runs import child_result, made_link, peers
 
 SYNTHETIC = "synthetic-host"
 Record = dict[str, Any]
@@ -73,11 +72,13 @@ def build_run_directory(
     topology: Record | None = None,
     failures: dict[str, Record] | None = None,
     variants: dict[str, Record] | None = None,
+    links: bool = False,
     seed: int = 1,
 ) -> Path:
     """A finished run directory at `path`, of configs/<config>.yaml or of another study file.
 
     variants: each cell again under another suffix with other settings, {"graph": {"cuda_graph": True}}.
+    links: also microbenchmarks of every GPU and placement.
     failures: by "<cell>_<repeat>", what its record says instead of ok (status, reason, advice, log_tail).
     """
     topology = topology or topology_json()
@@ -102,7 +103,17 @@ def build_run_directory(
     for slot in order:
         cell = next(cell for cell in cells if cell.name == slot.cell).as_json()
         write_run(path, cell, slot, facts, near, (failures or {}).get(f"{slot.cell}_{slot.repeat}"), seed)
+    if links:
+        write_links(path, cells, near)
     return path
+
+
+def write_links(path: Path, cells: list[Any], near: Record) -> None:
+    """links/*.json, one for each GPU and placement of the cells."""
+    (path / "links").mkdir()
+    for gpu, cpu_node, mem_node in dict.fromkeys((cell.gpu, cell.cpu_node, cell.mem_node) for cell in cells):
+        name = f"gpu{gpu}_numa{mem_node}" + (f"_cpu{cpu_node}" if cpu_node != mem_node else "")
+        write(path / f"links/{name}.json", made_link(gpu, cpu_node, mem_node, near))
 
 
 def fingerprint(topology: Record) -> dict[str, str]:
@@ -128,7 +139,7 @@ def write_run(
     run = f"{cell['name']}_{label}"
     if cell["reason"]:
         failure = {"status": "not_runnable", "reason": cell["reason"], "advice": ""}
-    result = None if failure else child_result(cell, slot, near, random.Random(zlib.crc32(run.encode()) + seed))
+    result = None if failure else child_result(cell, slot, near, seed)
     start = (datetime(2026, 11, 22, 18, tzinfo=UTC) + timedelta(seconds=slot.position)).isoformat()
     record = {
         "schema": 1,
@@ -160,6 +171,7 @@ def write_run(
         "fingerprint": facts,
         "log_tail": [],
         "result": result,
+        "peers": [] if failure else peers(cell, slot, near, seed),
         "monitor": None if label == "traced" or cell["device"] == "cpu" else quiet_monitor(),
     }
     write(path / f"runs/{run}.json", record | (failure or {}))
@@ -205,64 +217,6 @@ def quiet_monitor() -> Record:
         "foreign_cpus": 0.05,
         "sm_clock_mhz": steady,
         "disturbed": [],
-    }
-
-
-def child_result(cell: Record, slot: Any, near: Record, noise: random.Random) -> Record:
-    model, batch = cell["model"], cell["batch_size"]
-    bytes_in = batch * 3 * cell["image_size"] ** 2 * 4
-    tokens = (cell["image_size"] // model["patch_size"]) ** 2 + 1 if model["depth"] else 0
-    bytes_out = batch * tokens * model["dim"] * 4 if model["depth"] else bytes_in
-    far = near.get(cell["gpu"]) not in (None, cell["mem_node"])
-    h2d_us = bytes_in / (38e3 if far else 54e3)
-    d2h_us = bytes_out / (41e3 if far else 55e3)
-    compute_us = batch * tokens * model["depth"] * 24 * model["dim"] ** 2 / 45e6 + 4.0 * model["depth"]
-    issue_us = 20.0 if cell["cuda_graph"] else 20.0 + 250.0 * model["depth"]
-    slowed = 1.12 if issue_us > compute_us + h2d_us else 1.01
-    spread = 0.05 if issue_us > compute_us + h2d_us else 0.002
-    traced = slot.repeat == "traced"
-    batch_us = max(h2d_us, d2h_us, compute_us, issue_us) * 1.04 * noise.gauss(slowed if traced else 1.0, spread)
-    whole_us = 1.2 * (h2d_us + compute_us + d2h_us) + 0.4 * issue_us
-    passes = cell["num_samples"] // batch
-    quantiles = [whole_us * (1 + 0.06 * (step / 100) ** 6 + 0.0002 * step) for step in range(101)]
-    return {
-        "status": "ok",
-        "mode": "traced" if traced else "timed",
-        "device": {
-            "type": cell["device"],
-            "name": "Synthetic GPU 80GB" if cell["device"] == "cuda" else "Synthetic CPU 2x24",
-            "uuid": cell["gpu_uuid"],
-            "pci_bus_id": None,
-            "capability": "9.0",
-        },
-        "versions": {"python": "3.11.2", "torch": "2.13.0", "cuda": "13.0", "timm": "1.0.31"},
-        "batches_per_pass": cell["num_samples"] // batch,
-        "bytes_in_per_batch": bytes_in,
-        "bytes_out_per_batch": bytes_out,
-        "input_ring_batches": 88,
-        "output_ring_batches": 4,
-        "buffer_layout": "separate",
-        "warmup": {"batches": 400, "duration_s": 0.7, "settled": True, "spread": 0.004},
-        "windows": [{"batches": passes, "duration_s": batch_us * passes / 1e6 + 2e-4, "start_ns": 1}]
-        * (1 if traced else 9),
-        "throughput_samples_s": 1e6 * batch / batch_us,
-        "latency_us": None
-        if traced
-        else {
-            "count": 9000,
-            "p50": quantiles[50],
-            "p90": quantiles[90],
-            "p99": quantiles[99],
-            "max": quantiles[100],
-            "quantiles": quantiles,
-        },
-        "issue_us": issue_us,
-        "solo_us": None if traced else {"h2d": h2d_us, "compute": compute_us, "d2h": d2h_us},
-        "output_checksum": 0.5,
-        "synthetic_latency_us": quantiles[50],
-        "synthetic_us": {"h2d": h2d_us, "compute": compute_us, "d2h": d2h_us},
-        "phases_s": {"imports": 2.0, "measure": 1.1},
-        "certificate": {"verdict": "proved"} if cell["binding"] == "numactl" else None,
     }
 
 

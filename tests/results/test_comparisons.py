@@ -37,7 +37,9 @@ def test_only_pairs_see_one_percent_in_an_afternoon_that_drifts_by_20():
 def test_chance_alone_is_no_headline_among_many_lines(noise):
     """60 lines without a difference, margin so small that none is the SAME."""
     cells = [
-        made_cell(noisy(100.0, seed=1000 * noise + 2 * line + value), model=f"vit32x2x{line}", dtype=("fp32", "bf16")[value])
+        made_cell(
+            noisy(100.0, seed=1000 * noise + 2 * line + value), model=f"vit32x2x{line}", dtype=("fp32", "bf16")[value]
+        )
         for line in range(60)
         for value in (0, 1)
     ]

@@ -1,10 +1,10 @@
-"""Tables of what sets the pace: bound, clocks, predictions, settings. Plain values for the templates."""
+"""Tables of what sets the pace: bound, clocks, predictions. Plain values for the templates."""
 
 from typing import Any
 
 from bench.results.bound import TERMS
 from bench.results.report.labels import device_label, node_label, place_of, series_label
-from bench.results.words import NONE, microseconds, percent, rate, with_half
+from bench.results.words import NONE, microseconds, percent, with_half
 
 Record = dict[str, Any]
 
@@ -74,32 +74,6 @@ def prediction_rows(results: Record) -> list[Record]:
     ]
 
 
-def setting_tables(results: Record) -> list[Record]:
-    """One table a setting: what another value of it does to the throughput."""
-    cells = {cell["name"]: cell for cell in results["cells"]}
-    return [
-        {
-            "setting": compared["setting"].replace("_", " "),
-            "base": _value(compared["base"]),
-            "rows": [
-                _who(cells[line["name"]])
-                | {
-                    "model": cells[line["name"]]["model"]["name"],
-                    "value": _value(line["value"]),
-                    "base_cell": line["base_cell"],
-                    "from": rate(cells[line["base_cell"]]["throughput_samples_s"]),
-                    "to": rate(cells[line["name"]]["throughput_samples_s"]),
-                    "verdict": line["verdict"] or "",
-                    "text": line["text"],
-                    "hint": line["hint"],
-                }
-                for line in compared["lines"]
-            ],
-        }
-        for compared in results["comparisons"]
-    ]
-
-
 def _who(cell: Record) -> Record:
     return {
         "cell": cell["name"],
@@ -134,6 +108,3 @@ def _observed(entry: Record) -> str:
     sign = "−" if entry["penalty"] < 0 else ""
     return sign + with_half(abs(entry["penalty"]), (entry["interval"][1] - entry["interval"][0]) / 2)
 
-
-def _value(value: Any) -> str:
-    return ("on" if value else "off") if isinstance(value, bool) else str(value)

@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 from bench.results import words
 from bench.results.load import Stored
-from bench.results.report import limits, notes, sections
+from bench.results.report import axes, limits, notes, sections
 from bench.results.report.answer import answers
 from bench.results.report.basis import doubts
 from bench.results.report.heatmap import FULL_LOSS, maps, shade
@@ -34,7 +34,7 @@ _CONTENTS = {
     "penalties": ("penalty", "Penalty"),
     "throughput": ("throughput", "Throughput"),
     "scaling": ("scaling", "Scaling"),
-    "settings": ("settings", "Settings"),
+    "axes": ("settings", "Settings"),
     "stages": ("stages", "Stages"),
     "limits": ("limits", "Limits"),
     "timelines": ("timeline", "Timeline"),
@@ -52,7 +52,7 @@ _CONTENTS = {
 def render(stored: Stored, results: Record) -> str:
     """The page as text; of the run directory it reads the traces of the timeline, and which files exist."""
     files = Files(stored.path)
-    found = answers(results)
+    found, swept = answers(results), axes.findings(results)
     parts = {
         "results": results,
         "notes": notes.notes(results),
@@ -65,7 +65,10 @@ def render(stored: Stored, results: Record) -> str:
         "penalties": sections.penalty_rows(results, found),
         "effects": sections.effect_rows(results),
         "predictions": limits.prediction_rows(results),
-        "settings": limits.setting_tables(results),
+        "axes": axes.axis_sections(results),
+        "findings": swept,
+        "what_matters": axes.what_matters(swept),
+        "axis_pictures": axes.axis_pictures(results),
         "limits": limits.limit_rows(results),
         "crossings": limits.crossings(results),
         "clocks": limits.clock_rows(results),

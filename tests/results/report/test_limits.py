@@ -1,6 +1,6 @@
 import copy
 
-from bench.results.report.limits import clock_rows, crossings, limit_rows, prediction_rows, setting_tables
+from bench.results.report.limits import clock_rows, crossings, limit_rows, prediction_rows
 
 
 def test_the_largest_term_is_marked_and_the_copy_told(placed_results):
@@ -33,12 +33,6 @@ def test_clocks_are_told_as_differences(placed_results):
 def test_predictions_stand_beside_what_was_observed(placed_results):
     row = next(row for row in prediction_rows(placed_results) if row["model"] == "vit0x0x0")
     assert row["node"] == "CPU 0, memory 1" and " to " in row["bracket"] and "±" in row["observed"] and row["agrees"]
-
-
-def test_settings_are_tables_with_both_rates(placed_results):
-    (table,) = setting_tables(placed_results)
-    assert (table["setting"], table["base"]) == ("cuda graph", "off")
-    assert all(row["value"] == "on" and row["from"] != "–" != row["to"] for row in table["rows"])
 
 
 def test_only_models_measured_at_several_sizes_have_a_crossing(placed_results):

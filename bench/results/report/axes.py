@@ -1,0 +1,145 @@
+"""The sections of swept axes, and the answer that they give, as plain values for the templates."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bench.results.effects import MATTERS, SAME, change, listed, values_only
+from bench.results.report.labels import device_label, node_label, place_of, series_label
+from bench.results.report.plots.axes import axis_picture
+from bench.results.report.plots.style import Picture
+from bench.results.words import at_most, percent, rate, with_half
+
+Record = dict[str, Any]
+# Longer tables are closed until they are asked for.
+LONGEST_OPEN = 12
+# On the first screen; the rest stands in the sections.
+_VALUES_TOLD = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one axis does, for the first screen. id: of its section; state: matters, same, undecided, not measured."""
+
+    id: str
+    axis: str
+    state: str
+    lead: str
+    lines: tuple[str, ...]
+
+
+def findings(results: Record) -> list[Finding]:
+    """Axes that matter first, the largest effect at their head."""
+    compared = sorted(results["comparisons"], key=lambda entry: (_rank(entry), -entry["size"]))
+    return [_finding(entry) for entry in compared]
+
+
+def what_matters(found: list[Finding]) -> str:
+    """One sentence over all axes."""
+    names = {state: [_name(one.axis) for one in found if one.state == state] for state in (MATTERS, SAME)}
+    rest = [_name(one.axis) for one in found if one.state not in (MATTERS, SAME)]
+    said = [f"What matters: {', '.join(names[MATTERS])}."] if names[MATTERS] else []
+    if names[SAME]:
+        said.append(f"What does not: {', '.join(names[SAME])}.")
+    if rest:
+        said.append(f"Not decided: {', '.join(rest)}.")
+    return " ".join(said)
+
+
+def axis_sections(results: Record) -> list[Record]:
+    """One section an axis, in the order of the study: summary lines, picture, penalties by value, table."""
+    cells = {cell["name"]: cell for cell in results["cells"]}
+    return [
+        {
+            "id": section_id(entry["axis"]),
+            "axis": _name(entry["axis"]),
+            "base": values_only(entry["base"]),
+            "text": entry["text"],
+            "summary": [one["text"] for one in entry["summary"]],
+            "costs": _penalties_by_value(entry, results["penalties"], cells),
+            "columns": [values_only(value) for value in entry["values"]],
+            "rows": [_row(line, cells) for line in entry["lines"]],
+            "open": len(entry["lines"]) <= LONGEST_OPEN,
+        }
+        for entry in results["comparisons"]
+    ]
+
+
+def axis_pictures(results: Record) -> dict[str, Picture]:
+    """By the id of the section."""
+    drawn = {section_id(entry["axis"]): axis_picture(entry) for entry in results["comparisons"]}
+    return {known: picture for known, picture in drawn.items() if picture}
+
+
+def section_id(axis: str) -> str:
+    return "axis-" + axis.replace(", ", "-")
+
+
+def _name(axis: str) -> str:
+    return listed([key.replace("_", " ") for key in axis.split(", ")])
+
+
+def _rank(entry: Record) -> int:
+    return {MATTERS: 0, SAME: 1}.get(entry["state"], 2)
+
+
+def _finding(entry: Record) -> Finding:
+    lines: tuple[str, ...] = ()
+    lead = entry["text"]
+    if entry["state"] == MATTERS:
+        told = sorted(entry["summary"], key=lambda one: -max((m["high"] or 0 for m in one["models"]), default=0))
+        lines = tuple(one["text"] for one in told[:_VALUES_TOLD])
+        if len(told) > _VALUES_TOLD:
+            lines += (f"{len(told) - _VALUES_TOLD} more values below",)
+        lead = f"{_name(entry['axis'])} matters, against {values_only(entry['base'])}:"
+    elif entry["state"] == SAME:
+        lead = f"{_name(entry['axis'])} does not matter: no difference above {at_most(entry['bound'] or 0)}."
+    return Finding(section_id(entry["axis"]), entry["axis"], entry["state"], lead[0].upper() + lead[1:], lines)
+
+
+def _row(line: Record, cells: dict[str, Record]) -> Record:
+    cell, base = cells[line["name"]], cells[line["base_cell"]]
+    return {
+        "cell": line["name"],
+        "base_cell": line["base_cell"],
+        "model": series_label(base),
+        "device": device_label(cell),
+        "node": node_label(*place_of(cell)),
+        "value": values_only(line["value"]),
+        "to": rate(cell["throughput_samples_s"]),
+        "from": rate(base["throughput_samples_s"]),
+        "change": change(line["effect"], line["interval"]) if line["effect"] is not None else "–",
+        "verdict": line["verdict"] or "",
+        "text": line["text"],
+        "hint": line["hint"],
+    }
+
+
+def _penalties_by_value(entry: Record, penalties: list[Record], cells: dict[str, Record]) -> list[Record]:
+    """Rows of (model, GPU, placement elsewhere), a penalty for each value of the axis; empty without penalties."""
+    keys = list(entry["base"])
+    rows: dict[Any, Record] = {}
+    for told in penalties:
+        if told["penalty"] is None:
+            continue
+        cell = cells[told["remote_cell"]]
+        value = {key: cell["model"].get(key, cell["settings"].get(key)) for key in keys}
+        if value not in entry["values"]:
+            continue
+        own = _series(entry, cell, cells)
+        row = rows.setdefault((own, cell["gpu"], place_of(cell)), {"model": own, "device": device_label(cell),
+                              "place": node_label(*place_of(cell)), "cells": [None] * len(entry["values"])})  # fmt: skip
+        row["cells"][entry["values"].index(value)] = (told["remote_cell"], _penalty(told))
+    return [row for row in rows.values() if sum(cell is not None for cell in row["cells"]) > 1]
+
+
+def _series(entry: Record, cell: Record, cells: dict[str, Record]) -> str:
+    """The label of the base cell that this cell is compared with, or is."""
+    base = next((line["base_cell"] for line in entry["lines"] if line["name"] == cell["name"]), cell["name"])
+    return series_label(cells[base])
+
+
+def _penalty(told: Record) -> str:
+    sign = "−" if told["penalty"] < 0 else ""
+    if told["interval"] is None:
+        return f"{sign}{percent(abs(told['penalty']))}"
+    return sign + with_half(abs(told["penalty"]), (told["interval"][1] - told["interval"][0]) / 2)
