@@ -7,7 +7,7 @@ import luigi
 
 from bench.errors import StudyError
 from bench.study.directory import RunDirectory
-from bench.study.resolve import resolve
+from bench.study.resolve import resolve, resolve_into
 from bench.study.study import configs_folder, load_study
 from tasks.closing import close_with_summary
 from tasks.cooldown import wait_for_cooldown
@@ -29,6 +29,7 @@ class StudyTask(Overrides, luigi.WrapperTask):
     strict = luigi.BoolParameter(description="a cell that cannot run on this host is a failure")
     night = luigi.Parameter(default="", description="measured anew for each night; NightlySweep sets it")
     host = luigi.Parameter(default=socket.gethostname(), description="this host; not to be set")
+    into = luigi.Parameter(default="", description="one host's folder among many; numastudy submit sets it, and host")
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
@@ -43,7 +44,7 @@ class StudyTask(Overrides, luigi.WrapperTask):
     def to_str_params(self, only_significant: bool = False, only_public: bool = False) -> dict[str, str]:
         """Of the overrides only those that were given: names on the scheduler's page stay short."""
         params = super().to_str_params(only_significant, only_public)
-        return {key: value for key, value in params.items() if value or key not in (*OVERRIDES, "night")}
+        return {key: value for key, value in params.items() if value or key not in (*OVERRIDES, "night", "into")}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{key}={value}' for key, value in self.to_str_params().items())})"
@@ -58,7 +59,10 @@ class StudyTask(Overrides, luigi.WrapperTask):
         Raise StudyError if this host cannot measure the study.
         """
         if self.task_id not in _resolved:
-            found = resolve(self.study, Path(self.output_dir), self.fresh, INVOCATION, self.night)
+            if self.into:
+                found = resolve_into(self.study, Path(self.into), self.host, INVOCATION)
+            else:
+                found = resolve(self.study, Path(self.output_dir), self.fresh, INVOCATION, self.night)
             preflight(found, self.strict)
             host_lock()
             stop_cleanly()

@@ -11,7 +11,7 @@ from bench.host.binding import choose_binding
 from bench.host.fingerprint import fingerprint, fingerprint_changes
 from bench.host.topology import Topology, read_topology
 from bench.study.cell import Cell
-from bench.study.directory import RunDirectory, freeze, new_directory, study_fingerprint, study_index
+from bench.study.directory import RunDirectory, freeze, make_parts, new_directory, study_fingerprint, study_index
 from bench.study.grid import expand
 from bench.study.order import Slot, measuring_order
 from bench.study.study import Study
@@ -69,15 +69,38 @@ def resolve(study: Study, output_dir: Path, fresh: bool, invocation: str, night:
             return found
         here = expand_here(study, topology)
         path = new_directory(folder)
-        freeze(
-            path,
-            here.study.as_json() | of_night | {"binding_reason": here.binding_reason, "created_by": invocation},
-            {"host": host, "fingerprint": facts, **topology.to_json()},
-            here.cells,
-            here.order,
-        )
+        _freeze_here(path, here, of_night | {"created_by": invocation}, host, facts, topology)
         index[known_as] = {"path": str(path.relative_to(folder)), "invocation": invocation}
         return RunDirectory(path)
+
+
+def resolve_into(study: Study, path: Path, host: str, invocation: str) -> RunDirectory:
+    """This folder as the run directory of one host of many, which its caller alone may use.
+
+    host: the name it has among them. Raise StudyError if the host has changed since the directory was made.
+    """
+    found = RunDirectory(path.resolve())
+    topology = read_topology()
+    facts = fingerprint(topology)
+    if (found.path / "grid.json").exists():
+        _check_same_host(found, facts)
+        return found
+    here = expand_here(study, topology)
+    make_parts(found.path)
+    _freeze_here(found.path, here, {"created_by": invocation}, host, facts, topology)
+    return found
+
+
+def _freeze_here(
+    path: Path, here: Expansion, more: dict[str, str], host: str, facts: dict[str, str], topology: Topology
+) -> None:
+    freeze(
+        path,
+        here.study.as_json() | more | {"binding_reason": here.binding_reason},
+        {"host": host, "fingerprint": facts, **topology.to_json()},
+        here.cells,
+        here.order,
+    )
 
 
 def find(study: Study, output_dir: Path) -> RunDirectory | None:
