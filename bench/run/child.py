@@ -121,6 +121,7 @@ def run_child(
     """
     oom_before = _oom_kills()
     begin = time.monotonic()
+    began = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
     def ended(exit_code: int, timed_out: bool, flooded: bool = False) -> ChildEnd:
         return ChildEnd(exit_code, timed_out, time.monotonic() - begin, _oom_kills() - oom_before, flooded)
@@ -135,7 +136,7 @@ def run_child(
             child = (start or start_process)(launch, timeout_s)
         except NotStarted as failed:
             return ended(failed.exit_code, failed.timed_out)
-        since = start_ticks(child.pid) or 0
+        since = start_ticks(child.pid) or began
         _watched.add(child.pid)
         timed_out = False
         try:

@@ -1,0 +1,275 @@
+"""Forked runs: their ends, the server's ends, and what they share with exec'd ones. Real processes.
+
+Only the last test imports torch; the others use a server that imports nothing (light_server.py).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.files import read_json
+from bench.run import forkserver
+from bench.run.child import ChildEnd, child_environment, run_child
+from bench.run.forkserver import EXEC, FORK, ForkServers, how_to_start, served
+from bench.run.processes import session_members, start_ticks
+from bench.study.order import TRACED, Slot
+from tests.workload.cells import raw_cell
+
+ROOT = Path(__file__).parents[2]
+LIGHT = ["-m", "tests.run.light_server"]
+
+
+class Runs:
+    """Runs of one block in `folder`, forked unless said otherwise."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.servers = ForkServers()
+        self.told: list[int] = []
+        self.pid = 0
+        self.environment = child_environment(dict(os.environ)) | {"PYTHONPATH": str(ROOT)}
+
+    def __call__(
+        self, code: str, block: int = 1, timeout_s: float = 30, on_poll=lambda: None, prefix=(), **environment: str
+    ) -> ChildEnd:
+        def on_start(pid: int) -> None:
+            self.pid = pid
+
+        return run_child(
+            [*prefix, sys.executable, "-m", "bench.workload", code], self.environment | environment,
+            (self.folder / "out", self.folder / "err"), timeout_s, on_start, on_poll, poll_s=0.02,
+            start=self.servers.of_block(block, self.told.append),
+        )  # fmt: skip
+
+    @property
+    def server(self) -> int:
+        return self.told[-1]
+
+    def out(self) -> str:
+        return (self.folder / "out").read_text()
+
+    def err(self) -> str:
+        return (self.folder / "err").read_text()
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
+    monkeypatch.setattr(forkserver, "_SERVER", LIGHT)
+    monkeypatch.chdir(ROOT)
+    runs = Runs(tmp_path)
+    yield runs
+    runs.servers.end()
+
+
+def gone(pid: int, within_s: float = 5.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while start_ticks(pid) is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return start_ticks(pid) is None
+
+
+def test_runs_of_a_block_come_from_one_server_and_each_is_a_process_of_its_own(run: Runs) -> None:
+    say = "import os, sys; print(os.getpid(), os.getsid(0), os.getppid()); print('oops', file=sys.stderr)"
+    seen = []
+    for _ in range(2):
+        assert run(say).exit_code == 0
+        assert run.err() == "oops\n"
+        pid, session, parent = map(int, run.out().split())
+        assert pid == session == run.pid and parent == run.server
+        seen.append((pid, parent))
+    assert seen[0][0] != seen[1][0] and seen[0][1] == seen[1][1]
+
+
+def test_a_new_block_a_new_environment_or_a_new_binding_has_a_server_of_its_own(run: Runs) -> None:
+    run("pass")
+    first = run.server
+    run("import os; print(os.environ['OMP_NUM_THREADS'])", OMP_NUM_THREADS="3")
+    second = run.server
+    assert run.out() == "3\n" and second != first
+    assert start_ticks(first) is not None
+    run("pass")
+    assert run.server == first
+    run("pass", prefix=("env",))
+    assert run.server not in (first, second)
+    run("pass", block=2)
+    assert run.server not in (first, second) and gone(first) and gone(second)
+
+
+@pytest.mark.parametrize("how", ["raise SystemExit(9)", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"])
+def test_how_a_run_ends_is_told_and_a_failed_one_leaves_nothing_to_the_next(run: Runs, how: str) -> None:
+    assert run(how).exit_code in (9, -signal.SIGSEGV)
+    first = run.server
+    assert run("print(1)").exit_code == 0
+    assert run.server != first and gone(first)
+
+
+def test_a_traceback_is_in_the_log_of_the_run(run: Runs) -> None:
+    assert run("1 / 0").exit_code == 1
+    assert "ZeroDivisionError" in run.err()
+
+
+def test_a_timeout_ends_the_forked_session_within_five_seconds(run: Runs) -> None:
+    code = (
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "if os.fork() == 0: os.setpgid(0, 0)\n"
+        "time.sleep(600)\n"
+    )
+    end = run(code, timeout_s=1)
+    assert end.timed_out and end.exit_code == -signal.SIGKILL
+    assert end.wall_s < 1 + 5
+    assert session_members(run.pid, 0) == []
+    assert run("print(1)").exit_code == 0
+
+
+def test_what_a_run_leaves_behind_is_ended_with_it(run: Runs) -> None:
+    assert run("import os, time\nif os.fork() == 0: time.sleep(600)").exit_code == 0
+    assert session_members(run.pid, 0) == []
+    assert start_ticks(run.server) is not None
+
+
+def test_an_exception_in_the_parent_ends_the_run(run: Runs) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run("import time; time.sleep(600)", on_poll=stop)
+    assert session_members(run.pid, 0) == []
+
+
+def test_a_run_ends_with_its_server_and_says_so(run: Runs) -> None:
+    end = run("import time; time.sleep(600)", on_poll=lambda: os.kill(run.server, signal.SIGKILL))
+    assert end.exit_code == -signal.SIGKILL and not end.timed_out
+    assert gone(run.pid)
+    lost = run.server
+    assert run.err() == f"the fork server (pid {lost}) ended before this run ended\n"
+    assert run("print('again')").exit_code == 0
+    assert run.out() == "again\n" and run.server != lost
+
+
+def test_a_server_that_died_between_runs_is_replaced(run: Runs) -> None:
+    run("pass")
+    lost = run.server
+    os.kill(lost, signal.SIGKILL)
+    assert gone(lost)
+    assert run("print(1)").exit_code == 0 and run.server != lost
+
+
+def test_a_server_that_cannot_be_had_is_the_failure_of_the_run(run: Runs) -> None:
+    end = run("pass", prefix=("sh", "-c", "echo 'sched_setaffinity: Invalid argument' >&2; exit 1"))
+    assert (end.exit_code, end.timed_out) == (1, False)
+    assert "did not come up" in run.err() and "sched_setaffinity: Invalid argument" in run.err()
+
+
+def test_a_server_that_takes_too_long_is_a_timeout(run: Runs) -> None:
+    end = run("pass", prefix=("sh", "-c", "sleep 600"), timeout_s=0.5)
+    assert end.timed_out and end.wall_s < 0.5 + 5
+
+
+def test_a_forked_worker_has_servers_of_its_own(run: Runs) -> None:
+    run("pass")
+    first = run.server
+    worker = os.fork()
+    if worker == 0:
+        code = 1
+        try:
+            run("pass")
+            code = 0 if run.server != first else 2
+            run.servers.end()
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 0
+    run("pass")
+    assert run.server == first
+
+
+OWNER = """
+import os, sys, time
+from pathlib import Path
+from bench.run import forkserver
+from bench.run.child import run_child
+forkserver._SERVER = ["-m", "tests.run.light_server"]
+servers, told = forkserver.ForkServers(), []
+folder = Path(sys.argv[1])
+run_child([sys.executable, "-m", "bench.workload", "import time; time.sleep(600)"], dict(os.environ),
+          (folder / "out", folder / "err"), 60, lambda pid: print(told[-1], pid, flush=True), lambda: None,
+          start=servers.of_block(1, told.append))
+"""
+
+
+def test_nothing_outlives_a_killed_owner(tmp_path: Path) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    server, child = map(int, owner.stdout.readline().split())
+    assert start_ticks(server) and start_ticks(child)
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    assert gone(server) and gone(child)
+
+
+def test_the_first_block_and_traces_have_interpreters_of_their_own() -> None:
+    def slot(repeat: int | str, block: int) -> Slot:
+        return Slot("cell", repeat, block, 0, "group")
+
+    assert [how_to_start(FORK, slot(repeat, 3), 1) for repeat in (1, 2, 9, TRACED)] == [EXEC, FORK, FORK, EXEC]
+    assert how_to_start(EXEC, slot(2, 2), 1) == EXEC
+    assert how_to_start(FORK, slot(2, 2), concurrent_gpus=4) == EXEC
+
+
+def test_the_command_says_how_it_was_started() -> None:
+    command = ["numactl", "--membind=0", "python", "-m", "bench.workload", "--cell", "c.json"]
+    assert served(command) == ["numactl", "--membind=0", "python", "-m", "bench.workload.serve", "--cell", "c.json"]
+
+
+def test_a_forked_run_measures_what_an_executed_one_does_and_lives_in_the_same_surroundings(tmp_path: Path) -> None:
+    cell = raw_cell(device="cpu", binding="none", num_samples=20, memory_size_mb=1)
+    (tmp_path / "cell.json").write_text(json.dumps(cell))
+    servers = ForkServers()
+    seen: dict[str, dict[str, object]] = {}
+    results, ends = {}, {}
+    for how, start in ((EXEC, None), (FORK, servers.of_block(1, lambda pid: None))):
+        pids: list[int] = []
+
+        def look(how: str = how, pids: list[int] = pids) -> None:
+            if pids and how not in seen and (tmp_path / "err").exists():
+                seen[how] = surroundings(pids[0])
+
+        result = tmp_path / f"{how}.json"
+        ends[how] = run_child(
+            [sys.executable, "-m", "bench.workload", "--cell", str(tmp_path / "cell.json"), "--mode", "timed",
+             "--result", str(result)],
+            child_environment(dict(os.environ)), (tmp_path / "out", tmp_path / "err"), 120, pids.append, look,
+            start=start,
+        )  # fmt: skip
+        results[how] = read_json(result)
+    servers.end()
+    assert [ends[how].exit_code for how in (EXEC, FORK)] == [0, 0]
+    assert seen[FORK] == seen[EXEC]
+    executed, forked = results[EXEC], results[FORK]
+    assert forked.keys() == executed.keys() and forked["output_checksum"] == executed["output_checksum"]
+    assert forked["phases_s"]["imports"] < executed["phases_s"]["imports"] / 2
+    assert {key: forked["certificate"][key] for key in ("verdict", "policy", "node_cpus")} == {
+        key: executed["certificate"][key] for key in ("verdict", "policy", "node_cpus")
+    }
+
+
+def surroundings(pid: int) -> dict[str, object]:
+    """What a process has of its parent, as the kernel tells."""
+    process = Path("/proc") / str(pid)
+    opened = [os.readlink(link) for link in (process / "fd").iterdir()]
+    return {
+        "directory": os.readlink(process / "cwd"),
+        "environment": sorted((process / "environ").read_bytes().split(b"\0")),
+        "streams": [os.readlink(process / "fd" / str(number)) for number in range(3)],
+        "sockets": [target for target in opened if target.startswith("socket:")],
+        "limits": (process / "limits").read_text(),
+        "cpus": os.sched_getaffinity(pid),
+        "leads a session": os.getsid(pid) == pid,
+    }
