@@ -6,6 +6,7 @@ from typing import Any
 import luigi
 
 from bench.errors import StudyError
+from bench.run.experiment_log import log_what_is_missing
 from bench.run.record import NOT_RUNNABLE, OK, failure, read_record, write_record
 from bench.study.directory import run_name
 from bench.study.order import TRACED
@@ -40,6 +41,7 @@ class StudyReport(OfStudy):
         from bench.results.make import make_report
         from bench.results.noise_floor import remember
 
+        log_what_is_missing(self.directory)
         host_lock().release()
         link_task(self, self.directory.path / "report.html", self.directory.outputs)
         state = self.directory.state()

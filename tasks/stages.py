@@ -86,7 +86,9 @@ class RunPipeline(Stage):
             terminal(text, percent)
 
         try:
-            record = execute(self.directory, grid.cells[self.cell], self.slot, INVOCATION, host_lock(), report)
+            record = execute(
+                self.directory, grid.cells[self.cell], self.slot, INVOCATION, host_lock(), report, self.complete
+            )
             reporter(f"{what}: {outcome(record)}", 100)
             terminal.ended(record)
         except Stopped as stopped:
@@ -117,6 +119,14 @@ class FollowUp(Stage):
             and record.get("source") == source_of(before)
         )
 
+    def run(self) -> None:
+        # Another call of the same study may have done it meanwhile.
+        if not self.complete():
+            self.follow_up()
+
+    def follow_up(self) -> None:
+        raise NotImplementedError
+
 
 class ExportSqlite(FollowUp):
     """The trace as SQLite, in the nsys schema whatever the profiler was."""
@@ -128,7 +138,7 @@ class ExportSqlite(FollowUp):
     def record_path(self) -> Path:
         return self.directory.export_record(self.cell)
 
-    def run(self) -> None:
+    def follow_up(self) -> None:
         from bench.run.export import export_trace
 
         export_trace(self.directory, grid_of(self.run_dir).cells[self.cell], INVOCATION)
@@ -144,7 +154,7 @@ class ExtractLatency(FollowUp):
     def record_path(self) -> Path:
         return self.directory.metrics(self.cell)
 
-    def run(self) -> None:
+    def follow_up(self) -> None:
         from bench.run.extract import extract_metrics
 
         extract_metrics(self.directory, grid_of(self.run_dir).cells[self.cell], INVOCATION)

@@ -1,12 +1,13 @@
 """One run of one cell, from the frozen grid to its record. Never raises for what can happen to a run."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from bench.host.binding import trial_bind
 from bench.host.peers import NoPeers
 from bench.run.attempt import Report, attempt
-from bench.run.experiment_log import log_line
+from bench.run.experiment_log import log_runs
 from bench.run.lock import HostLock
 from bench.run.peers import peers_of
 from bench.run.record import CRASHED, LASTING, NOT_RUNNABLE, RETRIED, failure, read_record, write_record
@@ -19,9 +20,18 @@ ATTEMPTS = 2
 
 
 def execute(
-    directory: RunDirectory, cell: Cell, slot: Slot, invocation: str, lock: HostLock, report: Report
+    directory: RunDirectory,
+    cell: Cell,
+    slot: Slot,
+    invocation: str,
+    lock: HostLock,
+    report: Report,
+    is_done: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Run the cell and write runs/<run>.json. report(message, percent) is called while it goes on."""
+    """Run the cell and write runs/<run>.json. report(message, percent) is called while it goes on.
+
+    is_done: asked once the host is free. Another call of the same study may have made the record meanwhile.
+    """
     run = run_name(cell.name, slot.repeat)
     path = directory.record(cell.name, slot.repeat)
     head = {
@@ -32,21 +42,28 @@ def execute(
         "position": slot.position,
         "block": slot.block,
         "group": slot.group,
-        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "started_at": _now(),
         "fingerprint": directory.topology()["fingerprint"],
     }
     begin = time.monotonic()
     outcome = _before_the_start(directory, cell, slot, invocation)
     if outcome is None:
         lock.acquire(str(directory.path), lambda holder: report(holder, 1))
+        if is_done() and (made := read_record(path)):
+            return made
         # Waiting for the host is no part of the run: estimates are made from wall_s.
         begin = time.monotonic()
         outcome = _attempts(directory, cell, slot, lock, report)
     record = {"result": None, "monitor": None, "log_tail": [], "attempts": 0, "command": [], "exit_code": None}
-    record = write_record(path, head | record | {"wall_s": round(time.monotonic() - begin, 3)} | outcome)
+    end = {"ended_at": _now(), "wall_s": round(time.monotonic() - begin, 3)}
+    record = write_record(path, head | record | end | outcome)
     unended(path).unlink(missing_ok=True)
-    log_line(directory, run, record)
+    log_runs(directory, [record])
     return record
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _before_the_start(directory: RunDirectory, cell: Cell, slot: Slot, invocation: str) -> dict[str, Any] | None:
