@@ -16,7 +16,7 @@ from bench.host.topology import Topology
 NOT_COMPARED = frozenset({"host"})
 
 _CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
-_LABELS = {
+LABELS = {
     "kernel": "the kernel",
     "cpu": "the CPU",
     "nodes": "the NUMA nodes",
@@ -67,7 +67,7 @@ def fingerprint_changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
     for key in [*old, *(key for key in new if key not in old)]:
         before, after = old.get(key, "not recorded"), new.get(key, "not recorded")
         if key not in NOT_COMPARED and before != after:
-            changes.append(f"{_LABELS.get(key, key)} was {before}, is {after}")
+            changes.append(f"{LABELS.get(key, key)} was {before}, is {after}")
     return changes
 
 
