@@ -9,15 +9,9 @@ from typing import Any
 import click
 
 from bench.errors import StudyError
-from bench.study.settings import SETTINGS
+from bench.study.settings import COMBINING, PLACES, SETTINGS, SHAPE
 
-STUDY_FILES = {
-    "NumaStudy": "numa_locality_study",
-    "QuickTest": "quick_test",
-    "ScalingStudy": "model_scaling_study",
-    "SelfCheck": "self_check",
-}
-_AXES = ("gpu_ids", "numa_nodes", "placements", "models", "patch_size", "depth", "dim")
+_GRID = (*PLACES, "models", *SHAPE, "sweep", *COMBINING)
 
 
 class _Commands(click.Group):
@@ -41,7 +35,7 @@ def main() -> None:
 
 
 def _overrides(command: Callable[..., Any]) -> Callable[..., Any]:
-    for key in reversed((*_AXES, *SETTINGS)):
+    for key in reversed((*_GRID, *SETTINGS)):
         command = click.option(
             f"--{key.replace('_', '-')}",
             key,
@@ -68,29 +62,18 @@ def plan(
 ) -> None:
     """Print what STUDY would measure here, what is done and how long the rest takes. Runs nothing.
 
-    STUDY is NumaStudy, QuickTest, ScalingStudy, or Study with --config-file.
+    STUDY is NumaStudy, QuickTest, ScalingStudy, SelfCheck, the name of another study that ships, a study file, or
+    Study with --config-file.
     """
     from bench.study.plan import plan as make_plan
     from bench.study.plan import render
     from bench.study.study import load_study
 
+    if study == "Study" and config_file is None:
+        raise StudyError("Study needs a file", "plan Study", "add --config-file FILE")
     overrides = {key: _value(text) for key, text in given.items() if text is not None}
-    made = make_plan(load_study(_study_file(study, config_file), overrides), output_dir, fresh)
+    made = make_plan(load_study(config_file if study == "Study" else study, overrides), output_dir, fresh)
     click.echo(json.dumps(made.as_json(), indent=1) if as_json else render(made))
-
-
-def _study_file(study: str, config_file: Path | None) -> Path:
-    from bench.study.settings import nearest
-    from bench.study.study import configs_folder
-
-    if study == "Study":
-        if config_file is None:
-            raise StudyError("Study needs a file", "plan Study", "add --config-file FILE")
-        return config_file
-    if study not in STUDY_FILES:
-        hint = nearest(study, (*STUDY_FILES, "Study"))
-        raise StudyError(f"no study is named {study!r}{hint}", "plan", f"one of {', '.join(STUDY_FILES)}, Study")
-    return configs_folder() / f"{STUDY_FILES[study]}.yaml"
 
 
 def _value(text: str) -> Any:
@@ -189,7 +172,7 @@ def history(
 @click.option("--outputs-port", default=8083, show_default=True)
 def ui(state: Path, outputs: Path, port: int, outputs_port: int) -> None:
     """Serve luigi's page and the outputs on 127.0.0.1 until Ctrl-C."""
-    from bench.study.study import configs_folder
+    from bench.study.shipped import configs_folder
     from bench.ui import serve
 
     sys.exit(serve(state, outputs, configs_folder().parent / "luigi.cfg", port, outputs_port))

@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import luigi
 
 from bench.study.settings import SETTINGS
 
-_AXES = {
+_GRID = {
     "gpu_ids": "GPUs, as '[0,1]' or all",
     "numa_nodes": "nodes, as '[0,2]' or all; CPU node = memory node",
     "placements": "[CPU node, memory node] pairs, as '[[0,0],[0,2]]', in place of numa_nodes",
@@ -16,6 +17,11 @@ _AXES = {
     "patch_size": "patch size of every model of the study",
     "depth": "depth of every model of the study",
     "dim": "dim of every model of the study",
+    "sweep": "more axes, as '{\"compile_model\": [false, true]}': every value with every cell of the study",
+    "axes": "in place of the study's axes; as sweep",
+    "zip": 'lists that vary together, as \'[{"gpu_ids": [0,1], "numa_nodes": [0,2]}]\'',
+    "exclude": 'combinations left out, as \'[{"dtype": "bf16", "depth": [2,4]}]\'',
+    "include": "combinations added, as '[{\"batch_size\": 64}]'; what is not named is as the study says",
 }
 
 
@@ -36,11 +42,13 @@ class OverrideParameter(luigi.Parameter):
 
 
 def _thawed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _thawed(item) for key, item in value.items()}
     return [_thawed(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 OVERRIDES = {
-    **{key: OverrideParameter(text) for key, text in _AXES.items()},
+    **{key: OverrideParameter(text) for key, text in _GRID.items()},
     **{key: OverrideParameter(f"{setting.meaning} ({setting.allowed})") for key, setting in SETTINGS.items()},
 }
 

@@ -8,7 +8,8 @@ import luigi
 from bench.errors import StudyError
 from bench.study.directory import RunDirectory
 from bench.study.resolve import resolve, resolve_into
-from bench.study.study import configs_folder, load_study
+from bench.study.shipped import TASKS, study_path
+from bench.study.study import load_study
 from tasks.closing import close_with_summary
 from tasks.cooldown import wait_for_cooldown
 from tasks.invocation import INVOCATION, host_lock
@@ -39,7 +40,10 @@ class StudyTask(Overrides, luigi.WrapperTask):
             self.study = load_study(self.study_file(), given(self))
 
     def study_file(self) -> Path:
-        raise StudyError("StudyTask itself is no study", advice="name one: NumaStudy, QuickTest, ScalingStudy, Study")
+        name = type(self).__name__
+        if name not in TASKS:
+            raise StudyError(f"{name} itself is no study", advice=f"name one: {', '.join(TASKS)}, Study")
+        return study_path(name)
 
     def to_str_params(self, only_significant: bool = False, only_public: bool = False) -> dict[str, str]:
         """Of the overrides only those that were given: names on the scheduler's page stay short."""
@@ -78,35 +82,23 @@ class StudyTask(Overrides, luigi.WrapperTask):
 class NumaStudy(StudyTask):
     """48 cells: 4 GPUs x 2 nodes x 6 models."""
 
-    def study_file(self) -> Path:
-        return configs_folder() / "numa_locality_study.yaml"
-
 
 class QuickTest(StudyTask):
     """3 cells, on any machine."""
-
-    def study_file(self) -> Path:
-        return configs_folder() / "quick_test.yaml"
 
 
 class ScalingStudy(StudyTask):
     """9 cells: a series in depth and one in dim."""
 
-    def study_file(self) -> Path:
-        return configs_folder() / "model_scaling_study.yaml"
-
 
 class SelfCheck(StudyTask):
     """Every cell twice under two labels: the noise floor of this host."""
 
-    def study_file(self) -> Path:
-        return configs_folder() / "self_check.yaml"
-
 
 class Study(StudyTask):
-    """A study of your own: --config-file FILE."""
+    """Any other study: --config-file FILE, or the name of one that ships."""
 
-    config_file = luigi.Parameter(description="the study file")
+    config_file = luigi.Parameter(description="the study file, or the name of one that ships")
 
     def study_file(self) -> Path:
-        return Path(self.config_file)
+        return study_path(self.config_file)

@@ -14,7 +14,7 @@ from bench.results.verdicts import noise_class
 
 Record = dict[str, Any]
 MISSING = "missing"
-_IDENTITY = ("name", "key", "gpu", "gpu_uuid", "cpu_node", "mem_node", "model", "reason")
+_IDENTITY = ("name", "key", "group", "gpu", "gpu_uuid", "cpu_node", "mem_node", "model", "reason")
 _PERCENTILES = ("p50", "p90", "p99")
 
 

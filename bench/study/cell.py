@@ -39,7 +39,11 @@ _LATER_KEY_FIELDS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """reason: why it cannot run on this host, empty if it can."""
+    """reason: why it cannot run on this host, empty if it can.
+
+    group: cells of one group differ only in node, or in nothing; they are measured side by side and compared.
+    Run directories of version 0.1 do not name it: there only the order does.
+    """
 
     name: str
     gpu: int
@@ -72,6 +76,7 @@ class Cell:
     concurrent_gpus: int = 1
     concurrent_load: str = "pipeline"
     concurrent_placement: str = "local"
+    group: str = ""
     reason: str = ""
 
     def as_json(self) -> dict[str, Any]:
@@ -93,16 +98,6 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
-    def group(self) -> str:
-        """Cells of one group differ only in node, or in nothing; they are measured side by side and compared."""
-        name = self.name.split("_", 3)
-        suffixes = [part for part in name[3].split("_") if not part.startswith(("cpu", "again"))]
-        return f"gpu{self.gpu}_{'_'.join(suffixes)}"
-
-
-def cell_name(gpu: int, cpu_node: int, mem_node: int, model: Model, suffixes: tuple[str, ...] = ()) -> str:
-    """`pipeline_gpu{N}_numa{memory node}_vit{patch}x{depth}x{dim}` and a suffix for each thing that differs."""
-    parts = [f"pipeline_gpu{gpu}_numa{mem_node}_{model.name}"]
-    if cpu_node != mem_node:
-        parts.append(f"cpu{cpu_node}")
-    return "_".join([*parts, *suffixes])
+    def family(self) -> str:
+        """Groups of one GPU and model, which differ in settings; they are measured near each other."""
+        return f"gpu{self.gpu}_{self.model.name}"

@@ -1,41 +1,65 @@
 """A study on a host: which cells there are, and which of them cannot run here."""
 
-from collections import Counter
+from functools import cache
 
 from bench.errors import StudyError
+from bench.host.peers import why_no_peers
 from bench.host.runnable import why_not_runnable
 from bench.host.topology import Topology
-from bench.study.cell import Cell, cell_name
-from bench.study.model import Model
+from bench.study.cell import Cell
+from bench.study.combinations import combinations
+from bench.study.names import named
+from bench.study.possible import Settings, contradiction
+from bench.study.settings import SETTINGS
 from bench.study.study import Study
+from bench.study.values import Placement
 
-# These belong to the study as a whole, not to a cell.
-_STUDY_SETTINGS = ("repeats", "disturbed_repeats", "target_precision", "max_repeats", "margin", "retention")
+CELL_SETTINGS = tuple(key for key in SETTINGS if key in Cell.__dataclass_fields__)
 
 
 def expand(study: Study, topology: Topology) -> list[Cell]:
-    """GPU x placement x model, in the order of the study. `device`, `profiler`, `binding` must be resolved.
+    """GPU x placement x model x axes, in the order of the study. `device`, `profiler`, `binding` must be resolved.
 
     Raise StudyError if an axis is empty on this host or no cell at all can run.
     """
-    settings = {key: value for key, value in study.settings.items() if key not in _STUDY_SETTINGS}
+    base = {key: study.settings[key] for key in CELL_SETTINGS}
+    device = base["device"]
+
+    @cache
+    def why_not(gpu: int, cpu_node: int, mem_node: int) -> str | None:
+        return why_not_runnable(topology, gpu, cpu_node, mem_node, device)
+
+    def reason(gpu: int, cpu_node: int, mem_node: int, settings: Settings) -> str | None:
+        yet = why_not(gpu, cpu_node, mem_node)
+        if not yet and settings["preprocess_queue"] and settings["preprocess_node"] >= 0:
+            yet = why_not(gpu, settings["preprocess_node"], mem_node)
+        if not yet and settings["concurrent_gpus"] > 1:
+            busy, placement = settings["concurrent_gpus"] - 1, settings["concurrent_placement"]
+            yet = why_no_peers(topology, gpu, busy, placement, device)
+        return yet
+
+    found = combinations(
+        _gpus(study, topology), _placements(study, topology), study.models, study.axes, base, study.name
+    )
     cells = []
-    for gpu in _gpus(study, topology):
-        known = topology.gpu(gpu) if settings["device"] == "cuda" else None
-        for cpu_node, mem_node in _placements(study, topology):
-            for model, suffixes in _with_suffixes(study.models):
-                cells.append(
-                    Cell(
-                        name=cell_name(gpu, cpu_node, mem_node, model, suffixes),
-                        gpu=gpu,
-                        gpu_uuid=known.uuid if known else None,
-                        cpu_node=cpu_node,
-                        mem_node=mem_node,
-                        model=model,
-                        reason=why_not_runnable(topology, gpu, cpu_node, mem_node, settings["device"]) or "",
-                        **settings,
-                    )
-                )
+    for one, name, group in named(found, base):
+        gpu, (cpu_node, mem_node), settings = one.gpu, one.placement, base | one.settings
+        # A device of auto has become this host's: what cannot go together on it is no fault of the study.
+        why = contradiction(one.model, settings, study.axes.varied)
+        known = topology.gpu(gpu) if device == "cuda" else None
+        cells.append(
+            Cell(
+                name=name,
+                gpu=gpu,
+                gpu_uuid=known.uuid if known else None,
+                cpu_node=cpu_node,
+                mem_node=mem_node,
+                model=one.model,
+                group=group,
+                reason=why.what if why else reason(gpu, cpu_node, mem_node, settings) or "",
+                **settings,
+            )
+        )
     if all(cell.reason for cell in cells):
         raise StudyError(
             f"no cell of {study.name} can run on this host: {cells[0].reason}",
@@ -53,23 +77,7 @@ def _gpus(study: Study, topology: Topology) -> list[int]:
     return [gpu.index for gpu in topology.gpus]
 
 
-def _placements(study: Study, topology: Topology) -> list[tuple[int, int]]:
+def _placements(study: Study, topology: Topology) -> list[Placement]:
     if not isinstance(study.placements, str):
         return list(study.placements)
     return [(node.id, node.id) for node in topology.nodes if node.kind == "cpu+memory"]
-
-
-def _with_suffixes(models: tuple[Model, ...]) -> list[tuple[Model, tuple[str, ...]]]:
-    """Tell models of one name apart: by their heads, and `_again` for the same model listed twice (an A/A check)."""
-    first_heads: dict[str, int] = {}
-    seen: Counter[Model] = Counter()
-    named = []
-    for model in models:
-        suffixes = []
-        if first_heads.setdefault(model.name, model.heads) != model.heads:
-            suffixes.append(f"heads{model.heads}")
-        seen[model] += 1
-        if seen[model] > 1:
-            suffixes.append("again" if seen[model] == 2 else f"again{seen[model] - 1}")
-        named.append((model, tuple(suffixes)))
-    return named

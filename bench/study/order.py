@@ -5,7 +5,7 @@ machine, the Python version, the number of workers or what else is in the study.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.errors import StudyError
@@ -24,12 +24,20 @@ class Slot:
     group: str
 
 
-def measuring_order(cells: Iterable[tuple[str, str]], repeats: int, seed: int, traced: bool = True) -> list[Slot]:
+def measuring_order(
+    cells: Iterable[tuple[str, str]],
+    repeats: int,
+    seed: int,
+    traced: bool = True,
+    families: Mapping[str, str] | None = None,
+) -> list[Slot]:
     """The order of all runs of a study.
 
     cells: (cell name, group) in the order of the grid. Cells of one group will be compared with each other
         (same GPU, model and settings, different node) and are measured side by side.
     repeats: timed runs of each cell. Repeat r of every cell is block r; the traced runs are the last block.
+    families: by group. Groups of one family (same GPU and model, different settings) follow one another, since
+        they will be compared too. A group without one is its own.
 
     The slots of repeats 1..n are the same for every larger number of repeats, so that a study can go on.
     Raises StudyError for a cell named twice or a negative number of repeats.
@@ -43,10 +51,14 @@ def measuring_order(cells: Iterable[tuple[str, str]], repeats: int, seed: int, t
     if traced:
         passes.append((TRACED, repeats + 1))
     slots: list[Slot] = []
+    together: dict[str, list[str]] = {}
+    for group in groups:
+        together.setdefault((families or {}).get(group, group), []).append(group)
     for repeat, block in passes:
-        for group in _shuffled(groups, seed, str(repeat)):
-            for cell in turned(groups[group], block - 1 + turn[group]):
-                slots.append(Slot(cell, repeat, block, len(slots), group))
+        for family in _shuffled(together, seed, str(repeat)):
+            for group in _shuffled(together[family], seed, str(repeat)):
+                for cell in turned(groups[group], block - 1 + turn[group]):
+                    slots.append(Slot(cell, repeat, block, len(slots), group))
     return slots
 
 

@@ -48,13 +48,20 @@ def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology
         here = expand_here(study, topology or read_topology())
         cells = here.cells
         order = [slot for slot in here.order if slot.repeat == TRACED or slot.repeat <= study.settings["repeats"]]
-    records = {slot: _record(directory, slot) for slot in order}
-    entries = [_entry(cell, [records[slot] for slot in order if slot.cell == cell.name]) for cell in cells]
+    records: dict[str, list[dict[str, Any] | None]] = {cell.name: [] for cell in cells}
     runnable = {cell.name for cell in cells if not cell.reason}
-    todo = [slot for slot, record in records.items() if slot.cell in runnable and (record or {}).get("status") != "ok"]
+    todo = []
+    for slot in order:
+        record = _record(directory, slot)
+        records[slot.cell].append(record)
+        if slot.cell in runnable and (record or {}).get("status") != "ok":
+            todo.append(slot)
+    entries = [_entry(cell, records[cell.name]) for cell in cells]
     times = _known_times(output_dir)
     known = {cell.name: cell for cell in cells}
-    seconds = [_estimate(known[slot.cell], slot, times) for slot in todo]
+    kinds = {(slot.cell, slot.repeat == TRACED) for slot in todo}
+    found = {(name, traced): _estimate(known[name], traced, times) for name, traced in kinds}
+    seconds = [found[slot.cell, slot.repeat == TRACED] for slot in todo]
     return Plan(
         study=study.name,
         directory=str(directory.path) if directory else None,
@@ -153,8 +160,7 @@ def _kind(cell: Cell) -> str:
     return replace(cell, gpu=0, cpu_node=0, mem_node=0).key
 
 
-def _estimate(cell: Cell, slot: Slot, times: dict[tuple[str, bool], list[float]]) -> tuple[float, bool]:
-    traced = slot.repeat == TRACED
+def _estimate(cell: Cell, traced: bool, times: dict[tuple[str, bool], list[float]]) -> tuple[float, bool]:
     known = times.get((_kind(cell), traced))
     return (statistics.median(known), True) if known else (TRACED_RUN_S if traced else TIMED_RUN_S, False)
 

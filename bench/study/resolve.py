@@ -39,7 +39,12 @@ def expand_here(study: Study, topology: Topology) -> Expansion:
         settings["binding"], reason = choose_binding("auto", topology)
     study = replace(study, settings=settings)
     cells = expand(study, topology)
-    order = measuring_order([(cell.name, cell.group) for cell in cells], most_repeats(settings), settings["seed"])
+    order = measuring_order(
+        [(cell.name, cell.group) for cell in cells],
+        most_repeats(settings),
+        settings["seed"],
+        families={cell.group: cell.family for cell in cells},
+    )
     return Expansion(study, cells, order, reason)
 
 

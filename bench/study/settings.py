@@ -3,7 +3,8 @@ files, the command line, the errors and the documentation."""
 
 import difflib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.errors import StudyError
@@ -14,6 +15,11 @@ MODES = ("off", "default", "reduce-overhead", "max-autotune")
 
 @dataclass(frozen=True)
 class Setting:
+    """suffix: how a cell's name tells a value that is not the study's own; {} is the value.
+
+    named: the values that are told in other words. A setting without either is no axis of a study.
+    """
+
     key: str
     kind: type
     default: Any
@@ -21,6 +27,16 @@ class Setting:
     choices: tuple[str, ...] = ()
     minimum: float = 0
     maximum: float = 2**31
+    suffix: str = ""
+    named: Mapping[Any, str] = field(default_factory=dict)
+
+    @property
+    def is_axis(self) -> bool:
+        return bool(self.suffix or self.named)
+
+    def told(self, value: Any) -> str:
+        """The suffix of a cell's name for this value."""
+        return self.named[value] if value in self.named else self.suffix.format(value)
 
     @property
     def allowed(self) -> str:
@@ -53,26 +69,54 @@ class Setting:
 SETTINGS = {
     setting.key: setting
     for setting in (
-        Setting("image_size", int, 224, "pixels of a side of the square input", minimum=1, maximum=8192),
-        Setting("num_samples", int, 1000, "samples of one pass", minimum=1),
-        Setting("warmup_samples", int, 100, "samples before the first window, at least"),
-        Setting("batch_size", int, 10, "samples copied and computed together", minimum=1, maximum=65536),
-        Setting("memory_size_mb", int, 512, "MiB of the ring of host batches", minimum=1, maximum=2**20),
-        Setting("buffers", int, 2, "device buffers in flight; 1 is synchronous", minimum=1, maximum=16),
-        Setting("compile_model", str, "off", "torch.compile mode of the model", choices=MODES),
-        Setting("cuda_graph", bool, False, "replay the forward pass as one CUDA graph"),
-        Setting("dtype", str, "fp32", "type of weights and samples", choices=("fp32", "tf32", "bf16", "fp16")),
+        Setting("batch_size", int, 10, "samples copied and computed together", minimum=1, maximum=65536, suffix="bs{}"),
+        Setting("image_size", int, 224, "pixels of a side of the square input", minimum=1, maximum=8192, suffix="px{}"),
+        Setting("dtype", str, "fp32", "type of weights and samples", ("fp32", "tf32", "bf16", "fp16"), suffix="{}"),
         Setting(
-            "host_memory", str, "pinned", "kind of host memory that the copies start from and end in", HOST_MEMORIES
+            "cuda_graph",
+            bool,
+            False,
+            "replay the forward pass as one CUDA graph",
+            named={True: "graph", False: "eager"},
         ),
-        Setting("copy_granularity", str, "batch", "what one copy moves", ("batch", "sample")),
-        Setting("direction", str, "both", "which copies are made", ("both", "h2d", "d2h")),
+        Setting(
+            "compile_model",
+            str,
+            "off",
+            "torch.compile mode of the model",
+            MODES,
+            suffix="compiled-{}",
+            named={"off": "uncompiled", "default": "compiled"},
+        ),
+        Setting("buffers", int, 2, "device buffers in flight; 1 is synchronous", minimum=1, maximum=16, suffix="buf{}"),
+        Setting(
+            "memory_size_mb", int, 512, "MiB of the ring of host batches", minimum=1, maximum=2**20, suffix="pool{}"
+        ),
+        Setting(
+            "host_memory",
+            str,
+            "pinned",
+            "kind of host memory that the copies start from and end in",
+            HOST_MEMORIES,
+            suffix="{}",
+        ),
+        Setting("copy_granularity", str, "batch", "what one copy moves", ("batch", "sample"), suffix="{}-copies"),
+        Setting(
+            "direction",
+            str,
+            "both",
+            "which copies are made",
+            ("both", "h2d", "d2h"),
+            suffix="{}-only",
+            named={"both": "both-ways"},
+        ),
         Setting(
             "preprocess_queue",
             int,
             0,
             "batches that a CPU thread prepares ahead of the copies; 0: none, samples are ready",
             maximum=1024,
+            suffix="prep{}",
         ),
         Setting(
             "preprocess_node",
@@ -81,19 +125,57 @@ SETTINGS = {
             "node of the preparing thread; -1: the cell's CPU node",
             minimum=-1,
             maximum=4095,
+            suffix="prepnode{}",
+            named={-1: "prepnode-own"},
         ),
-        Setting("concurrent_gpus", int, 1, "GPUs busy at once, the measured one included", minimum=1, maximum=64),
-        Setting("concurrent_load", str, "pipeline", "what the other GPUs do meanwhile", ("pipeline", "copies")),
+        Setting(
+            "concurrent_gpus",
+            int,
+            1,
+            "GPUs busy at once, the measured one included",
+            minimum=1,
+            maximum=64,
+            suffix="gpus{}",
+        ),
+        Setting(
+            "concurrent_load",
+            str,
+            "pipeline",
+            "what the other GPUs do meanwhile",
+            ("pipeline", "copies"),
+            suffix="{}-load",
+        ),
         Setting(
             "concurrent_placement",
             str,
             "local",
             "where the other GPUs' processes are bound: to their nearest node, to another one, or not at all",
             ("local", "remote", "found"),
+            suffix="{}-load",
+        ),
+        Setting("num_samples", int, 1000, "samples of one pass", minimum=1, suffix="n{}"),
+        Setting("warmup_samples", int, 100, "samples before the first window, at least", suffix="warm{}"),
+        Setting(
+            "windows",
+            int,
+            9,
+            "windows of a timed run; its value is their median",
+            minimum=9,
+            maximum=10_000,
+            suffix="windows{}",
+        ),
+        Setting("window_s", float, 0.1, "seconds of a window, at least", minimum=0.1, maximum=60, suffix="window{}s"),
+        Setting("seed", int, 0, "of the samples, the weights and the order", suffix="seed{}"),
+        Setting(
+            "binding",
+            str,
+            "auto",
+            "how a run is bound to its nodes",
+            ("auto", "numactl", "none"),
+            named={"numactl": "bound", "none": "unbound"},
         ),
         Setting("device", str, "auto", "where the model runs", choices=("auto", "cuda", "cpu")),
         Setting("profiler", str, "auto", "what records the traced run", choices=("auto", "nsys", "torch")),
-        Setting("binding", str, "auto", "how a run is bound to its nodes", choices=("auto", "numactl", "none")),
         Setting("repeats", int, 1, "timed runs of each cell", minimum=1, maximum=100_000),
         Setting(
             "target_precision",
@@ -107,17 +189,18 @@ SETTINGS = {
         ),
         Setting("disturbed_repeats", int, 3, "blocks measured again where a run of a pair was disturbed", maximum=20),
         Setting("margin", float, 0.02, "a difference below this is the same", minimum=0.0001, maximum=0.5),
-        Setting("seed", int, 0, "of the samples, the weights and the order"),
-        Setting("windows", int, 9, "windows of a timed run; its value is their median", minimum=9, maximum=10_000),
-        Setting("window_s", float, 0.1, "seconds of a window, at least", minimum=0.1, maximum=60),
         Setting("timeout_s", float, 600.0, "seconds for the whole process of a run", minimum=1, maximum=86_400),
         Setting("retention", str, "keep", "which traces stay", choices=("keep", "failed", "none")),
         Setting("placement_threshold", float, 1.0, "share of pages that must lie on the node", maximum=1),
     )
 }
 TEXTS = ("name", "question")
-AXES = ("gpu_ids", "numa_nodes", "placements", "models")
-KEYS = (*TEXTS, *AXES, *SETTINGS)
+PLACES = ("gpu_ids", "numa_nodes", "placements")
+SHAPE = ("patch_size", "depth", "dim")
+COMBINING = ("axes", "zip", "exclude", "include")
+KEYS = (*TEXTS, *PLACES, "models", *COMBINING, *SETTINGS)
+# What the combining keys may vary. "model" stands for "models": one of them a combination.
+AXIS_KEYS = (*PLACES, "model", *SHAPE, *(key for key, setting in SETTINGS.items() if setting.is_axis))
 
 
 def nearest(word: str, words: tuple[str, ...]) -> str:
@@ -126,7 +209,8 @@ def nearest(word: str, words: tuple[str, ...]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def check_keys(keys: list[Any], where: str) -> None:
+def check_keys(keys: list[Any], where: str, allowed: tuple[str, ...] = KEYS) -> None:
     for key in keys:
-        if key not in KEYS:
-            raise StudyError(f"unknown key {key!r}{nearest(str(key), KEYS)}", where, "the keys are " + ", ".join(KEYS))
+        if key not in allowed:
+            hint = nearest(str(key), allowed)
+            raise StudyError(f"unknown key {key!r}{hint}", where, "the keys are " + ", ".join(allowed))

@@ -92,7 +92,11 @@ def build_run_directory(
     )
     cells = expand(study, Topology.from_json(topology))
     for suffix, changes in (variants or {}).items():
-        cells += [replace(cell, name=f"{cell.name}_{suffix}", **changes) for cell in cells if suffix not in cell.name]
+        cells += [
+            replace(cell, name=f"{cell.name}_{suffix}", group=f"{cell.group}_{suffix}", **changes)
+            for cell in cells
+            if suffix not in cell.name
+        ]
     order = measuring_order([(cell.name, cell.group) for cell in cells], study.settings["repeats"], 0)
     path.mkdir(parents=True)
     for part in ("runs", "logs", "nsys_reports", "latency"):

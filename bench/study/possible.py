@@ -1,0 +1,147 @@
+"""Combinations that no host can run, or that would measure what another one measures."""
+
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.errors import StudyError
+from bench.study.model import Model, check_model
+
+Settings = dict[str, Any]
+_TOLD = 8
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """keys: the settings (or parts of the model's shape) that contradict each other."""
+
+    what: str
+    advice: str
+    keys: tuple[str, ...]
+
+
+def contradiction(model: Model, settings: Settings, varied: Collection[str] = ()) -> Contradiction | None:
+    """Why the settings cannot go together; None if they can. varied: the keys that the study varies.
+
+    A device of auto contradicts nothing: the same question is asked again when the host is known.
+    """
+    for rule in (_whole_batches, _one_execution, _needs_cuda, _needs_queue, _needs_company):
+        if found := rule(settings, varied):
+            return found
+    try:
+        check_model(model, settings["image_size"], "")
+    except StudyError as error:
+        return Contradiction(error.what, error.advice, ("patch_size", "depth", "dim", "image_size"))
+    return None
+
+
+def refuse(
+    found: Sequence[tuple[str, Contradiction, Callable[[str], Any]]], count: int, varied: Collection[str], where: str
+) -> None:
+    """Raise StudyError naming the impossible cells of `count`, and what to exclude.
+
+    found: (name of the cell, why, its value by key).
+    """
+    if not found:
+        return
+    first = found[0][1]
+    keys = [key for key in first.keys if key in varied]
+    if not keys:
+        raise StudyError(first.what, where, first.advice)
+    lines = [f"{name}: {why.what}" for name, why, _ in found[:_TOLD]]
+    if len(found) > _TOLD:
+        lines.append(f"and {len(found) - _TOLD} more")
+    wanted = [{key: value(key) for key in why.keys if key in varied} for _, why, value in found]
+    entries = _merged([entry for entry in wanted if entry])
+    raise StudyError(
+        f"{len(found)} of {count} combinations are impossible:\n  " + "\n  ".join(lines),
+        where,
+        f"leave them out with exclude: {json.dumps(entries)}; or {first.advice}",
+    )
+
+
+def _whole_batches(settings: Settings, varied: Collection[str]) -> Contradiction | None:
+    samples, batch = settings["num_samples"], settings["batch_size"]
+    if samples % batch == 0:
+        return None
+    return Contradiction(
+        f"num_samples {samples} is not a multiple of batch_size {batch}",
+        "a pass is made of whole batches: change one of the two",
+        ("batch_size", "num_samples"),
+    )
+
+
+def _one_execution(settings: Settings, varied: Collection[str]) -> Contradiction | None:
+    if not settings["cuda_graph"] or settings["compile_model"] == "off":
+        return None
+    return Contradiction(
+        "cuda_graph and compile_model exclude each other",
+        "choose one of them: compile_model reduce-overhead uses CUDA graphs itself",
+        ("cuda_graph", "compile_model"),
+    )
+
+
+def _needs_cuda(settings: Settings, varied: Collection[str]) -> Contradiction | None:
+    if settings["device"] != "cpu":
+        return None
+    why = {
+        "cuda_graph": {True: "cuda_graph needs device cuda"},
+        "dtype": {"tf32": "tf32 is a mode of a GPU's matrix units, it needs device cuda"},
+        "compile_model": {
+            "reduce-overhead": "compile_model reduce-overhead records CUDA graphs: on the cpu device it is default"
+        },
+        "host_memory": {
+            "write-combined": "host_memory write-combined is an allocation of the CUDA driver, it needs device cuda",
+            "registered": "host_memory registered is memory that the CUDA driver has pinned, it needs device cuda",
+        },
+    }
+    for key, values in why.items():
+        if settings[key] in values:
+            return Contradiction(values[settings[key]], f"leave {key} out, or set device: cuda", (key,))
+    return None
+
+
+def _needs_queue(settings: Settings, varied: Collection[str]) -> Contradiction | None:
+    if settings["preprocess_queue"] == 0:
+        return _idle("preprocess_node", -1, "preprocess_queue", settings, varied)
+    if settings["direction"] == "d2h":
+        return Contradiction(
+            "direction d2h copies nothing in: what preprocess_queue prepares would be thrown away",
+            "set direction to both or h2d, or preprocess_queue to 0",
+            ("direction", "preprocess_queue"),
+        )
+    return None
+
+
+def _needs_company(settings: Settings, varied: Collection[str]) -> Contradiction | None:
+    if settings["concurrent_gpus"] > 1:
+        return None
+    return _idle("concurrent_load", "pipeline", "concurrent_gpus", settings, varied) or _idle(
+        "concurrent_placement", "local", "concurrent_gpus", settings, varied
+    )
+
+
+def _idle(key: str, default: Any, needs: str, settings: Settings, varied: Collection[str]) -> Contradiction | None:
+    """A value that has no effect while `needs` is off.
+
+    It may stand in a study that varies `needs`; varied itself it would make two cells of one thing.
+    """
+    if settings[key] == default or (key not in varied and needs in varied):
+        return None
+    return Contradiction(
+        f"{key} {settings[key]} has no effect with {needs} {settings[needs]}", f"set {needs} too", (key, needs)
+    )
+
+
+def _merged(entries: list[Settings]) -> list[Settings]:
+    """The distinct entries; those that differ in their last key only are one with a list."""
+    merged: dict[Any, list[Any]] = {}
+    for entry in entries:
+        *others, (last, value) = entry.items()
+        values = merged.setdefault((tuple(others), last), [])
+        if value not in values:
+            values.append(value)
+    return [
+        {**dict(others), last: values[0] if len(values) == 1 else values} for (others, last), values in merged.items()
+    ]

@@ -1,0 +1,72 @@
+"""The study files that ship, found by name."""
+
+import re
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.errors import StudyError
+from bench.study.settings import nearest
+
+# The studies that are tasks of their own.
+TASKS = {
+    "NumaStudy": "numa_locality_study",
+    "QuickTest": "quick_test",
+    "ScalingStudy": "model_scaling_study",
+    "SelfCheck": "self_check",
+}
+_NO_STUDIES = ("nightly",)
+_LARGEST_FILE_BYTES = 1 << 20
+
+
+def configs_folder() -> Path:
+    """configs/ of a checkout, else where pip put it."""
+    checkout = Path(__file__).resolve().parents[2] / "configs"
+    return checkout if checkout.is_dir() else Path(sysconfig.get_path("data")) / "share/numastudy/configs"
+
+
+def shipped_names() -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in configs_folder().glob("*.yaml") if path.stem not in _NO_STUDIES))
+
+
+def study_path(name: Path | str) -> Path:
+    """The file of a study: of the task of that name, or `name` itself, or the one of that name that ships.
+
+    Raise StudyError if there is neither.
+    """
+    path, stem = Path(name), str(name).removesuffix(".yaml")
+    if name in TASKS:
+        return configs_folder() / f"{TASKS[str(name)]}.yaml"
+    if not path.is_file() and stem in shipped_names():
+        return configs_folder() / f"{stem}.yaml"
+    if not path.exists():
+        raise StudyError(
+            f"there is no study file of that name{nearest(stem, (*TASKS, *shipped_names()))}",
+            str(name),
+            "the studies that ship are " + ", ".join(shipped_names()),
+        )
+    return path
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a study file. Raise StudyError for what is none."""
+    try:
+        if path.stat().st_size > _LARGEST_FILE_BYTES:
+            raise StudyError(f"larger than {_LARGEST_FILE_BYTES} bytes; that is no study file", str(path))
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        advice = "the studies that ship are " + ", ".join(shipped_names())
+        raise StudyError(f"cannot read the study file: {error.strerror}", str(path), advice) from None
+    except UnicodeDecodeError as error:
+        raise StudyError(f"not a text file: {error.reason} at byte {error.start}", str(path)) from None
+    if re.search(r"(?m)(^|[\s\[{,:-])[&*][A-Za-z0-9_]", text):
+        # An alias of an alias of an alias fills the memory; a study needs none.
+        raise StudyError("YAML anchors and aliases are not read", str(path), "write the values out")
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise StudyError(f"not valid YAML: {getattr(error, 'problem', error)}", f"{path}{line}") from None
