@@ -1,5 +1,6 @@
 """The measured loop of a run: warm-up, windows, and the one traced pass."""
 
+import resource
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -42,11 +43,12 @@ class Measured:
 def run_window(pipeline: Pipeline, count: int, beat: Beat, marks: LatencyMarks | None = None) -> Window:
     """From before the first issue to after the closing synchronise, in wall time."""
     starts, ends = marks.events(count) if marks else (None, None)
+    faults = _minor_faults()
     start_ns = time.perf_counter_ns()
     pipeline.run(count, beat, starts=starts, ends=ends)
     pipeline.drain()
     duration_s = (time.perf_counter_ns() - start_ns) / 1e9
-    return Window(count, duration_s, start_ns)
+    return Window(count, duration_s, start_ns, _minor_faults() - faults)
 
 
 def warm_up(pipeline: Pipeline, rule: WarmupRule, progress: Progress, ranges: Ranges | None = None) -> Warmup:
@@ -140,3 +142,7 @@ def _stepped_window(pipeline: Pipeline, count: int, beat: Beat, step: Stage) -> 
     pipeline.run(count, beat, step)
     pipeline.drain()
     return Window(count, (time.perf_counter_ns() - start_ns) / 1e9, start_ns)
+
+
+def _minor_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -16,18 +16,20 @@ MARGIN = 1.25
 
 @dataclass(frozen=True)
 class Window:
-    """`start_ns` on the monotonic performance counter."""
+    """`start_ns` on the monotonic performance counter. `minor_faults`: pages that this process first touched in it, or
+    wrote to while they were shared with another."""
 
     batches: int
     duration_s: float
     start_ns: int
+    minor_faults: int = 0
 
     @property
     def batch_s(self) -> float:
         return self.duration_s / self.batches
 
     def as_json(self) -> dict[str, float | int]:
-        return {"batches": self.batches, "duration_s": self.duration_s, "start_ns": self.start_ns}
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)

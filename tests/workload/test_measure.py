@@ -1,3 +1,4 @@
+import mmap
 from contextlib import nullcontext
 
 import pytest
@@ -55,6 +56,20 @@ def test_windows_are_whole_passes_and_long_enough(pipeline):
     per_window = sum(start is not None for start in marks.events(measured.windows[0].batches)[0])
     assert len(measured.latencies_us) == 9 * per_window
     assert min(measured.latencies_us) > 0
+
+
+def test_a_window_counts_the_pages_that_are_first_touched_in_it(pipeline):
+    pages = 512
+    fresh = mmap.mmap(-1, pages * mmap.PAGESIZE)
+    fresh.madvise(mmap.MADV_NOHUGEPAGE)
+
+    def touch() -> None:
+        for page in range(pages):
+            fresh[page * mmap.PAGESIZE] = 1
+
+    first, again = (measure.run_window(pipeline, 1, touch) for _ in range(2))
+    assert first.minor_faults >= pages > again.minor_faults
+    assert first.as_json()["minor_faults"] == first.minor_faults
 
 
 def test_short_windows_are_measured_again_all_of_them(pipeline, monkeypatch):
