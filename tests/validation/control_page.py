@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from tests.validation.control_plan import CLOCK_COPIES
+
 Record = dict[str, Any]
 
 
@@ -15,40 +17,46 @@ def section(found: Record) -> str:
 
 
 def _head(found: Record) -> Iterator[str]:
-    pilots = list(found["pilots"].values())
-    device, versions = (pilots[0][key] if pilots else {} for key in ("device", "versions"))
+    runs = [run for group in found["runs"].values() for blocks in group.values() for run in blocks.values()]
+    device, versions = (runs[0][key] if runs else {} for key in ("device", "versions"))
     said = found["summary"]
-    yield f"On {device.get('name')}, torch {versions.get('torch')}, {_runs(found)} runs in {found['ran_s']:.0f} s."
+    processes = f"{found['processes']} processes in {found['ran_s']:.0f} s"
+    yield f"On {device.get('name')}, torch {versions.get('torch')}, {processes}."
     if "found" in said:
         yield (
             f"Delays in a stage that limits: {said['found']} of {said['positive']} found; "
             f"{said['attributed_solo']} attributed to their stage by the times of stages alone, "
-            f"{said['attributed_trace']} by the trace; regime as expected in {said['regime_right']}. "
-            f"Delays in a stage with slack: {said['negative_same']} of {said['negative']} are SAME. "
+            f"{said['attributed_trace']} by the trace; regime as expected in {said['regime_right']}; "
+            f"the interval covers what was expected in {said['as_large_as_expected']}. "
+            f"No delay, or one in a stage with slack: {said['negative_same']} of {said['negative']} are SAME. "
             f"Slower copies: {said['predictions_in_bracket']} of {said['predictions']} inside the predicted bracket."
         )
     for error in found["errors"]:
         yield f"Failed: {error['where']}: {error['error'].splitlines()[-1]}."
 
 
-def _runs(found: Record) -> int:
-    return len(found["pilots"]) + sum(len(runs) for group in found["runs"].values() for runs in group.values())
-
-
 def _controls(found: Record) -> Iterator[str]:
     yield ""
     yield (
-        "| cell | delay | the stage | expected | measured, 95 % interval | pairs | verdict | "
+        "| cell | delay | the stage | expected | measured, 95 % interval | processes | verdict | "
         "stage by times alone | stage by trace |"
     )
     yield "|---|---|---|---|---|---|---|---|---|"
     for row in found.get("controls", []):
-        expected = f"{100 * row['expected']:.2f} %" if row["kind"] == "positive" else "0"
         yield (
-            f"| {row['group']} | {row['condition']} ({row['felt_us']:.2f} us) | {WORDS[row['kind']]} | {expected} | "
+            f"| {row['group']} | {row['condition']} ({row['felt_us']:.2f} us) | {_word(row)} | {_expected(row)} | "
             f"{_effect(row['penalty'], row['interval'])} | {row['pairs']} | {row['verdict']}{_unresolved(row)} | "
             f"{row['attributed_solo']} | {row['attributed_trace']} |"
         )
+
+
+def _word(row: Record) -> str:
+    return WORDS[row["kind"]] if row["delay_us"] else "-"
+
+
+def _expected(row: Record) -> str:
+    low, high = (f"{100 * value + 0.0:.2f}" for value in row["expected"])
+    return f"{low} %" if low == high else f"{low} to {high} %"
 
 
 def _unresolved(row: Record) -> str:
@@ -60,7 +68,7 @@ def _unresolved(row: Record) -> str:
 
 def _predictions(found: Record) -> Iterator[str]:
     yield ""
-    yield "| cell | copies in take | predicted, bracket | observed, 95 % interval | pairs | |"
+    yield "| cell | copies in take | predicted, bracket | observed, 95 % interval | processes | |"
     yield "|---|---|---|---|---|---|"
     for row in found.get("predictions", []):
         yield (
@@ -86,20 +94,29 @@ def _clocks(found: Record) -> Iterator[str]:
     clocks = found["clocks"]
     if not clocks:
         return
+    added = sorted(row["event_us"] - row["trace_us"] for row in clocks["copies"])
     yield ""
     yield (
-        "CUDA events against the trace of the same copies; an empty pair of events is "
-        f"{clocks['empty_pair_us']:.2f} us apart. Latency of a batch in the pipeline: events / trace "
+        "CUDA events against the trace of the same copies. A pair of events around a single copy adds "
+        f"{added[0]:.2f} to {added[-1]:.2f} us to it, whatever its size (an empty pair: "
+        f"{clocks['empty_pair_us']:.2f} us); in the last column this is taken out, by either clock alone: a train of "
+        f"{CLOCK_COPIES} copies less a single one. Latency of a batch in the pipeline: events / trace "
         f"{clocks['pipeline']['event_over_trace']:.4f}."
     )
     yield ""
-    yield "| copy | bytes | events | trace | events / trace | trains of copies: events / trace |"
-    yield "|---|---|---|---|---|---|"
+    yield "| copy | bytes | single copy: events | trace | events / trace | train: events / trace | train less one |"
+    yield "|---|---|---|---|---|---|---|"
     for row in clocks["copies"]:
         yield (
             f"| {row['way']} | {row['bytes']:,} | {row['event_us']:.2f} us | {row['trace_us']:.2f} us | "
-            f"{row['event_over_trace']:.4f} | {row['train_event_over_trace']:.4f} |"
+            f"{row['event_over_trace']:.4f} | {row['train_event_over_trace']:.4f} | "
+            f"{by_difference(row):.4f} |"
         )
+
+
+def by_difference(row: Record) -> float:
+    """Events / trace of a copy and the way to the next one: of either clock a train less a single copy."""
+    return (row["train_event_us"] - row["event_us"]) / (row["train_trace_us"] - row["trace_us"])
 
 
 def _effect(value: float, interval: Any) -> str:
@@ -117,7 +134,7 @@ def _lines(found: Record) -> Iterator[str]:
     yield "controls"
     for row in found.get("controls", []):
         yield (
-            f"  {row['kind']:8s} {row['group']:22s} {row['condition']:12s} expected {_percent(row['expected'])}  "
+            f"  {row['kind']:8s} {row['group']:22s} {row['condition']:12s} expected {_expected(row):16s} "
             f"{row['penalty']:8.2%} {_interval(row['interval'])} n={row['pairs']} {row['verdict']:14s} "
             f"solo: {row['attributed_solo']:14s} trace: {row['attributed_trace']:14s} "
             f"regime {row['regime']}, limit {row['limit_solo']}"
@@ -137,7 +154,8 @@ def _lines(found: Record) -> Iterator[str]:
     for row in found.get("clocks", {}).get("copies", []):
         yield (
             f"  {row['way']} {row['bytes']:9d} bytes: single {row['event_over_trace']:.4f} "
-            f"({row['event_us']:.1f} us), train {row['train_event_over_trace']:.4f}"
+            f"({row['event_us']:.1f} us), train {row['train_event_over_trace']:.4f}, "
+            f"train less one {by_difference(row):.4f}"
         )
     if "pipeline" in found.get("clocks", {}):
         yield f"  empty pair {found['clocks']['empty_pair_us']:.2f} us"

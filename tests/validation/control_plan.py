@@ -3,24 +3,34 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.validation.injected_workload import Injection
-
 BASE_CELL = {
     "gpu": 0, "gpu_uuid": None, "cpu_node": 0, "mem_node": 0, "image_size": 224, "batch_size": 10, "num_samples": 1000,
     "warmup_samples": 100, "memory_size_mb": 256, "buffers": 2, "compile_model": "off", "cuda_graph": False,
     "dtype": "fp32", "profiler": "torch", "binding": "none", "seed": 0, "windows": 9, "window_s": 0.1, "timeout_s": 60,
-    "placement_threshold": 1.0,
+    "placement_threshold": 1.0, "direction": "both",
 }  # fmt: skip
+BASE = "base"
+# Of one size and direction, as single ones and as a train: CUDA events against the trace.
+CLOCK_COPIES = 16
 PERCENT = (1.0, 2.0, 5.0)
 POSITIVE, NEGATIVE, PREDICTION = "positive", "negative", "prediction"
+
+
+@dataclass(frozen=True)
+class Injection:
+    """launch with a delay of 0 is the sham: the wrapper is there, and counts to nothing."""
+
+    stage: str = "none"
+    delay_us: float = 0.0
+    copy_ratio: float = 1.0
 
 
 @dataclass(frozen=True)
 class Condition:
     """`percent`: delay in percent of the time per batch; `ratio`: of a slower copy, in its place.
 
-    kind: positive (the stage limits: to be found), negative (the stage has slack: to be SAME), prediction (compared
-    with bench.results.bound). core: measured in every block, the others in the first `extra_blocks` only.
+    kind: positive (the stage limits: to be found), negative (the stage has slack, or there is no delay: to be SAME),
+    prediction (compared with bench.results.bound).
     """
 
     name: str
@@ -28,7 +38,6 @@ class Condition:
     stage: str
     percent: float = 0.0
     ratio: float = 1.0
-    core: bool = True
 
     def injection(self, batch_us: float, h2d_us: float) -> Injection:
         """For a time per batch and a copy alone that were measured without delay."""
@@ -41,11 +50,12 @@ class Condition:
 
 @dataclass(frozen=True)
 class Group:
-    """One cell and the conditions that are compared with its first run of the block. pool: whose variances are pooled.
+    """One cell and its conditions, all of them measured by turns in each process. pool: whose variances are pooled.
 
     sham: the base has the wrapper of the launch delay, which counts to nothing.
-    most_blocks: it is not worth more. resolvable: False where the noise is known to be larger than the delays; such a
-    control is told and not judged. expect_s: of a run, until one has been seen.
+    window_s: short, so that a spell of the host is longer than a round; measure_s: of the rounds of one process.
+    most_blocks: processes; it is not worth more. traced_blocks: how many of them trace every side. resolvable: False where the noise is known to be larger than the
+    delays; such a control is told and not judged.
     """
 
     name: str
@@ -55,8 +65,10 @@ class Group:
     settings: dict[str, Any] = field(default_factory=dict)
     pool: str = "main"
     sham: bool = False
-    expect_s: float = 3.0
+    window_s: float = 0.02
+    measure_s: float = 3.5
     most_blocks: int = 99
+    traced_blocks: int = 3
     resolvable: bool = True
 
     @property
@@ -86,43 +98,57 @@ def slack(stage: str, percent: float) -> Condition:
 
 
 def slower_copy(*ratios: float, kind: str = PREDICTION) -> tuple[Condition, ...]:
-    return tuple(Condition(f"copy x {ratio:g}", kind, "copy", ratio=ratio, core=False) for ratio in ratios)
+    return tuple(Condition(f"copy x {ratio:g}", kind, "copy", ratio=ratio) for ratio in ratios)
+
+
+def no_delay(stage: str = "none") -> Condition:
+    """The same again, as another pipeline of the process: what that alone makes of a comparison."""
+    return Condition("no delay", NEGATIVE, stage)
 
 
 def _cuda_groups() -> tuple[Group, ...]:
     return (
         # Small copies and no compute: only the CPU limits, and it does the same few calls each time, so that a
-        # launch-bound cell is quiet for once. Four buffers, so that waiting for a slot cannot be the limit.
+        # launch-bound cell is quiet for once. Many buffers, so that waiting for a slot cannot be the limit.
         Group(
-            "vit0x0x0_bs1_px64", NO_COMPUTE, "launch-bound", (*positive("launch", *PERCENT), *slower_copy(2.0)),
-            {"batch_size": 1, "image_size": 64, "buffers": 4, "num_samples": 400}, pool="quiet launches", sham=True,
-            expect_s=2.5,
+            "vit0x0x0_bs1_px64", NO_COMPUTE, "launch-bound",
+            (no_delay("launch"), *positive("launch", *PERCENT), *slower_copy(2.0)),
+            {"batch_size": 1, "image_size": 64, "buffers": 16, "num_samples": 400}, pool="quiet launches", sham=True,
+            window_s=0.01, measure_s=6.0,
         ),
+        # One direction only: the longer copy is the only thing on the link, and all of it is lost.
         Group(
-            "vit0x0x0", NO_COMPUTE, "transfer-bound",
-            (*positive("copy", *PERCENT), slack("launch", 5), *slower_copy(1.3, 2.0)), expect_s=2.8,
+            "vit0x0x0_h2d-only", NO_COMPUTE, "transfer-bound", (no_delay(), *positive("copy", *PERCENT)),
+            {"direction": "h2d"}, measure_s=2.5,
         ),
         Group(
             "vit32x2x128_graph", SMALL, "compute-bound",
-            (*positive("kernel", *PERCENT), slack("launch", 5), *slower_copy(1.3, kind=NEGATIVE), *slower_copy(2.0)),
+            (no_delay(), *positive("kernel", *PERCENT), slack("launch", 5), *slower_copy(1.3, kind=NEGATIVE),
+             *slower_copy(2.0)),
             {"cuda_graph": True},
+        ),
+        # Both directions share the link: what a longer copy costs lies between nothing and all of it.
+        Group(
+            "vit0x0x0", NO_COMPUTE, "transfer-bound",
+            (no_delay(), *positive("copy", *PERCENT), slack("launch", 5), *slower_copy(1.3, 2.0)), traced_blocks=2,
+        ),
+        Group(
+            "vit32x2x128", SMALL, "launch-bound", (no_delay("launch"), *positive("launch", *PERCENT)),
+            pool="eager launches", sham=True, measure_s=5.0, most_blocks=5, traced_blocks=2, resolvable=False,
         ),
         Group(
             "vit32x2x128_graph_tf32", SMALL, "", slower_copy(1.3, 2.0), {"cuda_graph": True, "dtype": "tf32"},
-        ),
-        Group(
-            "vit32x2x128", SMALL, "launch-bound", positive("launch", 5), pool="eager launches", expect_s=7.0,
-            most_blocks=3, resolvable=False,
+            measure_s=1.5, most_blocks=3, traced_blocks=1,
         ),
     )  # fmt: skip
 
 
 def _cpu_groups() -> tuple[Group, ...]:
     """The stages run one after the other: every delay adds up, and no stage has slack."""
-    size = {"num_samples": 100, "memory_size_mb": 96}
+    size, window = {"num_samples": 100, "memory_size_mb": 96}, {"window_s": 0.05, "measure_s": 6.0}
     return (
         Group("vit0x0x0", NO_COMPUTE, "transfer-bound",
-              (*positive("copy", *PERCENT), *slower_copy(2.0)), size, expect_s=5),
+              (no_delay(), *positive("copy", *PERCENT), *slower_copy(2.0)), size, **window),
         Group("vit32x2x128", SMALL, "compute-bound",
-              (*positive("kernel", *PERCENT), *positive("launch", *PERCENT)), size, expect_s=6),
+              (no_delay(), *positive("kernel", *PERCENT), *positive("launch", *PERCENT)), size, **window),
     )  # fmt: skip

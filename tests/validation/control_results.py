@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from bench.results.bound import Stages, bound_us, predict
+from bench.results.bound import Predicted, Stages, bound_us, predict
 from bench.results.statistics import Comparison, Estimate, estimate_pairs
 from bench.results.verdicts import Verdict, judge, noise_class
-from tests.validation.control_plan import NEGATIVE, POSITIVE, Condition, Group
+from tests.validation.control_plan import BASE, NEGATIVE, POSITIVE, Condition, Group
 
 Record = dict[str, Any]
-Runs = Mapping[str, Record]  # by block
+Runs = Mapping[str, Record]  # by block: one process
 
-BASE = "base"
 DEVICE_STAGES = {"h2d": "copy", "compute": "kernel", "d2h": "copy out"}
 # A stage counts as grown from this share of the delay on: below it, the delay was elsewhere.
 SHARE = 0.4
@@ -45,8 +44,7 @@ def summarise(device: str, chosen: Iterable[Group], results: Record) -> Record:
         "controls": controls,
         "predictions": predictions,
         "regimes": [
-            _regime(group, results[group.name][BASE])
-            | {"limit_solo": _limit(group, results[group.name][BASE], device)}
+            _regime(group, results[group.name][BASE]) | {"limit_solo": _limit(group, results[group.name][BASE], device)}
             for group in measured
         ],
         "summary": _summary(controls, predictions),
@@ -59,12 +57,13 @@ def batch_us(result: Record, batch_size: int) -> float:
 
 def _summary(controls: list[Record], predictions: list[Record]) -> Record:
     positive = [row for row in controls if row["kind"] == POSITIVE and row["resolvable"]]
-    negative = [row for row in controls if row["kind"] == NEGATIVE]
+    negative = [row for row in controls if row["kind"] == NEGATIVE and row["resolvable"]]
     counts = {
         "positive": len(positive),
         "found": sum(row["found"] for row in positive),
         "attributed_solo": sum(row["attributed_solo"] == row["stage"] for row in positive),
         "attributed_trace": sum(row["attributed_trace"] == row["stage"] for row in positive),
+        "as_large_as_expected": sum(row["as_expected"] for row in positive),
         "regime_right": sum(bool(row["regime_right"]) for row in positive),
         "negative": len(negative),
         "negative_same": sum(row["verdict"] == Verdict.SAME for row in negative),
@@ -104,16 +103,15 @@ def _row(device: str, group: Group, condition: Condition, found: Estimate, base:
     growth = {term: _growth(base, runs, term, device) for term in ("h2d", "compute", "d2h", "issue")}
     seen = found.interval is not None and found.interval[0] > 0
     base_us = median(_batch_us(group, base))
-    term = {"copy": "h2d", "kernel": "compute", "launch": "issue"}[condition.stage]
-    # The delay as the stage alone felt it; of a launch the delay that was asked for, since issue_us is noisy.
-    felt_us = delay_us if condition.stage == "launch" else growth[term]["us"]
+    felt_us = _felt_us(condition, runs, growth)
+    expected = _expected(group, condition, felt_us, base, runs)
     traces = _trace_growth(base, runs, device)
     regime, injected = _regime(group, base), _regimes(runs)
     limit = _limit(group, base, device)
     return {
         "group": group.name, "condition": condition.name, "kind": condition.kind, "stage": condition.stage,
         "percent": condition.percent, "ratio": condition.ratio, "batch_us": base_us, "delay_us": delay_us,
-        "felt_us": felt_us, "expected": felt_us / (base_us + felt_us) if condition.kind == POSITIVE else 0.0,
+        "felt_us": felt_us, "expected": expected, "as_expected": _covers(found.interval, expected),
         "pairs": found.pairs, "penalty": found.penalty, "interval": found.interval, "sd": found.sd, "mde": found.mde,
         "noise_class": found.noise_class, "pooled": found.pooled, "verdict": said.verdict.value, "text": said.text,
         "resolvable": group.resolvable, "hint": said.hint, "repeats_to_decide": said.repeats, "found": seen,
@@ -122,6 +120,29 @@ def _row(device: str, group: Group, condition: Condition, found: Estimate, base:
         "limit_solo": limit, "regime": regime["measured"], "regime_injected": injected,
         "regime_right": regime["measured"] == group.regime if regime["measured"] else None,
     }  # fmt: skip
+
+
+def _felt_us(condition: Condition, runs: Runs, growth: Mapping[str, Record]) -> float:
+    """The delay as it really was: how much longer the stage alone took; of a launch delay, how long its wait took."""
+    term = {"copy": "h2d", "kernel": "compute"}.get(condition.stage)
+    if term:
+        return growth[term]["us"]
+    return median(run.get("waited_us", run["injection"]["delay_us"]) for run in runs.values())
+
+
+def _expected(group: Group, condition: Condition, felt_us: float, base: Runs, runs: Runs) -> tuple[float, float]:
+    """The least and the most that this delay can cost. They differ for copies, which other stages may hide."""
+    if condition.kind != POSITIVE:
+        return 0.0, 0.0
+    if condition.stage == "copy":
+        said = _predicted(group, base, runs)
+        return min(said.low, said.high), max(said.low, said.high)
+    share = felt_us / (median(_batch_us(group, base)) + felt_us)
+    return share, share
+
+
+def _covers(interval: tuple[float, float] | None, expected: tuple[float, float]) -> bool:
+    return bool(interval is not None and interval[0] <= expected[1] and interval[1] >= expected[0])
 
 
 def _batch_us(group: Group, runs: Runs) -> list[float]:
@@ -149,6 +170,8 @@ def _term_us(result: Record, term: str, device: str) -> float:
 
 def _attribute(growth: Mapping[str, Record], delay_us: float, seen: bool) -> str:
     """The stage that grew, by its interval; "launch" also by elimination, if the effect is there and no stage grew."""
+    if not delay_us:
+        return NOWHERE
     surely = {term: each["us"] for term, each in growth.items() if each["interval"] and each["interval"][0] > 0}
     grown = {term: us for term, us in surely.items() if us >= SHARE * delay_us}
     on_device = {term: us for term, us in grown.items() if term in DEVICE_STAGES}
@@ -163,18 +186,30 @@ def _attribute(growth: Mapping[str, Record], delay_us: float, seen: bool) -> str
 
 
 def _trace_growth(base: Runs, runs: Runs, device: str) -> Record | None:
-    """Of each stage in the pipeline, in us per batch, from one trace of either side."""
-    before, after = (_traces(side) for side in (base, runs))
-    if not before or not after:
+    """Of each stage in the pipeline, in us per batch: the mean over the processes that traced both sides.
+
+    error: of the stages, from the spread inside the traces, or from that between the processes if it is larger.
+    """
+    pairs = [(base[block]["trace"], runs[block]["trace"]) for block in base.keys() & runs.keys()
+             if base[block].get("trace") and runs[block].get("trace")]  # fmt: skip
+    if not pairs:
         return None
-    growth = {key: median(one[key] for one in after) - median(one[key] for one in before)
+    growth = {key: float(np.mean([after[key] - before[key] for before, after in pairs]))
               for key in ("h2d", "compute", "d2h", "idle", "device", "cpu")
-              if before[0][key] is not None and after[0][key] is not None}  # fmt: skip
+              if all(trace[key] is not None for pair in pairs for trace in pair)}  # fmt: skip
     # Sequential: what the CPU does between the stages is its time per batch less theirs.
     between = sum(growth[stage] for stage in DEVICE_STAGES) if device == "cpu" else 0.0
-    errors = [one.get("error") or dict.fromkeys(DEVICE_STAGES, 0.0) for one in (before[0], after[0])]
-    error = {stage: math.hypot(*(each[stage] for each in errors)) for stage in DEVICE_STAGES}
+    error = {stage: _trace_error(pairs, stage) for stage in DEVICE_STAGES}
     return growth | {"launch": growth.get("cpu", 0.0) - between, "error": error}
+
+
+def _trace_error(pairs: list[tuple[Record, Record]], stage: str) -> float:
+    inside = [math.hypot(*((trace.get("error") or {}).get(stage, 0.0) for trace in pair)) for pair in pairs]
+    within = math.hypot(*inside) / len(pairs)
+    if len(pairs) == 1:
+        return within
+    between = float(np.std([after[stage] - before[stage] for before, after in pairs], ddof=1)) / math.sqrt(len(pairs))
+    return max(within, between)
 
 
 def _traces(runs: Runs) -> list[Record]:
@@ -184,15 +219,17 @@ def _traces(runs: Runs) -> list[Record]:
 def _attribute_trace(device: str, growth: Record | None, delay_us: float, seen: bool) -> str:
     """The stage whose time per batch grew most, if by enough; else the CPU, if there is an effect to explain.
 
-    On a GPU the CPU's own time is no witness: under a profiler it is half as long again, and noisy.
+    On a GPU the CPU's own time is no witness: under a profiler it is half as long again, and noisy. There it is the CPU
+    if the trace excludes that any stage took most of the delay.
     """
-    if growth is None:
+    if growth is None or not delay_us:
         return NOWHERE
     grown = [stage for stage in DEVICE_STAGES
              if growth[stage] >= max(SHARE * delay_us, ERRORS * growth["error"][stage])]  # fmt: skip
     if grown:
         return DEVICE_STAGES[max(grown, key=lambda stage: growth[stage])]
-    found = seen if device == "cuda" else growth["launch"] >= SHARE * delay_us
+    excluded = all(growth[stage] + 2 * growth["error"][stage] < (1 - SHARE) * delay_us for stage in DEVICE_STAGES)
+    found = seen and excluded if device == "cuda" else growth["launch"] >= SHARE * delay_us
     return "launch" if found else NOWHERE
 
 
@@ -236,17 +273,22 @@ def _limit(group: Group, base: Runs, device: str) -> str:
     return largest if device == "cpu" or terms[largest] >= 0.999 * whole else "held slot"
 
 
+def _predicted(group: Group, base: Runs, runs: Runs) -> Predicted:
+    """From the undelayed cell and the ratio of the copies alone."""
+    stages, slowed = _stages(base), _stages(runs)
+    t_us = median(_batch_us(group, base))
+    return predict(stages, t_us, _buffers(group), slowed.h2d_us / stages.h2d_us, 1.0, _separate(base))
+
+
 def _prediction(group: Group, condition: Condition, found: Estimate, base: Runs, runs: Runs) -> Record:
     """Predicted from the undelayed cell and the ratio of the copies alone; observed in pairs."""
-    stages, slowed = _stages(base), _stages(runs)
-    ratio = slowed.h2d_us / stages.h2d_us
-    t_us = median(_batch_us(group, base))
-    said = predict(stages, t_us, _buffers(group), ratio, 1.0, _separate(base))
-    low, high = found.interval or (found.penalty, found.penalty)
+    stages, said = _stages(base), _predicted(group, base, runs)
+    bracket = said.low, said.high
     return {
-        "group": group.name, "ratio_asked": condition.ratio, "ratio_measured": ratio, "batch_us": t_us,
+        "group": group.name, "ratio_asked": condition.ratio, "ratio_measured": _stages(runs).h2d_us / stages.h2d_us,
+        "batch_us": median(_batch_us(group, base)),
         "bound_us": bound_us(stages, _buffers(group), _separate(base)), "stages_us": vars(stages),
-        "predicted": said.penalty, "bracket": (said.low, said.high), "observed": found.penalty,
+        "predicted": said.penalty, "bracket": bracket, "observed": found.penalty,
         "interval": found.interval, "pairs": found.pairs, "error": found.penalty - said.penalty,
-        "in_bracket": bool(low <= said.high and high >= said.low),
+        "in_bracket": _covers(found.interval or (found.penalty, found.penalty), bracket),
     }  # fmt: skip

@@ -163,9 +163,7 @@ def study(plan: Plan, repeats: int, seed: int) -> list[Estimate]:
     return estimate_pairs(comparisons(plan, logs))
 
 
-def per_study(
-    plan: Plan, studies: int, repeats: int, look: Callable[[list[Estimate], int], np.ndarray]
-) -> np.ndarray:
+def per_study(plan: Plan, studies: int, repeats: int, look: Callable[[list[Estimate], int], np.ndarray]) -> np.ndarray:
     """studies x comparisons."""
     return np.array([look(study(plan, repeats, seed), seed) for seed in range(studies)])
 

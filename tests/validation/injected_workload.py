@@ -1,8 +1,6 @@
-"""The real workload with a delay of known size in one of its paths.
+"""The pipelines of the real workload with a delay of known size in one of their paths.
 
-    python -m tests.validation.injected_workload JOB.json RESULT.json
-
-Nothing of bench/workload knows of it: parts of bench.workload.run are replaced, in this process only.
+Nothing of bench/workload knows of it: parts of bench.workload.run are replaced while a pipeline is built.
 
 * copy: the H2D copy of a batch is made `copy_ratio` times as long, in one piece, into a slot that is longer than the
   batch by that much. One command as before, and the link carries the bytes: as if it were slower by that ratio.
@@ -10,101 +8,47 @@ Nothing of bench/workload knows of it: parts of bench.workload.run are replaced,
 * kernel: work for `delay_us` before the forward pass, on its stream and, in a CUDA graph, inside the graph.
 """
 
-import json
 import math
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
 import bench.workload.run as workload
-from bench.files import read_json, write_json
-from bench.workload.capture import make_capture
-from bench.workload.cell import Cell, parse_cell
+from bench.workload.cell import Cell
 from bench.workload.devices import Device
-from bench.workload.measure import trace_pass
-from bench.workload.models import import_timm
 from bench.workload.phases import Phases
 from bench.workload.pipeline import Pipeline, no_beat
-from bench.workload.progress import Progress
-from bench.workload.ranges import make_ranges
-from bench.workload.solo import issue_us
-from tests.validation.traced_stages import stages_of
+from bench.workload.rings import Rings
+from tests.validation.control_plan import Injection
 
-STAGES = ("none", "copy", "launch", "kernel")
 SLEEPS = 64
-ISSUE_S, MAX_ISSUES = 0.15, 15
-KEPT = ("throughput_samples_s", "solo_us", "buffer_layout", "output_checksum", "device", "versions")
-Record = dict[str, Any]
+WAITS = 500
 
 
-@dataclass(frozen=True)
-class Injection:
-    """launch with a delay of 0 is the sham: the wrapper is there, and counts to nothing."""
-
-    stage: str = "none"
-    delay_us: float = 0.0
-    copy_ratio: float = 1.0
-
-
-@dataclass(frozen=True)
-class Job:
-    cell: Record
-    injection: Injection
-    traced: bool = False
-
-
-def main() -> int:
-    raw = read_json(Path(sys.argv[1]))
-    job = Job(raw["cell"], Injection(**raw["injection"]), raw["traced"])
-    write_json(Path(sys.argv[2]), run_job(job))
-    return 0
-
-
-def run_job(job: Job) -> Record:
-    """One timed run with the injection, then, profiler and all, one traced pass of the same pipeline.
-
-    The windows are over before the profiler is there. A trace that fails leaves its words in trace_error.
-    """
-    cell = parse_cell(job.cell)
-    if cell.model.computes:
-        import_timm()
-    with injected(job.injection, one_thread=cell.device == "cpu") as built:
-        result = workload.execute(job.cell, "timed", Progress(None), Phases())
-    pipeline = built[0]
-    kept = {key: result[key] for key in KEPT} | {"injection": asdict(job.injection)}
-    kept["settled"] = result["warmup"]["settled"]
-    kept["window_us"] = [1e6 * window["duration_s"] / window["batches"] for window in result["windows"]]
-    with torch.inference_mode():
-        kept["issue_us"] = _steady_issue_us(pipeline, cell, result)
-        if job.traced:
-            try:
-                kept["trace"] = _traced(pipeline, cell)
-            except Exception as error:
-                kept["trace_error"] = f"{type(error).__name__}: {error}"
-    return kept
+def build_side(cell: Cell, device: Device, injection: Injection, base: Pipeline | None = None) -> Pipeline:
+    """A pipeline with the injection. It shares the rings and the streams of `base`, so that nothing else differs:
+    what two pipelines of one process have of their own are their slots, events and forward pass."""
+    with injected(injection, base.rings if base else None):
+        pipeline = workload.build_pipeline(cell, device, Phases())
+    if base:
+        pipeline.h2d_stream, pipeline.compute_stream, pipeline.d2h_stream = (
+            base.h2d_stream, base.compute_stream, base.d2h_stream,
+        )  # fmt: skip
+        pipeline.h2d, pipeline.compute, pipeline.d2h = pipeline._stages()
+    device.synchronize()
+    return pipeline
 
 
 @contextmanager
-def injected(injection: Injection, one_thread: bool = False) -> Iterator[list[Pipeline]]:
-    """Inside, the pipeline that bench.workload.run builds has the injection; it is put into the list."""
-    built: list[Pipeline] = []
+def injected(injection: Injection, rings: Rings | None = None) -> Iterator[None]:
+    """Inside, a pipeline that bench.workload.run builds has the injection, and reads `rings`."""
     longer: list[torch.Tensor] = []
-    names = ("open_device", "build_model", "make_slots", "build_pipeline")
+    names = ("build_model", "make_slots", "make_rings", "build_pipeline")
     real = {name: getattr(workload, name) for name in names}
-
-    def open_device(cell: Cell) -> Device:
-        device = real["open_device"](cell)
-        if one_thread:
-            torch.set_num_threads(1)
-        return device
 
     def build_model(cell: Cell, device: torch.device) -> torch.nn.Module | None:
         model = real["build_model"](cell, device)
@@ -120,20 +64,21 @@ def injected(injection: Injection, one_thread: bool = False) -> Iterator[list[Pi
         longer.extend(slots[0].new_zeros(max(batch, round(batch * injection.copy_ratio))) for _ in slots)
         return [each[:batch].view(cell.batch_shape) for each in longer]
 
+    def make_rings(cell: Cell, device: Device) -> Rings:
+        return rings or real["make_rings"](cell, device)
+
     def build_pipeline(cell: Cell, device: Device, phases: Phases) -> Pipeline:
         pipeline = real["build_pipeline"](cell, device, phases)
         if injection.stage == "copy":
             _copy_more(pipeline, longer)
         elif injection.stage == "launch":
             _launch_more(pipeline, injection.delay_us)
-        device.synchronize()
-        built.append(pipeline)
         return pipeline
 
-    for replacement in (open_device, build_model, make_slots, build_pipeline):
+    for replacement in (build_model, make_slots, make_rings, build_pipeline):
         setattr(workload, replacement.__name__, replacement)
     try:
-        yield built
+        yield
     finally:
         for name, part in real.items():
             setattr(workload, name, part)
@@ -155,15 +100,27 @@ def _launch_more(pipeline: Pipeline, delay_us: float) -> None:
     """In the beat, which timed, traced and issuing loops all call once a batch, outside of every stage."""
     run, counts = pipeline.run, range(round(1e3 * delay_us / ns_per_count()) if delay_us else 0)
 
-    def slow_run(count: int, beat: Callable[[], None], *more: Any, **named: Any) -> None:
+    def slow(beat: Callable[[], None]) -> Callable[[], None]:
         def slow_beat() -> None:
             for _ in counts:
                 pass
             beat()
 
-        run(count, slow_beat, *more, **named)
+        return slow_beat
 
-    pipeline.run = slow_run
+    def slow_run(count: int, beat: Callable[[], None], *more: Any, **named: Any) -> None:
+        run(count, slow(beat), *more, **named)
+
+    pipeline.run, pipeline.slow_beat = slow_run, slow(no_beat)
+
+
+def waited_us(pipeline: Pipeline) -> float:
+    """How long the wait of a launch delay takes here and now, in the process and on the CPU that is measured."""
+    beat, calls = getattr(pipeline, "slow_beat", no_beat), range(WAITS)
+    start_ns = time.perf_counter_ns()
+    for _ in calls:
+        beat()
+    return (time.perf_counter_ns() - start_ns) / 1e3 / WAITS
 
 
 def ns_per_count() -> float:
@@ -239,28 +196,3 @@ def _cpu_work(delay_us: float) -> Callable[[], None]:
     times = max(1, math.ceil(delay_us / long_us))
     length = min(long, max(1, round((delay_us / times - fixed_us) / per_element_us)))
     return lambda: work(length, times)
-
-
-def _steady_issue_us(pipeline: Pipeline, cell: Cell, result: Record) -> float:
-    """The median of several measurements of issue_us: one of them is too few to see a delay of 1 %."""
-    batch_s = cell.batch_size / result["throughput_samples_s"]
-    values, end = [result["issue_us"]], time.perf_counter() + ISSUE_S
-    while time.perf_counter() < end and len(values) < MAX_ISSUES:
-        values.append(issue_us(pipeline, cell.model.depth, batch_s))
-    return median(values)
-
-
-def _traced(pipeline: Pipeline, cell: Cell) -> Record:
-    ranges = make_ranges(cell)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        pipeline.run(20, no_beat)
-        pipeline.drain()
-        window = trace_pass(pipeline, cell.batches_per_pass, ranges, make_capture(cell, path), Progress(None))
-        return stages_of(path, cell) | {"wall_us": 1e6 * window.batch_s}
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(json.dumps({"usage": "injected_workload JOB.json RESULT.json"}))
-    sys.exit(main())

@@ -1,22 +1,20 @@
 """Delays of known size in the copy, launch and kernel path of the real workload: found, and where?
 
-    python -m tests.validation.positive_controls --device cuda --budget-s 280 --out FILE.json
+    python -m tests.validation.positive_controls --device cuda --budget-s 240 --out FILE.json
 
-Every run is a process of its own, forked from this one, which has imported torch and never touched CUDA. Blocks,
-pairs and turns as in a study (bench.study.order). Also: slower copies against what bench.results.bound predicts, and
+A process measures one cell with all its delays and without, by turns (side_by_side.py); it is forked from this one,
+which has imported torch and never touched CUDA. Also: slower copies against what bench.results.bound predicts, and
 CUDA events against the trace. On an idle machine only.
 """
 
 import argparse
 import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +23,21 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
 
 from bench.files import read_json, write_json
-from bench.study.order import Slot, measuring_order
 from bench.workload.models import import_timm
 from bench.workload.phases import process_start
 from tests.validation.control_clocks import compare_clocks
 from tests.validation.control_page import text_table
-from tests.validation.control_plan import Group, groups
-from tests.validation.control_results import batch_us, summarise
-from tests.validation.injected_workload import Injection, Job, Record, run_job
+from tests.validation.control_plan import BASE, Group, groups
+from tests.validation.control_results import summarise
+from tests.validation.side_by_side import Job, Record, measure_sides
 
-ROOT = Path(__file__).parents[2]
-BASE = "base"
-EXTRA_BLOCKS = 2
-GIVE_UP = 3
+GIVE_UP = 2
+# Of a process, beyond its rounds, until one has been seen; and what its traces take.
+EXPECT_S, TRACES_S = 3.5, 4.0
 RESERVE_S = 4.0
 RUN_TIMEOUT_S = 60.0
 # The pipeline whose batches carry copies of 6 MB each way.
 CLOCKS_CELL = {"batch_size": 10, "image_size": 224, "num_samples": 1000, "buffers": 2}
-PILOT_WINDOWS = 3
 
 
 class ControlError(Exception):
@@ -58,7 +53,6 @@ class Runner:
         self.errors: list[Record] = []
         self.seconds: dict[str, float] = {}
         self.failed: dict[str, int] = {}
-        self.second_traces = True
         self.count = 0
 
     def left_s(self) -> float:
@@ -69,23 +63,28 @@ class Runner:
         self.errors.append({"where": where, "error": text})
         print(f"ERROR in {where}: {text}", file=sys.stderr, flush=True)
 
-    def run(self, group: Group, where: str, job: Job) -> Record | None:
-        """None after a failure, which is noted."""
-        began = time.monotonic()
+    def fits(self, job: Job) -> bool:
+        seconds = self.seconds.get(job.group.name, job.measure_s + EXPECT_S)
+        return seconds + (TRACES_S if job.traced else 0.0) <= self.left_s()
+
+    def run(self, where: str, job: Job) -> dict[str, Record]:
+        """By condition; nothing after a failure, which is noted."""
+        began, name = time.monotonic(), job.group.name
         try:
-            result = self.process(run_job, job)
-            self.failed[group.name] = 0
-            seconds = time.monotonic() - began
-            self.seconds[group.name] = max(self.seconds.get(group.name, 0.0), seconds - (1.0 if job.traced else 0.0))
-            said = f"{where}: {result['throughput_samples_s']:.1f} samples/s, {seconds:.1f} s"
-            print(said, file=sys.stderr, flush=True)
+            results = self.process(measure_sides, job)
         except Exception as error:
-            self.failed[group.name] = self.failed.get(group.name, 0) + 1
+            self.failed[name] = self.failed.get(name, 0) + 1
             self.note(where, error)
-            return None
-        if "trace_error" in result:
-            self.note(f"{where}, trace", result["trace_error"])
-        return result
+            return {}
+        seconds = time.monotonic() - began
+        if not job.traced:
+            self.seconds[name] = max(self.seconds.get(name, 0.0), seconds)
+        rate = results[BASE]["throughput_samples_s"]
+        print(f"{where}: {rate:.1f} samples/s, {seconds:.1f} s", file=sys.stderr, flush=True)
+        for condition, result in results.items():
+            if "trace_error" in result:
+                self.note(f"{where}, {condition}, trace", result["trace_error"])
+        return results
 
     def process(self, work: Callable[..., Record], *arguments: Any) -> Record:
         """What `work` returns, in a forked process. Raise ControlError with the child's words."""
@@ -102,15 +101,6 @@ class Runner:
             raise ControlError(f"no result after {timeout_s:.0f} s")
         if not result.exists():
             raise ControlError(f"exit code {child.exitcode}: {_tail(log)}")
-        return read_json(result)
-
-    def executed(self, job: Job) -> Record:
-        """In a new interpreter: for where a profiler does not work in a forked process."""
-        self.count += 1
-        job_path, result = self.folder / f"{self.count}.job.json", self.folder / f"{self.count}.json"
-        write_json(job_path, {"cell": job.cell, "injection": asdict(job.injection), "traced": job.traced})
-        command = [sys.executable, "-m", "tests.validation.injected_workload", str(job_path), str(result)]
-        subprocess.run(command, check=True, cwd=ROOT, timeout=RUN_TIMEOUT_S, stdout=subprocess.DEVNULL)
         return read_json(result)
 
 
@@ -143,7 +133,7 @@ def main() -> int:
         import_timm()
         with tempfile.TemporaryDirectory() as folder:
             runner = Runner(options.device, options.budget_s, Path(folder))
-            found = measure(runner, chosen, options.repeats, options.windows, options.out)
+            found = measure(runner, chosen, options.repeats, options.measure_s, options.out)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.out, found)
@@ -151,27 +141,27 @@ def main() -> int:
     return 0 if found["summary"]["as_expected"] else 1
 
 
-def measure(runner: Runner, chosen: list[Group], repeats: int, windows: int, out: Path | None = None) -> Record:
-    """All runs that the time allows, summed up. After every block `out` holds what there is so far."""
-    record: Record = {"schema": 1, "device": runner.device, "ran_s": 0.0, "errors": runner.errors}
-    record |= {"clocks": {}, "pilots": {}, "runs": {}}
-    for group in chosen:
-        cell = group.cell(runner.device) | {"windows": min(PILOT_WINDOWS, windows)}
-        pilot = runner.run(group, f"{group.name}, pilot", Job(cell, group.base))
-        if pilot:
-            record["pilots"][group.name] = pilot
+def measure(
+    runner: Runner, chosen: list[Group], repeats: int, measure_s: float | None = None, out: Path | None = None
+) -> Record:
+    """All processes that the time allows, summed up. After every block `out` holds what there is so far."""
+    record: Record = {"schema": 2, "device": runner.device, "ran_s": 0.0, "errors": runner.errors}
+    record |= {"clocks": {}, "processes": 0, "runs": {}}
     try:
         if runner.device == "cuda" and runner.left_s() > 15:
             record["clocks"] = runner.process(compare_clocks, chosen[0].cell("cuda") | CLOCKS_CELL)
     except Exception as error:
         runner.note("CUDA events against trace", error)
-    piloted = [group for group in chosen if group.name in record["pilots"]]
     for block in range(1, repeats + 1):
-        try:
-            one_block(runner, piloted, block, repeats, windows, record)
-        except Exception as error:
-            runner.note(f"block {block}", error)
+        # In the order of the plan, the most wanted first: the time may end inside a block.
+        for group in chosen:
+            job = Job(group, runner.device, measure_s or group.measure_s, block <= group.traced_blocks, seed=block)
+            if block > group.most_blocks or runner.failed.get(group.name, 0) >= GIVE_UP or not runner.fits(job):
+                continue
+            for name, result in runner.run(f"{group.name}, process {block}", job).items():
+                record["runs"].setdefault(group.name, {}).setdefault(name, {})[str(block)] = result
         record["ran_s"] = time.clock_gettime(time.CLOCK_BOOTTIME) - process_start()
+        record["processes"] = runner.count
         if out:
             out.parent.mkdir(parents=True, exist_ok=True)
             write_json(out, record)
@@ -180,7 +170,7 @@ def measure(runner: Runner, chosen: list[Group], repeats: int, windows: int, out
 
 def summed_up(record: Record, chosen: list[Group]) -> Record:
     """The rows made anew from the runs; an error is named and costs none of them."""
-    raw = {key: record[key] for key in ("schema", "device", "ran_s", "clocks", "errors", "pilots", "runs")}
+    raw = {key: record[key] for key in ("schema", "device", "ran_s", "clocks", "errors", "processes", "runs")}
     try:
         found = summarise(record["device"], chosen, record["runs"])
     except Exception as error:
@@ -189,69 +179,12 @@ def summed_up(record: Record, chosen: list[Group]) -> Record:
     return {**found, **raw}
 
 
-def one_block(runner: Runner, chosen: list[Group], block: int, repeats: int, windows: int, record: Record) -> None:
-    """A group begins a block only if all its runs of it fit the time left."""
-    names = [(f"{group.name}|{name}", group.name) for group in chosen
-             for name in (BASE, *(each.name for each in group.conditions))]  # fmt: skip
-    order = measuring_order(names, repeats, seed=0, traced=False)
-    # In the order of the plan, the most wanted first: the time may end inside a block.
-    for group in chosen:
-        slots = [slot for slot in order if slot.block == block and slot.group == group.name]
-        slots = [slot for slot in slots if _in_block(group, slot)]
-        if len(slots) > 1 and block <= group.most_blocks:
-            _group_block(runner, group, slots, record["pilots"], windows, record["runs"])
-
-
-def _in_block(group: Group, slot: Slot) -> bool:
-    name = slot.cell.split("|")[1]
-    return slot.block <= EXTRA_BLOCKS or any(each.core for each in group.conditions if name in (BASE, each.name))
-
-
-def _group_block(
-    runner: Runner, group: Group, slots: list[Slot], pilots: dict[str, Record], windows: int, results: Record
-) -> None:
-    first = slots[0].block == 1
-    each_s = runner.seconds.get(group.name, group.expect_s) * 1.05 + (1.3 if first else 0.0)
-    if runner.failed.get(group.name, 0) >= GIVE_UP or len(slots) * each_s > runner.left_s():
-        return
-    pilot, cell = pilots[group.name], group.cell(runner.device) | {"windows": windows}
-    for slot in slots:
-        name = slot.cell.split("|")[1]
-        where = f"{group.name}, {name}, block {slot.block}"
-        injection = group.base
-        for condition in group.conditions:
-            if condition.name == name:
-                injection = condition.injection(batch_us(pilot, cell["batch_size"]), pilot["solo_us"]["h2d"])
-        result = runner.run(group, where, Job(cell, injection, traced=first))
-        if result is None:
-            continue
-        if "trace_error" in result and runner.second_traces and _worth_a_second_trace(group, name):
-            _trace_again(runner, where, cell, injection, result)
-        results.setdefault(group.name, {}).setdefault(name, {})[str(slot.block)] = result
-
-
-def _worth_a_second_trace(group: Group, name: str) -> bool:
-    strongest = [each.name for each in group.conditions if each.percent == 5]
-    return name in (BASE, *strongest)
-
-
-def _trace_again(runner: Runner, where: str, cell: Record, injection: Injection, result: Record) -> None:
-    try:
-        again = runner.executed(Job(cell | {"windows": 1}, injection, traced=True))
-        if "trace" not in again:
-            raise ControlError(again["trace_error"])
-        result["trace"] = again["trace"] | {"process": "a new interpreter"}
-    except Exception as error:
-        runner.note(f"{where}, second trace", error)
-        runner.second_traces = False
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
-    parser.add_argument("--budget-s", type=float, default=280.0, help="no group of runs begins that would end later")
-    parser.add_argument("--repeats", type=int, default=6, help="blocks, if the time allows")
-    parser.add_argument("--windows", type=int, default=9, help="of a run")
+    parser.add_argument("--budget-s", type=float, default=240.0, help="no process begins that would end later")
+    parser.add_argument("--repeats", type=int, default=6, help="processes of a cell, if the time allows")
+    parser.add_argument("--measure-s", type=float, help="of a process, in place of the plan's")
     parser.add_argument("--groups", nargs="+", help="only these")
     parser.add_argument("--again", type=Path, help="measure nothing: sum up the runs of this JSON anew")
     parser.add_argument("--out", type=Path, help="where everything goes, as JSON")

@@ -7,10 +7,11 @@ from torch.profiler import ProfilerActivity, profile
 import bench.workload.run as workload
 from bench.workload.cell import parse_cell
 from bench.workload.devices import open_device
-from bench.workload.phases import Phases
+from bench.workload.measure import first_batch_again
 from bench.workload.pipeline import Pipeline, no_beat
-from tests.validation.control_plan import BASE_CELL
-from tests.validation.injected_workload import Injection, Job, injected, ns_per_count, run_job
+from tests.validation.control_plan import BASE_CELL, Injection
+from tests.validation.injected_workload import build_side, injected, ns_per_count, waited_us
+from tests.validation.side_by_side import traced
 
 SMALL = BASE_CELL | {
     "name": "small", "device": "cpu", "image_size": 32, "batch_size": 2, "num_samples": 8, "warmup_samples": 2,
@@ -20,10 +21,9 @@ SMALL = BASE_CELL | {
 NO_COMPUTE = SMALL | {"model": {"name": "vit0x0x0", "patch_size": 0, "depth": 0, "dim": 0, "heads": 0}}
 
 
-def built(raw: dict, injection: Injection) -> Pipeline:
+def built(raw: dict, injection: Injection, base: Pipeline | None = None) -> Pipeline:
     cell = parse_cell(raw)
-    with injected(injection, one_thread=True):
-        return workload.build_pipeline(cell, workload.open_device(cell), Phases())
+    return build_side(cell, workload.open_device(cell), injection, base)
 
 
 def operators(pipeline: Pipeline, batches: int) -> list[str]:
@@ -33,14 +33,33 @@ def operators(pipeline: Pipeline, batches: int) -> list[str]:
 
 
 @pytest.mark.parametrize("raw", [SMALL, NO_COMPUTE], ids=["computes", "no_compute"])
+@torch.inference_mode()
 def test_a_longer_copy_moves_more_bytes_and_changes_no_result(raw):
-    plain, slowed = (run_job(Job(raw, Injection("copy", 1.0, ratio), traced=True)) for ratio in (1.0, 1.5))
-    assert plain["trace"]["conservation"] is None
+    plain, slowed = (built(raw, Injection("copy", 1.0, ratio)) for ratio in (1.0, 1.5))
+    assert traced(plain, parse_cell(raw))["conservation"] is None
     batch = 4 * 2 * 3 * 32 * 32
     # The check of bytes notices: an injected copy cannot be mistaken for a sound trace.
-    assert f"H2D copies of the trace carry {4 * batch * 3 // 2} bytes" in slowed["trace"]["conservation"]
-    assert slowed["output_checksum"] == plain["output_checksum"] > 0
-    assert set(plain["solo_us"]) == {"h2d", "compute", "d2h"}
+    said = traced(slowed, parse_cell(raw))["conservation"]
+    assert f"H2D copies of the trace carry {4 * batch * 3 // 2} bytes" in said
+    assert first_batch_again(slowed) == first_batch_again(plain) > 0
+
+
+@torch.inference_mode()
+def test_two_sides_share_rings_and_streams_and_nothing_else():
+    base = built(SMALL, Injection())
+    other = built(SMALL, Injection("copy", 1.0, 1.5), base)
+    assert other.rings is base.rings and other.h2d_stream is base.h2d_stream
+    # Whatever the base ran, the other side's result is its own, and the same.
+    base.run(3, no_beat)
+    assert first_batch_again(other) == first_batch_again(base) > 0
+    assert {slot.data_ptr() for slot in base.slots}.isdisjoint({slot.data_ptr() for slot in other.slots})
+
+
+@torch.inference_mode()
+def test_the_wait_of_a_launch_delay_is_measured_where_it_is_made():
+    sham, short, long = (waited_us(built(NO_COMPUTE, Injection("launch", us))) for us in (0.0, 5.0, 500.0))
+    # Not a matter of speed: a hundred times as many counts cannot take less.
+    assert sham < long and short < long
 
 
 @torch.inference_mode()
@@ -74,9 +93,9 @@ def test_launch_delay_keeps_beats_and_operators():
 
 
 def test_the_workload_is_itself_again_afterwards():
-    before = workload.build_model, workload.make_slots, workload.build_pipeline
+    before = workload.build_model, workload.make_slots, workload.make_rings, workload.build_pipeline
     with pytest.raises(RuntimeError), injected(Injection("copy")):
         assert workload.make_slots is not before[1]
         raise RuntimeError
-    assert (workload.build_model, workload.make_slots, workload.build_pipeline) == before
+    assert (workload.build_model, workload.make_slots, workload.make_rings, workload.build_pipeline) == before
     assert workload.open_device is open_device

@@ -1,19 +1,21 @@
 """The runner: forked processes, failures with a name, blocks that fit the time left."""
 
+import json
 import os
 import time
 
 import pytest
 
+from bench.files import read_json
 from tests.validation import positive_controls
-from tests.validation.control_plan import BASE_CELL, Group, groups, positive, slower_copy
-from tests.validation.positive_controls import ControlError, Runner, measure
+from tests.validation.control_plan import BASE_CELL, Group, groups, no_delay, positive, slower_copy
+from tests.validation.positive_controls import ControlError, Runner, measure, summed_up
 
 TINY = Group(
     "tiny", ("vit0x0x0", 0, 0, 0, 0), "transfer-bound",
-    (*positive("copy", 5.0), *slower_copy(2.0)),
+    (no_delay(), *positive("copy", 5.0), *slower_copy(2.0)),
     {"image_size": 32, "batch_size": 2, "num_samples": 8, "warmup_samples": 2, "memory_size_mb": 1, "window_s": 0.002},
-    expect_s=1.0,
+    window_s=0.001, traced_blocks=1,
 )  # fmt: skip
 
 
@@ -40,30 +42,34 @@ def test_a_process_that_hangs_is_ended(tmp_path, monkeypatch):
         runner(tmp_path).process(lambda: time.sleep(60))
 
 
-def test_blocks_pairs_and_results_of_a_whole_measurement(tmp_path):
+def test_processes_and_results_of_a_whole_measurement(tmp_path):
     out = tmp_path / "controls.json"
-    found = measure(runner(tmp_path), [TINY], repeats=3, windows=1, out=out)
-    assert found["errors"] == [] and out.exists()
+    found = measure(runner(tmp_path), [TINY], repeats=3, measure_s=0.02, out=out)
+    assert found["errors"] == [] and found["processes"] == 3
     runs = found["runs"]["tiny"]
     assert {name: sorted(blocks) for name, blocks in runs.items()} == {
-        "base": ["1", "2", "3"], "copy 5 %": ["1", "2", "3"], "copy x 2": ["1", "2"],
-    }  # fmt: skip
-    assert [row["pairs"] for row in found["controls"]] == [3]
+        name: ["1", "2", "3"] for name in ("base", "no delay", "copy 5 %", "copy x 2")
+    }
+    assert [(row["condition"], row["pairs"]) for row in found["controls"]] == [("no delay", 3), ("copy 5 %", 3)]
     assert runs["copy x 2"]["1"]["injection"]["copy_ratio"] == 2.0
     traced = [block for blocks in runs.values() for block, run in blocks.items() if "trace" in run]
-    assert traced == ["1"] * 3
+    assert traced == ["1"] * 4
+    # The sides of a process took turns: as many windows of each.
+    assert len({len(blocks["1"]["window_us"]) for blocks in runs.values()}) == 1
+    again = summed_up(read_json(out), [TINY])
+    assert json.dumps(again["controls"]) == json.dumps(found["controls"])
 
 
 def test_what_fails_is_named_and_the_rest_goes_on(tmp_path):
     broken = Group("broken", TINY.model, "", TINY.conditions, TINY.settings | {"dtype": "fp7"})
-    found = measure(runner(tmp_path), [broken, TINY], repeats=1, windows=1)
+    found = measure(runner(tmp_path), [broken, TINY], repeats=1, measure_s=0.02)
     assert set(found["runs"]) == {"tiny"}
-    assert [error["where"] for error in found["errors"]] == ["broken, pilot"]
+    assert [error["where"] for error in found["errors"]] == ["broken, process 1"]
     assert "fp7" in found["errors"][0]["error"]
 
 
-def test_no_block_begins_that_would_end_too_late(tmp_path):
-    found = measure(runner(tmp_path, budget_s=0.0), [TINY], repeats=2, windows=1)
+def test_no_process_begins_that_would_end_too_late(tmp_path):
+    found = measure(runner(tmp_path, budget_s=0.0), [TINY], repeats=2, measure_s=0.02)
     assert found["runs"] == {} and found["summary"]["positive"] == 0 and not found["summary"]["as_expected"]
 
 

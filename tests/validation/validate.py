@@ -41,9 +41,7 @@ def main() -> int:
             figures.append(figure)
             print(line(figure), flush=True)
     kept = all(figure.ok is not False for figure in figures)
-    print(
-        f"{len(figures)} figures in {time.monotonic() - started:.0f} s: {'all kept' if kept else 'NOT KEPT'}"
-    )
+    print(f"{len(figures)} figures in {time.monotonic() - started:.0f} s: {'all kept' if kept else 'NOT KEPT'}")
     if not options.no_docs:
         write_page(PAGE, section(figures, options.studies))
         write_controls(PAGE, CONTROLS)
@@ -62,9 +60,7 @@ def section(figures: Iterable[Figure], studies: int) -> str:
         "| promise | case | measured | goal | |",
         "|---|---|---|---|---|",
     ]
-    rows += [
-        f"| {one.promise} | {one.case} | {told(one)} | {one.goal or '-'} | {mark(one)} |" for one in figures
-    ]
+    rows += [f"| {one.promise} | {one.case} | {told(one)} | {one.goal or '-'} | {mark(one)} |" for one in figures]
     return "\n".join(rows)
 
 
