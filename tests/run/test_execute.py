@@ -34,6 +34,7 @@ def run(tmp_path: Path, repeat: int | str = 1, **changes: object) -> tuple[RunDi
 def test_a_timed_run_measures_nine_windows_and_says_how_far_it_is(tmp_path: Path) -> None:
     directory, record, said = run(tmp_path)
     assert (record["status"], record["attempts"], record["exit_code"]) == ("ok", 1, 0)
+    assert "peers" not in record and "--barrier" not in record["command"]
     result = record["result"]
     assert len(result["windows"]) == 9
     assert all(window["duration_s"] >= 0.1 for window in result["windows"])

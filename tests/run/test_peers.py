@@ -1,0 +1,205 @@
+"""Contention: several real processes that load the host together, and each way in which one of them can end."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.files import write_json
+from bench.host.peers import Peer
+from bench.run.execute import execute
+from bench.run.lock import HostLock
+from bench.run.peers import peer_cell, peers_of, probed_nodes
+from bench.run.processes import session_members
+from bench.run.record import write_record
+from bench.study.cell import Cell
+from bench.study.directory import Grid, RunDirectory
+from bench.study.resolve import resolve
+from bench.study.study import read_study
+
+TINY = {
+    "name": "tiny", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0"], "image_size": 32, "num_samples": 20,
+    "warmup_samples": 2, "batch_size": 2, "memory_size_mb": 1, "timeout_s": 120, "device": "cpu", "binding": "none",
+    "disturbed_repeats": 0, "concurrent_gpus": 2,
+}  # fmt: skip
+
+
+def resolved(tmp_path: Path, **changes: object) -> tuple[RunDirectory, Grid]:
+    directory = resolve(read_study(TINY | changes, "f"), tmp_path / "outputs", False, "now")
+    return directory, directory.grid()
+
+
+class Call:
+    """execute() in a thread of its own, so that the test can interfere."""
+
+    def __init__(self, tmp_path: Path, repeat: int | str = 1, **changes: object) -> None:
+        self.directory, grid = resolved(tmp_path, **changes)
+        (self.cell,) = grid.cells.values()
+        self.lock = HostLock(tmp_path / "lock")
+        self.record: dict = {}
+        slot = grid.slot(self.cell.name, repeat)
+
+        def run() -> None:
+            self.record = execute(self.directory, self.cell, slot, "now", self.lock, lambda *_: None)
+
+        self._thread = threading.Thread(target=run)
+        self._thread.start()
+
+    def sessions(self, count: int) -> list[int]:
+        """When so many processes were started."""
+        while len(found := self.lock.sessions()) < count:
+            assert self._thread.is_alive(), self.record
+            time.sleep(0.01)
+        return found
+
+    def ended(self) -> dict:
+        self._thread.join(100)
+        return self.record
+
+
+def is_load(pid: int) -> bool:
+    try:
+        return "load" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return False
+
+
+def overlap_s(one: list[dict], other: list[dict]) -> float:
+    def span(windows: list[dict]) -> tuple[float, float]:
+        return windows[0]["start_ns"] / 1e9, windows[-1]["start_ns"] / 1e9 + windows[-1]["duration_s"]
+
+    return min(span(one)[1], span(other)[1]) - max(span(one)[0], span(other)[0])
+
+
+def test_a_peer_works_throughout_the_windows_and_leaves_its_own_result(tmp_path: Path) -> None:
+    call = Call(tmp_path)
+    own, peer = call.sessions(2)
+    record = call.ended()
+    assert record["status"] == "ok", record
+    assert own != peer and session_members(own, 0) == session_members(peer, 0) == []
+    (kept,) = record["peers"]
+    assert (kept["gpu"], kept["cpu_node"], kept["mem_node"], kept["status"]) == (1, 0, 0, "ok")
+    assert kept["exit_code"] == 0 and kept["command"] != record["command"] and "load" in kept["command"]
+    windows = record["result"]["windows"]
+    measured_s = windows[-1]["start_ns"] / 1e9 + windows[-1]["duration_s"] - windows[0]["start_ns"] / 1e9
+    assert overlap_s(windows, kept["result"]["windows"]) > 0.9 * measured_s
+    assert kept["result"]["throughput_samples_s"] > 0 and kept["result"]["certificate"]["verdict"]
+    log = call.directory.log(f"{record['run']}_peer_gpu1", "stdout").read_text()
+    assert "load:" in log
+    assert not [reason for reason in record["monitor"]["disturbed"] if "GPU" in reason]
+
+
+def test_in_a_traced_run_the_peers_are_load_and_are_not_traced(tmp_path: Path) -> None:
+    call = Call(tmp_path, "traced")
+    record = call.ended()
+    assert record["status"] == "ok", record
+    (kept,) = record["peers"]
+    assert kept["status"] == "ok" and "--trace" in record["command"] and "--trace" not in kept["command"]
+    assert len(list((call.directory.path / "nsys_reports").iterdir())) == 1
+
+
+def test_a_peer_that_is_killed_fails_the_run_by_name_and_is_tried_twice(tmp_path: Path) -> None:
+    call = Call(tmp_path)
+    killed: set[int] = set()
+    for _ in range(2):
+        while not (new := [pid for pid in call.lock.sessions() if is_load(pid) and pid not in killed]):
+            time.sleep(0.01)
+        killed.update(new)
+        os.killpg(new[0], signal.SIGKILL)
+    record = call.ended()
+    assert (record["status"], record["attempts"]) == ("crashed", 2)
+    assert record["reason"].startswith("peer on GPU 1: killed by signal 9 (SIGKILL)")
+    assert record["peers"][0]["exit_code"] == -9
+
+
+TOO_MUCH_MB = 2**20
+
+
+def test_what_a_peer_says_of_its_failure_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(cell: Cell, peer: Peer) -> Cell:
+        return replace(peer_cell(cell, peer), memory_size_mb=TOO_MUCH_MB)
+
+    monkeypatch.setattr("bench.run.peers.peer_cell", too_large)
+    record = Call(tmp_path).ended()
+    assert (record["status"], record["attempts"]) == ("oom", 1)
+    assert record["reason"].startswith("peer on GPU 1: ") and "memory_size_mb" in record["advice"]
+    assert record["peers"][0]["status"] == "oom"
+
+
+def test_what_fails_first_is_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(cell: Cell, peer: Peer) -> Cell:
+        return replace(peer_cell(cell, peer), memory_size_mb=1)
+
+    monkeypatch.setattr("bench.run.peers.peer_cell", small)
+    record = Call(tmp_path, memory_size_mb=TOO_MUCH_MB).ended()
+    assert record["status"] == "oom" and "peer" not in record["reason"]
+
+
+def test_a_timeout_ends_all_sessions(tmp_path: Path) -> None:
+    call = Call(tmp_path, timeout_s=3, num_samples=2_000_000, concurrent_gpus=3)
+    sessions = call.sessions(3)
+    begin = time.monotonic()
+    record = call.ended()
+    assert record["status"] == "timeout", record
+    # Three seconds of the run, and what ending takes: SIGTERM, at most three seconds, SIGKILL.
+    assert time.monotonic() - begin < 3 + 5
+    assert all(session_members(session, 0) == [] for session in sessions)
+    assert len(record["peers"]) == 2
+
+
+def test_peers_that_do_not_listen_are_ended_with_the_run(tmp_path: Path) -> None:
+    call = Call(tmp_path, timeout_s=2, num_samples=2_000_000, concurrent_gpus=3)
+    sessions = call.sessions(3)
+    for session in sessions:
+        os.killpg(session, signal.SIGSTOP)
+    begin = time.monotonic()
+    record = call.ended()
+    assert record["status"] == "timeout" and time.monotonic() - begin < 2 + 5
+    assert all(session_members(session, 0) == [] for session in sessions)
+
+
+def test_what_nobody_knows_is_not_runnable(tmp_path: Path) -> None:
+    directory, grid = resolved(tmp_path)
+    (cell,) = grid.cells.values()
+    here = directory.host()
+    nodes = (here.nodes[0], replace(here.nodes[0], id=5))
+    facts = directory.topology() | replace(here, nodes=nodes).to_json()
+    write_json(directory.path / "topology.json", facts)
+    slot = grid.slot(cell.name, 1)
+    record = execute(directory, cell, slot, "now", HostLock(tmp_path / "lock"), lambda *_: None)
+    assert (record["status"], record["attempts"]) == ("not_runnable", 0)
+    assert "no GPU to be near to" in record["reason"] and "concurrent_placement" in record["advice"]
+
+
+def test_a_peer_is_the_measured_cell_on_another_gpu_and_node(tmp_path: Path) -> None:
+    _, grid = resolved(tmp_path)
+    (cell,) = grid.cells.values()
+    bound = peer_cell(replace(cell, binding="numactl"), Peer(3, "GPU-3", 7))
+    assert (bound.gpu, bound.gpu_uuid, bound.cpu_node, bound.mem_node) == (3, "GPU-3", 7, 7)
+    assert (bound.binding, bound.model, bound.concurrent_gpus) == ("numactl", cell.model, 2)
+    found = replace(cell, binding="numactl", concurrent_placement="found")
+    assert peer_cell(found, Peer(3, None, None)).binding == "none"
+
+
+def test_the_probe_tells_nodes(tmp_path: Path) -> None:
+    directory, grid = resolved(tmp_path)
+    assert probed_nodes(directory) == {}
+    found = {"gpus": [{"index": 0, "measured_node": 2}, {"index": 1, "measured_node": None}, {"index": 2}]}
+    write_record(directory.probe("before"), {"status": "ok", "reason": "", "invocation": "a", "found": found})
+    assert probed_nodes(directory) == {0: 2, 1: None, 2: None}
+    (cell,) = grid.cells.values()
+    assert peers_of(directory, replace(cell, concurrent_gpus=1)) == ()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    yield
+    left = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
+    own = [line for line in left.splitlines() if "bench.workload" in line and line.split()[1] == str(os.getpid())]
+    assert own == []
