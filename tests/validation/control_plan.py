@@ -54,8 +54,8 @@ class Group:
 
     sham: the base has the wrapper of the launch delay, which counts to nothing.
     window_s: short, so that a spell of the host is longer than a round; measure_s: of the rounds of one process.
-    most_blocks: processes; it is not worth more. traced_blocks: how many of them trace every side. resolvable: False where the noise is known to be larger than the
-    delays; such a control is told and not judged.
+    most_blocks: processes; it is not worth more. traced_blocks: how many of them trace every side.
+    resolvable: False where the noise is known to be larger than the delays; such a control is told and not judged.
     """
 
     name: str
