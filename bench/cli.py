@@ -149,6 +149,57 @@ def report(run_dir: Path) -> None:
 
 
 @main.command()
+@click.argument("study")
+@click.option("--nodes", default="", metavar="n1,n2", help="these hosts")
+@click.option("--nodelist", default="", metavar="EXPR", help="the hosts of a Slurm host list, as 'n[1-9]'")
+@click.option("--count", default=0, metavar="N", type=click.IntRange(0), help="so many hosts")
+@click.option("--constraint", default="", metavar="FEATURE", help="with --count: hosts that have this feature")
+@click.option("--scheduler", default="", metavar="HOST:PORT", help="a central luigid; else each job schedules itself")
+@click.option("--sbatch", "options", multiple=True, metavar="OPTION", help="as time=04:00:00, gres=gpu:8")
+@click.option("--template", type=click.Path(path_type=Path), help="a batch script of your site, made from ours")
+@click.option("--output-dir", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)
+@click.option("--fresh", is_flag=True, help="measure all of it again, in a new run directory")
+@click.option("--dry-run", is_flag=True, help="print the script instead")
+@_overrides
+def submit(
+    study: str,
+    nodes: str,
+    nodelist: str,
+    count: int,
+    constraint: str,
+    scheduler: str,
+    options: tuple[str, ...],
+    template: Path | None,
+    output_dir: Path,
+    fresh: bool,
+    dry_run: bool,
+    **given: str | None,
+) -> None:
+    """Measure STUDY on many hosts: one exclusive Slurm job a host, one run directory with a folder a host.
+
+    STUDY is as for plan. The same command again submits what is missing, and nothing that runs or is done.
+    """
+    from bench.cluster.command import submit_command
+    from bench.cluster.submit import Asked
+    from bench.study.study import load_study
+
+    overrides = {key: _value(text) for key, text in given.items() if text is not None}
+    asked = Asked(nodes, nodelist, count, constraint, scheduler, options, template)
+    click.echo(submit_command(load_study(study, overrides), asked, output_dir, fresh, dry_run))
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="for programs")
+@click.option("--report", "with_report", is_flag=True, help="make the report of all hosts now")
+def status(run_dir: Path, as_json: bool, with_report: bool) -> None:
+    """Print where each host of RUN_DIR stands: runs, state of its job, and why a host is not done."""
+    from bench.cluster.command import status_command
+
+    click.echo(status_command(run_dir, as_json, with_report))
+
+
+@main.command()
 @click.option("--output-dir", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)
 @click.option("--study", default="", help="studies of this name only")
 @click.option("--host", default="", help="of this host only")

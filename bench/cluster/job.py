@@ -1,0 +1,212 @@
+"""What a job of numastudy submit runs on its node: python -m bench.cluster.job FOLDER.
+
+It measures the study for this one host, by luigi, and says in hosts/<host>/job.json what it does. SIGUSR1 (the time
+limit is near): luigi finishes the current run, and the job is queued again. SIGTERM: luigi ends the current run.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from bench.cluster import slurm
+from bench.cluster.directory import ClusterDirectory, try_lock
+from bench.errors import StudyError
+from bench.files import read_json, write_json
+from bench.run.processes import die_with
+
+RUNNING, DRAINED, STOPPED, ENDED, STUCK = "running", "drained", "stopped", "ended", "stuck"
+# Of the 300 s between the signal and the limit. A run that takes longer is ended, and measured again by the next job.
+DRAIN_S = 200.0
+# Another process in this host's folder: an orphan of this job's earlier start, which Slurm is about to end.
+WAIT_FOR_FOLDER_S = 600.0
+
+
+def main(folder: Path, host: str, job_id: str) -> int:
+    """The exit code of luigi; 0 too for a job that another one has replaced. Raise StudyError."""
+    directory = ClusterDirectory(folder)
+    if replaced_by := newer_job(directory, host, job_id):
+        print(f"job {job_id} measures nothing: job {replaced_by} was submitted for {host} after it", flush=True)
+        return 0
+    holder = lock_folder(directory, host, job_id)
+    try:
+        job = JobOfHost(directory, host, job_id, holder)
+        code = job.run()
+    finally:
+        os.close(holder)
+    if job.state == DRAINED:
+        # Last of all: Slurm ends this very job.
+        slurm.requeue(job_id)
+    else:
+        report(directory)
+    return code
+
+
+def newer_job(directory: ClusterDirectory, host: str, job_id: str) -> str:
+    """The id of the job that may measure on this host, if it is not this one; "" if it is."""
+    with directory.lock(wait_s=300):
+        known = directory.read()["hosts"]
+    if host not in known:
+        raise StudyError(
+            f"{host} is no host of this study", str(directory.path), "its hosts are " + ", ".join(sorted(known))
+        )
+    last = known[host]["jobs"][-1]["id"] if known[host]["jobs"] else ""
+    return "" if last == job_id else last or "none"
+
+
+def lock_folder(directory: ClusterDirectory, host: str, job_id: str) -> int:
+    """The open lock of this host's folder, which luigi inherits: held on until both have ended. Raise StudyError."""
+    path = directory.host(host).path / ".lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    deadline, said = time.monotonic() + WAIT_FOR_FOLDER_S, False
+    while not try_lock(descriptor):
+        holder = os.pread(descriptor, 4096, 0).decode(errors="replace") or "{}"
+        if time.monotonic() > deadline:
+            raise StudyError(
+                f"another job measures into this folder for {WAIT_FOR_FOLDER_S:g} s: {holder}", str(path), "end it"
+            )
+        if not said:
+            print(f"waiting for {holder}", flush=True)
+            said = True
+        time.sleep(0.5)
+    text = json.dumps({"job": job_id, "node": host, "pid": os.getpid(), "since": _now()}).encode()
+    os.pwrite(descriptor, text, 0)
+    os.ftruncate(descriptor, len(text))
+    return descriptor
+
+
+class JobOfHost:
+    """One start of a job: luigi as its child, the signals that reach it, its record."""
+
+    def __init__(self, directory: ClusterDirectory, host: str, job_id: str, lock: int) -> None:
+        self._directory, self._host, self._lock = directory, host, lock
+        self._run_directory = directory.host(host)
+        self._runs_before = self._runs()
+        self._luigi: subprocess.Popen[bytes] | None = None
+        self._drain_since: float | None = None
+        self._stopped_by = 0
+        self.state = RUNNING
+        self._record: dict[str, Any] = {
+            "job_id": job_id,
+            "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+            "node": host,
+            "pid": os.getpid(),
+            "started_at": _now(),
+        }
+
+    def run(self) -> int:
+        self._write(exit_code=None, reason="")
+        handled = {signal.SIGUSR1: self._drain, signal.SIGTERM: self._stop, signal.SIGINT: self._stop}
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+        # luigi leads a session of its own: Slurm signals a job's whole process group, and luigi alone is meant.
+        me = os.getpid()
+        self._luigi = subprocess.Popen(
+            self._command(), start_new_session=True, pass_fds=(self._lock,), preexec_fn=lambda: die_with(me)
+        )
+        while (code := self._poll()) is None:
+            if self._drain_since and time.monotonic() > self._drain_since + DRAIN_S:
+                self._send(signal.SIGTERM)
+        self.state, reason = self._how_it_ended(code)
+        self._write(exit_code=code, reason=reason, ended_at=_now())
+        print(f"job {self._record['job_id']} on {self._host}: {self.state}, exit code {code} {reason}", flush=True)
+        return code if code >= 0 else 128 - code
+
+    def _command(self) -> list[str]:
+        host, port = split_address(self._directory.read()["scheduler"])
+        return [
+            str(Path(sys.executable).with_name("luigi")), "--module", "tasks", "Study",
+            "--config-file", str(self._directory.study_file),
+            "--into", str(self._run_directory.path),
+            "--host", self._host,
+            *(["--scheduler-host", host, "--scheduler-port", port] if host else ["--local-scheduler"]),
+        ]  # fmt: skip
+
+    def _poll(self) -> int | None:
+        try:
+            return self._luigi.wait(0.5)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def _drain(self, _number: int, _frame: FrameType | None) -> None:
+        self._drain_since = self._drain_since or time.monotonic()
+        self._send(signal.SIGUSR1)
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        self._stopped_by = number
+        self._send(signal.SIGTERM)
+
+    def _send(self, number: int) -> None:
+        if self._luigi and self._luigi.returncode is None:
+            self._luigi.send_signal(number)
+
+    def _how_it_ended(self, code: int) -> tuple[str, str]:
+        cut = code < 0 or code > 128
+        if self._stopped_by and cut:
+            return STOPPED, f"by {signal.Signals(self._stopped_by).name}; submitted again it goes on"
+        if self._drain_since and cut:
+            if self._runs() > self._runs_before:
+                return DRAINED, "near the time limit; it goes on in the next start of this job"
+            return STUCK, "no run ended before the time limit came near: give the job more time"
+        return ENDED, ""
+
+    def _runs(self) -> int:
+        return sum(1 for _ in self._run_directory.path.glob("runs/*.json"))
+
+    def _write(self, **more: Any) -> None:
+        self._record |= {"state": self.state, **more}
+        write_json(self._directory.job_record(self._host), self._record)
+
+
+def split_address(address: str) -> tuple[str, str]:
+    """HOST:PORT as two texts, empty for none. Raise StudyError."""
+    if not address:
+        return "", ""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise StudyError(f"found {address!r}, allowed is HOST:PORT", "--scheduler", "luigid's default port is 8082")
+    return host, port
+
+
+def last_word(directory: ClusterDirectory, host: str) -> dict[str, Any]:
+    """job.json; {} if no job has started there."""
+    try:
+        found = read_json(directory.job_record(host))
+    except (OSError, StudyError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def report(directory: ClusterDirectory) -> None:
+    """Best effort: what was measured is on disk, and numastudy status --report makes the report at any time."""
+    from bench.cluster.report import make_cluster_report
+
+    try:
+        make_cluster_report(directory)
+    except StudyError as error:
+        print(f"no report of all hosts now: {error}", flush=True)
+
+
+def this_host() -> str:
+    """The node's name in Slurm, which need not be its host name."""
+    name = os.environ.get("SLURMD_NODENAME", "")
+    if not name or "SLURM_JOB_ID" not in os.environ:
+        raise StudyError("this is no job of Slurm", "bench.cluster.job", "submit it: numastudy submit")
+    return name
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(Path(sys.argv[1]), this_host(), os.environ.get("SLURM_JOB_ID", "")))
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,82 @@
+"""The report of all hosts: cluster_results.json and cluster_report.html, from what lies in the folder. Made outside
+luigi's graph: a worker that holds another host's task may be given it to run."""
+
+from typing import Any
+
+from bench.cluster.directory import HOSTS, ClusterDirectory
+from bench.cluster.gather import gather, read_links
+from bench.cluster.outliers import LEAST_HOSTS, SCALES
+from bench.cluster.status import cluster_status
+from bench.errors import StudyError
+from bench.files import write_json, write_text
+from bench.results.load import read_results
+from bench.results.pages import environment
+from bench.results.words import plural
+
+Record = dict[str, Any]
+
+
+def make_cluster_report(directory: ClusterDirectory) -> Record:
+    """Write both files; one process at a time. Returns the record. Raise StudyError."""
+    with directory.lock():
+        status = cluster_status(directory)
+        results = {}
+        for host in status.hosts:
+            try:
+                results[host.host] = read_results(directory.host(host.host).path)
+            except StudyError:
+                continue
+        links = {host: read_links(directory.host(host).path) for host in results}
+        record = gather(status, results, links)
+        write_json(directory.results, record)
+        write_text(directory.report, render(record))
+        _into_history(results, directory)
+    return record
+
+
+def _into_history(results: dict[str, Record], directory: ClusterDirectory) -> None:
+    """Each host's study, added by this one process: many hosts do not write one database."""
+    from bench.results.history.remember import into_history
+
+    for host, found in results.items():
+        # As it was named where it was measured; the folder may have moved since.
+        into_history(found | {"run_directory": str(directory.host(host).path)}, directory.path.resolve().parents[2])
+
+
+def headline(record: Record) -> str:
+    reported = sum(host["reported"] for host in record["hosts"])
+    words = [f"{reported} of {plural(len(record['hosts']), 'host')} reported"]
+    off = sorted({outlier["host"] for kind in record["types"] for outlier in kind["outliers"]})
+    if off:
+        words.append(f"{', '.join(off)} {'is' if len(off) == 1 else 'are'} off the others")
+    elif any(len(kind["hosts"]) >= LEAST_HOSTS for kind in record["types"]):
+        words.append("none is off the others")
+    odd = {host for kind in record["types"] for one in kind["differences"] if one["usual"] for host in one["others"]}
+    if odd:
+        words.append(f"set up differently: {', '.join(sorted(odd))}")
+    return "; ".join(words)
+
+
+def render(record: Record) -> str:
+    """The page as text; links are relative to the folder."""
+    hosts = record["hosts"]
+    reported = sum(host["reported"] for host in hosts)
+    outliers = sum(len(kind["outliers"]) for kind in record["types"])
+    differing = sum(len(kind["differences"]) for kind in record["types"])
+    failed = sum(host["runs_failed"] for host in hosts)
+    figures = [
+        (f"{reported}/{len(hosts)}", "hosts reported", "good" if reported == len(hosts) else "warn"),
+        (outliers, "values off the other hosts'", "warn" if outliers else "good"),
+        (differing, "settings that differ", "warn" if differing else "good"),
+        (failed, "runs failed", "warn" if failed else "good"),
+        (sum(host["runs_done"] for host in hosts), "runs", ""),
+    ]
+    template = environment("bench.cluster").get_template("cluster_report.html.j2")
+    return template.render(
+        cluster=record,
+        headline=headline(record),
+        figures=figures,
+        reports={host["host"]: f"{HOSTS}/{host['host']}/report.html" for host in hosts if host["reported"]},
+        scales=SCALES,
+        least_hosts=LEAST_HOSTS,
+    )

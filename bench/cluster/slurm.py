@@ -1,0 +1,118 @@
+"""What Slurm is asked, by its own commands: nodes, jobs, submission. Its words are read here and nowhere else."""
+
+import re
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bench.errors import StudyError
+
+# A job in one of these comes back, or goes on, by itself.
+_ALIVE = frozenset(
+    (
+        "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_FED", "SUSPENDED", "STOPPED",
+        "SIGNALING", "RESIZING", "STAGE_OUT",
+    )
+)  # fmt: skip
+# States of a node on which a job may start, now or later; the first are the sooner.
+_USABLE = ("idle", "mixed", "completing", "allocated", "reserved", "planned")
+_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class Job:
+    """state and reason in Slurm's own words; exit_code as "code:signal"."""
+
+    id: str
+    state: str
+    reason: str
+    restarts: int
+    exit_code: str
+
+    @property
+    def alive(self) -> bool:
+        return self.state in _ALIVE
+
+
+@dataclass(frozen=True)
+class Node:
+    name: str
+    state: str
+    features: tuple[str, ...]
+
+    @property
+    def rank(self) -> int | None:
+        """How soon a job may start there; None: not before somebody mends it."""
+        return _USABLE.index(self.state) if self.state in _USABLE else None
+
+
+def jobs(ids: Iterable[str]) -> dict[str, Job]:
+    """Of these jobs all that Slurm still knows, in one poll whatever their number. Raise StudyError."""
+    wanted = set(ids)
+    if not wanted:
+        return {}
+    return {id: job for id, job in parse_jobs(ask("scontrol", "show", "job", "-o")).items() if id in wanted}
+
+
+def parse_jobs(text: str) -> dict[str, Job]:
+    """Of `scontrol show job -o`: a line a job, KEY=VALUE; a value has no spaces where it matters here."""
+    found = {}
+    for line in text.splitlines():
+        values: dict[str, str] = {}
+        for key, value in re.findall(r"(?:^|\s)([A-Za-z/:]+)=(\S*)", line):
+            values.setdefault(key, value)
+        if "JobId" in values and "JobState" in values:
+            found[values["JobId"]] = Job(
+                values["JobId"],
+                values["JobState"],
+                _words(values.get("Reason", "")),
+                int(values.get("Restarts", "0")),
+                values.get("ExitCode", ""),
+            )
+    return found
+
+
+def nodes() -> dict[str, Node]:
+    """Every node of the cluster by name. Raise StudyError."""
+    found = {}
+    for line in ask("sinfo", "-h", "-N", "-o", "%N|%T|%f").splitlines():
+        name, state, features = line.split("|", 2)
+        # A mark behind the state says that the node does not answer, or is about to reboot, power up, ...
+        plain = state if state.isalpha() else state.rstrip("*~#!%$@^-+") + (" not answering" if "*" in state else "")
+        found[name] = Node(name, plain.lower(), tuple(features.split(",")))
+    return found
+
+
+def expand(expression: str) -> list[str]:
+    """Names of a Slurm host list: n[1-3] is n1, n2, n3. Raise StudyError."""
+    return ask("scontrol", "show", "hostnames", expression).split()
+
+
+def submit(script: str) -> str:
+    """The id of the new job. Raise StudyError with sbatch's own words."""
+    return ask("sbatch", "--parsable", given=script).strip().partition(";")[0]
+
+
+def requeue(job: str) -> None:
+    """Ask for the job to be run again from its start. Raise StudyError."""
+    ask("scontrol", "requeue", job)
+
+
+def ask(*words: str, given: str | None = None) -> str:
+    try:
+        done = subprocess.run(words, input=given, capture_output=True, text=True, timeout=_TIMEOUT_S)
+    except FileNotFoundError:
+        raise StudyError(
+            f"{words[0]} is not installed here", " ".join(words), "call this where Slurm's commands are: a login node"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise StudyError(f"{words[0]} did not answer in {_TIMEOUT_S} s", " ".join(words), "try again later") from None
+    if done.returncode:
+        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise StudyError(f"Slurm refused: {said}", " ".join(words), "numastudy submit --dry-run prints the script")
+    return done.stdout
+
+
+def _words(reason: str) -> str:
+    """Slurm writes a reason in one word: ReqNodeNotAvail,_UnavailableNodes:n4."""
+    return "" if reason == "None" else reason.replace("_", " ").strip("( )")
