@@ -19,6 +19,7 @@ from bench.host.topology import Topology
 from bench.study.cell import Cell
 from bench.study.order import TRACED, Slot
 
+INDEX = "index.json"
 PARTS = ("runs", "logs", "nsys_reports", "latency")
 # Of a study on many hosts: the folder of their run directories.
 HOSTS = "hosts"
@@ -139,7 +140,10 @@ def study_fingerprint(study: dict[str, Any], host: str) -> str:
 
 @contextmanager
 def study_index(folder: Path) -> Iterator[dict[str, dict[str, str]]]:
-    """The index of outputs/<study name>/: {fingerprint: {"path", "invocation"}}, locked; written back if changed."""
+    """The index of outputs/<study name>/: {fingerprint: {"path", "invocation"}}, locked; written back if changed.
+
+    Raise StudyError if it cannot be written or locked.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".index.lock").open("a")
@@ -148,8 +152,15 @@ def study_index(folder: Path) -> Iterator[dict[str, dict[str, str]]]:
             f"cannot write there: {error.strerror}", str(folder), "choose another folder with --output-dir"
         ) from None
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        path = folder / "index.json"
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise StudyError(
+                f"this file system cannot lock files: {error.strerror}",
+                str(folder),
+                "mount it with locks (nfs: without nolock; lustre: -o flock), or choose a local --output-dir",
+            ) from None
+        path = folder / INDEX
         index = read_json(path) if path.exists() else {}
         before = json.dumps(index)
         yield index

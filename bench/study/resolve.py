@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import StudyError
-from bench.files import read_json
+from bench.files import read_json, write_json
 from bench.host.binding import choose_binding
 from bench.host.fingerprint import fingerprint, fingerprint_changes
 from bench.host.topology import Topology, read_topology
 from bench.study.cell import Cell
-from bench.study.directory import RunDirectory, freeze, make_parts, new_directory, study_fingerprint, study_index
+from bench.study.directory import INDEX, RunDirectory, freeze, make_parts, new_directory, study_fingerprint, study_index
 from bench.study.grid import expand
 from bench.study.order import Slot, measuring_order
 from bench.study.study import Study
@@ -73,9 +73,12 @@ def resolve(study: Study, output_dir: Path, fresh: bool, invocation: str, night:
             _check_same_host(found, facts)
             return found
         here = expand_here(study, topology)
-        path = new_directory(folder)
-        _freeze_here(path, here, of_night | {"created_by": invocation}, host, facts, topology)
+        path = _begun(folder, entry, fresh, invocation) or new_directory(folder)
+        make_parts(path)
+        # Entered before it is whole: one that is whole and not in the index would never be found again.
         index[known_as] = {"path": str(path.relative_to(folder)), "invocation": invocation}
+        write_json(folder / INDEX, index)
+        _freeze_here(path, here, of_night | {"created_by": invocation}, host, facts, topology)
         return RunDirectory(path)
 
 
@@ -111,9 +114,9 @@ def _freeze_here(
 def find(study: Study, output_dir: Path) -> RunDirectory | None:
     """The run directory that resolve() would complete, without making one."""
     folder = output_dir.resolve() / study.name
-    if not (folder / "index.json").exists():
+    if not (folder / INDEX).exists():
         return None
-    entry = read_json(folder / "index.json").get(study_fingerprint(study.as_json(), socket.gethostname()))
+    entry = read_json(folder / INDEX).get(study_fingerprint(study.as_json(), socket.gethostname()))
     return _usable(folder, entry, False, "")
 
 
@@ -122,6 +125,14 @@ def _usable(folder: Path, entry: dict[str, str] | None, fresh: bool, invocation:
         return None
     path = folder / entry["path"]
     return RunDirectory(path) if (path / "grid.json").exists() else None
+
+
+def _begun(folder: Path, entry: dict[str, str] | None, fresh: bool, invocation: str) -> Path | None:
+    """A run directory that a call was killed in making."""
+    if entry is None or (fresh and entry["invocation"] != invocation):
+        return None
+    path = folder / entry["path"]
+    return path if path.is_dir() and not (path / "grid.json").exists() else None
 
 
 def _check_same_host(directory: RunDirectory, facts: dict[str, str]) -> None:
