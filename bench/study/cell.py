@@ -81,7 +81,7 @@ class Cell:
 
     def as_json(self) -> dict[str, Any]:
         outcome = {"outcome": "not_runnable"} if self.reason else {}
-        return {**asdict(self), "model": self.model.as_json(), "key": self.key, **outcome}
+        return {**vars(self), "model": self.model.as_json(), "key": self.key, **outcome}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Cell":
@@ -92,7 +92,7 @@ class Cell:
     @property
     def key(self) -> str:
         """The same for the same settings in every study; 12 hex digits."""
-        plain = asdict(self)
+        plain = {**vars(self), "model": asdict(self.model)}
         later = {field: plain[field] for field in _LATER_KEY_FIELDS if plain[field] != getattr(type(self), field)}
         text = json.dumps({field: plain[field] for field in _KEY_FIELDS} | later, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
