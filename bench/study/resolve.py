@@ -132,7 +132,7 @@ def _begun(folder: Path, entry: dict[str, str] | None, fresh: bool, invocation: 
     if entry is None or (fresh and entry["invocation"] != invocation):
         return None
     path = folder / entry["path"]
-    return path if path.is_dir() and not (path / "grid.json").exists() else None
+    return path if path.is_dir() and not (path / "grid.json").exists() and not any(path.glob("runs/*")) else None
 
 
 def _check_same_host(directory: RunDirectory, facts: dict[str, str]) -> None:

@@ -1,6 +1,7 @@
 """The run directory of a study: found again, made anew, refused when the host has changed; and its plan."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,18 @@ def test_fresh_makes_one_directory_a_call(tmp_path: Path) -> None:
 
 def test_a_directory_that_was_removed_is_made_again(tmp_path: Path) -> None:
     first = resolve(study(), tmp_path, False, "a")
+    shutil.rmtree(first.path)
+    assert (resolve(study(), tmp_path, False, "b").path / "grid.json").exists()
+
+
+def test_a_directory_whose_making_was_cut_short_is_completed_unless_it_has_runs(tmp_path: Path) -> None:
+    first = resolve(study(), tmp_path, False, "a")
     (first.path / "grid.json").unlink()
-    assert resolve(study(), tmp_path, False, "b") != first
+    assert resolve(study(), tmp_path, False, "b") == first
+    assert (first.path / "grid.json").exists()
+    (first.path / "grid.json").unlink()
+    (first.path / "runs" / "of_another_grid.json").touch()
+    assert resolve(study(), tmp_path, False, "c") != first
 
 
 def test_what_is_frozen_reads_back(tmp_path: Path) -> None:
