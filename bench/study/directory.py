@@ -68,6 +68,10 @@ class RunDirectory:
                 digest.update(f"{path.name} {status.st_mtime_ns} {status.st_size}\n".encode())
         return digest.hexdigest()[:16]
 
+    def link(self, name: str) -> Path:
+        """What one GPU's link gave from one placement."""
+        return self.path / "links" / f"{name}.json"
+
     def probe(self, when: str) -> Path:
         """Measured locality, "before" the first run or "after" the last."""
         return self.path / f"probe_{when}.json"

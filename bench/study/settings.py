@@ -176,6 +176,13 @@ SETTINGS = {
         ),
         Setting("device", str, "auto", "where the model runs", choices=("auto", "cuda", "cpu")),
         Setting("profiler", str, "auto", "what records the traced run", choices=("auto", "nsys", "torch")),
+        Setting(
+            "start",
+            str,
+            "exec",
+            "how a timed run gets its interpreter: a new one, or forked from one that has imported torch",
+            ("exec", "fork"),
+        ),
         Setting("repeats", int, 1, "timed runs of each cell", minimum=1, maximum=100_000),
         Setting(
             "target_precision",
@@ -190,6 +197,7 @@ SETTINGS = {
         Setting("disturbed_repeats", int, 3, "blocks measured again where a run of a pair was disturbed", maximum=20),
         Setting("margin", float, 0.02, "a difference below this is the same", minimum=0.0001, maximum=0.5),
         Setting("timeout_s", float, 600.0, "seconds for the whole process of a run", minimum=1, maximum=86_400),
+        Setting("measure_link", bool, True, "measure each GPU's link from each placement before the first run"),
         Setting("retention", str, "keep", "which traces stay", choices=("keep", "failed", "none")),
         Setting("placement_threshold", float, 1.0, "share of pages that must lie on the node", maximum=1),
     )
