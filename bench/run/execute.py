@@ -8,6 +8,7 @@ from bench.host.binding import trial_bind
 from bench.host.peers import NoPeers
 from bench.run.attempt import Report, attempt
 from bench.run.experiment_log import log_runs
+from bench.run.free_gpu import wait_until_free
 from bench.run.lock import HostLock
 from bench.run.peers import peers_of
 from bench.run.record import CRASHED, LASTING, NOT_RUNNABLE, RETRIED, failure, read_record, write_record
@@ -100,7 +101,11 @@ def _attempts(directory: RunDirectory, cell: Cell, slot: Slot, lock: HostLock, r
         def say(text: str, percent: int, what: str = what) -> None:
             report(what + text, percent)
 
+        gpus = [cell.gpu_uuid, *(peer.gpu_uuid for peer in peers)] if cell.device == "cuda" else []
+        not_free = wait_until_free(gpus, lambda text: report(text, 1))
         outcome = attempt(directory, cell, slot, peers, lock, number, say)
+        if outcome.get("monitor"):
+            outcome["monitor"]["disturbed"] += [f"the GPU was not free: {who}" for who in not_free]
         outcome["attempts"] = number
         unended(path).unlink(missing_ok=True)
         if outcome["status"] not in RETRIED:

@@ -1,0 +1,68 @@
+"""A GPU is waited for. NVML is a stand-in here: its answers are of an H200 host, one list of processes a call."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from bench.run import free_gpu
+from bench.run.free_gpu import wait_until_free
+
+UUID = "GPU-6b4f1f3c-0000-0000-0000-000000000000"
+
+
+class Nvml:
+    """A stand-in for pynvml: `answers` are the pids on the GPU, call by call, the last one for ever."""
+
+    def __init__(self, *answers: list[int]) -> None:
+        self._answers, self.calls = list(answers), 0
+
+    def nvmlInit(self) -> None: ...
+    def nvmlShutdown(self) -> None: ...
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        assert uuid == UUID
+        return uuid
+
+    def nvmlDeviceGetComputeRunningProcesses(self, _handle: str) -> list[SimpleNamespace]:
+        self.calls += 1
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        return [SimpleNamespace(pid=pid, usedGpuMemory=1 << 30) for pid in answer]
+
+
+@pytest.fixture(autouse=True)
+def _nobody_stayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(free_gpu, "_stayed", set())
+    monkeypatch.setattr(free_gpu, "INTERVAL_S", 0.01)
+
+
+def test_a_free_gpu_is_not_waited_for() -> None:
+    said: list[str] = []
+    assert wait_until_free([UUID], said.append, nvml=Nvml([])) == []
+    assert said == []
+
+
+def test_a_context_that_is_being_torn_down_is_waited_for_and_named() -> None:
+    said: list[str] = []
+    nvml = Nvml([os.getpid()], [os.getpid()], [])
+    assert wait_until_free([UUID], said.append, nvml=nvml) == []
+    assert len(said) == 2 and f"free of process {os.getpid()} (" in said[0]
+
+
+def test_a_neighbour_that_stays_is_waited_for_once_and_named_each_time() -> None:
+    nvml, said = Nvml([2**22 + 1]), []
+    expected = [f"process {2**22 + 1} on {UUID}"]
+    assert wait_until_free([UUID], said.append, limit_s=0.05, nvml=nvml) == expected
+    calls, waited = nvml.calls, len(said)
+    assert waited > 0
+    assert wait_until_free([UUID], said.append, limit_s=60, nvml=nvml) == expected
+    assert (nvml.calls, len(said)) == (calls + 1, waited)
+
+
+def test_no_gpu_and_no_nvml_is_nothing_to_wait_for() -> None:
+    class Broken(Nvml):
+        def nvmlInit(self) -> None:
+            raise RuntimeError("driver not loaded")
+
+    assert wait_until_free([None], print) == []
+    assert wait_until_free([UUID], print, nvml=Broken([1])) == []
