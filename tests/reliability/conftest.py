@@ -1,0 +1,22 @@
+"""A recorded study, made once by the real workload."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.stub import record, replay
+from tests.tasks.study_calls import Calls
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recorded")
+    return record(Calls(folder / "work", ["--local-scheduler"]), folder)
+
+
+@pytest.fixture
+def calls(tmp_path: Path, recorded: Path) -> Calls:
+    """Calls of luigi whose runs are replays."""
+    made = Calls(tmp_path / "work", ["--local-scheduler"])
+    replay(made, recorded)
+    return made
