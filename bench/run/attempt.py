@@ -13,6 +13,7 @@ from bench.host.monitor import Monitor
 from bench.host.peers import Peer
 from bench.host.topology import Topology
 from bench.run.child import ChildEnd, child_environment, run_child
+from bench.run.forkserver import EXEC, FORK, SERVERS, how_to_start, served
 from bench.run.lock import HostLock
 from bench.run.peers import PeerFailed, Peers, failed_at
 from bench.run.process import Process, log_tail, scratch_folder, workload_argv
@@ -46,7 +47,8 @@ def attempt(
         barrier = scratch / "barrier"
         barrier.mkdir()
         with Peers(peers, directory, cell, run_name(cell.name, slot.repeat), barrier) as beside:
-            outcome = _Measured(directory, cell, slot, scratch, beside, append_logs=number > 1).run(lock, report)
+            measured = _Measured(directory, cell, slot, scratch, beside, append_logs=number > 1)
+            outcome = measured.run(lock, report) | {"start": measured.start}
         return outcome | ({"peers": beside.records()} if peers else {})
 
 
@@ -57,7 +59,9 @@ class _Measured:
         self, directory: RunDirectory, cell: Cell, slot: Slot, scratch: Path, peers: Peers, append_logs: bool
     ) -> None:
         self._directory, self._cell, self._peers, self._append_logs = directory, cell, peers, append_logs
-        self._host = directory.host()
+        self._host, self._block = directory.host(), slot.block
+        # Studies of earlier versions do not say.
+        self.start = how_to_start(directory.study().get("start", EXEC), slot, cell.concurrent_gpus)
         self._trace = directory.report(cell.name)
         self._profiler = get_profiler(cell.profiler) if slot.repeat == TRACED else None
         self._progress = Progress(scratch / "progress")
@@ -74,6 +78,8 @@ class _Measured:
         try:
             if self._profiler:
                 process = process.wrapped(lambda argv: self._profiler.command(argv, self._trace, self._cell.device))
+            if self.start == FORK:
+                process = process.wrapped(served)
             try:
                 end, monitor = self._watched(process, lock, report)
                 if end.exit_code == 0:
@@ -98,6 +104,7 @@ class _Measured:
             report(*self._progress.read())
             self._peers.check()
 
+        forked = SERVERS.of_block(self._block, lock.record_child)
         with step_aside(self._host, self._cell.cpu_node, self._cell.binding) as cpus:
             # nsys works beside a traced run all the time; that is not a disturbance, and that run times nothing.
             watch = None if self._profiler else _watch(self._cell, self._host, cpus, lock)
@@ -112,6 +119,7 @@ class _Measured:
                 keep_descriptors=(lock.fileno(),),
                 append_logs=self._append_logs,
                 cpus=cpus,
+                start=forked if self.start == FORK else None,
             )
             return end, watch.summary() if watch else None
 

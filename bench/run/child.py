@@ -85,8 +85,9 @@ class NotStarted(Exception):
         self.exit_code, self.timed_out = exit_code, timed_out
 
 
-# Given the seconds that it may take. Raises OSError or NotStarted.
-Start = Callable[[Launch, float], Child]
+# Given the seconds that it may take; returns the child and the clock tick in which that started. Raises OSError or
+# NotStarted.
+Start = Callable[[Launch, float], tuple[Child, int]]
 
 
 def child_environment(environment: dict[str, str]) -> dict[str, str]:
@@ -117,11 +118,10 @@ def run_child(
     """Run argv to its end, its timeout or an exception in here; in each case its whole session is gone after.
 
     logs: files for stdout and stderr. on_poll is called every poll_s. cpus: what the child may use, if not what this
-    process may use now. start: start_process, or of a fork server. Raise OSError if argv[0] cannot be started.
+    process may use now. start: of a fork server, else argv is executed. Raise OSError if argv[0] cannot be started.
     """
     oom_before = _oom_kills()
     begin = time.monotonic()
-    began = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
     def ended(exit_code: int, timed_out: bool, flooded: bool = False) -> ChildEnd:
         return ChildEnd(exit_code, timed_out, time.monotonic() - begin, _oom_kills() - oom_before, flooded)
@@ -133,10 +133,9 @@ def run_child(
         allowed = frozenset(cpus or os.sched_getaffinity(0))
         launch = Launch(argv, environment, stdout, stderr, keep_descriptors, allowed)
         try:
-            child = (start or start_process)(launch, timeout_s)
+            child, since = (start or _execute)(launch, timeout_s)
         except NotStarted as failed:
             return ended(failed.exit_code, failed.timed_out)
-        since = start_ticks(child.pid) or began
         _watched.add(child.pid)
         timed_out = False
         try:
@@ -178,7 +177,13 @@ class Room:
                 os.ftruncate(log, most)
 
 
-def start_process(launch: Launch, _limit_s: float = 0.0) -> subprocess.Popen[bytes]:
+def _execute(launch: Launch, _limit_s: float) -> tuple[Child, int]:
+    before = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+    child = start_process(launch)
+    return child, start_ticks(child.pid) or before
+
+
+def start_process(launch: Launch) -> subprocess.Popen[bytes]:
     """A new interpreter, or whatever argv names, in a session of its own that ends with the calling thread."""
     parent = os.getpid()
     return subprocess.Popen(

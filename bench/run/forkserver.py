@@ -1,7 +1,7 @@
 """Runs without the import of torch: forked from an interpreter that has done it, bound as the run is to be.
 
-A fork server is started by the command of its first run, binding included, with bench.workload.serve in the place of
-bench.workload, and with the run's own environment: what torch reads when it is imported is right for every run.
+A fork server is started by the command of its first run without the run's arguments, binding included, and with the
+run's own environment: what torch reads when it is imported is right for every run.
 """
 
 import atexit
@@ -39,8 +39,8 @@ def how_to_start(asked: str, slot: Slot, concurrent_gpus: int) -> str:
 
 
 def served(argv: list[str]) -> list[str]:
-    """The command of a forked run: what the same run in an interpreter of its own is called, by the server's name."""
-    at = _place(argv)
+    """The command of a forked run. Given to a shell, it forks that one run."""
+    at = _place(argv, _PROGRAM)
     return [*argv[:at], *_SERVER, *argv[at + len(_PROGRAM) :]]
 
 
@@ -61,8 +61,8 @@ class ForkServers:
         atexit.register(self.end)
 
     def of_block(self, block: int, on_server: Callable[[int], None]) -> Start:
-        """What starts the runs of a block. Servers of another block are ended: the runs of a server share the layout
-        of its memory, and whatever that does to them must differ between blocks.
+        """What starts the runs of a block, given their `served` commands. Servers of another block are ended: the runs
+        of a server share the layout of its memory, and whatever that does to them must differ between blocks.
 
         on_server is told the ids of all servers at every start.
         """
@@ -73,7 +73,7 @@ class ForkServers:
             self.end()
             self._block = block
 
-        def start(launch: Launch, limit_s: float) -> ForkedChild:
+        def start(launch: Launch, limit_s: float) -> tuple[ForkedChild, int]:
             server = self._server(launch, limit_s)
             for each in self._servers.values():
                 on_server(each.pid)
@@ -88,14 +88,13 @@ class ForkServers:
         self._forget()
 
     def _server(self, launch: Launch, limit_s: float) -> "_Server":
-        at = _place(launch.argv)
-        command = tuple(launch.argv[:at])
+        command = tuple(launch.argv[: _place(launch.argv, _SERVER) + len(_SERVER)])
         kind = _Kind(command, tuple(sorted(launch.environment.items())), launch.cpus)
         known = self._servers.pop(kind, None)
         if known and not known.is_good():
             known.end()
             known = None
-        self._servers[kind] = known or _Server(replace(launch, argv=[*command, *_SERVER]), limit_s)
+        self._servers[kind] = known or _Server(replace(launch, argv=[*command]), limit_s)
         return self._servers[kind]
 
     def _forget(self) -> None:
@@ -176,8 +175,8 @@ class _Server:
         """Alive, and its last run went well: what a failed one leaves to the next is not known."""
         return self._process.poll() is None and (self._child is None or self._child.returncode == 0)
 
-    def fork(self, launch: Launch) -> ForkedChild:
-        arguments = launch.argv[_place(launch.argv) + len(_PROGRAM) :]
+    def fork(self, launch: Launch) -> tuple[ForkedChild, int]:
+        arguments = launch.argv[_place(launch.argv, _SERVER) + len(_SERVER) :]
         streams = [launch.stdout.fileno(), launch.stderr.fileno()]
         answer = None
         try:
@@ -190,7 +189,7 @@ class _Server:
         if not answer:
             raise NotStarted(_KILLED)
         self._child = ForkedChild(answer["pid"], self, launch.stderr)
-        return self._child
+        return self._child, answer["start_ticks"]
 
     def receive(self, timeout_s: float) -> dict[str, Any] | None:
         """Its next message; None if there is none in that time; {} if it is gone."""
@@ -220,6 +219,10 @@ class _Server:
         self._words.close()
 
 
-def _place(argv: list[str]) -> int:
-    """Where the workload's own words begin in a command."""
-    return next(at for at in range(len(argv) - 1) if argv[at : at + 2] == _PROGRAM)
+def _place(argv: list[str], words: list[str]) -> int:
+    """Where these words are in a command."""
+    return next(at for at in range(len(argv)) if argv[at : at + len(words)] == words)
+
+
+# Of this process: runs of a study come one after the other.
+SERVERS = ForkServers()

@@ -1,8 +1,8 @@
 """python -m bench.workload.serve: runs forked from one interpreter, which has imported torch and not touched CUDA.
 
-With --socket it serves the process that started it until that one hangs up: a message is the arguments of one run of
-`python -m bench.workload`, with the run's stdout and stderr; the answers are {"pid"} and, at its end, {"exit_code"}.
-With those arguments instead it makes that one run, and leaves with its exit code.
+With --socket it serves the process that started it until that one hangs up. A message is the arguments of one run of
+`python -m bench.workload`, with the run's stdout and stderr; the answers are {"pid", "start_ticks"} and, at the end
+of the run, {"exit_code"}. With those arguments instead it makes that one run, and leaves with its exit code.
 """
 
 import ctypes
@@ -79,26 +79,34 @@ def serve(channel: socket.socket) -> int:
         pid = fork(json.loads(message), (streams[0], streams[1]), (channel.fileno(), *streams))
         for stream in streams:
             os.close(stream)
-        _send(channel, {"pid": pid})
+        # Read before it is waited for: until then the kernel keeps it, though it may have ended.
+        _send(channel, {"pid": pid, "start_ticks": int(_stat(pid)[19])})
         _, status = os.waitpid(pid, 0)
         _send(channel, {"exit_code": os.waitstatus_to_exitcode(status)})
 
 
 def fork(arguments: list[str], streams: tuple[int, int], not_for_it: tuple[int, ...] = ()) -> int:
-    """The id of a new process that leads a session, writes to `streams` and makes the run.
+    """The id of a new process that leads a session by now, writes to `streams` and makes the run.
 
     not_for_it: descriptors that it closes.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     server = os.getpid()
+    settled, settling = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _run(arguments, streams, not_for_it, server)
+        _run(arguments, streams, (settled, *not_for_it), server, settling)
+    os.close(settling)
+    os.read(settled, 1)
+    os.close(settled)
     return pid
 
 
-def _run(arguments: list[str], streams: tuple[int, int], not_for_it: tuple[int, ...], server: int) -> NoReturn:
+def _run(
+    arguments: list[str], streams: tuple[int, int], not_for_it: tuple[int, ...], server: int, settling: int
+) -> NoReturn:
+    """settling: closed when this process is what it is to be, or has ended."""
     code = 1
     try:
         os.setsid()
@@ -109,6 +117,7 @@ def _run(arguments: list[str], streams: tuple[int, int], not_for_it: tuple[int, 
             for descriptor in not_for_it:
                 os.close(descriptor)
             _name_process(f"bench.workload {' '.join(arguments)}")
+            os.close(settling)
             code = _workload(arguments)
     except BaseException:
         traceback.print_exc()
@@ -133,11 +142,15 @@ def _workload(arguments: list[str]) -> int:
 def _name_process(title: str) -> None:
     """What ps shows: the arguments of this run in place of the server's, as far as there is room for them."""
     _libc.prctl(_PR_SET_NAME, b"bench.workload", 0, 0, 0)
-    # Fields 48 and 49 of proc(5), /proc/pid/stat: where the kernel looks for the command line.
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    begin, end = int(fields[45]), int(fields[46])
+    # Where the kernel looks for the command line.
+    begin, end = map(int, _stat("self")[45:47])
     if begin:
         ctypes.memmove(begin, title.encode()[: end - begin - 1].ljust(end - begin, b"\0"), end - begin)
+
+
+def _stat(pid: int | str) -> list[str]:
+    """The fields of proc(5), /proc/pid/stat, from the third on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def _target(descriptor: Path) -> str:

@@ -17,9 +17,14 @@ import pytest
 from bench.files import read_json
 from bench.run import forkserver
 from bench.run.child import ChildEnd, child_environment, run_child
-from bench.run.forkserver import EXEC, FORK, ForkServers, how_to_start, served
+from bench.run.execute import execute
+from bench.run.forkserver import EXEC, FORK, SERVERS, ForkServers, how_to_start, served
+from bench.run.lock import HostLock
+from bench.run.process import workload_argv
 from bench.run.processes import session_members, start_ticks
 from bench.study.order import TRACED, Slot
+from bench.study.resolve import resolve
+from bench.study.study import read_study
 from tests.workload.cells import raw_cell
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +48,7 @@ class Runs:
             self.pid = pid
 
         return run_child(
-            [*prefix, sys.executable, "-m", "bench.workload", code], self.environment | environment,
+            served([*prefix, sys.executable, "-m", "bench.workload", code]), self.environment | environment,
             (self.folder / "out", self.folder / "err"), timeout_s, on_start, on_poll, poll_s=0.02,
             start=self.servers.of_block(block, self.told.append),
         )  # fmt: skip
@@ -198,7 +203,8 @@ from bench.run.child import run_child
 forkserver._SERVER = ["-m", "tests.run.light_server"]
 servers, told = forkserver.ForkServers(), []
 folder = Path(sys.argv[1])
-run_child([sys.executable, "-m", "bench.workload", "import time; time.sleep(600)"], dict(os.environ),
+command = [sys.executable, "-m", "bench.workload", "import time; time.sleep(600)"]
+run_child(forkserver.served(command), dict(os.environ),
           (folder / "out", folder / "err"), 60, lambda pid: print(told[-1], pid, flush=True), lambda: None,
           start=servers.of_block(1, told.append))
 """
@@ -242,9 +248,9 @@ def test_a_forked_run_measures_what_an_executed_one_does_and_lives_in_the_same_s
                 seen[how] = surroundings(pids[0])
 
         result = tmp_path / f"{how}.json"
+        command = workload_argv(tmp_path / "cell.json", "timed", result)
         ends[how] = run_child(
-            [sys.executable, "-m", "bench.workload", "--cell", str(tmp_path / "cell.json"), "--mode", "timed",
-             "--result", str(result)],
+            served(command) if start else command,
             child_environment(dict(os.environ)), (tmp_path / "out", tmp_path / "err"), 120, pids.append, look,
             start=start,
         )  # fmt: skip
@@ -258,6 +264,35 @@ def test_a_forked_run_measures_what_an_executed_one_does_and_lives_in_the_same_s
     assert {key: forked["certificate"][key] for key in ("verdict", "policy", "node_cpus")} == {
         key: executed["certificate"][key] for key in ("verdict", "policy", "node_cpus")
     }
+
+
+def test_a_study_that_asks_for_forks_has_them_from_the_second_block_on(tmp_path: Path) -> None:
+    asked = {
+        "name": "tiny", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0"], "image_size": 32, "num_samples": 20,
+        "warmup_samples": 2, "batch_size": 2, "memory_size_mb": 1, "device": "cpu", "repeats": 2, "start": "fork",
+    }  # fmt: skip
+    directory = resolve(read_study(asked, "f"), tmp_path / "outputs", False, "now")
+    grid, lock = directory.grid(), HostLock(tmp_path / "lock")
+    (cell,) = grid.cells.values()
+    records, recorded = [], []
+    for repeat in (1, 2):
+
+        def look(text: str, percent: int) -> None:
+            recorded.append(len(lock.sessions()))
+
+        slot = grid.slot(cell.name, repeat)
+        records.append(execute(directory, cell, slot, "now", lock, look))
+    SERVERS.end()
+    executed, forked = records
+    assert [record["status"] for record in records] == ["ok", "ok"]
+    assert (executed["start"], forked["start"]) == (EXEC, FORK)
+    assert forked["command"][:-4] == [
+        word.replace("bench.workload", "bench.workload.serve") if word == "bench.workload" else word
+        for word in executed["command"][:-4]
+    ]
+    # The server is known to the lock beside the run: a later study would end both.
+    assert max(recorded) == 2
+    assert forked["result"]["phases_s"]["imports"] < executed["result"]["phases_s"]["imports"] / 2
 
 
 def surroundings(pid: int) -> dict[str, object]:
