@@ -5,17 +5,19 @@ from typing import Any
 import luigi
 
 from bench.run.record import OK, failure, read_record, write_record
+from bench.study.order import Slot
 from tasks.invocation import INVOCATION
-from tasks.of_study import OfStudy, grid_of
+from tasks.of_study import OfStudy, grid_of, study_of
 from tasks.probe import Probe
-from tasks.stages import ExtractLatency, RunPipeline, Stage
+from tasks.spans import base_stages, base_tasks, run_of, run_tasks
+from tasks.stages import Stage
 
 
 class MoreRepeats(OfStudy):
     """Asks the statistics after each round, until no comparison needs another run."""
 
-    def requires(self) -> list[Stage]:
-        return base_stages(self)
+    def requires(self) -> list[luigi.Task]:
+        return base_tasks(self)
 
     @property
     def record(self) -> dict[str, Any] | None:
@@ -36,13 +38,17 @@ class MoreRepeats(OfStudy):
 
         while True:
             repeats = demanded(self.directory)
-            runs = further_runs(self, repeats)
-            if all(run.complete() for run in runs):
+            todo = [slot for slot in further_slots(self, repeats) if not run_of(self, slot).complete()]
+            if not todo:
                 break
-            yield runs
+            # A task of several runs reads there which ones are its own.
+            self._write(repeats, state="")
+            yield run_tasks(self, todo)
+        self._write(repeats, self.directory.state())
+
+    def _write(self, repeats: dict[str, int], state: str) -> None:
         write_record(
-            self.directory.demand,
-            {"invocation": INVOCATION, "state": self.directory.state(), "repeats": repeats, **failure(OK, "")},
+            self.directory.demand, {"invocation": INVOCATION, "state": state, "repeats": repeats, **failure(OK, "")}
         )
 
 
@@ -60,28 +66,12 @@ class ProbeAgain(Probe):
         return record is not None and record["state"] == self.directory.state() and self.requires().complete()
 
 
-def base_stages(task: OfStudy) -> list[Stage]:
-    """The last stage of every run that the study itself asks for."""
-    repeats = task.directory.study()["repeats"]
-    return [last_stage(task, slot.cell, slot.repeat) for slot in grid_of(task.run_dir).asked(repeats)]
-
-
 def further_stages(task: OfStudy) -> list[Stage]:
-    """Of the runs that were demanded beyond that, as far as is known."""
+    """Of the runs that were demanded beyond those of the study, as far as is known."""
     record = read_record(task.directory.demand)
-    return list(further_runs(task, record["repeats"])) if record else []
+    return [run_of(task, slot) for slot in further_slots(task, record["repeats"])] if record else []
 
 
-def further_runs(task: OfStudy, demanded: dict[str, int]) -> list[RunPipeline]:
-    repeats = task.directory.study()["repeats"]
-    return [
-        RunPipeline(run_dir=task.run_dir, host=task.host, cell=cell, repeat=str(repeat))
-        for cell, most in demanded.items()
-        for repeat in range(repeats + 1, most + 1)
-    ]
-
-
-def last_stage(task: OfStudy, cell: str, repeat: int | str) -> Stage:
-    """The task whose record tells how a run ended: a traced run ends with its metrics."""
-    where = {"run_dir": task.run_dir, "host": task.host, "cell": cell}
-    return ExtractLatency(**where) if repeat == "traced" else RunPipeline(**where, repeat=str(repeat))
+def further_slots(task: OfStudy, demanded: dict[str, int]) -> list[Slot]:
+    grid, repeats = grid_of(task.run_dir), study_of(task.run_dir)["repeats"]
+    return [grid.slot(cell, repeat) for cell, most in demanded.items() for repeat in range(repeats + 1, most + 1)]

@@ -12,8 +12,9 @@ from bench.study.directory import run_name
 from bench.study.order import TRACED
 from tasks.invocation import INVOCATION, host_lock
 from tasks.of_study import OfStudy
-from tasks.repeats import ProbeAgain, base_stages, further_stages, last_stage
+from tasks.repeats import ProbeAgain, further_stages
 from tasks.reporting import link_task
+from tasks.spans import base_stages, base_tasks, last_stage, task_of
 from tasks.stages import Stage
 
 
@@ -21,7 +22,7 @@ class StudyReport(OfStudy):
     """results.json, tables and report.html, from the records of all cells, failed ones included."""
 
     def requires(self) -> list[luigi.Task]:
-        return [ProbeAgain(run_dir=self.run_dir, host=self.host), *base_stages(self)]
+        return [ProbeAgain(run_dir=self.run_dir, host=self.host), *base_tasks(self)]
 
     @property
     def record_path(self) -> Path:
@@ -60,15 +61,18 @@ class CellCheck(OfStudy):
     repeat = luigi.Parameter(description="1, 2, ... or traced")
     strict = luigi.BoolParameter(description="a cell that cannot run on this host is a failure")
 
-    def requires(self) -> Stage:
+    def requires(self) -> luigi.Task:
+        return task_of(self, self.cell, self.repeat)
+
+    @property
+    def stage(self) -> Stage:
         return last_stage(self, self.cell, self.repeat)
 
     def complete(self) -> bool:
-        record = self.requires().record()
-        return self.requires().complete() and is_good(record, self.strict)
+        return self.stage.complete() and is_good(self.stage.record(), self.strict)
 
     def run(self) -> None:
-        record = self.requires().record()
+        record = self.stage.record()
         if not is_good(record, self.strict):
             run = run_name(self.cell, self.repeat)
             link_task(self, self.directory.log(run, "stderr"), self.directory.outputs)

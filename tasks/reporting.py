@@ -1,11 +1,15 @@
 """Tell the scheduler how far a run is. Best effort: a scheduler that is gone must not cost a measurement."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import luigi
+
+from tasks.stopping import Stopped, end_worker, in_worker
 
 
 class Reporter:
@@ -54,6 +58,20 @@ class Reporter:
             except Exception:
                 # Whatever the scheduler's client raises: the next second is another chance.
                 continue
+
+
+@contextmanager
+def reporting(task: Any) -> Iterator[Reporter]:
+    """A reporter for what goes on inside. A stop that comes meanwhile leaves a forked worker at once."""
+    reporter = Reporter(task)
+    try:
+        yield reporter
+    except Stopped as stopped:
+        if in_worker():
+            end_worker(stopped)
+        raise
+    finally:
+        reporter.close()
 
 
 def link_task(task: Any, path: Path, output_dir: Path) -> None:

@@ -5,15 +5,15 @@ from typing import Any
 
 import luigi
 
+from bench.run.attempt import Report
 from bench.run.execute import execute
-from bench.run.record import TRACE_FAILED, is_final, read_record
+from bench.run.record import TRACE_FAILED, is_final, read_head
 from bench.study.directory import run_name
 from bench.study.order import TRACED, Slot
 from tasks.invocation import INVOCATION, host_lock
-from tasks.of_study import OfStudy, grid_of
-from tasks.probe import Probe
-from tasks.reporting import Reporter, outputs_url
-from tasks.stopping import Stopped, end_worker, in_worker
+from tasks.links import before_runs
+from tasks.of_study import OfStudy, grid_of, study_of
+from tasks.reporting import outputs_url, reporting
 from tasks.watching import RunOnTerminal, outcome
 
 
@@ -33,7 +33,7 @@ class Stage(OfStudy):
         return luigi.LocalTarget(str(self.record_path))
 
     def record(self) -> dict[str, Any] | None:
-        return read_record(self.record_path)
+        return read_head(self.record_path)
 
     def complete(self) -> bool:
         return is_final(self.record(), INVOCATION)
@@ -67,41 +67,42 @@ class RunPipeline(Stage):
         if self._repeat != TRACED:
             return True
         # A trace that an earlier call could not use is to be taken again, though its run went well.
-        later = read_record(self.directory.metrics(self.cell))
+        later = read_head(self.directory.metrics(self.cell))
         unusable = later is not None and later["status"] == TRACE_FAILED and later["invocation"] != INVOCATION
         return not unusable or self.record()["invocation"] == INVOCATION
 
-    def requires(self) -> luigi.Task:
-        return Probe(run_dir=self.run_dir, host=self.host)
+    def requires(self) -> list[luigi.Task]:
+        return before_runs(self)
 
     def run(self) -> None:
-        reporter = Reporter(self)
-        run = run_name(self.cell, self._repeat)
-        reporter.link(outputs_url(self.directory.log(run, "stderr"), self.directory.outputs))
+        with reporting(self) as reporter:
+            reporter.link(outputs_url(self.directory.log(self.run_name, "stderr"), self.directory.outputs))
+            self.measure(reporter)
+
+    def measure(self, tell: Report) -> None:
+        """Execute the cell and leave its record. tell(message, percent): how far it is."""
         grid, what = grid_of(self.run_dir), self._what()
         terminal = RunOnTerminal(self.directory, grid, self.slot, what, INVOCATION)
 
         def report(text: str, percent: int) -> None:
-            reporter(f"{what}, {text}", percent)
+            tell(f"{what}, {text}", percent)
             terminal(text, percent)
 
         try:
             record = execute(
                 self.directory, grid.cells[self.cell], self.slot, INVOCATION, host_lock(), report, self.complete
             )
-            reporter(f"{what}: {outcome(record)}", 100)
+            tell(f"{what}: {outcome(record)}", 100)
             terminal.ended(record)
-        except Stopped as stopped:
-            terminal.clear()
-            if in_worker():
-                end_worker(stopped)
-            raise
         finally:
             terminal.clear()
-            reporter.close()
+
+    @property
+    def run_name(self) -> str:
+        return run_name(self.cell, self._repeat)
 
     def _what(self) -> str:
-        asked = self.directory.study()["repeats"]
+        asked = study_of(self.run_dir)["repeats"]
         if self._repeat == TRACED:
             return "traced run"
         return f"repeat {self.repeat}/{asked}" if self._repeat <= asked else f"repeat {self.repeat}, on demand"

@@ -44,6 +44,11 @@ def in_worker() -> bool:
     return bool(_main_pid) and os.getpid() != _main_pid
 
 
+def finishing() -> bool:
+    """Whether SIGUSR1 asked for an end: a task of several runs ends with the one that goes on."""
+    return _finishing
+
+
 def end_worker(stopped: Stopped) -> None:
     """Leave a forked worker at once, its child being ended: multiprocessing would print a traceback."""
     os._exit(128 + stopped.number)

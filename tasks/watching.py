@@ -1,17 +1,16 @@
 """What a person at a terminal sees of a study: a line for each run that ended, and a live bar with the time left."""
 
 import time
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import luigi
 
 from bench.results.words import rate
-from bench.run.record import OK, read_record
+from bench.run.record import OK, read_head
 from bench.run.remaining import Standing, standing
 from bench.study.directory import Grid, RunDirectory
 from bench.study.order import Slot
+from tasks.of_study import study_of
 from tasks.terminal import terminal
 
 # The stages that take seconds and report nothing themselves.
@@ -76,10 +75,10 @@ def study_standing(
     directory: RunDirectory, grid: Grid, present: Slot | None, invocation: str, current: Slot | None
 ) -> Standing:
     """Where the study stands on disk. Repeats beyond its own count once they are there, or are `present`."""
-    asked = {*grid.asked(_repeats(directory))}
+    asked = {*grid.asked(study_of(str(directory.path))["repeats"])}
     records = {}
     for slot in grid.order:
-        record = _record(directory.record(slot.cell, slot.repeat))
+        record = read_head(directory.record(slot.cell, slot.repeat))
         if record or slot in asked or slot == present:
             records[slot] = record
     return standing(records, invocation, [name for name, cell in grid.cells.items() if cell.reason], current)
@@ -122,27 +121,3 @@ def _show_stage(task: luigi.Task) -> None:
 def _hide_stage(task: luigi.Task) -> None:
     if type(task).__name__ in _STAGES:
         terminal().clear()
-
-
-@lru_cache(maxsize=8)
-def _repeats_of(path: Path) -> int:
-    return RunDirectory(path).study()["repeats"]
-
-
-def _repeats(directory: RunDirectory) -> int:
-    return _repeats_of(directory.path)
-
-
-def _record(path: Path) -> dict[str, Any] | None:
-    try:
-        stamp = path.stat()
-    except OSError:
-        return None
-    return _record_at(path, stamp.st_mtime_ns, stamp.st_size)
-
-
-@lru_cache(maxsize=10_000)
-def _record_at(path: Path, _mtime_ns: int, _bytes: int) -> dict[str, Any] | None:
-    """Only what is asked for here: a study's records are many and large, and do not change."""
-    record = read_record(path)
-    return record and {key: record[key] for key in ("status", "invocation", "wall_s")}

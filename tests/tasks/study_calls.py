@@ -34,6 +34,7 @@ TINY = {
     "device": "cpu",
     "binding": "none",
     "disturbed_repeats": 0,
+    "measure_link": False,
 }
 
 # Python reads this module at the start of every process: while a file named after a cell lies beside it, the

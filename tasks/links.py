@@ -1,0 +1,57 @@
+"""The link of each GPU from each placement, measured before the first run."""
+
+from functools import cache
+from pathlib import Path
+
+import luigi
+
+from bench.run.links import link_cells, measure_link
+from bench.run.record import is_final, read_head
+from bench.study.cell import Cell
+from tasks.invocation import INVOCATION, host_lock
+from tasks.of_study import OfStudy, grid_of, study_of
+from tasks.probe import Probe
+from tasks.reporting import reporting
+
+
+class MeasureLink(OfStudy):
+    """Bandwidth over sizes, small copies and launches. What failed is a record, and stops nothing."""
+
+    link = luigi.Parameter(description="GPU and nodes, as gpu0_numa0")
+    priority = 1
+
+    @property
+    def resources(self) -> dict[str, int]:
+        return self.turns
+
+    @property
+    def record_path(self) -> Path:
+        return self.directory.link(self.link)
+
+    def output(self) -> luigi.LocalTarget:
+        return luigi.LocalTarget(str(self.record_path))
+
+    def complete(self) -> bool:
+        return is_final(read_head(self.record_path), INVOCATION)
+
+    def requires(self) -> Probe:
+        return Probe(run_dir=self.run_dir, host=self.host)
+
+    def run(self) -> None:
+        with reporting(self) as reporter:
+            record = measure_link(
+                self.directory, self.link, links_of(self.run_dir)[self.link], INVOCATION, host_lock(), reporter
+            )
+            reporter(f"{record['status']} {record['reason']}".strip(), 100)
+
+
+@cache
+def links_of(run_dir: str) -> dict[str, Cell]:
+    """By name, the links that the study measures."""
+    return link_cells(grid_of(run_dir).cells.values()) if study_of(run_dir).get("measure_link") else {}
+
+
+def before_runs(task: OfStudy) -> list[luigi.Task]:
+    """What comes before the first run: a look at the host, and at its links."""
+    links = [MeasureLink(run_dir=task.run_dir, host=task.host, link=link) for link in links_of(task.run_dir)]
+    return links or [Probe(run_dir=task.run_dir, host=task.host)]
