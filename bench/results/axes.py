@@ -10,7 +10,7 @@ Record = dict[str, Any]
 Value = tuple[Any, ...]
 SHAPE = ("patch_size", "depth", "dim")
 # Nodes and GPUs are compared as penalties, models by their shape.
-_NO_AXIS = ("gpu_ids", "numa_nodes", "placements", "models")
+_NO_AXIS = ("gpu_ids", "numa_nodes", "placements", "models", "model")
 # What may change along with a setting without being an axis of its own.
 _FOLLOWERS = {
     "batch_size": ("num_samples", "warmup_samples"),
@@ -91,11 +91,8 @@ def matched(axis: Axis, cells: Sequence[Record]) -> list[tuple[Record, Record]]:
 
 
 def _declared(study: Record) -> list[tuple[str, ...]]:
-    """Keys of each axis; those of a zip change together. `zip` is a mapping, or a list of mappings."""
-    zipped = study.get("zip") or []
-    zips = [tuple(one) for one in (zipped if isinstance(zipped, list) else [zipped]) if isinstance(one, dict)]
-    together = {key for keys in zips for key in keys}
-    return [*((key,) for key in study.get("axes") or {} if key not in together), *zips]
+    """Keys of each axis; those of a zip change together."""
+    return [*((key,) for key in study.get("axes") or {}), *(tuple(one) for one in study.get("zip") or [])]
 
 
 def _axis(keys: tuple[str, ...], cells: Sequence[Record], study: Record, taken: set[str]) -> Axis:

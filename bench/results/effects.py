@@ -38,12 +38,20 @@ def change(effect: float, interval: Sequence[float] | None = None) -> str:
     """A throughput against that of the base: "+38 % [35, 41]", "−5.0 % [−5.4, −4.6]", "× 4.5 [4.4, 4.6]"."""
     if effect + 1 >= _AS_FACTOR:
         factors = [1 + bound for bound in interval] if interval else []
-        digits = _digits([bound - 1 - effect for bound in factors] or [effect / 10])
+        digits = _digits([bound - 1 - effect for bound in factors] or [effect / 10], 1 + effect)
         inside = f" [{', '.join(f'{factor:.{digits}f}' for factor in factors)}]" if factors else ""
         return f"× {1 + effect:.{digits}f}{inside}"
-    digits = _digits([100 * (bound - effect) for bound in interval] if interval else [10 * effect])
+    digits = _digits([100 * (bound - effect) for bound in interval] if interval else [10 * effect], 100 * effect)
     inside = f" [{', '.join(_signed(100 * bound, digits) for bound in interval)}]" if interval else ""
     return f"{_signed(100 * effect, digits, plus=True)} %{inside}"
+
+
+def between(low: float, high: float) -> str:
+    """ "+31 % to +38 %", "× 3.4 to 4.7"."""
+    first, last = change(low), change(high)
+    if first == last:
+        return first
+    return f"{first} to {last.removeprefix('× ') if first.startswith('×') else last}"
 
 
 def value_label(value: Record) -> str:
@@ -71,7 +79,9 @@ def _of_value(entry: Record, value: Record) -> Record:
         for model in dict.fromkeys(line["model"] for line in own)
     ]
     told = "; ".join(_over_models(models)) or "not measured"
-    return {"value": value, "models": models, "text": f"{value_label(value)}: {told}"}
+    most = max((one["lines"] for one in models), default=0)
+    over = f" (over {most} combinations)" if most > 1 else ""
+    return {"value": value, "models": models, "text": f"{value_label(value)}{over}: {told}"}
 
 
 def _of_model(model: str, lines: list[Record]) -> Record:
@@ -99,21 +109,22 @@ def _in_words(lines: list[Record]) -> str:
     low, high = (pick(lines, key=lambda line: line["effect"]) for pick in (min, max))
     said = change(low["effect"], low["interval"])
     if len(lines) > 1:
-        said = f"{change(low['effect'])} to {change(high['effect'])} in {len(lines)} combinations"
+        said = between(low["effect"], high["effect"])
     return said if verdicts & set(_DIFFERENT) else f"undecided ({said})"
 
 
 def _over_models(models: list[Record]) -> Iterable[str]:
     """Those that differ, the largest first; those that are the same together; the rest."""
     differ = sorted((one for one in models if one["state"] == MATTERS), key=_largest, reverse=True)
-    yield from (f"{one['model']} {one['text']}" for one in differ[:_NAMED])
-    if rest := differ[_NAMED:]:
-        low, high = min(one["low"] for one in rest), max(one["high"] for one in rest)
-        yield f"{len(rest)} more {change(low)} to {change(high)}"
+    if len(differ) > _NAMED + 2:
+        low, high = (pick(differ, key=lambda one: one[end]) for pick, end in ((min, "low"), (max, "high")))
+        yield f"{len(differ)} models {between(low['low'], high['high'])} ({low['model']} to {high['model']})"
+    else:
+        yield from (f"{one['model']} {one['text']}" for one in differ)
     if same := [one for one in models if one["state"] == SAME]:
         yield f"{_names(same)} SAME within {at_most(max(one['bound'] for one in same))}"
     if open_ := [one for one in models if one["state"] == UNDECIDED]:
-        yield f"{_names(open_)} undecided"
+        yield f"{_names(open_)} not decided"
     if missing := [one for one in models if one["state"] == NOT_MEASURED]:
         yield f"{_names(missing)} not measured"
 
@@ -153,12 +164,13 @@ def _bound(lines: list[Record]) -> float | None:
     return max(abs(bound) for line in lines for bound in line["interval"])
 
 
-def _digits(widths: Sequence[float]) -> int:
-    """Decimals that an uncertainty of this size supports: two significant digits of it at most."""
+def _digits(widths: Sequence[float], number: float) -> int:
+    """Decimals: two significant digits of the uncertainty at most, and three of the number."""
     width = max((abs(width) for width in widths), default=1.0)
     if not math.isfinite(width) or width == 0:
         return 1
-    return min(max(0, 0 - math.floor(math.log10(significant(width, 1)))), 2)
+    of_number = 2 - math.floor(math.log10(max(abs(number), 1.0)))
+    return min(max(0, -math.floor(math.log10(significant(width, 1)))), max(of_number, 0))
 
 
 def _signed(number: float, digits: int, plus: bool = False) -> str:

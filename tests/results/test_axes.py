@@ -37,8 +37,8 @@ def test_the_first_value_is_the_base_where_the_studys_own_was_not_run():
 
 
 def test_keys_that_change_together_are_one_axis():
-    study = {"zip": {"compile_model": ["off", "off", "default"], "cuda_graph": [False, True, False]}}
-    values = zip(*study["zip"].values(), strict=True)
+    together = {"compile_model": ["off", "off", "default"], "cuda_graph": [False, True, False]}
+    study, values = {"zip": [together]}, zip(*together.values(), strict=True)
     cells = [cell(compile_model=mode, cuda_graph=graph) for mode, graph in values]
     (axis,) = axes(cells, study | {"compile_model": "off", "cuda_graph": False})
     assert (axis.keys, axis.base) == (("compile_model", "cuda_graph"), ("off", False))

@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.results.report.alone import nothing_compared
 from bench.results.report.labels import device_label, node_label, series_label
+from bench.results.report.over_settings import crowded_line, is_crowded
 from bench.results.words import at_most, percent, with_half
 
 Record = dict[str, Any]
@@ -76,7 +77,10 @@ def _answer(results: Record, cells: dict[str, Record], gpu: int, device: str) ->
     if not losses:
         return Answer(device, gpu, name, None, "", *nothing_compared(results, gpu), ())
     local, source = compared[0]["local_node"], compared[0]["local_source"]
-    lines = [_place_line(place, group) for place, group in _by_place(losses).items()]
+    lines = [
+        crowded_line(place, group) if is_crowded(group) else _place_line(place, group)
+        for place, group in _by_place(losses).items()
+    ]
     if any(loss.interval is None for loss in losses):
         lines.append("1 run: no uncertainty known.")
     best = best_node(local, losses)

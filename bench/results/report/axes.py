@@ -1,9 +1,10 @@
 """The sections of swept axes, and the answer that they give, as plain values for the templates."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from bench.results.effects import MATTERS, SAME, change, listed, values_only
+from bench.results.effects import MATTERS, SAME, UNDECIDED, change, listed, values_only
 from bench.results.report.labels import device_label, node_label, place_of, series_label
 from bench.results.report.plots.axes import axis_picture
 from bench.results.report.plots.style import Picture
@@ -53,7 +54,7 @@ def axis_sections(results: Record) -> list[Record]:
             "id": section_id(entry["axis"]),
             "axis": _name(entry["axis"]),
             "base": values_only(entry["base"]),
-            "text": entry["text"],
+            "title": _title(entry),
             "summary": [one["text"] for one in entry["summary"]],
             "costs": _penalties_by_value(entry, results["penalties"], cells),
             "columns": [values_only(value) for value in entry["values"]],
@@ -75,7 +76,7 @@ def section_id(axis: str) -> str:
 
 
 def _name(axis: str) -> str:
-    return listed([key.replace("_", " ") for key in axis.split(", ")])
+    return listed([key.replace("_", " ").replace("cuda", "CUDA") for key in axis.split(", ")])
 
 
 def _rank(entry: Record) -> int:
@@ -84,16 +85,32 @@ def _rank(entry: Record) -> int:
 
 def _finding(entry: Record) -> Finding:
     lines: tuple[str, ...] = ()
-    lead = entry["text"]
     if entry["state"] == MATTERS:
-        told = sorted(entry["summary"], key=lambda one: -max((m["high"] or 0 for m in one["models"]), default=0))
+        told = sorted(entry["summary"], key=_largest, reverse=True)
         lines = tuple(one["text"] for one in told[:_VALUES_TOLD])
         if len(told) > _VALUES_TOLD:
             lines += (f"{len(told) - _VALUES_TOLD} more values below",)
-        lead = f"{_name(entry['axis'])} matters, against {values_only(entry['base'])}:"
-    elif entry["state"] == SAME:
-        lead = f"{_name(entry['axis'])} does not matter: no difference above {at_most(entry['bound'] or 0)}."
-    return Finding(section_id(entry["axis"]), entry["axis"], entry["state"], lead[0].upper() + lead[1:], lines)
+    return Finding(section_id(entry["axis"]), entry["axis"], entry["state"], _title(entry), lines)
+
+
+def _title(entry: Record) -> str:
+    said = {
+        MATTERS: "matters",
+        SAME: f"does not matter: no difference above {at_most(entry['bound'] or 0)}",
+        UNDECIDED: "is not decided: the noise is too large",
+    }
+    name = _name(entry["axis"])
+    return f"{name[0].upper()}{name[1:]} {said.get(entry['state'], 'was not measured')}, against {_base(entry)}"
+
+
+def _base(entry: Record) -> str:
+    values = values_only(entry["base"])
+    return f"{_name(entry['axis'])} {values}" if values.replace(".", "").isdigit() else values
+
+
+def _largest(summary: Record) -> float:
+    effects = [model[end] for model in summary["models"] for end in ("low", "high") if model[end] is not None]
+    return max((abs(math.log1p(effect)) for effect in effects), default=0.0)
 
 
 def _row(line: Record, cells: dict[str, Record]) -> Record:
@@ -109,8 +126,7 @@ def _row(line: Record, cells: dict[str, Record]) -> Record:
         "from": rate(base["throughput_samples_s"]),
         "change": change(line["effect"], line["interval"]) if line["effect"] is not None else "–",
         "verdict": line["verdict"] or "",
-        "text": line["text"],
-        "hint": line["hint"],
+        "hint": line["hint"] if line["verdict"] else line["text"],
     }
 
 
@@ -126,8 +142,8 @@ def _penalties_by_value(entry: Record, penalties: list[Record], cells: dict[str,
         if value not in entry["values"]:
             continue
         own = _series(entry, cell, cells)
-        row = rows.setdefault((own, cell["gpu"], place_of(cell)), {"model": own, "device": device_label(cell),
-                              "place": node_label(*place_of(cell)), "cells": [None] * len(entry["values"])})  # fmt: skip
+        empty = {"model": own, "device": device_label(cell), "place": node_label(*place_of(cell))}
+        row = rows.setdefault((own, cell["gpu"], place_of(cell)), empty | {"cells": [None] * len(entry["values"])})
         row["cells"][entry["values"].index(value)] = (told["remote_cell"], _penalty(told))
     return [row for row in rows.values() if sum(cell is not None for cell in row["cells"]) > 1]
 

@@ -4,6 +4,9 @@ import re
 from typing import Any
 
 Record = dict[str, Any]
+MOST_ROWS = 24
+# With no more than these a list of all is read faster than one panel a model.
+FEW_SERIES = 8
 
 
 def node_label(cpu_node: int, mem_node: int) -> str:
@@ -36,12 +39,51 @@ def by_series(cells: list[Record]) -> dict[str, list[Record]]:
     return groups
 
 
+def by_row(cells: list[Record]) -> dict[str, list[Record]]:
+    """Cells by series, or by model where there would be more rows than a picture can hold."""
+    groups = by_series(cells)
+    if len(groups) <= MOST_ROWS:
+        return groups
+    models: dict[str, list[Record]] = {}
+    for cell in cells:
+        models.setdefault(cell["model"]["name"], []).append(cell)
+    return models
+
+
 def panels(cells: list[Record]) -> list[tuple[str, list[Record], list[str]]]:
     """(title, cells, label of each) of small pictures: one a model, or a single one where a model is one cell."""
     groups = by_series(cells)
+    if is_swept(cells):
+        return _by_model(cells)
     if all(len(group) == 1 for group in groups.values()):
         return [("", cells, [series_label(cell) for cell in cells])] if cells else []
     return [(label, group, [row_label(cell) for cell in group]) for label, group in groups.items()]
+
+
+def is_swept(cells: list[Record]) -> bool:
+    """Whether some model was measured under several settings, so that a row is a combination of them."""
+    return len({settings_of(cell) for cell in cells}) > 1 and len(by_series(cells)) > FEW_SERIES
+
+
+def _by_model(cells: list[Record]) -> list[tuple[str, list[Record], list[str]]]:
+    """What all cells share is not said in each row."""
+    devices, places = {device_label(cell) for cell in cells}, placements(cells)
+    models: dict[str, list[Record]] = {}
+    for cell in cells:
+        models.setdefault(cell["model"]["name"], []).append(cell)
+
+    def label(cell: Record) -> str:
+        where = [device_label(cell)] if len(devices) > 1 else []
+        where += [node_label(*place_of(cell))] if len(places) > 1 else []
+        return " · ".join([settings_of(cell) or "base", *where])
+
+    return [(model, group, [label(cell) for cell in group]) for model, group in models.items()]
+
+
+def settings_of(cell: Record) -> str:
+    """The suffixes of the cell's name, but for a model listed twice."""
+    parts = series_label(cell).split(" ")[1:]
+    return " ".join(part for part in parts if not re.fullmatch(r"again\d*", part))
 
 
 def device_label(cell: Record) -> str:

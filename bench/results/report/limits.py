@@ -107,4 +107,3 @@ def _observed(entry: Record) -> str:
         return percent(entry["penalty"])
     sign = "−" if entry["penalty"] < 0 else ""
     return sign + with_half(abs(entry["penalty"]), (entry["interval"][1] - entry["interval"][0]) / 2)
-

@@ -14,7 +14,7 @@ from bench.results.report.answer import answers
 from bench.results.report.basis import doubts
 from bench.results.report.heatmap import FULL_LOSS, maps, shade
 from bench.results.report.hostmap import host_map
-from bench.results.report.labels import node_label, placements
+from bench.results.report.labels import node_label, panels, placements
 from bench.results.report.links import Files
 from bench.results.report.paste import near_nodes, recipe_note, recipes
 from bench.results.report.plots.bandwidth import bandwidth_pictures
@@ -23,7 +23,7 @@ from bench.results.report.plots.penalty import penalty_pictures
 from bench.results.report.plots.perturbation import perturbation_pictures
 from bench.results.report.plots.scaling import scaling_pictures
 from bench.results.report.plots.stages import STAGES, stage_pictures
-from bench.results.report.plots.style import STAGE_COLOURS, colour
+from bench.results.report.plots.style import NARROW_LABEL, STAGE_COLOURS, colour
 from bench.results.report.plots.throughput import throughput_pictures
 from bench.results.report.plots.timeline import timeline_pictures, why_no_timeline
 
@@ -110,6 +110,7 @@ def _no_timeline(stored: Stored, results: Record) -> str:
 def _legends(cells: list[Record]) -> Record:
     places = placements(cells)
     return {
+        "crowded": any(len(label) > NARROW_LABEL for panel in panels(cells) if panel[0] for label in panel[2]),
         "intervals": any(len(cell["throughput_runs"]) > 1 for cell in cells),
         "place_legend": [(node_label(*place), colour(index)) for index, place in enumerate(places) if len(places) > 1],
         "stage_legend": [(name, STAGE_COLOURS[name]) for name in STAGES],
@@ -122,7 +123,7 @@ def _legends(cells: list[Record]) -> Record:
 
 def _keep_numbers_whole(text: str) -> str:
     """No line break between a number and its unit."""
-    return re.sub(r"(?<=\d) (?=[%±])|(?<=±) |(?<=%) (?=±)", "\u00a0", text)
+    return re.sub(r"(?<=\d) (?=[%±])|(?<=[±×]) |(?<=%) (?=±)", "\u00a0", text)
 
 
 def _ticked(text: str) -> Markup:

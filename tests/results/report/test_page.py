@@ -178,7 +178,7 @@ def placed_page(placed_run):
 
 def test_a_split_placement_is_predicted_and_split(placed_page):
     assert {"penalty", "settings", "limits", "perturbation"} <= set(placed_page.ids)
-    for told in ("Predicted and observed", "as predicted", "CPU part and memory part", "cuda graph, against off",
+    for told in ("Predicted and observed", "as predicted", "CPU part and memory part", "CUDA graph matters, against off",
                  "memory-bound", "Three clocks", "all agree", "synthetic_gemm<float>"):  # fmt: skip
         assert told in placed_page.text, told
 

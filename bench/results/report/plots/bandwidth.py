@@ -1,6 +1,6 @@
 """Copies as part of what the link carried at best: alone, and while the pipeline runs."""
 
-from bench.results.report.labels import device_label, place_of, placements, series_label
+from bench.results.report.labels import by_row, device_label, place_of, placements, series_label
 from bench.results.report.plots.style import Picture, canvas, colour, to_svg
 from bench.results.words import bandwidth, percent
 
@@ -31,14 +31,15 @@ def bandwidth_pictures(cells: list[dict]) -> list[Picture]:
 
 
 def _panel(device: str, cells: list[dict], ceilings: dict, places: list[tuple[int, int]]) -> Picture:
-    labels = list(dict.fromkeys(map(series_label, cells)))
+    rows = {cell["name"]: row for row, group in enumerate(by_row(cells).values()) for cell in group}
+    labels = list(by_row(cells))
     told = []
     with canvas(3.4, 0.95 + 0.26 * len(labels), labels, top_in=0.5, bottom_in=0.43, right_in=0.2) as figure:
         panels = figure.subplots(1, 2, sharey=True)
         for axes, direction in zip(panels, DIRECTIONS, strict=True):
             for cell in cells:
                 place = places.index(place_of(cell))
-                y = labels.index(series_label(cell)) + (place - (len(places) - 1) / 2) * 0.22
+                y = rows[cell["name"]] + (place - (len(places) - 1) / 2) * 0.22
                 alone = alone_gb_s(cell, direction)
                 busy = cell["metrics"][direction].get("bandwidth_gb_s")
                 if alone:

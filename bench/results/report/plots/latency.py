@@ -1,7 +1,7 @@
 """Latency of a batch by node: boxes drawn from the quantiles that the runs stored."""
 
 from bench.results.report.labels import panels, place_of, placements
-from bench.results.report.plots.style import INK, Picture, canvas, colour, to_svg
+from bench.results.report.plots.style import INK, Picture, canvas, colour, panel_in, to_svg
 from bench.results.words import microseconds
 
 WIDE = 20
@@ -22,7 +22,9 @@ def _panel(title: str, cells: list[dict], rows: list[str], places: list[tuple[in
     )
     longest = max(cell["latency_us"]["quantiles"][99] for cell in cells)
     scale, unit = (1e3, "ms") if longest >= 2e3 else (1.0, "µs")
-    with canvas(3.4 if title else 6.4, 0.75 + 0.22 * len(cells), rows, bottom_in=0.43, right_in=0.2) as figure:
+    with canvas(
+        panel_in(rows) if title else 6.4, 0.75 + 0.22 * len(cells), rows, bottom_in=0.43, right_in=0.2
+    ) as figure:
         axes = figure.add_subplot()
         for row, cell in enumerate(cells):
             values = [value / scale for value in cell["latency_us"]["quantiles"]]

@@ -1,6 +1,6 @@
 """What the profiler costs: traced against timed throughput, a dot a cell."""
 
-from bench.results.report.labels import by_series, place_of, placements, row_label
+from bench.results.report.labels import by_row, place_of, placements, row_label
 from bench.results.report.plots.style import MUTED, Picture, canvas, colour, to_svg
 from bench.results.words import percent
 
@@ -13,7 +13,7 @@ def perturbation_pictures(cells: list[dict]) -> list[Picture]:
 
 
 def _draw(cells: list[dict], places: list[tuple[int, int]]) -> Picture:
-    groups = by_series(cells)
+    groups = by_row(cells)
     alt = "Traced over timed throughput. " + " ".join(
         f"{label}: " + ", ".join(f"{row_label(cell)} {percent(cell['perturbation'])}" for cell in group) + "."
         for label, group in groups.items()

@@ -1,17 +1,18 @@
 """Throughput against depth and against width, where a study has such a series of models."""
 
 from bench.results.intervals import interval_of
-from bench.results.report.labels import device_label, place_of, placements, row_label
+from bench.results.report.labels import device_label, place_of, placements, row_label, settings_of
 from bench.results.report.plots.style import Picture, canvas, colour, to_svg
 from bench.results.words import rate
 
 AXES = {"depth": ("patch_size", "dim"), "dim": ("patch_size", "depth")}
 NAMES = {"depth": "layers", "dim": "width"}
 SHORTEST = 3
+MOST_PANELS = 6
 
 
 def series(cells: list[dict], axis: str) -> dict[tuple, list[dict]]:
-    """Cells that differ in `axis` alone, in series of at least three different values, by what they share.
+    """Cells that differ in `axis` alone, in series of at least three different values, by what they share, model first.
 
     A model listed twice is in its series twice.
     """
@@ -19,13 +20,16 @@ def series(cells: list[dict], axis: str) -> dict[tuple, list[dict]]:
     for cell in cells:
         if cell["model"]["depth"] and cell["throughput_samples_s"]:
             shared = tuple(cell["model"][key] for key in AXES[axis])
-            groups.setdefault((shared, cell["gpu"], place_of(cell)), []).append(cell)
+            groups.setdefault((shared, cell["gpu"], place_of(cell), settings_of(cell)), []).append(cell)
     long = {key: sorted(group, key=lambda cell: cell["model"][axis]) for key, group in groups.items()}
     return {key: group for key, group in long.items() if len({c["model"][axis] for c in group}) >= SHORTEST}
 
 
 def scaling_pictures(cells: list[dict]) -> list[Picture]:
+    """A panel for each series; none where there are so many that only the comparison along the axis can be read."""
     pictures = []
+    if sum(len({key[0] for key in series(cells, axis)}) for axis in AXES) > MOST_PANELS:
+        return []
     for axis in AXES:
         found = series(cells, axis)
         for shared in dict.fromkeys(key[0] for key in found):

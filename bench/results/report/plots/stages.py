@@ -1,7 +1,7 @@
 """Where the window goes: compute, exposed copy, idle, as shares of it."""
 
 from bench.results.report.labels import panels
-from bench.results.report.plots.style import STAGE_COLOURS, Picture, canvas, to_svg
+from bench.results.report.plots.style import STAGE_COLOURS, Picture, canvas, panel_in, to_svg
 from bench.results.words import percent
 
 STAGES = ("compute", "exposed copy", "idle")
@@ -24,7 +24,7 @@ def _panel(title: str, cells: list[dict], rows: list[str]) -> Picture:
         f"{row}: " + ", ".join(f"{name} {percent(share)}" for name, share in part.items())
         for row, part in zip(rows, shares, strict=True)
     )
-    with canvas(3.4 if title else 6.4, 0.58 + 0.22 * len(cells), rows, right_in=0.25) as figure:
+    with canvas(panel_in(rows) if title else 6.4, 0.58 + 0.22 * len(cells), rows, right_in=0.25) as figure:
         axes = figure.add_subplot()
         left = [0.0] * len(cells)
         for name in STAGES:

@@ -20,6 +20,8 @@ STAGE_COLOURS = {
     "idle": "#D5D9DE",
 }
 INK, MUTED, RULE = "#1B2733", "#5A6772", "#E3E7EB"
+# Panels whose rows have longer names stand in a broad gallery.
+NARROW_LABEL = 18
 # Of 9 pt text in the widest of the usual typefaces.
 _CHARACTER_IN = 0.078
 _STYLE = {
@@ -90,6 +92,11 @@ def canvas(
             bottom=bottom_in / height_in,
         )
         yield figure
+
+
+def panel_in(labels: Iterable[str]) -> float:
+    """The width of a small panel: its rows' names may need more room than its axes."""
+    return 3.4 if max(map(len, labels), default=0) <= NARROW_LABEL else 4.9
 
 
 def to_svg(figure: Canvas, alt: str, salt: str) -> str:

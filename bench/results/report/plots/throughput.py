@@ -4,8 +4,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from bench.results.intervals import interval_of
-from bench.results.report.labels import device_label, panels, place_of, placements
-from bench.results.report.plots.style import INK, Picture, canvas, colour, to_svg
+from bench.results.report.labels import device_label, is_swept, panels, place_of, placements
+from bench.results.report.plots.style import INK, Picture, canvas, colour, panel_in, to_svg
 from bench.results.words import rate
 
 Place = tuple[int, int]
@@ -14,8 +14,9 @@ Place = tuple[int, int]
 def throughput_pictures(cells: list[dict]) -> list[Picture]:
     """A small panel a model, a bar each GPU and placement; one list of models where there is one cell each."""
     places = placements(cells)
-    found = panels([cell for cell in cells if cell["throughput_samples_s"]])
-    return [_panel(*panel, places) if panel[0] else _models(*panel[1:], places) for panel in found]
+    measured = [cell for cell in cells if cell["throughput_samples_s"]]
+    upright = not is_swept(measured)
+    return [(_panel if panel[0] and upright else _models)(*panel, places) for panel in panels(measured)]
 
 
 def _panel(title: str, cells: list[dict], labels: list[str], places: list[Place]) -> Picture:
@@ -39,11 +40,13 @@ def _panel(title: str, cells: list[dict], labels: list[str], places: list[Place]
         return Picture(title, alt, to_svg(figure, alt, f"throughput {title}"))
 
 
-def _models(cells: list[dict], labels: list[str], places: list[Place]) -> Picture:
-    alt = _alt("", cells, labels)
+def _models(title: str, cells: list[dict], labels: list[str], places: list[Place]) -> Picture:
+    alt = _alt(title, cells, labels)
     largest = max(cell["throughput_samples_s"] for cell in cells)
-    with canvas(6.4, 0.4 + 0.27 * len(cells), labels, top_in=0.08) as figure:
+    top_in = 0.32 if title else 0.08
+    with canvas(panel_in(labels) if title else 6.4, 0.32 + top_in + 0.27 * len(cells), labels, top_in=top_in) as figure:
         axes = figure.add_subplot()
+        axes.set_title(title)
         for y, cell in enumerate(cells):
             bar = axes.barh(y, cell["throughput_samples_s"], 0.66, color=colour(places.index(place_of(cell))))
             bar.patches[0].set_url(f"#runs-{cell['name']}")
@@ -53,11 +56,11 @@ def _models(cells: list[dict], labels: list[str], places: list[Place]) -> Pictur
             axes.text(end, y, rate(cell["throughput_samples_s"]), va="center", color=INK, fontsize=8.5)
         axes.set_yticks(range(len(cells)), labels)
         axes.set_ylim(len(cells) - 0.4, -0.6)
-        axes.set_xlim(0, largest * 1.15)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlim(0, largest * (1.4 if title else 1.15))
+        axes.xaxis.set_major_locator(MaxNLocator(3 if title else 5))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.grid(axis="y", visible=False)
-        return Picture("", alt, to_svg(figure, alt, "throughput"), wide=True)
+        return Picture(title, alt, to_svg(figure, alt, f"throughput {title}"), wide=not title)
 
 
 def _runs(axes: Axes, cell: dict, at: float, upright: bool) -> None:
