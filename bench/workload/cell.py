@@ -1,5 +1,6 @@
 """The cell a run executes, parsed once at the edge."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ from bench.workload.failures import CRASHED, NOT_RUNNABLE, RunFailure
 
 DTYPES = ("fp32", "tf32", "bf16", "fp16")
 COMPILE_MODES = ("off", "default", "reduce-overhead", "max-autotune")
+HOST_MEMORIES = ("pinned", "pageable", "write-combined", "registered", "huge")
 # These modes of torch.compile record CUDA graphs themselves.
 GRAPHED_COMPILE_MODES = ("reduce-overhead", "max-autotune")
 
@@ -69,9 +71,29 @@ class Cell:
         return 2 if self.dtype in ("bf16", "fp16") else 4
 
     @property
+    def copies_in(self) -> bool:
+        """False: the input stays on the device."""
+        return self.direction != "d2h"
+
+    @property
+    def copies_out(self) -> bool:
+        """False: the output stays on the device."""
+        return self.direction != "h2d"
+
+    @property
+    def input_bytes(self) -> int:
+        """Of one batch, copied or not."""
+        return math.prod(self.batch_shape) * self.bytes_per_element
+
+    @property
+    def output_bytes(self) -> int:
+        """Of one batch, copied or not."""
+        return math.prod(self.output_shape) * self.bytes_per_element
+
+    @property
     def bytes_in_per_batch(self) -> int:
-        batch, channels, height, width = self.batch_shape
-        return batch * channels * height * width * self.bytes_per_element
+        """On the link."""
+        return self.input_bytes if self.copies_in else 0
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -83,10 +105,8 @@ class Cell:
 
     @property
     def bytes_out_per_batch(self) -> int:
-        elements = 1
-        for length in self.output_shape:
-            elements *= length
-        return elements * self.bytes_per_element
+        """On the link."""
+        return self.output_bytes if self.copies_out else 0
 
     @property
     def batches_per_pass(self) -> int:
@@ -121,6 +141,9 @@ def _refuse_unknown(cell: Cell) -> None:
         "compile_model": COMPILE_MODES,
         "device": ("cuda", "cpu"),
         "profiler": ("nsys", "torch"),
+        "host_memory": HOST_MEMORIES,
+        "copy_granularity": ("batch", "sample"),
+        "direction": ("both", "h2d", "d2h"),
     }
     for key, allowed in known.items():
         if getattr(cell, key) not in allowed:
@@ -128,21 +151,33 @@ def _refuse_unknown(cell: Cell) -> None:
 
 
 def _refuse_impossible(cell: Cell) -> None:
-    if cell.device == "cpu" and cell.cuda_graph:
-        raise RunFailure(
-            NOT_RUNNABLE,
-            "cuda_graph asks for a CUDA device, the cell has device cpu",
-            "set cuda_graph to false, or run on a CUDA host",
-        )
-    if cell.device == "cpu" and cell.dtype == "tf32":
-        raise RunFailure(
-            NOT_RUNNABLE,
-            "tf32 is a mode of CUDA matrix units, the cell has device cpu",
-            "set dtype to fp32, or run on a CUDA host",
-        )
-    if cell.cuda_graph and cell.compile_model in GRAPHED_COMPILE_MODES:
-        raise RunFailure(
-            NOT_RUNNABLE,
-            f"compile_model {cell.compile_model} makes CUDA graphs of its own",
-            "set cuda_graph to false, or compile_model to default",
-        )
+    """Raise RunFailure (not_runnable) for the first thing that cannot be."""
+    cpu, no_copy_in = cell.device == "cpu", not cell.copies_in
+    impossible = {
+        "cuda_graph asks for a CUDA device, the cell has device cpu": (cpu and cell.cuda_graph, "cuda_graph to false"),
+        "compile_model reduce-overhead records CUDA graphs, the cell has device cpu": (
+            cpu and cell.compile_model == "reduce-overhead",
+            "compile_model to default",
+        ),
+        "tf32 is a mode of CUDA matrix units, the cell has device cpu": (cpu and cell.dtype == "tf32", "dtype to fp32"),
+        f"host_memory {cell.host_memory} is a kind of CUDA's, the cell has device cpu": (
+            cpu and cell.host_memory in ("write-combined", "registered"),
+            "host_memory to pinned or huge",
+        ),
+        f"compile_model {cell.compile_model} makes CUDA graphs of its own": (
+            cell.cuda_graph and cell.compile_model in GRAPHED_COMPILE_MODES,
+            "cuda_graph to false, or compile_model to default",
+        ),
+        "write-combined memory is for the copy in, direction d2h makes none": (
+            no_copy_in and cell.host_memory == "write-combined",
+            "host_memory to pinned",
+        ),
+        "batches are prepared for the copy in, direction d2h makes none": (
+            no_copy_in and cell.preprocess_queue > 0,
+            "preprocess_queue to 0",
+        ),
+    }
+    for what, (is_so, remedy) in impossible.items():
+        if is_so:
+            elsewhere = ", or run on a CUDA host" if "device cpu" in what else ""
+            raise RunFailure(NOT_RUNNABLE, what, f"set {remedy}{elsewhere}")

@@ -25,6 +25,7 @@ class Event(Protocol):
     def record(self, stream: Any) -> None: ...
     def wait(self, stream: Any) -> None: ...
     def elapsed_time(self, end: "Event") -> float: ...
+    def synchronize(self) -> None: ...
 
 
 class Device(Protocol):
@@ -33,8 +34,6 @@ class Device(Protocol):
     def stream(self) -> Any: ...
     def selector(self, stream: Any) -> Callable[[], None]: ...
     def event(self, timing: bool) -> Event: ...
-    def host_buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor: ...
-    def host_buffer_bytes(self, nbytes: int) -> int: ...
     def synchronize(self) -> None: ...
     def hold(self, stream: Any, duration_s: float) -> None: ...
     def allocations(self) -> int: ...
@@ -49,6 +48,9 @@ class CpuEvent:
         self.at_ns = time.perf_counter_ns()
 
     def wait(self, stream: Any) -> None:
+        pass
+
+    def synchronize(self) -> None:
         pass
 
     def elapsed_time(self, end: "CpuEvent") -> float:
@@ -67,12 +69,6 @@ class CpuDevice:
 
     def event(self, timing: bool) -> CpuEvent:
         return CpuEvent()
-
-    def host_buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype)
-
-    def host_buffer_bytes(self, nbytes: int) -> int:
-        return nbytes
 
     def synchronize(self) -> None:
         pass
@@ -108,13 +104,6 @@ class CudaDevice:
     def event(self, timing: bool) -> torch.cuda.Event:
         return torch.cuda.Event(enable_timing=timing)
 
-    def host_buffer(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, pin_memory=True)
-
-    def host_buffer_bytes(self, nbytes: int) -> int:
-        """torch rounds pinned blocks up to a power of two (CachingHostAllocator)."""
-        return 1 << max(0, nbytes - 1).bit_length()
-
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)
 
@@ -145,17 +134,26 @@ def open_device(cell: Cell) -> Device:
     if cell.device == "cpu":
         return CpuDevice()
     if not torch.cuda.is_available():
-        raise RunFailure(NOT_RUNNABLE, f"CUDA is not available to torch {torch.__version__}",
-                         "install a CUDA build of torch and a driver for it, or use device: cpu")
+        raise RunFailure(
+            NOT_RUNNABLE,
+            f"CUDA is not available to torch {torch.__version__}",
+            "install a CUDA build of torch and a driver for it, or use device: cpu",
+        )
     count = torch.cuda.device_count()
     if not 0 <= cell.gpu < count:
-        raise RunFailure(NOT_RUNNABLE, f"there is no GPU {cell.gpu}: torch sees {count} (0 to {count - 1})",
-                         "choose gpu_ids among those that numastudy doctor shows")
+        raise RunFailure(
+            NOT_RUNNABLE,
+            f"there is no GPU {cell.gpu}: torch sees {count} (0 to {count - 1})",
+            "choose gpu_ids among those that numastudy doctor shows",
+        )
     device = CudaDevice(cell.gpu)
     found = device.describe()["uuid"]
     if cell.gpu_uuid and found and bare_uuid(found) != bare_uuid(cell.gpu_uuid):
-        raise RunFailure(CRASHED, f"GPU {cell.gpu} is {found}, expected {cell.gpu_uuid}",
-                         "set CUDA_DEVICE_ORDER=PCI_BUS_ID and clear CUDA_VISIBLE_DEVICES")
+        raise RunFailure(
+            CRASHED,
+            f"GPU {cell.gpu} is {found}, expected {cell.gpu_uuid}",
+            "set CUDA_DEVICE_ORDER=PCI_BUS_ID and clear CUDA_VISIBLE_DEVICES",
+        )
     return device
 
 

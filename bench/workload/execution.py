@@ -1,26 +1,29 @@
 """How the forward pass is executed: eager, compiled, or as one CUDA graph per slot."""
 
-import importlib.util
 from collections.abc import Callable
 
 import torch
 
 from bench.workload.cell import GRAPHED_COMPILE_MODES, Cell
+from bench.workload.compilation import compiled
 from bench.workload.devices import Device
 from bench.workload.failures import CRASHED, RunFailure, first_line, is_out_of_memory
 from bench.workload.models import TORCH_DTYPES
-from bench.workload.pipeline import Forward
-
-# Compiled modes that record CUDA graphs need a first call, a recording and a first replay.
-SETTLING_CALLS = 4
+from bench.workload.rings import fill_ring
+from bench.workload.stages import Forward
 
 
 def make_slots(cell: Cell, device: Device) -> list[torch.Tensor]:
-    """The device's input slots, zeroed so that warm-up calls before the first copy see finite values."""
+    """The device's input slots. Zeroed, so that warm-up calls before the first copy see finite values; where nothing
+    is copied in, each holds a batch of its own, those that would have been copied first."""
     dtype = TORCH_DTYPES[cell.dtype]
-    return [
-        torch.zeros(cell.batch_shape, dtype=dtype, device=device.torch_device) for _ in range(cell.buffers)
-    ]
+    slots = [torch.zeros(cell.batch_shape, dtype=dtype, device=device.torch_device) for _ in range(cell.buffers)]
+    if not cell.copies_in:
+        batches = torch.empty((cell.buffers, *cell.batch_shape), dtype=dtype)
+        fill_ring(batches, cell.seed)
+        for slot, batch in zip(slots, batches, strict=True):
+            slot.copy_(batch)
+    return slots
 
 
 def make_forward(
@@ -34,7 +37,7 @@ def make_forward(
         return None
     call: Callable[[torch.Tensor], torch.Tensor] = model.forward_features
     if cell.compile_model != "off":
-        call = _compiled(cell, device, call, slots)
+        call = compiled(cell, device, call, slots)
     if cell.cuda_graph:
         forward = _captured(call, slots)
     elif cell.compile_model in GRAPHED_COMPILE_MODES and cell.device == "cuda":
@@ -53,46 +56,13 @@ def _eager(call: Callable[[torch.Tensor], torch.Tensor], slots: list[torch.Tenso
     return forward
 
 
-def _compiled(
-    cell: Cell, device: Device, call: Callable[[torch.Tensor], torch.Tensor], slots: list[torch.Tensor]
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    try:
-        # fullgraph: a graph break would leave part of the model eager without saying so.
-        compiled = torch.compile(call, mode=cell.compile_model, fullgraph=True, dynamic=False)
-        for _ in range(SETTLING_CALLS):
-            for slot in slots:
-                compiled(slot)
-        device.synchronize()
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise RunFailure(
-            CRASHED,
-            f"torch.compile in mode {cell.compile_model} failed: {type(error).__name__}: {first_line(error)}",
-            compile_advice(error),
-        ) from error
-    return compiled
-
-
-def compile_advice(error: BaseException) -> str:
-    text = f"{type(error).__name__} {error}".lower()
-    if "cxxcompiler" in text or "c++ compiler" in text:
-        return "install a C++ compiler (apt-get install g++), or set compile_model to off"
-    if "c compiler" in text:
-        return "install a C compiler (apt-get install gcc), or set compile_model to off"
-    if importlib.util.find_spec("triton") is None and "triton" in text:
-        return "install triton, or set compile_model to off"
-    return "set compile_model to off, or to another mode; the run's .stderr log has the whole error"
-
-
 def _copied_out(
     cell: Cell, device: Device, call: Callable[[torch.Tensor], torch.Tensor], slots: list[torch.Tensor]
 ) -> Forward:
     """For modes that record CUDA graphs themselves: their output is overwritten by the next call, while the
     copy out of the last batch may still read it. So the output is first copied to a buffer of the slot."""
     outputs = [
-        torch.empty(cell.output_shape, dtype=TORCH_DTYPES[cell.dtype], device=device.torch_device)
-        for _ in slots
+        torch.empty(cell.output_shape, dtype=TORCH_DTYPES[cell.dtype], device=device.torch_device) for _ in slots
     ]
 
     def forward(slot: int) -> torch.Tensor:

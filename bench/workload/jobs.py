@@ -8,7 +8,8 @@ from bench.host.certificate import Certifier
 from bench.workload.barrier import Barrier
 from bench.workload.capture import make_capture
 from bench.workload.cell import Cell
-from bench.workload.latency import LatencyMarks, latency_us
+from bench.workload.compilation import compilations, refuse_compilations
+from bench.workload.latency import LatencyMarks, latency_us, no_latency
 from bench.workload.measure import Warmup, load_windows, measure_windows, trace_pass, warm_up
 from bench.workload.phases import Phases
 from bench.workload.pipeline import Pipeline
@@ -43,7 +44,7 @@ class Job:
 
     def witness(self) -> Certifier:
         """The proof of placement around the windows, started."""
-        witness = Certifier(self.raw, self.pipeline.rings.addresses())
+        witness = Certifier(self.raw, self.pipeline.addresses())
         witness.start()
         return witness
 
@@ -58,24 +59,29 @@ def timed(job: Job) -> dict[str, Any]:
     warmup = job.warm_up()
     device = pipeline.device
     witness = job.witness()
-    allocations = device.allocations()
+    reason = no_latency(cell.direction)
+    before = device.allocations(), pipeline.waited, compilations()
     measured = measure_windows(
         pipeline, cell.windows, cell.batches_per_pass, cell.window_s, warmup.batch_s, job.progress,
-        LatencyMarks(device), witness.see_cpu,
+        None if reason else LatencyMarks(device), witness.see_cpu,
     )  # fmt: skip
-    allocations = device.allocations() - allocations
+    after = device.allocations(), pipeline.waited, compilations()
+    allocations, waited, compiled = (b - a for a, b in zip(before, after, strict=True))
     certificate = witness.finish()
     job.end_load()
+    refuse_compilations(compiled)
     job.phases.mark("measure")
     issue = issue_us(pipeline, cell.model.depth, warmup.batch_s)
     return {
         "warmup": warmup.as_json(),
         "windows": [window.as_json() for window in measured.windows],
         "throughput_samples_s": throughput_samples_s(measured.windows, cell.batch_size),
-        "latency_us": latency_us(measured.latencies_us),
+        "latency_us": latency_us(measured.latencies_us, reason),
         "issue_us": issue,
         "solo_us": solo_us(pipeline, cell.model.depth, warmup.batch_s, issue),
         "device_allocations_in_windows": allocations,
+        "waited_batches_in_windows": waited,
+        "compilations_in_windows": compiled,
         "certificate": certificate,
     }
 

@@ -52,13 +52,23 @@ def mark_stride(count: int, max_marked: int) -> int:
     return stride if stride % 2 else stride + 1
 
 
-def latency_us(values_us: Sequence[float]) -> dict[str, Any]:
+def no_latency(direction: str) -> str:
+    """Why batches of this direction have no latency; empty for `both`."""
+    missing = {"h2d": "no copy out, which would end it", "d2h": "no copy in, which would begin it"}
+    return f"direction {direction}: a batch has {missing[direction]}" if direction in missing else ""
+
+
+def latency_us(values_us: Sequence[float], reason: str = "") -> dict[str, Any]:
     """p50, p90, p99, max and their reasons (bench.quantiles), and `quantiles`: 101 values, percent 0 to 100.
 
-    null where the sample cannot support the value; the ends are the smallest and the largest seen.
+    null where the sample cannot support the value; the ends are the smallest and the largest seen. reason: why there
+    is no sample.
     """
     ordered = sorted(values_us)
-    return {**summary(ordered), "quantiles": [_quantile(ordered, percent) for percent in range(101)]}
+    found = summary(ordered)
+    if reason:
+        found["reasons"] = dict.fromkeys(("p50", "p90", "p99", "max"), reason)
+    return {**found, "quantiles": [_quantile(ordered, percent) for percent in range(101)]}
 
 
 def _quantile(ordered: Sequence[float], percent: int) -> float | None:

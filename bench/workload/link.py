@@ -14,6 +14,7 @@ import torch
 
 from bench.workload.copies import Route, make_route, train_s
 from bench.workload.devices import CpuDevice, CudaDevice, Device
+from bench.workload.host_memory import HostMemory
 from bench.workload.memory import MIB, require_host_memory
 
 BURSTS = 5
@@ -36,9 +37,10 @@ class Link:
 def measure_link(device: Device, batch_bytes: int, pool_bytes: int, burst_s: float = 0.1) -> Link:
     """Median over bursts of about burst_s; copies cycle through pools of pool_bytes, as the pipeline's do."""
     length = max(2, pool_bytes // batch_bytes)
-    require_host_memory(2 * device.host_buffer_bytes(length * batch_bytes), None)
+    memory = HostMemory("pinned", device)
+    require_host_memory(2 * memory.taken_bytes(length * batch_bytes), None)
     shape = (length, batch_bytes)
-    host_in, host_out = (device.host_buffer(shape, torch.uint8).fill_(value) for value in (1, 2))
+    host_in, host_out = memory.inputs(shape, torch.uint8).fill_(1), memory.outputs(shape, torch.uint8).fill_(2)
     there, back = (torch.ones(2, batch_bytes, dtype=torch.uint8, device=device.torch_device) for _ in "io")
     inwards = make_route(device, [(there[i % 2], host_in[i]) for i in range(length)])
     outwards = make_route(device, [(host_out[i], back[i % 2]) for i in range(length)])

@@ -20,6 +20,7 @@ from bench.host.certificate import Certifier
 from bench.workload.cell import Cell, parse_cell
 from bench.workload.copies import Route, make_route, train_s
 from bench.workload.devices import CpuDevice, Device, open_device
+from bench.workload.host_memory import HostMemory
 from bench.workload.memory import MIB, require_host_memory
 from bench.workload.phases import process_start
 from bench.workload.result import write_result
@@ -65,10 +66,10 @@ class Ends:
         return {"h2d": [inwards], "d2h": [outwards], "both": [inwards, outwards]}
 
 
-def make_ends(device: Device, nbytes: int, mem_node: int | None) -> Ends:
+def make_ends(device: Device, memory: HostMemory, nbytes: int, mem_node: int | None) -> Ends:
     """Raise RunFailure (oom) if the host does not hold them."""
-    require_host_memory(2 * device.host_buffer_bytes(nbytes), mem_node)
-    host = [device.host_buffer((nbytes,), torch.uint8).fill_(value) for value in (1, 2)]
+    require_host_memory(2 * memory.taken_bytes(nbytes), mem_node)
+    host = memory.inputs((nbytes,), torch.uint8).fill_(1), memory.outputs((nbytes,), torch.uint8).fill_(2)
     there, back = (torch.ones(nbytes, dtype=torch.uint8, device=device.torch_device) for _ in "io")
     return Ends(*host, there, back)
 
@@ -78,7 +79,8 @@ def measure(raw: Record, largest_mb: int | None = None) -> Record:
     cell = parse_cell(raw)
     device = open_device(cell)
     largest_bytes = (largest_mb or LARGEST_MB[cell.device]) * MIB
-    ends = make_ends(device, largest_bytes, cell.mem_node if cell.binding == "numactl" else None)
+    memory = HostMemory(cell.host_memory, device)
+    ends = make_ends(device, memory, largest_bytes, cell.mem_node if cell.binding == "numactl" else None)
     device.synchronize()
     places = {name: getattr(ends, name) for name in ("host_in", "host_out")}
     witness = Certifier(raw, {name: (place.data_ptr(), place.nbytes) for name, place in places.items()})
@@ -90,7 +92,7 @@ def measure(raw: Record, largest_mb: int | None = None) -> Record:
         "status": "ok",
         "device": device.describe(),
         "versions": versions(),
-        "host_memory": cell.host_memory,
+        "host_memory": memory.describe(ends.host_in, ends.host_out),
         "copies": rows,
         **rest,
         "reasons": reasons,

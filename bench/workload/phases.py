@@ -3,7 +3,7 @@
 import os
 import time
 
-PHASES = ("interpreter", "imports", "device", "model", "buffers", "warmup", "measure", "finish")
+PHASES = ("interpreter", "imports", "device", "model", "compile", "buffers", "warmup", "measure", "finish")
 
 
 class Phases:

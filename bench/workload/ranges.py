@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from bench.workload.cell import Cell
 from bench.workload.failures import NOT_RUNNABLE, RunFailure
-from bench.workload.pipeline import Pipeline, Stage
+from bench.workload.pipeline import Pipeline
+from bench.workload.stages import Stage
 
 WINDOW_PREFIX = "test_"
 WARMUP_PREFIX = "warmup_"
@@ -62,7 +63,8 @@ def nvtx_functions() -> tuple[Callable[[str], Any], Callable[[], Any]]:
         import nvtx
     except ImportError:
         raise RunFailure(
-            NOT_RUNNABLE, "profiler nsys on the cpu device needs the Python package nvtx",
+            NOT_RUNNABLE,
+            "profiler nsys on the cpu device needs the Python package nvtx",
             "pip install nvtx==0.2.10, or set profiler to torch",
         ) from None
     return nvtx.push_range, nvtx.pop_range
@@ -79,28 +81,39 @@ def named(ranges: Ranges, name: str) -> Iterator[None]:
 
 def annotated_step(pipeline: Pipeline, ranges: Ranges, prefix: str, count: int) -> Stage:
     """A step for the next `count` batches with their ranges, numbered from 0. The names are made here,
-    outside the window."""
+    outside the window. A direction that is not copied has no range: so a trace says that none was asked for."""
     first = pipeline.next_batch
-    names = [
-        tuple(f"{prefix}{part}batch_{index}" for part in ("", "h2d_", "compute_", "d2h_"))
-        for index in range(count)
-    ]
-    push, pop = ranges.push, ranges.pop
     slots, host_in, host_out = len(pipeline.slots), pipeline.host_in, pipeline.host_out
 
+    def h2d(index: int, start: Any, end: Any) -> None:
+        pipeline.h2d(index % slots, host_in[index % len(host_in)], start)
+
+    def compute(index: int, start: Any, end: Any) -> None:
+        pipeline.compute(index % slots)
+
+    def d2h(index: int, start: Any, end: Any) -> None:
+        pipeline.d2h(index % slots, host_out[index % len(host_out)], end)
+
+    stages = {"h2d": h2d, "compute": compute, "d2h": d2h}
+    if not pipeline.copies.into:
+        del stages["h2d"]
+    if not pipeline.copies.back:
+        del stages["d2h"]
+    names = [
+        (f"{prefix}batch_{index}", [(f"{prefix}{name}_batch_{index}", stage) for name, stage in stages.items()])
+        for index in range(count)
+    ]
+    push, pop, ready, issued = ranges.push, ranges.pop, pipeline.ready, pipeline.issued
+
     def step(index: int, start: Any = None, end: Any = None) -> None:
-        batch_name, h2d_name, compute_name, d2h_name = names[index - first]
-        slot = index % slots
+        batch_name, parts = names[index - first]
         push(batch_name)
-        push(h2d_name)
-        pipeline.h2d(slot, host_in[index % len(host_in)], start)
-        pop()
-        push(compute_name)
-        pipeline.compute(slot)
-        pop()
-        push(d2h_name)
-        pipeline.d2h(slot, host_out[index % len(host_out)], end)
-        pop()
+        ready(index)
+        for name, stage in parts:
+            push(name)
+            stage(index, start, end)
+            pop()
+        issued(index)
         pop()
 
     return step

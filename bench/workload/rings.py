@@ -1,11 +1,13 @@
 """The rings of host batches that the copies cycle through."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from bench.workload.cell import Cell
 from bench.workload.devices import Device
+from bench.workload.host_memory import HostMemory
 from bench.workload.memory import MIB, require_host_memory
 from bench.workload.models import TORCH_DTYPES
 
@@ -14,7 +16,7 @@ OUTPUT_RING_BYTES = 64 * MIB
 
 @dataclass(frozen=True)
 class RingSizes:
-    """Lengths in batches."""
+    """Lengths in batches; 0 where the cell makes no copies in that direction."""
 
     inputs: int
     outputs: int
@@ -22,39 +24,46 @@ class RingSizes:
 
 @dataclass(frozen=True)
 class Rings:
-    """`inputs`: length x batch x 3 x px x px; `outputs`: length x the shape of one output batch."""
+    """`inputs`: length x batch x 3 x px x px; `outputs`: length x the shape of one output batch; None: no such copies.
 
-    inputs: torch.Tensor
-    outputs: torch.Tensor
+    host_memory: what kind of memory they are, for the result.
+    """
+
+    inputs: torch.Tensor | None
+    outputs: torch.Tensor | None
+    host_memory: dict[str, Any]
 
     def addresses(self) -> dict[str, tuple[int, int]]:
         """Address and bytes by name, for the proof of placement."""
-        return {
-            "input_ring": (self.inputs.data_ptr(), self.inputs.nbytes),
-            "output_ring": (self.outputs.data_ptr(), self.outputs.nbytes),
-        }
+        rings = {"input_ring": self.inputs, "output_ring": self.outputs}
+        return {name: (ring.data_ptr(), ring.nbytes) for name, ring in rings.items() if ring is not None}
 
 
 def ring_sizes(cell: Cell) -> RingSizes:
-    """Inputs fill memory_size_mb, at least two batches; outputs are bounded, and enough for every slot."""
-    inputs = max(2, cell.memory_size_mb * MIB // cell.bytes_in_per_batch)
-    outputs = max(2, cell.buffers + 1, min(inputs, OUTPUT_RING_BYTES // cell.bytes_out_per_batch))
-    return RingSizes(inputs, outputs)
+    """Inputs fill memory_size_mb, and hold what is being prepared and copied; outputs are bounded, and enough for
+    every slot. Where only outputs are copied, they fill memory_size_mb."""
+    pool = cell.memory_size_mb * MIB
+    in_flight = cell.preprocess_queue + cell.buffers + 1 if cell.preprocess_queue else 2
+    inputs = max(in_flight, pool // cell.input_bytes)
+    bounded = min(inputs, OUTPUT_RING_BYTES // cell.output_bytes) if cell.copies_in else pool // cell.output_bytes
+    outputs = max(2, cell.buffers + 1, bounded)
+    return RingSizes(inputs if cell.copies_in else 0, outputs if cell.copies_out else 0)
 
 
 def make_rings(cell: Cell, device: Device) -> Rings:
-    """Allocate both rings and fill the inputs. Raise RunFailure (oom) if host memory does not hold them."""
-    sizes = ring_sizes(cell)
-    needed = device.host_buffer_bytes(sizes.inputs * cell.bytes_in_per_batch)
-    needed += device.host_buffer_bytes(sizes.outputs * cell.bytes_out_per_batch)
+    """Allocate the rings and fill the inputs. Raise RunFailure: oom if host memory does not hold them, or not_runnable
+    where the cell's kind of memory cannot be had."""
+    sizes, memory = ring_sizes(cell), HostMemory(cell.host_memory, device)
+    needed = memory.taken_bytes(sizes.inputs * cell.input_bytes) + memory.taken_bytes(sizes.outputs * cell.output_bytes)
     require_host_memory(needed, cell.mem_node if cell.binding == "numactl" else None)
-    dtype = TORCH_DTYPES[cell.dtype]
-    inputs = device.host_buffer((sizes.inputs, *cell.batch_shape), dtype)
-    outputs = device.host_buffer((sizes.outputs, *cell.output_shape), dtype)
-    fill_ring(inputs, cell.seed)
-    # A batch that never came back must not look like a result.
-    outputs.fill_(float("nan"))
-    return Rings(inputs, outputs)
+    dtype, inputs, outputs = TORCH_DTYPES[cell.dtype], None, None
+    if sizes.inputs:
+        inputs = memory.inputs((sizes.inputs, *cell.batch_shape), dtype)
+        fill_ring(inputs, cell.seed)
+    if sizes.outputs:
+        # A batch that never came back must not look like a result.
+        outputs = memory.outputs((sizes.outputs, *cell.output_shape), dtype).fill_(float("nan"))
+    return Rings(inputs, outputs, memory.describe(inputs, outputs))
 
 
 def fill_ring(ring: torch.Tensor, seed: int) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from bench.workload.barrier import Barrier
 from bench.workload.cell import Cell, parse_cell
+from bench.workload.compilation import compile_facts
 from bench.workload.devices import Device, open_device
 from bench.workload.execution import make_forward, make_slots
 from bench.workload.jobs import Job, load, timed, traced
@@ -15,6 +16,7 @@ from bench.workload.measure import first_batch_again
 from bench.workload.models import build_model, set_precision
 from bench.workload.phases import Phases
 from bench.workload.pipeline import Pipeline
+from bench.workload.preparing import PreparedPipeline, Preparer, preparing_cpus
 from bench.workload.progress import Progress
 from bench.workload.rings import make_rings
 from bench.workload.versions import versions
@@ -51,6 +53,7 @@ def execute(
                 measured = load(job)
             checksum = first_batch_again(pipeline)
         finally:
+            pipeline.close()
             gc.enable()
             gc.unfreeze()
         phases.mark("finish")
@@ -62,9 +65,12 @@ def execute(
         "batches_per_pass": cell.batches_per_pass,
         "bytes_in_per_batch": cell.bytes_in_per_batch,
         "bytes_out_per_batch": cell.bytes_out_per_batch,
-        "input_ring_batches": len(pipeline.host_in),
-        "output_ring_batches": len(pipeline.host_out),
+        "input_ring_batches": len(pipeline.host_in) if pipeline.copies.into else 0,
+        "output_ring_batches": len(pipeline.host_out) if pipeline.copies.back else 0,
         "buffer_layout": pipeline.layout,
+        "compile": compile_facts(cell, phases.seconds["compile"]),
+        "preprocess": pipeline.preparation,
+        "host_memory": pipeline.rings.host_memory,
         **measured,
         "output_checksum": checksum,
         "phases_s": dict(phases.seconds),
@@ -75,11 +81,17 @@ def build_pipeline(cell: Cell, device: Device, phases: Phases) -> Pipeline:
     set_precision(cell.dtype)
     model = build_model(cell, device.torch_device)
     slots = make_slots(cell, device)
+    phases.mark("model")
     forward = make_forward(cell, device, model, slots)
     device.synchronize()
-    phases.mark("model")
+    phases.mark("compile" if forward and cell.compile_model != "off" else "model")
     rings = make_rings(cell, device)
-    pipeline = Pipeline(device, rings, slots, forward)
+    parts = device, rings, slots, forward, cell.copy_granularity == "sample"
+    if cell.preprocess_queue:
+        preparer = Preparer(device, rings.inputs, cell.preprocess_queue, preparing_cpus(cell), cell.seed)
+        pipeline: Pipeline = PreparedPipeline(preparer, *parts)
+    else:
+        pipeline = Pipeline(*parts)
     # Slots and weights were made on other streams than the pipeline's.
     device.synchronize()
     phases.mark("buffers")

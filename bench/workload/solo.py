@@ -37,9 +37,13 @@ def issue_us(pipeline: Pipeline, depth: int, batch_s: float) -> float:
     spent issuing there is the device's pace, not the CPU's. On the cpu device to issue is to execute.
     """
     count = batches_queued(depth, batch_s)
+    if pipeline.ahead is not None:
+        # To wait for a batch that is not prepared yet is not to issue.
+        count = min(count, pipeline.ahead)
     values = []
     for _ in range(bursts_of(count * batch_s)):
         pipeline.drain()
+        pipeline.refill()
         start_ns = time.perf_counter_ns()
         pipeline.run(count, no_beat)
         values.append((time.perf_counter_ns() - start_ns) / 1e3 / count)
@@ -49,6 +53,8 @@ def issue_us(pipeline: Pipeline, depth: int, batch_s: float) -> float:
 
 def solo_us(pipeline: Pipeline, depth: int, batch_s: float, issue_us: float) -> dict[str, float]:
     """Device time per batch of h2d, compute and d2h, each without the others. Medians over bursts.
+
+    0 for a stage that the cell does not have. `prepare`, where batches are prepared: CPU time of its thread.
 
     Every burst is issued while its stream is held back, so that it runs at the device's pace even where the
     CPU issues more slowly: that term of the bound is issue_us.
@@ -70,10 +76,12 @@ def solo_us(pipeline: Pipeline, depth: int, batch_s: float, issue_us: float) -> 
         return _alone(pipeline, stream, stage, count, bursts, 2 * count * issue_us / 1e6)
 
     passes = batches_queued(depth, batch_s)
+    copied = pipeline.copies
     return {
-        "h2d": alone(pipeline.h2d_stream, h2d, copies),
+        "h2d": alone(pipeline.h2d_stream, h2d, copies) if copied.into else 0.0,
         "compute": alone(pipeline.compute_stream, compute, passes) if pipeline.forward else 0.0,
-        "d2h": alone(pipeline.d2h_stream, d2h, copies),
+        "d2h": alone(pipeline.d2h_stream, d2h, copies) if copied.back else 0.0,
+        **pipeline.prepare_us(),
     }
 
 

@@ -21,6 +21,12 @@ def test_without_compute_as_much_comes_back_as_went_in():
     assert cell.bytes_out_per_batch == cell.bytes_in_per_batch == 4 * 3 * 32 * 32 * 4
 
 
+def test_a_direction_that_is_not_copied_has_no_bytes_on_the_link():
+    into, back = small_cell(direction="h2d"), small_cell(direction="d2h")
+    assert (into.bytes_in_per_batch, into.bytes_out_per_batch) == (49_152, 0)
+    assert (back.bytes_in_per_batch, back.bytes_out_per_batch) == (0, 2_560)
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_half_precision_halves_the_bytes(dtype):
     assert small_cell(dtype=dtype).bytes_in_per_batch * 2 == small_cell().bytes_in_per_batch
@@ -51,6 +57,18 @@ def test_a_missing_key_is_named():
     [
         ({"dtype": "fp8"}, "crashed", "dtype is 'fp8'"),
         ({"compile_model": "fast"}, "crashed", "compile_model is 'fast'"),
+        ({"host_memory": "unified"}, "crashed", "host_memory is 'unified'"),
+        ({"direction": "in"}, "crashed", "direction is 'in'"),
+        ({"copy_granularity": "pixel"}, "crashed", "copy_granularity is 'pixel'"),
+        ({"host_memory": "write-combined"}, "not_runnable", "host_memory write-combined is a kind of CUDA's"),
+        ({"host_memory": "registered"}, "not_runnable", "host_memory registered is a kind of CUDA's"),
+        ({"compile_model": "reduce-overhead"}, "not_runnable", "records CUDA graphs"),
+        ({"direction": "d2h", "preprocess_queue": 2}, "not_runnable", "direction d2h makes none"),
+        (
+            {"direction": "d2h", "host_memory": "write-combined", "device": "cuda"},
+            "not_runnable",
+            "write-combined memory is for the copy in",
+        ),
         ({"cuda_graph": True}, "not_runnable", "cuda_graph asks for a CUDA device"),
         ({"dtype": "tf32"}, "not_runnable", "tf32"),
         (

@@ -3,8 +3,9 @@ import shutil
 import pytest
 import torch
 
+from bench.workload.compilation import compile_advice
 from bench.workload.devices import CpuDevice
-from bench.workload.execution import compile_advice, make_forward, make_slots
+from bench.workload.execution import make_forward, make_slots
 from bench.workload.failures import RunFailure
 from bench.workload.models import build_model
 

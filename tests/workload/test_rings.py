@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bench.workload.devices import CpuDevice, CudaDevice
+from bench.workload.devices import CpuDevice
 from bench.workload.failures import RunFailure
 from bench.workload.rings import fill_ring, make_rings, ring_sizes
 
@@ -56,6 +56,15 @@ def test_a_pool_larger_than_the_host_is_refused_before_it_is_allocated():
     assert raised.value.status == "oom"
 
 
-@pytest.mark.parametrize(("nbytes", "taken"), [(1, 1), (512 * MIB, 512 * MIB), (512 * MIB + 1, 1024 * MIB)])
-def test_pinned_blocks_are_powers_of_two(nbytes, taken):
-    assert CudaDevice.host_buffer_bytes(None, nbytes) == taken
+def test_one_way_has_one_ring():
+    into, back = (ring_sizes(small_cell(direction=direction)) for direction in ("h2d", "d2h"))
+    assert (into.inputs, into.outputs) == (21, 0)
+    # Outputs fill the pool, so that they do not land in cache.
+    assert (back.inputs, back.outputs) == (0, MIB // 2560)
+    rings = make_rings(small_cell(direction="d2h"), CpuDevice())
+    assert rings.inputs is None
+    assert set(rings.addresses()) == {"output_ring"}
+
+
+def test_what_is_prepared_and_copied_fits_into_the_ring():
+    assert ring_sizes(small_cell(preprocess_queue=30, buffers=3)).inputs == 34

@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from bench.workload.devices import CpuDevice
+from bench.workload.host_memory import HostMemory
+
+MIB = 1 << 20
+
+
+class StubCudaDevice:
+    """Stands in for a GPU where none is asked for more than its name."""
+
+    torch_device = torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("kind", ["pinned", "pageable"])
+def test_the_cpu_device_copies_normal_memory(kind):
+    memory = HostMemory(kind, CpuDevice())
+    buffer = memory.inputs((2, 3), torch.bfloat16)
+    assert (buffer.shape, buffer.dtype, buffer.device.type) == ((2, 3), torch.bfloat16, "cpu")
+    assert memory.taken_bytes(5 * MIB) == 5 * MIB
+    facts = memory.describe(buffer, None)
+    assert (facts["kind"], facts["inputs"], facts["outputs"]) == (kind, kind, kind)
+    assert facts["huge_pages"]["outputs"] is None
+    assert "normal memory" in facts["note"]
+
+
+def test_huge_buffers_have_their_shape():
+    memory = HostMemory("huge", CpuDevice())
+    try:
+        buffer = memory.outputs((2, 3, 100), torch.float16)
+    except Exception as failure:
+        pytest.skip(str(failure))
+    assert (buffer.shape, buffer.dtype) == ((2, 3, 100), torch.float16)
+    assert buffer.is_contiguous()
+    assert memory.describe(None, buffer)["huge_pages"] == {"inputs": None, "outputs": buffer.nbytes}
+    assert memory.taken_bytes(5 * MIB) == 6 * MIB
+
+
+@pytest.mark.parametrize(("nbytes", "taken"), [(1, 1), (512 * MIB, 512 * MIB), (512 * MIB + 1, 1024 * MIB)])
+def test_pinned_blocks_are_powers_of_two(nbytes, taken):
+    assert HostMemory("pinned", StubCudaDevice()).taken_bytes(nbytes) == taken
+    assert HostMemory("registered", StubCudaDevice()).taken_bytes(nbytes) == nbytes
+
+
+@pytest.mark.parametrize(
+    ("kind", "outputs", "synchronous", "note"),
+    [
+        ("pinned", "pinned", False, ""),
+        ("pageable", "pageable", True, "staged"),
+        ("write-combined", "pinned", False, "outputs are pinned"),
+        ("registered", "registered", False, ""),
+    ],
+)
+def test_what_the_result_says(kind, outputs, synchronous, note):
+    facts = HostMemory(kind, StubCudaDevice()).describe(None, None)
+    assert (facts["inputs"], facts["outputs"], facts["synchronous_copies"]) == (kind, outputs, synchronous)
+    assert note in facts["note"]
