@@ -143,7 +143,8 @@ def _atom(key: str, value: Any, where: str, read_model: Callable[[Any, str], Any
         return read_id(value, where)
     read = SETTINGS[key].read(value, where)
     if read == "auto":
-        raise StudyError("auto is no value of an axis", where, f"name it: {SETTINGS[key].allowed}")
+        named = ", ".join(choice for choice in SETTINGS[key].choices if choice != "auto")
+        raise StudyError("auto is no value of an axis", where, f"name what it stands for: {named}")
     return read
 
 

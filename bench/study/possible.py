@@ -26,7 +26,7 @@ def contradiction(model: Model, settings: Settings, varied: Collection[str] = ()
 
     A device of auto contradicts nothing: the same question is asked again when the host is known.
     """
-    for rule in (_whole_batches, _one_execution, _needs_cuda, _needs_queue, _needs_company):
+    for rule in (_whole_batches, _one_execution, _needs_cuda, _needs_copies_in, _needs_queue, _needs_company):
         if found := rule(settings, varied):
             return found
     try:
@@ -102,16 +102,28 @@ def _needs_cuda(settings: Settings, varied: Collection[str]) -> Contradiction | 
     return None
 
 
-def _needs_queue(settings: Settings, varied: Collection[str]) -> Contradiction | None:
-    if settings["preprocess_queue"] == 0:
-        return _idle("preprocess_node", -1, "preprocess_queue", settings, varied)
-    if settings["direction"] == "d2h":
+def _needs_copies_in(settings: Settings, varied: Collection[str]) -> Contradiction | None:
+    if settings["direction"] != "d2h":
+        return None
+    if settings["preprocess_queue"]:
         return Contradiction(
             "direction d2h copies nothing in: what preprocess_queue prepares would be thrown away",
             "set direction to both or h2d, or preprocess_queue to 0",
             ("direction", "preprocess_queue"),
         )
+    if settings["host_memory"] == "write-combined":
+        return Contradiction(
+            "host_memory write-combined is for copies in, and direction d2h makes none",
+            "set direction to both or h2d, or host_memory to pinned",
+            ("direction", "host_memory"),
+        )
     return None
+
+
+def _needs_queue(settings: Settings, varied: Collection[str]) -> Contradiction | None:
+    if settings["preprocess_queue"]:
+        return None
+    return _idle("preprocess_node", -1, "preprocess_queue", settings, varied)
 
 
 def _needs_company(settings: Settings, varied: Collection[str]) -> Contradiction | None:

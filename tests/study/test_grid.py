@@ -1,16 +1,19 @@
 """A study on a host: cells, names, and which of them cannot run."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from bench.errors import StudyError
-from bench.host.topology import Node, Topology
+from bench.host.topology import Node, Topology, read_topology
 from bench.study.cell import Cell
 from bench.study.grid import expand
 from bench.study.study import configs_folder, load_study, read_study
 
 GIB = 1 << 30
+HOSTS = Path(__file__).parents[1] / "fixtures" / "hosts"
 
 
 def node(number: int, cpus: tuple[int, ...] = (0, 1)) -> Node:
@@ -74,3 +77,45 @@ def test_all_takes_the_nodes_that_have_both_cpus_and_memory() -> None:
 def test_a_cell_reads_back_from_json() -> None:
     for cell in cells_of({"numa_nodes": [0, 9]}, host(node(0))):
         assert Cell.from_json(json.loads(json.dumps(cell.as_json()))) == cell
+
+
+def test_run_directories_of_version_0_1_are_read() -> None:
+    """Their cells name no group and none of the later settings."""
+    record = json.loads((Path(__file__).parents[1] / "fixtures" / "study" / "cell_0_1.json").read_text())
+    cell = Cell.from_json(record)
+    assert (cell.group, cell.host_memory, cell.concurrent_gpus) == ("", "pinned", 1)
+    assert cell.key == record["key"]
+    assert cell.as_json() == record | {
+        "group": "", "host_memory": "pinned", "copy_granularity": "batch", "direction": "both",
+        "preprocess_queue": 0, "preprocess_node": -1, "concurrent_gpus": 1, "concurrent_load": "pipeline",
+        "concurrent_placement": "local",
+    }  # fmt: skip
+
+
+def test_variants_of_one_gpu_and_model_are_of_one_family() -> None:
+    values = {"numa_nodes": [0, 1], "axes": {"dtype": ["fp32", "bf16"], "batch_size": [10, 20]}}
+    cells = cells_of(values, host(node(0), node(1)))
+    assert len(cells) == 8 and {cell.family for cell in cells} == {"gpu0_vit32x2x128"}
+    assert len({cell.group for cell in cells}) == 4
+    pairs = {(cell.group, cell.dtype, cell.batch_size) for cell in cells}
+    assert len(pairs) == 4
+
+
+def test_what_this_host_cannot_do_is_a_reason_and_not_a_refusal() -> None:
+    """With device auto; a study that says device: cpu is refused."""
+    values = {"numa_nodes": [0], "axes": {"cuda_graph": [False, True], "preprocess_queue": [0, 4]}}
+    base = {"name": "s", "gpu_ids": [0], "models": ["vit32x2x128"], "preprocess_node": 7}
+    study = read_study(base | values, "f")
+    cells = expand(replace(study, settings=study.settings | {"device": "cpu", "profiler": "torch"}), host(node(0)))
+    reasons = {cell.name.removeprefix("pipeline_gpu0_numa0_vit32x2x128"): cell.reason for cell in cells}
+    assert reasons[""] == ""
+    assert reasons["_graph"] == "cuda_graph needs device cuda"
+    assert "no such NUMA node: 7" in reasons["_prep4"]
+
+
+def test_company_that_is_not_there_is_named() -> None:
+    topology = read_topology(HOSTS / "two_sockets")
+    values = {"numa_nodes": [0], "axes": {"concurrent_gpus": [1, 4, 8]}, "device": "cuda", "profiler": "torch"}
+    alone, four, eight = cells_of(values, topology)
+    assert not alone.reason and not four.reason
+    assert "7 other GPUs" in eight.reason

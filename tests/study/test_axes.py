@@ -1,0 +1,214 @@
+"""What a study varies: what is read, what becomes of it, what is refused and with which words."""
+
+from itertools import product
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.errors import StudyError
+from bench.study.combinations import Combination, combinations
+from bench.study.names import named
+from bench.study.study import Study, read_study
+
+BASE = {"name": "s", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit32x2x128"]}
+
+
+def study(overrides: dict | None = None, **values: object) -> Study:
+    return read_study({key: value for key, value in (BASE | values).items() if value is not None}, "f.yaml", overrides)
+
+
+def grid(study: Study) -> list[Combination]:
+    return combinations(study.gpu_ids, study.placements, study.models, study.axes, study.settings, "f")
+
+
+def names(study: Study) -> list[str]:
+    return [name.removeprefix("pipeline_gpu0_numa0_") for _, name, _ in named(grid(study), study.settings)]
+
+
+def test_axes_are_crossed_in_the_order_they_are_written() -> None:
+    made = study(axes={"dtype": ["fp32", "bf16"], "batch_size": [10, 20]})
+    assert names(made) == ["vit32x2x128", "vit32x2x128_bs20", "vit32x2x128_bf16", "vit32x2x128_bs20_bf16"]
+
+
+def test_an_axis_of_places_or_models_takes_the_place_of_the_key() -> None:
+    axes = {"gpu_ids": [0, 1], "numa_nodes": [[0], [2]], "model": ["vit0x0x0", "vit0x0x0"]}
+    made = study(axes=axes, gpu_ids=None, numa_nodes=None, models=None)
+    assert made == study(gpu_ids=[0, 1], numa_nodes=[0, 2], models=["vit0x0x0", "vit0x0x0"])
+    assert study(axes={"placements": [[0, 0], [0, 2]]}).placements == ((0, 0), (0, 2))
+    assert study(axes={"gpu_ids": "all"}).gpu_ids == "all"
+
+
+def test_an_axis_of_a_shape_varies_the_models_that_compute() -> None:
+    made = study(models=["vit0x0x0", "vit32x2x128", "vit32x6x128"], axes={"depth": [2, 4]})
+    assert names(made) == ["vit0x0x0", "vit32x2x128", "vit32x4x128"]
+    assert [one.model.heads for one in grid(study(axes={"dim": [256, 1024]}))] == [8, 16]
+
+
+def test_a_whole_shape_makes_one_model_of_whatever_is_listed() -> None:
+    axes = {"patch_size": [16, 32], "depth": [1, 2], "dim": [64]}
+    assert names(study(models=["vit0x0x0", "vit32x6x512", "vit32x6x512"], axes=axes)) == [
+        "vit16x1x64", "vit16x2x64", "vit32x1x64", "vit32x2x64",
+    ]  # fmt: skip
+
+
+def test_a_model_listed_twice_stays_twice_along_every_axis() -> None:
+    made = study(models=["vit32x2x128"] * 2, axes={"depth": [2, 4], "dtype": ["bf16", "bf16"]})
+    assert names(made) == [
+        "vit32x2x128_bf16", "vit32x4x128_bf16", "vit32x2x128_bf16_again", "vit32x4x128_bf16_again",
+    ]  # fmt: skip
+
+
+def test_a_zip_varies_its_lists_together() -> None:
+    made = study(zip=[{"image_size": [224, 448], "patch_size": [16, 32]}], axes={"dtype": ["fp32", "bf16"]})
+    assert names(made) == [
+        "vit16x2x128", "vit32x2x128_px448", "vit16x2x128_bf16", "vit32x2x128_px448_bf16",
+    ]  # fmt: skip
+
+
+def test_a_zip_gives_each_gpu_its_own_nodes() -> None:
+    made = study(gpu_ids=[0, 1, 2, 3], zip=[{"gpu_ids": [[0, 1], [2, 3]], "numa_nodes": [0, 2]}])
+    assert [(one.gpu, one.placement) for one in grid(made)] == [
+        (0, (0, 0)), (1, (0, 0)), (2, (2, 2)), (3, (2, 2)),
+    ]  # fmt: skip
+
+
+def test_exclude_drops_what_matches_every_key() -> None:
+    made = study(
+        models=["vit32x2x128", "vit32x4x128"],
+        axes={"dtype": ["fp32", "bf16", "fp16"], "batch_size": [10, 20]},
+        exclude=[{"dtype": ["bf16", "fp16"], "batch_size": 20}, {"model": "vit32x4x128", "dtype": "fp16"}],
+    )
+    assert names(made) == [
+        "vit32x2x128", "vit32x2x128_bs20", "vit32x2x128_bf16", "vit32x2x128_fp16",
+        "vit32x4x128", "vit32x4x128_bs20", "vit32x4x128_bf16",
+    ]  # fmt: skip
+
+
+def test_exclude_knows_places_shapes_and_heads() -> None:
+    values = {"gpu_ids": [0, 1], "numa_nodes": [0, 2], "axes": {"depth": [2, 4]}}
+    made = study(**values, exclude=[{"gpu_ids": 0, "numa_nodes": 2}, {"gpu_ids": 1, "depth": 4}])
+    assert [(one.gpu, one.placement[1], one.model.depth) for one in grid(made)] == [
+        (0, 0, 2), (0, 0, 4), (1, 0, 2), (1, 2, 2),
+    ]  # fmt: skip
+    models = ["vit32x2x256", {"model": "vit32x2x256", "heads": 4}]
+    assert names(study(models=models, exclude=[{"model": {"model": "vit32x2x256", "heads": 4}}])) == ["vit32x2x256"]
+
+
+def test_include_adds_what_is_named_and_takes_the_rest_from_the_study() -> None:
+    made = study(
+        models=["vit32x2x128", "vit0x0x0"],
+        axes={"dtype": ["bf16"]},
+        exclude=[{"batch_size": 20}],
+        include=[{"batch_size": [20, 50]}, {"model": "vit16x1x64", "dtype": "fp16"}, {"dtype": "bf16"}],
+    )
+    assert names(made) == [
+        "vit32x2x128_bf16", "vit0x0x0_bf16",
+        "vit32x2x128_bs20", "vit32x2x128_bs50", "vit0x0x0_bs20", "vit0x0x0_bs50",
+        "vit16x1x64_fp16",
+    ]  # fmt: skip
+
+
+def test_a_sweep_is_more_axes_and_replaces_one_of_the_same_key() -> None:
+    file = {"axes": {"dtype": ["fp32", "bf16"], "batch_size": [10, 20]}}
+    made = study({"sweep": {"dtype": ["fp16"], "buffers": [1, 2]}}, **file)
+    assert made == study(axes={"batch_size": [10, 20], "dtype": ["fp16"], "buffers": [1, 2]})
+    zipped = study({"sweep": {"dtype": ["fp16"]}}, zip=[{"dtype": ["fp32", "bf16"], "batch_size": [10, 20]}])
+    assert zipped == study(zip=[{"batch_size": [10, 20]}], axes={"dtype": ["fp16"]})
+
+
+def test_a_value_on_the_command_line_ends_the_files_axis_and_is_the_base_of_a_sweep() -> None:
+    file = {"axes": {"dtype": ["fp32", "bf16"], "depth": [2, 4]}}
+    assert names(study({"dtype": "fp16"}, **file)) == ["vit32x2x128", "vit32x4x128"]
+    assert names(study({"depth": 6}, **file)) == ["vit32x6x128", "vit32x6x128_bf16"]
+    assert names(study({"models": ["vit32x8x128"]}, **file)) == ["vit32x8x128", "vit32x8x128_bf16"]
+    assert names(study({"dtype": "bf16", "sweep": {"dtype": ["fp32", "bf16"]}})) == ["vit32x2x128_fp32", "vit32x2x128"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"axes": {"dtyp": ["bf16"]}}, ["unknown key 'dtyp'", "did you mean dtype?", "f.yaml: axes"]),
+        ({"axes": {"repeats": [1, 2]}}, ["unknown key 'repeats'", "the keys are gpu_ids"]),
+        ({"axes": {"device": ["cpu", "cuda"]}}, ["unknown key 'device'"]),
+        ({"axes": {"dtype": ["bf61"]}}, ["f.yaml: axes.dtype[0]", "one of fp32", "did you mean bf16?"]),
+        ({"axes": {"dtype": "bf16"}}, ["allowed is a list", "f.yaml: axes.dtype"]),
+        ({"axes": {"batch_size": []}}, ["an empty list"]),
+        ({"axes": ["dtype"]}, ["allowed is a mapping"]),
+        ({"axes": {"numa_nodes": [0], "placements": [[0, 2]]}}, ["exclude each other"]),
+        ({"axes": {"placements": [[0]]}}, ["[CPU node, memory node]", "axes.placements[0]"]),
+        ({"axes": {"binding": ["auto", "none"]}}, ["auto is no value of an axis"]),
+        ({"zip": {"dtype": ["bf16"]}}, ["allowed is a list of mappings", "f.yaml: zip"]),
+        ({"zip": [{"dtype": ["bf16"], "batch_size": [10, 20]}]}, ["dtype has 1, batch_size has 2", "zip[0]"]),
+        ({"zip": [{"dtype": ["bf16"]}], "axes": {"dtype": ["fp16"]}}, ["dtype is varied twice"]),
+        ({"exclude": [{"depht": 4}]}, ["did you mean depth?", "f.yaml: exclude[0]"]),
+        ({"exclude": [{"dtype": "fp32"}]}, ["exclude drops every combination"]),
+        ({"include": [{"model": "vit32"}]}, ["'vit32' is not the name of a model", "include[0].model"]),
+        ({"axes": {"batch_size": list(range(1, 1001)), "num_samples": list(range(1, 1001))}}, ["1,000,000"]),
+    ],
+)  # fmt: skip
+def test_what_is_refused_names_place_and_what_is_allowed(values: dict, words: list[str]) -> None:
+    with pytest.raises(StudyError) as refused:
+        study(**values)
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_a_sweep_that_is_wrong_is_named_as_the_option() -> None:
+    for sweep, word in (
+        ({"dtype": ["x"]}, "--sweep.dtype[0]"),
+        ([1], "--sweep"),
+        ({"dephs": [1]}, "did you mean depth"),
+    ):
+        with pytest.raises(StudyError) as refused:
+            study({"sweep": sweep})
+        assert word in str(refused.value)
+
+
+def test_what_is_varied_reads_back_as_the_same_study() -> None:
+    made = study(
+        models=["vit0x0x0", "vit32x2x128"],
+        axes={"compile_model": [False, True], "depth": [2, 4]},
+        zip=[{"gpu_ids": [[0, 1], 2], "placements": [[[0, 0], [0, 2]], [2, 2]]}],
+        exclude=[{"model": ["vit0x0x0", {"model": "vit32x2x128", "heads": 4}]}],
+        include=[{"model": "vit32x2x128", "placements": [0, 1]}],
+    )
+    plain = yaml.safe_load(yaml.safe_dump(made.as_json()))
+    assert read_study(plain, "f") == made
+    assert plain["axes"] == {"compile_model": ["off", "default"], "depth": [2, 4]}
+    assert "axes" not in study().as_json()
+
+
+_DTYPES, _BATCHES, _GPUS = ("fp32", "bf16", "fp16"), (10, 20, 50), (0, 1, 2)
+
+
+def _subset(values: tuple) -> st.SearchStrategy[list]:
+    return st.lists(st.sampled_from(values), min_size=1, max_size=4)
+
+
+_ENTRY = {"dtype": _subset(_DTYPES), "batch_size": _subset(_BATCHES), "gpu_ids": _subset(_GPUS)}
+_entries = st.lists(st.fixed_dictionaries({}, optional=_ENTRY), max_size=3)
+
+
+@given(_subset(_DTYPES), _subset(_BATCHES), _entries, _entries)
+def test_any_grid_is_what_an_oracle_counts(dtypes: list, batches: list, exclude: list, include: list) -> None:
+    def matches(dtype: str, batch: int, gpu: int, entry: dict) -> bool:
+        found = {"dtype": dtype, "batch_size": batch, "gpu_ids": gpu}
+        return all(found[key] in values for key, values in entry.items())
+
+    wanted = {
+        point for point in product(dtypes, batches, _GPUS) if not any(matches(*point, entry) for entry in exclude)
+    }
+    for entry in include:
+        wanted |= set(product(entry.get("dtype", ["fp32"]), entry.get("batch_size", [10]), entry.get("gpu_ids", _GPUS)))
+    axes = {"dtype": dtypes, "batch_size": batches}
+    if not wanted:
+        with pytest.raises(StudyError, match="drops every"):
+            study(gpu_ids=list(_GPUS), axes=axes, exclude=exclude, include=include)
+        return
+    made = study(gpu_ids=list(_GPUS), axes=axes, exclude=exclude, include=include)
+    found = [(one.settings.get("dtype", "fp32"), one.settings.get("batch_size", 10), one.gpu) for one in grid(made)]
+    assert len(found) == len(set(found))
+    assert set(found) == wanted
+    assert len({name for _, name, _ in named(grid(made), made.settings)}) == len(found)

@@ -1,0 +1,163 @@
+"""The studies that ship, and the commands of the README, on a recorded host: 4 GPUs, two nodes."""
+
+import hashlib
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.errors import StudyError
+from bench.host.topology import Topology, read_topology
+from bench.study.plan import plan
+from bench.study.resolve import expand_here
+from bench.study.settings import AXIS_KEYS, SETTINGS
+from bench.study.shipped import TASKS, configs_folder, shipped_names, study_path
+from bench.study.study import Study, load_study
+
+ROOT = Path(__file__).parents[2]
+COUNTS = {
+    "numa_locality_study": 48,
+    "quick_test": 3,
+    "model_scaling_study": 9,
+    "self_check": 8,
+    "compile_study": 30,
+    "contention_study": 18,
+    "placement_2x2": 24,
+    "rq1_model_architecture": 39,
+    "rq2_resolution": 21,
+    "rq3_compilation": 45,
+    "rq4_numa": 54,
+    "rq5_pipeline_design": 51,
+}
+# What this machine would have to be asked about.
+FIXED = {"binding": "numactl", "profiler": "torch"}
+
+
+@pytest.fixture(scope="module")
+def two_sockets() -> Topology:
+    return read_topology(ROOT / "tests" / "fixtures" / "hosts" / "two_sockets")
+
+
+def test_every_file_is_counted() -> None:
+    assert set(shipped_names()) == set(COUNTS)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_shipped_study_is_found_by_name_and_has_its_count(name: str, two_sockets: Topology, tmp_path: Path) -> None:
+    study = load_study(name, FIXED)
+    made = plan(study, tmp_path, topology=two_sockets)
+    assert (study.name, len(made.cells)) == (name, COUNTS[name])
+    assert study.question.endswith("?")
+    assert made.runs == COUNTS[name] * (study.settings["repeats"] + 1)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_on_its_nodes_all_of_it_can_run(name: str, two_sockets: Topology) -> None:
+    """The files say node 2; this host's second node is node 1. It has four GPUs, not eight."""
+    overrides = dict(FIXED)
+    if name == "placement_2x2":
+        overrides["placements"] = [[0, 0], [0, 1], [1, 0], [1, 1]]
+    elif name in ("numa_locality_study", "rq4_numa"):
+        overrides["numa_nodes"] = [0, 1]
+    reasons = {cell.name: cell.reason for cell in expand_here(load_study(name, overrides), two_sockets).cells}
+    left = {cell for cell, reason in reasons.items() if reason}
+    assert left == {cell for cell in reasons if "_gpus8" in cell}
+
+
+def readme_commands() -> list[tuple[str, int]]:
+    """(command, cells) of the README's lines that say how many cells they have."""
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    found = re.findall(r"^    luigi --module tasks (.+?)\s+# (\d+) cells", text, re.MULTILINE)
+    return [(command, int(count)) for command, count in found]
+
+
+def asked(command: str) -> Study:
+    task, *words = shlex.split(command)
+    values: dict[str, Any] = {}
+    for option, text in zip(words[::2], words[1::2], strict=True):
+        try:
+            values[option.removeprefix("--").replace("-", "_")] = json.loads(text)
+        except ValueError:
+            values[option.removeprefix("--").replace("-", "_")] = text
+    return load_study(values.pop("config_file", TASKS.get(task, task)), FIXED | values)
+
+
+def test_the_readme_has_the_five_scenarios() -> None:
+    assert sorted(count for _, count in readme_commands()) == [9, 12, 18, 48, 96]
+
+
+@pytest.mark.parametrize(("command", "count"), readme_commands())
+def test_a_command_of_the_readme_has_the_cells_it_says(
+    command: str, count: int, two_sockets: Topology, tmp_path: Path
+) -> None:
+    assert len(plan(asked(command), tmp_path, topology=two_sockets).cells) == count
+
+
+def test_the_readme_lists_each_study_with_its_count() -> None:
+    rows = dict(re.findall(r"^\| `([a-z0-9_]+)` \| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE))
+    tasks = set(TASKS.values())
+    assert {name: int(count) for name, count in rows.items()} == {
+        name: count for name, count in COUNTS.items() if name not in tasks
+    }
+
+
+def test_a_file_of_that_name_comes_before_the_one_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert study_path("compile_study") == study_path("compile_study.yaml") == configs_folder() / "compile_study.yaml"
+    (tmp_path / "compile_study.yaml").write_text("")
+    assert study_path("compile_study.yaml") == Path("compile_study.yaml")
+    (tmp_path / "QuickTest").write_text("")
+    assert study_path("QuickTest") == configs_folder() / "quick_test.yaml"
+    with pytest.raises(StudyError, match="did you mean compile_study"):
+        study_path("compil_study")
+    with pytest.raises(StudyError, match="rq5_pipeline_design"):
+        study_path("nightly")
+
+
+@pytest.mark.parametrize(
+    ("name", "runs", "digest"),
+    [
+        ("numa_locality_study", 480, "26cc941a7dbc71bc"),
+        ("quick_test", 15, "5807a1bda744dd2e"),
+        ("model_scaling_study", 90, "9caa7dabf8f404c1"),
+        ("self_check", 80, "722fe1cd44b280dc"),
+    ],
+)
+def test_the_order_of_the_first_studies_is_that_of_version_0_1(
+    name: str, runs: int, digest: str, two_sockets: Topology
+) -> None:
+    overrides = {"binding": "none", "profiler": "torch"} | ({"numa_nodes": [0, 1]} if name.startswith("numa") else {})
+    order = expand_here(load_study(name, overrides), two_sockets).order
+    text = json.dumps([[slot.cell, slot.repeat, slot.group] for slot in order])
+    assert (len(order), hashlib.sha256(text.encode()).hexdigest()[:16]) == (runs, digest)
+
+
+def axes_table() -> dict[str, list[str]]:
+    """The rows of docs/axes.md by key."""
+    text = (ROOT / "docs" / "axes.md").read_text()
+    rows = re.findall(r"^\| `([a-z_0-9]+)` \|(.+)\|$", text, re.MULTILINE)
+    return {key: [cell.strip() for cell in rest.split("|")] for key, rest in rows}
+
+
+def test_each_axis_has_its_row_in_the_documentation() -> None:
+    assert set(axes_table()) == set(AXIS_KEYS)
+    assert all(len(row) == 6 and all(row) for row in axes_table().values())
+
+
+@pytest.mark.parametrize("key", [key for key in AXIS_KEYS if key in SETTINGS])
+def test_a_row_says_what_the_setting_says(key: str) -> None:
+    setting, (meaning, values, default, _, suffix, _) = SETTINGS[key], axes_table()[key]
+    assert meaning == setting.meaning
+    plain = {True: "true", False: "false"}.get(setting.default, str(setting.default))
+    assert default == plain.removesuffix(".0")
+    allowed = setting.choices or (("false", "true") if setting.kind is bool else ())
+    for value in allowed:
+        assert value in values
+        if value != "auto":
+            told = setting.told({"true": True, "false": False}.get(value, value))
+            assert f"`_{told}`" in suffix
+    if not allowed:
+        assert f"{setting.minimum:g}" in values and f"`_{setting.suffix.format('N')}`" in suffix
