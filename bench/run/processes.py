@@ -5,6 +5,7 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Iterable
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -28,29 +29,24 @@ def boot_id() -> str:
 
 def session_members(session: int, since_ticks: int) -> list[int]:
     """Living processes of the session that a child led, none of them older than the child was."""
-    members = []
-    for pid in _pids():
-        fields = _stat(pid)
-        if fields and fields[0] != "Z" and int(fields[3]) == session and int(fields[19]) >= since_ticks:
-            members.append(pid)
-    return members
+    return [*_members(session, since_ticks)]
 
 
 def end_session(session: int, since_ticks: int | None, grace_s: float = 3.0) -> None:
     """SIGTERM to every process of the session, SIGKILL to what is left after grace_s."""
     if since_ticks is None:
         return
-    _signal_all(session_members(session, since_ticks), signal.SIGTERM)
+    _signal_all([*_members(session, since_ticks)], signal.SIGTERM)
     deadline = time.monotonic() + grace_s
-    while (left := session_members(session, since_ticks)) and time.monotonic() < deadline:
+    while (left := _members(session, since_ticks)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    # A process may fork between the listing and the signal: repeat until none is seen.
+    # Whole groups: a process that forks on and on is another one by the time that a signal to it is sent.
     for _ in range(50):
         if not left:
             return
-        _signal_all(left, signal.SIGKILL)
+        _kill_groups(left.values())
         time.sleep(0.02)
-        left = session_members(session, since_ticks)
+        left = _members(session, since_ticks)
 
 
 def adopt_orphans() -> None:
@@ -68,7 +64,10 @@ def end_adopted(since_ticks: int, grace_s: float = 0.0) -> None:
         if not adopted:
             return
         if time.monotonic() >= deadline:
-            _signal_all(adopted, signal.SIGKILL)
+            _kill_groups(adopted.values())
+        for pid in adopted:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
         time.sleep(0.02)
 
 
@@ -106,18 +105,24 @@ def end_processes(pids: list[int], wait_s: float = 2.0) -> None:
         time.sleep(0.02)
 
 
-def _adopted(since_ticks: int) -> list[int]:
-    """Those still alive; the ended ones are taken off the kernel's list on the way."""
-    own, session, alive = os.getpid(), os.getsid(0), []
+def _members(session: int, since_ticks: int) -> dict[int, int]:
+    """session_members(), each with its process group."""
+    members = {}
+    for pid in _pids():
+        fields = _stat(pid)
+        if fields and fields[0] != "Z" and int(fields[3]) == session and int(fields[19]) >= since_ticks:
+            members[pid] = int(fields[2])
+    return members
+
+
+def _adopted(since_ticks: int) -> dict[int, int]:
+    """Each with its process group. The ended ones too: of one that forks on and on no other is ever seen."""
+    own, session, adopted = os.getpid(), os.getsid(0), {}
     for pid in _pids():
         fields = _stat(pid)
         if fields and int(fields[1]) == own and int(fields[3]) != session and int(fields[19]) >= since_ticks:
-            if fields[0] != "Z":
-                alive.append(pid)
-                continue
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
-    return alive
+            adopted[pid] = int(fields[2])
+    return adopted
 
 
 def _lock_taker(pid: int, descriptor: str) -> int | None:
@@ -138,6 +143,12 @@ def _signal_all(pids: list[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
+
+
+def _kill_groups(groups: Iterable[int]) -> None:
+    for group in {*groups} - {os.getpgrp()}:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
 
 
 def _pids() -> list[int]:
