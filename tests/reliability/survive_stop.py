@@ -1,0 +1,132 @@
+"""SIGUSR1 finishes what is measured and stops; a study that is started twice is measured once."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.killing import ApartCalls, living, look_at_the_whole, wait_until
+from tests.reliability.stub import behave, replay
+from tests.tasks.study_calls import free_port, luigid
+
+SLOW = "import time; time.sleep(1.0)"
+
+
+@pytest.fixture
+def calls(tmp_path: Path, recorded: Path) -> ApartCalls:
+    made = ApartCalls(tmp_path / "work", ["--local-scheduler"])
+    replay(made, recorded)
+    made.study["repeats"] = 3
+    made.write()
+    return made
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_sigusr1_finishes_the_current_run_and_stops(calls: ApartCalls, workers: str) -> None:
+    slow = behave(calls, SLOW)
+    luigi = calls.start("--workers", workers)
+    assert wait_until(lambda: len(calls.children()) > 0 and len(list(calls.folder.rglob("runs/*.json"))) == 1)
+    measured = calls.children()
+    luigi.send_signal(signal.SIGUSR1)
+    said, _ = luigi.communicate(timeout=60)
+    assert luigi.returncode == 128 + signal.SIGUSR1, said
+    assert "the current task is finished, then this call ends" in said
+    assert "the same command goes on from here" in said and "Traceback" not in said
+    assert measured and living(calls) == []
+    # Of the order's runs the first two: the one that was over, and the one that the signal met.
+    assert calls.measured() == calls.order()[:2]
+    assert all(record["status"] == "ok" for record in calls.records().values())
+    slow.unlink()
+    done = calls.run()
+    assert done.returncode == 0, done.stderr
+    look_at_the_whole(calls)
+
+
+def test_sigusr1_when_nothing_was_left_to_do_is_success(calls: ApartCalls) -> None:
+    assert calls.run().returncode == 0
+    luigi = calls.start("--fresh")
+    assert wait_until(lambda: len(calls.run_directories()) == 2)
+    newest = max(calls.run_directories(), key=lambda path: path.stat().st_mtime)
+    assert wait_until(lambda: (newest / "report.json").exists())
+    luigi.send_signal(signal.SIGUSR1)
+    luigi.communicate(timeout=60)
+    # The report is there; whether luigi still had to look at its check when the signal came is a matter of chance.
+    assert luigi.returncode in (0, 128 + signal.SIGUSR1, -signal.SIGUSR1)
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGUSR1, signal.SIGTERM), (signal.SIGTERM, signal.SIGTERM)])
+def test_a_second_signal_stops_at_once_and_loses_nothing(calls: ApartCalls, signals: tuple[int, int]) -> None:
+    behave(calls, "import time; time.sleep(30)")
+    luigi = calls.start()
+    assert wait_until(lambda: bool(calls.children()))
+    luigi.send_signal(signals[0])
+    time.sleep(0.3)
+    luigi.send_signal(signals[1])
+    said, _ = luigi.communicate(timeout=30)
+    assert luigi.returncode in (128 + signals[0], 128 + signals[1]), said
+    assert living(calls) == [] and "Traceback" not in said
+
+
+def test_the_same_study_started_twice_by_different_commands_is_measured_once(calls: ApartCalls) -> None:
+    behave(calls, SLOW)
+    first = calls.start("--workers", "1")
+    assert wait_until(lambda: bool(calls.children()))
+    second = calls.start("--workers", "2")
+    said = [call.communicate(timeout=240)[0] for call in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), said
+    assert "waiting for" in said[1]
+    look_at_the_whole(calls)
+
+
+def test_the_same_study_started_twice_on_one_luigid_is_measured_once(
+    tmp_path: Path, recorded: Path
+) -> None:
+    with luigid(tmp_path / "luigid", None) as port:
+        calls = ApartCalls(tmp_path / "work", ["--scheduler-host", "127.0.0.1", "--scheduler-port", str(port)])
+        replay(calls, recorded)
+        behave(calls, SLOW)
+        first = calls.start("--workers", "1")
+        assert wait_until(lambda: bool(calls.children()))
+        second = calls.start("--workers", "2")
+        said = [call.communicate(timeout=240)[0] for call in (first, second)]
+    # luigid gives each task to one of the two: the other one may end with "run by another worker".
+    assert {first.returncode, second.returncode} <= {0, 10, 25} and 0 in (first.returncode, second.returncode), said
+    look_at_the_whole(calls)
+
+
+def test_two_studies_on_one_host_take_turns(tmp_path: Path, recorded: Path) -> None:
+    """Each is measured whole before the other one, under one lock of the host."""
+    both = []
+    for name in ("one", "two"):
+        calls = ApartCalls(tmp_path / name, ["--local-scheduler"])
+        replay(calls, recorded)
+        both.append(calls)
+    lock = both[0].environment()["NUMASTUDY_LOCK_DIR"]
+    started = []
+    for calls in both:
+        environment = calls.environment() | {"NUMASTUDY_LOCK_DIR": lock}
+        calls.environment = lambda environment=environment: environment  # type: ignore[method-assign]
+        started.append(calls.start())
+    said = [call.communicate(timeout=240)[0] for call in started]
+    assert [call.returncode for call in started] == [0, 0], said
+    spans = []
+    for calls in both:
+        records = calls.records().values()
+        spans.append((min(one["started_at"] for one in records), max(one["ended_at"] for one in records)))
+        look_at_the_whole(calls)
+    spans.sort(key=lambda span: span[1])
+    # started_at of the later one's first run is when it began to wait; its end is after the other one's.
+    assert spans[0][1] <= spans[1][1]
+    assert sum("waiting for" in text for text in said) == 1
+
+
+def test_a_scheduler_that_is_not_there_is_named_at_once(calls: ApartCalls) -> None:
+    calls.scheduler = ["--scheduler-host", "127.0.0.1", "--scheduler-port", str(free_port())]
+    done = calls.run()
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert "Failed connecting to remote scheduler" in said or "--local-scheduler" in said
+    assert not list(calls.folder.rglob("runs/*.json"))
+    calls.scheduler = ["--local-scheduler"]
+    assert calls.run().returncode == 0
