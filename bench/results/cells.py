@@ -39,7 +39,9 @@ def cell_entry(cell: Record, runs: list[Record], export: Record | None, metrics:
     contract = _contract_metrics(metrics)
     failed = _first_failure(stages, export, metrics, name)
     latency = merge_latencies([run["result"].get("latency_us") for run in timed])
-    perturbation = _ratio(traced, throughput)
+    # Traced runs have interpreters of their own: what was forked is not what they are compared with.
+    alike = [rate for rate, run in zip(rates, timed, strict=True) if run.get("start", "exec") == "exec"]
+    perturbation = _ratio(traced, statistics.geometric_mean(alike) if alike else None)
     entry: Record = {
         "name": name,
         "key": cell.get("key") or settings_hash(cell),
