@@ -3,7 +3,10 @@
 Exit code 0: the result was written; 3: a failure with a name was written; anything else: a crash.
 """
 
+import importlib
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from bench.workload.phases import Phases
 from bench.workload.progress import Progress
 from bench.workload.result import write_result
 
+_THREADS = "OPENBLAS_NUM_THREADS"
 MODES = ("timed", "traced", "load")
 
 
@@ -84,6 +88,7 @@ def run_cell(
 
 def import_torch(computes: bool) -> None:
     """Here and not at first use, so that the time is booked as imports. Raise RunFailure if it cannot be."""
+    _import_numpy()
     try:
         import bench.workload.models as models
 
@@ -95,6 +100,18 @@ def import_torch(computes: bool) -> None:
             f"cannot import {error.name or 'torch'}: {error}",
             "install the package with its constraints.txt",
         ) from error
+
+
+def _import_numpy() -> None:
+    """Without the threads that its OpenBLAS starts when it is loaded: nothing here computes with it."""
+    said = os.environ.get(_THREADS)
+    os.environ[_THREADS] = "1"
+    with suppress(ImportError):
+        importlib.import_module("numpy")
+    # A torch that is built on OpenBLAS reads it too.
+    del os.environ[_THREADS]
+    if said is not None:
+        os.environ[_THREADS] = said
 
 
 if __name__ == "__main__":

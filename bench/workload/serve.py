@@ -23,7 +23,7 @@ from bench.workload.failures import CRASHED, RunFailure
 
 MESSAGE_BYTES = 1 << 16
 READY = {"ready": True}
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_PR_SET_PDEATHSIG = 1
 _ADVICE = "use start: exec, which gives each run an interpreter of its own"
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -46,10 +46,6 @@ def main(arguments: list[str]) -> int:
 
 def import_all() -> None:
     """All that a run imports."""
-    # numpy's OpenBLAS starts its threads when it is loaded, and no run computes with it.
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    importlib.import_module("numpy")
-    del os.environ["OPENBLAS_NUM_THREADS"]
     from bench.workload.__main__ import import_torch
 
     import_torch(True)
@@ -141,7 +137,6 @@ def _workload(arguments: list[str]) -> int:
 
 def _name_process(title: str) -> None:
     """What ps shows: the arguments of this run in place of the server's, as far as there is room for them."""
-    _libc.prctl(_PR_SET_NAME, b"bench.workload", 0, 0, 0)
     # Where the kernel looks for the command line.
     begin, end = map(int, _stat("self")[45:47])
     if begin:

@@ -85,6 +85,20 @@ def test_perturbation_is_traced_over_timed(entry):
     assert entry(rates)["perturbation"] == pytest.approx(0.75)
 
 
+def test_perturbation_takes_no_forked_run(entry):
+    def forked_too(parts):
+        executed = parts[f"{CELL}_r1"]
+        executed["result"]["throughput_samples_s"] = 200.0
+        forked = executed | {"run": f"{CELL}_r2", "repeat": 2, "start": "fork"}
+        parts[f"{CELL}_r2"] = forked | {"result": executed["result"] | {"throughput_samples_s": 300.0}}
+        parts[f"{CELL}_traced"]["result"]["throughput_samples_s"] = 150.0
+
+    found = entry(forked_too)
+    assert found["throughput_runs"] == [200.0, 300.0]
+    assert found["perturbation"] == pytest.approx(0.75)
+    assert entry(lambda parts: parts[f"{CELL}_r1"].update(start="fork"))["perturbation"] is None
+
+
 def test_noise_class_follows_the_measured_regime(entry):
     assert entry(lambda parts: parts["metrics"].update(regime="launch-bound"))["noise_class"] == "launch-bound"
     assert entry(lambda parts: parts["metrics"].update(regime="balanced"))["noise_class"] == "rest"

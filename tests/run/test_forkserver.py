@@ -3,7 +3,6 @@
 Only the last test imports torch; the others use a server that imports nothing (light_server.py).
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -14,18 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from bench.files import read_json
 from bench.run import forkserver
 from bench.run.child import ChildEnd, child_environment, run_child
 from bench.run.execute import execute
 from bench.run.forkserver import EXEC, FORK, SERVERS, ForkServers, how_to_start, served
 from bench.run.lock import HostLock
-from bench.run.process import workload_argv
 from bench.run.processes import session_members, start_ticks
 from bench.study.order import TRACED, Slot
 from bench.study.resolve import resolve
 from bench.study.study import read_study
-from tests.workload.cells import raw_cell
 
 ROOT = Path(__file__).parents[2]
 LIGHT = ["-m", "tests.run.light_server"]
@@ -234,39 +230,8 @@ def test_the_command_says_how_it_was_started() -> None:
     assert served(command) == ["numactl", "--membind=0", "python", "-m", "bench.workload.serve", "--cell", "c.json"]
 
 
-def test_a_forked_run_measures_what_an_executed_one_does_and_lives_in_the_same_surroundings(tmp_path: Path) -> None:
-    cell = raw_cell(device="cpu", binding="none", num_samples=20, memory_size_mb=1)
-    (tmp_path / "cell.json").write_text(json.dumps(cell))
-    servers = ForkServers()
-    seen: dict[str, dict[str, object]] = {}
-    results, ends = {}, {}
-    for how, start in ((EXEC, None), (FORK, servers.of_block(1, lambda pid: None))):
-        pids: list[int] = []
-
-        def look(how: str = how, pids: list[int] = pids) -> None:
-            if pids and how not in seen and (tmp_path / "err").exists():
-                seen[how] = surroundings(pids[0])
-
-        result = tmp_path / f"{how}.json"
-        command = workload_argv(tmp_path / "cell.json", "timed", result)
-        ends[how] = run_child(
-            served(command) if start else command,
-            child_environment(dict(os.environ)), (tmp_path / "out", tmp_path / "err"), 120, pids.append, look,
-            start=start,
-        )  # fmt: skip
-        results[how] = read_json(result)
-    servers.end()
-    assert [ends[how].exit_code for how in (EXEC, FORK)] == [0, 0]
-    assert seen[FORK] == seen[EXEC]
-    executed, forked = results[EXEC], results[FORK]
-    assert forked.keys() == executed.keys() and forked["output_checksum"] == executed["output_checksum"]
-    assert forked["phases_s"]["imports"] < executed["phases_s"]["imports"] / 2
-    assert {key: forked["certificate"][key] for key in ("verdict", "policy", "node_cpus")} == {
-        key: executed["certificate"][key] for key in ("verdict", "policy", "node_cpus")
-    }
-
-
 def test_a_study_that_asks_for_forks_has_them_from_the_second_block_on(tmp_path: Path) -> None:
+    """And a forked run measures what an executed one does, in the same surroundings."""
     asked = {
         "name": "tiny", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0"], "image_size": 32, "num_samples": 20,
         "warmup_samples": 2, "batch_size": 2, "memory_size_mb": 1, "device": "cpu", "repeats": 2, "start": "fork",
@@ -274,25 +239,31 @@ def test_a_study_that_asks_for_forks_has_them_from_the_second_block_on(tmp_path:
     directory = resolve(read_study(asked, "f"), tmp_path / "outputs", False, "now")
     grid, lock = directory.grid(), HostLock(tmp_path / "lock")
     (cell,) = grid.cells.values()
-    records, recorded = [], []
-    for repeat in (1, 2):
+    records, sessions, seen = {}, {}, {}
+    for how, repeat in ((EXEC, 1), (FORK, 2)):
 
-        def look(text: str, percent: int) -> None:
-            recorded.append(len(lock.sessions()))
+        def look(text: str, percent: int, how: str = how) -> None:
+            if how not in seen and text.startswith("measuring"):
+                seen[how], sessions[how] = surroundings(lock.holder()["child"]), lock.sessions()
 
-        slot = grid.slot(cell.name, repeat)
-        records.append(execute(directory, cell, slot, "now", lock, look))
+        records[how] = execute(directory, cell, grid.slot(cell.name, repeat), "now", lock, look)
     SERVERS.end()
-    executed, forked = records
-    assert [record["status"] for record in records] == ["ok", "ok"]
-    assert (executed["start"], forked["start"]) == (EXEC, FORK)
-    assert forked["command"][:-4] == [
-        word.replace("bench.workload", "bench.workload.serve") if word == "bench.workload" else word
-        for word in executed["command"][:-4]
-    ]
+    assert {how: (record["status"], record["start"]) for how, record in records.items()} == {
+        EXEC: ("ok", EXEC),
+        FORK: ("ok", FORK),
+    }
+    assert seen[FORK] == seen[EXEC]
     # The server is known to the lock beside the run: a later study would end both.
-    assert max(recorded) == 2
-    assert forked["result"]["phases_s"]["imports"] < executed["result"]["phases_s"]["imports"] / 2
+    assert (len(sessions[EXEC]), len(sessions[FORK])) == (1, 2)
+    commands = {
+        how: [word for word in record["command"] if not word.startswith("/")] for how, record in records.items()
+    }
+    assert commands[FORK] == [{"bench.workload": "bench.workload.serve"}.get(word, word) for word in commands[EXEC]]
+    executed, forked = records[EXEC]["result"], records[FORK]["result"]
+    assert forked.keys() == executed.keys() and forked["output_checksum"] == executed["output_checksum"]
+    assert forked["phases_s"]["imports"] < executed["phases_s"]["imports"] / 2
+    for fact in ("verdict", "policy", "node_cpus", "share_on_node", "threads"):
+        assert forked["certificate"][fact] == executed["certificate"][fact], fact
 
 
 def surroundings(pid: int) -> dict[str, object]:
@@ -302,7 +273,7 @@ def surroundings(pid: int) -> dict[str, object]:
     return {
         "directory": os.readlink(process / "cwd"),
         "environment": sorted((process / "environ").read_bytes().split(b"\0")),
-        "streams": [os.readlink(process / "fd" / str(number)) for number in range(3)],
+        "streams": [Path(os.readlink(process / "fd" / str(number))).suffix for number in range(3)],
         "sockets": [target for target in opened if target.startswith("socket:")],
         "limits": (process / "limits").read_text(),
         "cpus": os.sched_getaffinity(pid),

@@ -57,6 +57,7 @@ def test_the_environment_is_what_torch_itself_makes_of_it() -> None:
     import_torch(True)
     before = dict(os.environ)
     serve.import_all()
+    assert "OPENBLAS_NUM_THREADS" not in before
     assert dict(os.environ) == before
     assert {"torch", "timm", "bench.workload.run"} <= sys.modules.keys()
 
