@@ -45,7 +45,7 @@ class ApartCalls(Calls):
 
     def children(self) -> list[int]:
         """The measured processes that live, as the host lock names them."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, IndexError):
             holder = json.loads(self.lock.read_text().splitlines()[0])
             return [pid for pid, ticks in holder.get("children", []) if start_ticks(pid) == ticks]
         return []
