@@ -8,6 +8,8 @@ from typing import Any
 
 from bench.errors import StudyError
 from bench.files import read_json
+from bench.results import shapes
+from bench.shape import misfit
 
 Record = dict[str, Any]
 _ADVICE = "name a run directory, its results.json, or its results.db, there with ?CONDITION on table cells"
@@ -46,11 +48,9 @@ def _built(path: Path) -> Record:
 def _checked(results: Any, path: Path) -> Record:
     if not isinstance(results, dict) or not isinstance(results.get("cells"), list):
         raise StudyError("this is JSON, but not results: it has no list of cells", str(path), _ADVICE)
-    for cell in results["cells"]:
-        if not isinstance(cell, dict) or not {"name", "runs", "settings", "model"} <= cell.keys():
-            raise StudyError(
-                "a cell without name, model, settings or runs", str(path), "make the report again"
-            )
+    wrong = misfit(results, shapes.RESULTS)
+    if wrong:
+        raise StudyError(f"these results are damaged: {wrong}", str(path), "make the report again")
     return results
 
 

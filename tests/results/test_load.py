@@ -27,7 +27,7 @@ def test_runs_of_a_cell_are_in_order_of_repeat(numa_run):
         ("", "not valid JSON"),
         ('{"run": "x", "cell"', "not valid JSON"),
         ("[]", "not a record but a list"),
-        ('{"run": "x", "cell": "y"}', "half a record: repeat, status missing"),
+        ('{"run": "x", "cell": "y"}', "a damaged record: status is missing"),
         ("[" * 100_000, "not valid JSON"),
     ],
 )

@@ -48,7 +48,7 @@ def test_a_run_directory_compared_with_itself_is_the_same_everywhere(run_directo
     ("name", "content", "told"),
     [
         ("results.json", "[]", "no list of cells"),
-        ("results.json", '{"cells": [{}]}', "without name"),
+        ("results.json", '{"cells": [{}]}', "cells\\[0\\].name is missing"),
         ("results.db", "not a database", "cannot be read"),
     ],
 )
