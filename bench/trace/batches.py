@@ -9,10 +9,10 @@ from bench.trace.model import Activities, Kind, Trace
 STAGES = {"h2d": Kind.H2D, "compute": Kind.COMPUTE, "d2h": Kind.D2H}
 
 
-def per_batch(trace: Trace) -> dict[str, list[int]]:
+def per_batch(trace: Trace) -> dict[str, list[int | None]]:
     """Columns in the order of the batches:
 
-    latency_ns            first H2D start to last D2H end
+    latency_ns            first H2D start to last D2H end; None where one direction is not copied
     {stage}_ns            length of the union of the stage's activities of the batch
     exposed_copy_ns       the batch's copies while nothing at all was being computed
     idle_before_{stage}_ns  the idle time of the device that the stage's first activity ended, 0 if it was busy
@@ -21,7 +21,7 @@ def per_batch(trace: Trace) -> dict[str, list[int]]:
     activities, count = trace.activities, len(trace.window.batch_start)
     unions = {name: activities.union(kind) for name, kind in STAGES.items()}
     idle = gaps(join(*unions.values()), int(activities.start.min()), int(activities.end.max()))
-    columns = {"latency_ns": latencies(trace)}
+    columns = {}
     pieces = {name: _pieces(activities, [kind], count) for name, kind in STAGES.items()}
     for name, (batch, intervals) in pieces.items():
         columns[f"{name}_ns"] = _sum(batch, intervals.end - intervals.start, count)
@@ -32,7 +32,8 @@ def per_batch(trace: Trace) -> dict[str, list[int]]:
         columns[f"idle_before_{name}_ns"] = _idle_before(idle, batch, intervals, count)
     batch, intervals = pieces["compute"]
     columns["launch_gap_ns"] = _spans(batch, intervals, count) - columns["compute_ns"]
-    return {name: column.tolist() for name, column in columns.items()}
+    latency = latencies(trace).tolist() or [None] * count
+    return {"latency_ns": latency, **{name: column.tolist() for name, column in columns.items()}}
 
 
 def _pieces(activities: Activities, kinds: list[Kind], count: int) -> tuple[Times, Intervals]:

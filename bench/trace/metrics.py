@@ -38,18 +38,20 @@ def metrics(trace: Trace) -> dict[str, Any]:
         "idle_ns": idle.length,
         "pipeline_efficiency": longest / window_ns,
         "bottleneck": _bottleneck(h2d, d2h, compute),
-        "latency_us": quantiles.summary(np.sort(latencies(trace)), scale=1000),
+        "latency_us": _latency_us(trace),
         "regime": decided,
         "regime_evidence": evidence,
     }
 
 
 def latencies(trace: Trace) -> Times:
-    """ns from the first H2D start to the last D2H end, per batch in order."""
+    """ns from the first H2D start to the last D2H end, per batch in order; empty where one direction is not copied."""
     activities, count = trace.activities, len(trace.window.batch_start)
+    h2d, d2h = (_in_batches(activities, kind) for kind in (Kind.H2D, Kind.D2H))
+    if not (len(h2d) and len(d2h)):
+        return np.empty(0, np.int64)
     first = np.full(count, np.iinfo(np.int64).max)
     last = np.full(count, np.iinfo(np.int64).min)
-    h2d, d2h = (_in_batches(activities, kind) for kind in (Kind.H2D, Kind.D2H))
     np.minimum.at(first, activities.batch[h2d], activities.start[h2d])
     np.maximum.at(last, activities.batch[d2h], activities.end[d2h])
     return last - first
@@ -76,6 +78,14 @@ def check_conservation(
                 f"{name.upper()} copies of the trace carry {found[name]['bytes']} bytes, "
                 f"{found['batches']} batches x {per_batch} bytes are {expected}"
             )
+
+
+def _latency_us(trace: Trace) -> dict[str, Any]:
+    values = latencies(trace)
+    found = quantiles.summary(np.sort(values), scale=1000)
+    if not len(values):
+        found["reasons"] = dict.fromkeys(("p50", "p90", "p99", "max"), "the batches are copied one way only")
+    return found
 
 
 def _in_batches(activities: Activities, kind: Kind) -> NDArray[np.intp]:

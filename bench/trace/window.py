@@ -11,6 +11,7 @@ from bench.trace.intervals import Times
 
 WINDOW = "test_double_buffer"
 BATCH = re.compile(r"test_batch_\d+")
+STAGE = re.compile(r"test_(h2d|compute|d2h)_batch_\d+")
 NVTX = "NVTX_EVENTS"
 RUNTIME = "CUPTI_ACTIVITY_KIND_RUNTIME"
 PUSH_POP = 59  # NvtxPushPopRange, where the export has no ENUM_NSYS_EVENT_TYPE
@@ -42,7 +43,7 @@ def process_of(global_id: int) -> int:
 
 def read_window(export: Export) -> Window:
     """Raise TraceError unless exactly one closed window with closed batches is there."""
-    ranges = _ranges(export)
+    ranges = _ranges(export, "test_[bd]*")
     start, end, thread, _ = _only_window(export, ranges)
     batches = sorted(
         (row for row in ranges if BATCH.fullmatch(row[3]) and row[2] == thread and start <= row[0] < end),
@@ -61,6 +62,16 @@ def read_window(export: Export) -> Window:
     return Window(start, end, thread, opens, closes, tuple(row[3] for row in batches))
 
 
+def named_stages(export: Export, window: Window) -> frozenset[str]:
+    """Which of h2d, compute and d2h have ranges of their own in the window; the workload names those it makes."""
+    inside = (
+        row[3]
+        for row in _ranges(export, "test_*_batch_*")
+        if row[2] == window.global_tid and window.start <= row[0] < window.end
+    )
+    return frozenset(found[1] for name in inside if (found := STAGE.fullmatch(name)))
+
+
 def _only_window(export: Export, ranges: list[tuple[Any, ...]]) -> tuple[Any, ...]:
     windows = [row for row in ranges if row[3] == WINDOW]
     if not windows:
@@ -76,8 +87,8 @@ def _only_window(export: Export, ranges: list[tuple[Any, ...]]) -> tuple[Any, ..
     return windows[0]
 
 
-def _ranges(export: Export) -> list[tuple[Any, ...]]:
-    """(start, end or None, globalTid, text) of the push/pop ranges whose names begin with test_."""
+def _ranges(export: Export, pattern: str) -> list[tuple[Any, ...]]:
+    """(start, end or None, globalTid, text) of the push/pop ranges whose names fit the pattern (GLOB)."""
     if not export.filled(NVTX):
         export.fail("no NVTX range in this trace", "trace with nsys -t cuda,nvtx")
     export.need(NVTX, "start", "end", "eventType", "globalTid")
@@ -93,8 +104,8 @@ def _ranges(export: Export) -> list[tuple[Any, ...]]:
     kinds = [kind for kind, name in names.items() if name == "NvtxPushPopRange"] or [PUSH_POP]
     found = export.rows(
         f"""SELECT n.start, n.end, n.globalTid, {text} AS name FROM {NVTX} n {join}
-            WHERE n.eventType = ? AND name GLOB 'test_[bd]*'""",
-        kinds[:1],
+            WHERE n.eventType = ? AND name GLOB ?""",
+        (*kinds[:1], pattern),
     )
     for row in found:
         if not (isinstance(row[0], int) and isinstance(row[2], int) and isinstance(row[1], int | None)):

@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.errors import StudyError
+from bench.trace.batches import per_batch
 from bench.trace.errors import TraceError
-from bench.trace.metrics import metrics
+from bench.trace.metrics import check_conservation, metrics
 from bench.trace.model import Kind
 from bench.trace.reader import read_trace
 from bench.trace.schema import TABLES, global_tid
@@ -244,3 +245,47 @@ def test_any_bytes_only_ever_give_a_study_error(tmp_path_factory, data):
         path.write_bytes(content)
         with pytest.raises(StudyError):
             read_trace(path)
+
+
+def one_way(missing, batches=3):
+    """A trace without copies in one direction; the workload leaves out the ranges of that stage."""
+    built = pipeline(batches)
+    stages = [stage for stage in ("h2d", "compute", "d2h") if stage != missing]
+    ranges = [
+        (f"test_{stage}_batch_{i}", 1000 + 100 * i + place, 1001 + 100 * i + place, THREAD)
+        for i in range(batches)
+        for place, stage in enumerate(stages)
+    ]
+    return replace(built.with_ranges(*ranges), launches=tuple(x for x in built.launches if x.kind != missing))
+
+
+@pytest.mark.parametrize("missing", ["h2d", "d2h"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_direction_that_was_not_asked_for_is_no_error(tmp_path, missing, version):
+    trace = read(tmp_path, one_way(missing), version)
+    found = metrics(trace)
+    assert found[missing] == {"bytes": 0, "copies": 0, "busy_ns": 0, "bandwidth_gb_s": None, "link_gb_s": None}
+    assert found["latency_us"]["p50"] is found["latency_us"]["max"] is None
+    assert set(found["latency_us"]["reasons"]) == {"p50", "p90", "p99", "max"}
+    assert per_batch(trace)["latency_ns"] == [None] * 3
+    bytes_in, bytes_out = (0, 250) if missing == "h2d" else (6000, 0)
+    check_conservation(found, bytes_in, bytes_out, 3)
+    with pytest.raises(TraceError, match=f"{missing.upper()} copies of the trace carry 0 bytes"):
+        check_conservation(found, 6000, 250, 3)
+
+
+@pytest.mark.parametrize("missing", ["h2d", "d2h"])
+def test_a_direction_that_was_asked_for_and_left_no_copy_is_an_error(tmp_path, missing):
+    """Its ranges are there, or no stage has ranges at all."""
+    named = one_way(missing).with_ranges((f"test_{missing}_batch_0", 1000, 1001, THREAD))
+    silent = replace(one_way(missing), ranges=pipeline().ranges)
+    for built in (named, silent):
+        with pytest.raises(TraceError, match=f"no {missing.upper()} copy inside the window"):
+            read(tmp_path, built)
+
+
+@pytest.mark.parametrize("missing", ["h2d", "d2h"])
+def test_a_copy_that_was_not_asked_for_is_seen(tmp_path, missing):
+    built = one_way(missing).with_launches(Launch(1001, 1002, 1020, 1030, missing, 64))
+    with pytest.raises(TraceError, match="2 of 3 batches have no"):
+        read(tmp_path, built)

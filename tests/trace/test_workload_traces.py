@@ -55,6 +55,28 @@ def test_torch_profiler_conserves_every_byte(tmp_path, model):
     assert (found["compute"]["kernels"] > 0) == (model is not NO_COMPUTE)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"direction": "h2d", "copy_granularity": "sample"},
+        {"direction": "d2h", "model": NO_COMPUTE},
+        {"preprocess_queue": 2},
+    ],
+    ids=str,
+)
+def test_one_way_sample_by_sample_and_prepared_batches_conserve_every_byte_too(tmp_path, changes):
+    profiler = get_profiler("torch")
+    report, result = traced(tmp_path, profiler, **changes)
+    profiler.export(report, tmp_path / "x.sqlite")
+    found = metrics(read_trace(tmp_path / "x.sqlite"))
+    check_conservation(found, result["bytes_in_per_batch"], result["bytes_out_per_batch"], BATCHES)
+    copies = BATCHES * (CELL["batch_size"] if "copy_granularity" in changes else 1)
+    asked = {"h2d", "d2h"} & {changes.get("direction", "h2d"), changes.get("direction", "d2h")}
+    assert {way: found[way]["copies"] for way in ("h2d", "d2h")} == {
+        way: copies if way in asked else 0 for way in ("h2d", "d2h")
+    }
+
+
 def test_nsys_sees_the_ranges(tmp_path):
     if find_nsys() is None:
         pytest.skip("no nsys on this machine: run .ci/install-nsys")
