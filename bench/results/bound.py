@@ -1,7 +1,7 @@
 """What the pipeline could do at best, and what slower copies would cost. Formulas: docs, "Bound"."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,20 +17,25 @@ TERMS = {
     "d2h": "the copy out",
     "issue": "issuing",
     "buffers": "copy and compute of one buffer",
+    "prepare": "preparing",
 }
 
 
 @dataclass(frozen=True)
 class Stages:
-    """Times per batch in us, each measured without the other stages; issue: CPU time to issue a batch."""
+    """Times per batch in us, each measured without the other stages; issue: CPU time to issue a batch.
+
+    0 for a stage that the cell does not have: a direction that is not copied, no compute, nothing to prepare.
+    """
 
     h2d_us: float
     compute_us: float
     d2h_us: float
     issue_us: float = 0.0
+    prepare_us: float = 0.0
 
     def slowed(self, ratio_h2d: float, ratio_d2h: float) -> "Stages":
-        return Stages(self.h2d_us * ratio_h2d, self.compute_us, self.d2h_us * ratio_d2h, self.issue_us)
+        return replace(self, h2d_us=self.h2d_us * ratio_h2d, d2h_us=self.d2h_us * ratio_d2h)
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,9 @@ def bound_terms(stages: Stages, buffers: int, separate: bool = True) -> dict[str
         raise StudyError(f"{buffers} device buffers", "bound", "at least 1")
     h, k, d = stages.h2d_us, stages.compute_us, stages.d2h_us
     held = max(h + k, k + d) if separate else h + k + d
-    return {"h2d": h, "compute": k, "d2h": d, "issue": stages.issue_us, "buffers": held / buffers}
+    terms = {"h2d": h, "compute": k, "d2h": d, "issue": stages.issue_us, "buffers": held / buffers}
+    # One thread prepares batch after batch, whatever the number of buffers.
+    return terms | ({"prepare": stages.prepare_us} if stages.prepare_us else {})
 
 
 def bound_us(stages: Stages, buffers: int, separate: bool = True) -> float:
@@ -146,7 +153,7 @@ def cell_stages(cell: Record) -> Stages | None:
     times = [solo.get(stage) for stage in ("h2d", "compute", "d2h")]
     if any(time is None for time in times):
         return None
-    return Stages(*times, issue_us=cell.get("issue_us") or 0.0)
+    return Stages(*times, issue_us=cell.get("issue_us") or 0.0, prepare_us=solo.get("prepare") or 0.0)
 
 
 def batch_us(cell: Record) -> float | None:
@@ -158,10 +165,11 @@ def batch_us(cell: Record) -> float | None:
 def predict_cell(local: Record, remote: Record) -> Predicted | None:
     """For two cells of results.json, CPU local, memory local and remote: ratios from their solo copies."""
     here, there, t = cell_stages(local), cell_stages(remote), batch_us(local)
-    if here is None or there is None or t is None or not here.h2d_us or not here.d2h_us:
+    if here is None or there is None or t is None or not (here.h2d_us or here.d2h_us):
         return None
     buffers = int(local["settings"].get("buffers") or 2)
-    ratios = there.h2d_us / here.h2d_us, there.d2h_us / here.d2h_us
+    # A direction that is not copied takes no time here nor there.
+    ratios = [b / a if a else 1.0 for a, b in ((here.h2d_us, there.h2d_us), (here.d2h_us, there.d2h_us))]
     return predict(here, t, buffers, *ratios, separate=_separate(local))
 
 

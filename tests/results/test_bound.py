@@ -15,15 +15,17 @@ from bench.results.bound import (
 from tests.results.made_cells import made_cell
 
 us = st.floats(0.1, 1e4)
-stages = st.builds(Stages, us, us, us, us)
+maybe_us = st.one_of(st.just(0.0), us)
+stages = st.builds(Stages, us, us, us, us, maybe_us)
 
 
 def simulated_us(one: Stages, buffers: int, batches: int = 400) -> float:
     """Oracle: time per batch of the pipeline with separate input and output buffers, played event by event."""
-    issued = h_free = k_free = d_free = 0.0
+    prepared = issued = h_free = k_free = d_free = 0.0
     k_done, d_done = [], []
     for i in range(batches):
-        issued += one.issue_us
+        prepared += one.prepare_us
+        issued = max(issued + one.issue_us, prepared)
         slot = k_done[i - buffers] if i >= buffers else 0.0
         h_free = max(issued, h_free, slot) + one.h2d_us
         out = d_done[i - buffers] if i >= buffers else 0.0
@@ -81,6 +83,19 @@ def test_prediction_from_two_cells():
     there = here | {"solo_us": {"h2d": 120.0, "compute": 20, "d2h": 8.0}}
     assert predict_cell(here, there).penalty == pytest.approx(1 - 100 / 120)
     assert predict_cell(here, made_cell([1.0])) is None
+
+
+def test_one_way_is_slowed_that_way_alone():
+    here = made_cell([100_000.0]) | {"solo_us": {"h2d": 80.0, "compute": 20, "d2h": 0.0}}
+    there = here | {"solo_us": {"h2d": 120.0, "compute": 20, "d2h": 0.0}}
+    assert predict_cell(here, there).penalty == pytest.approx(1 - 100 / 120)
+
+
+def test_preparing_may_set_the_pace():
+    bound = cell_bound(made_cell([50_000.0]) | {"solo_us": {"h2d": 80.0, "compute": 20, "d2h": 8, "prepare": 190.0}})
+    assert (bound["limit"], bound["bound_us"]) == ("prepare", 190.0)
+    plain = cell_bound(made_cell([50_000.0]) | {"solo_us": {"h2d": 80.0, "compute": 20, "d2h": 8}})
+    assert "prepare" not in plain["terms_us"]
 
 
 def test_the_batch_size_at_which_the_copy_stops_being_hidden():
