@@ -135,7 +135,7 @@ def test_gpu_events_become_the_tables_of_nsys(tmp_path):
         (b'{"traceEvents": [{"ph": "X", "cat": "kernel"}]}', "not a trace of torch.profiler"),
         (b'{"traceEvents": [{"ph":"X","cat":"kernel","name":"k","ts":1,"dur":1,"pid":0,"tid":7}]}', "no CUDA API call"),
         (b'{"traceEvents": []}', "no operator inside the ranges"),
-        (gzip.compress(b"x"), "not a trace of torch.profiler"),
+        (gzip.compress(b"x", mtime=0), "not a trace of torch.profiler"),
     ],
 )
 def test_other_files_are_named(tmp_path, content, message):
