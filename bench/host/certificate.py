@@ -34,7 +34,7 @@ _CODE = ("libtorch", "libcuda", "libcudart", "libc10")
 class Certifier:
     """Looks at the placement before and after the measured window, and at the CPU of every batch in it.
 
-    cell: the cell as JSON (cpu_node, mem_node, binding, placement_threshold).
+    cell: the cell as JSON (cpu_node, mem_node, binding, placement_threshold; preprocess_queue, preprocess_node).
     buffers: name -> (address, nbytes) of memory that is allocated and was written to.
     """
 
@@ -73,6 +73,7 @@ class Certifier:
             "cpu_node": self._cell["cpu_node"],
             "mem_node": self._cell["mem_node"],
             "node_cpus": self._try("CPUs of the node", _node_cpus, self._cell["cpu_node"]),
+            "preparing_cpus": self._preparing_cpus(),
             "cpus_seen": seen,
             "threads": {"start": self._start["threads"], "end": end["threads"]},
             "policy": {"start": self._start["policy"], "end": end["policy"]},
@@ -123,6 +124,11 @@ class Certifier:
         }
         self._cost_s += time.perf_counter() - began
         return facts
+
+    def _preparing_cpus(self) -> str | None:
+        """Of the node that a thread prepares batches on, where the cell names one."""
+        node = self._cell.get("preprocess_node", -1) if self._cell.get("preprocess_queue") else -1
+        return self._try("CPUs of the preparing node", _node_cpus, node) if node >= 0 else None
 
     def _try(self, what: str, look: Callable[..., Any], *arguments: Any) -> Any:
         try:

@@ -45,8 +45,27 @@ def _threads(facts: dict[str, Any], cell: dict[str, Any]) -> list[str]:
         f"{group['allowed_cpus']}; node {cell['cpu_node']} has CPUs {facts['node_cpus']}"
         for when in ("start", "end")
         for group in facts["threads"][when] or ()
-        if not set(parse_cpulist(group["allowed_cpus"])) <= node_cpus
+        if not set(parse_cpulist(group["allowed_cpus"])) <= node_cpus and not _prepares(group, facts)
+    ] + _preparing_thread(facts, cell, node_cpus)
+
+
+def _preparing_thread(facts: dict[str, Any], cell: dict[str, Any], node_cpus: set[int]) -> list[str]:
+    """A thread that prepares batches on another node must be there, and it alone."""
+    preparing_cpus = facts.get("preparing_cpus")
+    if preparing_cpus is None or set(parse_cpulist(preparing_cpus)) <= node_cpus:
+        return []
+    return [
+        f"at the {when}, no thread that prepares batches was bound to node {cell['preprocess_node']} ({preparing_cpus})"
+        for when in ("start", "end")
+        if facts["threads"][when] is not None and not any(_prepares(group, facts) for group in facts["threads"][when])
     ]
+
+
+def _prepares(group: dict[str, Any], facts: dict[str, Any]) -> bool:
+    preparing_cpus = facts.get("preparing_cpus")
+    if preparing_cpus is None or group["examples"] != ["preparing"] or group["threads"] != 1:
+        return False
+    return set(parse_cpulist(group["allowed_cpus"])) <= set(parse_cpulist(preparing_cpus))
 
 
 def _cpus_seen(facts: dict[str, Any], cell: dict[str, Any]) -> list[str]:
@@ -110,7 +129,8 @@ def _unseen(facts: dict[str, Any], cell: dict[str, Any]) -> list[str]:
                       for state in (ABSENT, UNKNOWN)}  # fmt: skip
             reasons.append(
                 f"of {buffer['pages']} pages of {name}, {counts[ABSENT]} were not in memory and "
-                f"{counts[UNKNOWN]} could not be located (-14, as automatic NUMA balancing causes)"
+                f"{counts[UNKNOWN]} could not be located (-14, as automatic NUMA balancing or memory that a driver "
+                "maps causes)"
             )
     return reasons
 

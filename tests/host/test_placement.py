@@ -98,3 +98,37 @@ def test_share_is_the_worse_of_both_looks() -> None:
     assert share_on_node(buffer, 2) == 1.0
     assert share_on_node(buffer | {"end": {"0": 250, "2": 750}}, 2) == 0.75
     assert share_on_node(buffer | {"start": None}, 2) is None
+
+
+PREPARING_CELL = CELL | {"preprocess_queue": 4, "preprocess_node": 1}
+MAIN = {"allowed_cpus": "0-3", "threads": 5, "examples": ["python"]}
+
+
+def with_thread(allowed_cpus: str, name: str = "preparing", threads: int = 1) -> dict[str, Any]:
+    group = {"allowed_cpus": allowed_cpus, "threads": threads, "examples": [name]}
+    return HONEST | {"preparing_cpus": "4-7", "threads": {when: [MAIN, group] for when in ("start", "end")}}
+
+
+@pytest.mark.parametrize("allowed_cpus", ["4-7", "5,6"])
+def test_a_thread_may_prepare_batches_on_the_node_that_the_cell_names(allowed_cpus: str) -> None:
+    assert judge(with_thread(allowed_cpus), PREPARING_CELL) == ("proved", [])
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        with_thread("0-7"),
+        with_thread("8-11"),
+        with_thread("4-7", name="pt_autograd_0"),
+        with_thread("4-7", threads=2),
+        HONEST | {"preparing_cpus": "4-7"},
+    ],
+)
+def test_a_preparing_thread_elsewhere_or_another_thread_there_is_misplaced(facts: dict[str, Any]) -> None:
+    verdict, reasons = judge(facts, PREPARING_CELL)
+    assert verdict == "misplaced"
+    assert any("no thread that prepares batches was bound to node 1 (4-7)" in reason for reason in reasons)
+
+
+def test_a_preparing_thread_on_the_cpu_node_is_one_of_its_threads() -> None:
+    assert judge(HONEST | {"preparing_cpus": "0-3"}, PREPARING_CELL) == ("proved", [])
