@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.results.bound import cell_bound
 from bench.results.clocks import clocks
+from bench.results.peers import peers_of_cell, peers_of_run
 from bench.results.remarks import penalty_class, remarks
 from bench.results.verdicts import noise_class
 
@@ -69,7 +70,8 @@ def cell_entry(cell: Record, runs: list[Record], export: Record | None, metrics:
         "metrics": contract,
         "perturbation": perturbation,
         "clocks": clocks(traced, contract, latency, perturbation),
-        "runs": [_run_entry(run) for run in runs],
+        "peers": peers_of_cell(timed, cell["batch_size"]),
+        "runs": [_run_entry(run, cell["batch_size"]) for run in runs],
     }
     entry["bound"] = cell_bound(entry)
     entry["efficiency_solo"] = (entry["bound"] or {}).get("efficiency")
@@ -124,7 +126,7 @@ def _contract_metrics(record: Record | None) -> Record | None:
     }
 
 
-def _run_entry(run: Record) -> Record:
+def _run_entry(run: Record, batch_size: int) -> Record:
     entry = {
         key: run.get(key) for key in ("run", "repeat", "status", "reason", "block", "position", "attempts", "wall_s")
     }
@@ -136,6 +138,7 @@ def _run_entry(run: Record) -> Record:
         "placement": placement,
         "disturbed": bool(monitor.get("disturbed")),
         "started_at": run.get("started_at"),
+        "peers": peers_of_run(run, batch_size),
     }
 
 

@@ -9,12 +9,24 @@ import sqlite_utils
 from bench.files import whole_file
 from bench.results.tables import flat_row
 
-SCHEMA_VERSION = 1
+# 2: peers, comparisons, links; cells have all settings
+SCHEMA_VERSION = 2
 Record = dict[str, Any]
+_PLACE = {"gpu": int, "cpu_node": int, "mem_node": int}
+_PEER = {
+    "run": str, **_PLACE, "status": str, "throughput_samples_s": float, "h2d_gb_s": float, "d2h_gb_s": float,
+    "placement": str,
+}  # fmt: skip
+_COMPARISON = {
+    "axis": str, "base": str, "value": str, "cell": str, "base_cell": str, **_PLACE, "model": str, "verdict": str,
+    "effect": float, "low": float, "high": float, "headline": int, "pairs": int, "text": str,
+}  # fmt: skip
+_LINK = {"name": str, **_PLACE, "direction": str, "bytes": int, "median_gb_s": float, "count": int}
 
 
 def write_database(path: Path, results: Record) -> None:
-    """Tables study (one row), cells, runs, penalties, meta (schema_version, as PRAGMA user_version)."""
+    """Tables study (one row), cells, runs, peers (of runs), penalties, comparisons (along swept axes), links (one row a
+    size and direction), meta (schema_version, as PRAGMA user_version)."""
     with whole_file(path) as temporary:
         temporary.unlink()
         database = sqlite_utils.Database(temporary)
@@ -64,9 +76,12 @@ def _fill(database: sqlite_utils.Database, results: Record) -> None:
         pk="run",
         foreign_keys=[("cell", "cells", "name")],
     )
+    runs = [(cell, run) for cell in results["cells"] for run in cell["runs"]]
     database["runs"].insert_all(
-        {"cell": cell["name"], **run, "repeat": str(run["repeat"])} for cell in results["cells"] for run in cell["runs"]
+        {"cell": cell["name"], **_without(run, "peers"), "repeat": str(run["repeat"])} for cell, run in runs
     )
+    database["peers"].create(_PEER, foreign_keys=[("run", "runs", "run")])
+    database["peers"].insert_all({"run": run["run"], **peer} for _, run in runs for peer in run["peers"])
     columns = {
         "gpu": int,
         "model": str,
@@ -85,6 +100,27 @@ def _fill(database: sqlite_utils.Database, results: Record) -> None:
     }
     database["penalties"].create(columns)
     database["penalties"].insert_all(map(_penalty_row, results["penalties"]))
+    database["comparisons"].create(_COMPARISON)
+    database["comparisons"].insert_all(
+        _comparison_row(entry, line) for entry in results["comparisons"] for line in entry["lines"]
+    )
+    database["links"].create(_LINK)
+    database["links"].insert_all(
+        {key: link[key] for key in ("name", "gpu", "cpu_node", "mem_node")} | copy
+        for link in results["links"]
+        for copy in link["copies"]
+    )
+
+
+def _comparison_row(entry: Record, line: Record) -> Record:
+    low, high = line["interval"] or (None, None)
+    kept = ("gpu", "cpu_node", "mem_node", "model", "base_cell", "verdict", "effect", "pairs", "text")
+    row = {"axis": entry["axis"], "cell": line["name"], "base": _text(entry["base"]), "value": _text(line["value"])}
+    return row | {key: line[key] for key in kept} | {"low": low, "high": high, "headline": int(line["headline"])}
+
+
+def _without(record: Record, key: str) -> Record:
+    return {name: value for name, value in record.items() if name != key}
 
 
 def _penalty_row(penalty: Record) -> Record:

@@ -7,7 +7,6 @@ from typing import Any
 
 from bench.errors import StudyError
 from bench.results import shapes
-from bench.results.links import LINK
 from bench.shape import ANY, Each, Must, parse
 from bench.study.frozen import FRESH as _FRESH
 from bench.study.frozen import read_frozen_study
@@ -70,7 +69,6 @@ def load(run_dir: Path | str) -> Stored:
     runs = records("runs/*.json", shapes.RUN, shapes.wrong_run)
     exports = records("nsys_reports/*.export.json", shapes.EXPORT)
     metrics = records("latency/*.json", shapes.METRICS)
-    links = records("links/*.json", LINK)
     links = records("links/*.json", shapes.LINK)
     return Stored(
         path=path,

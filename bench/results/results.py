@@ -8,7 +8,9 @@ from typing import Any
 from bench.host.probe import still_holds
 from bench.results.cells import cell_entry
 from bench.results.comparisons import comparisons
+from bench.results.contention import contention
 from bench.results.drift import Run, drift
+from bench.results.links import link_entries
 from bench.results.load import Stored
 from bench.results.noise_floor import recall
 from bench.results.penalties import penalties
@@ -26,7 +28,7 @@ def build_results(stored: Stored, invocation: str) -> Record:
 
     Keys beyond the ones of the contract: busy_s, trust, damaged (records that could not be read), topology,
     locality (of the probes), preflight (the doctor's checks at the start), predictions (of penalties),
-    hidden_copies, comparisons (along swept axes), drift.
+    hidden_copies, comparisons (along swept axes), contention, links (microbenchmarks), drift.
     """
     repeats = int(stored.study.get("repeats") or 1)
     cells = [
@@ -42,7 +44,7 @@ def build_results(stored: Stored, invocation: str) -> Record:
     runs = list(stored.runs.values())
     topology = _with_measured_nodes(_topology(stored.topology), stored.probes.get("before", {}))
     rules, facts = rules_of(stored.study), stored.topology.get("fingerprint") or _first(runs, "fingerprint") or {}
-    compared = penalties(cells, topology, rules)
+    compared, along = penalties(cells, topology, rules), comparisons(cells, stored.study, rules)
     results = {
         "schema": SCHEMA,
         "study": stored.study,
@@ -67,7 +69,9 @@ def build_results(stored: Stored, invocation: str) -> Record:
         "penalties": compared,
         "predictions": predictions(compared, cells, rules.margin),
         "hidden_copies": hidden_copies(cells),
-        "comparisons": comparisons(cells, stored.study, rules),
+        "comparisons": along,
+        "contention": contention(cells, along),
+        "links": link_entries(stored.links),
         "drift": _drift(cells),
     }
     results["trust"]["noise_floor"] = _noise_floor(results, stored)

@@ -108,7 +108,7 @@ def _peer(cell: Record, gpu: int, slot: Any, near: Record, seed: int) -> Record:
 def made_link(gpu: int, cpu_node: int, mem_node: int, near: Record) -> Record:
     """links/<gpu>_<placement>.json: time = latency + bytes / bandwidth."""
     far = near.get(gpu) not in (None, mem_node)
-    best = {"h2d": 38.0 if far else 55.0, "d2h": 41.0 if far else 55.2, "both": 62.0 if far else 98.0}
+    best = {"h2d": 38.0 if far else 55.0, "d2h": 41.0 if far else 55.2, "both": 36.0 if far else 49.0}
     sizes = [*(4096 * 4**power for power in range(10)), 512 * 2**20]
     copies = [
         {"direction": direction, "bytes": size, "median_gb_s": size / (2000 + size / best[direction]), "count": 40}

@@ -1,7 +1,7 @@
 """The answer in words: for each GPU where to run, and what another node costs."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.results.report.alone import nothing_compared
@@ -92,6 +92,19 @@ def _answer(results: Record, cells: dict[str, Record], gpu: int, device: str) ->
         lead = f"Run on node {best}."
     shown = None if source == "reference" and best == local else best
     return Answer(device, gpu, name, shown, _SOURCES.get(source, source), lead, tuple(lines), losses)
+
+
+def cards(found: list[Answer]) -> list[Answer]:
+    """One a GPU; where nothing is to be chosen, GPUs of which the same is said share one."""
+    groups: dict[tuple, list[Answer]] = {}
+    for one in found:
+        alike = one.losses or one.node is not None
+        groups.setdefault((one.lead, one.lines, one.gpu if alike else None), []).append(one)
+    return [own[0] if len(own) == 1 else replace(own[0], device=_devices(own)) for own in groups.values()]
+
+
+def _devices(same: list[Answer]) -> str:
+    return f"GPUs {', '.join(str(one.gpu) for one in same)}"
 
 
 def best_node(local: int, losses: Iterable[Loss]) -> int:

@@ -1,10 +1,12 @@
 """The sections of swept axes, and the answer that they give, as plain values for the templates."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.results.contention import AXIS
 from bench.results.effects import MATTERS, SAME, UNDECIDED, change, listed, values_only
+from bench.results.report.contention import contention_lines
 from bench.results.report.labels import device_label, node_label, place_of, series_label
 from bench.results.report.plots.axes import axis_picture
 from bench.results.report.plots.style import Picture
@@ -31,7 +33,8 @@ class Finding:
 def findings(results: Record) -> list[Finding]:
     """Axes that matter first, the largest effect at their head."""
     compared = sorted(results["comparisons"], key=lambda entry: (_rank(entry), -entry["size"]))
-    return [_finding(entry) for entry in compared]
+    busy = tuple(contention_lines(results))
+    return [replace(_finding(entry), lines=busy) if AXIS in entry["keys"] else _finding(entry) for entry in compared]
 
 
 def what_matters(found: list[Finding]) -> str:
@@ -76,7 +79,7 @@ def section_id(axis: str) -> str:
 
 
 def _name(axis: str) -> str:
-    return listed([key.replace("_", " ").replace("cuda", "CUDA") for key in axis.split(", ")])
+    return listed([key.replace("_", " ").replace("cuda", "CUDA").replace("gpus", "GPUs") for key in axis.split(", ")])
 
 
 def _rank(entry: Record) -> int:
@@ -97,7 +100,7 @@ def _title(entry: Record) -> str:
     said = {
         MATTERS: "matters",
         SAME: f"does not matter: no difference above {at_most(entry['bound'] or 0)}",
-        UNDECIDED: "is not decided: the noise is too large",
+        UNDECIDED: "is not decided: the noise is too large to tell",
     }
     name = _name(entry["axis"])
     return f"{name[0].upper()}{name[1:]} {said.get(entry['state'], 'was not measured')}, against {_base(entry)}"

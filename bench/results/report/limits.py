@@ -9,13 +9,27 @@ from bench.results.words import NONE, microseconds, percent, with_half
 Record = dict[str, Any]
 
 
+_HEADS = {"h2d": "copy in", "d2h": "copy out"}
+
+
+def limit_heads(results: Record) -> list[str]:
+    """Columns of the terms that any cell has."""
+    return [_HEADS.get(term, term) for term in _terms(results)]
+
+
+def _terms(results: Record) -> list[str]:
+    bounds = [cell["bound"]["terms_us"] for cell in results["cells"] if cell["bound"]]
+    return [term for term in TERMS if any(term in terms for terms in bounds)]
+
+
 def limit_rows(results: Record) -> list[Record]:
     """Cells whose stages were measured alone: terms of the bound, both efficiencies, class, and the copy."""
     return [
         _who(cell)
         | {
             "terms": [
-                (microseconds(cell["bound"]["terms_us"][term]), term == cell["bound"]["limit"]) for term in TERMS
+                (microseconds(cell["bound"]["terms_us"].get(term)), term == cell["bound"]["limit"])
+                for term in _terms(results)
             ],
             "bound": microseconds(cell["bound"]["bound_us"]),
             "batch": microseconds(cell["bound"]["batch_us"]),

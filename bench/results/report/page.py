@@ -9,8 +9,8 @@ from markupsafe import Markup, escape
 
 from bench.results import words
 from bench.results.load import Stored
-from bench.results.report import axes, limits, notes, sections
-from bench.results.report.answer import answers
+from bench.results.report import axes, contention, limits, link_table, notes, sections
+from bench.results.report.answer import answers, cards
 from bench.results.report.basis import doubts
 from bench.results.report.heatmap import FULL_LOSS, maps, shade
 from bench.results.report.hostmap import host_map
@@ -18,7 +18,9 @@ from bench.results.report.labels import node_label, panels, placements
 from bench.results.report.links import Files
 from bench.results.report.paste import near_nodes, recipe_note, recipes
 from bench.results.report.plots.bandwidth import bandwidth_pictures
+from bench.results.report.plots.contention import contention_pictures
 from bench.results.report.plots.latency import latency_pictures
+from bench.results.report.plots.links import link_legend, link_pictures
 from bench.results.report.plots.penalty import penalty_pictures
 from bench.results.report.plots.perturbation import perturbation_pictures
 from bench.results.report.plots.scaling import scaling_pictures
@@ -35,11 +37,13 @@ _CONTENTS = {
     "throughput": ("throughput", "Throughput"),
     "scaling": ("scaling", "Scaling"),
     "axes": ("settings", "Settings"),
+    "busy": ("contention", "GPUs at once"),
     "stages": ("stages", "Stages"),
     "limits": ("limits", "Limits"),
     "timelines": ("timeline", "Timeline"),
     "latency": ("latency", "Latency"),
-    "bandwidths": ("bandwidth", "Link"),
+    "link_rows": ("links", "Links"),
+    "bandwidths": ("bandwidth", "Copies"),
     "perturbation": ("perturbation", "Profiler"),
     "host": ("host", "Host"),
     "rows": ("cells", "All cells"),
@@ -57,7 +61,7 @@ def render(stored: Stored, results: Record) -> str:
         "results": results,
         "notes": notes.notes(results),
         "host_facts": notes.host_facts(results),
-        "answers": found,
+        "cards": cards(found),
         "trust": notes.trust_items(results),
         "doubts": doubts(results),
         "recipes": recipes(results, near_nodes(results, found)),
@@ -69,7 +73,13 @@ def render(stored: Stored, results: Record) -> str:
         "findings": swept,
         "what_matters": axes.what_matters(swept),
         "axis_pictures": axes.axis_pictures(results),
+        "busy": contention.contention_parts(results),
+        "link_rows": link_table.link_rows(results["links"]),
+        "link_definition": link_table.definition(results["links"]),
+        "link_legend": link_legend(results["links"]),
+        "ceilings": link_table.ceilings(results),
         "limits": limits.limit_rows(results),
+        "limit_heads": limits.limit_heads(results),
         "crossings": limits.crossings(results),
         "clocks": limits.clock_rows(results),
         "columns": sections.GRID_COLUMNS,
@@ -98,7 +108,9 @@ def _pictures(stored: Stored, results: Record, found: list) -> Record:
         "stages": stage_pictures(cells),
         "timelines": timeline_pictures(stored.path, cells),
         "latency": latency_pictures(cells),
-        "bandwidths": bandwidth_pictures(cells),
+        "bandwidths": bandwidth_pictures(cells, results["links"]),
+        "contention": contention_pictures(results["contention"]),
+        "link_pictures": link_pictures(results["links"]),
         "perturbation": perturbation_pictures(cells),
     }
 

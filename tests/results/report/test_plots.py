@@ -5,7 +5,8 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.results.report.answer import answers
-from bench.results.report.plots.bandwidth import alone_gb_s, bandwidth_pictures
+from bench.results.links import alone_gb_s
+from bench.results.report.plots.bandwidth import bandwidth_pictures
 from bench.results.report.plots.latency import latency_pictures
 from bench.results.report.plots.penalty import penalty_pictures
 from bench.results.report.plots.perturbation import perturbation_pictures

@@ -1,5 +1,6 @@
 """Copies as part of what the link carried at best: alone, and while the pipeline runs."""
 
+from bench.results.links import alone_gb_s, ceiling
 from bench.results.report.labels import by_row, device_label, place_of, placements, series_label
 from bench.results.report.plots.style import Picture, canvas, colour, to_svg
 from bench.results.words import bandwidth, percent
@@ -7,25 +8,14 @@ from bench.results.words import bandwidth, percent
 DIRECTIONS = ("h2d", "d2h")
 
 
-def alone_gb_s(cell: dict, direction: str) -> float | None:
-    """Of a copy of the batch's own size with the other stages off."""
-    solo_us = (cell.get("solo_us") or {}).get(direction)
-    moved = (cell.get("bytes_per_batch") or {}).get(direction)
-    return moved / (1e3 * solo_us) if solo_us and moved else None
-
-
-def ceiling_gb_s(cells: list[dict], direction: str) -> float | None:
-    """The best that any cell of one GPU reached with a copy alone: the measured ceiling of its link."""
-    return max((rate for cell in cells if (rate := alone_gb_s(cell, direction))), default=None)
-
-
-def bandwidth_pictures(cells: list[dict]) -> list[Picture]:
-    """One figure a GPU: a dot in the pipeline (from the trace), a ring alone, in percent of the ceiling."""
+def bandwidth_pictures(cells: list[dict], links: list[dict]) -> list[Picture]:
+    """One figure a GPU: a dot in the pipeline (from the trace), a ring alone, in percent of the ceiling of its link."""
     pictures = []
     for device in dict.fromkeys(map(device_label, cells)):
         own = [cell for cell in cells if device_label(cell) == device and cell["metrics"]]
-        ceilings = {direction: ceiling_gb_s(own, direction) for direction in DIRECTIONS}
-        if own and all(ceilings.values()):
+        found = {way: ceiling(links, own, own[0]["gpu"], way) for way in DIRECTIONS} if own else {}
+        ceilings = {way: one.gb_s for way, one in found.items() if one}
+        if len(ceilings) == len(DIRECTIONS):
             pictures.append(_panel(device, own, ceilings, placements(cells)))
     return pictures
 

@@ -1,0 +1,139 @@
+"""Several GPUs at once, as plain values for the templates: what each keeps, and what they carry together."""
+
+from statistics import geometric_mean
+from typing import Any
+
+from bench.results.effects import change
+from bench.results.report.labels import node_label
+from bench.results.words import NONE, bandwidth, rate
+
+Record = dict[str, Any]
+Group = tuple[str, str, str]
+_PLACEMENTS = {
+    "local": "all on their nearest node",
+    "remote": "the others on another node than their nearest",
+    "found": "the others not bound",
+}
+_TOLD = 3
+_LOADS = {"pipeline": "the others run the same pipeline", "copies": "the others only copy"}
+
+
+def groups(entries: list[Record]) -> dict[Group, list[Record]]:
+    """Entries that belong into one picture, by (model, load, placement of the others); each with those alone."""
+    found: dict[Group, list[Record]] = {}
+    for entry in entries:
+        if entry["busy"] > 1:
+            found.setdefault((entry["model"], entry["load"], entry["placement"]), []).append(entry)
+    alone = {entry["cell"]: entry for entry in entries if entry["busy"] == 1}
+    for own in found.values():
+        own += [alone[cell] for cell in dict.fromkeys(entry["base_cell"] for entry in own) if cell in alone]
+        own.sort(key=lambda entry: (entry["gpu"], entry["mem_node"], entry["busy"]))
+    return found
+
+
+def group_title(group: Group) -> str:
+    model, load, placement = group
+    return f"{model}, {_LOADS.get(load, load)}, {_PLACEMENTS.get(placement, placement)}"
+
+
+def contention_parts(results: Record) -> list[Record]:
+    """A part a model, load and placement: the sentences, a matrix GPU x GPUs busy, and every comparison."""
+    cells = {cell["name"]: cell for cell in results["cells"]}
+    parts = []
+    for group, entries in groups(results["contention"]).items():
+        busy = sorted({entry["busy"] for entry in entries})
+        parts.append(
+            {
+                "title": group_title(group),
+                "sentences": [_sentence(entries, number) for number in busy if number > 1],
+                "columns": ["alone" if number == 1 else f"{number} busy" for number in busy],
+                "matrix": _matrix(entries, busy),
+                "rows": [_row(entry, cells) for entry in entries if entry["busy"] > 1],
+            }
+        )
+    return parts
+
+
+def contention_lines(results: Record) -> list[str]:
+    """For the first screen: what is left to each GPU with most of them busy, one line a group, a few of them."""
+    found = groups(results["contention"])
+    told = []
+    for (model, _, placement), entries in list(found.items())[:_TOLD]:
+        most = max(entry["busy"] for entry in entries)
+        told.append(f"{model}, {_PLACEMENTS.get(placement, placement)}: {_sentence(entries, most)}")
+    return told + ([f"{len(found) - _TOLD} more below"] if len(found) > _TOLD else [])
+
+
+def _sentence(entries: list[Record], busy: int) -> str:
+    """ "8 GPUs busy: 17.9 to 25.3 GB/s in a GPU (alone 54.1), 172 GB/s in all; ..." """
+    own = [entry for entry in entries if entry["busy"] == busy]
+    names = {entry["cell"]: entry for entry in entries}
+    alone = [names[entry["base_cell"]] for entry in own if entry["base_cell"] in names]
+    together = [value for entry in own if (value := entry["together"]["h2d_gb_s"]["value"])]
+    said = f"{busy} GPUs busy: {_both_ways(own)} a GPU"
+    if alone:
+        said += f" (alone {_both_ways(alone)})"
+    return f"{said}, {bandwidth(geometric_mean(together))} GB/s in over all." if together else f"{said}."
+
+
+def _both_ways(entries: list[Record]) -> str:
+    into, out = (_range(entries, f"{way}_gb_s") for way in ("h2d", "d2h"))
+    return f"{into} GB/s each way" if into == out else f"{into} GB/s in, {out} out,"
+
+
+def _range(entries: list[Record], key: str) -> str:
+    known = [entry[key] for entry in entries if entry[key]]
+    if not known:
+        return NONE
+    low, high = bandwidth(min(known)), bandwidth(max(known))
+    return low if low == high else f"{low} to {high}"
+
+
+def _matrix(entries: list[Record], busy: list[int]) -> list[Record]:
+    """Rows of GPU and node: H2D and D2H GB/s for each number of GPUs busy. GPUs that were only ever company of a
+    measured one come last, without a node."""
+    seen: dict[tuple[int, int | None, str], dict[int, list[Record]]] = {}
+    for entry in entries:
+        place = node_label(entry["cpu_node"], entry["mem_node"])
+        seen.setdefault((entry["gpu"], entry["mem_node"], place), {})[entry["busy"]] = [entry]
+    measured = {gpu for gpu, _, _ in seen}
+    for entry in entries:
+        for peer in entry["others"]:
+            if peer["gpu"] not in measured:
+                row = seen.setdefault((peer["gpu"], None, "beside the others"), {})
+                row.setdefault(entry["busy"], []).append(peer)
+    rows = sorted(seen.items(), key=lambda row: (row[0][1] is None, row[0][0]))
+    return [
+        {"device": f"GPU {gpu}", "node": place, "tiles": [_tile(row.get(number) or []) for number in busy]}
+        for (gpu, _, place), row in rows
+    ]
+
+
+def _tile(own: list[Record]) -> Record:
+    known = [[one[f"{way}_gb_s"] for one in own if one[f"{way}_gb_s"]] for way in ("h2d", "d2h")]
+    text = " / ".join(bandwidth(geometric_mean(values)) if values else NONE for values in known) if own else ""
+    return {"text": text, "cell": own[0].get("cell") if own else None}
+
+
+def _row(entry: Record, cells: dict[str, Record]) -> Record:
+    base = cells.get(entry["base_cell"] or "")
+    sums = entry["together"]
+    return {
+        "cell": entry["cell"],
+        "device": f"GPU {entry['gpu']}",
+        "node": node_label(entry["cpu_node"], entry["mem_node"]),
+        "busy": entry["busy"],
+        "alone": rate(base["throughput_samples_s"]) if base else NONE,
+        "samples": rate(entry["samples_s"]),
+        "change": NONE if entry["effect"] is None else change(entry["effect"], entry["interval"]),
+        "verdict": entry["verdict"] or "",
+        "together": rate(sums["samples_s"]["value"]),
+        "together_gb_s": _with_interval(sums["h2d_gb_s"]),
+        "runs": sums["runs"],
+    }
+
+
+def _with_interval(told: Record) -> str:
+    if told["interval"] is None:
+        return bandwidth(told["value"])
+    return f"{bandwidth(told['value'])} [{', '.join(map(bandwidth, told['interval']))}]"
