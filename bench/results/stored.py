@@ -10,6 +10,7 @@ from bench.errors import StudyError
 from bench.files import read_json
 from bench.results import shapes
 from bench.shape import misfit
+from bench.trace.database import PLAIN_TABLES, connect_read_only
 
 Record = dict[str, Any]
 _ADVICE = "name a run directory, its results.json, or its results.db, there with ?CONDITION on table cells"
@@ -56,26 +57,32 @@ def _checked(results: Any, path: Path) -> Record:
 
 def _from_database(path: Path, condition: str) -> Record:
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        with closing(connect_read_only(path)) as connection:
+            # A view may never end.
+            missing = {"study", "cells", "runs"}.difference(name for (name,) in connection.execute(PLAIN_TABLES))
+            if missing:
+                raise StudyError(f"the database has no table {', '.join(sorted(missing))}", str(path), _ADVICE)
             connection.row_factory = sqlite3.Row
             study = dict(connection.execute("select * from study").fetchone() or {})
             where = f" where {condition}" if condition else ""
             cells = [dict(row) for row in connection.execute(f"select * from cells{where}")]
             runs = [dict(row) for row in connection.execute("select * from runs")]
-    except sqlite3.Error as error:
+        fingerprint = json.loads(study.get("fingerprint") or "{}")
+    except (sqlite3.Error, sqlite3.Warning, OverflowError, MemoryError, ValueError, TypeError, RecursionError) as error:
         raise StudyError(f"the database cannot be read: {error}", str(path), _ADVICE) from None
-    return {
+    found = {
         **{key: study.get(key) for key in ("study_name", "created_at", "device", "run_directory")},
-        "fingerprint": json.loads(study.get("fingerprint") or "{}"),
-        "cells": [_cell(cell, [run for run in runs if run["cell"] == cell["name"]]) for cell in cells],
+        "fingerprint": fingerprint,
+        "cells": [_cell(cell, [run for run in runs if run.get("cell") == cell.get("name")]) for cell in cells],
     }
+    return _checked(found, path)
 
 
 def _cell(row: Record, runs: list[Record]) -> Record:
     identity = ("name", "key", "gpu", "cpu_node", "mem_node", "outcome", "reason", "noise_class")
     return {
         **{key: row.get(key) for key in identity},
-        "model": {"name": row["model"], "heads": row.get("heads")},
+        "model": {"name": row.get("model"), "heads": row.get("heads")},
         "settings": {
             **{key: row[key] for key in ("batch_size", "dtype", "compile_model", "device") if key in row},
             "cuda_graph": bool(row.get("cuda_graph")),

@@ -41,7 +41,9 @@ def read_frozen_study(path: Path) -> dict[str, Any]:
 
 def _values(value: Any, left: int) -> int:
     """How many of `left` values are not used up. Whoever refers to himself, and what is no JSON, uses up all."""
-    if not isinstance(value, dict | list | str | int | float | None) or value in (math.inf, -math.inf) or value != value:
+    if not isinstance(value, dict | list | str | int | float | None):
+        return 0
+    if isinstance(value, float) and not math.isfinite(value):
         return 0
     if isinstance(value, dict) and not all(isinstance(key, str) for key in value):
         return 0

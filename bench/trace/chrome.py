@@ -10,6 +10,11 @@ from typing import Any
 
 from bench.trace.errors import TraceError
 
+# Read at once; a run's own trace has a hundredth of this.
+MOST_BYTES = 512 << 20
+# ns; what is further off is no time, and no longer fits an export.
+FURTHEST = 2**61
+
 
 @dataclass(frozen=True)
 class Event:
@@ -34,14 +39,17 @@ def read_chrome_trace(path: Path | str) -> ChromeTrace:
     """Read .json or .json.gz. Raise TraceError if it is not a Chrome trace."""
     path = Path(path)
     try:
-        raw = path.read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else path.open("rb") as file:
+            raw = file.read(MOST_BYTES + 1)
+        if len(raw) > MOST_BYTES:
+            raise TraceError(f"larger than {MOST_BYTES} bytes; that is no trace of a run", str(path))
         # Times are us with three decimals: as floats they would lose ns after 104 days of uptime.
         document = json.loads(raw, parse_float=str)
         complete = [event for event in document["traceEvents"] if event.get("ph") == "X" and "cat" in event]
         events = [_event(event) for event in complete if event["cat"] != "Trace"]
-        devices = {int(gpu["id"]): str(gpu["name"]) for gpu in document.get("deviceProperties", [])}
+        devices = {_number(gpu["id"]): str(gpu["name"]) for gpu in document.get("deviceProperties", [])}
     except FileNotFoundError:
         raise TraceError("torch.profiler left no trace", str(path), "read the log of the run") from None
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -51,24 +59,29 @@ def read_chrome_trace(path: Path | str) -> ChromeTrace:
 
 def _event(event: dict[str, Any]) -> Event:
     start = _ns(event["ts"])
+    texts, args = (event["cat"], event["name"]), event.get("args", {})
+    if not all(isinstance(text, str) for text in texts) or not isinstance(args, dict):
+        raise TypeError("an event without a category, a name or arguments")
     return Event(
-        event["cat"],
-        event["name"],
+        *texts,
         start,
         start + _ns(event.get("dur", 0)),
         _number(event["pid"]),
         _number(event["tid"]),
-        event.get("args", {}),
+        args,
     )
 
 
 def _ns(microseconds: str | int) -> int:
     try:
-        return int((Decimal(microseconds) * 1000).to_integral_value())
+        found = Decimal(microseconds) * 1000
+        if abs(found) < FURTHEST:
+            return int(found.to_integral_value())
     except (InvalidOperation, OverflowError):
-        raise ValueError(f"{microseconds!r} is no time") from None
+        pass
+    raise ValueError(f"{microseconds!r:.40} is no time")
 
 
 def _number(value: Any) -> int:
     """Kineto gives some of its own tracks names for ids."""
-    return value if isinstance(value, int) else -1
+    return value if isinstance(value, int) and 0 <= value < 2**31 else -1

@@ -5,7 +5,6 @@ read, never views or virtual tables, which could run what they like.
 """
 
 import gzip
-import shutil
 import sqlite3
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 from urllib.parse import quote
 
 import numpy as np
@@ -24,6 +23,10 @@ from numpy.typing import NDArray
 from bench.trace.errors import TraceError
 from bench.trace.pages import NULL, read_columns
 
+# A compressed file that unpacks to more than this, and to more than so many times itself, is no trace.
+MOST_UNPACKED_BYTES, MOST_TIMES = 1 << 30, 200
+# No text of a trace or of results is longer; a damaged or hostile file may claim any length.
+LONGEST_BYTES = 64 << 20
 LATEST = 2**61  # ns; sums of lengths of disjoint intervals then fit 64 bits
 DAMAGED = "export the trace again; if that fails, measure the cell again"
 
@@ -36,9 +39,8 @@ class Export:
         self.path = path
         self._file = file
         self._connection = connection
-        names = self.rows("SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'")
         self._columns: dict[str, list[str]] = {}
-        for (name,) in names:
+        for (name,) in self.rows(PLAIN_TABLES):
             quoted = '"' + str(name).replace('"', '""') + '"'
             self._columns[str(name)] = [str(field[1]) for field in self.rows(f"PRAGMA table_info({quoted})")]
 
@@ -102,6 +104,13 @@ class Export:
 _SQLITE_FAILURES = (sqlite3.Error, sqlite3.Warning, UnicodeError, OverflowError, MemoryError)
 
 
+PLAIN_TABLES = (
+    "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name NOT GLOB 'sqlite_*'"
+    if sqlite3.sqlite_version_info >= (3, 37)
+    else "SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'"
+)
+
+
 @contextmanager
 def open_export(path: Path | str) -> Iterator[Export]:
     """Open .sqlite or .sqlite.gz (by content, not by name). Raise TraceError if it is neither."""
@@ -111,17 +120,31 @@ def open_export(path: Path | str) -> Iterator[Export]:
 
 
 def _connect(plain: Path, path: Path) -> sqlite3.Connection:
-    uri = f"file:{quote(str(plain.resolve()))}?mode=ro&immutable=1"
     try:
-        connection = sqlite3.connect(uri, uri=True, cached_statements=0)
-        connection.text_factory = lambda raw: raw.decode(errors="replace")
-        for pragma in ("trusted_schema = OFF", "query_only = ON", "cell_size_check = ON", "temp_store = MEMORY"):
-            connection.execute(f"PRAGMA {pragma}")
-        if sys.version_info >= (3, 12):
-            connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
-        return connection
+        return connect_read_only(plain)
     except sqlite3.Error as error:
         raise TraceError(f"cannot open the export: {error}", str(path), DAMAGED) from None
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """A database that anybody may have made: it cannot be changed, its schema runs nothing, nothing is attached to it.
+
+    Raise sqlite3.Error if it is no database.
+    """
+    uri = f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1"
+    connection = sqlite3.connect(uri, uri=True, cached_statements=0)
+    connection.text_factory = lambda raw: raw.decode(errors="replace")
+    if sys.version_info >= (3, 12):
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_BYTES)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    try:
+        for pragma in ("trusted_schema = OFF", "query_only = ON", "cell_size_check = ON", "temp_store = MEMORY"):
+            connection.execute(f"PRAGMA {pragma}")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
 
 
 @contextmanager
@@ -137,11 +160,24 @@ def _unpacked(path: Path) -> Iterator[Path]:
     elif magic[:2] == b"\x1f\x8b":
         with tempfile.NamedTemporaryFile(prefix="numastudy-", suffix=".sqlite") as copy:
             try:
-                with gzip.open(path) as packed:
-                    shutil.copyfileobj(packed, copy, 1 << 20)
+                _unpack(path, copy)
                 copy.flush()
             except (OSError, EOFError, zlib.error) as error:
                 raise TraceError(f"cannot unpack the trace: {error}", str(path), DAMAGED) from None
             yield Path(copy.name)
     else:
         raise TraceError("not a SQLite export" if magic else "the file is empty", str(path), DAMAGED)
+
+
+def _unpack(path: Path, copy: IO[bytes]) -> None:
+    left = most_unpacked(path.stat().st_size)
+    with gzip.open(path) as packed:
+        while piece := packed.read(1 << 20):
+            left -= len(piece)
+            if left < 0:
+                raise TraceError("unpacks to far more than a trace would", str(path), DAMAGED)
+            copy.write(piece)
+
+
+def most_unpacked(packed_bytes: int) -> int:
+    return max(MOST_UNPACKED_BYTES, MOST_TIMES * packed_bytes)

@@ -7,6 +7,7 @@ that starts with it. So copies and bytes are real, and idle time is the time the
 
 import math
 import re
+import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -64,16 +65,17 @@ def convert(trace: Path | str, sqlite: Path | str) -> None:
     except TraceError as error:
         raise TraceError(error.what, str(trace), error.advice) from None
     annotations = [event for event in chrome.events if event.category == "user_annotation"]
-    schema.write_export(
-        sqlite,
-        {
-            "NVTX_EVENTS": [(e.start, e.end, schema.PUSH_POP, e.name, _thread(e), None) for e in annotations],
-            **rows,
-            "StringIds": strings.rows(),
-            "META_DATA_EXPORT": [("EXPORT_PRODUCT_NAME", "torch.profiler")],
-            **schema.ENUMS,
-        },
-    )
+    tables = {
+        "NVTX_EVENTS": [(e.start, e.end, schema.PUSH_POP, e.name, _thread(e), None) for e in annotations],
+        **rows,
+        "StringIds": strings.rows(),
+        "META_DATA_EXPORT": [("EXPORT_PRODUCT_NAME", "torch.profiler")],
+        **schema.ENUMS,
+    }
+    try:
+        schema.write_export(sqlite, tables)
+    except (sqlite3.Error, OverflowError, UnicodeError) as error:
+        raise TraceError(f"an event of torch.profiler is none: {error}", str(trace)) from None
 
 
 def _thread(event: Event) -> int:
