@@ -7,7 +7,8 @@ import luigi
 from bench.run.record import OK, failure, read_record, write_record
 from tasks.invocation import INVOCATION, host_lock
 from tasks.of_study import OfStudy
-from tasks.reporting import Reporter
+from tasks.reporting import reporting
+from tasks.watching import WaitOnTerminal
 
 
 class Probe(OfStudy):
@@ -32,11 +33,14 @@ class Probe(OfStudy):
     def run(self) -> None:
         from bench.host.locality import measured_locality
 
-        reporter = Reporter(self)
-        try:
-            host_lock().acquire(str(self.directory.path), lambda holder: reporter(holder, 1))
+        wait = WaitOnTerminal()
+        with reporting(self) as reporter:
+
+            def waiting(text: str) -> None:
+                reporter(text, 1)
+                wait(text)
+
+            host_lock().acquire(str(self.directory.path), waiting)
             found = measured_locality(self.directory.study()["device"])
-        finally:
-            reporter.close()
         state = self.directory.state()
         write_record(self.record_path, {"invocation": INVOCATION, "state": state, **failure(OK, ""), "found": found})

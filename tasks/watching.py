@@ -33,7 +33,7 @@ class RunOnTerminal:
         self._terminal = terminal()
         self._since = time.monotonic()
         self._standing = self._stand(slot)
-        self._waiting = ""
+        self._waiting = WaitOnTerminal()
         self._begun = False
 
     def __call__(self, text: str, percent: int) -> None:
@@ -56,10 +56,10 @@ class RunOnTerminal:
         self._terminal.clear()
 
     def _wait(self, text: str) -> None:
-        if not self._terminal.live and text != self._waiting:
-            self._terminal.line(text)
-        self._waiting = text
-        self._draw(text, 0.0)
+        if self._terminal.live:
+            self._draw(text, 0.0)
+        else:
+            self._waiting(text)
 
     def _draw(self, middle: str, share: float) -> None:
         where = self._standing
@@ -69,6 +69,20 @@ class RunOnTerminal:
 
     def _stand(self, current: Slot | None) -> Standing:
         return study_standing(self._directory, self._grid, self._slot, self._invocation, current)
+
+
+class WaitOnTerminal:
+    """For whom a measurement waits: one line for each whom it waits for, or the bar."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+
+    def __call__(self, text: str) -> None:
+        if terminal().live:
+            terminal().bar(0.0, "waiting", text, "")
+        elif text != self._shown:
+            terminal().line(text)
+        self._shown = text
 
 
 def study_standing(

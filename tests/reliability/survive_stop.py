@@ -43,18 +43,6 @@ def test_sigusr1_finishes_the_current_run_and_stops(calls: ApartCalls, workers: 
     look_at_the_whole(calls)
 
 
-def test_sigusr1_when_nothing_was_left_to_do_is_success(calls: ApartCalls) -> None:
-    assert calls.run().returncode == 0
-    luigi = calls.start("--fresh")
-    assert wait_until(lambda: len(calls.run_directories()) == 2)
-    newest = max(calls.run_directories(), key=lambda path: path.stat().st_mtime)
-    assert wait_until(lambda: (newest / "report.json").exists())
-    luigi.send_signal(signal.SIGUSR1)
-    luigi.communicate(timeout=60)
-    # The report is there; whether luigi still had to look at its check when the signal came is a matter of chance.
-    assert luigi.returncode in (0, 128 + signal.SIGUSR1, -signal.SIGUSR1)
-
-
 @pytest.mark.parametrize("signals", [(signal.SIGUSR1, signal.SIGTERM), (signal.SIGTERM, signal.SIGTERM)])
 def test_a_second_signal_stops_at_once_and_loses_nothing(calls: ApartCalls, signals: tuple[int, int]) -> None:
     behave(calls, "import time; time.sleep(30)")
