@@ -16,11 +16,18 @@ import yaml
 from bench.errors import StudyError
 from bench.files import read_json, write_json, write_text
 from bench.host.topology import Topology
+from bench.shape import ANY, NAME, Each, Must, misfit
 from bench.study.cell import Cell
+from bench.study.frozen import FRESH, read_frozen_study
 from bench.study.order import TRACED, Slot
 
 INDEX = "index.json"
 PARTS = ("runs", "logs", "nsys_reports", "latency")
+# Names become paths.
+_GRID = {
+    "cells": Must([Must({"name": Must(NAME), "model": Must(Each(ANY))})]),
+    "order": Must([Must({"cell": Must(NAME)})]),
+}
 # Of a study on many hosts: the folder of their run directories.
 HOSTS = "hosts"
 
@@ -96,7 +103,7 @@ class RunDirectory:
 
     def study(self) -> dict[str, Any]:
         """The resolved study as it was frozen."""
-        return yaml.safe_load((self.path / "study.yaml").read_text())
+        return read_frozen_study(self.path)
 
     def topology(self) -> dict[str, Any]:
         return read_json(self.path / "topology.json")
@@ -107,11 +114,18 @@ class RunDirectory:
         return Topology.from_json({key: value for key, value in facts.items() if key not in ("host", "fingerprint")})
 
     def grid(self) -> "Grid":
-        record = read_json(self.path / "grid.json")
-        return Grid(
-            cells={cell["name"]: Cell.from_json(cell) for cell in record["cells"]},
-            order=tuple(Slot(**slot) for slot in record["order"]),
-        )
+        file = self.path / "grid.json"
+        record = read_json(file)
+        wrong = misfit(record, _GRID)
+        if wrong:
+            raise StudyError(f"the grid of the study is damaged: {wrong}", str(file), FRESH)
+        try:
+            return Grid(
+                cells={cell["name"]: Cell.from_json(cell) for cell in record["cells"]},
+                order=tuple(Slot(**slot) for slot in record["order"]),
+            )
+        except TypeError as error:
+            raise StudyError(f"the grid of the study is not of this version: {error}", str(file), FRESH) from None
 
 
 @dataclass(frozen=True)
