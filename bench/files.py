@@ -62,7 +62,7 @@ def read_json(path: Path | str) -> Any:
     """Raise StudyError if the file is there but is not JSON; OSError if it cannot be read."""
     try:
         return json.loads(Path(path).read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StudyError(
             f"not valid JSON: {error}", str(path), "delete the file; the next call writes it again"
         ) from None
