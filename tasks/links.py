@@ -8,8 +8,9 @@ import luigi
 from bench.run.links import link_cells, measure_link
 from bench.run.record import is_final, read_head
 from bench.study.cell import Cell
+from bench.study.directory import RunDirectory
 from tasks.invocation import INVOCATION, host_lock
-from tasks.of_study import OfStudy, grid_of, study_of
+from tasks.of_study import OfStudy, grid_of
 from tasks.probe import Probe
 from tasks.reporting import reporting
 
@@ -48,7 +49,9 @@ class MeasureLink(OfStudy):
 @cache
 def links_of(run_dir: str) -> dict[str, Cell]:
     """By name, the links that the study measures."""
-    return link_cells(grid_of(run_dir).cells.values()) if study_of(run_dir).get("measure_link") else {}
+    # Studies of earlier versions do not say.
+    wanted = RunDirectory(Path(run_dir)).study().get("measure_link", False)
+    return link_cells(grid_of(run_dir).cells.values()) if wanted else {}
 
 
 def before_runs(task: OfStudy) -> list[luigi.Task]:

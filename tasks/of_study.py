@@ -2,7 +2,6 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import luigi
 
@@ -12,12 +11,6 @@ from bench.study.directory import Grid, RunDirectory
 @cache
 def grid_of(run_dir: str) -> Grid:
     return RunDirectory(Path(run_dir)).grid()
-
-
-@cache
-def study_of(run_dir: str) -> dict[str, Any]:
-    """The resolved study, which is frozen."""
-    return RunDirectory(Path(run_dir)).study()
 
 
 class OfStudy(luigi.Task):

@@ -7,7 +7,7 @@ import luigi
 from bench.run.record import OK, failure, read_record, write_record
 from bench.study.order import Slot
 from tasks.invocation import INVOCATION
-from tasks.of_study import OfStudy, grid_of, study_of
+from tasks.of_study import OfStudy, grid_of
 from tasks.probe import Probe
 from tasks.spans import base_stages, base_tasks, run_of, run_tasks
 from tasks.stages import Stage
@@ -73,5 +73,5 @@ def further_stages(task: OfStudy) -> list[Stage]:
 
 
 def further_slots(task: OfStudy, demanded: dict[str, int]) -> list[Slot]:
-    grid, repeats = grid_of(task.run_dir), study_of(task.run_dir)["repeats"]
+    grid, repeats = grid_of(task.run_dir), task.directory.study()["repeats"]
     return [grid.slot(cell, repeat) for cell, most in demanded.items() for repeat in range(repeats + 1, most + 1)]

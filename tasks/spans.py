@@ -6,14 +6,16 @@ among SPANS tasks. Timed and traced runs never share one.
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from pathlib import Path
 
 import luigi
 
 from bench.errors import StudyError
 from bench.run.record import read_record
+from bench.study.directory import RunDirectory
 from bench.study.order import TRACED, Slot
 from tasks.links import before_runs
-from tasks.of_study import OfStudy, grid_of, study_of
+from tasks.of_study import OfStudy, grid_of
 from tasks.reporting import reporting
 from tasks.stages import ExportSqlite, ExtractLatency, RunPipeline, Stage
 from tasks.stopping import finishing
@@ -152,7 +154,7 @@ def _cut(slots: Sequence[Slot], length: int) -> Iterator[tuple[Slot, ...]]:
 @cache
 def asked_of(run_dir: str) -> dict[Slot, None]:
     """The runs that the study itself asks for, in measuring order."""
-    return dict.fromkeys(grid_of(run_dir).asked(study_of(run_dir)["repeats"]))
+    return dict.fromkeys(grid_of(run_dir).asked(RunDirectory(Path(run_dir)).study()["repeats"]))
 
 
 @cache

@@ -12,7 +12,7 @@ from bench.study.directory import run_name
 from bench.study.order import TRACED, Slot
 from tasks.invocation import INVOCATION, host_lock
 from tasks.links import before_runs
-from tasks.of_study import OfStudy, grid_of, study_of
+from tasks.of_study import OfStudy, grid_of
 from tasks.reporting import outputs_url, reporting
 from tasks.watching import RunOnTerminal, outcome
 
@@ -102,7 +102,7 @@ class RunPipeline(Stage):
         return run_name(self.cell, self._repeat)
 
     def _what(self) -> str:
-        asked = study_of(self.run_dir)["repeats"]
+        asked = self.directory.study()["repeats"]
         if self._repeat == TRACED:
             return "traced run"
         return f"repeat {self.repeat}/{asked}" if self._repeat <= asked else f"repeat {self.repeat}, on demand"

@@ -1,6 +1,9 @@
 """What a person at a terminal sees of a study: a line for each run that ended, and a live bar with the time left."""
 
 import time
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import luigi
@@ -10,7 +13,6 @@ from bench.run.record import OK, read_head
 from bench.run.remaining import Standing, standing
 from bench.study.directory import Grid, RunDirectory
 from bench.study.order import Slot
-from tasks.of_study import study_of
 from tasks.terminal import terminal
 
 # The stages that take seconds and report nothing themselves.
@@ -22,6 +24,9 @@ _STAGES = {
     "ProbeAgain": "probing locality again",
     "StudyReport": "writing the report",
 }
+
+# Within so many seconds runs are only counted.
+LOOK_S = 1.0
 
 
 class RunOnTerminal:
@@ -46,7 +51,7 @@ class RunOnTerminal:
         self._draw(f"{short(self._slot.cell)} {self._what}, {text}", percent / 100)
 
     def ended(self, record: dict[str, Any]) -> None:
-        now = self._stand(None)
+        now = _looks.counted(self._directory) or self._stand(None)
         width = max(map(len, self._grid.cells))
         count = f"{now.done:{len(str(now.total))}}/{now.total}"
         words = [count, f"{self._slot.cell:{width}}", self._what, outcome(record)]
@@ -68,7 +73,9 @@ class RunOnTerminal:
         self._terminal.bar((where.done + share) / max(where.total, 1), left, middle, "".join(eta))
 
     def _stand(self, current: Slot | None) -> Standing:
-        return study_standing(self._directory, self._grid, self._slot, self._invocation, current)
+        return _looks.recent(self._directory) or _looks.keep(
+            self._directory, study_standing(self._directory, self._grid, self._slot, self._invocation, current)
+        )
 
 
 class WaitOnTerminal:
@@ -85,17 +92,50 @@ class WaitOnTerminal:
         self._shown = text
 
 
+class _Looks:
+    """When and what was last seen of each study. Looking at thousands of records takes a while."""
+
+    def __init__(self) -> None:
+        self._seen: dict[RunDirectory, tuple[float, Standing]] = {}
+
+    def recent(self, directory: RunDirectory) -> Standing | None:
+        at_s, seen = self._seen.get(directory, (0.0, None))
+        return seen if time.monotonic() - at_s < LOOK_S else None
+
+    def counted(self, directory: RunDirectory) -> Standing | None:
+        """What was seen within LOOK_S, and that one more run has ended since."""
+        seen = self.recent(directory)
+        if seen is None:
+            return None
+        done = seen.done + 1
+        now = replace(seen, done=done, total=max(seen.total, done), current_s=None if seen.current_s is None else 0.0)
+        self._seen[directory] = self._seen[directory][0], now
+        return now
+
+    def keep(self, directory: RunDirectory, seen: Standing) -> Standing:
+        self._seen[directory] = time.monotonic(), seen
+        return seen
+
+
+_looks = _Looks()
+
+
 def study_standing(
     directory: RunDirectory, grid: Grid, present: Slot | None, invocation: str, current: Slot | None
 ) -> Standing:
     """Where the study stands on disk. Repeats beyond its own count once they are there, or are `present`."""
-    asked = {*grid.asked(study_of(str(directory.path))["repeats"])}
+    asked = {*grid.asked(directory.study()["repeats"])}
     records = {}
-    for slot in grid.order:
-        record = read_head(directory.record(slot.cell, slot.repeat))
+    for slot, path in _paths(directory).items():
+        record = read_head(path)
         if record or slot in asked or slot == present:
             records[slot] = record
     return standing(records, invocation, [name for name, cell in grid.cells.items() if cell.reason], current)
+
+
+@lru_cache(maxsize=4)
+def _paths(directory: RunDirectory) -> dict[Slot, Path]:
+    return {slot: directory.record(slot.cell, slot.repeat) for slot in directory.grid().order}
 
 
 def outcome(record: dict[str, Any]) -> str:

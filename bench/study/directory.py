@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,11 @@ class Grid:
 
     def slot(self, cell: str, repeat: int | str) -> Slot:
         return self._slots[cell, repeat]
+
+
+@lru_cache(maxsize=64)
+def _frozen(path: Path, _mtime_ns: int) -> dict[str, Any]:
+    return yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def run_name(cell: str, repeat: int | str) -> str:
