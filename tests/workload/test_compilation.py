@@ -1,0 +1,125 @@
+import shutil
+
+import pytest
+import torch
+
+from bench.workload import compilation
+from bench.workload.compilation import NOTHING, compilations, compile_advice, compile_facts, refuse_compilations
+from bench.workload.devices import CpuDevice
+from bench.workload.execution import make_forward, make_slots
+from bench.workload.failures import RunFailure
+from bench.workload.models import build_model
+from bench.workload.phases import Phases
+from bench.workload.progress import Progress
+from bench.workload.run import execute
+
+from .cells import NO_COMPUTE, raw_cell, small_cell
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs g++")
+
+
+def forward_of(cell):
+    device = CpuDevice()
+    slots = make_slots(cell, device)
+    model = build_model(cell, device.torch_device)
+    return make_forward(cell, device, model, slots), model, slots
+
+
+@needs_compiler
+def test_compiled_gives_the_same_tokens_and_compiles_once():
+    with torch.inference_mode():
+        before = compilations()
+        forward, model, slots = forward_of(small_cell(compile_model="default"))
+        ready = compilations()
+        assert ready > before
+        slots[1].normal_()
+        torch.testing.assert_close(forward(1), model.forward_features(slots[1]), rtol=1e-4, atol=1e-4)
+        assert compilations() == ready
+
+
+@needs_compiler
+def test_compile_time_is_a_phase_of_its_own():
+    phases = Phases()
+    result = execute(raw_cell(compile_model="default"), "timed", Progress(), phases)
+    facts = result["compile"]
+    assert (facts["mode"], facts["reason"]) == ("default", "")
+    assert facts["compile_s"] == pytest.approx(result["phases_s"]["compile"])
+    assert facts["compile_s"] > 0.1
+    assert result["compilations_in_windows"] == 0
+
+
+def test_there_is_nothing_to_compile_without_compute():
+    result = execute(raw_cell(compile_model="default", model=NO_COMPUTE), "timed", Progress(), Phases())
+    assert result["compile"] == {"mode": "default", "compile_s": None, "reason": NOTHING}
+    assert result["phases_s"]["compile"] == 0
+    assert compile_facts(small_cell(), 1.0) is None
+
+
+def test_code_that_is_compiled_again_is_counted():
+    torch._dynamo.reset()
+
+    def double(values: torch.Tensor) -> torch.Tensor:
+        return 2 * values
+
+    # Captured as ever; only what inductor would make of it is left out.
+    call = torch.compile(double, backend="eager", dynamic=False)
+    call(torch.ones(2))
+    before = compilations()
+    call(torch.ones(2))
+    assert compilations() == before
+    call(torch.ones(3))
+    assert compilations() == before + 1
+
+
+def test_compilation_inside_the_windows_fails_by_name(monkeypatch):
+    """The counter is replaced by one that moves whenever it is read: a warm-up of this project compiles all."""
+    refuse_compilations(0)
+    counts = iter(range(10))
+    monkeypatch.setattr("bench.workload.jobs.compilations", lambda: next(counts))
+    with pytest.raises(RunFailure, match="1 compilations or recordings of CUDA graphs inside the windows") as raised:
+        execute(raw_cell(model=NO_COMPUTE), "timed", Progress(), Phases())
+    assert raised.value.status == "crashed"
+
+
+def test_a_mode_that_fails_is_named_and_not_replaced(monkeypatch):
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("/no/such/compiler",))
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    # As an environment could set it: the answer to an error would be to run eagerly.
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", True)
+    with torch.inference_mode(), pytest.raises(RunFailure, match="mode default failed") as raised:
+        forward_of(small_cell(compile_model="default", seed=7))
+    assert raised.value.status == "crashed"
+    assert "g++" in raised.value.advice
+
+
+def test_a_compiler_that_is_switched_off_is_no_compiler(monkeypatch):
+    """Recent torch refuses by itself, earlier torch would run eagerly and say nothing."""
+    monkeypatch.setattr(torch._dynamo.config, "disable", True)
+    with torch.inference_mode(), pytest.raises(RunFailure, match="mode default (failed|compiled nothing)") as raised:
+        forward_of(small_cell(compile_model="default"))
+    assert raised.value.status == "crashed"
+
+
+def test_a_compiler_that_compiled_nothing_is_found(monkeypatch):
+    """torch.compile is replaced by what it is where it is switched off in earlier torch."""
+    monkeypatch.setattr(torch, "compile", lambda call, **_: call)
+    with torch.inference_mode(), pytest.raises(RunFailure, match="mode default compiled nothing") as raised:
+        forward_of(small_cell(compile_model="default"))
+    assert "TORCHDYNAMO_DISABLE" in raised.value.advice
+
+
+def test_cuda_graphs_that_were_skipped_are_no_silent_fallback(monkeypatch):
+    """Both counters are replaced: only a GPU has such graphs."""
+    values = iter([0, 0, 1, 1])
+    monkeypatch.setattr(compilation, "_counter", lambda group, name: next(values))
+    monkeypatch.setattr(torch, "compile", lambda call, **_: call)
+    cell = small_cell(compile_model="reduce-overhead", device="cuda")
+    with pytest.raises(RunFailure, match="mode reduce-overhead recorded no CUDA graph"):
+        compilation.compiled(cell, CpuDevice(), lambda batch: batch, make_slots(cell, CpuDevice()))
+
+
+def test_advice_says_what_is_missing():
+    assert "gcc" in compile_advice(RuntimeError("Failed to find C compiler. Please specify via CC"))
+    assert "compile_model to off" in compile_advice(ValueError("something else"))
