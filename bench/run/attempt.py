@@ -90,6 +90,11 @@ class _Measured:
             return failure(TRACE_FAILED, error.what, error.advice) | {"command": process.command}
         except OSError as error:
             status = BIND_FAILED if self._cell.binding == "numactl" else CRASHED
+            if error.filename in map(str, process.logs):
+                # Not the run's fault, and no record of it could be written either.
+                raise StudyError(
+                    f"cannot write: {error.strerror}", error.filename, "make room or mend the permissions"
+                ) from None
             reason = f"cannot start {process.command[0]}: {error.strerror}"
             return failure(status, reason, "check that it is installed") | {"command": process.command}
         finally:
@@ -97,6 +102,7 @@ class _Measured:
                 self._profiler.settle(self._trace)
         exit_code = end.exit_code if end else None
         facts = {"command": process.command, "exit_code": exit_code, "result": process.read_result()}
+        facts["timed_out"] = bool(end and end.timed_out)
         return self._judged(process, end) | facts | {"monitor": monitor}
 
     def _watched(self, process: Process, lock: HostLock, report: Report) -> tuple[ChildEnd, Outcome | None]:
@@ -130,7 +136,17 @@ class _Measured:
             return of_peer[1]
         if self._profiler and end and own["status"] in (OK, CRASHED):
             own = _collect(self._profiler, self._trace, end, own, log_tail(process.logs[1]))
+        elif self._profiler and end and end.timed_out:
+            own = _hung(self._profiler, self._cell, process.read_result(), own)
         return own
+
+
+def _hung(profiler: Profiler, cell: Cell, result: Outcome | None, own: Outcome) -> Outcome:
+    """The timed runs of the cell came before, and ended in time: what hung has to do with the profiler."""
+    when = "did not end, though the run did" if result else "or the run under it hung"
+    reason = f"{profiler.name} {when}: ended after {cell.timeout_s:g} s"
+    advice = "see the end of the run's log; raise timeout_s, or use another profiler"
+    return own | failure(TRACE_FAILED, reason, advice)
 
 
 def _watch(cell: Cell, host: Topology, cpus: set[int], lock: HostLock) -> Monitor:

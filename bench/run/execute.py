@@ -108,6 +108,7 @@ def _attempts(directory: RunDirectory, cell: Cell, slot: Slot, lock: HostLock, r
             outcome["monitor"]["disturbed"] += [f"the GPU was not free: {who}" for who in not_free]
         outcome["attempts"] = number
         unended(path).unlink(missing_ok=True)
-        if outcome["status"] not in RETRIED:
+        # What hung once takes its whole time again.
+        if outcome["status"] not in RETRIED or outcome.get("timed_out"):
             break
     return outcome
