@@ -67,9 +67,7 @@ def test_the_same_study_started_twice_by_different_commands_is_measured_once(cal
     look_at_the_whole(calls)
 
 
-def test_the_same_study_started_twice_on_one_luigid_is_measured_once(
-    tmp_path: Path, recorded: Path
-) -> None:
+def test_the_same_study_started_twice_on_one_luigid_is_measured_once(tmp_path: Path, recorded: Path) -> None:
     with luigid(tmp_path / "luigid", None) as port:
         calls = ApartCalls(tmp_path / "work", ["--scheduler-host", "127.0.0.1", "--scheduler-port", str(port)])
         replay(calls, recorded)
