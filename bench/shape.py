@@ -50,7 +50,7 @@ def _is_number(value: Any) -> bool:
 
 
 ANY = Kind("anything", lambda value: True)
-TEXT = Kind("a text", lambda value: isinstance(value, str))
+TEXT = Kind("a text", lambda value: isinstance(value, str) and _encodes(value))
 TEXTS = Kind("a text or a list of texts", lambda value: isinstance(value, str) or _all_text(value))
 NUMBER = Kind("a number", _is_number)
 POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
@@ -109,7 +109,7 @@ def _finite(text: str) -> float | None:
 def _encodes(value: Any) -> bool:
     """Half of a surrogate pair passes for a character in JSON, and in no file."""
     try:
-        json.dumps(value, ensure_ascii=False).encode()
+        (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode()
     except UnicodeEncodeError:
         return False
     return True

@@ -31,7 +31,7 @@ def read_frozen_study(path: Path) -> dict[str, Any]:
         raise StudyError(f"the resolved study cannot be read: {error}", str(file), FRESH) from None
     if not isinstance(study, dict):
         raise StudyError(f"the resolved study is a {type(study).__name__}, not a mapping", str(file), FRESH)
-    if _values(study, _MOST_VALUES) <= 0:
+    if not _is_plain(study):
         raise StudyError("the resolved study holds what was never written there", str(file), FRESH)
     wrong = misfit(study, _SHAPE)
     if wrong:
@@ -39,17 +39,15 @@ def read_frozen_study(path: Path) -> dict[str, Any]:
     return study
 
 
-def _values(value: Any, left: int) -> int:
-    """How many of `left` values are not used up. Whoever refers to himself, and what is no JSON, uses up all."""
-    if not isinstance(value, dict | list | str | int | float | None):
-        return 0
-    if isinstance(value, float) and not math.isfinite(value):
-        return 0
-    if isinstance(value, dict) and not all(isinstance(key, str) for key in value):
-        return 0
-    left -= 1
-    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        if left <= 0:
-            break
-        left = _values(each, left)
-    return left
+def _is_plain(value: Any) -> bool:
+    """Nothing but JSON, and an end to it: whoever refers to himself has none."""
+    waiting, seen = [value], 0
+    while waiting and seen < _MOST_VALUES:
+        one, seen = waiting.pop(), seen + 1
+        if isinstance(one, dict) and all(isinstance(key, str) for key in one):
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+        elif not isinstance(one, str | int | None) and not (isinstance(one, float) and math.isfinite(one)):
+            return False
+    return not waiting
