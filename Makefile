@@ -3,6 +3,7 @@
 # make ui           luigi's page on http://127.0.0.1:8082, logs and reports on http://127.0.0.1:8083
 # make bench        speed and memory, each against a baseline of the same run
 # make validate     the simulations behind docs/validity.md
+# make fuzz         10,000 damaged files for whatever reads files, less than 4 minutes
 # make test-numa    placement on a real multi-node kernel (a QEMU guest; root, Debian)
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STATE ?= $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/numastudy
 
-.PHONY: install quick-test test lint ui bench validate test-numa clean
+.PHONY: install quick-test test lint ui bench validate fuzz test-numa clean
 
 install: $(VENV)/installed
 
@@ -39,6 +40,11 @@ bench: install
 
 validate: install
 	$(BIN)/python -m tests.validation
+
+# Where atheris has no build for this Python, the cases that need it are left out, and that is said.
+fuzz: install
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt atheris
+	$(BIN)/python -m tests.fuzz
 
 test-numa: install
 	tests/guest/run
