@@ -94,7 +94,7 @@ def merge_latencies(latencies: Iterable[Record | None]) -> Record | None:
         merged[key] = _median(latency.get(key) for latency in known)
     merged["max"] = max((latency["max"] for latency in known if latency.get("max") is not None), default=None)
     curves = [latency["quantiles"] for latency in known if len(latency.get("quantiles") or []) == 101]
-    merged["quantiles"] = [statistics.median(values) for values in zip(*curves, strict=True)] if curves else []
+    merged["quantiles"] = [_median(values) for values in zip(*curves, strict=True)] if curves else []
     return merged
 
 

@@ -109,6 +109,8 @@ def test_latencies_merge_by_the_median_and_the_largest_maximum():
     merged = merge_latencies([*runs, None])
     assert merged == {"count": 30, "p50": 2, "p90": None, "p99": None, "max": 10, "quantiles": []}
     assert merge_latencies([None]) is None
+    curve = [None if step in (1, 99) else float(step) for step in range(101)]
+    assert merge_latencies([run | {"quantiles": curve} for run in runs])["quantiles"] == curve
 
 
 def test_a_run_on_demand_counts_and_its_failure_is_the_cells(entry):

@@ -4,8 +4,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.results.report.answer import answers
 from bench.results.links import alone_gb_s
+from bench.results.report.answer import answers
 from bench.results.report.plots.bandwidth import bandwidth_pictures
 from bench.results.report.plots.latency import latency_pictures
 from bench.results.report.plots.penalty import penalty_pictures
@@ -21,7 +21,7 @@ FAMILIES = {
     "throughput": throughput_pictures,
     "stages": stage_pictures,
     "latency": latency_pictures,
-    "bandwidth": bandwidth_pictures,
+    "bandwidth": lambda cells: bandwidth_pictures(cells, []),
     "perturbation": perturbation_pictures,
 }
 HOSTILE = '</title><script>alert("1")</script>$\\frac{1}$ & "quoted"'
@@ -120,3 +120,13 @@ def test_timelines_stand_for_regimes_on_one_gpu(numa_results):
     assert {cell["gpu"] for cell in chosen} == {0}
     assert len({cell["metrics"]["regime"] for cell in chosen}) > 1
     assert representatives([]) == []
+
+
+def test_a_cell_of_few_batches_has_a_shorter_line_and_one_way_none(numa_results):
+    first, second, third = (dict(cell) for cell in numa_results["cells"][:3])
+    ends = [None if step in (1, 99) else float(step) for step in range(101)]
+    first["latency_us"] = first["latency_us"] | {"p99": None, "quantiles": ends}
+    second["latency_us"] = second["latency_us"] | {"quantiles": [None] * 101}
+    pictures = latency_pictures([first, second, third])
+    alts = " ".join(picture.alt for picture in pictures)
+    assert first["model"]["name"] in alts and second["model"]["name"] not in alts
