@@ -24,7 +24,8 @@ from bench.study.order import TRACED, Slot
 EXEC, FORK = "exec", "fork"
 _PROGRAM, _SERVER = ["-m", "bench.workload"], ["-m", "bench.workload.serve"]
 _KILLED = -9
-# Between the end of a run, or its start, and the server's word of it.
+# For the server to fork, also on a host that swaps; to tell the end of a run that was ended.
+_FORK_S = 30.0
 _ANSWER_S = 3.0
 _LEAVE_S = 0.5
 
@@ -182,7 +183,7 @@ class _Server:
         try:
             with suppress(OSError):
                 socket.send_fds(self._channel, [json.dumps(arguments).encode()], streams)
-            answer = self.receive(_ANSWER_S)
+            answer = self.receive(_FORK_S)
         finally:
             if not answer:
                 self.end("did not start this run", launch.stderr)
