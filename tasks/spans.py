@@ -5,7 +5,7 @@ among SPANS tasks. Timed and traced runs never share one.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import luigi
@@ -42,11 +42,16 @@ class Span(OfStudy):
         own = grid_of(self.run_dir).order[self.first : self.last + 1]
         return [slot for slot in own if slot in asked_of(self.run_dir)] or self._demanded(own)
 
-    def stages(self) -> list[Stage]:
+    def stage(self, slot: Slot) -> Stage:
+        """The one that this span covers, of one run."""
         raise NotImplementedError
 
+    @cached_property
+    def stages(self) -> list[Stage]:
+        return [self.stage(slot) for slot in self.slots()]
+
     def complete(self) -> bool:
-        return all(stage.complete() for stage in self.stages())
+        return all(stage.complete() for stage in self.stages)
 
     def _demanded(self, own: Iterable[Slot]) -> list[Slot]:
         """Runs beyond the study's repeats lie apart from those it asks for."""
@@ -64,11 +69,11 @@ class RunSpan(Span):
     def requires(self) -> list[luigi.Task]:
         return before_runs(self)
 
-    def stages(self) -> list[RunPipeline]:
-        return [run_of(self, slot) for slot in self.slots()]
+    def stage(self, slot: Slot) -> RunPipeline:
+        return run_of(self, slot)
 
     def run(self) -> None:
-        todo = [stage for stage in self.stages() if not stage.complete()]
+        todo = [stage for stage in self.stages if not stage.complete()]
         with reporting(self) as reporter:
             for number, stage in enumerate(todo):
                 if finishing():
@@ -89,11 +94,11 @@ class ExportSpan(Span):
     def requires(self) -> RunSpan:
         return RunSpan(**self.where)
 
-    def stages(self) -> list[Stage]:
-        return [ExportSqlite(run_dir=self.run_dir, host=self.host, cell=slot.cell) for slot in self.slots()]
+    def stage(self, slot: Slot) -> Stage:
+        return ExportSqlite(run_dir=self.run_dir, host=self.host, cell=slot.cell)
 
     def run(self) -> None:
-        for stage in self.stages():
+        for stage in self.stages:
             stage.run()
 
 
@@ -103,13 +108,13 @@ class ExtractSpan(ExportSpan):
     def requires(self) -> ExportSpan:
         return ExportSpan(**self.where)
 
-    def stages(self) -> list[Stage]:
-        return [last_stage(self, slot.cell, slot.repeat) for slot in self.slots()]
+    def stage(self, slot: Slot) -> Stage:
+        return last_stage(self, slot.cell, slot.repeat)
 
 
 def base_stages(task: OfStudy) -> list[Stage]:
     """The last stage of every run that the study itself asks for: their records tell how the runs ended."""
-    return [last_stage(task, slot.cell, slot.repeat) for slot in asked_of(task.run_dir)]
+    return _base_stages(task.run_dir, task.host)
 
 
 def base_tasks(task: OfStudy) -> list[luigi.Task]:
@@ -155,6 +160,12 @@ def _cut(slots: Sequence[Slot], length: int) -> Iterator[tuple[Slot, ...]]:
 def asked_of(run_dir: str) -> dict[Slot, None]:
     """The runs that the study itself asks for, in measuring order."""
     return dict.fromkeys(grid_of(run_dir).asked(RunDirectory(Path(run_dir)).study()["repeats"]))
+
+
+@cache
+def _base_stages(run_dir: str, host: str) -> list[Stage]:
+    task = OfStudy(run_dir=run_dir, host=host)
+    return [last_stage(task, slot.cell, slot.repeat) for slot in asked_of(run_dir)]
 
 
 @cache

@@ -112,13 +112,12 @@ class FollowUp(Stage):
     """A stage that reads what the one before it left; done again whenever that one was."""
 
     def complete(self) -> bool:
-        record, before = self.record(), self.requires().record()
-        return (
-            is_final(record, INVOCATION)
-            and self.requires().complete()
-            and before is not None
-            and record.get("source") == source_of(before)
-        )
+        record = self.record()
+        if not is_final(record, INVOCATION):
+            return False
+        stage = self.requires()
+        before = stage.record()
+        return before is not None and record.get("source") == source_of(before) and stage.complete()
 
     def run(self) -> None:
         # Another call of the same study may have done it meanwhile.

@@ -102,8 +102,9 @@ class RunDirectory:
         return self.path / "logs" / "experiment.log"
 
     def study(self) -> dict[str, Any]:
-        """The resolved study as it was frozen."""
-        return read_frozen_study(self.path)
+        """The resolved study as it was frozen. It is read once: not to be changed."""
+        file = self.path / "study.yaml"
+        return _study_at(self.path, file.stat().st_mtime_ns if file.exists() else 0)
 
     def topology(self) -> dict[str, Any]:
         return read_json(self.path / "topology.json")
@@ -150,6 +151,11 @@ class Grid:
 @lru_cache(maxsize=64)
 def _frozen(path: Path, _mtime_ns: int) -> dict[str, Any]:
     return yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+@lru_cache(maxsize=64)
+def _study_at(path: Path, _mtime_ns: int) -> dict[str, Any]:
+    return read_frozen_study(path)
 
 
 def run_name(cell: str, repeat: int | str) -> str:
