@@ -65,49 +65,50 @@ def make_stages(
     # Without compute the copies wait for each other directly: a detour over an idle compute stream
     # would cost a hand-over per batch.
     free, ready = (returned, arrived) if forward is None else (computed, computed)
-    on_h2d, on_compute, on_d2h = map(device.selector, (streams.h2d, streams.compute, streams.d2h))
+    h2d_stream, compute_stream, d2h_stream = streams.h2d, streams.compute, streams.d2h
+    on_h2d, on_compute, on_d2h = map(device.selector, (h2d_stream, compute_stream, d2h_stream))
     samples = [list(slot) for slot in slots] if copies.by_sample else []
 
     def h2d(slot: int, source: torch.Tensor, start: Event | None) -> None:
         on_h2d()
-        free[slot].wait(streams.h2d)
+        free[slot].wait(h2d_stream)
         if start is not None:
-            start.record(streams.h2d)
+            start.record(h2d_stream)
         slots[slot].copy_(source, non_blocking=True)
-        arrived[slot].record(streams.h2d)
+        arrived[slot].record(h2d_stream)
 
     def h2d_by_sample(slot: int, source: list[torch.Tensor], start: Event | None) -> None:
         on_h2d()
-        free[slot].wait(streams.h2d)
+        free[slot].wait(h2d_stream)
         if start is not None:
-            start.record(streams.h2d)
+            start.record(h2d_stream)
         for target, sample in zip(samples[slot], source, strict=True):
             target.copy_(sample, non_blocking=True)
-        arrived[slot].record(streams.h2d)
+        arrived[slot].record(h2d_stream)
 
     def compute(slot: int) -> None:
         on_compute()
-        arrived[slot].wait(streams.compute)
-        returned[slot].wait(streams.compute)
+        arrived[slot].wait(compute_stream)
+        returned[slot].wait(compute_stream)
         outputs[slot] = forward(slot)
-        computed[slot].record(streams.compute)
+        computed[slot].record(compute_stream)
 
     def d2h(slot: int, target: torch.Tensor, end: Event | None) -> None:
         on_d2h()
-        ready[slot].wait(streams.d2h)
+        ready[slot].wait(d2h_stream)
         target.copy_(outputs[slot], non_blocking=True)
-        returned[slot].record(streams.d2h)
+        returned[slot].record(d2h_stream)
         if end is not None:
-            end.record(streams.d2h)
+            end.record(d2h_stream)
 
     def d2h_by_sample(slot: int, target: list[torch.Tensor], end: Event | None) -> None:
         on_d2h()
-        ready[slot].wait(streams.d2h)
+        ready[slot].wait(d2h_stream)
         for part, sample in zip(target, outputs[slot].unbind(), strict=True):
             part.copy_(sample, non_blocking=True)
-        returned[slot].record(streams.d2h)
+        returned[slot].record(d2h_stream)
         if end is not None:
-            end.record(streams.d2h)
+            end.record(d2h_stream)
 
     into, back = (h2d_by_sample, d2h_by_sample) if copies.by_sample else (h2d, d2h)
     return (

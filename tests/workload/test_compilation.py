@@ -97,7 +97,7 @@ def test_a_mode_that_fails_is_named_and_not_replaced(monkeypatch):
 def test_a_compiler_that_is_switched_off_is_no_compiler(monkeypatch):
     """Recent torch refuses by itself, earlier torch would run eagerly and say nothing."""
     monkeypatch.setattr(torch._dynamo.config, "disable", True)
-    with torch.inference_mode(), pytest.raises(RunFailure, match="mode default (failed|compiled nothing)") as raised:
+    with torch.inference_mode(), pytest.raises(RunFailure, match=r"mode default (failed|compiled nothing)") as raised:
         forward_of(small_cell(compile_model="default"))
     assert raised.value.status == "crashed"
 

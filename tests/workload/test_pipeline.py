@@ -42,6 +42,30 @@ def test_every_batch_comes_back_right_in_any_order_the_device_may_choose(buffers
     assert found == expected(batches * runs, computes)
 
 
+@given(st.sampled_from(BUFFERS), st.integers(1, 14), st.booleans(), st.integers(0, 10**6))
+def test_inputs_that_stay_on_the_device_come_back_right_in_any_order(buffers, batches, computes, seed):
+    device = LazyDevice(seed)
+    rings = SimpleNamespace(inputs=None, outputs=device.memory([0] * batches))
+    slots = device.memory([slot + 1 for slot in range(buffers)])
+    pipeline = Pipeline(device, rings, slots, (lambda slot: device.forward(slots[slot])) if computes else None)
+    pipeline.run(batches, no_beat)
+    pipeline.drain()
+    by_slot = expected(buffers, computes)
+    assert [tensor.block.value for tensor in rings.outputs] == [by_slot[i % buffers] for i in range(batches)]
+
+
+@given(st.sampled_from(BUFFERS), st.integers(1, 14), st.booleans(), st.integers(0, 10**6))
+def test_outputs_that_stay_on_the_device_are_right_in_any_order(buffers, batches, computes, seed):
+    device = LazyDevice(seed)
+    rings = SimpleNamespace(inputs=device.memory([index + 1 for index in range(batches)]), outputs=None)
+    slots = device.memory([0] * buffers)
+    pipeline = Pipeline(device, rings, slots, (lambda slot: device.forward(slots[slot])) if computes else None)
+    pipeline.run(batches, no_beat)
+    pipeline.drain()
+    last = range(max(0, batches - buffers), batches)
+    assert [pipeline.outputs[i % buffers].block.value for i in last] == [expected(batches, computes)[i] for i in last]
+
+
 @pytest.mark.parametrize("buffers", BUFFERS)
 @pytest.mark.parametrize(("event", "computes"), [(0, True), (1, True), (2, True), (0, False), (2, False)])
 def test_each_event_is_needed(buffers, event, computes):
