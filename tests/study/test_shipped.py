@@ -135,6 +135,28 @@ def test_the_order_of_the_first_studies_is_that_of_version_0_1(
     assert (len(order), hashlib.sha256(text.encode()).hexdigest()[:16]) == (runs, digest)
 
 
+def test_the_example_of_the_documentation_is_a_study(two_sockets: Topology, tmp_path: Path) -> None:
+    text = re.search(r"```yaml\n(.+?)```", (ROOT / "docs" / "axes.md").read_text(), re.DOTALL).group(1)
+    path = tmp_path / "example.yaml"
+    path.write_text(text)
+    made = plan(load_study(path, FIXED), tmp_path, topology=two_sockets)
+    crossed = 4 * 6 * 2 * 2  # a node for each GPU, 6 models, dtypes, batch sizes
+    excluded = 4 * 6
+    included = 4 * 2 * 2 + 4 * 2 * 2
+    assert len(made.cells) == crossed - excluded + included
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_the_commands_of_the_documentation_are_read(task: str, two_sockets: Topology, tmp_path: Path) -> None:
+    """Each --sweep of the page with every study that is a task."""
+    text = (ROOT / "docs" / "axes.md").read_text()
+    sweeps = [json.loads(found) for found in re.findall(r"--sweep '(.+?)'", text)]
+    assert len(sweeps) == 3
+    for sweep in sweeps:
+        before = len(plan(load_study(task, FIXED), tmp_path, topology=two_sockets).cells)
+        assert len(plan(load_study(task, FIXED | {"sweep": sweep}), tmp_path, topology=two_sockets).cells) > before
+
+
 def axes_table() -> dict[str, list[str]]:
     """The rows of docs/axes.md by key."""
     text = (ROOT / "docs" / "axes.md").read_text()
@@ -151,8 +173,7 @@ def test_each_axis_has_its_row_in_the_documentation() -> None:
 def test_a_row_says_what_the_setting_says(key: str) -> None:
     setting, (meaning, values, default, _, suffix, _) = SETTINGS[key], axes_table()[key]
     assert meaning == setting.meaning
-    plain = {True: "true", False: "false"}.get(setting.default, str(setting.default))
-    assert default == plain.removesuffix(".0")
+    assert default == (str(setting.default).lower() if setting.kind is bool else str(setting.default))
     allowed = setting.choices or (("false", "true") if setting.kind is bool else ())
     for value in allowed:
         assert value in values
