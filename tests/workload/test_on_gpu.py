@@ -2,10 +2,17 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from bench.trace.metrics import check_conservation, metrics
+from bench.trace.reader import read_trace
+from bench.trace.torch_trace import convert
 from bench.workload.devices import CudaDevice
 from bench.workload.failures import RunFailure, name_failure
 from bench.workload.link import measure_link
@@ -102,3 +109,154 @@ def test_device_memory_that_runs_out_is_oom():
 def test_the_link_carries_both_ways():
     link = measure_link(CudaDevice(0), 6_021_120, 64 << 20, burst_s=0.02)
     assert 0 < link.both_gb_s <= 1.05 * max(link.h2d_gb_s, link.d2h_gb_s)
+
+
+KINDS = ["pinned", "pageable", "write-combined", "registered", "huge"]
+
+
+def moved_right(**changes) -> tuple[dict, object]:
+    """Run 60 batches without compute and compare all that is in the output ring; what the result says of memory."""
+    cell = small_cell(**LARGE | {"model": NO_COMPUTE} | changes)
+    with torch.inference_mode():
+        pipeline = build_pipeline(cell, CudaDevice(0), Phases())
+        pipeline.run(60, no_beat)
+        pipeline.drain()
+        for index in range(60 - len(pipeline.host_out), 60):
+            assert torch.equal(pipeline.output_of(index), pipeline.rings.inputs[index % len(pipeline.host_in)])
+        pipeline.close()
+    return pipeline.rings.host_memory, pipeline
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("buffers", [1, 3])
+def test_every_kind_of_host_memory_moves_batches_right(kind, buffers):
+    try:
+        facts, pipeline = moved_right(host_memory=kind, buffers=buffers)
+    except RunFailure as failure:
+        assert (kind, failure.status) == ("huge", "not_runnable"), failure
+        pytest.skip(failure.what)
+    assert (facts["kind"], facts["synchronous_copies"]) == (kind, kind == "pageable")
+    assert pipeline.rings.inputs.is_pinned() == pipeline.rings.outputs.is_pinned() == (kind != "pageable")
+    if kind == "huge":
+        assert facts["huge_pages"] == {"inputs": pipeline.rings.inputs.nbytes, "outputs": pipeline.rings.outputs.nbytes}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_certificate_covers_every_kind(kind):
+    """Under a real binding: pages that cannot be located leave a run unproved, and never misplaced."""
+    try:
+        result = execute(raw_cell(**LARGE | {"model": NO_COMPUTE}, host_memory=kind), "timed", Progress(), Phases())
+    except RunFailure as failure:
+        assert (kind, failure.status) == ("huge", "not_runnable"), failure
+        pytest.skip(failure.what)
+    buffers = result["certificate"]["buffers"]
+    assert set(buffers) == {"input_ring", "output_ring"}
+    for name, buffer in buffers.items():
+        assert sum(buffer["end"].values()) == buffer["pages"]
+        located = sum(pages for node, pages in buffer["end"].items() if node.isdigit())
+        print(f"\n{kind} {name}: {located} of {buffer['pages']} pages located, {buffer['end']}")
+        assert located == buffer["pages"] or (kind, name) == ("write-combined", "input_ring")
+
+
+@pytest.mark.parametrize("buffers", [1, 2])
+def test_sample_by_sample(buffers):
+    moved_right(copy_granularity="sample", buffers=buffers)
+
+
+@pytest.mark.parametrize("model", [MODEL, NO_COMPUTE], ids=lambda model: model["name"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"direction": "h2d"}, {"direction": "d2h"}, {"copy_granularity": "sample"}, {"preprocess_queue": 4}],
+    ids=str,
+)
+def test_traces_of_other_copies_conserve_every_byte(tmp_path, model, changes):
+    trace, export = tmp_path / "trace.json.gz", tmp_path / "trace.sqlite"
+    result = execute(raw_cell(**LARGE | {"model": model} | changes), "traced", Progress(), Phases(), trace)
+    convert(trace, export)
+    found = metrics(read_trace(export))
+    check_conservation(found, result["bytes_in_per_batch"], result["bytes_out_per_batch"], result["batches_per_pass"])
+    per_batch = 10 if "copy_granularity" in changes else 1
+    for way, off in (("h2d", "d2h"), ("d2h", "h2d")):
+        asked = changes.get("direction") != off
+        assert found[way]["copies"] == (result["batches_per_pass"] * per_batch if asked else 0)
+
+
+@pytest.mark.parametrize("direction", ["h2d", "d2h"])
+def test_one_way_computes_what_both_ways_compute(direction):
+    one, both = (
+        execute(raw_cell(**LARGE, direction=way), "timed", Progress(), Phases()) for way in (direction, "both")
+    )
+    assert one["output_checksum"] == both["output_checksum"]
+    assert one["latency_us"]["p50"] is None
+    assert one["solo_us"]["d2h" if direction == "h2d" else "h2d"] == 0
+
+
+@pytest.mark.parametrize("kind", ["pinned", "write-combined"])
+@pytest.mark.parametrize("queue", [1, 8])
+def test_prepared_batches_are_not_overwritten_before_they_are_copied(kind, queue):
+    """A ring just long enough: every entry is used again while its last copy may still be under way."""
+    cell = small_cell(**LARGE | {"model": NO_COMPUTE, "memory_size_mb": 1}, preprocess_queue=queue, host_memory=kind)
+    with torch.inference_mode():
+        pipeline = build_pipeline(cell, CudaDevice(0), Phases())
+        assert len(pipeline.host_in) == queue + 3
+        expected = pipeline.rings.inputs.clone()
+        pipeline.run(100, no_beat)
+        pipeline.drain()
+        for index in range(100 - len(pipeline.host_out), 100):
+            assert torch.equal(pipeline.output_of(index), expected[index % len(expected)])
+        pipeline.close()
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "default",
+        "reduce-overhead",
+        pytest.param(
+            "max-autotune",
+            marks=pytest.mark.skipif("NUMASTUDY_SLOW_TESTS" not in os.environ, reason="tries kernels for minutes"),
+        ),
+    ],
+)
+def test_nothing_is_compiled_inside_the_windows(mode):
+    result = execute(raw_cell(**LARGE, compile_model=mode), "timed", Progress(), Phases())
+    assert result["compile"]["mode"] == mode
+    assert 0 < result["compile"]["compile_s"] <= result["phases_s"]["compile"]
+    assert result["compilations_in_windows"] == result["device_allocations_in_windows"] == 0
+
+
+def started(folder: Path, name: str, module: str, *more: str, **changes) -> subprocess.Popen:
+    (folder / f"{name}.cell").write_text(json.dumps(raw_cell(**LARGE | changes)))
+    files = ["--cell", str(folder / f"{name}.cell"), "--result", str(folder / f"{name}.json")]
+    return subprocess.Popen([sys.executable, "-m", module, *files, *more])
+
+
+def test_a_second_process_loads_the_gpu(tmp_path):
+    """Both on one GPU: a test has no more."""
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    options = ["--barrier", str(meeting), "--peers", "2"]
+    load = {"concurrent_load": "copies", "concurrent_gpus": 2}
+    children = [
+        started(tmp_path, "measured", "bench.workload", "--mode", "timed", *options, model=NO_COMPUTE),
+        started(tmp_path, "peer", "bench.workload", "--mode", "load", *options, **load),
+    ]
+    assert [child.wait(120) for child in children] == [0, 0]
+    measured, peer = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("measured", "peer"))
+    assert peer["buffer_layout"] == "held"
+    assert peer["windows"][0]["start_ns"] < measured["windows"][0]["start_ns"]
+    # The two share a link: together they carry no more than one of them could alone.
+    alone_samples_s = 10 * 1e6 / max(measured["solo_us"].values())
+    assert measured["throughput_samples_s"] + peer["throughput_samples_s"] <= 1.05 * alone_samples_s
+
+
+def test_the_microbenchmarks(tmp_path):
+    assert started(tmp_path, "link", "bench.workload.microbench", "--largest-mb", "512").wait(120) == 0
+    found = json.loads((tmp_path / "link.json").read_text())
+    gb_s = {(row["direction"], row["bytes"]): row["median_gb_s"] for row in found["copies"]}
+    assert len(gb_s) == 3 * 10
+    for way in ("h2d", "d2h"):
+        assert gb_s[way, 4096] < gb_s[way, 512 << 20]
+        assert found[f"nvbandwidth_{way}_gb_s"] == pytest.approx(gb_s[way, 512 << 20], rel=0.1)
+    assert min(found["small_copy_us"], found["launch_us"]) > 0
+    assert found["reasons"] == {}
