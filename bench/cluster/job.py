@@ -1,7 +1,8 @@
 """What a job of numastudy submit runs on its node: python -m bench.cluster.job FOLDER.
 
-It measures the study for this one host, by luigi, and says in hosts/<host>/job.json what it does. SIGUSR1 (the time
-limit is near): luigi finishes the current run, and the job is queued again. SIGTERM: luigi ends the current run.
+It measures the study for this one host, by luigi, and says in hosts/<host>/job.json what it does. When the batch script
+makes the drain file (the time limit is near) luigi finishes the current run, and the job is queued again. SIGTERM:
+luigi ends the current run.
 """
 
 import json
@@ -23,6 +24,7 @@ from bench.run.processes import die_with
 RUNNING, DRAINED, STOPPED, ENDED, STUCK = "running", "drained", "stopped", "ended", "stuck"
 # Of the 300 s between the signal and the limit. A run that takes longer is ended, and measured again by the next job.
 DRAIN_S = 200.0
+DRAIN_FILE_VARIABLE = "NUMASTUDY_DRAIN_FILE"
 # Another process in this host's folder: an orphan of this job's earlier start, which Slurm is about to end.
 WAIT_FOR_FOLDER_S = 600.0
 
@@ -88,6 +90,7 @@ class JobOfHost:
         self._run_directory = directory.host(host)
         self._runs_before = self._runs()
         self._luigi: subprocess.Popen[bytes] | None = None
+        self._drain_file = Path(os.environ.get(DRAIN_FILE_VARIABLE) or directory.host(host).path / "drain")
         self._drain_since: float | None = None
         self._stopped_by = 0
         self.state = RUNNING
@@ -101,17 +104,19 @@ class JobOfHost:
 
     def run(self) -> int:
         self._write(exit_code=None, reason="")
-        handled = {signal.SIGUSR1: self._drain, signal.SIGTERM: self._stop, signal.SIGINT: self._stop}
-        for number, handler in handled.items():
-            signal.signal(number, handler)
-        # luigi leads a session of its own: Slurm signals a job's whole process group, and luigi alone is meant.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
         me = os.getpid()
         self._luigi = subprocess.Popen(
             self._command(), start_new_session=True, pass_fds=(self._lock,), preexec_fn=lambda: die_with(me)
         )
         while (code := self._poll()) is None:
-            if self._drain_since and time.monotonic() > self._drain_since + DRAIN_S:
+            if self._drain_since is None and self._drain_file.exists():
+                self._drain_since = time.monotonic()
+                self._send(signal.SIGUSR1)
+            elif self._drain_since and time.monotonic() > self._drain_since + DRAIN_S:
                 self._send(signal.SIGTERM)
+        self._drain_file.unlink(missing_ok=True)
         self.state, reason = self._how_it_ended(code)
         self._write(exit_code=code, reason=reason, ended_at=_now())
         print(f"job {self._record['job_id']} on {self._host}: {self.state}, exit code {code} {reason}", flush=True)
@@ -132,10 +137,6 @@ class JobOfHost:
             return self._luigi.wait(0.5)
         except subprocess.TimeoutExpired:
             return None
-
-    def _drain(self, _number: int, _frame: FrameType | None) -> None:
-        self._drain_since = self._drain_since or time.monotonic()
-        self._send(signal.SIGUSR1)
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self._stopped_by = number

@@ -105,6 +105,7 @@ def render(study: str, host: str, folder: Path, asked: Asked) -> str:
             host=host,
             folder=str(folder),
             log=sbatch_path(ClusterDirectory(folder).job_log(host)),
+            drain=str(ClusterDirectory(folder).host(host).path / "drain"),
             python=sys.executable,
             options=list(asked.options),
         )

@@ -1,0 +1,81 @@
+"""2,000 replayed runs on three nodes that are killed at random: none lost, none double. `make test-slurm`."""
+
+import random
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.stub import behave, replay
+from tests.slurm.local_slurm import LocalSlurm
+from tests.slurm.many_hosts import JOURNAL, ManyHosts
+from tests.tasks.study_calls import Calls
+
+HOSTS = ("n1", "n2", "n3")
+REPEATS = 333  # of two cells, and a traced run each: 668 runs a host
+
+
+class Killer(threading.Thread):
+    """Takes the power from a random node that measures, and gives it back before or after Slurm has missed it."""
+
+    def __init__(self, study: ManyHosts, seed: int) -> None:
+        super().__init__(daemon=True)
+        self._study, self._random, self._end = study, random.Random(seed), threading.Event()
+        self.kills = 0
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while not self._end.wait(self._random.uniform(4, 14)):
+                states = self._study.states()
+                measuring = [host for host in HOSTS if states[host] == "measuring" and self._study.runs(host) > 10]
+                if measuring:
+                    host = self._random.choice(measuring)
+                    self._study.slurm.power_off(host)
+                    self.kills += 1
+                    time.sleep(self._random.choice((0.5, 3, 15)))
+                    self._study.slurm.start_slurmd(host)
+        except BaseException as error:
+            self.error = error
+
+    def stop(self) -> None:
+        self._end.set()
+        self.join(90)
+        if self.error:
+            raise self.error
+
+
+@pytest.mark.timeout(900)
+def test_2000_runs_on_three_nodes_that_are_killed_at_random(tmp_path: Path, slurm: LocalSlurm, recorded: Path) -> None:
+    calls = Calls(tmp_path / "work", [])
+    replay(calls, recorded, longest_step_s=0.011)
+    behave(calls, JOURNAL)
+    calls.study["repeats"] = REPEATS
+    study = ManyHosts(slurm, calls, HOSTS)
+    study.submit()
+    killer = Killer(study, 20261122)
+    killer.start()
+    submitted, again = time.monotonic(), 0
+    while (states := {*study.states().values()}) != {"done"}:
+        assert time.monotonic() < submitted + 780, study.status()
+        if "incomplete" in states:
+            # Slurm gave a job up: its user submits the study again.
+            study.submit()
+            again += 1
+        time.sleep(3)
+    killer.stop()
+    runs = sum(study.check_whole(host) for host in HOSTS)
+    starts = 0
+    for host in HOSTS:
+        study.check_journal(host)
+        starts += len(study.journal(host))
+    took_s = time.monotonic() - submitted
+    print(f"{runs} runs, {starts} starts, {killer.kills} kills, {again} submitted again, {took_s:.0f} s")
+    assert runs >= 2000
+    assert killer.kills >= 4
+    # A run that was killed before its record was written is measured once more, and no other.
+    assert runs <= starts <= runs + killer.kills
+    report = study.report()
+    assert not report["missing"] and len(report["cells"]) == 2 * len(HOSTS)
+    assert all(cell["outcome"] == "ok" for cell in report["cells"])

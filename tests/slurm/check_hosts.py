@@ -1,0 +1,128 @@
+"""A study on nodes that die, never come, or run out of time. `make test-slurm`."""
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.stub import behave, replay
+from tests.slurm.local_slurm import LocalSlurm, wait_until
+from tests.slurm.many_hosts import JOURNAL, ManyHosts
+from tests.tasks.study_calls import Calls
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_a_node_that_dies_is_queued_again_and_one_that_never_comes_is_named(tmp_path: Path, slurm: LocalSlurm) -> None:
+    """The real workload on three nodes; slurmctld is killed and started again meanwhile."""
+    study = ManyHosts(slurm, Calls(tmp_path / "work", []), ("n1", "n2", "n3", "n4"))
+    said = study.submit()
+    assert said.count("submitted as job") == 4
+    wait_until(lambda: study.runs("n2") >= 1, "a run on n2", 180)
+    slurm.power_off("n2")
+    slurm.kill("slurmctld")
+    time.sleep(3)
+    slurm.start_slurmctld()
+    study.wait(120, n2="waiting")
+    assert "queued again (start 2)" in study.status()["n2"]["reason"]
+    slurm.start_slurmd("n2")
+    study.wait(240, n1="done", n2="done", n3="done", n4="waiting")
+    for host in ("n1", "n2", "n3"):
+        assert study.check_whole(host) == 4
+        assert (study.directory(host).path / "report.html").exists()
+        assert study.directory(host).topology()["host"] == host
+    # What the last job left; then what is made on request.
+    assert (study.path / "cluster_report.html").exists()
+    report = study.report()
+    assert [host["host"] for host in report["hosts"] if host["reported"]] == ["n1", "n2", "n3"]
+    (missing,) = report["missing"]
+    assert missing["host"] == "n4" and "never started yet: ReqNodeNotAvail" in missing["reason"]
+    (kind,) = report["types"]
+    assert kind["hosts"] == ["n1", "n2", "n3"]
+    # One machine three times: there is nothing to tell apart but the nodes' load.
+    assert [one for one in kind["differences"] if not one["setting"].startswith("numastudy doctor")] == []
+    assert {one["quantity"] for one in kind["compared"]} == {"throughput", "h2d link", "d2h link"}
+    assert {(cell["host"], cell["outcome"]) for cell in report["cells"]} == {("n1", "ok"), ("n2", "ok"), ("n3", "ok")}
+    page = (study.path / "cluster_report.html").read_text()
+    assert "3 of 4 hosts reported" in page and 'href="hosts/n2/report.html"' in page
+    # The history of the output directory has every host once.
+    listed = study.call("history", "--output-dir", str(study.calls.folder / "outputs"))
+    assert all(len(re.findall(rf"\b{host}\b", listed)) >= 1 for host in ("n1", "n2", "n3"))
+    assert study.submit().count("all of it is measured") == 3
+
+
+def test_a_job_near_its_time_limit_finishes_its_run_and_goes_on_in_its_next_start(
+    tmp_path: Path, slurm: LocalSlurm, recorded: Path
+) -> None:
+    calls = Calls(tmp_path / "work", [])
+    replay(calls, recorded, longest_step_s=1.0)
+    behave(calls, JOURNAL)
+    calls.study["repeats"] = 6
+    study = ManyHosts(slurm, calls, ("n1",))
+    study.submit("--sbatch", "time=1", "--sbatch", "signal=B:USR1@30")
+    study.wait(400)
+    assert study.status()["n1"]["restarts"] >= 1, study.log("n1")
+    assert "near the time limit" in study.log("n1")
+    assert study.check_whole("n1") == 14
+    study.check_journal("n1")
+    # Each run was finished: none began twice.
+    assert len(study.journal("n1")) == 14
+
+
+def test_a_second_submission_measures_nothing_beside_the_first(
+    tmp_path: Path, slurm: LocalSlurm, recorded: Path
+) -> None:
+    calls = Calls(tmp_path / "work", [])
+    replay(calls, recorded, longest_step_s=0.5)
+    behave(calls, JOURNAL)
+    study = ManyHosts(slurm, calls, ("n2", "n3"))
+    study.submit()
+    wait_until(lambda: all(study.runs(host) for host in study.hosts), "runs", 120)
+    first = study.path
+    assert re.findall(r"job \d+ is (\w+)", study.submit()) == ["running", "running"]
+    assert study.path == first
+    # The script by hand, as a user might: Slurm starts it when the node is free, and it steps back.
+    script = study.call("submit", str(calls.write()), "--nodes", "n2", "--dry-run")
+    folder = re.search(r"bench\.cluster\.job (\S+)", script)[1]
+    by_hand = tmp_path / "by_hand.sh"
+    by_hand.write_text(script.replace(folder, str(study.path)).replace("--exclusive", "--oversubscribe"))
+    log = str(tmp_path / "by_hand.log")
+    job = slurm.call("sbatch", "--parsable", "-o", log, str(by_hand)).stdout.strip()
+    wait_until(lambda: slurm.job(job)["JobState"] == "COMPLETED", "the other job", 200, interval_s=1)
+    assert f"job {job} measures nothing" in Path(log).read_text()
+    study.wait(200)
+    for host in study.hosts:
+        study.check_whole(host)
+        study.check_journal(host)
+
+
+def test_a_cancelled_job_says_so_and_is_submitted_again(tmp_path: Path, slurm: LocalSlurm, recorded: Path) -> None:
+    calls = Calls(tmp_path / "work", [])
+    replay(calls, recorded, longest_step_s=0.25)
+    calls.study["repeats"] = 4
+    study = ManyHosts(slurm, calls, ("n3",))
+    study.submit()
+    wait_until(lambda: study.runs("n3") >= 1, "a run", 120)
+    slurm.call("scancel", study.status()["n3"]["job_id"])
+    study.wait(90, n3="incomplete")
+    wait_until(lambda: "stopped: by SIGTERM" in study.status()["n3"]["reason"], "the job's own word", 30)
+    assert "cancelled" in study.status()["n3"]["reason"]
+    study.submit()
+    study.wait(200)
+    study.check_whole("n3")
+
+
+def test_hosts_by_feature_and_by_list(tmp_path: Path, slurm: LocalSlurm) -> None:
+    study = ManyHosts(slurm, Calls(tmp_path / "work", []), ())
+    file = str(study.calls.write())
+    by_count = study.call("submit", file, "--count", "2", "--constraint", "gpu", "--dry-run")
+    assert "--nodelist=n1" in by_count and "# the same for n2" in by_count
+    assert "# the same for n2, n3" in study.call("submit", file, "--nodelist", "n[1-3]", "--dry-run")
+    for words, said in (
+        (("--count", "2", "--constraint", "broken"), "0 with the feature broken can be had: n4 is"),
+        (("--nodes", "n1,n77"), "Slurm has no node n77"),
+    ):
+        done = slurm.call(str(Path(os.sys.executable).with_name("numastudy")), "submit", file, *words)
+        assert done.returncode == 2 and said in done.stderr, done.stderr
