@@ -30,7 +30,7 @@ def _draw(gpu: int, links: list[Record], places: list[tuple[int, int]]) -> Pictu
     device = f"GPU {gpu}"
     told = []
     with canvas(4.9, 2.0, ["00"], top_in=0.55, bottom_in=0.3, right_in=0.25) as figure:
-        figure.subplots_adjust(wspace=0.12)
+        figure.subplots_adjust(wspace=0.3)
         panels = figure.subplots(1, len(_TITLES), sharey=True)
         for axes, (direction, title) in zip(panels, _TITLES.items(), strict=True):
             for link in links:

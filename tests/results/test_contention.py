@@ -1,0 +1,105 @@
+"""Several GPUs at once, on synthetic runs: eight GPUs, half of the link left to four of them, a third to the others."""
+
+import json
+
+import pytest
+
+from bench.results.load import load
+from bench.results.results import build_results
+from tests.results.builder import build_run_directory, topology_json
+
+STUDY = {
+    "name": "busy", "gpu_ids": [0, 4], "numa_nodes": [0], "models": ["vit0x0x0"], "repeats": 6,
+    "axes": {"concurrent_gpus": [1, 8], "concurrent_placement": ["local", "remote"]},
+    "exclude": [{"concurrent_gpus": 1, "concurrent_placement": "remote"}],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("busy")
+    (folder / "busy.yaml").write_text(json.dumps(STUDY))
+    topology = topology_json(gpus=8, near=(0,) * 8, nodes=2)
+    return build_run_directory(folder / "run", str(folder / "busy.yaml"), topology=topology)
+
+
+@pytest.fixture(scope="module")
+def results(run):
+    return build_results(load(run), "test")
+
+
+def entry(results, gpu, busy, placement="local"):
+    return next(
+        one
+        for one in results["contention"]
+        if (one["gpu"], one["busy"]) == (gpu, busy) and one["placement"] in (None, placement)
+    )
+
+
+def test_each_placement_stands_against_the_gpu_alone(results):
+    assert len(results["contention"]) == 6
+    for placement in ("local", "remote"):
+        busy = entry(results, 0, 8, placement)
+        assert busy["base_cell"] == "pipeline_gpu0_numa0_vit0x0x0" and busy["verdict"] == "SLOWER"
+        assert busy["effect"] == pytest.approx(-0.54, abs=0.01)
+        assert busy["interval"][0] < busy["effect"] < busy["interval"][1] < 0
+
+
+def test_the_peers_of_every_run_are_kept(results):
+    cell = next(cell for cell in results["cells"] if cell["name"] == entry(results, 0, 8)["cell"])
+    assert [peer["gpu"] for peer in cell["peers"]] == [1, 2, 3, 4, 5, 6, 7]
+    assert all(peer["runs"] == 6 and peer["failed"] == 0 for peer in cell["peers"])
+    timed = [run for run in cell["runs"] if run["repeat"] != "traced"]
+    assert all(len(run["peers"]) == 7 for run in timed)
+
+
+def test_together_is_the_sum_of_all(results):
+    busy = entry(results, 0, 8)
+    alone = entry(results, 0, 1)["h2d_gb_s"]
+    assert busy["together"]["h2d_gb_s"]["value"] == pytest.approx(alone * 4 * (0.46 + 0.33), rel=0.01)
+    low, high = busy["together"]["h2d_gb_s"]["interval"]
+    assert low < busy["together"]["h2d_gb_s"]["value"] < high
+    assert entry(results, 0, 8, "remote")["together"]["h2d_gb_s"]["value"] < low
+
+
+def test_a_run_with_a_peer_that_failed_is_in_no_sum(run, results):
+    from bench.results.contention import contention
+
+    cells = json.loads(json.dumps(results["cells"]))
+    name = entry(results, 0, 8)["cell"]
+    broken = next(cell for cell in cells if cell["name"] == name)["runs"][0]["peers"][3]
+    broken |= {"throughput_samples_s": None, "h2d_gb_s": None, "d2h_gb_s": None, "status": "crashed"}
+    told = next(one for one in contention(cells, results["comparisons"]) if one["cell"] == name)
+    assert told["together"]["runs"] == 5
+
+
+def test_a_study_of_single_gpus_has_none(numa_results):
+    assert numa_results["contention"] == []
+
+
+def test_the_page_says_what_is_left_to_each(run, results):
+    from bench.results.report.contention import contention_lines, contention_parts
+    from bench.results.report.page import render
+
+    local, _ = contention_lines(results)
+    assert local.startswith("vit0x0x0, all on their nearest node: 8 GPUs busy: 17.") and "23." in local
+    first = contention_parts(results)[0]
+    assert first["columns"] == ["alone", "8 busy"]
+    measured = [row for row in first["matrix"] if row["tiles"][-1]["cell"]]
+    company = [row for row in first["matrix"] if not row["tiles"][-1]["cell"]]
+    assert [row["device"] for row in measured] == ["GPU 0", "GPU 4"] and len(company) == 6
+    assert all(row["tiles"][0]["text"] == "" for row in company)
+    page = render(load(run), results)
+    assert 'id="contention"' in page
+
+
+def test_the_database_has_a_row_a_peer(tmp_path, results):
+    import sqlite3
+
+    from bench.results.database import write_database
+
+    write_database(tmp_path / "results.db", results)
+    with sqlite3.connect(tmp_path / "results.db") as connection:
+        query = "select count(*) from peers join runs on peers.run = runs.run where peers.status = 'ok'"
+        assert connection.execute(query).fetchone() == (4 * 6 * 7,)
+        assert connection.execute("select count(*) from comparisons where verdict = 'SLOWER'").fetchone()[0] >= 4
