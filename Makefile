@@ -3,6 +3,7 @@
 # make ui           luigi's page on http://127.0.0.1:8082, logs and reports on http://127.0.0.1:8083
 # make bench        speed and memory, each against a baseline of the same run
 # make validate     the simulations behind docs/validity.md
+# make test-studies a small variant of every study that ships, on the cpu device, a minute or two
 # make fuzz         10,000 damaged files for whatever reads files, less than 4 minutes
 # make test-numa    placement on a real multi-node kernel (a QEMU guest; root, Debian)
 
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STATE ?= $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/numastudy
 
-.PHONY: install quick-test test lint ui bench validate fuzz test-numa clean
+.PHONY: install quick-test test lint ui bench validate test-studies fuzz test-numa clean
 
 install: $(VENV)/installed
 
@@ -40,6 +41,9 @@ bench: install
 
 validate: install
 	$(BIN)/python -m tests.validation
+
+test-studies: install
+	NUMASTUDY_STUDIES=1 $(BIN)/python -m pytest tests/tasks/test_shipped.py
 
 # Where atheris has no build for this Python, the cases that need it are left out, and that is said.
 fuzz: install
