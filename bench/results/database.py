@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlite_utils
 
-from bench.files import whole_file
+from bench.databases import whole_database
 from bench.results.tables import flat_row
 
 # 2: peers, comparisons, links; cells have all settings
@@ -27,7 +27,7 @@ _LINK = {"name": str, **_PLACE, "direction": str, "bytes": int, "median_gb_s": f
 def write_database(path: Path, results: Record) -> None:
     """Tables study (one row), cells, runs, peers (of runs), penalties, comparisons (along swept axes), links (one row a
     size and direction), meta (schema_version, as PRAGMA user_version)."""
-    with whole_file(path) as temporary:
+    with whole_database(path) as temporary:
         temporary.unlink()
         database = sqlite_utils.Database(temporary)
         try:

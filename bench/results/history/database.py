@@ -3,16 +3,16 @@
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import sqlite_utils
 
+from bench.databases import local_copy, on_network
 from bench.errors import StudyError
 from bench.results.history.schema import SCHEMA_VERSION, migrate, version_of
 
 BUSY_S = 30.0
-_NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "9p", "fuse", "glusterfs", "afs")
 
 
 class HistoryError(StudyError):
@@ -31,16 +31,19 @@ def open_history(path: Path, create: bool = False, busy_s: float = BUSY_S) -> It
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Autocommit: the only transactions are the ones begun here, and they begin as writers.
-        connection = sqlite3.connect(path, timeout=busy_s, isolation_level=None)
-        try:
-            connection.execute("PRAGMA foreign_keys = ON")
-            _bring_up_to_date(connection, path, busy_s)
-            yield sqlite_utils.Database(connection)
-        finally:
-            connection.close()
+        with local_copy(path, busy_s) if on_network(path) else nullcontext(path) as place:
+            # Autocommit: the only transactions are the ones begun here, and they begin as writers.
+            connection = sqlite3.connect(place, timeout=busy_s, isolation_level=None)
+            try:
+                connection.execute("PRAGMA foreign_keys = ON")
+                _bring_up_to_date(connection, path, busy_s)
+                yield sqlite_utils.Database(connection)
+            finally:
+                connection.close()
     except sqlite3.Error as error:
         raise _told(error, path, busy_s) from None
+    except TimeoutError:
+        raise _told(sqlite3.OperationalError("locked"), path, busy_s) from None
     except OSError as error:
         raise HistoryError(f"cannot use the history: {error.strerror}", str(path), "mend the permissions") from None
 
@@ -93,22 +96,6 @@ def _choose_journal(connection: sqlite3.Connection, path: Path, busy_s: float) -
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
-
-
-def on_network(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
-    """Whether the file lies on a file system that other hosts may share."""
-    folder = path.resolve().parent
-    found, kind = Path("/"), ""
-    try:
-        lines = mounts.read_text().splitlines()
-    except OSError:
-        return False
-    for line in lines:
-        point, name = line.split()[1:3]
-        place = Path(point.replace("\\040", " "))
-        if folder.is_relative_to(place) and len(place.parts) >= len(found.parts):
-            found, kind = place, name
-    return kind.startswith(_NETWORK)
 
 
 def _told(error: sqlite3.Error, path: Path, busy_s: float) -> HistoryError:

@@ -1,15 +1,14 @@
 """Nsight Systems: nsys runs the measured process and writes a .nsys-rep."""
 
-import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
-from bench.files import whole_file
-from bench.trace.errors import ProfilerError
+from bench.databases import whole_database
+from bench.trace.errors import ProfilerError, TraceError
 from bench.trace.profilers.agent import end_agents, session_name
 from bench.trace.profilers.installation import find_importer, find_nsys
 from bench.trace.profilers.process import last_line, run_tool
+from bench.trace.redact import redact
 
 TOOL_TIMEOUT_S = 600
 INSTALL = "install Nsight Systems (Debian: .ci/install-nsys; else developer.nvidia.com), or use profiler: torch"
@@ -17,17 +16,6 @@ INSTALL = "install Nsight Systems (Debian: .ci/install-nsys; else developer.nvid
 # Only what is needed: a timed claim never comes from here, yet less tracing disturbs less.
 FLAGS = ("--trace=cuda,nvtx", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true")
 CAPTURE = ("--capture-range=cudaProfilerApi", "--capture-range-end=stop")
-
-# These carry the environment, the processes, their output and the host's name: nothing that a study needs.
-PRIVATE_TABLES = (
-    "META_DATA_CAPTURE",
-    "TARGET_INFO_SYSTEM_ENV",
-    "PROCESSES",
-    "ProcessStreams",
-    "ThreadNames",
-    "ANALYSIS_DETAILS",
-    "ANALYSIS_FILE",
-)
 
 # What nsys says -> what to do. First match wins.
 REFUSALS = (
@@ -106,7 +94,7 @@ class Nsys:
         self.export_file(self.trace_path(report), sqlite)
 
     def export_file(self, trace: Path, sqlite: Path) -> None:
-        with whole_file(sqlite) as temporary:
+        with whole_database(sqlite) as temporary:
             argv = [str(_nsys()), "export", "--type=sqlite", "--lazy=true", "--force-overwrite=true"]
             done = run_tool([*argv, f"--output={temporary}", str(trace)], TOOL_TIMEOUT_S)
             if done.exit_code != 0 or not _filled(temporary):
@@ -115,7 +103,15 @@ class Nsys:
                     str(trace),
                     "export with the nsys version that made the report, or a newer one",
                 )
-            _drop_what_is_private(temporary)
+            try:
+                # The environment, the processes and the users of the host are in it too.
+                redact(temporary, temporary)
+            except TraceError as error:
+                raise ProfilerError(
+                    f"nsys exported what is no database: {error.what}",
+                    str(trace),
+                    "measure it again, or use profiler: torch",
+                ) from None
 
     def discard(self, report: Path) -> None:
         for path in (self.trace_path(report), _stream(report)):
@@ -158,19 +154,3 @@ def _raise_refusal(log: str, report: Path) -> None:
     for signs, what, advice in REFUSALS:
         if any(sign in log for sign in signs):
             raise ProfilerError(f"nsys: {what}", str(report), advice)
-
-
-def _drop_what_is_private(sqlite: Path) -> None:
-    with closing(sqlite3.connect(sqlite)) as connection:
-        connection.execute("PRAGMA journal_mode = OFF")
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-        if "StringIds" in tables:
-            # The environments of the processes are strings too, NUL between their entries; nothing refers to them.
-            connection.execute("DELETE FROM StringIds WHERE instr(CAST(value AS BLOB), x'00')")
-            if "ProcessStreams" in tables:
-                connection.execute("DELETE FROM StringIds WHERE id IN (SELECT contentId FROM ProcessStreams)")
-        for table in tables.intersection(PRIVATE_TABLES):
-            connection.execute(f'DROP TABLE "{table}"')
-        connection.commit()
-        # What was dropped still stands in free pages, and in the free parts of others, until the file is rebuilt.
-        connection.execute("VACUUM")
