@@ -55,12 +55,12 @@ def test_the_page_shows_them_and_says_what_percentages_refer_to(run, results_of)
     page = render(load(run), results)
     assert [link["name"] for link in results["links"]] == ["gpu0_numa0", "gpu0_numa1"]
     assert 'href="links/gpu0_numa1.json"' in page and "median bandwidth of copies of 512 MiB" in page
-    assert "ceiling of the GPU&#39;s link: nvbandwidth&#39;s definition" in page
+    assert "ceiling of the GPU's link: nvbandwidth&#39;s definition" in page
     assert "% of 55.0 GB/s" in page
     for file in (run / "links").iterdir():
         file.unlink()
     page = render(load(run), results_of(run))
-    assert "ceiling of the GPU&#39;s link: the best copy of a batch alone" in page and 'id="links"' not in page
+    assert "ceiling of the GPU's link: the best copy of a batch alone" in page and 'id="links"' not in page
 
 
 def test_a_damaged_link_is_named_and_costs_nothing_else(run, results_of):

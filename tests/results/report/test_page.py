@@ -150,6 +150,12 @@ def test_where_the_timeline_would_be_it_says_why_there_is_none(quick_run, retent
     assert "timeline" in page.ids and f"No timeline: {said}" in page.text
 
 
+@pytest.mark.parametrize(("start", "forked"), [("exec", False), ("fork", True)])
+def test_the_method_says_how_runs_were_started(quick_run, start, forked):
+    edit_study(quick_run, start=start)
+    assert ("forked from an interpreter that had imported torch" in page_of(quick_run).text) is forked
+
+
 def test_a_run_in_doubt_is_named_with_the_reason_and_a_link(quick_run):
     file = quick_run / "runs" / "pipeline_gpu0_numa0_vit0x0x0_r1.json"
     record = json.loads(file.read_text())
@@ -180,7 +186,8 @@ def placed_page(placed_run):
 def test_a_split_placement_is_predicted_and_split(placed_page):
     assert {"penalty", "settings", "limits", "perturbation"} <= set(placed_page.ids)
     for told in ("Predicted and observed", "as predicted", "CPU part and memory part",
-                 "CUDA graph matters, against off", "memory-bound", "Three clocks", "all agree", "synthetic_gemm<float>"):  # fmt: skip
+                 "CUDA graph matters, against off", "memory-bound", "Three clocks",
+                 "all agree", "synthetic_gemm<float>"):  # fmt: skip
         assert told in placed_page.text, told
 
 
