@@ -10,8 +10,6 @@ so the two overlap; between operations one may wait for the other, some microsec
 import os
 import threading
 import time
-from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import torch
@@ -20,17 +18,11 @@ from bench.host.cpulist import format_cpulist, parse_cpulist
 from bench.workload.cell import Cell
 from bench.workload.devices import Device, Event
 from bench.workload.failures import NOT_RUNNABLE, RunFailure
-from bench.workload.pipeline import Pipeline
-from bench.workload.stages import Stage
+from bench.workload.rings import rotate_into
 
 # ImageNet, as timm normalises (timm.data.IMAGENET_DEFAULT_MEAN, _STD).
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-ALONE_TIMES = 3
 THREAD_NAME = "preparing"
-SHARED_LOCK = (
-    "the preparing and the issuing thread share one interpreter: each lets go of its lock while an operation runs, "
-    "and may wait for it between two"
-)
 
 
 class Preparer:
@@ -42,7 +34,8 @@ class Preparer:
 
     def __init__(self, device: Device, ring: torch.Tensor, ahead: int, cpus: set[int] | None, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self.images = torch.randint(0, 256, ring.shape, dtype=torch.uint8, generator=generator)
+        self.images = torch.empty(ring.shape, dtype=torch.uint8)
+        rotate_into(self.images, torch.randint(0, 256, ring[0].shape, dtype=torch.uint8, generator=generator).view(-1))
         self.ahead, self.cpus = ahead, cpus
         self.waited = self.taken = 0
         self._ring, self._made = ring, 0
@@ -145,51 +138,6 @@ class Preparer:
     def _prepare(self, entry: int) -> None:
         torch.mul(self.images[entry], self._scale, out=self._scratch)
         torch.add(self._scratch, self._shift, out=self._ring[entry])
-
-
-class PreparedPipeline(Pipeline):
-    """A pipeline whose batches a Preparer makes."""
-
-    def __init__(self, preparer: Preparer, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self.preparer, self.ahead = preparer, preparer.ahead
-        cpus = format_cpulist(preparer.cpus or os.sched_getaffinity(0))
-        self.preparation = {"queue_batches": preparer.ahead, "threads": 1, "cpus": cpus, "note": SHARED_LOCK}
-
-    def step(self, index: int, start: Event | None = None, end: Event | None = None) -> None:
-        self.preparer.take(index)
-        super().step(index, start, end)
-        self.preparer.sent(index, self.h2d_stream)
-
-    def run(self, count: int, beat: Callable[[], None], step: Stage | None = None, **marks: Any) -> None:
-        self.preparer.resume(self.next_batch)
-        try:
-            super().run(count, beat, step, **marks)
-        finally:
-            self.preparer.pause()
-
-    def ready(self, index: int) -> None:
-        self.preparer.take(index)
-
-    def issued(self, index: int) -> None:
-        self.preparer.sent(index, self.h2d_stream)
-
-    def refill(self) -> None:
-        self.preparer.fill()
-
-    def prepare_us(self) -> dict[str, float]:
-        return {"prepare": median(self.preparer.alone_us() for _ in range(ALONE_TIMES))}
-
-    def addresses(self) -> dict[str, tuple[int, int]]:
-        images = self.preparer.images
-        return super().addresses() | {"image_ring": (images.data_ptr(), images.nbytes)}
-
-    @property
-    def waited(self) -> int:
-        return self.preparer.waited
-
-    def close(self) -> None:
-        self.preparer.close()
 
 
 def preparing_cpus(cell: Cell) -> set[int] | None:

@@ -1,5 +1,6 @@
 """The rings of host batches that the copies cycle through."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,15 +52,21 @@ def ring_sizes(cell: Cell) -> RingSizes:
 
 
 def make_rings(cell: Cell, device: Device) -> Rings:
-    """Allocate the rings and fill the inputs. Raise RunFailure: oom if host memory does not hold them, or not_runnable
-    where the cell's kind of memory cannot be had."""
+    """Allocate the rings and, unless a thread prepares them, fill the inputs.
+
+    Raise RunFailure: oom if host memory does not hold them, not_runnable where the cell's kind cannot be had.
+    """
     sizes, memory = ring_sizes(cell), HostMemory(cell.host_memory, device)
     needed = memory.taken_bytes(sizes.inputs * cell.input_bytes) + memory.taken_bytes(sizes.outputs * cell.output_bytes)
+    if cell.preprocess_queue:
+        # The images, 8 bits a value, that batches are prepared from.
+        needed += sizes.inputs * math.prod(cell.batch_shape)
     require_host_memory(needed, cell.mem_node if cell.binding == "numactl" else None)
     dtype, inputs, outputs = TORCH_DTYPES[cell.dtype], None, None
     if sizes.inputs:
         inputs = memory.inputs((sizes.inputs, *cell.batch_shape), dtype)
-        fill_ring(inputs, cell.seed)
+        if not cell.preprocess_queue:
+            fill_ring(inputs, cell.seed)
     if sizes.outputs:
         # A batch that never came back must not look like a result.
         outputs = memory.outputs((sizes.outputs, *cell.output_shape), dtype).fill_(float("nan"))
@@ -67,12 +74,13 @@ def make_rings(cell: Cell, device: Device) -> Rings:
 
 
 def fill_ring(ring: torch.Tensor, seed: int) -> None:
-    """Standard normal values that follow from the seed; every batch differs from every other.
-
-    One batch is drawn and the others are that batch rotated: drawing the whole pool takes seconds.
-    """
+    """Standard normal values that follow from the seed; every batch differs from every other."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(ring[0].numel(), generator=generator).to(ring.dtype)
+    rotate_into(ring, torch.randn(ring[0].numel(), generator=generator).to(ring.dtype))
+
+
+def rotate_into(ring: torch.Tensor, drawn: torch.Tensor) -> None:
+    """Every batch of the ring is the values of one, rotated: drawing the whole pool takes seconds."""
     for index, batch in enumerate(ring):
         # A prime step: no two batches of a ring shorter than the batch get the same rotation.
         shift = index * 4099 % drawn.numel()

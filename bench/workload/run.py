@@ -16,7 +16,8 @@ from bench.workload.measure import first_batch_again
 from bench.workload.models import build_model, set_precision
 from bench.workload.phases import Phases
 from bench.workload.pipeline import Pipeline
-from bench.workload.preparing import PreparedPipeline, Preparer, preparing_cpus
+from bench.workload.prepared_pipeline import PreparedPipeline
+from bench.workload.preparing import Preparer, preparing_cpus
 from bench.workload.progress import Progress
 from bench.workload.rings import make_rings
 from bench.workload.versions import versions
