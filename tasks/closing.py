@@ -32,7 +32,11 @@ def closing_words(directory: RunDirectory) -> str:
         return f"no report yet: {measured} runs measured in {directory.path}; the same command goes on from here"
     from bench.results.tables import cells_table
 
-    lines = [cells_table(read_json(directory.results))]
+    results = read_json(directory.results)
+    lines = [cells_table(results)]
+    if results["busy_s"] and "windows_s" in results:
+        share = 100 * results["windows_s"] / results["busy_s"]
+        lines.append(f"measured windows: {share:.0f} % of the {results['busy_s']:.0f} s that runs took")
     if not measured:
         lines.append("Nothing was measured now: all of it is there already. `--fresh` measures it again.")
     lines.append(f"report: {directory.path / 'report.html'}")

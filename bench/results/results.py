@@ -16,7 +16,7 @@ from bench.results.noise_floor import recall
 from bench.results.penalties import penalties
 from bench.results.predictions import hidden_copies, predictions
 from bench.results.rules import rules_of
-from bench.results.summary import busy_s, count, duration_s
+from bench.results.summary import busy_s, count, duration_s, windows_s
 from bench.results.trust import trust
 
 SCHEMA = 1
@@ -26,7 +26,7 @@ Record = dict[str, Any]
 def build_results(stored: Stored, invocation: str) -> Record:
     """Fold a run directory into the results; pure but for the clock of created_at and the noise floor kept beside.
 
-    Keys beyond the ones of the contract: busy_s, trust, damaged (records that could not be read), topology,
+    Keys beyond the ones of the contract: busy_s, windows_s, trust, damaged (records that could not be read), topology,
     locality (of the probes), preflight (the doctor's checks at the start), predictions (of penalties),
     hidden_copies, comparisons (along swept axes), contention, links (microbenchmarks), drift.
     """
@@ -63,6 +63,7 @@ def build_results(stored: Stored, invocation: str) -> Record:
         "counts": count(cells, sum(max(len(cell["runs"]), repeats + 1) for cell in cells)),
         "duration_s": duration_s(runs),
         "busy_s": busy_s(runs),
+        "windows_s": windows_s(runs),
         "trust": trust(runs, cells, facts),
         "damaged": [{"path": damage.path, "what": damage.what} for damage in stored.damaged],
         "cells": cells,

@@ -30,6 +30,12 @@ def busy_s(runs: Iterable[Record]) -> float:
     return round(sum(run.get("wall_s") or 0.0 for run in runs), 3)
 
 
+def windows_s(runs: Iterable[Record]) -> float:
+    """Of busy_s what the measured windows of timed runs took."""
+    timed = [run["result"] for run in runs if run.get("repeat") != "traced" and run.get("result")]
+    return round(sum(window["duration_s"] for result in timed for window in result.get("windows") or ()), 3)
+
+
 def experiment_summary(results: Record) -> Record:
     counts = results["counts"]
     return {
@@ -44,6 +50,7 @@ def experiment_summary(results: Record) -> Record:
         "success_rate": counts["ok"] / counts["cells"] if counts["cells"] else 0.0,
         "duration_s": results["duration_s"],
         "busy_s": results["busy_s"],
+        "windows_s": results["windows_s"],
         "failures": [
             {
                 "cell": cell["name"],

@@ -114,11 +114,17 @@ def _text(results: Record) -> str:
     )
     return (
         f"{plural(results['counts']['cells'], 'cell')}, each run {plural(repeats, 'time', 'times')} without a profiler "
-        f"and once traced; every run is a process of its own. A run's value is the median of at least "
+        f"and once traced; every run is a process of its own{_forked(study)}. A run's value is the median of at least "
         f"{study.get('windows', 9)} windows of at least {study.get('window_s', 0.1):g} s after a warm-up, a cell's "
         f"the geometric mean of its runs. {pairs}From first to last run {seconds(results['duration_s'])}, "
         f"{seconds(results['busy_s'])} of it in runs."
     )
+
+
+def _forked(study: Record) -> str:
+    if study.get("start") != "fork":
+        return ""
+    return ", from the second repeat on forked from an interpreter that had imported torch and not touched CUDA"
 
 
 def _drift(results: Record) -> str:
