@@ -68,6 +68,12 @@ def read_json(path: Path | str) -> Any:
         ) from None
 
 
+def sync_folders(path: Path, levels: int) -> None:
+    """Let a new folder, and the names of the `levels` folders above it, survive a power loss."""
+    for folder in (path, *path.parents[:levels]):
+        _sync(folder)
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from bench.errors import StudyError
-from bench.files import read_json, write_json, write_text
+from bench.files import read_json, sync_folders, write_json, write_text
 from bench.host.topology import Topology
 from bench.shape import ANY, NAME, Each, Must, misfit
 from bench.study.cell import Cell
@@ -208,6 +208,8 @@ def new_directory(folder: Path, parts: tuple[str, ...] = PARTS) -> Path:
         except FileExistsError:
             continue
         make_parts(path, parts)
+        # Below the study's folder, the day's.
+        sync_folders(path, levels=3)
         return path
     raise StudyError("too many run directories in one second", str(day), "try again")
 

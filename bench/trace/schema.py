@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from bench.files import whole_file
+from bench.databases import whole_database
 
 # Names and meanings as nsys 2025.3 (schema 3.20) exports them; only what this project reads or fills.
 TABLES: dict[str, tuple[str, ...]] = {
@@ -71,7 +71,7 @@ def write_export(
     columns: Mapping[str, Sequence[str]] = TABLES,
 ) -> None:
     """Write tables of `rows`, each row in the order of `columns[table]`. As in nsys, no rows means no table."""
-    with whole_file(path) as temporary, closing(sqlite3.connect(temporary)) as connection:
+    with whole_database(path) as temporary, closing(sqlite3.connect(temporary)) as connection:
         # The file appears whole or not at all: a journal would only cost time.
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
