@@ -1,0 +1,199 @@
+"""A disk that is full or read-only, and folders that are not ours: real file systems, real users."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.killing import ApartCalls, living, look_at_files, look_at_the_whole, wait_until
+from tests.reliability.stub import behave, replay
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.skipif(os.getuid() != 0, reason="mounts file systems and takes on other users' ids: needs root"),
+]
+
+DISK_BYTES = 24 << 20
+SOMEBODY = 54321
+
+
+def mount(*words: str) -> None:
+    subprocess.run(["mount", *words], check=True)
+
+
+@pytest.fixture
+def calls(tmp_path: Path, recorded: Path) -> ApartCalls:
+    made = ApartCalls(tmp_path / "work", ["--local-scheduler"])
+    replay(made, recorded)
+    made.study["repeats"] = 2
+    made.write()
+    return made
+
+
+@pytest.fixture
+def disk(calls: ApartCalls) -> Iterator[Path]:
+    """A small file system of its own as the output directory."""
+    outputs = calls.folder / "outputs"
+    outputs.mkdir()
+    mount("-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(outputs))
+    try:
+        yield outputs
+    finally:
+        subprocess.run(["umount", "--lazy", str(outputs)], check=True)
+
+
+def fill(disk: Path, left_bytes: int) -> Path:
+    """Use up the disk but for left_bytes."""
+    filler = disk / "filler"
+    room = os.statvfs(disk)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(room.f_bavail * room.f_frsize - left_bytes, 1))
+    return filler
+
+
+def words_of(done: subprocess.CompletedProcess[str]) -> str:
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said, said
+    return said
+
+
+@pytest.mark.parametrize("left_bytes", [0, 40 << 10, 120 << 10, 400 << 10])
+def test_a_full_disk_is_named_and_nothing_is_lost(calls: ApartCalls, disk: Path, left_bytes: int) -> None:
+    filler = fill(disk, left_bytes)
+    done = calls.run()
+    said = words_of(done)
+    assert done.returncode in (2, 30), said
+    assert "No space left on device" in said and "make room" in said
+    for folder in calls.run_directories():
+        look_at_files(folder)
+    before = {path: path.read_bytes() for path in disk.rglob("runs/*.json")}
+    filler.unlink()
+    mended = calls.run()
+    assert mended.returncode == 0, words_of(mended)
+    assert {path: path.read_bytes() for path in before} == before
+    look_at_the_whole(calls)
+    assert not [path for path in disk.rglob("*.part")]
+
+
+def test_a_disk_that_fills_up_meanwhile_stops_the_study(calls: ApartCalls, disk: Path) -> None:
+    slow = behave(calls, "import time; time.sleep(0.5)")
+    luigi = calls.start()
+    assert wait_until(lambda: len(list(disk.rglob("runs/*.json"))) == 2)
+    filler = fill(disk, 0)
+    said, _ = luigi.communicate(timeout=120)
+    assert luigi.returncode == 30 and "No space left on device" in said and "Traceback" not in said, said
+    filler.unlink()
+    slow.unlink()
+    mended = calls.run()
+    assert mended.returncode == 0, words_of(mended)
+    look_at_the_whole(calls)
+
+
+def test_a_read_only_disk_is_refused(calls: ApartCalls, disk: Path) -> None:
+    mount("-o", "remount,ro", str(disk))
+    done = calls.run()
+    said = words_of(done)
+    assert done.returncode == 2 and "Read-only file system" in said and "--output-dir" in said
+    mount("-o", "remount,rw", str(disk))
+    assert calls.run().returncode == 0
+
+
+def test_a_disk_that_becomes_read_only_meanwhile_stops_the_study(calls: ApartCalls, disk: Path) -> None:
+    """As ext4 does after an error of the device."""
+    behave(calls, "import time; time.sleep(0.5)")
+    luigi = calls.start()
+    assert wait_until(lambda: len(list(disk.rglob("runs/*.json"))) == 2)
+    # Files that are open for writing refuse it.
+    assert wait_until(
+        lambda: subprocess.run(["mount", "-o", "remount,ro", str(disk)], capture_output=True).returncode == 0
+    )
+    said, _ = luigi.communicate(timeout=120)
+    assert luigi.returncode == 30 and "Read-only file system" in said and "Traceback" not in said, said
+    assert living(calls) == []
+    mount("-o", "remount,rw", str(disk))
+    mended = calls.run()
+    assert mended.returncode == 0, words_of(mended)
+    look_at_the_whole(calls)
+
+
+def as_somebody(calls: ApartCalls) -> list[str]:
+    """A prefix: another user, who may read everything (the interpreter may lie in root's home) and write what he may."""
+    return [
+        "setpriv", f"--reuid={SOMEBODY}", f"--regid={SOMEBODY}", "--clear-groups", "--inh-caps=+dac_read_search",
+        "--ambient-caps=+dac_read_search",
+    ]  # fmt: skip
+
+
+def run_as_somebody(calls: ApartCalls, outputs: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = calls.command(*options)
+    command[command.index("--output-dir") + 1] = str(outputs)
+    home = calls.folder / "home_of_somebody"
+    home.mkdir(exist_ok=True)
+    os.chown(home, SOMEBODY, SOMEBODY)
+    return subprocess.run(
+        [*as_somebody(calls), *command], cwd=home, env=calls.environment() | {"HOME": str(home), "USER": "somebody"},
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+
+
+def open_up(path: Path) -> None:
+    """Let every user pass through the folders of a test."""
+    for folder in (path, *path.parents):
+        if folder == Path("/tmp"):
+            break
+        folder.chmod(folder.stat().st_mode | 0o011)
+
+
+def test_another_users_output_directory_is_refused(calls: ApartCalls) -> None:
+    open_up(calls.folder)
+    (calls.folder / "locks").mkdir(mode=0o777)
+    (calls.folder / "locks").chmod(0o1777)
+    assert calls.run().returncode == 0
+    done = run_as_somebody(calls, calls.folder / "outputs")
+    said = words_of(done)
+    assert done.returncode == 2 and "Permission denied" in said and "--output-dir" in said
+
+
+def test_a_second_user_of_the_machine_measures_too(calls: ApartCalls) -> None:
+    """One lock of the host for both, luigi's own pid files apart."""
+    open_up(calls.folder)
+    locks = calls.folder / "locks"
+    locks.mkdir()
+    locks.chmod(0o1777)
+    assert calls.run().returncode == 0
+    outputs = calls.folder / "outputs_of_somebody"
+    outputs.mkdir()
+    os.chown(outputs, SOMEBODY, SOMEBODY)
+    done = run_as_somebody(calls, outputs)
+    assert done.returncode == 0, words_of(done)
+    assert {path.stat().st_uid for path in outputs.rglob("runs/*.json")} == {SOMEBODY}
+    assert calls.run("--fresh").returncode == 0
+
+
+def test_a_second_user_waits_for_the_first_and_may_not_end_his_orphans(calls: ApartCalls) -> None:
+    """root's killed study left a process behind: the other user is told whose it is, and goes on when it has ended."""
+    open_up(calls.folder)
+    locks = calls.folder / "locks"
+    locks.mkdir()
+    locks.chmod(0o1777)
+    holder = """
+import os, subprocess, sys
+from pathlib import Path
+from bench.run.lock import HostLock
+lock = HostLock(Path(sys.argv[1]))
+lock.acquire("root's study", print)
+child = subprocess.Popen(["sleep", "12"], pass_fds=(lock.fileno(),), start_new_session=True)
+lock.record_child(child.pid)
+os.kill(os.getpid(), 9)
+"""
+    import sys
+
+    subprocess.run([sys.executable, "-c", holder, str(calls.lock)], env=calls.environment(), cwd="/", check=False)
+    outputs = calls.folder / "outputs_of_somebody"
+    outputs.mkdir()
+    os.chown(outputs, SOMEBODY, SOMEBODY)
+    done = run_as_somebody(calls, outputs)
+    assert done.returncode == 0, words_of(done)
+    assert "left behind when it was killed" in words_of(done) and "of user root" in words_of(done)
