@@ -94,6 +94,20 @@ def analyze(path: Path, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="where the clean copy goes")
+def redact(trace: Path, output: Path) -> None:
+    """Copy TRACE (.sqlite, .sqlite.gz) for publication: what metrics are made of, without names, paths, environment.
+
+    Reports of nsys (.nsys-rep) cannot be cleaned: publish the copy instead.
+    """
+    from bench.trace.redact import redact as copy_clean
+
+    copy_clean(trace, output)
+    click.echo(f"clean copy: {output}")
+
+
+@main.command()
 @click.option("--json", "as_json", is_flag=True, help="for programs")
 @click.option("--strict", is_flag=True, help="a warning is an error")
 @click.option("--output-dir", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)

@@ -72,9 +72,11 @@ class Export:
         fields = self.rows(f'PRAGMA table_xinfo("{table}")')
         if any(field[5] or field[6] for field in fields):  # a key may be the rowid; hidden columns are not stored
             return None
-        [(root_page,)] = self.rows("SELECT rootpage FROM sqlite_master WHERE type = 'table' AND name = ?", (table,))
+        roots = self.rows("SELECT rootpage FROM sqlite_master WHERE type = 'table' AND name = ?", (table,))
+        if len(roots) != 1 or not isinstance(roots[0][0], int):  # a damaged schema; SQLite will say how
+            return None
         places = [self._columns[table].index(column) for column in columns]
-        return read_columns(self._file, root_page, len(fields), places)
+        return read_columns(self._file, roots[0][0], len(fields), places)
 
     def _from_sql(self, table: str, columns: Sequence[str]) -> list[NDArray[np.int64]]:
         fields = ", ".join(f'ifnull("{column}", {NULL})' for column in columns)
@@ -115,7 +117,7 @@ PLAIN_TABLES = (
 def open_export(path: Path | str) -> Iterator[Export]:
     """Open .sqlite or .sqlite.gz (by content, not by name). Raise TraceError if it is neither."""
     path = Path(path)
-    with _unpacked(path) as plain, closing(_connect(plain, path)) as connection:
+    with plain_database(path) as plain, closing(_connect(plain, path)) as connection:
         yield Export(connection, path, plain)
 
 
@@ -148,7 +150,7 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def _unpacked(path: Path) -> Iterator[Path]:
+def plain_database(path: Path) -> Iterator[Path]:
     """The file itself or, if it is compressed, a copy that lives as long as it is read."""
     try:
         with path.open("rb") as file:
