@@ -87,6 +87,7 @@ SIZES = ("image_size", "batch_size", "num_samples", "memory_size_mb", "buffers",
 CELL = {
     "name": Must(NAME), "key": TEXT, "group": TEXT, "reason": TEXT, "gpu": COUNT, "gpu_uuid": TEXT,
     "cpu_node": COUNT, "mem_node": COUNT, "model": Must(MODEL), **dict.fromkeys(SIZES, POSITIVE),
+    "batch_size": Must(POSITIVE),
     **dict.fromkeys(("compile_model", "dtype", "device", "profiler", "binding"), TEXT), "cuda_graph": FLAG,
     **dict.fromkeys(("host_memory", "copy_granularity", "direction", "concurrent_load", "concurrent_placement"), TEXT),
     **dict.fromkeys(("preprocess_queue", "preprocess_node", "concurrent_gpus", "warmup_samples", "seed"), COUNT),

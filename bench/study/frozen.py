@@ -7,14 +7,19 @@ from typing import Any
 import yaml
 
 from bench.errors import StudyError
-from bench.shape import NAME, POSITIVE, Must, misfit
+from bench.shape import FLAG, NAME, NUMBER, POSITIVE, TEXT, Must, misfit
+from bench.study.settings import SETTINGS
 
 FRESH = "start the study again with --fresh"
 _NAME_A_RUN = "name a folder outputs/<study name>/<date>/<time>"
 _LARGEST_BYTES = 1 << 20
 # An alias of an alias of an alias is small in the file and in memory, and endless for whoever walks through it.
 _MOST_VALUES = 100_000
-_SHAPE = {"name": Must(NAME), "repeats": POSITIVE}
+_KINDS = {int: NUMBER, float: NUMBER, bool: FLAG, str: TEXT}
+_SHAPE = {
+    **{key: _KINDS[setting.kind] for key, setting in SETTINGS.items()}, "name": Must(NAME), "repeats": POSITIVE,
+    "question": TEXT,
+}  # fmt: skip
 
 
 def read_frozen_study(path: Path) -> dict[str, Any]:
