@@ -43,7 +43,7 @@ validate: install
 	$(BIN)/python -m tests.validation
 
 test-studies: install
-	NUMASTUDY_STUDIES=1 $(BIN)/python -m pytest tests/tasks/test_shipped.py
+	NUMASTUDY_STUDIES=1 $(BIN)/python -m pytest tests/tasks/test_shipped.py tests/tasks/test_sweep.py
 
 # Where atheris has no build for this Python, the cases that need it are left out, and that is said.
 fuzz: install

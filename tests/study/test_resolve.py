@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,26 @@ def test_the_same_study_has_the_same_directory_and_another_one_another(tmp_path:
     assert resolve(study(num_samples=40), tmp_path, False, "b") != first
     assert find(study(), tmp_path) == first
     assert find(study(seed=7), tmp_path) is None
+
+
+def test_a_sweep_is_part_of_what_the_study_is(tmp_path: Path) -> None:
+    plain = resolve(study(), tmp_path, False, "a")
+    swept = resolve(read_study(TINY, "f", {"sweep": {"buffers": [1, 2]}}), tmp_path, False, "a")
+    assert swept != plain and len(swept.grid().cells) == 2 * len(plain.grid().cells)
+    assert find(study(axes={"buffers": [1, 2]}), tmp_path) == swept
+    assert find(read_study(TINY, "f", {"sweep": {"buffers": [1, 3]}}), tmp_path) is None
+    assert swept.study()["axes"] == {"buffers": [1, 2]}
+
+
+def test_variants_of_a_gpu_and_model_are_measured_near_each_other(tmp_path: Path) -> None:
+    axes = {"buffers": [1, 2, 3], "dtype": ["fp32", "bf16"]}
+    directory = resolve(study(axes=axes, models=["vit0x0x0", "vit32x2x128", "vit32x4x128"]), tmp_path, False, "a")
+    grid = directory.grid()
+    families = [grid.cells[slot.cell].family for slot in grid.order if slot.block == 1]
+    assert sum(one != other for one, other in pairwise(families)) == 2
+    groups = [slot.group for slot in grid.order if slot.block == 1]
+    assert sum(one != other for one, other in pairwise(groups)) == 3 * 6 - 1
+    assert [slot.group for slot in grid.order if slot.block == 2] != groups
 
 
 def test_fresh_makes_one_directory_a_call(tmp_path: Path) -> None:
