@@ -15,11 +15,12 @@ import luigi
 
 from bench.errors import StudyError
 from bench.results.nightly.config import Entry, Nightly, read_nightly
-from bench.results.nightly.folder import OK, night_folder, read_verdict
+from bench.results.nightly.folder import OK, night_folder, read_verdict, second_measurements
 from bench.run.record import read_record
 from bench.study.directory import RunDirectory
 from bench.study.settings import nearest
 from bench.study.study import configs_folder
+from tasks.invocation import INVOCATION
 from tasks.parameters import OVERRIDES
 from tasks.report import StudyCheck, StudyReport
 from tasks.setup import refusing
@@ -62,12 +63,18 @@ class OfNight(luigi.Task):
     def verdict(self) -> dict[str, Any] | None:
         return read_verdict(self.folder)
 
+    def _again(self) -> list[str]:
+        """Run directories of second measurements."""
+        return [entry["run_directory"] for _, entry in sorted(second_measurements(self.folder).items())]
+
     def inputs(self) -> str:
         """Names what a verdict rests on: it is made again whenever a report was, or the list of studies changed."""
         digest = hashlib.sha256(repr(config_of(self.config_file)).encode())
         for planned in plan_of(self):
             report = read_record(planned.directory.path / "report.json") if planned.directory else None
             digest.update(repr((planned.entry.label, planned.problem, (report or {}).get("state"))).encode())
+        for path in self._again():
+            digest.update(repr((read_record(Path(path) / "report.json") or {}).get("state")).encode())
         return digest.hexdigest()[:16]
 
 
@@ -82,9 +89,11 @@ class NightVerdict(OfNight):
         if verdict is None or verdict["inputs"] != self.inputs():
             return False
         # A run that failed is to be tried again by a later call, and then judged again.
-        return all(report.complete() for report in self._reports())
+        again = [StudyReport(run_dir=path, host=self.host) for path in self._again()]
+        return all(report.complete() for report in (*self._reports(), *again))
 
     def _reports(self) -> list[StudyReport]:
+        """Of the night's studies; a second measurement follows from what they say."""
         return [StudyReport(run_dir=str(one.directory.path), host=self.host) for one in plan_of(self) if one.directory]
 
     def run(self) -> Iterator[Any]:
@@ -93,8 +102,27 @@ class NightVerdict(OfNight):
             _ = yield report  # luigi sends the outputs back, which `yield from` a list would not take
         from bench.results.history.query import history_path
         from bench.results.history.remember import write_index
-        from bench.results.nightly.night import Asked, judge_night
+        from bench.results.nightly.again import measure_again, slower_cells
         from bench.results.nightly.write import write_night
+
+        verdict = self._judge({})
+        again = {}
+        for one in plan_of(self):
+            if cells := slower_cells(verdict).get(one.entry.label):
+                first = one.directory.path
+                again[one.entry.label] = measure_again(self.folder, one.entry.label, first, cells, INVOCATION)
+                _ = yield StudyReport(run_dir=str(again[one.entry.label]), host=self.host)
+        if again:
+            verdict = self._judge(again)
+        command = config_of(self.config_file).on_regression
+        if said := write_night(self.folder, verdict | {"inputs": self.inputs()}, command):
+            print(said, flush=True)
+        write_index(history_path(Path(self.output_dir).resolve()))
+
+    def _judge(self, again: dict[str, Path]) -> dict[str, Any]:
+        """again: second measurements, by label."""
+        from bench.results.history.query import history_path
+        from bench.results.nightly.night import Asked, judge_night
 
         config, database = config_of(self.config_file), history_path(Path(self.output_dir).resolve())
         asked = [
@@ -104,13 +132,11 @@ class NightVerdict(OfNight):
                 one.problem,
                 one.entry.baseline,
                 one.strict,
+                again.get(one.entry.label),
             )
             for one in plan_of(self)
         ]
-        verdict = judge_night(self.night, self.host, asked, database, config.nights, config.since)
-        if said := write_night(self.folder, verdict | {"inputs": self.inputs()}, config.on_regression):
-            print(said, flush=True)
-        write_index(database)
+        return judge_night(self.night, self.host, asked, database, config.nights, config.since)
 
 
 class NightCheck(OfNight):

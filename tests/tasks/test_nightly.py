@@ -61,7 +61,7 @@ def test_a_night_that_failed_ends_with_30_and_is_mended_by_the_next_call(nights:
 
 
 @pytest.mark.timeout(600)
-def test_a_night_that_got_slower_ends_with_30_every_time_and_measures_nothing_twice(nights: Nights) -> None:
+def test_a_night_that_got_slower_is_measured_again_once_and_ends_with_30_every_time(nights: Nights) -> None:
     assert nights.night(SECOND).returncode == 0
     nights.pretend_nights(SECOND, 12, factor=10.0)
     nights.list_studies("tiny.yaml", baseline_nights=10)
@@ -71,7 +71,9 @@ def test_a_night_that_got_slower_ends_with_30_every_time_and_measures_nothing_tw
         assert slower.returncode == 30, slower.stderr
         assert nights.verdict(SECOND)["slower"] == [CELL]
         assert f"1 slower: {CELL} by 90 %" in slower.stdout + slower.stderr
-    assert nights.times_measured() == [2]
+    assert nights.times_measured() == [2, 2]
+    (told,) = (cell for study in nights.verdict(SECOND)["studies"] for cell in study["cells"])
+    assert "over two measurements of this night" in told["text"] and told["again_samples_s"] > 0
     assert (
         f'>{SECOND}</a></td><td class="number">1 of 1</td><td class="number warn">1</td>'
         in (nights.folder / "outputs/index.html").read_text()

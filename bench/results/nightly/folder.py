@@ -21,3 +21,11 @@ def read_verdict(folder: Path) -> dict[str, Any] | None:
     except (OSError, StudyError):
         return None
     return verdict if isinstance(verdict, dict) and verdict.keys() >= _KEYS else None
+
+
+def second_measurements(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was measured a second time in a night: by label of the study, {"cells": names, "run_directory": path}."""
+    try:
+        return read_json(folder / "again.json")
+    except (OSError, StudyError):
+        return {}

@@ -6,7 +6,7 @@ The unit is the night: one value a cell, the median of its undisturbed runs. Wha
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ FEWEST_NIGHTS = 5
 GUARDED_LOSS = 0.05
 # Above it a loss of 5 % is missed too often at this level (with 28 nights it is found in 9 of 10 cases at 0.8 %).
 LARGEST_SPREAD = 0.008
+# One-sided, of the second measurement of a night alone: chance makes a quiet cell slower twice in one alarm of 1000.
+CONFIRMED_AT = 0.001
 FAILED = "FAILED"
 NOT_MEASURED = "NOT MEASURED"
 
@@ -30,6 +32,7 @@ NOT_MEASURED = "NOT MEASURED"
 class NightCell:
     """samples_s: tonight, None where the cell failed; before: of the nights of the baseline, oldest first.
 
+    again_samples_s: measured again in the same night, None where it was not.
     pinned: of the pinned run directory, which then takes the place of the nights' median.
     expected: whether it is a finding if the cell cannot run: the night before had it ok, or the study is strict.
     """
@@ -42,6 +45,7 @@ class NightCell:
     before: tuple[float, ...] = ()
     pinned: float | None = None
     expected: bool = False
+    again_samples_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class NightVerdict:
     """effect: throughput tonight / baseline - 1, negative is slower; interval likewise, at the level of the night.
 
     verdict: of compare, or FAILED or NOT MEASURED; None where there is too little to compare with.
+    again_samples_s: of the second measurement, where there was one; effect and interval are then of both.
     guarded: whether a loss of GUARDED_LOSS would be found.
     """
 
@@ -62,6 +67,7 @@ class NightVerdict:
     nightly_spread: float | None
     guarded: bool
     text: str
+    again_samples_s: float | None = None
 
     @property
     def too_noisy(self) -> bool:
@@ -80,13 +86,58 @@ def level(comparisons: int) -> float:
 
 
 def judge_cells(cells: Sequence[NightCell]) -> list[NightVerdict]:
-    """A verdict for each cell, in their order."""
-    samples = [_sample(cell) for cell in cells]
-    comparable = [sample for sample in samples if sample]
+    """A verdict for each cell, in their order.
+
+    Slower is said at once where a cell was measured once. Of a cell that was measured again it is said only if
+    the second measurement alone is slower too (at CONFIRMED_AT); what is told is then the mean of both.
+    """
+    firsts = _estimates(cells, [cell.samples_s for cell in cells], level(_comparable(cells)))
+    judged = [_judged(cell, found) for cell, found in zip(cells, firsts, strict=True)]
+    twice = [i for i, one in enumerate(judged) if one.verdict == Verdict.SLOWER and cells[i].again_samples_s]
+    again = _estimates(cells, [cell.again_samples_s for cell in cells], CONFIRMED_AT)
+    both = _estimates(cells, [_mean(cell) for cell in cells], level(_comparable(cells)))
+    for i in twice:
+        judged[i] = _confirmed(cells[i], judged[i], again[i], both[i])
+    return judged
+
+
+def _estimates(
+    cells: Sequence[NightCell], samples_s: Sequence[float | None], one_sided: float
+) -> list[Estimate | None]:
+    """Of each cell with enough nights, these throughputs against its baseline."""
+    samples = [_sample(cell, rate) for cell, rate in zip(cells, samples_s, strict=True)]
     # compare's p-value and interval are two-sided.
-    confidence = 1 - 2 * level(len(comparable))
-    found = iter(estimate(comparable, confidence=confidence))
-    return [_judged(cell, next(found) if sample else None) for cell, sample in zip(cells, samples, strict=True)]
+    found = iter(estimate([sample for sample in samples if sample], confidence=1 - 2 * one_sided))
+    return [next(found) if sample else None for sample in samples]
+
+
+def _comparable(cells: Sequence[NightCell]) -> int:
+    return sum(_sample(cell, cell.samples_s) is not None for cell in cells)
+
+
+def _mean(cell: NightCell) -> float | None:
+    if cell.samples_s is None or cell.again_samples_s is None:
+        return cell.samples_s
+    return math.sqrt(cell.samples_s * cell.again_samples_s)
+
+
+def _confirmed(cell: NightCell, first: NightVerdict, again: Estimate | None, both: Estimate | None) -> NightVerdict:
+    """The verdict that the second measurement leaves of a first one that was slower."""
+    if again is None or both is None or first.effect is None:
+        return first
+    losses = ", ".join(told(found) for found in (-first.effect, again.penalty))
+    # SAME, which comes before SLOWER, is none here: a confirmed loss below the margin stays in the first verdict.
+    slower = again.penalty > 0 and again.p_difference is not None and again.p_difference <= 2 * CONFIRMED_AT
+    measured = replace(
+        first,
+        effect=math.expm1(both.mean_log),
+        interval=(-both.interval[1], -both.interval[0]) if both.interval else None,
+        again_samples_s=cell.again_samples_s,
+    )
+    if slower:
+        return replace(measured, text=f"{told(both.penalty)} over two measurements of this night ({losses}): confirmed")
+    text = f"not confirmed: measured twice this night ({losses})"
+    return replace(measured, verdict=Verdict.UNDECIDED.value, text=text)
 
 
 def spread(before: Sequence[float]) -> float | None:
@@ -94,8 +145,8 @@ def spread(before: Sequence[float]) -> float | None:
     return float(np.std(np.log(before), ddof=1)) if len(before) > 1 else None
 
 
-def _sample(cell: NightCell) -> Sample | None:
-    if cell.samples_s is None or len(cell.before) < FEWEST_NIGHTS:
+def _sample(cell: NightCell, samples_s: float | None) -> Sample | None:
+    if samples_s is None or len(cell.before) < FEWEST_NIGHTS:
         return None
     logs = np.log(cell.before)
     nights = len(logs)
@@ -104,7 +155,7 @@ def _sample(cell: NightCell) -> Sample | None:
     return Sample(
         label=cell.name,
         noise_class=cell.noise_class,
-        mean=math.log(cell.samples_s) - (math.log(cell.pinned) if cell.pinned else float(np.median(logs))),
+        mean=math.log(samples_s) - (math.log(cell.pinned) if cell.pinned else float(np.median(logs))),
         variance=float(np.var(logs, ddof=1)),
         df=nights - 1,
         scale=1 + of_baseline,

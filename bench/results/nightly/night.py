@@ -26,6 +26,7 @@ class Asked:
     """A study that the night was to measure. run_dir: where it lies; without one, `problem` says why.
 
     pinned: the run directory that stands for the nights' median. strict: a cell that cannot run here is a finding.
+    again: the run directory of a second measurement, of the cells that the first found slower.
     """
 
     label: str
@@ -33,6 +34,7 @@ class Asked:
     problem: str = ""
     pinned: Path | None = None
     strict: bool = False
+    again: Path | None = None
 
 
 def judge_night(night: str, host: str, asked: Sequence[Asked], database: Path, nights: int, since: str = "") -> Record:
@@ -41,17 +43,25 @@ def judge_night(night: str, host: str, asked: Sequence[Asked], database: Path, n
     Raises StudyError where results or the history cannot be read.
     """
     results = {study.label: read_results(study.run_dir) for study in asked if study.run_dir}
+    again = {study.label: read_results(study.again) for study in asked if study.again}
     ids = {label: add_study(one, database) for label, one in results.items()}
+    ids_again = {label: add_study(one, database) for label, one in again.items()}
     with open_history(database) as history:
         before = {label: read_baseline(history, one, night, nights, since) for label, one in results.items()}
         pinned = {study.label: _pinned(study.pinned) for study in asked}
         strict = {study.label: study.strict for study in asked}
-        cells = {label: _cells(one, before[label], pinned[label], strict[label]) for label, one in results.items()}
+        cells = {
+            label: _cells(one, before[label], pinned[label], strict[label], rates_of(again.get(label)))
+            for label, one in results.items()
+        }
         # All cells of a night are one family of comparisons.
         told = iter(judge_cells([cell for own in cells.values() for cell in own]))
         judged = {label: [next(told) for _ in own] for label, own in cells.items()}
         for label, verdicts in judged.items():
             _remember(history, ids[label], verdicts, since)
+            if label in ids_again:
+                # Both belong to this night: a loss is kept out of later baselines with both its measurements.
+                _remember(history, ids_again[label], verdicts, since)
     vanished = _vanished(results, before)
     studies = [
         _study(study, results.get(study.label), before.get(study.label), judged.get(study.label, []), vanished)
@@ -61,11 +71,22 @@ def judge_night(night: str, host: str, asked: Sequence[Asked], database: Path, n
 
 
 def _pinned(run_dir: Path | None) -> dict[tuple[str, str], float]:
-    cells = read_results(run_dir)["cells"] if run_dir else []
+    return rates_of(read_results(run_dir) if run_dir else None)
+
+
+def rates_of(results: Record | None) -> dict[tuple[str, str], float]:
+    """By (key, name) the samples/s that count for a night."""
+    cells = results["cells"] if results else []
     return {(cell["key"], cell["name"]): rate for cell in cells if (rate := calm_throughput(cell))}
 
 
-def _cells(results: Record, before: Baseline, pinned: dict[tuple[str, str], float], strict: bool) -> list[NightCell]:
+def _cells(
+    results: Record,
+    before: Baseline,
+    pinned: dict[tuple[str, str], float],
+    strict: bool,
+    again: dict[tuple[str, str], float],
+) -> list[NightCell]:
     found = []
     for cell in results["cells"]:
         known_as = cell["key"], cell["name"]
@@ -79,6 +100,7 @@ def _cells(results: Record, before: Baseline, pinned: dict[tuple[str, str], floa
                 before=before.cells.get(known_as, ()),
                 pinned=pinned.get(known_as),
                 expected=strict or known_as in before.last_night,
+                again_samples_s=again.get(known_as),
             )
         )
     return found
@@ -101,7 +123,14 @@ def _study(
     vanished: dict[str, list[str]],
 ) -> Record:
     if results is None or before is None:
-        return {"study": asked.label, "run_directory": None, "problem": asked.problem, "changes": [], "cells": []}
+        return {
+            "study": asked.label,
+            "run_directory": None,
+            "again": None,
+            "problem": asked.problem,
+            "changes": [],
+            "cells": [],
+        }
     gone = [
         NightVerdict(
             name,
@@ -121,6 +150,7 @@ def _study(
         "study": asked.label,
         "study_name": results["study_name"],
         "run_directory": results["run_directory"],
+        "again": str(asked.again) if asked.again else None,
         "problem": "",
         "baseline": {
             "kind": f"pinned: {asked.pinned}" if asked.pinned else "median of the nights",

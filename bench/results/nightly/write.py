@@ -58,7 +58,9 @@ def notify(command: Sequence[str], verdict: Record, folder: Path) -> str:
 def render(verdict: Record, folder: Path) -> str:
     """The page as text; links are relative to `folder`."""
     studies = [
-        study | {"report": _report(study, folder), "cells": sorted(study["cells"], key=_urgency)}
+        study
+        | {"report": _report(study["run_directory"], folder), "report_again": _report(study.get("again"), folder)}
+        | {"cells": sorted(study["cells"], key=_urgency)}
         for study in verdict["studies"]
     ]
     counts = [(len(verdict[key]), label) for key, label in (
@@ -79,7 +81,5 @@ def _urgency(cell: Record) -> int:
     return first.index(cell["verdict"]) if cell["verdict"] in first else len(first)
 
 
-def _report(study: Record, folder: Path) -> str | None:
-    if not study["run_directory"]:
-        return None
-    return os.path.relpath(Path(study["run_directory"]) / "report.html", folder.resolve())
+def _report(run_directory: str | None, folder: Path) -> str | None:
+    return os.path.relpath(Path(run_directory) / "report.html", folder.resolve()) if run_directory else None

@@ -101,3 +101,29 @@ def test_one_night_that_went_wrong_does_not_move_the_baseline():
 def test_nothing_to_judge():
     assert judge_cells([]) == []
     assert spread([1.0]) is None
+
+
+@pytest.mark.parametrize(
+    ("again", "verdict", "said"),
+    [
+        (952.0, "SLOWER", "4.9 % slower over two measurements of this night (5.0 % slower, 4.8 % slower): confirmed"),
+        (1000.0, "UNDECIDED", "not confirmed: measured twice this night (5.0 % slower"),
+        (None, "SLOWER", "more than the spread of the nights"),
+    ],
+)
+def test_slower_is_said_only_if_a_second_measurement_says_so_too(again, verdict, said):
+    (told,) = judge(cell(950.0, nights(sd=0.004), again_samples_s=again))
+    assert told.verdict == verdict and said in told.text
+    assert told.again_samples_s == again
+
+
+def test_what_is_told_of_two_measurements_is_their_mean():
+    (told,) = judge(cell(950.0, again_samples_s=970.0))
+    assert told.effect == pytest.approx(np.sqrt(950 * 970) / np.median(nights()) - 1)
+    low, high = told.interval
+    assert low < told.effect < high < 0
+
+
+def test_a_second_measurement_changes_nothing_where_the_first_was_not_slower():
+    first, both = judge(cell(1000.0)), judge(cell(1000.0, again_samples_s=900.0))
+    assert (first[0].verdict, first[0].effect) == (both[0].verdict, both[0].effect) and both[0].again_samples_s is None

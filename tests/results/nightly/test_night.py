@@ -1,5 +1,6 @@
 """Synthetic nights, written and judged as NightlySweep does: through run directories and the history."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,24 @@ def month(nights, quiet):
     for number, row in enumerate(quiet[:20], 1):
         into_history(nights.results(number, rates_of(row)), nights.folder)
     return nights
+
+
+def test_a_loss_that_a_second_measurement_does_not_find_is_no_alarm(month, quiet):
+    rates = rates_of(quiet[20])
+    first = month.measure(21, rates | {CELL: rates[CELL] * 0.95})
+    for factor, verdict, counted in ((0.999, "ok", True), (0.951, "slower", False)):
+        results = month.results(21, {CELL: rates[CELL] * factor})
+        again = Path(f"{results['run_directory']}-again")
+        results |= {"run_directory": str(again), "created_at": "2026-01-21T05:00:00+00:00"}
+        write_json(again / "results.json", results)
+        told = month.judge(21, replace(first, again=again))
+        assert told["verdict"] == verdict and told["studies"][0]["again"] == str(again)
+        before = month.judge(22, month.measure(22, rates_of(quiet[21])))
+        known = before["studies"][0]["baseline"]["nights"]
+        (own,) = (cell for cell in before["studies"][0]["cells"] if cell["name"] == CELL)
+        assert own["nights"] == (21 if counted else 20) and night_of(21) in known
+        if counted:
+            assert own["verdict"] == "SAME"
 
 
 def test_failed_and_vanished_cells_are_named(month, quiet):

@@ -1,0 +1,43 @@
+from bench.files import read_json
+from bench.results.nightly.again import measure_again, slower_cells
+from bench.results.nightly.folder import second_measurements
+from bench.study.directory import RunDirectory
+from tests.results.builder import build_run_directory, topology_json
+
+CELL, OTHER = "pipeline_gpu0_numa0_vit0x0x0", "pipeline_gpu0_numa0_vit32x4x512"
+
+
+def first_of(tmp_path):
+    topology = topology_json(gpus=1, near=(0,), nodes=1)
+    return build_run_directory(
+        tmp_path / "quick_test/2026-11-22/01-30-00", "quick_test", {"repeats": 3}, topology=topology
+    )
+
+
+def test_a_small_study_of_the_slower_cells_beside_the_first_one(tmp_path):
+    first, folder = first_of(tmp_path), tmp_path / "nightly/2026-11-22"
+    again = RunDirectory(measure_again(folder, "QuickTest", first, [CELL], "test"))
+    assert again.path.parents[1] == first.parents[1] and again.path != first
+    grid = again.grid()
+    assert list(grid.cells) == [CELL]
+    assert grid.cells[CELL] == RunDirectory(first).grid().cells[CELL]
+    assert [slot.repeat for slot in grid.asked(3)] == [1, 2, 3, "traced"]
+    assert again.study()["again_of"] == str(first) and again.study()["measure_link"] is False
+
+
+def test_it_is_made_once_a_night_and_anew_only_for_a_further_cell(tmp_path):
+    first, folder = first_of(tmp_path), tmp_path / "nightly/2026-11-22"
+    one = measure_again(folder, "QuickTest", first, [CELL], "test")
+    assert measure_again(folder, "QuickTest", first, [CELL], "later") == one
+    both = measure_again(folder, "QuickTest", first, [CELL, OTHER], "later")
+    assert both != one
+    assert measure_again(folder, "QuickTest", first, [CELL], "later") == both
+    assert second_measurements(folder) == {"QuickTest": {"cells": [CELL, OTHER], "run_directory": str(both)}}
+    assert read_json(folder / "again.json") == second_measurements(folder)
+
+
+def test_only_studies_with_slower_cells_are_measured_again():
+    cells = [{"name": CELL, "verdict": "SLOWER"}, {"name": OTHER, "verdict": "SAME"}]
+    assert slower_cells({"studies": [{"study": "A", "cells": cells}, {"study": "B", "cells": cells[1:]}]}) == {
+        "A": [CELL]
+    }
