@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bench.run.record import write_record
 from bench.study.directory import RunDirectory
@@ -69,3 +70,31 @@ def test_numa_study_with_all_done(benchmark, all_done: Path) -> None:
 
     benchmark.pedantic(call, rounds=5, warmup_rounds=1)
     print(f"\nNumaStudy, 48 cells and 336 runs done: {benchmark.stats['min']:.3f} s")
+
+
+@pytest.mark.parametrize("cells", [1000])
+def test_scheduling_of_very_many_runs(benchmark, tmp_path: Path, cells: int) -> None:
+    """Goal: 10 s for 1,000 cells x 3 runs on the local scheduler. The runs are stubs that leave a record at once
+    (tests.tasks.instant). Baseline of the same run: a study of 10 cells, which is all start, imports and end."""
+
+    def call(name: str, warm_ups: int) -> float:
+        study = {
+            "name": name, "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0"], "device": "cpu", "repeats": 2,
+            "binding": "none", "measure_link": False, "disturbed_repeats": 0, "num_samples": 1000,
+            "axes": {"batch_size": [1, 2, 4, 5, 8, 10, 20, 25, 40, 50], "warmup_samples": list(range(warm_ups))},
+        }  # fmt: skip
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(study))
+        command = [
+            sys.executable, "-m", "tests.tasks.instant", "Study", "--config-file", str(tmp_path / f"{name}.yaml"),
+            "--local-scheduler", "--fresh", "--output-dir", str(tmp_path / "outputs"),
+        ]  # fmt: skip
+        begin = time.perf_counter()
+        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return time.perf_counter() - begin
+
+    few_s = min(call("few", 1) for _ in range(3))
+    benchmark.pedantic(call, args=("many", cells // 10), rounds=1)
+    many_s = benchmark.stats["min"]
+    benchmark.extra_info |= {"few_s": few_s, "overhead_s": many_s - few_s}
+    print(f"\n{cells} cells, {3 * cells} runs: {many_s:.1f} s; 10 cells, 30 runs: {few_s:.1f} s")

@@ -1,0 +1,88 @@
+"""luigi with stubs in place of what takes time: `python -m tests.tasks.instant` as one would say `luigi`.
+
+Stubbed are the runs (a record is there at once), the exports, the metrics, the report, and the statistics that ask for
+more repeats. Real are luigi, every task, the study, its run directory, and what is read of it again and again.
+
+INSTANT_FAIL: cells whose runs crash, separated by commas. INSTANT_DEMAND: timed repeats of every cell that the
+statistics ask for. INSTANT_ALONE: runs up to which each is a task of its own; INSTANT_SPANS: tasks beyond that.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import bench.run.export
+import bench.run.extract
+import tasks.spans
+import tasks.stages
+from bench.run.record import CRASHED, OK, failure, passed_on, read_record
+from bench.study.cell import Cell
+from bench.study.directory import RunDirectory, run_name
+from bench.study.order import TRACED, Slot
+
+Record = dict[str, Any]
+FAIL = os.environ.get("INSTANT_FAIL", "").split(",")
+RESULT = {"throughput_samples_s": 1000.0, "windows": [{"batches": 10, "duration_s": 0.1, "start_ns": 0}] * 9}
+
+
+def execute(directory: RunDirectory, cell: Cell, slot: Slot, invocation: str, _lock: object, *_: object) -> Record:
+    status, reason = (CRASHED, "instantly") if cell.name in FAIL else (OK, "")
+    run, now = run_name(cell.name, slot.repeat), time.strftime("%Y-%m-%d %H:%M:%S")
+    head = {"run": run, "cell": cell.name, "repeat": slot.repeat, "started_at": now, "wall_s": 0.0, "attempts": 1}
+    record = head | {"invocation": invocation, "result": RESULT, **failure(status, reason, "do it again")}
+    with directory.experiment_log.open("a") as log:
+        log.write(f"{now} {run} {status}\n")
+    return write(directory.record(cell.name, slot.repeat), record)
+
+
+def export_trace(directory: RunDirectory, cell: Cell, invocation: str) -> Record:
+    run = read_record(directory.record(cell.name, TRACED))
+    record = {"invocation": invocation, "source": run["started_at"], **passed_on(run)}
+    return write(directory.export_record(cell.name), record)
+
+
+def extract_metrics(directory: RunDirectory, cell: Cell, invocation: str) -> Record:
+    export = read_record(directory.export_record(cell.name))
+    record = {"invocation": invocation, "source": export["source"], **passed_on(export)}
+    return write(directory.metrics(cell.name), record)
+
+
+def write(path: Path, record: Record) -> Record:
+    """At once: a disk that is asked for every record takes longer than luigi does."""
+    path.write_text(json.dumps(record))
+    return record
+
+
+def demanded(directory: RunDirectory) -> dict[str, int]:
+    most = int(os.environ.get("INSTANT_DEMAND", "0"))
+    return dict.fromkeys(directory.grid().cells, most) if most else {}
+
+
+def stub_module(name: str, **functions: object) -> None:
+    """In place of a module that imports pandas and matplotlib, which takes longer than what is tried here."""
+    module = ModuleType(name)
+    vars(module).update(functions)
+    sys.modules[name] = module
+
+
+def install() -> None:
+    tasks.stages.execute = execute
+    bench.run.export.export_trace = export_trace
+    bench.run.extract.extract_metrics = extract_metrics
+    stub_module("bench.results.demand", demanded=demanded)
+    stub_module("bench.results.make", make_report=lambda *_: {})
+    stub_module("bench.results.noise_floor", remember=lambda *_: None)
+    stub_module("bench.results.history.remember", into_history=lambda *_: None)
+    tasks.spans.ALONE = int(os.environ.get("INSTANT_ALONE", tasks.spans.ALONE))
+    tasks.spans.SPANS = int(os.environ.get("INSTANT_SPANS", tasks.spans.SPANS))
+
+
+if __name__ == "__main__":
+    from luigi.cmdline import luigi_run
+
+    install()
+    luigi_run(["--module", "tasks", *sys.argv[1:]])

@@ -1,0 +1,126 @@
+"""Studies of so many runs that a task covers several: the same order, records, checks and exit codes."""
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from bench.study.order import TRACED, Slot, measuring_order
+from tasks.spans import ALONE, SPANS, pieces
+from tests.tasks.study_calls import TINY, Calls
+
+CHECKOUT = Path(__file__).parents[2]
+FIRST, SECOND = "pipeline_gpu0_numa0_vit0x0x0", "pipeline_gpu0_numa0_vit0x0x0_again"
+
+
+@dataclass
+class InstantCalls(Calls):
+    """Real calls of luigi; the runs are stubs that leave their records at once (tests.tasks.instant)."""
+
+    stub: dict[str, str] = field(default_factory=dict)
+
+    def command(self, *options: str) -> list[str]:
+        return [sys.executable, "-m", "tests.tasks.instant", *super().command(*options, "--log-level", "INFO")[3:]]
+
+    def environment(self) -> dict[str, str]:
+        # The study has more runs than that: its tasks cover several.
+        lock = {"NUMASTUDY_LOCK_DIR": str(self.folder)}
+        few = {"INSTANT_ALONE": "3", "INSTANT_SPANS": "3"}
+        return os.environ | lock | few | self.stub | {"PYTHONPATH": str(CHECKOUT)}
+
+    def ran(self, done: subprocess.CompletedProcess[str]) -> Counter[str]:
+        """Tasks that were executed, by kind."""
+        return Counter(re.findall(r"\] Worker .* (?:done|failed) +(\w+)\(", done.stderr))
+
+
+@pytest.fixture
+def calls(tmp_path: Path) -> InstantCalls:
+    return InstantCalls(tmp_path / "work", ["--local-scheduler"], TINY | {"repeats": 2})
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_failed_cell_is_a_result_and_the_second_call_mends_only_it(calls: InstantCalls, workers: str) -> None:
+    calls.stub = {"INSTANT_FAIL": SECOND}
+    first = calls.run("--workers", workers)
+    assert first.returncode == 30, first.stderr
+    assert "Traceback" not in first.stderr + first.stdout
+    assert calls.measured() == calls.order()
+    # Six runs: two tasks of timed ones, and one of the traced ones with its export and its metrics.
+    kinds = calls.ran(first)
+    assert (kinds["RunSpan"], kinds["ExportSpan"], kinds["ExtractSpan"], kinds["RunPipeline"]) == (3, 1, 1, 0)
+    for run in ("r1", "r2", "traced"):
+        assert f"CellCheck: {SECOND}_{run}: crashed: instantly" in first.stderr
+
+    calls.stub = {}
+    second = calls.run("--workers", workers)
+    assert second.returncode == 0, second.stderr
+    times = calls.times_measured()
+    assert {run: times[run] for run in calls.order()} == {
+        run: 2 if run.startswith(SECOND) else 1 for run in calls.order()
+    }
+    third = calls.run()
+    assert third.returncode == 0 and calls.times_measured() == times and "RunSpan" not in calls.ran(third)
+
+
+def test_an_interrupted_task_goes_on_where_it_was(calls: InstantCalls) -> None:
+    assert calls.run().returncode == 0
+    missing = calls.order()[1]
+    (calls.run_directory() / "runs" / f"{missing}.json").unlink()
+    again = calls.run()
+    assert again.returncode == 0, again.stderr
+    assert calls.measured() == [*calls.order(), missing]
+    assert calls.ran(again)["RunSpan"] == 1
+
+
+def test_further_repeats_are_covered_too(calls: InstantCalls) -> None:
+    calls.study |= {"target_precision": 0.02, "max_repeats": 6}
+    calls.write()
+    calls.stub = {"INSTANT_DEMAND": "4"}
+    done = calls.run()
+    assert done.returncode == 0, done.stderr
+    asked, further = calls.measured()[:6], calls.measured()[6:]
+    assert asked == calls.order()
+    assert sorted(further) == sorted(f"{cell}_r{repeat}" for cell in (FIRST, SECOND) for repeat in (3, 4))
+    assert [run[-1] for run in further] == ["3", "3", "4", "4"]
+    kinds = calls.ran(done)
+    assert kinds["RunSpan"] == 3 + 2 and "RunPipeline" not in kinds
+    # The next call is asked for more of them, and one of them failed before.
+    calls.stub = {"INSTANT_DEMAND": "6", "INSTANT_FAIL": FIRST}
+    (calls.run_directory() / "runs" / f"{SECOND}_r4.json").unlink()
+    more = calls.run()
+    assert more.returncode == 30, more.stderr
+    assert sorted(calls.measured()[10:]) == sorted(
+        [f"{SECOND}_r4", *(f"{cell}_r{repeat}" for cell in (FIRST, SECOND) for repeat in (5, 6))]
+    )
+    calls.stub = {"INSTANT_DEMAND": "6"}
+    mended = calls.run()
+    assert mended.returncode == 0, mended.stderr
+    assert sorted(calls.measured()[15:]) == [f"{FIRST}_r5", f"{FIRST}_r6"]
+
+
+def test_few_runs_are_a_task_each(calls: InstantCalls) -> None:
+    calls.stub = {"INSTANT_ALONE": "6"}
+    done = calls.run()
+    assert done.returncode == 0, done.stderr
+    kinds = calls.ran(done)
+    assert (kinds["RunPipeline"], kinds["ExportSqlite"], kinds["ExtractLatency"]) == (6, 2, 2)
+    assert not [kind for kind in kinds if "Span" in kind]
+
+
+def order(cells: int, repeats: int) -> list[Slot]:
+    return measuring_order([(f"c{number}", f"g{number // 2}") for number in range(cells)], repeats, 0)
+
+
+@pytest.mark.parametrize(("cells", "repeats"), [(1, 1), (48, 6), (125, 7), (126, 7), (1000, 2), (5000, 6)])
+def test_pieces_hold_every_run_once_in_order_and_never_both_kinds(cells: int, repeats: int) -> None:
+    slots = order(cells, repeats)
+    found = pieces(slots)
+    assert [slot for piece in found for slot in piece] == slots
+    assert all(len({slot.repeat == TRACED for slot in piece}) == 1 for piece in found)
+    assert len(found) <= max(ALONE, SPANS + 2)
+    assert (max(map(len, found)) == 1) is (len(slots) <= ALONE)
