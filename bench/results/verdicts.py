@@ -9,6 +9,7 @@ LAUNCH_BOUND = "launch-bound"
 REST = "rest"
 MAX_REPEATS = 20
 SAME_ALPHA = 0.05
+BLIND = 0.9
 # A lone pair has no spread; three give the plain Student interval a finite usefulness.
 FEWEST_REPEATS = 3
 
@@ -66,6 +67,15 @@ def judge(found: Estimate, max_repeats: int = MAX_REPEATS, cuda_graph: bool = Fa
     if verdict:
         return Judgement(verdict, effect)
     repeats = repeats_to_decide(found)
+    if is_blind(found.mde):
+        # With such a spread the effect is chance, and so is the number of repeats that would decide it.
+        return Judgement(
+            Verdict.NOT_RESOLVABLE,
+            f"nothing can be said at this noise: {told_interval(found.interval)}, and a loss of nearly all could go "
+            "unseen",
+            _quieter(found.noise_class, cuda_graph),
+            repeats,
+        )
     if repeats is not None and repeats > max_repeats:
         return Judgement(
             Verdict.NOT_RESOLVABLE,
@@ -81,6 +91,11 @@ def judge(found: Estimate, max_repeats: int = MAX_REPEATS, cuda_graph: bool = Fa
         f"--repeats {more}, or --target-precision",
         more,
     )
+
+
+def is_blind(mde: float | None) -> bool:
+    """mde: the smallest penalty that would be found. Beyond BLIND no number says anything."""
+    return mde is not None and mde >= BLIND
 
 
 def percent(fraction: float) -> str:

@@ -38,6 +38,14 @@ def test_undecided_says_how_many_repeats_would_decide():
     assert f"--repeats {said.repeats}" in said.hint
 
 
+def test_where_even_a_loss_of_nearly_all_could_go_unseen_nothing_is_said_and_no_repeats_are_promised():
+    one = found(-0.2, 0.75)
+    assert one.mde > 0.9
+    said = judge(one)
+    assert said.verdict is Verdict.NOT_RESOLVABLE
+    assert said.text.startswith("nothing can be said at this noise: [") and "repeats" not in said.text
+
+
 def test_not_resolvable_says_how_many_it_would_take():
     said = judge(found(-0.012, 0.006), max_repeats=7)
     assert said.verdict is Verdict.NOT_RESOLVABLE
