@@ -91,28 +91,26 @@ def judge_cells(cells: Sequence[NightCell]) -> list[NightVerdict]:
     Slower is said at once where a cell was measured once. Of a cell that was measured again it is said only if
     the second measurement alone is slower too (at CONFIRMED_AT); what is told is then the mean of both.
     """
-    firsts = _estimates(cells, [cell.samples_s for cell in cells], level(_comparable(cells)))
+    firsts = _estimates(cells, [cell.samples_s for cell in cells], None)
     judged = [_judged(cell, found) for cell, found in zip(cells, firsts, strict=True)]
     twice = [i for i, one in enumerate(judged) if one.verdict == Verdict.SLOWER and cells[i].again_samples_s]
-    again = _estimates(cells, [cell.again_samples_s for cell in cells], CONFIRMED_AT)
-    both = _estimates(cells, [_mean(cell) for cell in cells], level(_comparable(cells)))
-    for i in twice:
-        judged[i] = _confirmed(cells[i], judged[i], again[i], both[i])
+    if twice:
+        again = _estimates(cells, [cell.again_samples_s for cell in cells], CONFIRMED_AT)
+        both = _estimates(cells, [_mean(cell) for cell in cells], None)
+        for i in twice:
+            judged[i] = _confirmed(cells[i], judged[i], again[i], both[i])
     return judged
 
 
 def _estimates(
-    cells: Sequence[NightCell], samples_s: Sequence[float | None], one_sided: float
+    cells: Sequence[NightCell], samples_s: Sequence[float | None], one_sided: float | None
 ) -> list[Estimate | None]:
-    """Of each cell with enough nights, these throughputs against its baseline."""
+    """Of each cell with enough nights, these throughputs against its baseline. one_sided: None for that of a night."""
     samples = [_sample(cell, rate) for cell, rate in zip(cells, samples_s, strict=True)]
+    comparable = [sample for sample in samples if sample]
     # compare's p-value and interval are two-sided.
-    found = iter(estimate([sample for sample in samples if sample], confidence=1 - 2 * one_sided))
+    found = iter(estimate(comparable, confidence=1 - 2 * (one_sided or level(len(comparable)))))
     return [next(found) if sample else None for sample in samples]
-
-
-def _comparable(cells: Sequence[NightCell]) -> int:
-    return sum(_sample(cell, cell.samples_s) is not None for cell in cells)
 
 
 def _mean(cell: NightCell) -> float | None:
