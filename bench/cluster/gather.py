@@ -1,10 +1,8 @@
 """What the hosts measured, as one record: cells by host, hosts by type, who is off, how they are set up."""
 
-import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from bench.cluster.differences import differences, host_type, settings_of
@@ -30,13 +28,13 @@ _OF_LINK = {
 }
 
 
-def gather(status: ClusterStatus, results: Mapping[str, Record], links: Mapping[str, Mapping[str, Record]]) -> Record:
-    """cluster_results.json. results: results.json of each host that has one; links: of a host its records by name."""
+def gather(status: ClusterStatus, results: Mapping[str, Record]) -> Record:
+    """cluster_results.json. results: results.json of each host that has one."""
     by_type: dict[str, list[str]] = {}
     for host, found in results.items():
         by_type.setdefault(host_type(found), []).append(host)
     margin = min((float(one["study"].get("margin") or 0.02) for one in results.values()), default=0.02)
-    types = [_type(name, hosts, results, links, margin) for name, hosts in by_type.items()]
+    types = [_type(name, hosts, results, margin) for name, hosts in by_type.items()]
     return {
         "schema": SCHEMA,
         "study": status.study,
@@ -51,29 +49,10 @@ def gather(status: ClusterStatus, results: Mapping[str, Record], links: Mapping[
     }
 
 
-def read_links(folder: Path) -> dict[str, Record]:
-    """links/<name>.json of a run directory that are ok, by name."""
-    found = {}
-    for path in sorted((folder / "links").glob("*.json")):
-        try:
-            record = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            continue
-        if isinstance(record, dict) and record.get("status") == "ok" and isinstance(record.get("result"), dict):
-            found[path.stem] = record["result"]
-    return found
-
-
-def _type(
-    name: str,
-    hosts: list[str],
-    results: Mapping[str, Record],
-    links: Mapping[str, Mapping[str, Record]],
-    margin: float,
-) -> Record:
+def _type(name: str, hosts: list[str], results: Mapping[str, Record], margin: float) -> Record:
     values: dict[str, dict[str, dict[str, Value]]] = {}
     for host in hosts:
-        for quantity, cell, value in [*_of_cells(results[host]), *_of_links(links.get(host, {}))]:
+        for quantity, cell, value in [*_of_cells(results[host]), *_of_links(results[host])]:
             values.setdefault(quantity, {}).setdefault(cell, {})[host] = value
     compared = [one for quantity, cells in values.items() for one in compare_hosts(quantity, cells, margin)]
     return {
@@ -98,12 +77,12 @@ def _of_cells(results: Record) -> list[tuple[str, str, Value]]:
     return [(quantity, cell, Value(value, error)) for quantity, cell, value, error in found if value]
 
 
-def _of_links(links: Mapping[str, Record]) -> list[tuple[str, str, Value]]:
+def _of_links(results: Record) -> list[tuple[str, str, Value]]:
     return [
-        (quantity, name, Value(float(result[key])))
-        for name, result in links.items()
+        (quantity, link["name"], Value(float(link[key])))
+        for link in results.get("links") or []
         for quantity, key in _OF_LINK.items()
-        if result.get(key)
+        if link.get(key)
     ]
 
 

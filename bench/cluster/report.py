@@ -4,7 +4,7 @@ luigi's graph: a worker that holds another host's task may be given it to run.""
 from typing import Any
 
 from bench.cluster.directory import HOSTS, ClusterDirectory
-from bench.cluster.gather import gather, read_links
+from bench.cluster.gather import gather
 from bench.cluster.outliers import LEAST_HOSTS, SCALES
 from bench.cluster.status import cluster_status
 from bench.errors import StudyError
@@ -26,8 +26,7 @@ def make_cluster_report(directory: ClusterDirectory) -> Record:
                 results[host.host] = read_results(directory.host(host.host).path)
             except StudyError:
                 continue
-        links = {host: read_links(directory.host(host).path) for host in results}
-        record = gather(status, results, links)
+        record = gather(status, results)
         write_json(directory.results, record)
         write_text(directory.report, render(record))
         _into_history(results, directory)

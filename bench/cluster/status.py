@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,14 @@ def status(path: Path) -> ClusterStatus:
         return cluster_status(ClusterDirectory(path))
     directory = RunDirectory(path)
     try:
-        host, study = directory.topology()["host"], directory.study()["name"]
+        facts, study = directory.topology(), directory.study()["name"]
     except (OSError, KeyError, TypeError):
         raise StudyError("not a run directory", str(path), "name a folder outputs/<study>/<date>/<time>") from None
-    runs = count_runs(directory)
-    return ClusterStatus(study, path, [_host_status(host, runs, None, "", {}, "")])
+    host = facts.get("host") or facts["fingerprint"]["host"]
+    found = _host_status(host, count_runs(directory), None, "", {}, "")
+    if found.state != DONE:
+        found = replace(found, reason="the command that began it goes on from here")
+    return ClusterStatus(study, path, [found])
 
 
 def cluster_status(directory: ClusterDirectory) -> ClusterStatus:
@@ -119,14 +122,14 @@ def _poll(ids: Iterable[str]) -> tuple[dict[str, slurm.Job], str]:
 def _host_status(
     host: str, runs: Runs, job: slurm.Job | None, job_id: str, word: dict[str, Any], error: str
 ) -> HostStatus:
-    state, reason = _stands(runs, job, job_id, word, error)
+    state, reason = stands(runs, job, job_id, word, error)
     return HostStatus(
         host, state, reason, runs.done, runs.failed, runs.asked, runs.last_record_s, job_id,
         job.state if job else "", bool(job and job.alive), job.restarts if job else 0,
     )  # fmt: skip
 
 
-def _stands(runs: Runs, job: slurm.Job | None, job_id: str, word: dict[str, Any], error: str) -> tuple[str, str]:
+def stands(runs: Runs, job: slurm.Job | None, job_id: str, word: dict[str, Any], error: str) -> tuple[str, str]:
     if runs.asked is not None and runs.done >= runs.asked and runs.reported:
         return DONE, f"{runs.failed} runs failed" if runs.failed else ""
     if job and job.alive:

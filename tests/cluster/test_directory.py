@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench.cluster.directory import ClusterDirectory, find_or_make, study_text
+from bench.errors import StudyError
+from bench.study.shipped import shipped_names
+from bench.study.study import load_study, read_study
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_the_study_of_the_folder_is_the_study_that_was_asked_for(tmp_path: Path, name: str) -> None:
+    """As a file, for each host to read again."""
+    study = load_study(name, {"repeats": 3})
+    file = tmp_path / "study.yaml"
+    file.write_text(study_text(study))
+    assert load_study(file) == study
+
+
+def test_all_gpus_and_nodes_stay_all() -> None:
+    study = load_study("quick_test", {"gpu_ids": "all", "numa_nodes": "all"})
+    assert read_study(yaml.safe_load(study_text(study)), "text") == study
+
+
+def test_the_same_study_on_the_same_hosts_goes_on_in_its_folder(tmp_path: Path) -> None:
+    study = load_study("quick_test")
+    first = find_or_make(study, ["n1", "n2"], tmp_path, "", fresh=False)
+    assert find_or_make(study, ["n2", "n1"], tmp_path, "", fresh=False) == first
+    others = [
+        find_or_make(study, ["n1", "n2", "n3"], tmp_path, "", fresh=False),
+        find_or_make(load_study("quick_test", {"repeats": 2}), ["n1", "n2"], tmp_path, "", fresh=False),
+        find_or_make(study, ["n1", "n2"], tmp_path, "", fresh=True),
+    ]
+    assert len({first.path, *(other.path for other in others)}) == 4
+    assert first.read()["hosts"] == {"n1": {"jobs": []}, "n2": {"jobs": []}}
+    assert first.host("n1").outputs == tmp_path
+    assert first.host("n1").of_cluster
+
+
+def test_another_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"no cluster\.json"):
+        ClusterDirectory(tmp_path).read()
+    (tmp_path / "cluster.json").write_text("[1]")
+    with pytest.raises(StudyError, match=r"no cluster\.json"):
+        ClusterDirectory(tmp_path).read()
+
+
+def test_one_process_at_a_time_writes(tmp_path: Path) -> None:
+    directory = ClusterDirectory(tmp_path)
+    with (
+        directory.lock(),
+        pytest.raises(StudyError, match="another process works in this folder"),
+        ClusterDirectory(tmp_path).lock(wait_s=0.2),
+    ):
+        pass
+    with directory.lock(wait_s=0):
+        pass

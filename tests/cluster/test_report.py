@@ -1,0 +1,100 @@
+"""The report of four hosts of one type, one of which has a GPU on a slow link, and of one that did not report."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.cluster.directory import ClusterDirectory, find_or_make
+from bench.cluster.report import headline, make_cluster_report
+from bench.files import write_json
+from bench.results.history.database import open_history
+from bench.results.history.query import history_path, studies
+from bench.results.load import load
+from bench.results.results import build_results
+from bench.study.study import load_study
+from tests.results.builder import build_run_directory, topology_json
+
+HOSTS = ["n1", "n2", "n3", "n4"]
+OVERRIDES = {"gpu_ids": [0, 1], "repeats": 3}
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> tuple[ClusterDirectory, dict[str, Any]]:
+    outputs = tmp_path_factory.mktemp("outputs")
+    study = load_study("quick_test", OVERRIDES)
+    directory = find_or_make(study, [*HOSTS, "n<5>"], outputs, "", fresh=False)
+    for seed, host in enumerate(HOSTS):
+        path = directory.host(host).path
+        near = topology_json(gpus=2, near=(0, 0))
+        build_run_directory(path, "quick_test", OVERRIDES, topology=near, links=True, seed=seed)
+        results = build_results(load(path), "test")
+        write_json(path / "results.json", odd(results) if host == "n3" else results)
+    return directory, make_cluster_report(directory)
+
+
+def odd(results: dict[str, Any]) -> dict[str, Any]:
+    """A host whose GPU 1 has half of its lanes, and whose BIOS puts all CPUs into one node."""
+    results = copy.deepcopy(results)
+    results["topology"]["gpus"][1]["link_width"] = 8
+    results["fingerprint"]["nodes"] = "0: CPUs 0-47"
+    for cell in results["cells"]:
+        if cell["gpu"] == 1:
+            cell["throughput_samples_s"] *= 0.55
+            cell["metrics"]["h2d"]["link_gb_s"] *= 0.5
+    for link in results["links"]:
+        if link["gpu"] == 1:
+            link["nvbandwidth_h2d_gb_s"] *= 0.5
+    return results
+
+
+def test_the_gpu_with_the_slow_link_is_named(four) -> None:
+    _, record = four
+    (kind,) = record["types"]
+    assert kind["hosts"] == HOSTS
+    off = {(one["host"], one["quantity"]) for one in kind["outliers"]}
+    assert off == {("n3", "throughput"), ("n3", "h2d link"), ("n3", "h2d copies of 512 MiB")}
+    assert all("gpu1" in one["cell"] for one in kind["outliers"])
+    assert {one["cell"] for one in kind["outliers"] if one["quantity"] == "throughput"} == {
+        cell["name"] for cell in record["cells"] if cell["gpu"] == 1
+    }
+
+
+def test_the_host_that_is_set_up_differently_is_named(four) -> None:
+    _, record = four
+    found = {one["setting"]: one["others"] for one in record["types"][0]["differences"]}
+    assert found["GPU 1: PCIe link"] == {"n3": "generation 5, 8 lanes"}
+    assert found["the NUMA nodes"] == {"n3": "0: CPUs 0-47"}
+    assert len(found) == 2
+
+
+def test_who_did_not_report_is_told_with_the_reason(four) -> None:
+    _, record = four
+    (missing,) = record["missing"]
+    assert (missing["host"], missing["reason"]) == ("n<5>", "no job was submitted for it: submit the study again")
+    assert headline(record) == "4 of 5 hosts reported; n3 is off the others; set up differently: n3"
+
+
+def test_hosts_are_an_axis_of_the_cells(four) -> None:
+    _, record = four
+    assert {(cell["host"], cell["gpu"]) for cell in record["cells"]} == {
+        (host, gpu) for host in HOSTS for gpu in (0, 1)
+    }
+
+
+def test_the_page_opens_alone_and_escapes_names(four) -> None:
+    directory, _ = four
+    page = directory.report.read_text()
+    assert "n&lt;5&gt;" in page and "n<5>" not in page
+    assert 'href="hosts/n3/report.html"' in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<script" not in page
+
+
+def test_every_host_is_in_the_history_of_the_outputs_once(four) -> None:
+    directory, _ = four
+    make_cluster_report(directory)
+    with open_history(history_path(directory.host("n1").outputs)) as history:
+        listed = studies(history)
+    assert sorted(Path(study["run_directory"]).name for study in listed) == HOSTS

@@ -1,0 +1,36 @@
+"""Slurm's words, as slurmctld 22.05 printed them on three nodes of which one never came. Slurm itself: tests/slurm."""
+
+import pytest
+
+from bench.cluster import slurm
+from bench.errors import StudyError
+
+JOBS = """\
+JobId=1 JobName=numastudy-tiny UserId=root(0) GroupId=root(0) MCS_label=N/A Priority=4294901759 Nice=0 Account=(null) \
+QOS=(null) JobState=RUNNING Reason=None Dependency=(null) Requeue=1 Restarts=0 BatchFlag=1 Reboot=0 ExitCode=0:0 \
+RunTime=00:00:33 TimeLimit=365-00:00:00 ReqB:S:C:T=0:0:*:* NodeList=n1 CPUs/Task=1 WorkDir=/tmp/a
+JobId=2 JobName=numastudy-tiny UserId=root(0) JobState=PENDING Reason=BeginTime Dependency=(null) Restarts=1 \
+ExitCode=0:0 NodeList= StdOut=/tmp/JobState=FAILED/log
+JobId=3 JobName=numastudy-tiny UserId=root(0) JobState=PENDING Reason=ReqNodeNotAvail,_UnavailableNodes:n4 \
+Restarts=0 ExitCode=0:0
+JobId=4 JobName=other UserId=root(0) JobState=FAILED Reason=NonZeroExitCode Restarts=0 ExitCode=30:0
+"""
+
+
+def test_jobs_are_read_from_one_line_each() -> None:
+    found = slurm.parse_jobs(JOBS)
+    assert {id: (job.state, job.reason, job.restarts, job.alive) for id, job in found.items()} == {
+        "1": ("RUNNING", "", 0, True),
+        "2": ("PENDING", "BeginTime", 1, True),
+        "3": ("PENDING", "ReqNodeNotAvail, UnavailableNodes:n4", 0, True),
+        "4": ("FAILED", "NonZeroExitCode", 0, False),
+    }
+    assert found["4"].exit_code == "30:0"
+    assert slurm.parse_jobs("No jobs in the system\n") == {}
+
+
+def test_without_slurm_the_error_says_where_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(StudyError, match="scontrol is not installed here"):
+        slurm.jobs(["1"])
+    assert slurm.jobs([]) == {}

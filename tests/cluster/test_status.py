@@ -1,0 +1,107 @@
+"""What is said of a host: from its records, Slurm's word of its job, and the job's own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.cluster.directory import ClusterDirectory, find_or_make
+from bench.cluster.job import last_word
+from bench.cluster.slurm import Job
+from bench.cluster.status import Runs, cluster_status, count_runs, render, stands, status
+from bench.errors import StudyError
+from bench.files import write_json
+from bench.run.record import failure, write_record
+from bench.study.study import load_study
+from tests.results.builder import build_run_directory, topology_json
+
+WHOLE = Runs(done=6, failed=0, asked=6, last_record_s=1.0, reported=True)
+HALF = Runs(done=3, failed=1, asked=6, last_record_s=1.0, reported=False)
+NONE = Runs(done=0, failed=0, asked=None, last_record_s=None, reported=False)
+
+
+def job(state: str, reason: str = "", restarts: int = 0, exit_code: str = "0:0") -> Job:
+    return Job("7", state, reason, restarts, exit_code)
+
+
+@pytest.mark.parametrize(
+    ("runs", "known", "word", "state", "said"),
+    [
+        (WHOLE, None, {}, "done", ""),
+        (WHOLE, job("FAILED"), {}, "done", ""),
+        (HALF, job("RUNNING"), {}, "measuring", ""),
+        (HALF, job("COMPLETING"), {}, "measuring", "job 7 is completing"),
+        (NONE, job("PENDING", "Resources"), {}, "waiting", "job 7 never started yet: Resources"),
+        (HALF, job("PENDING", "BeginTime", 1), {}, "waiting", "job 7 queued again (start 2): BeginTime"),
+        (NONE, job("CANCELLED"), {}, "incomplete", "job 7 is cancelled (exit code 0:0); it never started on the host"),
+        (HALF, job("NODE_FAIL"), {"state": "running", "started_at": "10:00"}, "incomplete", "the node died"),
+        (HALF, job("FAILED", "NonZeroExitCode", 0, "30:0"), {"state": "ended", "exit_code": 30}, "incomplete",
+         "exit code 30:0, NonZeroExitCode); luigi ended with exit code 30"),
+        (HALF, job("FAILED"), {"state": "stuck", "reason": "no run ended before"}, "incomplete", "stuck: no run ended"),
+        (HALF, None, {"state": "stopped", "reason": "by SIGTERM"}, "incomplete",
+         "Slurm does not know job 7 any more; stopped: by SIGTERM"),
+        (HALF, None, {"state": "ended", "job_id": "6"}, "incomplete", "it never started on the host"),
+    ],
+)  # fmt: skip
+def test_each_way_to_stand(runs: Runs, known: Job | None, word: dict[str, Any], state: str, said: str) -> None:
+    found, reason = stands(runs, known, "7", {"job_id": "7"} | word if word else {}, "")
+    assert found == state
+    assert said in reason if said else not reason
+
+
+def test_runs_that_failed_are_told_of_a_host_that_is_done() -> None:
+    failed = Runs(done=6, failed=2, asked=6, last_record_s=1.0, reported=True)
+    assert stands(failed, None, "7", {}, "") == ("done", "2 runs failed")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> ClusterDirectory:
+    """n1 measured half of its runs, n2 nothing."""
+    made = find_or_make(load_study("quick_test"), ["n1", "n2"], tmp_path, "", fresh=False)
+    record = made.read()
+    record["hosts"]["n1"]["jobs"] = [{"id": "3"}, {"id": "7"}]
+    made.write(record)
+    build_run_directory(made.host("n1").path, "quick_test", topology=topology_json(gpus=0, nodes=1))
+    for path in sorted(made.host("n1").path.glob("runs/*.json"))[3:]:
+        path.unlink()
+    write_json(made.job_record("n1"), {"job_id": "7", "state": "running", "started_at": "2026-11-22T10:00:00Z"})
+    return made
+
+
+def test_without_slurm_the_disk_is_told(directory: ClusterDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    found = cluster_status(directory)
+    first, second = found.hosts
+    assert (first.state, first.runs_done, first.runs) == ("incomplete", 3, 6)
+    assert first.reason.startswith("Slurm does not answer; it started at 2026-11-22T10:00:00Z")
+    assert second.reason == "no job was submitted for it: submit the study again"
+    text = render(found)
+    assert "3/6 runs" in text and "scontrol is not installed here" in text
+    assert "quick_test: 2 hosts (2 incomplete)" in text
+
+
+def test_a_failed_run_and_a_half_record(directory: ClusterDirectory) -> None:
+    first, second, _ = sorted(directory.host("n1").path.glob("runs/*.json"))
+    write_record(first, json.loads(first.read_text()) | failure("oom", "too large"))
+    second.write_text("{")
+    runs = count_runs(directory.host("n1"))
+    assert (runs.done, runs.failed, runs.asked, runs.reported) == (2, 1, 6, False)
+
+
+def test_the_run_directory_of_one_host_has_a_status_too(directory: ClusterDirectory) -> None:
+    command = [str(Path(sys.executable).with_name("numastudy")), "status"]
+    said = subprocess.run([*command, str(directory.host("n1").path), "--json"], capture_output=True, text=True)
+    (host,) = json.loads(said.stdout)["hosts"]
+    assert (host["runs_done"], host["runs"], host["job_id"]) == (3, 6, "")
+    refused = subprocess.run([*command, str(directory.path.parent)], capture_output=True, text=True)
+    assert refused.returncode == 2 and "not a run directory" in refused.stderr
+    with pytest.raises(StudyError):
+        status(directory.path.parent)
+
+
+def test_a_damaged_word_of_a_job_is_no_word(directory: ClusterDirectory) -> None:
+    directory.job_record("n1").write_text("[")
+    assert last_word(directory, "n1") == {}

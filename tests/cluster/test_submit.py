@@ -1,0 +1,81 @@
+"""The batch script. That Slurm takes it, and what then happens: tests/slurm."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bench.cluster.submit import Asked, dry_run, render
+from bench.errors import StudyError
+from bench.study.study import load_study
+
+
+def script(folder: str = "/data/out/quick_test/2026-11-22/10-00-00", **asked: object) -> str:
+    return render("quick_test", "n1", Path(folder), Asked(**asked))
+
+
+def test_the_node_is_the_jobs_alone_and_nothing_binds_but_numactl() -> None:
+    text = script()
+    for line in ("--exclusive", "--mem=0", "--signal=B:USR1@300", "--requeue", "--nodelist=n1", "--nodes=1"):
+        assert f"\n#SBATCH {line}\n" in text
+    assert "--cpu-bind=none --mem-bind=none" in text
+
+
+def test_options_of_a_site_come_after_ours() -> None:
+    text = script(options=["time=04:00:00", "gres=gpu:8", "signal=B:USR1@60"])
+    assert re.findall(r"#SBATCH --(time|gres|signal)=(\S+)", text) == [
+        ("signal", "B:USR1@300"), ("time", "04:00:00"), ("gres", "gpu:8"), ("signal", "B:USR1@60"),
+    ]  # fmt: skip
+    assert text.index("#SBATCH --gres") < text.index("\nexport ")
+
+
+@pytest.mark.parametrize("option", ["time=1\n#SBATCH --uid=0", "a b", "x='", "x=$HOME", "-x", "x=`id`", ""])
+def test_an_option_that_could_be_more_is_refused(option: str) -> None:
+    with pytest.raises(StudyError, match="allowed is NAME or NAME=VALUE"):
+        dry_run(load_study("quick_test"), ["n1"], Asked(options=[option]), Path("out"))
+
+
+@pytest.mark.parametrize("scheduler", ["head", "head:", ":8082", "head:port"])
+def test_a_scheduler_is_host_and_port(scheduler: str) -> None:
+    with pytest.raises(StudyError, match="allowed is HOST:PORT"):
+        dry_run(load_study("quick_test"), ["n1"], Asked(scheduler=scheduler), Path("out"))
+
+
+@pytest.mark.parametrize("name", ["with space", "it's", "$(touch harm)", "100%j", "a;b"])
+def test_a_folder_of_any_name_is_one_word_to_the_shell(tmp_path: Path, name: str) -> None:
+    text = script(str(tmp_path / name))
+    assert f'--output="{tmp_path}/{name.replace("%", "%%")}/hosts/n1/logs/job.log"' in text
+    # srun is replaced by something that shows its words.
+    shown = text.replace("srun ", "printf '%s\\n' ").replace('touch "$', 'echo "$')
+    done = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, cwd=tmp_path, timeout=20)
+    assert done.stdout.splitlines()[-1] == str(tmp_path / name)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_folder_that_sbatch_cannot_name_is_refused() -> None:
+    with pytest.raises(StudyError, match="sbatch cannot write into such a folder"):
+        script('/data/a"b')
+
+
+def test_the_end_of_the_script_is_the_end_of_the_job(tmp_path: Path) -> None:
+    """A signal leaves the drain file and ends nothing; the exit code is that of the step."""
+    stand_in = tmp_path / "srun"
+    stand_in.write_text('#!/bin/sh\nkill -USR1 $PPID\nsleep 0.3\nls "$NUMASTUDY_DRAIN_FILE"\nexit 30\n')
+    stand_in.chmod(0o755)
+    (tmp_path / "hosts" / "n1").mkdir(parents=True)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    words = ["bash", "-c", script(str(tmp_path))]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout) == (30, f"{tmp_path}/hosts/n1/drain-7-0\n")
+
+
+def test_a_template_of_a_site(tmp_path: Path) -> None:
+    template = tmp_path / "ours.j2"
+    template.write_text("module load cuda\nsrun {{ python }} {{ folder | quoted }} {{ host }}")
+    assert script(template=template).splitlines()[0] == "module load cuda"
+    template.write_text("{{ nothing }}")
+    with pytest.raises(StudyError, match="the template cannot be used: 'nothing' is undefined"):
+        script(template=template)
+    with pytest.raises(StudyError, match="the template cannot be used"):
+        script(template=tmp_path / "none.j2")
