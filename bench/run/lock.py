@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import StudyError
-from bench.run.processes import boot_id, end_processes, end_session, lock_heirs, start_ticks
+from bench.run.processes import boot_id, end_processes, end_session, lock_heirs, session_members, start_ticks
 
 LOCK_DIR_VARIABLE = "NUMASTUDY_LOCK_DIR"
 MOST_BYTES = 65536
@@ -42,7 +42,7 @@ class HostLock:
             left = self._end_orphans(holder)
             if is_dead(holder) and not left and self._try():
                 break
-            on_wait(describe(holder, left))
+            on_wait(_waiting_for(left, holder) if is_dead(holder) else describe(holder))
             time.sleep(interval_s)
         # What a killed study left behind need not hold the lock.
         self._end_orphans(self.holder())
@@ -79,10 +79,12 @@ class HostLock:
         the file that it opened. Returns those that this user may not end."""
         if not is_dead(holder) or holder.get("boot", boot_id()) != boot_id():
             return []
+        left = []
         for child, ticks in _children(holder):
             end_session(child, ticks)
+            left += session_members(child, ticks or 0)
         end_processes(orphans := lock_heirs(self.path))
-        return [pid for pid in orphans if start_ticks(pid) is not None]
+        return left + [pid for pid in orphans if start_ticks(pid) is not None and pid not in left]
 
     def _try(self) -> bool:
         try:
@@ -107,13 +109,15 @@ def lock_path() -> Path:
     return (shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())) / "numastudy.lock"
 
 
-def describe(holder: dict[str, Any], left: Sequence[int] = ()) -> str:
-    """For whom one waits. left: processes of a dead holder that this user may not end."""
+def _waiting_for(left: Sequence[int], holder: dict[str, Any]) -> str:
+    """What a killed study of another user left behind: only he, or root, may end it."""
+    processes = f"process {', '.join(map(str, left))} of user {_user(left[0])}" if left else "another user's processes"
+    return f"waiting for what {holder['study']} left behind when it was killed: ask for the end of {processes}"
+
+
+def describe(holder: dict[str, Any]) -> str:
     if "pid" not in holder:
         return "waiting for another measurement on this host"
-    if left:
-        whose = f"{', '.join(map(str, left))} of user {_user(left[0])}"
-        return f"waiting for what {holder['study']} left behind when it was killed: ask for the end of process {whose}"
     return f"waiting for {holder['study']} (pid {holder['pid']}, since {holder['since']})"
 
 
