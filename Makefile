@@ -4,7 +4,7 @@
 # make bench        speed and memory, each against a baseline of the same run
 # make validate     the simulations behind docs/validity.md
 # make test-studies a small variant of every study that ships, on the cpu device, a minute or two
-# make fuzz         10,000 damaged files for whatever reads files, less than 4 minutes
+# make fuzz         10,000 damaged files for whatever reads files; secrets looked for in all that a study leaves
 # make test-numa    placement on a real multi-node kernel (a QEMU guest; root, Debian)
 
 PYTHON ?= python3
@@ -49,6 +49,7 @@ test-studies: install
 fuzz: install
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt atheris
 	$(BIN)/python -m tests.fuzz
+	$(BIN)/python -m pytest tests/fuzz/canary.py
 
 test-numa: install
 	tests/guest/run
