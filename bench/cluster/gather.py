@@ -10,6 +10,8 @@ from bench.cluster.outliers import Compared, Value, compare_hosts
 from bench.cluster.status import DONE, ClusterStatus, HostStatus
 
 SCHEMA = 1
+# Cells of results.json that are not launch-bound.
+QUIET = "rest"
 Record = dict[str, Any]
 
 # What is compared, and its unit.
@@ -50,11 +52,14 @@ def gather(status: ClusterStatus, results: Mapping[str, Record]) -> Record:
 
 
 def _type(name: str, hosts: list[str], results: Mapping[str, Record], margin: float) -> Record:
-    values: dict[str, dict[str, dict[str, Value]]] = {}
+    noisy = {cell["name"] for host in hosts for cell in results[host]["cells"] if cell.get("noise_class") != QUIET}
+    # By quantity and class of noise: a spread of cells that hardly vary is not that of cells that do.
+    values: dict[tuple[str, bool], dict[str, dict[str, Value]]] = {}
     for host in hosts:
         for quantity, cell, value in [*_of_cells(results[host]), *_of_links(results[host])]:
-            values.setdefault(quantity, {}).setdefault(cell, {})[host] = value
-    compared = [one for quantity, cells in values.items() for one in compare_hosts(quantity, cells, margin)]
+            of_quantity = values.setdefault((quantity, cell in noisy), {})
+            of_quantity.setdefault(cell, {})[host] = value
+    compared = [one for (quantity, _), cells in values.items() for one in compare_hosts(quantity, cells, margin)]
     return {
         "name": name,
         "hosts": hosts,

@@ -3,7 +3,7 @@
 The rule, for one quantity of one cell over the hosts of a type. With x the logarithms of the hosts' values:
 centre = median(x), scale = the largest of
   - 1.4826 b(n) median|x - centre| over the hosts of this cell (the MAD; b(n) makes it unbiased for few hosts),
-  - the same pooled over all cells of the quantity: few hosts say little of a spread, many cells more,
+  - the same pooled over the cells that are compared together: few hosts say little of a spread, many cells more,
   - the hosts' own standard error (median over the hosts): what a host's value moves from process to process.
 A host is an outlier if |x - centre| > 5 scale and the host is off by more than the study's margin.
 At least three hosts are needed: of two that differ nobody can say which one is wrong.
@@ -46,7 +46,7 @@ class Compared:
 
 
 def compare_hosts(quantity: str, cells: Mapping[str, Mapping[str, Value]], margin: float) -> list[Compared]:
-    """cells: by name the values by host. Values that are not above zero are left out."""
+    """cells: by name the values by host, of cells that are alike in noise. Values not above zero are left out."""
     kept = {cell: _usable(values) for cell, values in cells.items()}
     logs = {cell: {host: math.log(one.value) for host, one in values.items()} for cell, values in kept.items()}
     pooled = _pooled_scale([list(values.values()) for values in logs.values()])

@@ -14,6 +14,8 @@ from bench.results.pages import environment
 from bench.results.words import plural
 
 Record = dict[str, Any]
+# More hosts than this are not told side by side: the page names the lowest and the highest, the JSON has all.
+COLUMNS = 12
 
 
 def make_cluster_report(directory: ClusterDirectory) -> Record:
@@ -78,4 +80,5 @@ def render(record: Record) -> str:
         reports={host["host"]: f"{HOSTS}/{host['host']}/report.html" for host in hosts if host["reported"]},
         scales=SCALES,
         least_hosts=LEAST_HOSTS,
+        columns=COLUMNS,
     )

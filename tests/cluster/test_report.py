@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench.cluster.directory import ClusterDirectory, find_or_make
-from bench.cluster.report import headline, make_cluster_report
+from bench.cluster.report import headline, make_cluster_report, render
 from bench.files import write_json
 from bench.results.history.database import open_history
 from bench.results.history.query import history_path, studies
@@ -98,3 +98,25 @@ def test_every_host_is_in_the_history_of_the_outputs_once(four) -> None:
     with open_history(history_path(directory.host("n1").outputs)) as history:
         listed = studies(history)
     assert sorted(Path(study["run_directory"]).name for study in listed) == HOSTS
+
+
+def test_many_hosts_are_told_by_the_lowest_and_the_highest(four) -> None:
+    _, record = four
+    many = copy.deepcopy(record)
+    (kind,) = many["types"]
+    kind["hosts"] = [f"n{number}" for number in range(40)]
+    for one in kind["compared"]:
+        one["values"] = {host: 1000.0 + number for number, host in enumerate(kind["hosts"])}
+        one["outliers"] = {"n39": 0.04}
+    page = render(many)
+    assert page.count('<td class="number warn">1,039</td><td>n39</td>') == len(kind["compared"])
+    assert page.count("<td>n0</td>") == len(kind["compared"])
+    assert "<td>n20</td>" not in page
+
+
+def test_cells_that_hardly_vary_are_not_judged_by_those_that_do(four) -> None:
+    """vit0x0x0 varies by 0.1 % from host to host here, the eager models by some percent."""
+    _, record = four
+    scale = {one["cell"]: one["scale"] for one in record["types"][0]["compared"] if one["quantity"] == "throughput"}
+    quiet, noisy = scale["pipeline_gpu0_numa0_vit0x0x0"], scale["pipeline_gpu0_numa0_vit32x2x256"]
+    assert quiet < 0.005 < noisy
