@@ -88,6 +88,11 @@ def test_runs_of_a_block_come_from_one_server_and_each_is_a_process_of_its_own(r
     assert seen[0][0] != seen[1][0] and seen[0][1] == seen[1][1]
 
 
+def test_a_run_is_listed_by_its_own_arguments(run: Runs) -> None:
+    run("print(open('/proc/self/cmdline').read())")
+    assert run.out().startswith("bench.workload print(open(") and run.out().endswith("\0\n")
+
+
 def test_a_new_block_a_new_environment_or_a_new_binding_has_a_server_of_its_own(run: Runs) -> None:
     run("pass")
     first = run.server
@@ -164,7 +169,11 @@ def test_a_server_that_died_between_runs_is_replaced(run: Runs) -> None:
 
 
 def test_a_server_that_cannot_be_had_is_the_failure_of_the_run(run: Runs) -> None:
-    end = run("pass", prefix=("sh", "-c", "echo 'sched_setaffinity: Invalid argument' >&2; exit 1"))
+    # Its end of the channel is gone some time before it is.
+    refusing = (
+        "import os, sys, time; os.closerange(3, 4096); time.sleep(0.2); sys.exit('sched_setaffinity: Invalid argument')"
+    )
+    end = run("pass", prefix=(sys.executable, "-c", refusing))
     assert (end.exit_code, end.timed_out) == (1, False)
     assert "did not come up" in run.err() and "sched_setaffinity: Invalid argument" in run.err()
 
