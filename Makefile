@@ -5,6 +5,7 @@
 # make validate     the simulations behind docs/validity.md
 # make test-studies a small variant of every study that ships, on the cpu device, a minute or two
 # make fuzz         10,000 damaged files for whatever reads files; secrets looked for in all that a study leaves
+# make test-slurm   a study on three nodes of a real Slurm on this machine, with nodes that die (root, Debian)
 # make test-numa    placement on a real multi-node kernel (a QEMU guest; root, Debian)
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STATE ?= $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/numastudy
 
-.PHONY: install quick-test test lint ui bench validate test-studies fuzz test-numa clean
+.PHONY: install quick-test test lint ui bench validate test-studies fuzz test-numa test-slurm clean
 
 install: $(VENV)/installed
 
@@ -53,6 +54,9 @@ fuzz: install
 
 test-numa: install
 	tests/guest/run
+
+test-slurm: install
+	$(BIN)/python -m pytest tests/slurm -o python_files='check_*.py' -rP
 
 clean:
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
