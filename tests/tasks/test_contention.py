@@ -1,0 +1,61 @@
+"""A real contention study on the cpu device: two processes side by side, by luigi, from the command to the report."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.tasks.study_calls import TINY, Calls
+from tests.tasks.test_resume import start, workloads
+
+CELL = "pipeline_gpu0_numa0_vit0x0x0"
+
+
+@pytest.fixture
+def calls(tmp_path: Path) -> Calls:
+    study = TINY | {"models": ["vit0x0x0"], "concurrent_gpus": 2}
+    return Calls(tmp_path / "work", ["--local-scheduler"], study)
+
+
+@pytest.mark.timeout(600)
+def test_killed_it_leaves_no_process_and_called_again_it_keeps_the_peers_records(calls: Calls) -> None:
+    luigi = start(calls)
+    while len(workloads(calls)) < 2 and luigi.poll() is None:
+        time.sleep(0.02)
+    os.killpg(luigi.pid, signal.SIGKILL)
+    luigi.communicate()
+    for _ in range(100):
+        if not workloads(calls):
+            break
+        time.sleep(0.05)
+    assert workloads(calls) == []
+
+    done = calls.run()
+    assert done.returncode == 0, done.stderr
+    records = calls.records()
+    assert sorted(records) == [f"{CELL}_r1", f"{CELL}_traced"]
+    for run, record in records.items():
+        (peer,) = record["peers"]
+        assert (peer["gpu"], peer["status"], peer["exit_code"]) == (1, "ok", 0)
+        assert peer["result"]["throughput_samples_s"] > 0 and peer["result"]["certificate"]["verdict"]
+        assert (calls.run_directory() / "logs" / f"{run}_peer_gpu1.stderr").exists()
+    monitor = records[f"{CELL}_r1"]["monitor"]
+    assert monitor["samples"] > 0 and monitor["other_processes"] == []
+    results = json.loads((calls.run_directory() / "results.json").read_text())
+    assert results["cells"][0]["outcome"] == "ok"
+
+
+def test_more_gpus_than_there_are_nodes_for_is_refused_before_anything_runs(calls: Calls) -> None:
+    calls.study["concurrent_placement"] = "remote"
+    calls.write()
+    nodes = subprocess.run(["ls", "/sys/devices/system/node"], capture_output=True, text=True).stdout
+    if "node1" in nodes.split():
+        pytest.skip("this host has another node")
+    refused = calls.run()
+    assert refused.returncode == 2
+    assert "concurrent_placement remote needs another node" in refused.stderr
+    assert calls.run_directories() == []
