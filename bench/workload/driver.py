@@ -4,6 +4,7 @@ Called on torch's own context, which is current where torch has used the GPU.
 """
 
 import ctypes
+import mmap
 import weakref
 from functools import cache
 
@@ -18,9 +19,10 @@ OUT_OF_MEMORY = 2
 
 
 def register(memory: torch.Tensor) -> None:
-    """Pin memory of this process as it lies (cuMemHostRegister). Raise RunFailure: oom or crashed."""
-    where, length = ctypes.c_void_p(memory.data_ptr()), ctypes.c_size_t(memory.nbytes)
-    _call("cuMemHostRegister_v2", where, length, PORTABLE)
+    """Pin page-aligned memory of this process as it lies (cuMemHostRegister). Raise RunFailure: oom or crashed."""
+    # Whole pages, as earlier drivers ask for: the rest of the last page is the mapping's too.
+    length = -(-memory.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    _call("cuMemHostRegister_v2", ctypes.c_void_p(memory.data_ptr()), ctypes.c_size_t(length), PORTABLE)
 
 
 def unregister(address: int) -> None:
