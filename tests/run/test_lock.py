@@ -153,3 +153,43 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_a_holder_that_said_nothing_is_waited_for_too() -> None:
     assert describe({}) == "waiting for another measurement on this host"
+
+
+def test_a_process_of_this_boot_is_no_orphan_of_another_one(tmp_path: Path) -> None:
+    """After a reboot ids and start times are others': whoever has them now is left alone."""
+    path = tmp_path / "lock"
+    innocent = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    lock = HostLock(path)
+    lock.acquire("mine", refuse_to_wait)
+    lock.record_child(innocent.pid)
+    path.write_text(json.dumps(lock.holder() | {"boot": "an-earlier-boot"}) + "\n")
+    lock.release()
+    try:
+        HostLock(path).acquire("next", refuse_to_wait)
+        assert innocent.poll() is None
+    finally:
+        innocent.kill()
+        innocent.wait()
+
+
+def test_an_orphan_that_does_not_hold_the_lock_is_ended_too(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    killed = (
+        "lock.record_child(subprocess.Popen(['sleep', '600'], start_new_session=True).pid); os.kill(os.getpid(), 9)"
+    )
+    program = HOLDER.replace('print("held", flush=True)', f"import os, subprocess; {killed}")
+    subprocess.run([sys.executable, "-c", program, str(path), "0"], check=False)
+    children = json.loads(path.read_text().splitlines()[0])["children"]
+    assert start_ticks(children[0][0]) == children[0][1]
+    HostLock(path).acquire("next", refuse_to_wait)
+    assert start_ticks(children[0][0]) is None
+
+
+def test_half_of_what_a_holder_wrote_is_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    lock = HostLock(path)
+    path.write_text('{"study": "mine", "pi')
+    assert lock.holder() == {}
+    lock.acquire("mine" * 100, refuse_to_wait)
+    lock.acquire("short", refuse_to_wait)
+    assert lock.holder()["study"] == "short"

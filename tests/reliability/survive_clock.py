@@ -1,0 +1,90 @@
+"""A clock that steps back, and summer time: libfaketime moves the clock of luigi's process while it measures."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.study.directory import new_directory
+from tests.reliability.killing import ApartCalls, look_at_the_whole, wait_until
+from tests.reliability.stub import behave, replay
+
+LIBRARY = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
+pytestmark = pytest.mark.skipif(LIBRARY is None, reason="libfaketime is not installed: apt-get install faketime")
+
+HOUR_S = 3600
+# 25 October 2026, 02:30 in Berlin: for the first time at 00:30 UTC, for the second time an hour later.
+FIRST_HALF_PAST_TWO, SECOND_HALF_PAST_TWO = 1792888200, 1792891800
+
+
+@pytest.fixture
+def calls(tmp_path: Path, recorded: Path) -> ApartCalls:
+    made = ApartCalls(tmp_path / "work", ["--local-scheduler"])
+    replay(made, recorded)
+    made.study["repeats"] = 2
+    made.write()
+    return made
+
+
+def faked(offset: Path) -> dict[str, str]:
+    """The clock is off by what stands in `offset`, at every moment; the monotonic clock is left alone."""
+    return {
+        "LD_PRELOAD": str(LIBRARY), "FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }  # fmt: skip
+
+
+def with_environment(calls: ApartCalls, **more: str) -> None:
+    environment = calls.environment() | more
+    calls.environment = lambda: environment  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(("before_s", "after_s"), [(2 * HOUR_S, -2 * HOUR_S), (0, 30 * 24 * HOUR_S)])
+def test_a_clock_that_steps_while_a_study_runs(calls: ApartCalls, before_s: int, after_s: int) -> None:
+    slow = behave(calls, "import time; time.sleep(0.5)")
+    offset = calls.folder / "offset"
+    offset.write_text(f"{before_s:+}s")
+    with_environment(calls, **faked(offset))
+    luigi = calls.start()
+    assert wait_until(lambda: len(list(calls.folder.rglob("runs/*.json"))) == 2)
+    offset.write_text(f"{after_s:+}s")
+    said, _ = luigi.communicate(timeout=240)
+    assert luigi.returncode == 0, said
+    look_at_the_whole(calls)
+    # Stamped by two clocks that are hours apart; no duration was made from them.
+    stamps = sorted(time.strptime(one["started_at"], "%Y-%m-%dT%H:%M:%SZ") for one in calls.records().values())
+    assert time.mktime(stamps[-1]) - time.mktime(stamps[0]) > HOUR_S
+    assert all(0 < one["wall_s"] < 100 for one in calls.records().values())
+    slow.unlink()
+    again = calls.run()
+    assert again.returncode == 0 and "Nothing was measured now" in again.stdout, again.stderr
+    look_at_the_whole(calls)
+
+
+def test_a_study_goes_on_in_another_time_zone(calls: ApartCalls) -> None:
+    slow = behave(calls, "import time; time.sleep(0.5)")
+    with_environment(calls, TZ="UTC")
+    luigi = calls.start()
+    assert wait_until(lambda: len(list(calls.folder.rglob("runs/*.json"))) == 1)
+    luigi.send_signal(signal.SIGUSR1)
+    luigi.communicate(timeout=60)
+    slow.unlink()
+    with_environment(calls, TZ="Asia/Tokyo")
+    done = calls.run()
+    assert done.returncode == 0, done.stderr
+    look_at_the_whole(calls)
+
+
+def test_the_hour_that_comes_twice_gives_two_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is a stand-in here; the rules of the time zone are the system's."""
+    tell = time.strftime
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    made = []
+    for moment in (FIRST_HALF_PAST_TWO, SECOND_HALF_PAST_TWO):
+        monkeypatch.setattr(time, "strftime", lambda form, moment=moment: tell(form, time.localtime(moment)))
+        made.append(new_directory(tmp_path))
+    monkeypatch.undo()
+    time.tzset()
+    assert [str(path.relative_to(tmp_path)) for path in made] == ["2026-10-25/02-30-00", "2026-10-25/02-30-00-2"]
