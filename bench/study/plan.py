@@ -1,5 +1,6 @@
 """What a study would do here: its grid, what is done, and what the rest would cost. Runs nothing."""
 
+import os
 import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from bench.errors import StudyError
 from bench.files import read_json
 from bench.host.topology import Topology, read_topology
 from bench.study.cell import Cell
-from bench.study.directory import RunDirectory
+from bench.study.directory import RunDirectory, run_name
 from bench.study.order import TRACED, Slot
 from bench.study.resolve import expand_here, find
 from bench.study.study import Study
@@ -53,8 +54,9 @@ def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology
     records: dict[str, list[dict[str, Any] | None]] = {cell.name: [] for cell in cells}
     runnable = {cell.name for cell in cells if not cell.reason}
     todo = []
+    there = _run_files(directory)
     for slot in order:
-        record = _record(directory, slot)
+        record = _record(directory, slot, there) if directory else None
         records[slot.cell].append(record)
         if slot.cell in runnable and (record or {}).get("status") != "ok":
             todo.append(slot)
@@ -104,8 +106,14 @@ def trace_bytes(cell: Cell) -> int:
     return int(1e6 + batches * BYTES_PER_ACTIVITY * (ACTIVITIES_PER_BATCH + ACTIVITIES_PER_LAYER * cell.model.depth))
 
 
-def _record(directory: RunDirectory | None, slot: Slot) -> dict[str, Any] | None:
-    if directory is None:
+def _run_files(directory: RunDirectory | None) -> set[str]:
+    """Names in runs/: asking for each of thousands of files by itself takes seconds."""
+    folder = directory.path / "runs" if directory else None
+    return {entry.name for entry in os.scandir(folder)} if folder and folder.is_dir() else set()
+
+
+def _record(directory: RunDirectory, slot: Slot, there: set[str]) -> dict[str, Any] | None:
+    if slot.repeat != TRACED and f"{run_name(slot.cell, slot.repeat)}.json" not in there:
         return None
     try:
         if slot.repeat == TRACED:
@@ -145,9 +153,12 @@ def _known_times(output_dir: Path) -> dict[tuple[str, bool], list[float]]:
     newest = sorted(output_dir.glob("*/*/*/grid.json"), key=lambda path: path.stat().st_mtime)[-5:]
     for grid in newest:
         directory = RunDirectory(grid.parent)
-        for cell in directory.grid().cells.values():
+        there = _run_files(directory)
+        for cell in directory.grid().cells.values() if there else ():
             kind = _kind(cell)
             for repeat in _TIMED_BY:
+                if f"{run_name(cell.name, repeat)}.json" not in there:
+                    continue
                 try:
                     record = read_json(directory.record(cell.name, repeat))
                     if record["status"] == "ok":
