@@ -24,6 +24,8 @@ from bench.run.processes import die_with
 RUNNING, DRAINED, STOPPED, ENDED, STUCK = "running", "drained", "stopped", "ended", "stuck"
 # Of the 300 s between the signal and the limit. A run that takes longer is ended, and measured again by the next job.
 DRAIN_S = 200.0
+# Each job of n hosts reads the results of all n: beyond this numastudy status --report is to be called once, at the end.
+REPORT_BY_JOB_HOSTS = 100
 DRAIN_FILE_VARIABLE = "NUMASTUDY_DRAIN_FILE"
 # Another process in this host's folder: an orphan of this job's earlier start, which Slurm is about to end.
 WAIT_FOR_FOLDER_S = 600.0
@@ -44,7 +46,7 @@ def main(folder: Path, host: str, job_id: str) -> int:
     if job.state == DRAINED:
         # Last of all: Slurm ends this very job.
         slurm.requeue(job_id)
-    else:
+    elif len(directory.read()["hosts"]) <= REPORT_BY_JOB_HOSTS:
         report(directory)
     return code
 

@@ -33,6 +33,11 @@ class Job:
     def alive(self) -> bool:
         return self.state in _ALIVE
 
+    @property
+    def held(self) -> bool:
+        """Slurm gave it up (its node died several times), and keeps it in the queue for somebody to decide."""
+        return self.state in ("REQUEUE_HOLD", "SPECIAL_EXIT")
+
 
 @dataclass(frozen=True)
 class Node:
@@ -96,6 +101,11 @@ def submit(script: str) -> str:
 def requeue(job: str) -> None:
     """Ask for the job to be run again from its start. Raise StudyError."""
     ask("scontrol", "requeue", job)
+
+
+def cancel(job: str) -> None:
+    """Raise StudyError."""
+    ask("scancel", job)
 
 
 def ask(*words: str, given: str | None = None) -> str:

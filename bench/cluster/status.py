@@ -36,6 +36,7 @@ class HostStatus:
     job_id: str = ""
     job_state: str = ""
     job_alive: bool = False
+    job_held: bool = False
     restarts: int = 0
 
 
@@ -125,7 +126,7 @@ def _host_status(
     state, reason = stands(runs, job, job_id, word, error)
     return HostStatus(
         host, state, reason, runs.done, runs.failed, runs.asked, runs.last_record_s, job_id,
-        job.state if job else "", bool(job and job.alive), job.restarts if job else 0,
+        job.state if job else "", bool(job and job.alive), bool(job and job.held), job.restarts if job else 0,
     )  # fmt: skip
 
 

@@ -60,6 +60,8 @@ def submit(
                 continue
             directory.job_log(status.host).parent.mkdir(parents=True, exist_ok=True)
             try:
+                if status.job_held:
+                    slurm.cancel(status.job_id)
                 job = slurm.submit(render(study.name, status.host, directory.path, asked))
             except StudyError as error:
                 refused.append(error)
