@@ -50,8 +50,13 @@ class Preparer:
         self._changed = threading.Condition()
         self._running = self._busy = self._closed = False
         self._error: BaseException | None = None
+        self._begun = threading.Event()
         self._thread = threading.Thread(target=self._work, name=THREAD_NAME, daemon=True)
+        threads = torch.get_num_threads()
         self._thread.start()
+        self._begun.wait()
+        # The thread has set the number for all that have not asked yet.
+        torch.set_num_threads(threads)
 
     def resume(self, first: int) -> None:
         """Go on; batch `first` is the next that will be taken."""
@@ -109,8 +114,13 @@ class Preparer:
 
     def _work(self) -> None:
         try:
-            _bind(self.cpus)
-            torch.set_num_threads(1)
+            try:
+                _bind(self.cpus)
+                torch.set_num_threads(1)
+                # A thread keeps the number that it finds when it first asks.
+                torch.get_num_threads()
+            finally:
+                self._begun.set()
             with torch.inference_mode():
                 while self._next():
                     entry = self._made % len(self._ring)

@@ -149,6 +149,17 @@ def test_the_thread_is_named_and_bound():
     preparer.close()
 
 
+def test_only_the_preparing_thread_is_down_to_one_cpu():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    preparer = Preparer(CpuDevice(), torch.zeros(LENGTH, 2, 3, 8, 8), AHEAD, None, seed=0)
+    try:
+        assert torch.get_num_threads() == 3
+    finally:
+        preparer.close()
+        torch.set_num_threads(before)
+
+
 def test_cpus_that_the_process_may_not_use_are_an_outcome():
     preparer = Preparer(CpuDevice(), torch.zeros(LENGTH, 2, 3, 8, 8), AHEAD, {8191}, seed=0)
     with pytest.raises(RunFailure, match="may not run on CPUs 8191") as raised:
