@@ -4,16 +4,18 @@ from typing import Any
 
 from bench.results.links import WAYS, ceiling
 from bench.results.report.labels import node_label
+from bench.results.report.links import Files
 from bench.results.words import NONE, bandwidth, microseconds
 
 Record = dict[str, Any]
 _DEFINED = "median bandwidth of copies of 512 MiB, timed by events"
 
 
-def link_rows(links: list[Record]) -> list[Record]:
+def link_rows(links: list[Record], files: Files) -> list[Record]:
     return [
         {
             "name": link["name"],
+            "href": files.link(f"links/{link['name']}.json"),
             "device": f"GPU {link['gpu']}",
             "node": node_label(link["cpu_node"], link["mem_node"]),
             "status": link["status"],

@@ -4,7 +4,8 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
-_FOLDERS = ("runs", "logs", "nsys_reports", "latency", ".")
+_FOLDERS = ("runs", "logs", "nsys_reports", "latency", "links", ".")
+_FORMATS = {"CSV": "results.csv", "JSON": "results.json", "SQLite": "results.db", "Markdown": "report.md"}
 
 
 class Files:
@@ -25,6 +26,10 @@ class Files:
     def link(self, path: str) -> str | None:
         """The href of a file, None if it is not there."""
         return quote(path) if path in self._present else None
+
+    def of_results(self) -> list[tuple[str, str]]:
+        """(word, href) of the same results in other formats."""
+        return self._kept(_FORMATS)
 
     def of_run(self, run: str) -> list[tuple[str, str]]:
         """(word, href) of a run's record and logs."""

@@ -6,12 +6,15 @@ from bench.results.words import percent, plural, seconds
 
 Record = dict[str, Any]
 CPU_ONLY = "CPU device: no GPU was measured"
+SYNTHETIC = "Synthetic example: no machine measured this"
 UNBOUND = "Nothing was bound: the nodes are labels only, and a difference between them means nothing"
 
 
 def notes(results: Record) -> list[str]:
     """What stands on every page before anything else is read."""
     found = []
+    if results["fingerprint"].get("synthetic"):
+        found.append(SYNTHETIC)
     if results["device"] == "cpu":
         found.append(CPU_ONLY)
     if results["binding"] == "none":

@@ -1,0 +1,53 @@
+"""docs/reference/example_two_nodes: what the report of a host with two nodes looks like. Every number is made up.
+
+python -m tests.results.example_two_nodes
+"""
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.files import read_json, write_json, write_text
+from bench.results.load import load
+from bench.results.make import make_report
+from bench.results.report.markdown import markdown
+from bench.results.report.page import render
+from bench.results.summary import experiment_summary
+from tests.results.builder import build_run_directory, topology_json
+
+FOLDER = Path(__file__).parents[2] / "docs" / "reference" / "example_two_nodes"
+KEPT = ("study.yaml", "topology.json", "results.csv")
+MADE_AT = "2026-11-22T18:00:00+00:00"
+
+
+def make_example(folder: Path) -> dict[str, Any]:
+    """The grid of NumaStudy on four GPUs and two nodes; GPUs 0 and 1 are near node 0, the others near node 1."""
+    with tempfile.TemporaryDirectory() as temporary:
+        run = build_run_directory(
+            Path(temporary, "synthetic", "example_two_nodes"),
+            "numa_locality_study",
+            {"name": "example_two_nodes", "numa_nodes": [0, 1], "repeats": 6},
+            topology=topology_json(gpus=4, near=(0, 0, 1, 1), nodes=2),
+            links=True,
+        )
+        topology = read_json(run / "topology.json")
+        topology["fingerprint"]["synthetic"] = "made up by tests/results/example_two_nodes.py"
+        write_json(run / "topology.json", topology)
+        stored = load(run)
+        results = make_report(run, "synthetic") | {"created_at": MADE_AT, "run_directory": "synthetic runs"}
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in KEPT:
+            shutil.copy(run / name, folder / name)
+        write_text(folder / "report.md", markdown(results))
+        write_json(folder / "experiment_summary.json", experiment_summary(results))
+        write_json(folder / "results.json", results)
+        # Neither runs nor logs are kept: the page links to what lies beside it.
+        write_text(folder / "report.html", render(replace(stored, path=folder), results))
+    return results
+
+
+if __name__ == "__main__":
+    make_example(FOLDER)
+    print(FOLDER)
