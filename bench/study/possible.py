@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from bench.errors import StudyError
@@ -29,11 +30,7 @@ def contradiction(model: Model, settings: Settings, varied: Collection[str] = ()
     for rule in (_whole_batches, _one_execution, _needs_cuda, _needs_copies_in, _needs_queue, _needs_company):
         if found := rule(settings, varied):
             return found
-    try:
-        check_model(model, settings["image_size"], "")
-    except StudyError as error:
-        return Contradiction(error.what, error.advice, ("patch_size", "depth", "dim", "image_size"))
-    return None
+    return _no_such_model(model, settings["image_size"])
 
 
 def refuse(
@@ -59,6 +56,15 @@ def refuse(
         where,
         f"leave them out with exclude: {json.dumps(entries)}; or {first.advice}",
     )
+
+
+@lru_cache(maxsize=4096)
+def _no_such_model(model: Model, image_size: int) -> Contradiction | None:
+    try:
+        check_model(model, image_size, "")
+    except StudyError as error:
+        return Contradiction(error.what, error.advice, ("patch_size", "depth", "dim", "image_size"))
+    return None
 
 
 def _whole_batches(settings: Settings, varied: Collection[str]) -> Contradiction | None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import StudyError
-from bench.study.settings import KEYS, SETTINGS
+from bench.study.settings import AXIS_KEYS, KEYS, SETTINGS
 from bench.study.study import configs_folder, load_study, read_study
 
 GOOD = {"name": "s", "gpu_ids": [0], "numa_nodes": [0, 2], "models": ["vit32x2x128"]}
@@ -132,6 +132,22 @@ _PLAIN = st.recursive(
 def test_any_mapping_is_a_study_or_a_study_error(values: dict) -> None:
     try:
         read_study(GOOD | values, "f.yaml")
+    except StudyError as error:
+        assert str(error)
+
+
+_AXES = st.dictionaries(
+    st.sampled_from(AXIS_KEYS) | st.text(max_size=8), _PLAIN | st.lists(_PLAIN, max_size=3), max_size=3
+)
+
+
+@given(_AXES, st.lists(_AXES, max_size=2), st.lists(_AXES, max_size=2), st.lists(_AXES, max_size=2), _AXES)
+def test_any_axes_are_a_study_or_a_study_error(
+    axes: dict, zipped: list, exclude: list, include: list, sweep: dict
+) -> None:
+    values = GOOD | {"axes": axes, "zip": zipped, "exclude": exclude, "include": include}
+    try:
+        read_study(values, "f.yaml", {"sweep": sweep})
     except StudyError as error:
         assert str(error)
 
