@@ -6,7 +6,7 @@ A thread of the parent, 10 samples a second; NVML where there is a GPU, /proc/st
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -148,14 +148,15 @@ def _reader(gpu_uuid: str | None, watched: frozenset[int], sessions: Sessions) -
     except Exception:  # no library, no driver, no such GPU: the CPUs can still be watched
         yield lambda: {"at_s": time.monotonic(), "foreign_cpus": cpus.read()}
         return
+    own = OwnProcesses(sessions)
     try:
-        yield lambda: read_gpu(pynvml, handle, sessions) | {"foreign_cpus": cpus.read()}
+        yield lambda: read_gpu(pynvml, handle, own) | {"foreign_cpus": cpus.read()}
     finally:
         with suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
 
 
-def read_gpu(nvml: Any, handle: Any, sessions: Sessions) -> Sample:
+def read_gpu(nvml: Any, handle: Any, own: Container[int]) -> Sample:
     """One sample; what NVML refuses is null."""
 
     def ask(name: str, *arguments: Any) -> Any:
@@ -164,7 +165,6 @@ def read_gpu(nvml: Any, handle: Any, sessions: Sessions) -> Sample:
         except Exception:
             return None
 
-    own = _own(sessions())
     power, use = ask("PowerUsage"), ask("UtilizationRates")
     processes = [int(process.pid) for process in ask("ComputeRunningProcesses") or ()]
     return {
@@ -181,6 +181,20 @@ def read_gpu(nvml: Any, handle: Any, sessions: Sessions) -> Sample:
         # Inside a container NVML names processes by ids of another namespace: then none of them can be told.
         "other_processes": [pid for pid in processes if pid not in own and os.path.exists(f"/proc/{pid}")],
     }
+
+
+class OwnProcesses:
+    """Whether a process is, or was, one of the run's: the driver lists it until it is quite gone, and by then it no
+    longer leads a session."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._seen: set[int] = set()
+
+    def __contains__(self, pid: object) -> bool:
+        if pid not in self._seen:
+            self._seen |= _own(self._sessions())
+        return pid in self._seen
 
 
 def _own(sessions: Collection[int]) -> set[int]:

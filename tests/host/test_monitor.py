@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.host.monitor import ForeignLoad, Monitor, busy_ticks, keep_off, summarize, watched_cpus
+from bench.host.monitor import ForeignLoad, Monitor, OwnProcesses, busy_ticks, keep_off, summarize, watched_cpus
 
 QUIET: dict[str, Any] = {
     "utilization": 80,
@@ -140,3 +140,17 @@ def test_the_watch_keeps_off_measured_cpus_only_where_others_are() -> None:
 
 def test_watched_cpus_of_a_node_that_is_not_there() -> None:
     assert watched_cpus(9999) == ()
+
+
+def test_a_process_stays_the_runs_own_when_its_session_is_gone() -> None:
+    """The driver lists a process until it is quite gone; its session is not a living one by then."""
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    sessions = [child.pid]
+    own = OwnProcesses(lambda: sessions)
+    try:
+        assert child.pid in own and 1 not in own
+        sessions.clear()
+        assert child.pid in own and child.pid not in OwnProcesses(lambda: sessions)
+    finally:
+        child.kill()
+        child.wait()
