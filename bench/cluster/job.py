@@ -24,7 +24,7 @@ from bench.run.processes import die_with
 RUNNING, DRAINED, STOPPED, ENDED, STUCK = "running", "drained", "stopped", "ended", "stuck"
 # Of the 300 s between the signal and the limit. A run that takes longer is ended, and measured again by the next job.
 DRAIN_S = 200.0
-# Each job of n hosts reads the results of all n: beyond this numastudy status --report is to be called once, at the end.
+# Each of n jobs reads the results of n hosts: beyond this number numastudy status --report is called once, at the end.
 REPORT_BY_JOB_HOSTS = 100
 DRAIN_FILE_VARIABLE = "NUMASTUDY_DRAIN_FILE"
 # Another process in this host's folder: an orphan of this job's earlier start, which Slurm is about to end.
@@ -119,7 +119,8 @@ class JobOfHost:
             elif self._drain_since and time.monotonic() > self._drain_since + DRAIN_S:
                 self._send(signal.SIGTERM)
         self._drain_file.unlink(missing_ok=True)
-        self.state, reason = self._how_it_ended(code)
+        progress = self._runs() > self._runs_before
+        self.state, reason = how_it_ended(code, self._stopped_by, self._drain_since is not None, progress)
         self._write(exit_code=code, reason=reason, ended_at=_now())
         print(f"job {self._record['job_id']} on {self._host}: {self.state}, exit code {code} {reason}", flush=True)
         return code if code >= 0 else 128 - code
@@ -148,22 +149,24 @@ class JobOfHost:
         if self._luigi and self._luigi.returncode is None:
             self._luigi.send_signal(number)
 
-    def _how_it_ended(self, code: int) -> tuple[str, str]:
-        cut = code < 0 or code > 128
-        if self._stopped_by and cut:
-            return STOPPED, f"by {signal.Signals(self._stopped_by).name}; submitted again it goes on"
-        if self._drain_since and cut:
-            if self._runs() > self._runs_before:
-                return DRAINED, "near the time limit; it goes on in the next start of this job"
-            return STUCK, "no run ended before the time limit came near: give the job more time"
-        return ENDED, ""
-
     def _runs(self) -> int:
         return sum(1 for _ in self._run_directory.path.glob("runs/*.json"))
 
     def _write(self, **more: Any) -> None:
         self._record |= {"state": self.state, **more}
         write_json(self._directory.job_record(self._host), self._record)
+
+
+def how_it_ended(code: int, stopped_by: int, draining: bool, progress: bool) -> tuple[str, str]:
+    """State and reason. code: luigi's; stopped_by: a signal, or 0; progress: a run ended since the job started."""
+    cut = code < 0 or code > 128
+    if stopped_by and cut:
+        return STOPPED, f"by {signal.Signals(stopped_by).name}; submitted again it goes on"
+    if draining and cut:
+        if progress:
+            return DRAINED, "near the time limit; it goes on in the next start of this job"
+        return STUCK, "no run ended before the time limit came near: give the job more time"
+    return ENDED, ""
 
 
 def split_address(address: str) -> tuple[str, str]:

@@ -145,8 +145,10 @@ def _why_incomplete(job: slurm.Job | None, job_id: str, word: dict[str, Any], er
     if not job_id:
         return "no job was submitted for it: submit the study again"
     own = word if word.get("job_id") == job_id else {}
-    told = _told(own)
+    told = _told(own) if own else "it never started on the host"
     if job:
+        if not own and job.state != "CANCELLED":
+            told = "see job.log"
         reason = f", {job.reason}" if job.reason else ""
         return f"job {job_id} is {job.state.lower()} (exit code {job.exit_code}{reason}); {told}"
     if error:
@@ -156,8 +158,6 @@ def _why_incomplete(job: slurm.Job | None, job_id: str, word: dict[str, Any], er
 
 def _told(own: dict[str, Any]) -> str:
     """What the job said of itself."""
-    if not own:
-        return "it never started on the host"
     if own.get("state") == RUNNING:
         return f"it started at {own.get('started_at')} and ended without a word: the node died, or all was killed"
     if own.get("state") == ENDED:
