@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.study.shipped import configs_folder, shipped_names
+from bench.study.shipped import shipped_names
 
 LUIGI = Path(sys.executable).with_name("luigi")
 TINY: dict[str, Any] = {
@@ -25,10 +25,10 @@ STEM = "pipeline_gpu0_numa0_"
 # By study: what differs from TINY, and the cells of it.
 VARIANTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "numa_locality_study": ({"sweep": {"dtype": ["bf16"]}}, {"vit32x1x64_bf16"}),
-    "model_scaling_study": ({"sweep": {"depth": [1, 2]}}, {"vit32x1x64", "vit32x2x64"}),
+    "model_scaling_study": ({"sweep": {"depth": [2]}}, {"vit32x2x64"}),
     "compile_study": (
-        {"sweep": {"compile_model": ["off", "default"]}, "cuda_graph": False},
-        {"vit32x1x64", "vit32x1x64_compiled"},
+        {"sweep": {"compile_model": ["default"]}, "cuda_graph": False},
+        {"vit32x1x64_compiled"},
     ),
     "contention_study": (
         {"sweep": {"concurrent_gpus": [2], "concurrent_load": ["copies"], "concurrent_placement": ["found"]}},
@@ -36,8 +36,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "placement_2x2": ({"numa_nodes": None, "placements": [[0, 0]]}, {"vit32x1x64"}),
     "rq1_model_architecture": (
-        {"models": None, "sweep": {"patch_size": [16, 32], "depth": [1], "dim": [64]}},
-        {"vit16x1x64", "vit32x1x64"},
+        {"models": None, "sweep": {"patch_size": [16], "depth": [1], "dim": [64]}},
+        {"vit16x1x64"},
     ),
     "rq2_resolution": ({"sweep": {"image_size": [64]}}, {"vit32x1x64_px64"}),
     "rq3_compilation": (
@@ -63,17 +63,17 @@ def test_every_study_has_its_variant() -> None:
     assert set(VARIANTS) == set(shipped_names()) - {"quick_test", "self_check"}
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(os.environ.get("NUMASTUDY_STUDIES") != "1", reason="make test-studies runs it")
 def test_a_small_variant_of_each_runs(tmp_path: Path) -> None:
     studies = []
     for name, (changes, _) in VARIANTS.items():
         overrides = {key: value for key, value in (TINY | changes).items() if value is not None}
-        studies.append({"study": str(configs_folder() / f"{name}.yaml"), **overrides})
+        studies.append({"study": name, **overrides})
     (tmp_path / "nightly.yaml").write_text(yaml.safe_dump({"studies": studies}))
     command = [str(LUIGI), "--module", "tasks", "NightlySweep", "--date", "2026-11-22", "--local-scheduler"]
     command += ["--config-file", str(tmp_path / "nightly.yaml"), "--output-dir", str(tmp_path / "outputs")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=880)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1780)
     results = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/*/*/*/results.json")]
     found = {
         one["study_name"]: {cell["name"]: (cell["outcome"], cell["reason"]) for cell in one["cells"]} for one in results

@@ -10,6 +10,7 @@ import yaml
 
 from bench.errors import StudyError
 from bench.study.settings import nearest
+from bench.study.shipped import shipped_names, study_path
 
 STUDIES = ("NumaStudy", "QuickTest", "ScalingStudy", "SelfCheck")
 _KEYS = ("studies", "baseline_nights", "since", "on_regression")
@@ -19,7 +20,7 @@ NIGHTS = 28
 
 @dataclass(frozen=True)
 class Entry:
-    """One study of a night. study: one of STUDIES, or ""; then config_file is a study file of the user's own.
+    """One study of a night. study: one of STUDIES, or ""; then config_file is another that ships, or the user's own.
 
     overrides: keys of the study, checked by the study itself; baseline: a pinned run directory.
     """
@@ -93,11 +94,14 @@ def _read_entry(value: Any, where: str, folder: Path) -> Entry:
     file = None
     if name not in STUDIES:
         file = folder / name
+        if not file.is_file() and name in shipped_names():
+            file = study_path(name)
         if not file.is_file():
+            known = (*STUDIES, *shipped_names())
             raise StudyError(
-                f"no study is named {name!r}{nearest(name, STUDIES)}, and there is no such file",
+                f"no study is named {name!r}{nearest(name, known)}, and there is no such file",
                 where,
-                f"one of {', '.join(STUDIES)}, or a study file, relative to {folder}",
+                f"one of {', '.join(known)}, or a study file, relative to {folder}",
             )
     if baseline is not None and not (folder / str(baseline)).is_dir():
         raise StudyError(

@@ -40,9 +40,17 @@ on_regression: [mail, -s, slower, me]
     assert nightly.on_regression == ("mail", "-s", "slower", "me")
 
 
+def test_another_study_that_ships_is_found_by_name(tmp_path):
+    (entry,) = read(tmp_path, "studies: [{study: compile_study, sweep: {batch_size: [1, 10]}}]").studies
+    assert entry == Entry("", configs_folder() / "compile_study.yaml", {"sweep": {"batch_size": [1, 10]}}, None)
+    (tmp_path / "compile_study").touch()
+    assert read(tmp_path, "studies: [compile_study]").studies[0].config_file == tmp_path / "compile_study"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("studies: [compil_study]", "did you mean compile_study?"),
         ("studies: [NumaStdy]", "did you mean NumaStudy?"),
         ("studies: []", "allowed is a list of studies"),
         ("study: NumaStudy", "did you mean studies?"),
