@@ -4,10 +4,12 @@ import sys
 import time
 from typing import Any
 
+import psutil
 import pytest
 
 from bench.host.monitor import ForeignLoad, Monitor, OwnProcesses, busy_ticks, keep_off, summarize, watched_cpus
 
+WORK_S = 0.5
 QUIET: dict[str, Any] = {
     "utilization": 80,
     "sm_clock_mhz": 1980,
@@ -89,19 +91,28 @@ def spin(cpu: int) -> subprocess.Popen[bytes]:
     return child
 
 
+def until_it_worked(child: subprocess.Popen) -> float:
+    """Wait for WORK_S of CPU time of the child, however busy the machine is; return how long that took."""
+    process, began = psutil.Process(child.pid), time.monotonic()
+    worked_s = process.cpu_times().user
+    while process.cpu_times().user < worked_s + WORK_S:
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
 def test_the_runs_own_work_is_not_foreign_and_that_of_others_is() -> None:
     cpu = min(os.sched_getaffinity(0))
     child = spin(cpu)
     try:
         own, foreign = ForeignLoad(frozenset({cpu}), lambda: [child.pid]), ForeignLoad(frozenset({cpu}), list)
         assert own.read() is foreign.read() is None
-        time.sleep(1)
+        waited_s = until_it_worked(child)
         as_own, as_foreign = own.read(), foreign.read()
     finally:
         child.kill()
         child.communicate()
     # Others may share the CPU while the test runs; the child's part of it must still make the difference.
-    assert as_foreign - as_own > 0.2
+    assert (as_foreign - as_own) * waited_s > WORK_S / 2
 
 
 def test_the_work_of_each_of_a_runs_sessions_is_its_own() -> None:
@@ -111,13 +122,13 @@ def test_the_work_of_each_of_a_runs_sessions_is_its_own() -> None:
         both = ForeignLoad(frozenset({cpu}), lambda: [child.pid for child in children])
         first = ForeignLoad(frozenset({cpu}), lambda: [children[0].pid])
         assert both.read() is first.read() is None
-        time.sleep(1)
+        waited_s = until_it_worked(children[1])
         without_foreign, with_foreign = both.read(), first.read()
     finally:
         for child in children:
             child.kill()
             child.communicate()
-    assert with_foreign - without_foreign > 0.1
+    assert (with_foreign - without_foreign) * waited_s > WORK_S / 2
 
 
 def test_busy_ticks_only_grow() -> None:
