@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,14 @@ def read_json(path: Path | str) -> Any:
         raise StudyError(
             f"not valid JSON: {error}", str(path), "delete the file; the next call writes it again"
         ) from None
+
+
+def sweep(folder: Path, pattern: str, older_than_s: float) -> None:
+    """Remove what killed processes left half done below the folder. What is young may belong to a living one."""
+    for path in folder.glob(pattern):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > older_than_s:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def sync_folders(path: Path, levels: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import luigi
 
 from bench.errors import StudyError
+from bench.files import sweep
 from bench.study.directory import RunDirectory
 from bench.study.resolve import resolve, resolve_into
 from bench.study.shipped import TASKS, study_path
@@ -70,6 +71,7 @@ class StudyTask(Overrides, luigi.WrapperTask):
             preflight(found, self.strict)
             host_lock()
             stop_cleanly()
+            sweep(found.path, "**/.*.part", older_than_s=3600)
             close_with_summary(found)
             wait_for_cooldown(found)
             _resolved[self.task_id] = found
