@@ -5,6 +5,7 @@
 # make validate     the simulations behind docs/validity.md
 # make test-studies a small variant of every study that ships, on the cpu device, a minute or two
 # make fuzz         10,000 damaged files for whatever reads files; secrets looked for in all that a study leaves
+# make test-reliability  what docs/reliability.md promises: 220 kills, disks, clocks, schedulers (root for all of it)
 # make test-slurm   a study on three nodes of a real Slurm on this machine, with nodes that die (root, Debian)
 # make test-numa    placement on a real multi-node kernel (a QEMU guest; root, Debian)
 
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STATE ?= $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/numastudy
 
-.PHONY: install quick-test test lint ui bench validate test-studies fuzz test-numa test-slurm clean
+.PHONY: install quick-test test lint ui bench validate test-studies fuzz test-reliability test-numa test-slurm clean
 
 install: $(VENV)/installed
 
@@ -51,6 +52,9 @@ fuzz: install
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt atheris
 	$(BIN)/python -m tests.fuzz
 	$(BIN)/python -m pytest tests/fuzz/canary.py
+
+test-reliability: install
+	$(BIN)/python -m pytest tests/reliability -o python_files='survive_*.py' -rsP --durations=10
 
 test-numa: install
 	tests/guest/run

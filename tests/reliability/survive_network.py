@@ -1,5 +1,7 @@
-"""Output on a network file system: a real FUSE file system (bindfs), which hosts see as one that others may share. It is
-slow, stands still, and goes away. What is not tried: NFS itself, whose server needs the kernel's module."""
+"""Output on a network file system: a real FUSE file system (bindfs), which a host takes for one that others may share.
+
+It is slow, stands still, and goes away. What is not tried: NFS itself, whose server needs the kernel's module.
+"""
 
 import errno
 import fcntl
