@@ -9,21 +9,27 @@ hide_false_warnings()
 hide_tracebacks()
 hush_luigi()
 
+from tasks.links import MeasureLink  # noqa: E402
 from tasks.nightly import NightCheck, NightlySweep, NightVerdict  # noqa: E402
 from tasks.report import CellCheck, StudyCheck, StudyReport  # noqa: E402
+from tasks.spans import ExportSpan, ExtractSpan, RunSpan  # noqa: E402
 from tasks.stages import ExportSqlite, ExtractLatency, RunPipeline  # noqa: E402
 from tasks.studies import NumaStudy, QuickTest, ScalingStudy, SelfCheck, Study  # noqa: E402
 
 __all__ = [
     "CellCheck",
+    "ExportSpan",
     "ExportSqlite",
     "ExtractLatency",
+    "ExtractSpan",
+    "MeasureLink",
     "NightCheck",
     "NightVerdict",
     "NightlySweep",
     "NumaStudy",
     "QuickTest",
     "RunPipeline",
+    "RunSpan",
     "ScalingStudy",
     "SelfCheck",
     "Study",

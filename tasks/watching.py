@@ -17,8 +17,11 @@ from tasks.terminal import terminal
 
 # The stages that take seconds and report nothing themselves.
 _STAGES = {
+    "ExportSpan": "exporting traces",
     "ExportSqlite": "exporting the trace",
     "ExtractLatency": "reading the trace",
+    "ExtractSpan": "reading traces",
+    "MeasureLink": "measuring a link",
     "MoreRepeats": "asking whether more repeats are needed",
     "Probe": "probing locality",
     "ProbeAgain": "probing locality again",

@@ -3,8 +3,9 @@
 Stubbed are the runs (a record is there at once), the exports, the metrics, the report, and the statistics that ask for
 more repeats. Real are luigi, every task, the study, its run directory, and what is read of it again and again.
 
-INSTANT_FAIL: cells whose runs crash, separated by commas. INSTANT_DEMAND: timed repeats of every cell that the
-statistics ask for. INSTANT_ALONE: runs up to which each is a task of its own; INSTANT_SPANS: tasks beyond that.
+INSTANT_FAIL: cells whose runs crash, separated by commas. INSTANT_SIGNAL: a signal that the second run sends to luigi.
+INSTANT_DEMAND: timed repeats of every cell that the statistics ask for.
+INSTANT_ALONE: runs up to which each is a task of its own; INSTANT_SPANS: tasks beyond that.
 """
 
 import json
@@ -31,6 +32,8 @@ RESULT = {"throughput_samples_s": 1000.0, "windows": [{"batches": 10, "duration_
 
 def execute(directory: RunDirectory, cell: Cell, slot: Slot, invocation: str, _lock: object, *_: object) -> Record:
     status, reason = (CRASHED, "instantly") if cell.name in FAIL else (OK, "")
+    if os.environ.get("INSTANT_SIGNAL") and slot.position == 1:
+        os.kill(os.getpid(), int(os.environ["INSTANT_SIGNAL"]))
     run, now = run_name(cell.name, slot.repeat), time.strftime("%Y-%m-%d %H:%M:%S")
     head = {"run": run, "cell": cell.name, "repeat": slot.repeat, "started_at": now, "wall_s": 0.0, "attempts": 1}
     record = head | {"invocation": invocation, "result": RESULT, **failure(status, reason, "do it again")}

@@ -2,16 +2,23 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from bench.study.directory import run_name
 from bench.study.order import TRACED, Slot, measuring_order
-from tasks.spans import ALONE, SPANS, pieces
+from bench.study.resolve import resolve
+from bench.study.study import read_study
+from tasks.reporting import Reporter
+from tasks.spans import ALONE, SPANS, RunSpan, pieces
+from tasks.stages import RunPipeline
 from tests.tasks.study_calls import TINY, Calls
 
 CHECKOUT = Path(__file__).parents[2]
@@ -101,6 +108,42 @@ def test_further_repeats_are_covered_too(calls: InstantCalls) -> None:
     mended = calls.run()
     assert mended.returncode == 0, mended.stderr
     assert sorted(calls.measured()[15:]) == [f"{FIRST}_r5", f"{FIRST}_r6"]
+
+
+def test_a_task_of_several_runs_ends_with_the_one_that_goes_on_when_it_is_asked_to(calls: InstantCalls) -> None:
+    calls.stub = {"INSTANT_SIGNAL": str(int(signal.SIGUSR1)), "INSTANT_ALONE": "1", "INSTANT_SPANS": "1"}
+    stopped = calls.run()
+    assert stopped.returncode == 128 + signal.SIGUSR1, stopped.stderr
+    assert calls.measured() == calls.order()[:2]
+    assert "stopped: 2 runs of this task are not measured" in stopped.stderr and "Traceback" not in stopped.stderr
+    calls.stub = {}
+    assert calls.run().returncode == 0
+    assert calls.measured() == calls.order()
+
+
+def test_the_page_is_told_which_run_of_the_task_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = resolve(read_study(TINY | {"repeats": 2}, "f"), tmp_path / "outputs", False, "now")
+    host = {"run_dir": str(directory.path), "host": "here"}
+    span = RunSpan(**host, first=0, last=3)
+    told: list[tuple[int, str]] = []
+
+    def measure(stage: RunPipeline, tell: Callable[[str, int], None]) -> None:
+        tell("measuring 50 %", 50)
+        # The thread that tells the scheduler looks once a second: what is told is asked of the reporter.
+        told.append((span_reporter[-1]._newest[1], span_reporter[-1]._newest[0]))
+
+    span_reporter: list[Reporter] = []
+    for name in ("set_status_message", "set_progress_percentage", "set_tracking_url"):
+        setattr(span, name, lambda *_: None)
+    init = Reporter.__init__
+    monkeypatch.setattr(Reporter, "__init__", lambda one, task: (init(one, task), span_reporter.append(one))[0])
+    monkeypatch.setattr(RunPipeline, "measure", measure)
+    span.run()
+    runs = [run_name(slot.cell, slot.repeat) for slot in directory.grid().order[:4]]
+    assert told == [
+        (percent, f"{number}/4 {run}: measuring 50 %")
+        for number, percent, run in zip((1, 2, 3, 4), (12, 37, 62, 87), runs, strict=True)
+    ]
 
 
 def test_few_runs_are_a_task_each(calls: InstantCalls) -> None:
