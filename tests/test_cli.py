@@ -34,10 +34,25 @@ def test_plan_counts_the_shipped_grids(tmp_path: Path, task: str, cells: int, ru
     assert not list(tmp_path.iterdir())
 
 
+def test_plan_finds_other_studies_by_name_and_sweeps_them(tmp_path: Path) -> None:
+    words = ("--output-dir", str(tmp_path), "--binding", "none", "--json")
+    swept = call("plan", "compile_study", "--sweep", '{"batch_size": [1, 10]}', *words)
+    assert swept.returncode == 0, swept.stderr
+    names = [cell["name"] for cell in json.loads(swept.stdout)["cells"]]
+    assert len(names) == 60
+    assert "pipeline_gpu0_numa0_vit32x2x128_bs1_graph" in names
+    copy = tmp_path / "mine.yaml"
+    copy.write_text("{name: mine, gpu_ids: [0], numa_nodes: [0], models: [vit0x0x0]}")
+    for asked in ((str(copy),), ("Study", "--config-file", str(copy))):
+        assert len(json.loads(call("plan", *asked, *words).stdout)["cells"]) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("plan", "QuickTset"), "did you mean QuickTest?"),
+        (("plan", "compil_study"), "did you mean compile_study?"),
+        (("plan", "QuickTest", "--sweep", '{"dtype": ["bf61"]}'), "--sweep.dtype[0]"),
         (("plan", "Study"), "--config-file"),
         (("plan", "QuickTest", "--batch-size", "0"), "--batch-size"),
         (("plan", "Study", "--config-file", "none.yaml"), "none.yaml"),
