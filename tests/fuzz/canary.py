@@ -5,6 +5,7 @@ environment, which is why README says not to publish them.
 """
 
 import gzip
+import json
 import platform
 import subprocess
 import sys
@@ -77,3 +78,8 @@ def test_the_host_is_named_where_it_is_meant_to_be(searched):
     named = [name for name, content in searched.items() if platform.node().encode() in content]
     assert any(name.endswith("topology.json") for name in named)
     assert not any(name.endswith(".sqlite") for name in named)
+
+
+def test_what_a_real_study_writes_has_the_shape_that_is_declared(searched):
+    (results,) = (content for name, content in searched.items() if name.endswith("results.json"))
+    assert json.loads(results)["damaged"] == []
