@@ -14,6 +14,7 @@ from typing import Any
 import luigi
 
 from bench.errors import StudyError
+from bench.host.topology import read_topology
 from bench.results.nightly.config import Entry, Nightly, read_nightly
 from bench.results.nightly.folder import OK, night_folder, read_verdict, second_measurements
 from bench.run.record import read_record
@@ -136,7 +137,11 @@ class NightVerdict(OfNight):
             )
             for one in plan_of(self)
         ]
-        return judge_night(self.night, self.host, asked, database, config.nights, config.since)
+        verdict = judge_night(self.night, self.host, asked, database, config.nights, config.since)
+        left_out = [entry.label for entry in config.studies if entry not in entries_of(self.config_file)]
+        return verdict | {
+            "warnings": [*verdict["warnings"], *(f"{label}: left out, no GPU here" for label in left_out)]
+        }
 
 
 class NightCheck(OfNight):
@@ -182,7 +187,7 @@ class NightlySweep(OfNight):
     def complete(self) -> bool:
         """By its verdict, not by its runs: a night that went well stays so when the host has changed since."""
         verdict = self.verdict()
-        asked = [entry.label for entry in config_of(self.config_file).studies]
+        asked = [entry.label for entry in entries_of(self.config_file)]
         return bool(verdict) and verdict["verdict"] == OK and [one["study"] for one in verdict["studies"]] == asked
 
     def requires(self) -> NightVerdict:
@@ -206,10 +211,22 @@ def config_of(file: str) -> Nightly:
     return read_nightly(Path(file))
 
 
+def entries_of(file: str) -> list[Entry]:
+    """The studies that this host can be asked for at all: without a GPU those that need one are left out."""
+    return [entry for entry in config_of(file).studies if not entry.needs_gpu or has_gpu()]
+
+
+@cache
+def has_gpu() -> bool:
+    """Also one that the driver does not show: that it is gone is for the night to say."""
+    topology = read_topology()
+    return bool(topology.gpus or topology.silent_gpus)
+
+
 def studies_of(night: OfNight) -> list[tuple[Entry, StudyTask]]:
     """The night's studies as tasks. Raise StudyError for what could not be measured anywhere."""
     found = []
-    for entry in config_of(night.config_file).studies:
+    for entry in entries_of(night.config_file):
         given = {"night": night.night, "output_dir": night.output_dir, "host": night.host, **entry.overrides}
         for key in entry.overrides:
             if key not in _KEYS:

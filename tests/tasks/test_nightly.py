@@ -124,3 +124,21 @@ def test_a_night_of_another_host_is_refused(nights: Nights) -> None:
     done = nights.night(FIRST)
     assert done.returncode == 2
     assert "the night of the host elsewhere" in done.stderr
+
+
+def test_what_needs_a_gpu_is_left_out_where_there_is_none_and_fails_the_night_where_it_was_lost(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    from tasks import nightly
+
+    nights.list_studies("tiny.yaml", {"study": "NumaStudy", "needs_gpu": True})
+    file = str(nights.folder / "nightly.yaml")
+    for gpus, silent, asked in (((), (), 1), ((), ("0000:01:00.0",), 2), (("GPU",), (), 2)):
+        # A stand-in for hosts that this one is not.
+        host = SimpleNamespace(gpus=gpus, silent_gpus=silent)
+        monkeypatch.setattr(nightly, "read_topology", lambda host=host: host)
+        nightly.has_gpu.cache_clear()
+        assert len(nightly.entries_of(file)) == asked
+    nightly.has_gpu.cache_clear()

@@ -14,7 +14,7 @@ from bench.study.shipped import shipped_names, study_path
 
 STUDIES = ("NumaStudy", "QuickTest", "ScalingStudy", "SelfCheck")
 _KEYS = ("studies", "baseline_nights", "since", "on_regression")
-_ENTRY_KEYS = ("study", "baseline")
+_ENTRY_KEYS = ("study", "baseline", "needs_gpu")
 NIGHTS = 28
 
 
@@ -22,13 +22,15 @@ NIGHTS = 28
 class Entry:
     """One study of a night. study: one of STUDIES, or ""; then config_file is another that ships, or the user's own.
 
-    overrides: keys of the study, checked by the study itself; baseline: a pinned run directory.
+    overrides: keys of the study, checked by the study itself; baseline: a pinned run directory. needs_gpu: measured
+    on device cuda only, and left out where the host has no GPU at all.
     """
 
     study: str
     config_file: Path | None
     overrides: dict[str, Any]
     baseline: Path | None
+    needs_gpu: bool = False
 
     @property
     def label(self) -> str:
@@ -107,8 +109,13 @@ def _read_entry(value: Any, where: str, folder: Path) -> Entry:
         raise StudyError(
             f"there is no run directory {baseline!r}", f"{where}.baseline", f"name one, relative to {folder}"
         )
+    needs_gpu = values.get("needs_gpu", False)
+    if not isinstance(needs_gpu, bool):
+        raise StudyError(f"found {needs_gpu!r}, allowed is true or false", f"{where}.needs_gpu")
     overrides = {key: item for key, item in values.items() if key not in _ENTRY_KEYS}
-    return Entry("" if file else name, file, overrides, None if baseline is None else folder / str(baseline))
+    if needs_gpu:
+        overrides = {"device": "cuda"} | overrides
+    return Entry("" if file else name, file, overrides, None if baseline is None else folder / str(baseline), needs_gpu)
 
 
 def _read_nights(value: Any, path: Path) -> int:

@@ -4,7 +4,7 @@ import pytest
 
 from bench.errors import StudyError
 from bench.results.nightly.config import Entry, read_nightly
-from bench.study.study import configs_folder
+from bench.study.study import configs_folder, load_study
 
 
 def read(tmp_path: Path, text: str):
@@ -15,7 +15,7 @@ def read(tmp_path: Path, text: str):
 
 def test_the_file_that_ships():
     nightly = read_nightly(configs_folder() / "nightly.yaml")
-    assert [entry.study for entry in nightly.studies] == ["QuickTest"]
+    assert [entry.study for entry in nightly.studies] == ["QuickTest", "NumaStudy"]
     assert (nightly.nights, nightly.since, nightly.on_regression) == (28, "", ())
 
 
@@ -75,3 +75,18 @@ def test_what_is_wrong_is_named_with_the_file(tmp_path, text, said):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(StudyError, match="cannot read"):
         read_nightly(tmp_path / "nightly.yaml")
+
+
+def test_a_study_that_needs_a_gpu_is_measured_on_cuda_only(tmp_path):
+    (tmp_path / "nightly.yaml").write_text("studies: [{study: NumaStudy, needs_gpu: true, repeats: 3}]")
+    (entry,) = read_nightly(tmp_path / "nightly.yaml").studies
+    assert entry.needs_gpu and entry.overrides == {"device": "cuda", "repeats": 3}
+    (tmp_path / "nightly.yaml").write_text("studies: [{study: NumaStudy, needs_gpu: perhaps}]")
+    with pytest.raises(StudyError, match="true or false"):
+        read_nightly(tmp_path / "nightly.yaml")
+
+
+def test_what_ships_works_with_and_without_a_gpu():
+    quick, numa = read_nightly(configs_folder() / "nightly.yaml").studies
+    assert (quick.study, quick.needs_gpu, numa.study, numa.needs_gpu) == ("QuickTest", False, "NumaStudy", True)
+    assert load_study(configs_folder() / "numa_locality_study.yaml", numa.overrides).settings["cuda_graph"] is True
