@@ -17,7 +17,7 @@ def call(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[st
 
 def test_help_names_every_command() -> None:
     said = call("--help").stdout
-    for command in ("plan", "analyze", "doctor", "probe", "compare", "report", "history", "ui"):
+    for command in ("plan", "analyze", "doctor", "probe", "compare", "report", "history", "submit", "status", "ui"):
         assert command in said
 
 
