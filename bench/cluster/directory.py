@@ -76,7 +76,12 @@ class ClusterDirectory:
     @contextmanager
     def lock(self, wait_s: float = 60.0) -> Iterator[None]:
         """One at a time, of all hosts, submits, or writes the report. Raise StudyError after wait_s."""
-        with (self.path / ".lock").open("a") as file:
+        try:
+            file = (self.path / ".lock").open("a")
+        except OSError as error:
+            advice = "ask whom it belongs to, or submit a study of your own"
+            raise StudyError(f"cannot write there: {error.strerror}", str(self.path), advice) from None
+        with file:
             deadline = time.monotonic() + wait_s
             while not try_lock(file.fileno()):
                 if time.monotonic() > deadline:
@@ -86,10 +91,17 @@ class ClusterDirectory:
 
 
 def try_lock(descriptor: int) -> bool:
+    """False if another process holds it. Raise StudyError if it is not known who does."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError as error:
+        raise StudyError(
+            f"this file system cannot lock files: {error.strerror}",
+            "the output directory",
+            "mount it with locks (nfs: without nolock; lustre: -o flock)",
+        ) from None
     return True
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -26,6 +27,7 @@ RUNNING, DRAINED, STOPPED, ENDED, STUCK = "running", "drained", "stopped", "ende
 DRAIN_S = 200.0
 # Each of n jobs reads the results of n hosts: beyond this number numastudy status --report is called once, at the end.
 REPORT_BY_JOB_HOSTS = 100
+LOOK_S = 2.0
 DRAIN_FILE_VARIABLE = "NUMASTUDY_DRAIN_FILE"
 # Another process in this host's folder: an orphan of this job's earlier start, which Slurm is about to end.
 WAIT_FOR_FOLDER_S = 600.0
@@ -112,12 +114,16 @@ class JobOfHost:
         self._luigi = subprocess.Popen(
             self._command(), start_new_session=True, pass_fds=(self._lock,), preexec_fn=lambda: die_with(me)
         )
-        while (code := self._poll()) is None:
+        ended = threading.Event()
+        # Waiting with a time limit would look twenty times a second, on the CPUs that are measured.
+        threading.Thread(target=lambda: (self._luigi.wait(), ended.set()), daemon=True).start()
+        while not ended.wait(LOOK_S):
             if self._drain_since is None and self._drain_file.exists():
                 self._drain_since = time.monotonic()
                 self._send(signal.SIGUSR1)
             elif self._drain_since and time.monotonic() > self._drain_since + DRAIN_S:
                 self._send(signal.SIGTERM)
+        code = self._luigi.returncode
         self._drain_file.unlink(missing_ok=True)
         progress = self._runs() > self._runs_before
         self.state, reason = how_it_ended(code, self._stopped_by, self._drain_since is not None, progress)
@@ -134,12 +140,6 @@ class JobOfHost:
             "--host", self._host,
             *(["--scheduler-host", host, "--scheduler-port", port] if host else ["--local-scheduler"]),
         ]  # fmt: skip
-
-    def _poll(self) -> int | None:
-        try:
-            return self._luigi.wait(0.5)
-        except subprocess.TimeoutExpired:
-            return None
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         self._stopped_by = number

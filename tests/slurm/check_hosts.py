@@ -1,8 +1,10 @@
 """A study on nodes that die, never come, or run out of time. `make test-slurm`."""
 
+import json
 import os
 import re
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from tests.reliability.stub import behave, replay
 from tests.slurm.local_slurm import LocalSlurm, wait_until
 from tests.slurm.many_hosts import JOURNAL, ManyHosts
-from tests.tasks.study_calls import Calls
+from tests.tasks.study_calls import PROJECT_CONFIG, Calls, luigid
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -112,6 +114,25 @@ def test_a_cancelled_job_says_so_and_is_submitted_again(tmp_path: Path, slurm: L
     study.submit()
     study.wait(200)
     study.check_whole("n3")
+
+
+def test_one_scheduler_for_all_hosts(tmp_path: Path, slurm: LocalSlurm, recorded: Path) -> None:
+    """Each host runs its own tasks and no other's, which the central scheduler knows too."""
+    calls = Calls(tmp_path / "work", [])
+    replay(calls, recorded, longest_step_s=0.2)
+    behave(calls, JOURNAL)
+    study = ManyHosts(slurm, calls, ("n1", "n2"))
+    with luigid(tmp_path / "luigid", PROJECT_CONFIG) as port:
+        study.submit("--scheduler", f"127.0.0.1:{port}")
+        study.wait(200)
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{port}/api/task_list?data=%7B%22status%22:%22DONE%22%7D"
+        ) as answer:
+            done = json.loads(answer.read())["response"].values()
+    assert {task["params"]["host"] for task in done if task["name"] == "RunPipeline"} == {"n1", "n2"}
+    for host in study.hosts:
+        assert study.check_whole(host) == 4
+        study.check_journal(host)
 
 
 def test_hosts_by_feature_and_by_list(tmp_path: Path, slurm: LocalSlurm) -> None:
