@@ -16,13 +16,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.files import read_json
-from tests.validation import control_page
+from tests.validation import control_page, nights
 from tests.validation.goals import GOALS, Figure
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "validity.md"
 CONTROLS = ROOT / "docs" / "reference" / "positive_controls.json"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+NIGHTS_BEGIN, NIGHTS_END = "<!-- nights: begin -->", "<!-- nights: end -->"
 CONTROLS_BEGIN, CONTROLS_END = "<!-- controls: begin -->", "<!-- controls: end -->"
 
 
@@ -31,9 +32,14 @@ def main() -> int:
     parser.add_argument("--studies", type=int, default=1000, help="simulated studies a figure (default 1000)")
     parser.add_argument("--no-docs", action="store_true", help="print only")
     parser.add_argument("--controls", action="store_true", help="only the section of the positive controls")
+    parser.add_argument("--nights", action="store_true", help="only the section of the nights")
+    parser.add_argument("--spans", type=int, default=40, help="simulated spans of nights a row (default 40)")
     options = parser.parse_args()
     if options.controls:
         write_controls(PAGE, CONTROLS)
+        return 0
+    if options.nights:
+        write_nights(PAGE, options.spans, options.no_docs)
         return 0
     started, figures = time.monotonic(), []
     for goal in GOALS:
@@ -45,6 +51,7 @@ def main() -> int:
     if not options.no_docs:
         write_page(PAGE, section(figures, options.studies))
         write_controls(PAGE, CONTROLS)
+    write_nights(PAGE, options.spans, options.no_docs)
     return 0 if kept else 1
 
 
@@ -80,6 +87,12 @@ def write_controls(page: Path, figures: Path) -> None:
     """Nothing where no GPU has been measured yet."""
     if figures.exists():
         write_page(page, control_page.section(read_json(figures)), CONTROLS_BEGIN, CONTROLS_END)
+
+
+def write_nights(page: Path, spans: int, no_docs: bool) -> None:
+    told = nights.simulate(spans)
+    if not no_docs:
+        write_page(page, told, NIGHTS_BEGIN, NIGHTS_END)
 
 
 def write_page(page: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
