@@ -3,7 +3,7 @@
 # make ui           luigi's page on http://127.0.0.1:8082, logs and reports on http://127.0.0.1:8083
 # make bench        speed and memory, each against a baseline of the same run
 # make validate     the simulations behind docs/validity.md
-# make test-studies a small variant of every study that ships, on the cpu device, a minute or two
+# make test-studies a small variant of every study that ships, on the cpu device, some three minutes
 # make fuzz         10,000 damaged files for whatever reads files; secrets looked for in all that a study leaves
 # make test-reliability  what docs/reliability.md promises: 220 kills, disks, clocks, schedulers (root for all of it)
 # make test-slurm   a study on three nodes of a real Slurm on this machine, with nodes that die (root, Debian)

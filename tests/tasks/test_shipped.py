@@ -1,6 +1,6 @@
 """Every study that ships, and the commands of the README that sweep one, run on the cpu device at a tenth of QuickTest.
 
-One call of luigi, in the way a night's studies are run. `make test-studies` (a minute or two) runs it.
+One call of luigi, in the way a night's studies are run. `make test-studies` (some three minutes) runs it.
 """
 
 import json
@@ -17,7 +17,7 @@ from bench.study.shipped import shipped_names
 
 LUIGI = Path(sys.executable).with_name("luigi")
 TINY: dict[str, Any] = {
-    "device": "cpu", "profiler": "torch", "binding": "none", "start": "fork", "gpu_ids": [0], "numa_nodes": [0],
+    "device": "cpu", "profiler": "torch", "binding": "none", "gpu_ids": [0], "numa_nodes": [0],
     "models": ["vit32x1x64"], "image_size": 32, "batch_size": 2, "num_samples": 8, "warmup_samples": 2,
     "memory_size_mb": 1, "repeats": 1, "disturbed_repeats": 0, "measure_link": False, "timeout_s": 240,
 }  # fmt: skip
