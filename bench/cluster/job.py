@@ -49,7 +49,7 @@ def main(folder: Path, host: str, job_id: str) -> int:
         # Last of all: Slurm ends this very job.
         slurm.requeue(job_id)
     elif len(directory.read()["hosts"]) <= REPORT_BY_JOB_HOSTS:
-        report(directory)
+        report(directory, host)
     return code
 
 
@@ -188,12 +188,12 @@ def last_word(directory: ClusterDirectory, host: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def report(directory: ClusterDirectory) -> None:
+def report(directory: ClusterDirectory, host: str) -> None:
     """Best effort: what was measured is on disk, and numastudy status --report makes the report at any time."""
     from bench.cluster.report import make_cluster_report
 
     try:
-        make_cluster_report(directory)
+        make_cluster_report(directory, host)
     except StudyError as error:
         print(f"no report of all hosts now: {error}", flush=True)
 

@@ -1,6 +1,7 @@
 """The report of all hosts: cluster_results.json and cluster_report.html, from what lies in the folder. Made outside
 luigi's graph: a worker that holds another host's task may be given it to run."""
 
+import sys
 from typing import Any
 
 from bench.cluster.directory import HOSTS, ClusterDirectory
@@ -18,30 +19,42 @@ Record = dict[str, Any]
 COLUMNS = 12
 
 
-def make_cluster_report(directory: ClusterDirectory) -> Record:
-    """Write both files; one process at a time. Returns the record. Raise StudyError."""
+def make_cluster_report(directory: ClusterDirectory, host: str = "") -> Record:
+    """Write both files, and add this host (all, without one) to the history; one process at a time.
+
+    Returns the record. Raise StudyError.
+    """
     with directory.lock():
         status = cluster_status(directory)
         results = {}
-        for host in status.hosts:
+        for each in status.hosts:
             try:
-                results[host.host] = read_results(directory.host(host.host).path)
+                results[each.host] = read_results(directory.host(each.host).path)
             except StudyError:
                 continue
         record = gather(status, results)
         write_json(directory.results, record)
         write_text(directory.report, render(record))
-        _into_history(results, directory)
+        _into_history([name for name in results if name == host or not host], results, directory)
     return record
 
 
-def _into_history(results: dict[str, Record], directory: ClusterDirectory) -> None:
-    """Each host's study, added by this one process: many hosts do not write one database."""
-    from bench.results.history.remember import into_history
+def _into_history(hosts: list[str], results: dict[str, Record], directory: ClusterDirectory) -> None:
+    """Best effort, and the page once for all of them."""
+    from bench.results.history.add import add_study
+    from bench.results.history.query import history_path
+    from bench.results.history.remember import write_index
 
-    for host, found in results.items():
-        # As it was named where it was measured; the folder may have moved since.
-        into_history(found | {"run_directory": str(directory.host(host).path)}, directory.path.resolve().parents[2])
+    if not hosts:
+        return
+    database = history_path(directory.host(hosts[0]).outputs)
+    try:
+        for host in hosts:
+            # The folder may have moved since it was measured.
+            add_study(results[host] | {"run_directory": str(directory.host(host).path)}, database)
+        write_index(database)
+    except StudyError as error:
+        print(f"not in the history: {error}", file=sys.stderr, flush=True)
 
 
 def headline(record: Record) -> str:
