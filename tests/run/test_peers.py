@@ -17,7 +17,7 @@ from bench.run.execute import execute
 from bench.run.lock import HostLock
 from bench.run.peers import peer_cell, peers_of, probed_nodes
 from bench.run.processes import session_members
-from bench.run.record import write_record
+from bench.run.record import failure, write_record
 from bench.study.cell import Cell
 from bench.study.directory import Grid, RunDirectory
 from bench.study.resolve import resolve
@@ -191,7 +191,7 @@ def test_the_probe_tells_nodes(tmp_path: Path) -> None:
     directory, grid = resolved(tmp_path)
     assert probed_nodes(directory) == {}
     found = {"gpus": [{"index": 0, "measured_node": 2}, {"index": 1, "measured_node": None}, {"index": 2}]}
-    write_record(directory.probe("before"), {"status": "ok", "reason": "", "invocation": "a", "found": found})
+    write_record(directory.probe("before"), {**failure("ok", ""), "invocation": "a", "found": found})
     assert probed_nodes(directory) == {0: 2, 1: None, 2: None}
     (cell,) = grid.cells.values()
     assert peers_of(directory, replace(cell, concurrent_gpus=1)) == ()
