@@ -54,7 +54,10 @@ def submit(
         record = directory.read()
         record["scheduler"] = asked.scheduler
         said, refused = {}, []
-        for status in cluster_status(directory).hosts:
+        found = cluster_status(directory)
+        if found.slurm_error:
+            raise StudyError(f"whose jobs run is not known: {found.slurm_error}", str(directory.path), "try again later")
+        for status in found.hosts:
             said[status.host] = _why_not(status)
             if said[status.host]:
                 continue
@@ -111,7 +114,7 @@ def render(study: str, host: str, folder: Path, asked: Asked) -> str:
             python=sys.executable,
             options=list(asked.options),
         )
-    except (TemplateError, OSError) as error:
+    except (TemplateError, OSError, UnicodeError) as error:
         raise StudyError(f"the template cannot be used: {error}", str(template), "start from a copy of ours") from None
 
 
