@@ -56,7 +56,8 @@ def submit(
         said, refused = {}, []
         found = cluster_status(directory)
         if found.slurm_error:
-            raise StudyError(f"whose jobs run is not known: {found.slurm_error}", str(directory.path), "try again later")
+            what = f"it is not known whose jobs run: {found.slurm_error}"
+            raise StudyError(what, str(directory.path), "try again later")
         for status in found.hosts:
             said[status.host] = _why_not(status)
             if said[status.host]:
