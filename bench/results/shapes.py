@@ -2,9 +2,11 @@
 
 from bench.run.record import OK, OUTCOMES
 from bench.shape import ANY, COUNT, FLAG, NAME, NUMBER, PLAIN, POSITIVE, TEXT, TEXTS, Each, Kind, Must, OneOf
+from bench.study.frozen import GRID, REPEAT
 from bench.study.order import TRACED
 
-REPEAT = Kind(f"a repeat or {TRACED!r}", lambda value: value == TRACED or (COUNT.fits(value) and 0 < value < 10**6))
+__all__ = ["EXPORT", "GRID", "LINK", "METRICS", "PREFLIGHT", "PROBE", "RESULTS", "RUN", "TOPOLOGY", "wrong_run"]
+
 SPREAD = Each(NUMBER)
 STAGE = {"status": Must(OneOf(OUTCOMES)), "reason": TEXT, "advice": TEXT, "invocation": TEXT}
 
@@ -81,20 +83,6 @@ PROBED = {
 }  # fmt: skip
 PROBE = {"found": {"gpus": [Must(PROBED)], "can_hold": FLAG, "error": TEXT, "device": TEXT, "nodes": [NUMBER]}}
 PREFLIGHT = {"checks": Must([Must({"name": TEXT, "state": TEXT, "fact": TEXT, "remedy": TEXT})])}
-
-MODEL = {"name": Must(TEXT), "heads": NUMBER, "patch_size": NUMBER, "depth": NUMBER, "dim": NUMBER}
-SIZES = ("image_size", "batch_size", "num_samples", "memory_size_mb", "buffers", "windows")
-CELL = {
-    "name": Must(NAME), "key": TEXT, "group": TEXT, "reason": TEXT, "gpu": COUNT, "gpu_uuid": TEXT,
-    "cpu_node": COUNT, "mem_node": COUNT, "model": Must(MODEL), **dict.fromkeys(SIZES, POSITIVE),
-    "batch_size": Must(POSITIVE),
-    **dict.fromkeys(("compile_model", "dtype", "device", "profiler", "binding"), TEXT), "cuda_graph": FLAG,
-    **dict.fromkeys(("host_memory", "copy_granularity", "direction", "concurrent_load", "concurrent_placement"), TEXT),
-    **dict.fromkeys(("preprocess_queue", "preprocess_node", "concurrent_gpus", "warmup_samples", "seed"), COUNT),
-    **dict.fromkeys(("window_s", "timeout_s", "placement_threshold"), NUMBER),
-}  # fmt: skip
-SLOT = {"cell": Must(NAME), "repeat": Must(REPEAT), "block": Must(COUNT), "position": Must(COUNT), "group": TEXT}
-GRID = {"cells": Must([Must(CELL)]), "order": Must([Must(SLOT)])}
 
 # results.json, as far as a comparison reads it.
 RESULTS_RUN = {

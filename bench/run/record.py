@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.errors import StudyError
 from bench.files import read_json, write_json
+from bench.shape import ANY, NUMBER, TEXT, Each, Must, OneOf, misfit
 
 SCHEMA = 1
 
@@ -19,6 +20,12 @@ TRACE_FAILED = "trace_failed"
 NOT_RUNNABLE = "not_runnable"
 OUTCOMES = (OK, OOM, TIMEOUT, CRASHED, BIND_FAILED, MISPLACED, TRACE_FAILED, NOT_RUNNABLE)
 
+# What the stages read of each other's records.
+_SHAPE = {
+    "status": Must(OneOf(OUTCOMES)), "invocation": TEXT, "reason": TEXT, "advice": TEXT,
+    "started_at": TEXT, "result": Each(ANY), "monitor": Each(ANY), "wall_s": NUMBER,
+}  # fmt: skip
+
 # A second try can help only where chance had a part.
 RETRIED = frozenset({CRASHED, TRACE_FAILED})
 # What ends one timed run in these ways ends the next one too; it is not waited for again.
@@ -31,7 +38,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
         record = read_json(path)
     except (OSError, StudyError):
         return None
-    return record if isinstance(record, dict) and record.get("status") in OUTCOMES else None
+    return None if misfit(record, _SHAPE) else record
 
 
 def read_head(path: Path) -> dict[str, Any] | None:
@@ -60,7 +67,7 @@ def write_record(path: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 def is_final(record: dict[str, Any] | None, invocation: str) -> bool:
     """Whether the stage is not to be done again by this call of luigi: it went well, or was tried by this call."""
-    return record is not None and (record["status"] in (OK, NOT_RUNNABLE) or record["invocation"] == invocation)
+    return record is not None and (record["status"] in (OK, NOT_RUNNABLE) or record.get("invocation") == invocation)
 
 
 def failure(status: str, reason: str, advice: str = "") -> dict[str, Any]:
@@ -69,4 +76,4 @@ def failure(status: str, reason: str, advice: str = "") -> dict[str, Any]:
 
 def passed_on(record: dict[str, Any]) -> dict[str, Any]:
     """What a later stage takes over of the record of a stage that failed."""
-    return failure(record["status"], record["reason"], record["advice"])
+    return failure(record["status"], record.get("reason") or "", record.get("advice") or "")

@@ -16,18 +16,17 @@ import yaml
 from bench.errors import StudyError
 from bench.files import read_json, sync_folders, write_json, write_text
 from bench.host.topology import Topology
-from bench.shape import ANY, NAME, Each, Must, misfit
+from bench.shape import NAME, TEXT, Each, Kind, Must, misfit
 from bench.study.cell import Cell
-from bench.study.frozen import FRESH, read_frozen_study
+from bench.study.frozen import FRESH, GRID, read_frozen_study
 from bench.study.order import TRACED, Slot
 
 INDEX = "index.json"
 PARTS = ("runs", "logs", "nsys_reports", "latency")
-# Names become paths.
-_GRID = {
-    "cells": Must([Must({"name": Must(NAME), "model": Must(Each(ANY))})]),
-    "order": Must([Must({"cell": Must(NAME)})]),
-}
+_BELOW = Kind(
+    "a path below the study's folder",
+    lambda value: isinstance(value, str) and all(map(NAME.fits, value.split("/"))),
+)
 # Of a study on many hosts: the folder of their run directories.
 HOSTS = "hosts"
 
@@ -117,7 +116,7 @@ class RunDirectory:
     def grid(self) -> "Grid":
         file = self.path / "grid.json"
         record = read_json(file)
-        wrong = misfit(record, _GRID)
+        wrong = misfit(record, GRID) or _stranger(record)
         if wrong:
             raise StudyError(f"the grid of the study is damaged: {wrong}", str(file), FRESH)
         try:
@@ -127,6 +126,11 @@ class RunDirectory:
             )
         except TypeError as error:
             raise StudyError(f"the grid of the study is not of this version: {error}", str(file), FRESH) from None
+
+
+def _stranger(record: dict[str, Any]) -> str | None:
+    names = {cell["name"] for cell in record["cells"]}
+    return next((f"no cell is named {slot['cell']}" for slot in record["order"] if slot["cell"] not in names), None)
 
 
 @dataclass(frozen=True)
@@ -149,11 +153,6 @@ class Grid:
 
 
 @lru_cache(maxsize=64)
-def _frozen(path: Path, _mtime_ns: int) -> dict[str, Any]:
-    return yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-
-
-@lru_cache(maxsize=64)
 def _study_at(path: Path, _mtime_ns: int) -> dict[str, Any]:
     return read_frozen_study(path)
 
@@ -165,6 +164,16 @@ def run_name(cell: str, repeat: int | str) -> str:
 def study_fingerprint(study: dict[str, Any], host: str) -> str:
     """Of a study with its overrides, before anything of the host is filled in."""
     return hashlib.sha256(json.dumps([study, host], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_index(folder: Path) -> dict[str, dict[str, str]]:
+    """What study_index() yields. Raise StudyError if it is damaged, or leads out of the folder."""
+    path = folder / INDEX
+    index = read_json(path) if path.exists() else {}
+    wrong = misfit(index, Each(Must({"path": Must(_BELOW), "invocation": Must(TEXT)})))
+    if wrong:
+        raise StudyError(f"the index of the study is damaged: {wrong}", str(path), "delete it, or mend it by hand")
+    return index
 
 
 @contextmanager
@@ -190,7 +199,7 @@ def study_index(folder: Path) -> Iterator[dict[str, dict[str, str]]]:
                 "mount it with locks (nfs: without nolock; lustre: -o flock), or choose a local --output-dir",
             ) from None
         path = folder / INDEX
-        index = read_json(path) if path.exists() else {}
+        index = read_index(folder)
         before = json.dumps(index)
         yield index
         if json.dumps(index) != before:

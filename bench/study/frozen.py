@@ -1,4 +1,4 @@
-"""The study of a run directory, as it was frozen there; the directory may come from anywhere."""
+"""What a run directory stands on, its study and its grid, as they were frozen; the directory may come from anywhere."""
 
 import math
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 
 from bench.errors import StudyError
-from bench.shape import FLAG, NAME, NUMBER, POSITIVE, TEXT, Must, misfit
+from bench.shape import COUNT, FLAG, NAME, NUMBER, POSITIVE, TEXT, Kind, Must, misfit
+from bench.study.order import TRACED
 from bench.study.settings import SETTINGS
 
 FRESH = "start the study again with --fresh"
@@ -20,6 +21,21 @@ _SHAPE = {
     **{key: _KINDS[setting.kind] for key, setting in SETTINGS.items()}, "name": Must(NAME), "repeats": POSITIVE,
     "question": TEXT,
 }  # fmt: skip
+
+REPEAT = Kind(f"a repeat or {TRACED!r}", lambda value: value == TRACED or (COUNT.fits(value) and 0 < value < 10**6))
+MODEL = {"name": Must(TEXT), "heads": NUMBER, "patch_size": NUMBER, "depth": NUMBER, "dim": NUMBER}
+SIZES = ("image_size", "batch_size", "num_samples", "memory_size_mb", "buffers", "windows")
+CELL = {
+    "name": Must(NAME), "key": TEXT, "group": TEXT, "reason": TEXT, "gpu": COUNT, "gpu_uuid": TEXT,
+    "cpu_node": COUNT, "mem_node": COUNT, "model": Must(MODEL), **dict.fromkeys(SIZES, POSITIVE),
+    "batch_size": Must(POSITIVE),
+    **dict.fromkeys(("compile_model", "dtype", "device", "profiler", "binding"), TEXT), "cuda_graph": FLAG,
+    **dict.fromkeys(("host_memory", "copy_granularity", "direction", "concurrent_load", "concurrent_placement"), TEXT),
+    **dict.fromkeys(("preprocess_queue", "preprocess_node", "concurrent_gpus", "warmup_samples", "seed"), COUNT),
+    **dict.fromkeys(("window_s", "timeout_s", "placement_threshold"), NUMBER),
+}  # fmt: skip
+SLOT = {"cell": Must(NAME), "repeat": Must(REPEAT), "block": Must(COUNT), "position": Must(COUNT), "group": TEXT}
+GRID = {"cells": Must([Must(CELL)]), "order": Must([Must(SLOT)])}
 
 
 def read_frozen_study(path: Path) -> dict[str, Any]:
@@ -41,7 +57,8 @@ def read_frozen_study(path: Path) -> dict[str, Any]:
     wrong = misfit(study, _SHAPE)
     if wrong:
         raise StudyError(f"the resolved study is damaged: {wrong}", str(file), FRESH)
-    return study
+    # Settings that came after it was frozen.
+    return {key: setting.default for key, setting in SETTINGS.items() if key not in study} | study
 
 
 def _is_plain(value: Any) -> bool:

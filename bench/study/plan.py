@@ -9,6 +9,7 @@ from typing import Any
 from bench.errors import StudyError
 from bench.files import read_json
 from bench.host.topology import Topology, read_topology
+from bench.shape import NUMBER, TEXT, Must, misfit
 from bench.study.cell import Cell
 from bench.study.directory import RunDirectory, run_name
 from bench.study.order import TRACED, Slot
@@ -118,12 +119,18 @@ def _record(directory: RunDirectory, slot: Slot, there: set[str]) -> dict[str, A
     try:
         if slot.repeat == TRACED:
             # A traced run is done when its metrics are.
-            later = read_json(directory.metrics(slot.cell))
-            if later["status"] != "ok":
+            later = _read(directory.metrics(slot.cell))
+            if not later or later["status"] != "ok":
                 return later
-        return read_json(directory.record(slot.cell, slot.repeat))
+        return _read(directory.record(slot.cell, slot.repeat))
     except (OSError, StudyError):
         return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A record as far as a plan needs it; None if it is damaged, and will be made again."""
+    record = read_json(path)
+    return None if misfit(record, {"status": Must(TEXT), "reason": TEXT, "wall_s": NUMBER}) else record
 
 
 def _entry(cell: Cell, records: list[dict[str, Any] | None]) -> dict[str, Any]:
@@ -131,7 +138,7 @@ def _entry(cell: Cell, records: list[dict[str, Any] | None]) -> dict[str, Any]:
     if cell.reason:
         state, reason = "not_runnable", cell.reason
     elif failed:
-        state, reason = "failed", f"{failed['status']}: {failed['reason']}"
+        state, reason = "failed", f"{failed['status']}: {failed.get('reason') or ''}"
     else:
         state, reason = ("todo" if None in records else "done"), ""
     return {
@@ -154,14 +161,18 @@ def _known_times(output_dir: Path) -> dict[tuple[str, bool], list[float]]:
     for grid in newest:
         directory = RunDirectory(grid.parent)
         there = _run_files(directory)
-        for cell in directory.grid().cells.values() if there else ():
+        try:
+            cells = directory.grid().cells.values() if there else ()
+        except StudyError:  # another study's
+            continue
+        for cell in cells:
             kind = _kind(cell)
             for repeat in _TIMED_BY:
                 if f"{run_name(cell.name, repeat)}.json" not in there:
                     continue
                 try:
-                    record = read_json(directory.record(cell.name, repeat))
-                    if record["status"] == "ok":
+                    record = _read(directory.record(cell.name, repeat))
+                    if record and record["status"] == "ok":
                         times.setdefault((kind, repeat == TRACED), []).append(record["wall_s"])
                 except (OSError, StudyError, KeyError, TypeError):
                     continue

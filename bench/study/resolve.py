@@ -6,12 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import StudyError
-from bench.files import read_json, write_json
+from bench.files import write_json
 from bench.host.binding import choose_binding
 from bench.host.fingerprint import fingerprint, fingerprint_changes
 from bench.host.topology import Topology, read_topology
 from bench.study.cell import Cell
-from bench.study.directory import INDEX, RunDirectory, freeze, make_parts, new_directory, study_fingerprint, study_index
+from bench.study.directory import (
+    INDEX,
+    RunDirectory,
+    freeze,
+    make_parts,
+    new_directory,
+    read_index,
+    study_fingerprint,
+    study_index,
+)
 from bench.study.grid import expand
 from bench.study.order import Slot, measuring_order
 from bench.study.study import Study
@@ -116,7 +125,7 @@ def find(study: Study, output_dir: Path) -> RunDirectory | None:
     folder = output_dir.resolve() / study.name
     if not (folder / INDEX).exists():
         return None
-    entry = read_json(folder / INDEX).get(study_fingerprint(study.as_json(), socket.gethostname()))
+    entry = read_index(folder).get(study_fingerprint(study.as_json(), socket.gethostname()))
     return _usable(folder, entry, False, "")
 
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import random
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,11 +14,14 @@ from functools import cache
 from pathlib import Path
 
 from bench.errors import StudyError
+from bench.results.demand import demanded
 from bench.results.load import load
 from bench.results.results import build_results
 from bench.results.stored import read_results
 from bench.results.tables import cells_table, csv_text
-from bench.study.study import configs_folder, load_study
+from bench.study.directory import RunDirectory, study_fingerprint
+from bench.study.plan import plan
+from bench.study.study import Study, configs_folder, load_study
 from bench.trace.analyze import analyze_file
 from tests.fuzz.mutations import mutate_bytes, mutate_json
 from tests.results.builder import build_run_directory, topology_json
@@ -81,6 +85,10 @@ def run_directory(data: bytes) -> None:
             json.dumps(results, allow_nan=False)
             cells_table(results)
             csv_text(results["cells"])
+        with suppress(StudyError):
+            plan(_study(), folder.parents[2]).as_json()
+        with suppress(StudyError):
+            demanded(RunDirectory(folder))
     finally:
         (folder / place).write_bytes(before)
 
@@ -116,9 +124,21 @@ def _sound() -> Path:
     atexit.register(shutil.rmtree, folder, True)
     place = Path(folder) / "outputs/study/2026-01-01/00-00-00"
     asked = {"gpu_ids": [0], "numa_nodes": [0, 1], "models": ["vit0x0x0", "vit32x2x128"], "repeats": 2}
-    study = place.parents[4] / "study.yaml"
+    study = place.parents[3] / "study.yaml"
     study.write_text(json.dumps({"name": "study"} | asked))
+    fingerprint = study_fingerprint(load_study(study).as_json(), socket.gethostname())
+    entry = {"path": "2026-01-01/00-00-00", "invocation": "fuzz"}
+    place.parents[1].mkdir(parents=True)
+    (place.parents[1] / "index.json").write_text(json.dumps({fingerprint: entry}))
     return build_run_directory(place, str(study), topology=topology_json(gpus=1, near=(0,), nodes=2), links=True)
+
+
+@cache
+def _study() -> Study:
+    """What the sound directory is of, so that a plan of it looks into the directory."""
+    study = load_study(_sound().parents[3] / "study.yaml")
+    assert plan(study, _sound().parents[2]).directory
+    return study
 
 
 @cache
