@@ -1,5 +1,6 @@
 """The stages of a cell: run, export, metrics. Each leaves a small record; a failed cell is a result, not an error."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,12 @@ class FollowUp(Stage):
         record = self.record()
         if not is_final(record, INVOCATION):
             return False
-        stage = self.requires()
-        before = stage.record()
-        return before is not None and record.get("source") == source_of(before) and stage.complete()
+        before = self.stage_before.record()
+        return before is not None and record.get("source") == source_of(before) and self.stage_before.complete()
+
+    @cached_property
+    def stage_before(self) -> Stage:
+        return self.requires()
 
     def run(self) -> None:
         # Another call of the same study may have done it meanwhile.
