@@ -23,8 +23,8 @@ class Ceiling:
 def link_entries(records: dict[str, Record]) -> list[Record]:
     """The `links` of results.json, by GPU and placement.
 
-    name, gpu, cpu_node, mem_node, status, reason, placement (the certificate's verdict), and of those that are ok
-    copies [{direction, bytes, median_gb_s, count}], nvbandwidth_h2d_gb_s, nvbandwidth_d2h_gb_s,
+    name, gpu, cpu_node, mem_node, status, reason, device, placement (the certificate's verdict), and of those that are
+    ok copies [{direction, bytes, median_gb_s, count}], nvbandwidth_h2d_gb_s, nvbandwidth_d2h_gb_s,
     nvbandwidth_definition, small_copy_us, launch_us, reasons; None where that was not measured.
     """
     found = []
@@ -33,6 +33,7 @@ def link_entries(records: dict[str, Record]) -> list[Record]:
         entry = {"name": name, **{key: record.get(key) for key in ("gpu", "cpu_node", "mem_node", "status", "reason")}}
         measured = result if record["status"] == "ok" else {}
         entry |= {"placement": (measured.get("certificate") or {}).get("verdict")}
+        entry |= {"device": (measured.get("device") or {}).get("type")}
         found.append(entry | {key: measured.get(key) for key in _KEPT} | {"copies": measured.get("copies") or []})
     return sorted(found, key=lambda entry: (entry["gpu"], entry["cpu_node"] != entry["mem_node"], entry["mem_node"]))
 

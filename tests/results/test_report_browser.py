@@ -1,5 +1,6 @@
 """report.html in a real headless Chromium. Fails, and does not skip, where there is none."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from bench.results.make import make_report
 from tests.browser import open_browser
+from tests.results.builder import build_run_directory, topology_json
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
 
@@ -62,6 +64,33 @@ def test_nothing_is_wider_than_the_screen(browser, report, screenshots, size):
     assert browser.run("return document.documentElement.scrollWidth") == size[0]
     browser.screenshot(screenshots / f"report-{size[0]}.png")
     browser.screenshot(screenshots / f"report-{size[0]}-whole.png", whole=True)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Two axes and eight GPUs at once, with links."""
+    folder = tmp_path_factory.mktemp("swept")
+    study = {"name": "swept", "gpu_ids": [0, 4], "numa_nodes": [0, 1], "models": ["vit0x0x0", "vit32x2x128"],
+             "repeats": 3, "axes": {"concurrent_gpus": [1, 8], "dtype": ["fp32", "bf16"]}}  # fmt: skip
+    (folder / "swept.yaml").write_text(json.dumps(study))
+    topology = topology_json(gpus=8, near=(0,) * 4 + (1,) * 4, nodes=2)
+    run = build_run_directory(folder / "run", str(folder / "swept.yaml"), topology=topology, links=True)
+    make_report(run, "test")
+    return run / "report.html"
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_a_swept_page_fits_the_screen_and_its_answer_leads_to_its_sections(browser, swept, screenshots, size):
+    browser.resize(*size, mobile=size == PHONE)
+    browser.console()
+    browser.open(swept.as_uri())
+    assert browser.run("return document.documentElement.scrollWidth") == size[0]
+    browser.screenshot(screenshots / f"swept-{size[0]}-whole.png", whole=True)
+    targets = browser.run("return [...document.querySelectorAll('.swept a')].map(a => a.getAttribute('href').slice(1))")
+    assert len(targets) == 2
+    assert all(browser.run("return document.getElementById(arguments[0]) !== null", target) for target in targets)
+    assert browser.run("return document.querySelectorAll('#contention svg, #links svg').length") >= 4
+    assert browser.console() == []
 
 
 def test_the_answers_and_the_trust_line_are_on_the_first_screen(page):

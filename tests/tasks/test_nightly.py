@@ -1,6 +1,7 @@
 """Nights by real calls of luigi: what is measured, what is said, and the exit code."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,8 @@ def test_a_night_that_got_slower_is_measured_again_once_and_ends_with_30_every_t
         slower = nights.night(SECOND)
         assert slower.returncode == 30, slower.stderr
         assert nights.verdict(SECOND)["slower"] == [CELL]
-        assert f"1 slower: {CELL} by 90 %" in slower.stdout + slower.stderr
+        # A tenth of the nights before, as far as two measurements of a shared machine agree.
+        assert re.search(rf"1 slower: {CELL} by [6-9]\d %", slower.stdout + slower.stderr)
     assert nights.times_measured() == [2, 2]
     (told,) = (cell for study in nights.verdict(SECOND)["studies"] for cell in study["cells"])
     assert "over two measurements of this night" in told["text"] and told["again_samples_s"] > 0

@@ -16,7 +16,7 @@ def link_rows(links: list[Record], files: Files) -> list[Record]:
         {
             "name": link["name"],
             "href": files.link(f"links/{link['name']}.json"),
-            "device": f"GPU {link['gpu']}",
+            "device": link_device(link),
             "node": node_label(link["cpu_node"], link["mem_node"]),
             "status": link["status"],
             "reason": link["reason"] or "",
@@ -29,6 +29,11 @@ def link_rows(links: list[Record], files: Files) -> list[Record]:
         }
         for link in links
     ]
+
+
+def link_device(link: Record) -> str:
+    """ "GPU 2"; the cpu device is not called one."""
+    return "CPU" if link["device"] == "cpu" else f"GPU {link['gpu']}"
 
 
 def definition(links: list[Record]) -> str:

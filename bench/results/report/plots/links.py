@@ -5,6 +5,7 @@ from typing import Any
 from matplotlib.ticker import NullLocator
 
 from bench.results.report.labels import node_label
+from bench.results.report.link_table import link_device
 from bench.results.report.plots.style import Picture, canvas, colour, to_svg
 from bench.results.words import bandwidth
 
@@ -27,7 +28,7 @@ def link_legend(links: list[Record]) -> list[tuple[str, str]]:
 
 
 def _draw(gpu: int, links: list[Record], places: list[tuple[int, int]]) -> Picture:
-    device = f"GPU {gpu}"
+    device = link_device(links[0])
     told = []
     with canvas(4.9, 2.0, ["00"], top_in=0.55, bottom_in=0.3, right_in=0.25) as figure:
         figure.subplots_adjust(wspace=0.3)
