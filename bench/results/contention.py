@@ -1,5 +1,6 @@
 """Several GPUs at work at once: what each keeps of its own pace, and what they carry together."""
 
+import re
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -15,10 +16,11 @@ AXIS = "concurrent_gpus"
 def contention(cells: Sequence[Record], comparisons: Sequence[Record]) -> list[Record]:
     """One entry a cell of which GPUs were busy together, and one for each cell alone that these are compared with.
 
-    An entry has cell, gpu, cpu_node, mem_node, model, busy (GPUs, the measured one included), load, placement (None
-    where it was alone), samples_s, h2d_gb_s, d2h_gb_s of the measured GPU, base_cell, effect, interval, verdict and
-    text against it alone (paired by block), together: the sums over all GPUs, each {value, interval}, and others:
-    what each peer carried. Sums are of the runs in which every peer gave a figure.
+    An entry has cell, gpu, cpu_node, mem_node, model (with its other settings, as vit32x6x512 bf16), busy (GPUs, the
+    measured one included), load, placement (None where it was alone), samples_s, h2d_gb_s, d2h_gb_s of the measured
+    GPU, base_cell, effect, interval, verdict and text against it alone (paired by block), together: the sums over all
+    GPUs, each {value, interval}, and others: what each peer carried. Sums are of the runs in which every peer gave a
+    figure.
     """
     crowded = [cell for cell in cells if (cell["settings"].get(AXIS) or 1) > 1]
     against = {line["name"]: line for entry in comparisons if AXIS in entry["keys"] for line in entry["lines"]}
@@ -35,7 +37,7 @@ def _entry(cell: Record, line: Record | None) -> Record:
     return {
         "cell": cell["name"],
         **{key: cell[key] for key in ("gpu", "cpu_node", "mem_node")},
-        "model": cell["model"]["name"],
+        "model": _series(line.get("base_cell") or cell["name"], cell["model"]["name"]),
         "busy": busy,
         "load": cell["settings"]["concurrent_load"] if busy > 1 else None,
         "placement": cell["settings"]["concurrent_placement"] if busy > 1 else None,
@@ -46,6 +48,13 @@ def _entry(cell: Record, line: Record | None) -> Record:
         "together": _together(cell, busy, batch_size),
         "others": cell["peers"],
     }
+
+
+def _series(name: str, model: str) -> str:
+    """The model and what sets its cell apart from others of it, but for the company and the CPU node."""
+    suffixes = name.partition(f"_{model}")[2].split("_")
+    company = re.compile(r"cpu\d+|gpus\d+|.*-load")
+    return " ".join([model, *(part for part in suffixes if part and not company.fullmatch(part))])
 
 
 def _together(cell: Record, busy: int, batch_size: int) -> Record:

@@ -47,11 +47,12 @@ def change(effect: float, interval: Sequence[float] | None = None) -> str:
 
 
 def between(low: float, high: float) -> str:
-    """ "+31 % to +38 %", "× 3.4 to 4.7"."""
+    """ "+31 % to +38 %", "× 1.4 to 4.7": factors for both ends where the upper one is best told as one."""
+    if high + 1 >= _AS_FACTOR and low > 0:
+        first, last = (f"{1 + effect:.{_digits([effect / 10], 1 + effect)}f}" for effect in (low, high))
+        return f"× {first}" if first == last else f"× {first} to {last}"
     first, last = change(low), change(high)
-    if first == last:
-        return first
-    return f"{first} to {last.removeprefix('× ') if first.startswith('×') else last}"
+    return first if first == last else f"{first} to {last}"
 
 
 def value_label(value: Record) -> str:

@@ -103,3 +103,13 @@ def test_the_database_has_a_row_a_peer(tmp_path, results):
         query = "select count(*) from peers join runs on peers.run = runs.run where peers.status = 'ok'"
         assert connection.execute(query).fetchone() == (4 * 6 * 7,)
         assert connection.execute("select count(*) from comparisons where verdict = 'SLOWER'").fetchone()[0] >= 4
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("pipeline_gpu0_numa0_vit32x6x512_cpu1_bf16_gpus8_remote-load", "vit32x6x512 bf16"),
+    ("pipeline_gpu0_numa0_vit0x0x0", "vit0x0x0"),
+])  # fmt: skip
+def test_other_settings_are_not_mixed(name, said):
+    from bench.results.contention import _series
+
+    assert _series(name, said.split(" ")[0]) == said

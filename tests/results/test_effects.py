@@ -1,6 +1,6 @@
 import pytest
 
-from bench.results.effects import change, summed_up, value_label
+from bench.results.effects import between, change, summed_up, value_label
 
 
 def line(model, effect, verdict="FASTER", half=0.01, value="bf16", headline=None):
@@ -56,6 +56,14 @@ def test_what_does_not_hold_after_correction_is_not_said_to_matter(verdict, head
 def test_a_value_that_was_not_measured_is_named():
     found = summed_up(entry(line("a", 0.1), line("a", None, None, value="fp16"), values=("bf16", "fp16")))
     assert found["summary"][1]["text"] == "dtype fp16: a not measured"
+
+
+@pytest.mark.parametrize(("low", "high", "said"), [
+    (0.31, 0.38, "+31 % to +38 %"), (0.996, 1.004, "× 2.0"), (0.42, 5.2, "× 1.42 to 6.2"),
+    (-0.5, 1.2, "−50 % to × 2.2"),
+])  # fmt: skip
+def test_ranges(low, high, said):
+    assert between(low, high) == said
 
 
 def test_many_models_that_differ_are_a_range_from_the_least_to_the_most():

@@ -70,7 +70,7 @@ def _sentence(entries: list[Record], busy: int) -> str:
     names = {entry["cell"]: entry for entry in entries}
     alone = [names[entry["base_cell"]] for entry in own if entry["base_cell"] in names]
     together = [value for entry in own if (value := entry["together"]["h2d_gb_s"]["value"])]
-    said = f"{busy} GPUs busy: {_both_ways(own)} a GPU"
+    said = f"{busy} GPUs busy: {_both_ways(own)} for each"
     if alone:
         said += f" (alone {_both_ways(alone)})"
     return f"{said}, {bandwidth(geometric_mean(together))} GB/s in over all." if together else f"{said}."
@@ -78,7 +78,7 @@ def _sentence(entries: list[Record], busy: int) -> str:
 
 def _both_ways(entries: list[Record]) -> str:
     into, out = (_range(entries, f"{way}_gb_s") for way in ("h2d", "d2h"))
-    return f"{into} GB/s each way" if into == out else f"{into} GB/s in, {out} out,"
+    return f"{into} GB/s each way" if into == out else f"{into} GB/s in and {out} out"
 
 
 def _range(entries: list[Record], key: str) -> str:
