@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STATE ?= $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/numastudy
 
-.PHONY: install quick-test test lint ui bench validate test-studies fuzz test-reliability test-numa test-slurm clean
+.PHONY: install quick-test test lint ui bench validate test-studies fuzz test-reliability reliability-kills reliability-rest test-numa test-slurm clean
 
 install: $(VENV)/installed
 
@@ -53,8 +53,15 @@ fuzz: install
 	$(BIN)/python -m tests.fuzz
 	$(BIN)/python -m pytest tests/fuzz/canary.py
 
+# Half of the time is spent in kills; the rest waits more than it computes.
 test-reliability: install
-	$(BIN)/python -m pytest tests/reliability -o python_files='survive_*.py' -rsP --durations=10
+	$(MAKE) --jobs=2 --output-sync reliability-kills reliability-rest
+
+reliability-kills:
+	$(BIN)/python -m pytest tests/reliability/survive_kill.py -rsP
+
+reliability-rest:
+	$(BIN)/python -m pytest tests/reliability -o python_files='survive_*.py' --ignore tests/reliability/survive_kill.py -rs
 
 test-numa: install
 	tests/guest/run

@@ -69,8 +69,7 @@ class Batch:
         print(f"seed {self.seed}: {self.kills} kills", flush=True)
         moments = random.Random(self.seed)
         while sum(self.killed.values()) < self.kills:
-            victim, after_s = moments.choice(self.victims), moments.uniform(0.1, self.longest_s)
-            if self._killed(victim, after_s, moments):
+            if self._killed(victim := moments.choice(self.victims), moments):
                 self.killed[victim] += 1
             elif self.calls.run_directories() and (self.calls.run_directory() / "report.json").exists():
                 self._complete()
@@ -79,12 +78,16 @@ class Batch:
         print(f"seed {self.seed}: {dict(self.killed)}, studies completed: {self.completed}", flush=True)
         return self
 
-    def _killed(self, victim: str, after_s: float, moments: random.Random) -> bool:
+    def _killed(self, victim: str, moments: random.Random) -> bool:
+        """One call, and its kill: while it starts, or after its first child was seen, as far as its report."""
         luigi = self.calls.start("--workers", "2" if "workers" in victim else "1")
+        if victim == "child" or moments.random() < 0.8:
+            wait_until(lambda: luigi.poll() is not None or bool(self.calls.children()))
         with suppress(subprocess.TimeoutExpired):
-            luigi.wait(after_s)
+            luigi.wait(moments.uniform(0.0, self.longest_s))
         met = luigi.poll() is None
         if victim == "child":
+            wait_until(lambda: luigi.poll() is not None or bool(self.calls.children()))
             children = self.calls.children()
             for pid in children:
                 with suppress(ProcessLookupError):
