@@ -43,7 +43,7 @@ def _for_disturbed(directory: RunDirectory, repeats: int, most: int) -> dict[str
 
 def _was_disturbed(directory: RunDirectory, cell: str, repeat: int | str) -> bool:
     record = read_record(directory.record(cell, repeat))
-    return record is not None and record["status"] == OK and bool((record["monitor"] or {}).get("disturbed"))
+    return record is not None and record["status"] == OK and bool((record.get("monitor") or {}).get("disturbed"))
 
 
 def _for_precision(directory: RunDirectory, study: Record) -> dict[str, int]:
