@@ -58,9 +58,11 @@ def contention_lines(results: Record) -> list[str]:
     """For the first screen: what is left to each GPU with most of them busy, one line a group, a few of them."""
     found = groups(results["contention"])
     told = []
-    for (model, _, placement), entries in list(found.items())[:_TOLD]:
+    loads = {load for _, load, _ in found}
+    for (model, load, placement), entries in list(found.items())[:_TOLD]:
         most = max(entry["busy"] for entry in entries)
-        told.append(f"{model}, {_PLACEMENTS.get(placement, placement)}: {_sentence(entries, most)}")
+        where = [_LOADS.get(load, load)] * (len(loads) > 1) + [_PLACEMENTS.get(placement, placement)]
+        told.append(f"{', '.join([model, *where])}: {_sentence(entries, most)}")
     return told + ([f"{len(found) - _TOLD} more below"] if len(found) > _TOLD else [])
 
 
