@@ -28,7 +28,10 @@ def boot_id() -> str:
 
 
 def session_members(session: int, since_ticks: int) -> list[int]:
-    """Living processes of the session that a child led, none of them older than the child was."""
+    """Living processes of the session that a child led, none of them older than the child was.
+
+    since_ticks: when the child started; 0 if it has ended, and was not waited for yet.
+    """
     return [*_members(session, since_ticks)]
 
 
@@ -107,6 +110,10 @@ def end_processes(pids: list[int], wait_s: float = 2.0) -> None:
 
 def _members(session: int, since_ticks: int) -> dict[int, int]:
     """session_members(), each with its process group."""
+    leader = _stat(session)
+    if leader and since_ticks and int(leader[19]) != since_ticks:
+        # The id is another process's now: the kernel gives it away only when nothing of the session is left.
+        return {}
     members = {}
     for pid in _pids():
         fields = _stat(pid)

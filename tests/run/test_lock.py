@@ -193,3 +193,20 @@ def test_half_of_what_a_holder_wrote_is_nobody(tmp_path: Path) -> None:
     lock.acquire("mine" * 100, refuse_to_wait)
     lock.acquire("short", refuse_to_wait)
     assert lock.holder()["study"] == "short"
+
+
+def test_an_id_that_was_given_away_again_is_no_orphan(tmp_path: Path) -> None:
+    """The recorded child has ended, and a younger process leads a session of the same id."""
+    path = tmp_path / "lock"
+    innocent = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    lock = HostLock(path)
+    lock.acquire("mine", refuse_to_wait)
+    older = [[innocent.pid, start_ticks(innocent.pid) - 100]]
+    path.write_text(json.dumps(lock.holder() | {"children": older, "start_ticks": 1}) + "\n")
+    lock.release()
+    try:
+        HostLock(path).acquire("next", refuse_to_wait)
+        assert innocent.poll() is None
+    finally:
+        innocent.kill()
+        innocent.wait()
