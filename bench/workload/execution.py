@@ -110,6 +110,8 @@ def _captured(call: Callable[[torch.Tensor], torch.Tensor], slots: list[torch.Te
         replays[slot]()
         return outputs[slot]
 
+    # The graphs know the weights by address only: once nobody refers to the model, its memory is given to others.
+    forward.reads = call  # type: ignore[attr-defined]
     return forward
 
 

@@ -16,6 +16,7 @@ from bench.trace.torch_trace import convert
 from bench.workload.devices import CudaDevice
 from bench.workload.failures import RunFailure, name_failure
 from bench.workload.link import measure_link
+from bench.workload.measure import first_batch_again
 from bench.workload.models import build_model
 from bench.workload.phases import Phases
 from bench.workload.pipeline import no_beat
@@ -59,6 +60,19 @@ def test_every_batch_in_the_output_ring_is_right(buffers, execution):
             # Compared on the GPU: on the CPU these hundred comparisons take minutes.
             returned = pipeline.output_of(index).to(device.torch_device)
             torch.testing.assert_close(returned, model.forward_features(source), rtol=tolerance, atol=tolerance)
+
+
+def test_a_graph_keeps_the_weights_that_it_reads():
+    """Memory that is taken after the capture, as much as the weights take, must not be theirs."""
+    cell = small_cell(**LARGE, cuda_graph=True)
+    with torch.inference_mode():
+        device = CudaDevice(0)
+        pipeline = build_pipeline(cell, device, Phases())
+        first_batch_again(pipeline)
+        before = pipeline.output_of(0).clone()
+        taken = [torch.full((1 << 14,), float("nan"), device=device.torch_device) for _ in range(1 << 10)]
+        first_batch_again(pipeline)
+        assert len(taken) and torch.equal(pipeline.output_of(0), before)
 
 
 @pytest.mark.parametrize("buffers", [1, 2, 3])
