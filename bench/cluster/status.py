@@ -11,7 +11,7 @@ from bench.cluster.directory import ClusterDirectory, is_cluster
 from bench.cluster.job import DRAINED, ENDED, RUNNING, last_word
 from bench.errors import StudyError
 from bench.run.record import NOT_RUNNABLE, OK, read_record
-from bench.study.directory import RunDirectory
+from bench.study.directory import RunDirectory, run_name
 
 DONE = "done"
 WAITING = "waiting"
@@ -81,7 +81,8 @@ def cluster_status(directory: ClusterDirectory) -> ClusterStatus:
 
 @dataclass(frozen=True)
 class Runs:
-    """done: with a final record; failed: of these; asked: those that every cell has, None before the grid is there."""
+    """done: with a final record; failed: of these; asked: those that every cell has, and what was measured on demand beyond; None
+    before the grid is there."""
 
     done: int
     failed: int
@@ -98,7 +99,8 @@ def count_runs(directory: RunDirectory) -> Runs:
             records[path.stem] = (record["status"], path.stat().st_mtime)
     asked = None
     if (directory.path / "grid.json").exists():
-        asked = len(directory.grid().asked(directory.study()["repeats"]))
+        of_all = directory.grid().asked(directory.study()["repeats"])
+        asked = len({*records, *(run_name(slot.cell, slot.repeat) for slot in of_all)})
     return Runs(
         done=len(records),
         failed=sum(status not in (OK, NOT_RUNNABLE) for status, _ in records.values()),
