@@ -81,8 +81,7 @@ def cluster_status(directory: ClusterDirectory) -> ClusterStatus:
 
 @dataclass(frozen=True)
 class Runs:
-    """done: with a final record; failed: of these; asked: those that every cell has, and what was measured on demand beyond; None
-    before the grid is there."""
+    """done: with a final record; failed: of these; asked: of every cell, and those on demand; None without a grid."""
 
     done: int
     failed: int
