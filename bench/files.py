@@ -4,13 +4,16 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from bench.errors import StudyError
+from bench.owners import is_gone, owner
+
+# Of the name of a file in that of its temporary one, which has more parts.
+MOST_NAME = 150
 
 
 @contextmanager
@@ -32,7 +35,8 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 @contextmanager
 def _renamed_at_the_end(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    prefix = f".{path.name[:MOST_NAME]}.{owner()}."
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -70,11 +74,12 @@ def read_json(path: Path | str) -> Any:
         ) from None
 
 
-def sweep(folder: Path, pattern: str, older_than_s: float) -> None:
-    """Remove what killed processes left half done below the folder. What is young may belong to a living one."""
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove what processes that have ended left half done. The last-but-one part of its name, between dots, is
+    owner() of who made it."""
     for path in folder.glob(pattern):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > older_than_s:
+        with suppress(OSError, ValueError, IndexError):
+            if is_gone(path.name.split(".")[-3]):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -71,7 +71,7 @@ class StudyTask(Overrides, luigi.WrapperTask):
             preflight(found, self.strict)
             host_lock()
             stop_cleanly()
-            sweep(found.path, "**/.*.part", older_than_s=3600)
+            sweep(found.path, "**/.*.part")
             close_with_summary(found)
             wait_for_cooldown(found)
             _resolved[self.task_id] = found

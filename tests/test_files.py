@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from bench.errors import StudyError
 from bench.files import read_json, sweep, whole_file, write_json
+from bench.owners import boot_id, owner
 
 KILLED = """
 import os, signal, sys
@@ -26,11 +26,30 @@ def test_a_writer_that_is_killed_leaves_no_file_of_that_name(tmp_path: Path) -> 
     done = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
     assert done.returncode == -signal.SIGKILL and not path.exists()
     (left,) = tmp_path.iterdir()
-    sweep(tmp_path, "**/.*.part", older_than_s=3600)
-    assert left.exists(), "it may belong to a living writer"
-    os.utime(left, (time.time() - 7200,) * 2)
-    sweep(tmp_path, "**/.*.part", older_than_s=3600)
+    with whole_file(path) as of_this_one:
+        of_this_one.write_text("1")
+        sweep(tmp_path, "**/.*.part")
+        assert of_this_one.exists() and not left.exists()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", [".r.json.x.part", ".r.json.part", ".part", ".a.1-2-3.part", f".r.{owner()}.x.part"])
+def test_what_is_not_known_to_be_left_behind_stays(tmp_path: Path, name: str) -> None:
+    if name == ".a.1-2-3.part":
+        name = f".a.{boot_id()[:8]}-1-2-3.x.part"  # of a container whose processes are not seen here
+    (tmp_path / name).touch()
+    sweep(tmp_path, "**/.*.part")
+    assert (tmp_path / name).exists()
+
+
+def test_what_an_earlier_boot_left_goes(tmp_path: Path) -> None:
+    (tmp_path / ".r.json.00000000-4026531836-7-7.x.part").touch()
+    sweep(tmp_path, "**/.*.part")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_name_has_room(tmp_path: Path) -> None:
+    write_json(tmp_path / ("x" * 240 + ".json"), 1)
 
 
 def test_an_error_inside_leaves_the_old_file(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 
 from bench.files import read_json, sweep
 from bench.host.binding import bind_prefix
+from bench.owners import owner
 from bench.run.child import ChildEnd
 from bench.run.outcome import judge
 from bench.study.cell import Cell
 
 LOG_TAIL_LINES = 20
-_SCRATCH = "numastudy-"
 LOG_TAIL_BYTES = 8192
 
 
@@ -56,8 +56,8 @@ def workload_argv(cell_file: Path, mode: str, result: Path, *options: str) -> li
 def scratch_folder() -> tempfile.TemporaryDirectory[str]:
     """For what a run's processes leave each other; in memory where there is such a place."""
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
-    sweep(Path(place), f"{_SCRATCH}*", older_than_s=24 * 3600)
-    return tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=place)
+    sweep(Path(place), "numastudy.*.scratch")
+    return tempfile.TemporaryDirectory(prefix=f"numastudy.{owner()}.", suffix=".scratch", dir=place)
 
 
 def log_tail(path: Path) -> list[str]:

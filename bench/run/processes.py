@@ -7,24 +7,23 @@ import signal
 import time
 from collections.abc import Iterable
 
+from bench.owners import boot_id, start_ticks, stat_fields
+
+__all__ = [
+    "adopt_orphans",
+    "boot_id",
+    "die_with",
+    "end_adopted",
+    "end_processes",
+    "end_session",
+    "lock_heirs",
+    "session_members",
+    "start_ticks",
+]
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def start_ticks(pid: int) -> int | None:
-    """Clock ticks from boot to the start of the process (/proc/<pid>/stat, field 22); None if there is none."""
-    fields = _stat(pid)
-    return int(fields[19]) if fields and fields[0] != "Z" else None
-
-
-def boot_id() -> str:
-    """Names one boot of the host: start times of another boot say nothing of this one's processes."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
-        return "unknown"
 
 
 def session_members(session: int, since_ticks: int) -> list[int]:
@@ -110,13 +109,13 @@ def end_processes(pids: list[int], wait_s: float = 2.0) -> None:
 
 def _members(session: int, since_ticks: int) -> dict[int, int]:
     """session_members(), each with its process group."""
-    leader = _stat(session)
+    leader = stat_fields(session)
     if leader and since_ticks and int(leader[19]) != since_ticks:
         # The id is another process's now: the kernel gives it away only when nothing of the session is left.
         return {}
     members = {}
     for pid in _pids():
-        fields = _stat(pid)
+        fields = stat_fields(pid)
         if fields and fields[0] != "Z" and int(fields[3]) == session and int(fields[19]) >= since_ticks:
             members[pid] = int(fields[2])
     return members
@@ -126,7 +125,7 @@ def _adopted(since_ticks: int) -> dict[int, int]:
     """Each with its process group. The ended ones too: of one that forks on and on no other is ever seen."""
     own, session, adopted = os.getpid(), os.getsid(0), {}
     for pid in _pids():
-        fields = _stat(pid)
+        fields = stat_fields(pid)
         if fields and int(fields[1]) == own and int(fields[3]) != session and int(fields[19]) >= since_ticks:
             adopted[pid] = int(fields[2])
     return adopted
@@ -160,12 +159,3 @@ def _kill_groups(groups: Iterable[int]) -> None:
 
 def _pids() -> list[int]:
     return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
-
-
-def _stat(pid: int) -> list[str] | None:
-    """Fields from the third (state) on; the second may hold spaces and brackets."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None

@@ -124,9 +124,9 @@ def test_content_and_name_are_synced_in_this_order(tmp_path: Path) -> None:
     if "Operation not permitted" in done.stderr:
         pytest.skip("strace may not trace here")
     seen = [
-        re.sub(r"\.r\.json\.\w+\.part", "PART", line.partition(" ")[2].strip())
+        re.sub(r"\.r\.json\.[\w.-]+\.part", "PART", line.partition(" ")[2].strip())
         for line in log.read_text().splitlines()
-        if "fsync" in line or ("rename" in line and "PART" in re.sub(r"\.r\.json\.\w+\.part", "PART", line))
+        if "fsync" in line or ("rename" in line and "PART" in re.sub(r"\.r\.json\.[\w.-]+\.part", "PART", line))
     ]
     assert [line.partition("(")[0] for line in seen] == ["fsync", "rename", "fsync"], seen
     assert "/new/PART>" in seen[0] and '/new/r.json"' in seen[1] and seen[2].endswith("/new>) = 0"), seen
