@@ -89,14 +89,17 @@ class _Measured:
         except StudyError as error:
             return failure(TRACE_FAILED, error.what, error.advice) | {"command": process.command}
         except OSError as error:
-            status = BIND_FAILED if self._cell.binding == "numactl" else CRASHED
             if error.filename in map(str, process.logs):
                 # Not the run's fault, and no record of it could be written either.
                 raise StudyError(
                     f"cannot write: {error.strerror}", error.filename, "make room or mend the permissions"
                 ) from None
+            facts = {"command": process.command}
+            if error.filename != process.command[0]:
+                return failure(CRASHED, f"while it ran: {error}", "the next call measures it again") | facts
+            status = BIND_FAILED if self._cell.binding == "numactl" else CRASHED
             reason = f"cannot start {process.command[0]}: {error.strerror}"
-            return failure(status, reason, "check that it is installed") | {"command": process.command}
+            return failure(status, reason, "check that it is installed") | facts
         finally:
             if self._profiler:
                 self._profiler.settle(self._trace)
