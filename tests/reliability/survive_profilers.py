@@ -167,7 +167,7 @@ def test_a_kill_around_the_real_nsys_leaves_nothing_and_the_next_call_completes(
     # The traces of this device have no CUDA tables: the study ends with that, whatever was killed.
     assert luigi.returncode == 30, said
     records = calls.records()
-    assert records[calls.order()[-1]]["status"] == "ok", records[calls.order()[-1]]
+    assert records[calls.order()[-1]]["status"] == "ok", records[calls.order()[-1]]["reason"]
     assert [name for name, record in records.items() if record["status"] != "ok"] == []
     assert living(calls) == []
 
