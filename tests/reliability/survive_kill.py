@@ -22,7 +22,7 @@ def test_200_kills_of_replayed_runs(tmp_path: Path, recorded: Path) -> None:
         replay(calls, recorded)
         calls.study["repeats"] = 10
         calls.write()
-        return Batch(calls, seed, 50, longest_s=2.5).run()
+        return Batch(calls, seed, 50, longest_s=1.5).run()
 
     with ThreadPoolExecutor(2) as threads:
         batches = [*threads.map(batch, SEEDS)]

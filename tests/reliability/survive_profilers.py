@@ -167,7 +167,7 @@ def test_a_kill_around_the_real_nsys_leaves_nothing_and_the_next_call_completes(
     # The traces of this device have no CUDA tables: the study ends with that, whatever was killed.
     assert luigi.returncode == 30, said
     for _ in range(2):
-        # nsys loses its agent now and then by itself, on a busy machine most of all: then the next call takes the trace.
+        # nsys loses its agent now and then by itself, on a busy machine most of all: the next call takes the trace.
         if calls.records()[calls.order()[-1]]["status"] != "ok":
             calls.run()
     records = calls.records()
