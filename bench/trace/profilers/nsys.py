@@ -8,7 +8,6 @@ from bench.trace.errors import ProfilerError, TraceError
 from bench.trace.profilers.agent import end_agents, session_name
 from bench.trace.profilers.installation import find_importer, find_nsys
 from bench.trace.profilers.process import last_line, run_tool
-from bench.trace.redact import redact
 
 TOOL_TIMEOUT_S = 600
 INSTALL = "install Nsight Systems (Debian: .ci/install-nsys; else developer.nvidia.com), or use profiler: torch"
@@ -94,6 +93,9 @@ class Nsys:
         self.export_file(self.trace_path(report), sqlite)
 
     def export_file(self, trace: Path, sqlite: Path) -> None:
+        # It brings numpy, which nobody needs who only asks for a command line.
+        from bench.trace.redact import redact
+
         with whole_database(sqlite) as temporary:
             argv = [str(_nsys()), "export", "--type=sqlite", "--lazy=true", "--force-overwrite=true"]
             done = run_tool([*argv, f"--output={temporary}", str(trace)], TOOL_TIMEOUT_S)
