@@ -28,8 +28,9 @@ $(VENV)/installed: setup.cfg constraints.txt
 quick-test: install
 	$(BIN)/luigi --module tasks QuickTest --local-scheduler
 
+# Two at a time: they wait for processes most of the time. Each has a lock of the host of its own (tests/conftest.py).
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -53,7 +53,9 @@ def test_a_context_is_not_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         serve.refuse_unsafe(process_folder(tmp_path))
 
 
-def test_the_environment_is_what_torch_itself_makes_of_it() -> None:
+def test_the_environment_is_what_torch_itself_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Another test of this process may have set it.
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     import_torch(True)
     before = dict(os.environ)
     serve.import_all()
