@@ -4,8 +4,12 @@ NUMASTUDY_GPU_TESTS=1 lets the tests that are about a GPU (tests/workload/test_o
 """
 
 import os
+from collections.abc import Iterator
 
 import pytest
+
+from bench.trace.profilers.installation import find_nsys
+from tests import real_nsys as nsys_of_tests
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -16,3 +20,11 @@ def _apart_from_this_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     # Several tests' processes share two cores.
     os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture
+def real_nsys() -> Iterator[None]:
+    if find_nsys() is None:
+        pytest.skip("no nsys on this machine: run .ci/install-nsys")
+    with nsys_of_tests.alone():
+        yield

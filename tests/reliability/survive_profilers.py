@@ -18,11 +18,8 @@ from bench.study.resolve import resolve
 from bench.study.study import read_study
 from bench.trace.profilers import installation
 from bench.trace.profilers.agent import agents
-from bench.trace.profilers.installation import find_nsys
 from tests.reliability.killing import ApartCalls, living, wait_until
 from tests.reliability.stub import behave, replay
-
-needs_nsys = pytest.mark.skipif(find_nsys() is None, reason="nsys is not installed: .ci/install-nsys")
 
 # What stands in for nsys: `profile` runs the program, unless a fault says otherwise, and leaves a report.
 PROFILE = """#!/bin/sh
@@ -113,7 +110,7 @@ def test_nsys_that_is_not_there_costs_only_the_trace(calls: ApartCalls, monkeypa
     assert (metrics["status"], metrics["reason"]) == ("trace_failed", "nsys is not installed")
 
 
-@needs_nsys
+@pytest.mark.usefixtures("real_nsys")
 def test_an_export_of_the_real_nsys_without_cuda_tables_is_named(calls: ApartCalls) -> None:
     calls.study["timeout_s"] = 100
     directory, timed, metrics = measure(calls)
@@ -132,7 +129,7 @@ def test_a_study_whose_profiler_fails_has_its_timed_results(calls: ApartCalls, m
     assert "left no report" in (calls.run_directory() / "report.html").read_text()
 
 
-@needs_nsys
+@pytest.mark.usefixtures("real_nsys")
 @pytest.mark.parametrize("victim", ["nsys", "agent", "workload", "luigi", "group", "all but the agent"])
 @pytest.mark.timeout(300)
 def test_a_kill_around_the_real_nsys_leaves_nothing_and_the_next_call_completes(calls: ApartCalls, victim: str) -> None:
@@ -169,6 +166,7 @@ def test_a_kill_around_the_real_nsys_leaves_nothing_and_the_next_call_completes(
     for _ in range(2):
         # nsys loses its agent now and then by itself, on a busy machine most of all: the next call takes the trace.
         if calls.records()[calls.order()[-1]]["status"] != "ok":
+            print(calls.records()[calls.order()[-1]])
             calls.run()
     records = calls.records()
     assert records[calls.order()[-1]]["status"] == "ok", records[calls.order()[-1]]["reason"]

@@ -1,14 +1,12 @@
 import gzip
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from bench.trace.analyze import analyze_command, analyze_path
 from bench.trace.errors import TraceError
-from bench.trace.profilers.installation import find_nsys
+from tests.real_nsys import traced
 from tests.trace.oracle import oracle
 from tests.trace.trace_builder import pipeline, write
 
@@ -68,13 +66,9 @@ def test_a_missing_file_is_named(tmp_path, ending):
     assert caught.value.where.endswith(f"none{ending}")
 
 
-def test_a_report_is_exported_first(tmp_path):
-    if find_nsys() is None:
-        pytest.skip("no nsys on this machine: run .ci/install-nsys")
-    report = tmp_path / "x"
-    program = "import nvtx; nvtx.push_range('test_double_buffer'); nvtx.pop_range()"
-    argv = [str(find_nsys()), "profile", "--trace=cuda,nvtx", "--sample=none", "--cpuctxsw=none", f"--output={report}"]
-    subprocess.run([*argv, sys.executable, "-c", program], check=True, capture_output=True, timeout=120)
+def test_a_report_is_exported_first(real_nsys, tmp_path):
+    code, log = traced(tmp_path / "x", "import nvtx; nvtx.push_range('test_double_buffer'); nvtx.pop_range()")
+    assert code == 0, log
     with pytest.raises(TraceError, match="no CUDA activity in this trace"):
         analyze_path(tmp_path / "x.nsys-rep")
     shutil.copy(tmp_path / "x.nsys-rep", tmp_path / "cut.nsys-rep")

@@ -11,7 +11,6 @@ from bench.trace.database import open_export
 from bench.trace.errors import TraceError
 from bench.trace.metrics import check_conservation, metrics
 from bench.trace.profilers import get_profiler
-from bench.trace.profilers.installation import find_nsys
 from bench.trace.reader import read_trace
 from bench.trace.window import read_window
 
@@ -77,9 +76,7 @@ def test_one_way_sample_by_sample_and_prepared_batches_conserve_every_byte_too(t
     }
 
 
-def test_nsys_sees_the_ranges(tmp_path):
-    if find_nsys() is None:
-        pytest.skip("no nsys on this machine: run .ci/install-nsys")
+def test_nsys_sees_the_ranges(real_nsys, tmp_path):
     profiler = get_profiler("nsys")
     report, _ = traced(tmp_path, profiler)
     profiler.export(report, tmp_path / "x.sqlite")

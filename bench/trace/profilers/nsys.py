@@ -43,6 +43,11 @@ REFUSALS = (
         "its agent did not start in time",
         "seen on a busy host: run it again when less is going on",
     ),
+    (
+        ("End of file",),
+        "its agent went away",
+        "seen when another nsys on this host was killed: run it again",
+    ),
     (("No space left on device",), "the disk is full", "free some, or set retention: none"),
 )
 

@@ -3,8 +3,6 @@ import stat
 
 import pytest
 
-from bench.trace.profilers.installation import find_nsys
-
 PROGRAM = """
 import sys, nvtx
 def batch(prefix, i):
@@ -27,12 +25,6 @@ sys.exit(int(sys.argv[1]))
 @pytest.fixture
 def nvtx_program():
     return PROGRAM
-
-
-@pytest.fixture
-def needs_nsys():
-    if find_nsys() is None:
-        pytest.skip("no nsys on this machine: run .ci/install-nsys")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -16,16 +15,7 @@ from bench.trace.profilers.nsys import Nsys
 from bench.trace.profilers.process import run_tool
 from bench.trace.reader import read_trace
 from bench.trace.window import read_window
-
-
-def traced(report, program, exit_code=0, nsys=None):
-    for _ in range(3):  # nsys 2022.4 loses its agent in about 2 % of runs, more on a busy machine
-        argv = Nsys().command([sys.executable, "-c", program, str(exit_code)], report, "cpu")
-        done = subprocess.run([nsys or argv[0], *argv[1:]], capture_output=True, text=True, timeout=120)
-        Nsys().settle(report)
-        if done.returncode == exit_code:
-            break
-    return done.returncode, done.stdout + done.stderr
+from tests.real_nsys import traced
 
 
 @pytest.fixture
@@ -34,7 +24,7 @@ def report(tmp_path):
     return tmp_path / "nsys_reports" / "cell"
 
 
-def test_a_real_profile_is_exported_and_its_ranges_are_read_back(needs_nsys, report, nvtx_program, monkeypatch):
+def test_a_real_profile_is_exported_and_its_ranges_are_read_back(real_nsys, report, nvtx_program, monkeypatch):
     monkeypatch.setenv("SECRET_OF_THE_ENVIRONMENT", "hunter2-hunter2")
     profiler = Nsys()
     code, log = traced(report, nvtx_program)
@@ -53,7 +43,7 @@ def test_a_real_profile_is_exported_and_its_ranges_are_read_back(needs_nsys, rep
     assert not profiler.trace_path(report).exists()
 
 
-def test_a_left_over_stream_is_imported(needs_nsys, report, nvtx_program, tmp_path):
+def test_a_left_over_stream_is_imported(real_nsys, report, nvtx_program, tmp_path):
     """The real failure: nsys away from its importer leaves a .qdstrm, no report, and exits 0."""
     target = find_nsys().resolve().parent
     if find_importer(find_nsys()) is None or len(list(target.iterdir())) < 2:
@@ -94,7 +84,7 @@ def test_a_failing_importer_is_quoted(report, script, only_on_path):
         Nsys().collect(report, 0, "")
 
 
-def test_the_exit_code_of_the_program_is_passed_on(needs_nsys, report, nvtx_program):
+def test_the_exit_code_of_the_program_is_passed_on(real_nsys, report, nvtx_program):
     code, log = traced(report, nvtx_program, exit_code=3)
     assert code == 3
     assert Nsys().collect(report, code, log) is None
@@ -113,6 +103,7 @@ def test_no_report_after_a_good_end_is_told(report):
         ("ERR_NVGPUCTRPERM", "the driver refuses"),
         ("Unable to create a directory /tmp/nvidia", "cannot write its temporary files"),
         ("Local Endpoint is not available.", "its agent did not start in time"),
+        ("End of file", "its agent went away"),
         ("write: No space left on device", "the disk is full"),
     ],
 )
@@ -152,7 +143,7 @@ def test_a_new_attempt_forgets_the_report_of_the_last(report, script, only_on_pa
     assert not Nsys().trace_path(report).exists()
 
 
-def test_the_agent_of_a_killed_nsys_is_ended(needs_nsys, report):
+def test_the_agent_of_a_killed_nsys_is_ended(real_nsys, report):
     argv = Nsys().command(["sleep", "60"], report, "cpu")
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as run:
         deadline = time.monotonic() + 60
@@ -191,5 +182,5 @@ def test_a_tool_that_is_not_there_is_named():
         run_tool(["/no/such/tool"], 1)
 
 
-def test_the_version_is_read(needs_nsys):
+def test_the_version_is_read(real_nsys):
     assert nsys_version(find_nsys())[:2] == "20"
