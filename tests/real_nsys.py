@@ -1,6 +1,6 @@
 """The real nsys, one test at a time on this machine.
 
-All its processes share a table in /dev/shm, and one that is killed may take the agent of another with it: "End of file",
+All its processes share a table in /dev/shm, and one that is killed can take the agent of another along: "End of file",
 seen in 1 of 90 runs beside one that was killed every second, and in none of 175 without.
 """
 
