@@ -1,6 +1,5 @@
 """One attempt at a run: its processes are started, watched and judged, and their traces collected."""
 
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -12,13 +11,13 @@ from bench.files import write_json
 from bench.host.monitor import Monitor
 from bench.host.peers import Peer
 from bench.host.topology import Topology
-from bench.run.child import ChildEnd, child_environment, run_child
+from bench.run.child import ChildEnd
 from bench.run.forkserver import EXEC, FORK, SERVERS, how_to_start, served
 from bench.run.lock import HostLock
 from bench.run.peers import PeerFailed, Peers, failed_at
 from bench.run.process import Process, log_tail, scratch_folder, workload_argv
 from bench.run.progress import Progress
-from bench.run.record import BIND_FAILED, CRASHED, OK, TRACE_FAILED, failure
+from bench.run.record import CRASHED, OK, TRACE_FAILED, failure
 from bench.run.step_aside import step_aside
 from bench.study.cell import Cell
 from bench.study.directory import RunDirectory, run_name
@@ -89,17 +88,7 @@ class _Measured:
         except StudyError as error:
             return failure(TRACE_FAILED, error.what, error.advice) | {"command": process.command}
         except OSError as error:
-            if error.filename in map(str, process.logs):
-                # Not the run's fault, and no record of it could be written either.
-                raise StudyError(
-                    f"cannot write: {error.strerror}", error.filename, "make room or mend the permissions"
-                ) from None
-            facts = {"command": process.command}
-            if error.filename != process.command[0]:
-                return failure(CRASHED, f"while it ran: {error}", "the next call measures it again") | facts
-            status = BIND_FAILED if self._cell.binding == "numactl" else CRASHED
-            reason = f"cannot start {process.command[0]}: {error.strerror}"
-            return failure(status, reason, "check that it is installed") | facts
+            return process.failed(error) | {"command": process.command}
         finally:
             if self._profiler:
                 self._profiler.settle(self._trace)
@@ -118,18 +107,8 @@ class _Measured:
             # nsys works beside a traced run all the time; that is not a disturbance, and that run times nothing.
             watch = None if self._profiler else _watch(self._cell, self._host, cpus, lock)
             self._peers.start(lock, cpus, self._append_logs)
-            end = run_child(
-                process.command,
-                child_environment(dict(os.environ)),
-                process.logs,
-                self._cell.timeout_s,
-                on_start=lock.record_child,
-                on_poll=look,
-                keep_descriptors=(lock.fileno(),),
-                append_logs=self._append_logs,
-                cpus=cpus,
-                start=forked if self.start == FORK else None,
-            )
+            start = forked if self.start == FORK else None
+            end = process.run(lock, cpus, look, append_logs=self._append_logs, start=start)
             return end, watch.summary() if watch else None
 
     def _judged(self, process: Process, end: ChildEnd | None) -> Outcome:

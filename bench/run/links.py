@@ -1,6 +1,5 @@
 """The link of each GPU from each placement, measured beside the pipeline: the ceiling that percentages refer to."""
 
-import os
 import sys
 import time
 from collections.abc import Iterable
@@ -10,10 +9,9 @@ from typing import Any
 
 from bench.files import write_json
 from bench.run.attempt import Report
-from bench.run.child import child_environment, run_child
 from bench.run.lock import HostLock
 from bench.run.process import Process, scratch_folder
-from bench.run.record import BIND_FAILED, CRASHED, failure, write_record
+from bench.run.record import write_record
 from bench.run.step_aside import step_aside
 from bench.study.cell import Cell
 from bench.study.directory import RunDirectory
@@ -69,21 +67,9 @@ def _outcome(process: Process, directory: RunDirectory, lock: HostLock) -> dict[
     cell = process.cell
     try:
         with step_aside(directory.host(), cell.cpu_node, cell.binding) as cpus:
-            end = run_child(
-                process.command,
-                child_environment(dict(os.environ)),
-                process.logs,
-                cell.timeout_s,
-                on_start=lock.record_child,
-                on_poll=lambda: None,
-                keep_descriptors=(lock.fileno(),),
-                cpus=cpus,
-            )
+            return process.outcome(process.run(lock, cpus))
     except OSError as error:
-        status = BIND_FAILED if cell.binding == "numactl" else CRASHED
-        reason = f"cannot start {process.command[0]}: {error.strerror}"
-        return failure(status, reason, "check that it is installed")
-    return process.outcome(end)
+        return process.failed(error)
 
 
 def _plain(cell: Cell) -> Cell:

@@ -1,6 +1,5 @@
 """The processes that keep other GPUs busy while one is measured."""
 
-import os
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -10,7 +9,7 @@ from typing import Any
 
 from bench.files import write_json
 from bench.host.peers import FOUND, Peer, choose_peers
-from bench.run.child import ChildEnd, child_environment, run_child
+from bench.run.child import ChildEnd
 from bench.run.lock import HostLock
 from bench.run.process import Process, workload_argv
 from bench.run.record import CRASHED, OK, TIMEOUT, failure, read_record
@@ -124,17 +123,7 @@ class Peers:
         return Process(own, workload_argv(cell_file, "load", result, *self.options), logs, result)
 
     def _run(self, process: Process, lock: HostLock, cpus: set[int], append_logs: bool) -> Ended:
-        end = run_child(
-            process.command,
-            child_environment(dict(os.environ)),
-            process.logs,
-            self._timeout_s,
-            on_start=lock.record_child,
-            on_poll=self._raise_if_stopped,
-            keep_descriptors=(lock.fileno(),),
-            append_logs=append_logs,
-            cpus=cpus,
-        )
+        end = process.run(lock, cpus, self._raise_if_stopped, self._timeout_s, append_logs)
         return Ended(end, time.time())
 
     def _raise_if_stopped(self) -> None:

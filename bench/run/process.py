@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bench.errors import StudyError
 from bench.files import read_json, sweep
 from bench.host.binding import bind_prefix
 from bench.owners import owner
-from bench.run.child import ChildEnd
+from bench.run.child import ChildEnd, Start, child_environment, run_child
+from bench.run.lock import HostLock
 from bench.run.outcome import judge
+from bench.run.record import BIND_FAILED, CRASHED, failure
 from bench.study.cell import Cell
 
 LOG_TAIL_LINES = 20
@@ -39,6 +42,43 @@ class Process:
 
     def read_result(self) -> dict[str, Any] | None:
         return read_json(self.result) if self.result.exists() else None
+
+    def run(
+        self,
+        lock: HostLock,
+        cpus: set[int],
+        on_poll: Callable[[], None] = lambda: None,
+        timeout_s: float | None = None,
+        append_logs: bool = False,
+        start: Start | None = None,
+    ) -> ChildEnd:
+        """Until it ends, known to the host's lock and holding it. timeout_s: if not the cell's. The others and what is
+        raised: as of run_child.
+        """
+        return run_child(
+            self.command,
+            child_environment(dict(os.environ)),
+            self.logs,
+            self.cell.timeout_s if timeout_s is None else timeout_s,
+            on_start=lock.record_child,
+            on_poll=on_poll,
+            keep_descriptors=(lock.fileno(),),
+            append_logs=append_logs,
+            cpus=cpus,
+            start=start,
+        )
+
+    def failed(self, error: OSError) -> dict[str, Any]:
+        """status, reason, advice where run raised this. Raise StudyError for a log that cannot be written."""
+        if error.filename in map(str, self.logs):
+            # Not the run's fault, and no record of it could be written either.
+            raise StudyError(
+                f"cannot write: {error.strerror}", error.filename, "make room or mend the permissions"
+            ) from None
+        if error.filename != self.command[0]:
+            return failure(CRASHED, f"while it ran: {error}", "the next call measures it again")
+        status = BIND_FAILED if self.cell.binding == "numactl" else CRASHED
+        return failure(status, f"cannot start {self.command[0]}: {error.strerror}", "check that it is installed")
 
     def outcome(self, end: ChildEnd) -> dict[str, Any]:
         """status, reason, advice; with the log's end where it failed."""
