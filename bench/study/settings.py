@@ -53,9 +53,8 @@ class Setting:
         """The value in its own type. Raise StudyError with what was found and what is allowed."""
         if self.key == "compile_model":
             value = {"False": "off", "True": "default", "false": "off", "true": "default"}.get(str(value), value)
-        good = isinstance(value, self.kind) and not (self.kind is int and isinstance(value, bool))
-        if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value, good = float(value), True
+        kinds = int | float if self.kind is float else self.kind
+        good = isinstance(value, kinds) and (self.kind is bool or not isinstance(value, bool))
         if good and self.choices:
             good = value in self.choices
         elif good and self.kind in (int, float):
@@ -63,7 +62,7 @@ class Setting:
         if not good:
             hint = nearest(str(value), self.choices)
             raise StudyError(f"found {json.dumps(value, default=str)}, allowed is {self.allowed}{hint}", where)
-        return value
+        return self.kind(value)
 
 
 SETTINGS = {

@@ -68,6 +68,7 @@ def test_heads_of_the_shipped_models_are_those_of_the_design() -> None:
         ({"placements": [[0, 2]]}, ["numa_nodes and placements exclude each other"]),
         ({"numa_nodes": None, "placements": [[0]]}, ["[CPU node, memory node]", "placements[0]"]),
         ({"windows": 3}, ["from 9 to"]),
+        ({"timeout_s": 10**400}, ["a number from 1 to", "f.yaml: timeout_s"]),
     ],
 )  # fmt: skip
 def test_bad_values_are_refused_with_place_and_remedy(changes: dict, words: list[str]) -> None:
