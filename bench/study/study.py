@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import StudyError
+from bench.shape import TEXT
 from bench.study.axes import FOLDED, Axes, axis_key, check_once, read_axes, read_crossed
 from bench.study.combinations import combinations, reshaped
 from bench.study.model import Model, check_model, parse_model
@@ -89,7 +90,7 @@ def read_study(values: Any, where: str, overrides: Values | None = None) -> Stud
             check_model(model, settings["image_size"], f"{at('models')}[{index}]")
     study = Study(
         name=_read_name(merged["name"], at("name")),
-        question=str(merged.get("question", "")).strip(),
+        question=_read_question(merged.get("question"), at("question")),
         gpu_ids=folded.get("gpu_ids") or read_ids(merged["gpu_ids"], at("gpu_ids")),
         placements=folded.get("placements") or _read_places(merged, at),
         models=models,
@@ -139,6 +140,12 @@ def _read_name(value: Any, where: str) -> str:
             "the name becomes a folder below the output directory",
         )
     return value
+
+
+def _read_question(value: Any, where: str) -> str:
+    if not TEXT.fits("" if value is None else value):
+        raise StudyError(f"found {value!r}, allowed is a text", where)
+    return (value or "").strip()
 
 
 def _read_places(merged: Values, at: At) -> tuple[Placement, ...] | str:

@@ -68,6 +68,8 @@ def test_heads_of_the_shipped_models_are_those_of_the_design() -> None:
         ({"placements": [[0, 2]]}, ["numa_nodes and placements exclude each other"]),
         ({"numa_nodes": None, "placements": [[0]]}, ["[CPU node, memory node]", "placements[0]"]),
         ({"windows": 3}, ["from 9 to"]),
+        ({"question": ["why", "how"]}, ["found ['why', 'how']", "a text", "f.yaml: question"]),
+        ({"question": "half of \ud800"}, ["a text"]),
         ({"timeout_s": 10**400}, ["a number from 1 to", "f.yaml: timeout_s"]),
     ],
 )  # fmt: skip
@@ -76,6 +78,10 @@ def test_bad_values_are_refused_with_place_and_remedy(changes: dict, words: list
         read_study(changed(**changes), "f.yaml")
     for word in words:
         assert word in str(refused.value)
+
+
+def test_a_question_may_be_left_empty() -> None:
+    assert read_study(GOOD | {"question": None}, "f").question == ""
 
 
 def test_overrides_win_and_are_named_as_options() -> None:
