@@ -34,14 +34,18 @@ def shipped_names() -> tuple[str, ...]:
 def study_path(name: Path | str) -> Path:
     """The file of a study: of the task of that name, or `name` itself, or the one of that name that ships.
 
-    Raise StudyError if there is neither.
+    Raise StudyError if there is neither, or if it cannot be told.
     """
     path, stem = Path(name), str(name).removesuffix(".yaml")
     if name in TASKS:
         return configs_folder() / f"{TASKS[str(name)]}.yaml"
-    if not path.is_file() and stem in shipped_names():
+    try:
+        is_file, is_there = path.is_file(), path.exists()
+    except OSError as error:  # too long a name, or a folder that may not be looked into
+        raise StudyError(f"cannot read the study file: {error.strerror}", str(name)) from None
+    if not is_file and stem in shipped_names():
         return configs_folder() / f"{stem}.yaml"
-    if not path.exists():
+    if not is_there:
         raise StudyError(
             f"there is no study file of that name{nearest(stem, (*TASKS, *shipped_names()))}",
             str(name),

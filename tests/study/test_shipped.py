@@ -115,6 +115,8 @@ def test_a_file_of_that_name_comes_before_the_one_that_ships(tmp_path: Path, mon
         study_path("compil_study")
     with pytest.raises(StudyError, match="rq5_pipeline_design"):
         study_path("nightly")
+    with pytest.raises(StudyError, match="File name too long"):
+        study_path("a study written out where its name belongs " * 10)
 
 
 @pytest.mark.parametrize(
