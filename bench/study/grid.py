@@ -74,10 +74,16 @@ def _gpus(study: Study, topology: Topology) -> list[int]:
         return list(study.gpu_ids)
     if study.settings["device"] == "cpu":
         return [0]
+    if not topology.gpus:
+        why = f" ({topology.nvml_error})" if topology.nvml_error else ""
+        raise StudyError(f"gpu_ids is all, and this host has no GPU{why}", study.name, "set device: cpu")
     return [gpu.index for gpu in topology.gpus]
 
 
 def _placements(study: Study, topology: Topology) -> list[Placement]:
     if not isinstance(study.placements, str):
         return list(study.placements)
-    return [(node.id, node.id) for node in topology.nodes if node.kind == "cpu+memory"]
+    found = [(node.id, node.id) for node in topology.nodes if node.kind == "cpu+memory"]
+    if not found:
+        raise StudyError("the nodes are all, and none has both CPUs and memory", study.name, "name placements")
+    return found

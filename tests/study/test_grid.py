@@ -74,6 +74,16 @@ def test_all_takes_the_nodes_that_have_both_cpus_and_memory() -> None:
     assert [(cell.gpu, cell.mem_node) for cell in cells] == [(0, 0), (0, 5)]
 
 
+def test_all_of_what_is_not_there_is_named() -> None:
+    with pytest.raises(StudyError, match=r"this host has no GPU \(Driver Not Loaded\)"):
+        cells_of(
+            {"gpu_ids": "all", "numa_nodes": [0], "device": "cuda"},
+            replace(host(node(0)), nvml_error="Driver Not Loaded"),
+        )
+    with pytest.raises(StudyError, match="none has both CPUs and memory"):
+        cells_of({"numa_nodes": "all"}, host(node(0, cpus=())))
+
+
 def test_a_cell_reads_back_from_json() -> None:
     for cell in cells_of({"numa_nodes": [0, 9]}, host(node(0))):
         assert Cell.from_json(json.loads(json.dumps(cell.as_json()))) == cell
