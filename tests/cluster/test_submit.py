@@ -70,6 +70,22 @@ def test_the_end_of_the_script_is_the_end_of_the_job(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (30, f"{tmp_path}/hosts/n1/drain-7-0\n")
 
 
+@pytest.mark.parametrize("last", ["exit 7", "sleep 0.5; kill -USR1 $PPID; sleep 0.1; exit 7"])
+def test_the_exit_code_is_that_of_the_step_however_it_meets_the_script(tmp_path: Path, last: str) -> None:
+    """A step that fails before the script looks for it, and one that ends while the script handles a signal."""
+    (tmp_path / "hosts" / "n1").mkdir(parents=True)
+    text = (
+        script(str(tmp_path))
+        .replace("step=$!\n", "step=$!\nsleep 0.2\n")
+        .replace("    wait $step\n", "    wait $step\n    sleep 0.3\n")
+    )
+    stand_in = tmp_path / "srun"
+    stand_in.write_text(f"#!/bin/sh\n{last}\n")
+    stand_in.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    assert subprocess.run(["bash", "-c", text], env=environment, timeout=20).returncode == 7
+
+
 def test_a_template_of_a_site(tmp_path: Path) -> None:
     template = tmp_path / "ours.j2"
     template.write_text("module load cuda\nsrun {{ python }} {{ folder | quoted }} {{ host }}")
