@@ -182,13 +182,9 @@ def study_index(folder: Path) -> Iterator[dict[str, dict[str, str]]]:
 
     Raise StudyError if it cannot be written or locked.
     """
-    try:
+    with _writing_below(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".index.lock").open("a")
-    except OSError as error:
-        raise StudyError(
-            f"cannot write there: {error.strerror}", str(folder), "choose another folder with --output-dir"
-        ) from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -207,25 +203,41 @@ def study_index(folder: Path) -> Iterator[dict[str, dict[str, str]]]:
 
 
 def new_directory(folder: Path, parts: tuple[str, ...] = PARTS) -> Path:
-    """outputs/<study name>/<YYYY-MM-DD>/<HH-MM-SS>/, created with its parts; a second one in that second gets -2."""
+    """outputs/<study name>/<YYYY-MM-DD>/<HH-MM-SS>/, created with its parts; a second one in that second gets -2.
+
+    Raise StudyError if it cannot be made.
+    """
     day = folder / time.strftime("%Y-%m-%d")
     clock = time.strftime("%H-%M-%S")
     for attempt in range(1, 1000):
         path = day / (clock if attempt == 1 else f"{clock}-{attempt}")
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        make_parts(path, parts)
-        # Below the study's folder, the day's.
-        sync_folders(path, levels=3)
+        with _writing_below(folder):
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            make_parts(path, parts)
+            # Below the study's folder, the day's.
+            sync_folders(path, levels=3)
         return path
     raise StudyError("too many run directories in one second", str(day), "try again")
 
 
 def make_parts(path: Path, parts: tuple[str, ...] = PARTS) -> None:
-    for part in parts:
-        (path / part).mkdir(parents=True, exist_ok=True)
+    """Raise StudyError if they cannot be made."""
+    with _writing_below(path):
+        for part in parts:
+            (path / part).mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _writing_below(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StudyError(
+            f"cannot write there: {error.strerror}", str(folder), "make room, or choose another folder with --output-dir"
+        ) from None
 
 
 def freeze(path: Path, study: dict[str, Any], topology: dict[str, Any], cells: list[Cell], order: list[Slot]) -> None:
