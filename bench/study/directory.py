@@ -236,7 +236,9 @@ def _writing_below(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StudyError(
-            f"cannot write there: {error.strerror}", str(folder), "make room, or choose another folder with --output-dir"
+            f"cannot write there: {error.strerror}",
+            str(folder),
+            "make room, or choose another folder with --output-dir",
         ) from None
 
 
