@@ -11,7 +11,7 @@ from bench.files import read_json
 from bench.host.topology import Topology, read_topology
 from bench.shape import NUMBER, TEXT, Must, misfit
 from bench.study.cell import Cell
-from bench.study.directory import RunDirectory, run_name
+from bench.study.directory import Grid, RunDirectory, run_name
 from bench.study.order import TRACED, Slot
 from bench.study.resolve import expand_here, find
 from bench.study.study import Study
@@ -25,6 +25,9 @@ ACTIVITIES_PER_LAYER = 30
 ACTIVITIES_PER_BATCH = 16
 # The runs of an earlier study that tell the time: a study of thousands of cells is not read as a whole.
 _TIMED_BY = (1, 2, TRACED)
+# What a run may have become that no later call changes.
+_NOT_RUNNABLE = "not_runnable"
+_NOT_DONE_AGAIN = ("ok", _NOT_RUNNABLE)
 
 
 @dataclass(frozen=True)
@@ -47,23 +50,20 @@ def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology
     directory = None if fresh else find(study, output_dir)
     if directory:
         grid = directory.grid()
-        cells, order = list(grid.cells.values()), grid.asked(study.settings["repeats"])
     else:
         here = expand_here(study, topology or read_topology())
-        cells = here.cells
-        order = [slot for slot in here.order if slot.repeat == TRACED or slot.repeat <= study.settings["repeats"]]
-    records: dict[str, list[dict[str, Any] | None]] = {cell.name: [] for cell in cells}
-    runnable = {cell.name for cell in cells if not cell.reason}
+        grid = Grid({cell.name: cell for cell in here.cells}, tuple(here.order))
+    known, order = grid.cells, grid.asked(study.settings["repeats"])
+    records: dict[str, list[dict[str, Any] | None]] = {name: [] for name in known}
     todo = []
     there = _run_files(directory)
     for slot in order:
         record = _record(directory, slot, there) if directory else None
         records[slot.cell].append(record)
-        if slot.cell in runnable and (record or {}).get("status") != "ok":
+        if not known[slot.cell].reason and (record or {}).get("status") not in _NOT_DONE_AGAIN:
             todo.append(slot)
-    entries = [_entry(cell, records[cell.name]) for cell in cells]
+    entries = [_entry(cell, records[cell.name]) for cell in known.values()]
     times = _known_times(output_dir) if todo else {}
-    known = {cell.name: cell for cell in cells}
     kinds = {(slot.cell, slot.repeat == TRACED) for slot in todo}
     found = {(name, traced): _estimate(known[name], traced, times) for name, traced in kinds}
     seconds = [found[slot.cell, slot.repeat == TRACED] for slot in todo]
@@ -75,7 +75,7 @@ def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology
         runs_to_do=len(todo),
         estimate_s=round(sum(second for second, _ in seconds), 1),
         estimate_from="earlier runs on this host"
-        if seconds and all(known for _, known in seconds)
+        if seconds and all(measured for _, measured in seconds)
         else "typical times of an H100 host, where this host has no earlier run of the kind",
         disk_bytes=sum(trace_bytes(known[slot.cell]) for slot in todo if slot.repeat == TRACED),
     )
@@ -134,11 +134,14 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _entry(cell: Cell, records: list[dict[str, Any] | None]) -> dict[str, Any]:
-    failed = next((record for record in records if record and record["status"] not in ("ok", "not_runnable")), None)
+    failed = next((record for record in records if record and record["status"] not in _NOT_DONE_AGAIN), None)
+    refused = next((record for record in records if record and record["status"] == _NOT_RUNNABLE), None)
     if cell.reason:
-        state, reason = "not_runnable", cell.reason
+        state, reason = _NOT_RUNNABLE, cell.reason
     elif failed:
         state, reason = "failed", f"{failed['status']}: {failed.get('reason') or ''}"
+    elif refused:
+        state, reason = _NOT_RUNNABLE, refused.get("reason") or ""
     else:
         state, reason = ("todo" if None in records else "done"), ""
     return {

@@ -102,6 +102,14 @@ def test_an_output_directory_that_cannot_be_written_is_named(tmp_path: Path) -> 
         resolve(study(), tmp_path / "file", False, "a")
 
 
+def test_a_run_directory_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.study.directory.time.strftime", lambda form: form.replace("%", ""))
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "Y-m-d").write_text("")
+    with pytest.raises(StudyError, match="cannot write there: Not a directory"):
+        resolve(study(), tmp_path, False, "a")
+
+
 def test_a_plan_runs_nothing_and_says_what_is_done(tmp_path: Path) -> None:
     made = plan(study(), tmp_path)
     assert not list(tmp_path.iterdir())
@@ -125,6 +133,20 @@ def test_a_plan_runs_nothing_and_says_what_is_done(tmp_path: Path) -> None:
 
     fresh = plan(study(), tmp_path, fresh=True)
     assert fresh.directory is None and fresh.runs_to_do == 4
+
+
+def test_what_only_a_run_found_out_to_be_not_runnable_is_planned_as_such(tmp_path: Path) -> None:
+    """As where the kernel has no huge pages: no call tries it again."""
+    directory = resolve(study(), tmp_path, False, "a")
+    record = {"status": "not_runnable", "reason": "no huge pages", "invocation": "a", "wall_s": 3.0}
+    for cell in directory.grid().cells:
+        for repeat in (1, "traced"):
+            write_record(directory.record(cell, repeat), record)
+        write_record(directory.metrics(cell), record)
+    made = plan(study(), tmp_path)
+    assert {cell["state"] for cell in made.cells} == {"not_runnable"}
+    assert made.cells[0]["reason"] == "no huge pages"
+    assert (made.runs_to_do, made.estimate_s, made.disk_bytes) == (0, 0.0, 0)
 
 
 def test_an_estimate_comes_from_earlier_runs_of_the_kind(tmp_path: Path) -> None:
