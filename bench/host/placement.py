@@ -107,7 +107,8 @@ def _buffers(facts: dict[str, Any], cell: dict[str, Any]) -> list[str]:
             }
             pages = sum(elsewhere.values())
             looked_at = sum((buffer[when] or {}).values())
-            if pages > (1 - _threshold(cell)) * looked_at:
+            # As a quotient: 0.9 of 100 pages are exactly 90 then, and not a little less.
+            if pages and (looked_at - pages) / looked_at < _threshold(cell):
                 where = ", ".join(f"{count} on node {node}" for node, count in elsewhere.items())
                 reasons.append(
                     f"at the {when}, {pages} of {looked_at} pages of {name} lay elsewhere than on node "

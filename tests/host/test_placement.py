@@ -93,6 +93,15 @@ def test_the_threshold_of_the_study_counts() -> None:
     assert judge(facts, CELL | {"placement_threshold": 0.99})[0] == "proved"
 
 
+@pytest.mark.parametrize("percent", range(1, 100))
+def test_the_share_that_is_asked_for_is_enough_to_the_page(percent: int) -> None:
+    asked = CELL | {"placement_threshold": percent / 100}
+    for pages, verdict in ((percent, "proved"), (percent - 1, "misplaced")):
+        look = {"0": 100 - pages, "2": pages}
+        facts = altered("buffers", "input_ring", to=HONEST["buffers"]["input_ring"] | {"start": look, "end": look})
+        assert judge(facts, asked)[0] == verdict
+
+
 def test_share_is_the_worse_of_both_looks() -> None:
     buffer = HONEST["buffers"]["input_ring"]
     assert share_on_node(buffer, 2) == 1.0
