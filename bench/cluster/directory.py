@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +14,21 @@ import yaml
 
 from bench.errors import StudyError
 from bench.files import read_json, write_json, write_text
+from bench.shape import TEXT, Each, Kind, Must, misfit
 from bench.study.directory import HOSTS, RunDirectory, new_directory, study_fingerprint, study_index
 from bench.study.study import Study
 
 SCHEMA = 1
 Record = dict[str, Any]
+
+_JOBS = {"jobs": Must([Must({"id": Must(TEXT)})])}
+# A host's name becomes a folder; whoever writes it into a script or a page looks at it again.
+_FOLDER = re.compile(r"(?!\.)[^/\0\n]{1,255}")
+_HOSTS = Kind(
+    "a mapping of names of hosts",
+    lambda value: isinstance(value, dict) and bool(value) and all(map(_FOLDER.fullmatch, value)),
+)
+_SHAPE = Must({"study": Must(TEXT), "scheduler": Must(TEXT), "hosts": Must(_HOSTS)})
 
 
 @dataclass(frozen=True)
@@ -57,17 +68,19 @@ class ClusterDirectory:
         return self.path / HOSTS / name / "logs" / "job.log"
 
     def read(self) -> Record:
-        """Raise StudyError if this is no such folder."""
+        """Raise StudyError if this is no such folder, or its cluster.json is damaged."""
         try:
             record = read_json(self.record_path)
         except OSError:
-            record = None
-        if not isinstance(record, dict) or not isinstance(record.get("hosts"), dict):
             raise StudyError(
                 "no cluster.json: not the folder of a study on many hosts",
                 str(self.path),
                 "name the folder outputs/<study>/<date>/<time>/ that numastudy submit printed",
-            )
+            ) from None
+        wrong = misfit(record, _SHAPE) or misfit(record["hosts"], Each(Must(_JOBS)), "hosts")
+        if wrong:
+            advice = "mend it by hand, or submit the study again with --fresh"
+            raise StudyError(f"damaged: {wrong}", str(self.record_path), advice)
         return record
 
     def write(self, record: Record) -> None:

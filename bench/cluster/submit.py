@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from bench.cluster import slurm
 from bench.cluster.directory import ClusterDirectory, find_or_make
 from bench.cluster.job import split_address
-from bench.cluster.nodes import check_known
+from bench.cluster.nodes import check_known, check_names
 from bench.cluster.status import DONE, HostStatus, cluster_status
 from bench.errors import StudyError
 from bench.study.shipped import configs_folder
@@ -97,6 +97,8 @@ def dry_run(study: Study, hosts: list[str], asked: Asked, output_dir: Path) -> s
 
 def render(study: str, host: str, folder: Path, asked: Asked) -> str:
     """The batch script of one host. Raise StudyError if the template cannot be used."""
+    # It may come from a cluster.json that somebody has edited.
+    check_names([host])
     template = asked.template or configs_folder() / "slurm" / "host.sbatch.j2"
     environment = Environment(
         loader=FileSystemLoader(template.parent),

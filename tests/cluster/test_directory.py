@@ -1,9 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from bench.cluster.directory import ClusterDirectory, find_or_make, study_text
+from bench.cluster.status import status
 from bench.errors import StudyError
 from bench.study.shipped import shipped_names
 from bench.study.study import load_study, read_study
@@ -41,9 +43,21 @@ def test_the_same_study_on_the_same_hosts_goes_on_in_its_folder(tmp_path: Path) 
 def test_another_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"no cluster\.json"):
         ClusterDirectory(tmp_path).read()
-    (tmp_path / "cluster.json").write_text("[1]")
-    with pytest.raises(StudyError, match=r"no cluster\.json"):
-        ClusterDirectory(tmp_path).read()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[1]", "null", "{", "{}", *(
+        json.dumps({"study": "s", "scheduler": "", "hosts": hosts})
+        for hosts in ({}, [], {"n1": []}, {"n1": {}}, {"n1": {"jobs": [{}]}}, {"n1": {"jobs": [{"id": 7}]}},
+                      {"../n1": {"jobs": []}}, {"": {"jobs": []}}, {"..": {"jobs": []}})
+    )],
+)  # fmt: skip
+def test_a_damaged_record_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "cluster.json").write_text(text)
+    with pytest.raises(StudyError) as raised:
+        status(tmp_path)
+    assert raised.value.where == str(tmp_path / "cluster.json")
 
 
 def test_one_process_at_a_time_writes(tmp_path: Path) -> None:

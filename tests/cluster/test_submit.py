@@ -36,6 +36,12 @@ def test_an_option_that_could_be_more_is_refused(option: str) -> None:
         dry_run(load_study("quick_test"), ["n1"], Asked(options=[option]), Path("out"))
 
 
+@pytest.mark.parametrize("host", ["n1\n#SBATCH --uid=0", "n[1-3]", "n1,n2", "-w"])
+def test_a_host_that_could_be_more_is_refused(host: str) -> None:
+    with pytest.raises(StudyError, match="is not the name of a host"):
+        render("quick_test", host, Path("/data"), Asked())
+
+
 @pytest.mark.parametrize("scheduler", ["head", "head:", ":8082", "head:port"])
 def test_a_scheduler_is_host_and_port(scheduler: str) -> None:
     with pytest.raises(StudyError, match="allowed is HOST:PORT"):
