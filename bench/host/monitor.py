@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from bench.host.cpulist import parse_cpulist
 from bench.host.gpus import throttle_reasons
 
 INTERVAL_S = 0.08  # with the time that NVML takes, still 10 samples a second
@@ -218,8 +217,8 @@ class ForeignLoad:
     def read(self) -> float | None:
         """Since the last call; None at the first."""
         tick = os.sysconf("SC_CLK_TCK")
-        busy = sum(busy_ticks(cpu) for cpu in self._watched) / tick
-        own = {pid: _cpu_ticks(pid) / tick for pid in _own(self._sessions())}
+        busy = busy_ticks(self._watched) / tick
+        own = {pid: _cpu_ticks(pid) / tick for pid in _own(self._sessions()) if self._may_work_here(pid)}
         now = time.monotonic()
         last, self._last = self._last, (now, busy, own)
         if last is None or now <= last[0]:
@@ -227,16 +226,25 @@ class ForeignLoad:
         used = sum(seconds - last[2].get(pid, 0.0) for pid, seconds in own.items())
         return max(0.0, (busy - last[1] - used) / (now - last[0]))
 
+    def _may_work_here(self, pid: int) -> bool:
+        """The time of a peer that is bound to other CPUs would hide as much work of others on these."""
+        try:
+            return not self._watched.isdisjoint(os.sched_getaffinity(pid))
+        except OSError:
+            return False
 
-def busy_ticks(cpu: int) -> int:
-    """Ticks that a CPU spent on anything but idling and waiting for disks (proc(5), /proc/stat)."""
+
+def busy_ticks(cpus: Iterable[int]) -> int:
+    """Ticks that these CPUs spent on anything but idling and waiting for disks (proc(5), /proc/stat)."""
+    wanted, ticks = {f"cpu{cpu}" for cpu in cpus}, 0
+    # Read once for all of them: the kernel makes it up anew, for every CPU and interrupt, at each opening.
     with suppress(OSError), open("/proc/stat") as file:
         for line in file:
-            words = line.split()
-            if words[0] == f"cpu{cpu}":
-                user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, words[1:9])
-                return user + nice + system + irq + softirq + steal
-    return 0
+            name, *fields = line.split(maxsplit=9)
+            if name in wanted:
+                user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+                ticks += user + nice + system + irq + softirq + steal
+    return ticks
 
 
 def _cpu_ticks(pid: int) -> int:
@@ -246,12 +254,3 @@ def _cpu_ticks(pid: int) -> int:
     except OSError:
         return 0
     return int(words[11]) + int(words[12])
-
-
-def watched_cpus(node: int) -> tuple[int, ...]:
-    """The CPUs of a node as the kernel lists them; none if it does not."""
-    try:
-        with open(f"/sys/devices/system/node/node{node}/cpulist") as file:
-            return parse_cpulist(file.read())
-    except OSError:
-        return ()

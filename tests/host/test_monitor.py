@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.host.monitor import ForeignLoad, Monitor, OwnProcesses, busy_ticks, keep_off, summarize, watched_cpus
+from bench.host.monitor import ForeignLoad, Monitor, OwnProcesses, busy_ticks, keep_off, summarize
 
 WORK_S = 0.5
 QUIET: dict[str, Any] = {
@@ -131,10 +131,30 @@ def test_the_work_of_each_of_a_runs_sessions_is_its_own() -> None:
     assert (with_foreign - without_foreign) * waited_s > WORK_S / 2
 
 
+def test_the_work_of_a_peer_that_is_bound_elsewhere_hides_nothing() -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        pytest.skip("a peer elsewhere needs a second CPU")
+    here, elsewhere = cpus[:2]
+    peer, other = spin(elsewhere), spin(here)
+    try:
+        beside, alone = ForeignLoad(frozenset({here}), lambda: [peer.pid]), ForeignLoad(frozenset({here}), list)
+        assert beside.read() is alone.read() is None
+        waited_s = until_it_worked(peer)
+        # Both see the same work of others; they are read one after the other, so not to the tick.
+        assert abs(beside.read() - alone.read()) * waited_s < WORK_S / 2
+    finally:
+        for child in (peer, other):
+            child.kill()
+            child.communicate()
+
+
 def test_busy_ticks_only_grow() -> None:
-    cpu = min(os.sched_getaffinity(0))
-    first = busy_ticks(cpu)
-    assert 0 < first <= busy_ticks(cpu) and busy_ticks(10**6) == 0
+    cpu, *others = sorted(os.sched_getaffinity(0))
+    first = busy_ticks([cpu])
+    assert 0 < first <= busy_ticks([cpu]) and busy_ticks([10**6]) == 0
+    apart = busy_ticks([cpu]) + busy_ticks(others)
+    assert busy_ticks([cpu, *others]) >= apart
 
 
 def test_the_watch_keeps_off_measured_cpus_only_where_others_are() -> None:
@@ -147,10 +167,6 @@ def test_the_watch_keeps_off_measured_cpus_only_where_others_are() -> None:
             assert os.sched_getaffinity(0) == everything - {min(everything)}
     finally:
         os.sched_setaffinity(0, everything)
-
-
-def test_watched_cpus_of_a_node_that_is_not_there() -> None:
-    assert watched_cpus(9999) == ()
 
 
 def test_a_process_stays_the_runs_own_when_its_session_is_gone() -> None:
