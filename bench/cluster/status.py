@@ -59,11 +59,12 @@ def status(path: Path) -> ClusterStatus:
     directory = RunDirectory(path)
     try:
         facts, study = directory.topology(), directory.study()["name"]
-    except (OSError, KeyError, TypeError):
+        host = facts.get("host") or facts["fingerprint"]["host"]
+    except (OSError, KeyError, TypeError, AttributeError):
         raise StudyError("not a run directory", str(path), "name a folder outputs/<study>/<date>/<time>") from None
-    host = facts.get("host") or facts["fingerprint"]["host"]
-    found = _host_status(host, count_runs(directory), None, "", {}, "")
-    if found.state != DONE:
+    runs = count_runs(directory)
+    found = _host_status(str(host), runs, None, "", {}, "")
+    if found.state != DONE and not runs.damage:
         found = replace(found, reason="the command that began it goes on from here")
     return ClusterStatus(study, path, [found])
 
@@ -81,13 +82,17 @@ def cluster_status(directory: ClusterDirectory) -> ClusterStatus:
 
 @dataclass(frozen=True)
 class Runs:
-    """done: with a final record; failed: of these; asked: of every cell, and those on demand; None without a grid."""
+    """done: with a final record; failed: of these; asked: of every cell, and those on demand; None without a grid.
+
+    damage: why the study or the grid of the host cannot be read. It is the host's; the others are told all the same.
+    """
 
     done: int
     failed: int
     asked: int | None
     last_record_s: float | None
     reported: bool
+    damage: str = ""
 
 
 def count_runs(directory: RunDirectory) -> Runs:
@@ -96,16 +101,20 @@ def count_runs(directory: RunDirectory) -> Runs:
         record = read_record(path)
         if record:
             records[path.stem] = (record["status"], path.stat().st_mtime)
-    asked = None
-    if (directory.path / "grid.json").exists():
-        of_all = directory.grid().asked(directory.study()["repeats"])
-        asked = len({*records, *(run_name(slot.cell, slot.repeat) for slot in of_all)})
+    asked, damage = None, ""
+    try:
+        if (directory.path / "grid.json").exists():
+            of_all = directory.grid().asked(directory.study()["repeats"])
+            asked = len({*records, *(run_name(slot.cell, slot.repeat) for slot in of_all)})
+    except StudyError as error:
+        damage = f"{error.where}: {error.what}"
     return Runs(
         done=len(records),
         failed=sum(status not in (OK, NOT_RUNNABLE) for status, _ in records.values()),
         asked=asked,
         last_record_s=max((changed for _, changed in records.values()), default=None),
         reported=_is_reported(directory, records),
+        damage=damage,
     )
 
 
@@ -139,6 +148,8 @@ def stands(runs: Runs, job: slurm.Job | None, job_id: str, word: dict[str, Any],
             again = f"queued again (start {job.restarts + 1})" if job.restarts else "never started yet"
             return WAITING, f"job {job_id} {again}{': ' + job.reason if job.reason else ''}"
         return MEASURING, f"job {job_id} is {job.state.lower()}" if job.state != "RUNNING" else ""
+    if runs.damage:
+        return INCOMPLETE, runs.damage
     return INCOMPLETE, _why_incomplete(job, job_id, word, error)
 
 

@@ -91,6 +91,22 @@ def test_a_failed_run_and_a_half_record(directory: ClusterDirectory) -> None:
     assert (runs.done, runs.failed, runs.asked, runs.reported) == (2, 1, 6, False)
 
 
+def test_a_damaged_host_is_told_and_hides_no_other(directory: ClusterDirectory) -> None:
+    (directory.host("n1").path / "grid.json").write_text("{")
+    first, second = cluster_status(directory).hosts
+    assert (first.state, first.runs_done, first.runs) == ("incomplete", 3, None)
+    assert "grid.json: not valid JSON" in first.reason
+    assert second.reason == "no job was submitted for it: submit the study again"
+    assert "grid.json: not valid JSON" in status(directory.host("n1").path).hosts[0].reason
+
+
+@pytest.mark.parametrize("facts", ["[]", "{}", '{"fingerprint": []}', '{"fingerprint": {}}'])
+def test_a_folder_that_names_no_host_is_no_run_directory(directory: ClusterDirectory, facts: str) -> None:
+    (directory.host("n1").path / "topology.json").write_text(facts)
+    with pytest.raises(StudyError, match="not a run directory"):
+        status(directory.host("n1").path)
+
+
 def test_the_run_directory_of_one_host_has_a_status_too(directory: ClusterDirectory) -> None:
     command = [str(Path(sys.executable).with_name("numastudy")), "status"]
     said = subprocess.run([*command, str(directory.host("n1").path), "--json"], capture_output=True, text=True)
