@@ -205,10 +205,16 @@ def still_holds(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     from bench.host.latency_groups import HOLD_AT, adjusted_rand_index
 
     changes = []
-    for old, new in zip(before["gpus"], after["gpus"], strict=True):
-        name = f"GPU {old['index']}"
-        if old["measured_node"] != new["measured_node"]:
-            changes.append(f"{name}: nearest node by measurement {old['measured_node']}, then {new['measured_node']}")
+    later = {gpu.get("pci_bus_id"): gpu for gpu in after["gpus"]}
+    for old in before["gpus"]:
+        name, bus_id = f"GPU {old['index']}", old.get("pci_bus_id")
+        new = later.pop(bus_id, None)
+        if new is None:
+            changes.append(f"{name} ({bus_id}) was there at the start only")
+            continue
+        nodes = old.get("measured_node"), new.get("measured_node")
+        if nodes[0] != nodes[1]:
+            changes.append(f"{name}: nearest node by measurement {nodes[0]}, then {nodes[1]}")
         groups = old.get("hidden_groups"), new.get("hidden_groups")
         if bool(groups[0]) != bool(groups[1]):
             changes.append(f"{name}: hidden groups were seen at {'the start' if groups[0] else 'the end'} only")
@@ -218,7 +224,7 @@ def still_holds(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
             index = adjusted_rand_index(*([cpu in members for cpu in cpus] for members in slow))
             if index < HOLD_AT:
                 changes.append(f"{name}: CPUs changed groups during the study (adjusted Rand index {index:.2f})")
-    return changes
+    return changes + [f"the GPU at {bus_id} was there at the end only" for bus_id in later]
 
 
 def probe_command(as_json: bool, device: str = "cuda", output: Path | None = None) -> str:

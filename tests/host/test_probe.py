@@ -93,6 +93,15 @@ def test_the_end_of_a_study_is_compared_with_its_start() -> None:
     assert "GPU 0: CPUs changed groups during the study" in still_holds(start, moved)[0]
 
 
+def test_a_gpu_that_left_during_the_study_is_named() -> None:
+    start = probe(host("two_sockets"), measure=StandInGpus(dict.fromkeys(range(64), 9.1)))
+    lost, *left = start["gpus"]
+    # The others are numbered anew then.
+    end = {"gpus": [gpu | {"index": index} for index, gpu in enumerate(left)]}
+    assert still_holds(start, end) == [f"GPU 0 ({lost['pci_bus_id']}) was there at the start only"]
+    assert still_holds(end, start) == [f"the GPU at {lost['pci_bus_id']} was there at the end only"]
+
+
 def test_a_host_without_a_gpu_says_so() -> None:
     bare = replace(host("two_sockets"), gpus=(), nvml_error="Driver Not Loaded")
     with pytest.raises(ProbeError, match="no GPU to probe: Driver Not Loaded"):
