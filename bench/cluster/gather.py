@@ -8,6 +8,8 @@ from typing import Any
 from bench.cluster.differences import differences, host_type, settings_of
 from bench.cluster.outliers import Compared, Value, compare_hosts
 from bench.cluster.status import DONE, ClusterStatus, HostStatus
+from bench.results import shapes
+from bench.shape import ANY, NUMBER, PLAIN, POSITIVE, TEXT, Each, Must
 
 SCHEMA = 1
 # Cells of results.json that are not launch-bound.
@@ -28,10 +30,23 @@ _OF_LINK = {
     "d2h copies of 512 MiB": "nvbandwidth_d2h_gb_s",
     "small copy": "small_copy_us",
 }
+# What is read of a host's results.json.
+_WAY = {"link_gb_s": POSITIVE}
+_CELL = {
+    "name": Must(TEXT), "model": Must({"name": Must(TEXT)}), "noise_class": TEXT, "metrics": {"h2d": _WAY, "d2h": _WAY},
+    "throughput_samples_s": POSITIVE, "throughput_spread": NUMBER, "throughput_runs": [Must(POSITIVE)],
+    "runs": Must([Must(shapes.RESULTS_RUN)]),
+}  # fmt: skip
+SHAPE = Must({
+    "cells": Must([Must(_CELL)]), "counts": Must(Each(ANY)), "study": Must({"margin": NUMBER}),
+    "fingerprint": Must(Each(PLAIN)), "topology": Must({"gpus": [Must({"name": TEXT})]}),
+    "links": [Must({"name": Must(TEXT), **dict.fromkeys(_OF_LINK.values(), POSITIVE)})],
+    "preflight": [Must({"name": Must(TEXT), "state": Must(TEXT)})],
+})  # fmt: skip
 
 
-def gather(status: ClusterStatus, results: Mapping[str, Record]) -> Record:
-    """cluster_results.json. results: results.json of each host that has one."""
+def gather(status: ClusterStatus, results: Mapping[str, Record], unread: Mapping[str, str]) -> Record:
+    """cluster_results.json. results: results.json of each host that has one; unread: why it cannot be used."""
     by_type: dict[str, list[str]] = {}
     for host, found in results.items():
         by_type.setdefault(host_type(found), []).append(host)
@@ -45,7 +60,7 @@ def gather(status: ClusterStatus, results: Mapping[str, Record]) -> Record:
         "margin": margin,
         "slurm_error": status.slurm_error,
         "hosts": [_host(host, results.get(host.host)) for host in status.hosts],
-        "missing": [_missing(host) for host in status.hosts if host.host not in results],
+        "missing": [_missing(host, unread) for host in status.hosts if host.host not in results],
         "types": types,
         "cells": [_cell(host, cell) for host, found in results.items() for cell in found["cells"]],
     }
@@ -113,9 +128,10 @@ def _host(host: HostStatus, results: Record | None) -> Record:
     return vars(host) | known | {"reported": results is not None}
 
 
-def _missing(host: HostStatus) -> Record:
+def _missing(host: HostStatus, unread: Mapping[str, str]) -> Record:
+    reasons = filter(None, ("" if host.state == DONE else host.reason, unread.get(host.host)))
     # A host that is done and has no results was read between the two: the next report has it.
-    reason = host.reason or ("its report is being made" if host.state == DONE else host.state)
+    reason = "; ".join(reasons) or ("its report is being made" if host.state == DONE else host.state)
     return {"host": host.host, "state": host.state, "reason": reason, "runs_done": host.runs_done, "runs": host.runs}
 
 

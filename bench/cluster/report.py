@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from bench.cluster.directory import HOSTS, ClusterDirectory
-from bench.cluster.gather import gather
+from bench.cluster.gather import SHAPE, gather
 from bench.cluster.outliers import LEAST_HOSTS, SCALES
 from bench.cluster.status import cluster_status
 from bench.errors import StudyError
@@ -13,6 +13,7 @@ from bench.files import write_json, write_text
 from bench.results.load import read_results
 from bench.results.pages import environment
 from bench.results.words import plural
+from bench.shape import misfit
 
 Record = dict[str, Any]
 # More hosts than this are not told side by side: the page names the lowest and the highest, the JSON has all.
@@ -26,17 +27,30 @@ def make_cluster_report(directory: ClusterDirectory, host: str = "") -> Record:
     """
     with directory.lock():
         status = cluster_status(directory)
-        results = {}
-        for each in status.hosts:
-            try:
-                results[each.host] = read_results(directory.host(each.host).path)
-            except StudyError:
-                continue
-        record = gather(status, results)
+        results, unread = _read(directory, [each.host for each in status.hosts])
+        record = gather(status, results, unread)
         write_json(directory.results, record)
         write_text(directory.report, render(record))
         _into_history([name for name in results if name == host or not host], results, directory)
     return record
+
+
+def _read(directory: ClusterDirectory, hosts: list[str]) -> tuple[dict[str, Record], dict[str, str]]:
+    """By host its results, or why those that are there cannot be used."""
+    results, unread = {}, {}
+    for host in hosts:
+        if not directory.host(host).results.exists():
+            continue
+        try:
+            found = read_results(directory.host(host).path)
+            wrong = misfit(found, SHAPE)
+        except StudyError as error:
+            wrong = error.what
+        if wrong:
+            unread[host] = f"results.json of the host: {wrong}"
+        else:
+            results[host] = found
+    return results, unread
 
 
 def _into_history(hosts: list[str], results: dict[str, Record], directory: ClusterDirectory) -> None:
@@ -53,8 +67,10 @@ def _into_history(hosts: list[str], results: dict[str, Record], directory: Clust
             # The folder may have moved since it was measured.
             add_study(results[host] | {"run_directory": str(directory.host(host).path)}, database)
         write_index(database)
-    except StudyError as error:
-        print(f"not in the history: {error}", file=sys.stderr, flush=True)
+    except (StudyError, KeyError, TypeError) as error:
+        # results.json of another version lacks what the history keeps.
+        said = error if isinstance(error, StudyError) else f"{host}'s results.json: {error!r}"
+        print(f"not in the history: {said}", file=sys.stderr, flush=True)
 
 
 def headline(record: Record) -> str:

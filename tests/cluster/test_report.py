@@ -1,6 +1,7 @@
 """The report of four hosts of one type, one of which has a GPU on a slow link, and of one that did not report."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,24 @@ def test_who_did_not_report_is_told_with_the_reason(four) -> None:
     (missing,) = record["missing"]
     assert (missing["host"], missing["reason"]) == ("n<5>", "no job was submitted for it: submit the study again")
     assert headline(record) == "4 of 5 hosts reported; n3 is off the others; set up differently: n3"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"cells": ["x"]}, {"topology": None}, {"fingerprint": []}, {"study": 1}, {"counts": {}, "cells": [{"name": "a"}]},
+     {"links": [{"name": "a", "small_copy_us": "fast"}]}],
+)  # fmt: skip
+def test_results_that_are_damaged_are_told_and_hide_no_other_host(four, damage: dict[str, Any]) -> None:
+    directory, _ = four
+    path = directory.host("n2").results
+    whole = path.read_text()
+    try:
+        write_json(path, json.loads(whole) | damage)
+        record = make_cluster_report(directory)
+    finally:
+        path.write_text(whole)
+    assert record["types"][0]["hosts"] == ["n1", "n3", "n4"]
+    assert {one["host"] for one in record["missing"] if "results.json of the host" in one["reason"]} == {"n2"}
 
 
 def test_hosts_are_an_axis_of_the_cells(four) -> None:
