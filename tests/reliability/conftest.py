@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.reliability.killing import ApartCalls
 from tests.reliability.stub import record, replay
 from tests.tasks.study_calls import Calls
 
@@ -15,8 +16,10 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def calls(tmp_path: Path, recorded: Path) -> Calls:
-    """Calls of luigi whose runs are replays."""
-    made = Calls(tmp_path / "work", ["--local-scheduler"])
+def calls(tmp_path: Path, recorded: Path) -> ApartCalls:
+    """Calls of luigi whose six runs are replays."""
+    made = ApartCalls(tmp_path / "work", ["--local-scheduler"])
     replay(made, recorded)
+    made.study["repeats"] = 2
+    made.write()
     return made

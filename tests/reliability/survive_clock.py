@@ -8,7 +8,7 @@ import pytest
 
 from bench.study.directory import new_directory
 from tests.reliability.killing import ApartCalls, look_at_the_whole, wait_until
-from tests.reliability.stub import behave, replay
+from tests.reliability.stub import behave
 
 # Stands in for the clock in every Python process of luigi's: it is off by what stands in a file, at every moment.
 # (Under libfaketime 0.9.10 every time.sleep of Python 3.11 fails.) The monotonic clock and the file system keep theirs.
@@ -28,15 +28,6 @@ time.strftime = lambda form, moment=None: _strftime(form, time.localtime() if mo
 HOUR_S = 3600
 # 25 October 2026, 02:30 in Berlin: for the first time at 00:30 UTC, for the second time an hour later.
 FIRST_HALF_PAST_TWO, SECOND_HALF_PAST_TWO = 1792888200, 1792891800
-
-
-@pytest.fixture
-def calls(tmp_path: Path, recorded: Path) -> ApartCalls:
-    made = ApartCalls(tmp_path / "work", ["--local-scheduler"])
-    replay(made, recorded)
-    made.study["repeats"] = 2
-    made.write()
-    return made
 
 
 def set_clock(site: Path, offset_s: float) -> None:

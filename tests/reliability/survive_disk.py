@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.killing import ApartCalls, living, look_at_files, look_at_the_whole, wait_until
-from tests.reliability.stub import behave, replay
+from tests.reliability.stub import behave
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -25,15 +25,6 @@ SOMEBODY = 54321
 
 def mount(*words: str) -> None:
     subprocess.run(["mount", *words], check=True)
-
-
-@pytest.fixture
-def calls(tmp_path: Path, recorded: Path) -> ApartCalls:
-    made = ApartCalls(tmp_path / "work", ["--local-scheduler"])
-    replay(made, recorded)
-    made.study["repeats"] = 2
-    made.write()
-    return made
 
 
 @pytest.fixture

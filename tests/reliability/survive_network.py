@@ -19,7 +19,7 @@ from bench.databases import on_network
 from bench.errors import StudyError
 from bench.study.directory import study_index
 from tests.reliability.killing import ApartCalls, living, look_at_the_whole, wait_until
-from tests.reliability.stub import behave, replay
+from tests.reliability.stub import behave
 
 needs_fuse = pytest.mark.skipif(
     os.getuid() != 0 or shutil.which("bindfs") is None or not Path("/dev/fuse").exists(),
@@ -60,15 +60,6 @@ class Share:
         subprocess.run(["umount", "--lazy", str(self._place)], check=False)
         self.server.kill()
         self.server.wait()
-
-
-@pytest.fixture
-def calls(tmp_path: Path, recorded: Path) -> ApartCalls:
-    made = ApartCalls(tmp_path / "work", ["--local-scheduler"])
-    replay(made, recorded)
-    made.study["repeats"] = 2
-    made.write()
-    return made
 
 
 @pytest.fixture

@@ -13,15 +13,6 @@ from tests.tasks.study_calls import free_port, luigid
 SLOW = "import time; time.sleep(1.0)"
 
 
-@pytest.fixture
-def calls(tmp_path: Path, recorded: Path) -> ApartCalls:
-    made = ApartCalls(tmp_path / "work", ["--local-scheduler"])
-    replay(made, recorded)
-    made.study["repeats"] = 3
-    made.write()
-    return made
-
-
 @pytest.mark.parametrize("workers", ["1", "3"])
 def test_sigusr1_finishes_the_current_run_and_stops(calls: ApartCalls, workers: str) -> None:
     slow = behave(calls, SLOW)
