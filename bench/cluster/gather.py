@@ -67,7 +67,12 @@ def gather(status: ClusterStatus, results: Mapping[str, Record], unread: Mapping
 
 
 def _type(name: str, hosts: list[str], results: Mapping[str, Record], margin: float) -> Record:
-    noisy = {cell["name"] for host in hosts for cell in results[host]["cells"] if cell.get("noise_class") != QUIET}
+    classes: dict[str, list[bool]] = {}
+    for host in hosts:
+        for cell in results[host]["cells"]:
+            classes.setdefault(cell["name"], []).append(cell.get("noise_class") != QUIET)
+    # By most of the hosts: one that is slow enough to be in another class must not be hidden by the spread there.
+    noisy = {cell for cell, of_hosts in classes.items() if 2 * sum(of_hosts) > len(of_hosts)}
     # By quantity and class of noise: a spread of cells that hardly vary is not that of cells that do.
     values: dict[tuple[str, bool], dict[str, dict[str, Value]]] = {}
     for host in hosts:

@@ -2,13 +2,17 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench.cluster.directory import ClusterDirectory, find_or_make
+from bench.cluster.gather import gather
 from bench.cluster.report import headline, make_cluster_report, render
+from bench.cluster.status import cluster_status
 from bench.files import write_json
 from bench.results.history.database import open_history
 from bench.results.history.query import history_path, studies
@@ -131,6 +135,22 @@ def test_many_hosts_are_told_by_the_lowest_and_the_highest(four) -> None:
     assert page.count('<td class="number warn">1,039</td><td>n39</td>') == len(kind["compared"])
     assert page.count("<td>n0</td>") == len(kind["compared"])
     assert "<td>n20</td>" not in page
+
+
+def test_a_host_in_another_class_of_noise_is_named(four) -> None:
+    """A slow CPU makes a cell launch-bound on one host; the spread of launch-bound cells would hide how slow it is."""
+    directory, _ = four
+    results = {host: json.loads(directory.host(host).results.read_text()) for host in HOSTS}
+    random = np.random.default_rng(1)
+    for host, found in results.items():
+        for cell in found["cells"]:
+            if cell["noise_class"] == "launch-bound":
+                cell["throughput_samples_s"] *= math.exp(random.normal(0, 0.1))
+            elif host == "n2" and cell["gpu"] == 0:
+                cell["noise_class"] = "launch-bound"
+                cell["throughput_samples_s"] *= 0.9
+    (kind,) = gather(cluster_status(directory), results, {})["types"]
+    assert "pipeline_gpu0_numa0_vit0x0x0" in {one["cell"] for one in kind["outliers"] if one["host"] == "n2"}
 
 
 def test_cells_that_hardly_vary_are_not_judged_by_those_that_do(four) -> None:
