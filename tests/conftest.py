@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.trace.profilers.installation import find_nsys
+from bench.host.nsys import find_nsys
 from tests import real_nsys as nsys_of_tests
 
 

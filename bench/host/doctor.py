@@ -241,7 +241,7 @@ def nsys(facts: Facts) -> Check:
             "nsys",
             WARNING,
             f"{facts.tried.nsys} has no QdstrmImporter: it would leave a .qdstrm and exit 0",
-            "link the host-linux-x64 folder of Nsight Systems beside its target folder",
+            "install all of Nsight Systems: QdstrmImporter is in its host folder (host-linux-x64)",
         )
     return Check("nsys", OK, facts.tried.nsys)
 

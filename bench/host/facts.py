@@ -14,6 +14,7 @@ from bench.host.binding import trial_bind
 from bench.host.cpulist import parse_cpulist
 from bench.host.fingerprint import container, hypervisor
 from bench.host.gpus import query_nvml
+from bench.host.nsys import find_importer, find_nsys
 from bench.host.topology import Topology, read_topology
 
 
@@ -21,7 +22,8 @@ from bench.host.topology import Topology, read_topology
 class Tried:
     """What only trying tells; a recorded host has it in live.json.
 
-    bind_failure: (reason, advice) of a refused trial bind. nsys_importer: whether nsys can write its .nsys-rep.
+    bind_failure: (reason, advice) of a refused trial bind. nsys_importer: whether its stream can
+    become a .nsys-rep.
     """
 
     bind_failure: tuple[str, str] | None
@@ -72,11 +74,11 @@ def gather(root: Path = Path("/"), folder: Path = Path()) -> Facts:
 def try_live(topology: Topology, folder: Path) -> Tried:
     usable = [node.id for node in topology.nodes if node.allowed_cpus and node.memory_allowed]
     failure = trial_bind(usable[0], usable[0]) if usable else ("", "no node is allowed to this process", "")
-    nsys = shutil.which("nsys")
+    nsys = find_nsys()
     return Tried(
         bind_failure=failure[1:] if failure else None,
-        nsys=nsys,
-        nsys_importer=nsys is not None and has_importer(Path(nsys)),
+        nsys=str(nsys) if nsys else None,
+        nsys_importer=nsys is not None and find_importer(nsys) is not None,
         disk_free_bytes=shutil.disk_usage(_existing(folder)).free,
     )
 
@@ -85,13 +87,6 @@ def recorded(path: Path) -> Tried:
     record = read_json(path)
     failure = record["bind_failure"]
     return Tried(**record | {"bind_failure": tuple(failure) if failure else None})
-
-
-def has_importer(nsys: Path) -> bool:
-    """Whether QdstrmImporter lies where nsys looks for it: in its own folder or a host folder beside that."""
-    target = nsys.resolve().parent
-    places = (target, *target.parent.glob("host-linux-*"), *target.parent.parent.glob("host-linux-*"))
-    return any((place / "QdstrmImporter").exists() for place in places)
 
 
 def _free(root: Path, node: int) -> int:

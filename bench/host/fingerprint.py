@@ -1,16 +1,13 @@
 """What of a host can change its numbers, as short texts that can be compared."""
 
 import hashlib
-import os
 import platform
 import re
-import shutil
-import subprocess
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from bench.host.cpulist import format_cpulist
+from bench.host.nsys import nsys_version
 from bench.host.topology import Topology
 
 NOT_COMPARED = frozenset({"host"})
@@ -109,26 +106,6 @@ def container(root: Path = Path("/")) -> str:
 def gpu_clocks(topology: Topology) -> str:
     texts = sorted({gpu.clocks for gpu in topology.gpus if gpu.clocks})
     return "; ".join(texts) or "none"
-
-
-def nsys_version() -> str:
-    program = shutil.which("nsys")
-    if program is None:
-        return "none"
-    # The installer's folder names the version; starting nsys takes much longer than reading it.
-    if match := re.search(r"/(\d{4}\.\d+(?:\.\d+)*)/", os.path.realpath(program)):
-        return match[1]
-    return _ask_nsys(program)
-
-
-@lru_cache
-def _ask_nsys(program: str) -> str:
-    try:
-        answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    match = re.search(r"version (\S+)", answer.stdout)
-    return match[1] if match else "unknown"
 
 
 def _package(name: str) -> str:

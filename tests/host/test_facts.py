@@ -1,6 +1,11 @@
 from pathlib import Path
 
-from bench.host.facts import gather, has_importer
+import pytest
+
+from bench.host.facts import gather, try_live
+from bench.host.fingerprint import fingerprint
+from bench.host.topology import read_topology
+from bench.trace.profilers import choose_profiler
 from tests.host.conftest import HOSTS
 
 
@@ -18,12 +23,18 @@ def test_the_live_host() -> None:
     assert set(facts.node_free_bytes) == {node.id for node in facts.topology.nodes if node.memory_bytes}
 
 
-def test_the_importer_is_looked_for_where_nsys_looks(tmp_path: Path) -> None:
-    target, beside = tmp_path / "target-linux-x64", tmp_path / "host-linux-x64"
-    target.mkdir()
-    beside.mkdir()
-    (target / "nsys").touch()
-    (tmp_path / "bin").symlink_to(target)
-    assert not has_importer(tmp_path / "bin" / "nsys")
-    (beside / "QdstrmImporter").touch()
-    assert has_importer(tmp_path / "bin" / "nsys")
+def test_the_doctor_sees_the_nsys_that_a_study_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It need not be on PATH, nor its importer beside it: the traced run finds both in the usual places."""
+    nsys, importer = tmp_path / "2025.1.3" / "target-linux-x64" / "nsys", tmp_path / "apart" / "QdstrmImporter"
+    for file in (nsys, importer):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("bench.host.nsys.INSTALLATIONS", (str(nsys),))
+    monkeypatch.setattr("bench.host.nsys.IMPORTERS", ())
+    topology = read_topology(HOSTS / "two_sockets")
+    assert choose_profiler("auto", "cuda") == "nsys" and fingerprint(topology)["nsys"] == "2025.1.3"
+    tried = try_live(topology, tmp_path)
+    assert tried.nsys == str(nsys) and not tried.nsys_importer
+    monkeypatch.setattr("bench.host.nsys.IMPORTERS", (str(importer),))
+    assert try_live(topology, tmp_path).nsys_importer

@@ -16,7 +16,6 @@ from bench.run.lock import HostLock
 from bench.study.directory import RunDirectory
 from bench.study.resolve import resolve
 from bench.study.study import read_study
-from bench.host import nsys
 from bench.trace.profilers.agent import agents
 from tests.reliability.killing import ApartCalls, living, wait_until
 from tests.reliability.stub import behave, replay
@@ -103,7 +102,7 @@ def test_a_profiler_that_fails_costs_only_the_trace(
 
 
 def test_nsys_that_is_not_there_costs_only_the_trace(calls: ApartCalls, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nsys, "INSTALLATIONS", ())
+    monkeypatch.setattr("bench.host.nsys.INSTALLATIONS", ())
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     _, timed, metrics = measure(calls)
     assert timed["status"] == "ok"

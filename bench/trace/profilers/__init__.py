@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from bench.host.nsys import find_nsys
 from bench.trace.errors import ProfilerError
 
 
@@ -44,8 +45,6 @@ def get_profiler(name: str) -> Profiler:
 
 def choose_profiler(setting: str, device: str) -> str:
     """`setting`, or what auto stands for here: on cuda nsys where it is installed, else torch."""
-    from bench.trace.profilers.installation import find_nsys
-
     if setting != "auto":
         return get_profiler(setting).name
     return "nsys" if device == "cuda" and find_nsys() else "torch"

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.databases import whole_database
+from bench.host.nsys import find_importer, find_nsys
 from bench.trace.errors import ProfilerError, TraceError
 from bench.trace.profilers.agent import end_agents, session_name
-from bench.trace.profilers.installation import find_importer, find_nsys
 from bench.trace.profilers.process import last_line, run_tool
 
 TOOL_TIMEOUT_S = 600

@@ -6,11 +6,10 @@ import time
 
 import pytest
 
+from bench.host.nsys import find_importer, find_nsys
 from bench.trace.database import open_export
 from bench.trace.errors import ProfilerError, TraceError
-from bench.trace.profilers import installation
 from bench.trace.profilers.agent import agents
-from bench.trace.profilers.installation import find_importer, find_nsys, nsys_version
 from bench.trace.profilers.nsys import Nsys
 from bench.trace.profilers.process import run_tool
 from bench.trace.reader import read_trace
@@ -63,7 +62,7 @@ def _same_disk(one, other):
 
 def test_a_stream_without_an_importer_says_what_to_install(report, script, only_on_path, monkeypatch):
     only_on_path(script("nsys", "exit 0"))
-    monkeypatch.setattr(installation, "IMPORTERS", ())
+    monkeypatch.setattr("bench.host.nsys.IMPORTERS", ())
     (report.parent / "cell.qdstrm").write_bytes(b"x")
     with pytest.raises(ProfilerError, match="QdstrmImporter") as caught:
         Nsys().collect(report, 0, "")
@@ -116,7 +115,7 @@ def test_refusals_are_told_by_name(report, log, what, code):
 
 def test_nsys_missing_is_told(report, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(installation, "INSTALLATIONS", ())
+    monkeypatch.setattr("bench.host.nsys.INSTALLATIONS", ())
     with pytest.raises(ProfilerError, match="nsys is not installed"):
         Nsys().command(["true"], report, "cuda")
 
@@ -180,7 +179,3 @@ def _alive(pid):
 def test_a_tool_that_is_not_there_is_named():
     with pytest.raises(ProfilerError, match="cannot run /no/such/tool"):
         run_tool(["/no/such/tool"], 1)
-
-
-def test_the_version_is_read(real_nsys):
-    assert nsys_version(find_nsys())[:2] == "20"

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from bench.trace.errors import ProfilerError
-from bench.trace.profilers import choose_profiler, get_profiler, installation
+from bench.trace.profilers import choose_profiler, get_profiler
 from bench.trace.profilers.torch import Torch
 
 
@@ -16,7 +16,7 @@ def test_auto_is_nsys_on_cuda_where_it_is(script, only_on_path):
 
 def test_auto_is_torch_where_there_is_no_nsys(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(installation, "INSTALLATIONS", ())
+    monkeypatch.setattr("bench.host.nsys.INSTALLATIONS", ())
     assert choose_profiler("auto", "cuda") == "torch"
     assert choose_profiler("nsys", "cuda") == "nsys"
 
