@@ -14,6 +14,10 @@ _ALIVE = frozenset(
         "SIGNALING", "RESIZING", "STAGE_OUT",
     )
 )  # fmt: skip
+# Slurm gave the job up (its node died several times, its start failed, its reservation is gone), and keeps it in the
+# queue for somebody to decide.
+_HELD = frozenset(("REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"))
+_HELD_BY_ITS_START = "launch failed requeued held"
 # States of a node on which a job may start, now or later; the first are the sooner.
 _USABLE = ("idle", "mixed", "completing", "allocated", "reserved", "planned")
 _TIMEOUT_S = 60
@@ -31,12 +35,11 @@ class Job:
 
     @property
     def alive(self) -> bool:
-        return self.state in _ALIVE
+        return self.state in _ALIVE and not self.held
 
     @property
     def held(self) -> bool:
-        """Slurm gave it up (its node died several times), and keeps it in the queue for somebody to decide."""
-        return self.state in ("REQUEUE_HOLD", "SPECIAL_EXIT")
+        return self.state in _HELD or (self.state == "PENDING" and self.reason == _HELD_BY_ITS_START)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from bench.cluster import slurm
 from bench.cluster.directory import ClusterDirectory, find_or_make
 from bench.cluster.job import split_address
 from bench.cluster.nodes import check_known, check_names
-from bench.cluster.status import DONE, HostStatus, cluster_status
+from bench.cluster.status import DONE, WAITING, HostStatus, cluster_status
 from bench.errors import StudyError
 from bench.study.shipped import configs_folder
 from bench.study.study import Study
@@ -83,7 +83,9 @@ def submit(
 def _why_not(status: HostStatus) -> str:
     if status.state == DONE and not status.runs_failed:
         return "all of it is measured"
-    return f"job {status.job_id} is {status.job_state.lower()}" if status.job_alive else ""
+    if not status.job_alive:
+        return ""
+    return status.reason if status.state == WAITING else f"job {status.job_id} is {status.job_state.lower()}"
 
 
 def dry_run(study: Study, hosts: list[str], asked: Asked, output_dir: Path) -> str:

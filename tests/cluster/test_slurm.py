@@ -14,6 +14,8 @@ ExitCode=0:0 NodeList= StdOut=/tmp/JobState=FAILED/log
 JobId=3 JobName=numastudy-tiny UserId=root(0) JobState=PENDING Reason=ReqNodeNotAvail,_UnavailableNodes:n4 \
 Restarts=0 ExitCode=0:0
 JobId=4 JobName=other UserId=root(0) JobState=FAILED Reason=NonZeroExitCode Restarts=0 ExitCode=30:0
+JobId=5 JobName=held Priority=0 JobState=PENDING Reason=launch_failed_requeued_held Restarts=1 ExitCode=0:0
+JobId=6 JobName=held JobState=REQUEUE_HOLD Reason=JobHoldMaxRequeue Restarts=5 ExitCode=0:0
 """
 
 
@@ -24,8 +26,11 @@ def test_jobs_are_read_from_one_line_each() -> None:
         "2": ("PENDING", "BeginTime", 1, True),
         "3": ("PENDING", "ReqNodeNotAvail, UnavailableNodes:n4", 0, True),
         "4": ("FAILED", "NonZeroExitCode", 0, False),
+        "5": ("PENDING", "launch failed requeued held", 1, False),
+        "6": ("REQUEUE_HOLD", "JobHoldMaxRequeue", 5, False),
     }
     assert found["4"].exit_code == "30:0"
+    assert [id for id, job in found.items() if job.held] == ["5", "6"]
     assert slurm.parse_jobs("No jobs in the system\n") == {}
 
 

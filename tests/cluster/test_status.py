@@ -37,6 +37,7 @@ def job(state: str, reason: str = "", restarts: int = 0, exit_code: str = "0:0")
         (NONE, job("PENDING", "Resources"), {}, "waiting", "job 7 never started yet: Resources"),
         (HALF, job("PENDING", "BeginTime", 1), {}, "waiting", "job 7 queued again (start 2): BeginTime"),
         (NONE, job("CANCELLED"), {}, "incomplete", "job 7 is cancelled (exit code 0:0); it never started on the host"),
+        (NONE, job("PENDING", "launch failed requeued held", 1), {}, "incomplete", "0:0, launch failed requeued held)"),
         (HALF, job("NODE_FAIL"), {"state": "running", "started_at": "10:00"}, "incomplete", "the node died"),
         (HALF, job("FAILED", "NonZeroExitCode", 0, "30:0"), {"state": "ended", "exit_code": 30}, "incomplete",
          "exit code 30:0, NonZeroExitCode); luigi ended with exit code 30"),
