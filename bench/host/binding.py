@@ -11,6 +11,9 @@ from bench.host.topology import Topology
 BINDINGS = ("auto", "numactl", "none")
 INSTALL = "install numactl (Debian: apt-get install numactl), or measure unbound with binding none"
 
+Failure = tuple[str, str, str]
+"""(outcome, reason, advice)"""
+
 _PERMISSION = (
     "the system refuses to bind CPUs or memory (Operation not permitted)",
     "run the container with --cap-add SYS_NICE (or a seccomp profile that allows set_mempolicy, mbind and "
@@ -45,21 +48,27 @@ def choose_binding(asked: str, topology: Topology) -> tuple[str, str]:
         raise BindingError(f"unknown binding {asked!r}", "binding", f"one of {', '.join(BINDINGS)}")
     if asked == "none":
         return "none", "binding none was asked for: nothing is bound"
-    usable = [node.id for node in topology.nodes if node.allowed_cpus and node.memory_bytes]
-    refused = ("bind_failed", "no node has both CPUs and memory for this process", "")
-    for node in usable:
-        failure = trial_bind(node, node)
-        if failure is None:
-            return "numactl", f"numactl binds here (tried on node {node})"
-        refused = failure
-    _, reason, advice = refused
+    node, failure = bindable_node(topology)
+    if failure is None:
+        return "numactl", f"numactl binds here (tried on node {node})"
+    _, reason, advice = failure
     if asked == "numactl":
         raise BindingError(f"cannot bind with numactl: {reason}", "binding numactl", advice)
     return "none", f"nothing is bound: {reason}"
 
 
-def trial_bind(cpu_node: int, mem_node: int) -> tuple[str, str, str] | None:
-    """Bind a process that does nothing. Return None, or (outcome, reason, advice) if it was refused."""
+def bindable_node(topology: Topology) -> tuple[int | None, Failure | None]:
+    """(the first node to which a trial bind works, None), or (None, why the last one was refused)."""
+    failure: Failure | None = ("bind_failed", "no node has both CPUs and memory for this process", "")
+    for node in (node.id for node in topology.nodes if node.usable):
+        failure = trial_bind(node, node)
+        if failure is None:
+            return node, None
+    return None, failure
+
+
+def trial_bind(cpu_node: int, mem_node: int) -> Failure | None:
+    """Bind a process that does nothing. Return None if it works."""
     program = shutil.which("numactl")
     if program is None:
         return "bind_failed", "numactl is not installed", INSTALL
@@ -113,8 +122,8 @@ def explain_bind_failure(exit_code: int, stderr_text: str) -> tuple[str, str] | 
     return None
 
 
-def explain_kill(exit_code: int, mem_node: int) -> tuple[str, str, str] | None:
-    """Return (outcome, reason, advice) for a bound process that SIGKILL ended (137 of a shell, -9 of Popen).
+def explain_kill(exit_code: int, mem_node: int) -> Failure | None:
+    """The failure of a bound process that SIGKILL ended (137 of a shell, -9 of Popen).
 
     With --membind the kernel kills when that node is full, however much memory other nodes have.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.files import read_json
-from bench.host.binding import trial_bind
+from bench.host.binding import bindable_node
 from bench.host.cpulist import parse_cpulist
 from bench.host.fingerprint import container, hypervisor
 from bench.host.gpus import query_nvml
@@ -72,8 +72,7 @@ def gather(root: Path = Path("/"), folder: Path = Path()) -> Facts:
 
 
 def try_live(topology: Topology, folder: Path) -> Tried:
-    usable = [node.id for node in topology.nodes if node.allowed_cpus and node.memory_allowed]
-    failure = trial_bind(usable[0], usable[0]) if usable else ("", "no node is allowed to this process", "")
+    _, failure = bindable_node(topology)
     nsys = find_nsys()
     return Tried(
         bind_failure=failure[1:] if failure else None,

@@ -46,9 +46,9 @@ def why_no_peers(topology: Topology, gpu: int, count: int, placement: str, devic
     if count == 0:
         return None
     # A node that a probe may still find is assumed to be found.
-    hoped = {other.index: nodes[0] for other in topology.gpus} if (nodes := _usable_nodes(topology)) else {}
+    hoped = next((node.id for node in topology.nodes if node.usable), None)
     try:
-        choose_peers(topology, gpu, count, placement, device, hoped)
+        choose_peers(topology, gpu, count, placement, device, {other.index: hoped for other in topology.gpus})
     except NoPeers as error:
         return error.what
     return None
@@ -57,7 +57,7 @@ def why_no_peers(topology: Topology, gpu: int, count: int, placement: str, devic
 def _node(topology: Topology, gpu: int, placement: str, device: str, probed: Mapping[int, int | None]) -> int | None:
     if placement == FOUND:
         return None
-    nodes = _usable_nodes(topology)
+    nodes = [node.id for node in topology.nodes if node.usable]
     if not nodes:
         raise NoPeers("no node has both CPUs and memory that this process may use")
     nearest = nodes[0] if len(nodes) == 1 else None
@@ -77,7 +77,3 @@ def _node(topology: Topology, gpu: int, placement: str, device: str, probed: Map
     if not others:
         raise NoPeers(f"concurrent_placement remote needs another node than {nearest}, and this host has none")
     return others[0]
-
-
-def _usable_nodes(topology: Topology) -> list[int]:
-    return [node.id for node in topology.nodes if node.allowed_cpus and node.memory_bytes and node.memory_allowed]

@@ -32,6 +32,11 @@ class Node:
             return "cpu+memory" if self.memory_bytes else "cpu only"
         return "memory only" if self.memory_bytes else "empty"
 
+    @property
+    def usable(self) -> bool:
+        """Whether a process may be bound to it, CPUs and memory."""
+        return bool(self.allowed_cpus and self.memory_bytes and self.memory_allowed)
+
 
 @dataclass(frozen=True)
 class Topology:

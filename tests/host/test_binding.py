@@ -3,6 +3,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from bench.host.binding import (
     explain_kill,
     trial_bind,
 )
+from bench.host.facts import try_live
 from bench.host.topology import read_topology
 from tests.host.conftest import HOSTS
 
@@ -69,6 +71,23 @@ def test_without_numactl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert choose_binding("auto", topology) == ("none", "nothing is bound: numactl is not installed")
     with pytest.raises(BindingError, match="numactl is not installed"):
         choose_binding("numactl", topology)
+
+
+def test_a_node_without_memory_does_not_speak_for_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A stand-in for numactl: this machine need not have the nodes of the recorded one."""
+    numactl = tmp_path / "numactl"
+    numactl.write_text(
+        '#!/bin/sh\ncase "$*" in *--membind=1*) exit 0;; esac\necho "mbind: Invalid argument" >&2\nexit 1\n'
+    )
+    numactl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    topology = read_topology(HOSTS / "two_sockets")
+    first, second = topology.nodes
+    cpus_only = replace(topology, nodes=(replace(first, memory_bytes=0), second))
+    assert choose_binding("auto", cpus_only) == ("numactl", "numactl binds here (tried on node 1)")
+    assert try_live(cpus_only, tmp_path).bind_failure is None
+    no_memory = replace(topology, nodes=(replace(first, memory_allowed=False), replace(second, allowed_cpus=())))
+    assert try_live(no_memory, tmp_path).bind_failure == ("no node has both CPUs and memory for this process", "")
 
 
 def test_an_unknown_binding_is_refused() -> None:
