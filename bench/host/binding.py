@@ -25,17 +25,9 @@ class BindingError(StudyError):
     """A binding was asked for that this host cannot give."""
 
 
-def bind_prefix(
-    binding: str, cpu_node: int, mem_node: int, cpus: str | None = None, program: str = "numactl"
-) -> list[str]:
-    """Return the words before a command that bind it; none for binding "none".
-
-    cpus: a kernel list of CPUs of cpu_node, where not all of it is wanted.
-    """
-    if binding == "none":
-        return []
-    where = f"--physcpubind={cpus}" if cpus else f"--cpunodebind={cpu_node}"
-    return [program, where, f"--membind={mem_node}"]
+def bind_prefix(binding: str, cpu_node: int, mem_node: int, program: str = "numactl") -> list[str]:
+    """Return the words before a command that bind it; none for binding "none"."""
+    return [] if binding == "none" else [program, f"--cpunodebind={cpu_node}", f"--membind={mem_node}"]
 
 
 def choose_binding(asked: str, topology: Topology) -> tuple[str, str]:
@@ -103,8 +95,6 @@ def explain_bind_failure(exit_code: int, stderr_text: str) -> tuple[str, str] | 
             f"node {match[1]} does not exist here, or this process may not use it",
             "`numactl --hardware` lists the nodes, `numactl --show` those allowed to this process",
         )
-    if match := re.search(r"libnuma: Warning: cpu argument (\S+) is out of range", stderr_text):
-        return f"CPU {match[1]} does not exist here, or is outside the cpuset", "`numactl --show` lists them"
     if "No NUMA support available on this system" in stderr_text:
         return "the kernel has no NUMA support", "measure unbound with binding none"
     if re.search(r"sched_setaffinity: Invalid argument", stderr_text):

@@ -11,7 +11,6 @@ from typing import Any
 from bench.host.cpulist import format_cpulist
 
 AFFINITY_WORDS = 64  # 64-bit words of a mask: 4096 CPUs or nodes
-ENVIRONMENT = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 _THROTTLE_REASONS = {
     0x0000000000000004: "power cap",
@@ -45,27 +44,6 @@ class Gpu:
     mig: bool | None = None
     ecc: bool | None = None
     clocks: str = ""
-
-
-def has_gpu() -> bool:
-    return gpu_count() > 0
-
-
-def gpu_count() -> int:
-    """GPUs that the NVIDIA driver offers to this process; 0 without driver. Takes no CUDA context."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:
-        return 0
-    try:
-        return int(pynvml.nvmlDeviceGetCount())
-    except pynvml.NVMLError:
-        return 0
-    finally:
-        with suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
 
 
 def query_nvml() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-from bench.host.gpus import clock_policy, gpu_count, has_gpu, normal_bus_id, query_nvml, throttle_reasons
+from bench.host.gpus import clock_policy, normal_bus_id, query_nvml, throttle_reasons
 
 
 def test_nvml_bus_ids_become_those_of_sysfs() -> None:
@@ -22,10 +22,10 @@ def test_clock_policy_leaves_out_what_moves() -> None:
 
 def test_a_host_with_or_without_driver_gives_a_plain_answer() -> None:
     answer = query_nvml()
-    assert len(answer["gpus"]) == gpu_count() and has_gpu() == (gpu_count() > 0)
-    assert answer["error"] is None or isinstance(answer["error"], str)
+    assert isinstance(answer["gpus"], list)
+    assert answer["error"] is None or (isinstance(answer["error"], str) and not answer["gpus"])
 
 
-def test_counting_gpus_loads_no_torch() -> None:
-    code = "import sys; from bench.host.gpus import has_gpu; has_gpu(); print('torch' in sys.modules)"
+def test_asking_for_gpus_loads_no_torch() -> None:
+    code = "import sys; from bench.host.gpus import query_nvml; query_nvml(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
