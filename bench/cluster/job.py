@@ -92,7 +92,7 @@ class JobOfHost:
     def __init__(self, directory: ClusterDirectory, host: str, job_id: str, lock: int) -> None:
         self._directory, self._host, self._lock = directory, host, lock
         self._run_directory = directory.host(host)
-        self._runs_before = self._runs()
+        self._stages_before = self._stages()
         self._luigi: subprocess.Popen[bytes] | None = None
         self._drain_file = Path(os.environ.get(DRAIN_FILE_VARIABLE) or directory.host(host).path / "drain")
         self._drain_since: float | None = None
@@ -114,6 +114,9 @@ class JobOfHost:
         self._luigi = subprocess.Popen(
             self._command(), start_new_session=True, pass_fds=(self._lock,), preexec_fn=lambda: die_with(me)
         )
+        if self._stopped_by:
+            # The signal came before there was anyone to send it on to.
+            self._send(signal.SIGTERM)
         ended = threading.Event()
         # Waiting with a time limit would look twenty times a second, on the CPUs that are measured.
         threading.Thread(target=lambda: (self._luigi.wait(), ended.set()), daemon=True).start()
@@ -125,7 +128,7 @@ class JobOfHost:
                 self._send(signal.SIGTERM)
         code = self._luigi.returncode
         self._drain_file.unlink(missing_ok=True)
-        progress = self._runs() > self._runs_before
+        progress = self._stages() > self._stages_before
         self.state, reason = how_it_ended(code, self._stopped_by, self._drain_since is not None, progress)
         self._write(exit_code=code, reason=reason, ended_at=_now())
         print(f"job {self._record['job_id']} on {self._host}: {self.state}, exit code {code} {reason}", flush=True)
@@ -149,8 +152,11 @@ class JobOfHost:
         if self._luigi and self._luigi.returncode is None:
             self._luigi.send_signal(number)
 
-    def _runs(self) -> int:
-        return sum(1 for _ in self._run_directory.path.glob("runs/*.json"))
+    def _stages(self) -> int:
+        """How many runs, exports and metrics have a record. One that failed and is done again is none more: a job that
+        does only that would be queued again for ever."""
+        patterns = ("runs/*.json", "nsys_reports/*.export.json", "latency/*.json")
+        return sum(1 for pattern in patterns for _ in self._run_directory.path.glob(pattern))
 
     def _write(self, **more: Any) -> None:
         self._record |= {"state": self.state, **more}
@@ -158,14 +164,14 @@ class JobOfHost:
 
 
 def how_it_ended(code: int, stopped_by: int, draining: bool, progress: bool) -> tuple[str, str]:
-    """State and reason. code: luigi's; stopped_by: a signal, or 0; progress: a run ended since the job started."""
+    """State and reason. code: luigi's; stopped_by: a signal, or 0; progress: there is more than at the start."""
     cut = code < 0 or code > 128
     if stopped_by and cut:
         return STOPPED, f"by {signal.Signals(stopped_by).name}; submitted again it goes on"
     if draining and cut:
         if progress:
             return DRAINED, "near the time limit; it goes on in the next start of this job"
-        return STUCK, "no run ended before the time limit came near: give the job more time"
+        return STUCK, "nothing new was measured before the time limit came near: give the job more time"
     return ENDED, ""
 
 

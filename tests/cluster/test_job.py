@@ -1,16 +1,30 @@
 """The job's own part, without Slurm. With it, and with luigi: tests/slurm."""
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from bench.cluster import job
 from bench.cluster.directory import ClusterDirectory, find_or_make
-from bench.cluster.job import DRAINED, ENDED, STOPPED, STUCK, how_it_ended, lock_folder, newer_job, this_host
+from bench.cluster.job import (
+    DRAINED,
+    ENDED,
+    STOPPED,
+    STUCK,
+    JobOfHost,
+    how_it_ended,
+    last_word,
+    lock_folder,
+    newer_job,
+    this_host,
+)
 from bench.errors import StudyError
+from bench.files import write_json
 from bench.study.study import load_study
 
 
@@ -71,6 +85,48 @@ def test_two_jobs_never_measure_into_one_folder(
 )
 def test_how_a_job_ended(code: int, stopped_by: int, draining: bool, progress: bool, state: str) -> None:
     assert how_it_ended(code, stopped_by, draining, progress)[0] == state
+
+
+@pytest.fixture
+def start(directory: ClusterDirectory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], JobOfHost]]:
+    """A start of the job, with a script in place of luigi."""
+    monkeypatch.setattr(job, "LOOK_S", 0.02)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    lock = lock_folder(directory, "n1", "7")
+
+    def made(script: str) -> JobOfHost:
+        begun = JobOfHost(directory, "n1", "7", lock)
+        monkeypatch.setattr(begun, "_command", lambda: ["bash", "-c", script, "luigi", str(directory.host("n1").path)])
+        return begun
+
+    yield made
+    os.close(lock)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("made", "state"), [("runs/a_r1.json", DRAINED), ("latency/a.json", DRAINED), ("runs/known.json", STUCK)]
+)
+def test_a_start_that_brought_something_new_goes_on(
+    start: Callable[[str], JobOfHost], directory: ClusterDirectory, made: str, state: str
+) -> None:
+    """Metrics too: a study's last start may only have those to make. A run that is measured again is nothing new."""
+    write_json(directory.host("n1").path / "runs" / "known.json", {})
+    begun = start(
+        f'trap "kill %1; exit 138" USR1; cd $1; mkdir -p latency; echo {{}} > {made}; touch drain; sleep 30 & wait'
+    )
+    assert begun.run() == 138
+    assert (begun.state, last_word(directory, "n1")["state"]) == (state, state)
+
+
+def test_a_signal_that_comes_before_luigi_starts_is_not_lost(start: Callable[[str], JobOfHost]) -> None:
+    begun = start("sleep 30")
+    command = begun._command
+    # What the kernel may do at any moment.
+    begun._command = lambda: (os.kill(os.getpid(), signal.SIGTERM), command())[1]
+    assert begun.run() == 128 + signal.SIGTERM
+    assert begun.state == STOPPED
 
 
 def test_outside_of_slurm_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
