@@ -113,9 +113,8 @@ def test_a_start_that_brought_something_new_goes_on(
 ) -> None:
     """Metrics too: a study's last start may only have those to make. A run that is measured again is nothing new."""
     write_json(directory.host("n1").path / "runs" / "known.json", {})
-    begun = start(
-        f'trap "kill %1; exit 138" USR1; cd $1; mkdir -p latency; echo {{}} > {made}; touch drain; sleep 30 & wait'
-    )
+    work = f"cd $1; mkdir -p latency; echo {{}} > {made}; touch drain; sleep 30 & wait"
+    begun = start(f'trap "kill %1; exit 138" USR1; {work}')
     assert begun.run() == 138
     assert (begun.state, last_word(directory, "n1")["state"]) == (state, state)
 
