@@ -15,7 +15,7 @@ import yaml
 from bench.errors import StudyError
 from bench.files import read_json, write_json, write_text
 from bench.shape import TEXT, Each, Kind, Must, misfit
-from bench.study.directory import HOSTS, RunDirectory, new_directory, study_fingerprint, study_index
+from bench.study.directory import HOSTS, RunDirectory, new_directory, study_fingerprint, study_index, without_locks
 from bench.study.study import Study
 
 SCHEMA = 1
@@ -96,25 +96,21 @@ class ClusterDirectory:
             raise StudyError(f"cannot write there: {error.strerror}", str(self.path), advice) from None
         with file:
             deadline = time.monotonic() + wait_s
-            while not try_lock(file.fileno()):
+            while not try_lock(file.fileno(), self.path):
                 if time.monotonic() > deadline:
                     raise StudyError(f"another process works in this folder for {wait_s:g} s", str(self.path), "wait")
                 time.sleep(0.1)
             yield
 
 
-def try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int, where: Path) -> bool:
     """False if another process holds it. Raise StudyError if it is not known who does."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        raise StudyError(
-            f"this file system cannot lock files: {error.strerror}",
-            "the output directory",
-            "mount it with locks (nfs: without nolock; lustre: -o flock)",
-        ) from None
+        raise without_locks(error, where) from None
     return True
 
 

@@ -70,7 +70,7 @@ def lock_folder(directory: ClusterDirectory, host: str, job_id: str) -> int:
     path = directory.host(host).path / ".lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     deadline, said = time.monotonic() + WAIT_FOR_FOLDER_S, False
-    while not try_lock(descriptor):
+    while not try_lock(descriptor, path.parent):
         holder = os.pread(descriptor, 4096, 0).decode(errors="replace") or "{}"
         if time.monotonic() > deadline:
             raise StudyError(

@@ -189,17 +189,21 @@ def study_index(folder: Path) -> Iterator[dict[str, dict[str, str]]]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
-            raise StudyError(
-                f"this file system cannot lock files: {error.strerror}",
-                str(folder),
-                "mount it with locks (nfs: without nolock; lustre: -o flock), or choose a local --output-dir",
-            ) from None
+            raise without_locks(error, folder) from None
         path = folder / INDEX
         index = read_index(folder)
         before = json.dumps(index)
         yield index
         if json.dumps(index) != before:
             write_json(path, index)
+
+
+def without_locks(error: OSError, where: Path) -> StudyError:
+    return StudyError(
+        f"this file system cannot lock files: {error.strerror}",
+        str(where),
+        "mount it with locks (nfs: without nolock; lustre: -o flock), or choose another --output-dir",
+    )
 
 
 def new_directory(folder: Path, parts: tuple[str, ...] = PARTS) -> Path:
