@@ -35,6 +35,9 @@ class StudyReport(OfStudy):
         record = read_record(self.record_path)
         if record is None or record["state"] != self.directory.state():
             return False
+        # Once a call: what kept the study out of the history is mended by somebody, or by nobody.
+        if not record.get("in_history", True) and record["invocation"] != INVOCATION:
+            return False
         return all(task.complete() for task in self.requires())
 
     def run(self) -> None:
@@ -48,10 +51,10 @@ class StudyReport(OfStudy):
         state = self.directory.state()
         results = make_report(self.directory.path, INVOCATION)
         remember(results, self.directory.outputs)
-        if not self.directory.of_cluster:
-            # Many hosts writing one database over a network: there the report of all of them adds each.
-            into_history(results, self.directory.outputs)
-        write_record(self.record_path, {"invocation": INVOCATION, "state": state, **failure(OK, "")})
+        # Many hosts writing one database over a network: there the report of all of them adds each.
+        known = self.directory.of_cluster or into_history(results, self.directory.outputs)
+        record = {"invocation": INVOCATION, "state": state, "in_history": known, **failure(OK, "")}
+        write_record(self.record_path, record)
 
 
 class CellCheck(OfStudy):

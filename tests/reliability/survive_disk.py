@@ -3,16 +3,19 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.reliability.killing import ApartCalls, living, look_at_files, look_at_the_whole, wait_until
 from tests.reliability.stub import behave
+from tests.tasks.nightly_calls import CELL, ONE_CELL, Nights
+from tests.tasks.study_calls import Calls
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -97,6 +100,107 @@ def test_a_disk_that_fills_up_meanwhile_stops_the_study(calls: ApartCalls, disk:
     mended = calls.run()
     assert mended.returncode == 0, words_of(mended)
     look_at_the_whole(calls)
+
+
+# The first of luigi's processes that opens such a file uses up the disk just before.
+FILL = """
+import os, sys
+def _fill(event, arguments):
+    armed = os.path.join(os.path.dirname(__file__), "armed")
+    if event in ("open", "sqlite3.connect") and WORD in str(arguments[0]) and os.path.exists(armed):
+        os.remove(armed)
+        with open("FILLER", "wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096 * max(os.statvfs("FILLER").f_bavail, 1)))
+            except OSError:
+                pass
+sys.addaudithook(_fill)
+"""
+
+
+def fill_at(calls: Calls, disk: Path, word: str) -> Path:
+    """Let the disk be full from the moment on at which a file of this name is opened."""
+    filler, site = disk / "filler", calls.folder / "site"
+    program = FILL.replace("WORD", repr(word)).replace("FILLER", str(filler))
+    (site / "sitecustomize.py").write_text(program + (site / "sitecustomize.py").read_text())
+    (site / "armed").touch()
+    return filler
+
+
+def nights_in(history: Path) -> list[tuple[str, int]]:
+    """Each study's night and the number of its cells."""
+    with closing(sqlite3.connect(f"file:{history}?mode=ro", uri=True)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return connection.execute(
+            "SELECT night, count(m.id) FROM studies s JOIN measurements m ON m.study_id = s.id GROUP BY s.id ORDER BY 1"
+        ).fetchall()
+
+
+@pytest.mark.parametrize("earlier", [0, 1])
+def test_a_study_that_finds_no_room_in_the_history_is_added_by_the_next_call(
+    calls: ApartCalls, disk: Path, earlier: int
+) -> None:
+    for _ in range(earlier):
+        assert calls.run().returncode == 0
+    filler = fill_at(calls, disk, "history.db")
+    done = calls.run("--fresh")
+    said = words_of(done)
+    assert done.returncode == 30 and filler.exists(), said
+    assert "not in the history" in said and "No space left on device" in said
+    filler.unlink()
+    added_by_the_next_call(calls, disk, 1 + earlier)
+
+
+def test_a_study_that_finds_a_damaged_history_is_added_by_the_next_call(calls: ApartCalls, disk: Path) -> None:
+    (disk / "history.db").write_bytes(b"no database" * 1000)
+    done = calls.run()
+    said = words_of(done)
+    assert done.returncode == 0 and "not in the history" in said and "; the same command tries it too" in said, said
+    (disk / "history.db").rename(disk / "damaged")
+    added_by_the_next_call(calls, disk, 1)
+
+
+def added_by_the_next_call(calls: ApartCalls, disk: Path, studies: int) -> None:
+    measured = {path: path.read_bytes() for path in disk.rglob("runs/*.json")}
+    assert "Nothing was measured now" in words_of(calls.run())
+    assert {path: path.read_bytes() for path in disk.rglob("runs/*.json")} == measured
+    assert nights_in(disk / "history.db") == [("", 2)] * studies
+
+
+def test_a_disk_that_is_full_when_a_table_is_written_is_named_and_the_table_is_made_again(
+    calls: ApartCalls, disk: Path
+) -> None:
+    filler = fill_at(calls, disk, ".results.csv")
+    done = calls.run()
+    said = words_of(done)
+    assert done.returncode == 30 and "No space left on device" in said and "results.csv" in said
+    assert not (calls.run_directory() / "results.csv").exists()
+    filler.unlink()
+    assert calls.run().returncode == 0
+    assert len((calls.run_directory() / "results.csv").read_text().splitlines()) == 3
+    look_at_the_whole(calls)
+
+
+@pytest.mark.timeout(400)
+def test_a_night_whose_history_finds_no_room_is_judged_by_the_next_call(calls: ApartCalls, disk: Path) -> None:
+    """The verdict rests on the history: without it the night fails, and its runs are kept."""
+    (calls.folder / "night").mkdir()
+    nights = Nights(calls.folder / "night", ["--local-scheduler"], dict(ONE_CELL))
+    nights.list_studies("tiny.yaml")
+    (nights.folder / "outputs").symlink_to(disk)
+    assert nights.night("2026-11-21").returncode == 0
+    filler = fill_at(nights, disk, "history.db")
+    failed = nights.night("2026-11-22")
+    said = words_of(failed)
+    assert failed.returncode == 30 and "not in the history" in said and "the history cannot be used" in said
+    assert [night for night, _ in nights_in(disk / "history.db")] == ["2026-11-21"]
+    filler.unlink()
+    mended = nights.night("2026-11-22")
+    # A shared machine: what was measured may be slower than the night before, and then says so.
+    assert mended.returncode == 0 or nights.verdict("2026-11-22")["slower"] == [CELL], words_of(mended)
+    assert {"2026-11-21", "2026-11-22"} == {night for night, _ in nights_in(disk / "history.db")}
+    assert nights.times_measured()[:2] == [2, 2]
 
 
 def test_a_read_only_disk_is_refused(calls: ApartCalls, disk: Path) -> None:

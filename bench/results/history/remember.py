@@ -11,14 +11,17 @@ from bench.results.history.page import render
 from bench.results.history.query import history_path, series
 
 
-def into_history(results: dict[str, Any], output_dir: Path) -> None:
-    """Add a study to outputs/history.db and draw outputs/index.html again; say in a line if that is not possible."""
+def into_history(results: dict[str, Any], output_dir: Path) -> bool:
+    """Add a study to outputs/history.db and draw outputs/index.html again. If that fails: a line, and False."""
     database = history_path(output_dir)
     try:
         add_study(results, database)
         write_index(database)
     except StudyError as error:
-        print(f"not in the history: {error}\nlater: numastudy history --add {results['run_directory']}", flush=True)
+        by_hand = f"numastudy history --add {results['run_directory']}"
+        print(f"not in the history: {error}\nlater: {by_hand}; the same command tries it too", flush=True)
+        return False
+    return True
 
 
 def write_index(database: Path) -> Path:
