@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from bench.study.model import Model
+from bench.study.settings import SETTINGS
 
 # What a cell is known by across studies: everything that can change the number it gives.
 _KEY_FIELDS = (
@@ -24,17 +25,6 @@ _KEY_FIELDS = (
     "device",
     "binding",
 )
-# Of these only what differs from the default counts: cells of studies made before they came keep their key.
-_LATER_KEY_FIELDS = (
-    "host_memory",
-    "copy_granularity",
-    "direction",
-    "preprocess_queue",
-    "preprocess_node",
-    "concurrent_gpus",
-    "concurrent_load",
-    "concurrent_placement",
-)
 
 
 @dataclass(frozen=True)
@@ -43,6 +33,8 @@ class Cell:
 
     group: cells of one group differ only in node, or in nothing; they are measured side by side and compared.
     Run directories of version 0.1 do not name it: there only the order does.
+
+    A setting that came later has the default that says what cells did before it came.
     """
 
     name: str
@@ -93,7 +85,8 @@ class Cell:
     def key(self) -> str:
         """The same for the same settings in every study; 12 hex digits."""
         plain = {**vars(self), "model": asdict(self.model)}
-        later = {field: plain[field] for field in _LATER_KEY_FIELDS if plain[field] != getattr(type(self), field)}
+        # Cells of studies made before a setting came keep their key.
+        later = {field: plain[field] for field in LATER_SETTINGS if plain[field] != getattr(type(self), field)}
         text = json.dumps({field: plain[field] for field in _KEY_FIELDS} | later, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -101,3 +94,7 @@ class Cell:
     def family(self) -> str:
         """Groups of one GPU and model, which differ in settings; they are measured near each other."""
         return f"gpu{self.gpu}_{self.model.name}"
+
+
+CELL_SETTINGS = tuple(key for key in SETTINGS if key in Cell.__dataclass_fields__)
+LATER_SETTINGS = tuple(field.name for field in fields(Cell) if field.name in SETTINGS and field.default is not MISSING)

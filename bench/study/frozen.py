@@ -8,31 +8,31 @@ import yaml
 
 from bench.errors import StudyError
 from bench.shape import COUNT, FLAG, NAME, NUMBER, POSITIVE, TEXT, Kind, Must, misfit
+from bench.study.cell import CELL_SETTINGS
 from bench.study.order import TRACED
-from bench.study.settings import SETTINGS
+from bench.study.settings import SETTINGS, Setting
 
 FRESH = "start the study again with --fresh"
 _NAME_A_RUN = "name a folder outputs/<study name>/<date>/<time>"
 _LARGEST_BYTES = 1 << 20
 # An alias of an alias of an alias is small in the file and in memory, and endless for whoever walks through it.
 _MOST_VALUES = 100_000
-_KINDS = {int: NUMBER, float: NUMBER, bool: FLAG, str: TEXT}
-_SHAPE = {
-    **{key: _KINDS[setting.kind] for key, setting in SETTINGS.items()}, "name": Must(NAME), "repeats": POSITIVE,
-    "question": TEXT,
-}  # fmt: skip
+
+
+def _kind(setting: Setting) -> Kind:
+    if setting.kind is int:
+        return POSITIVE if setting.minimum > 0 else COUNT
+    return {float: NUMBER, bool: FLAG, str: TEXT}[setting.kind]
+
+
+_SHAPE = {key: _kind(setting) for key, setting in SETTINGS.items()} | {"name": Must(NAME), "question": TEXT}
 
 REPEAT = Kind(f"a repeat or {TRACED!r}", lambda value: value == TRACED or (COUNT.fits(value) and 0 < value < 10**6))
 MODEL = {"name": Must(TEXT), "heads": NUMBER, "patch_size": NUMBER, "depth": NUMBER, "dim": NUMBER}
-SIZES = ("image_size", "batch_size", "num_samples", "memory_size_mb", "buffers", "windows")
 CELL = {
     "name": Must(NAME), "key": TEXT, "group": TEXT, "reason": TEXT, "gpu": COUNT, "gpu_uuid": TEXT,
-    "cpu_node": COUNT, "mem_node": COUNT, "model": Must(MODEL), **dict.fromkeys(SIZES, POSITIVE),
+    "cpu_node": COUNT, "mem_node": COUNT, "model": Must(MODEL), **{key: _kind(SETTINGS[key]) for key in CELL_SETTINGS},
     "batch_size": Must(POSITIVE),
-    **dict.fromkeys(("compile_model", "dtype", "device", "profiler", "binding"), TEXT), "cuda_graph": FLAG,
-    **dict.fromkeys(("host_memory", "copy_granularity", "direction", "concurrent_load", "concurrent_placement"), TEXT),
-    **dict.fromkeys(("preprocess_queue", "preprocess_node", "concurrent_gpus", "warmup_samples", "seed"), COUNT),
-    **dict.fromkeys(("window_s", "timeout_s", "placement_threshold"), NUMBER),
 }  # fmt: skip
 SLOT = {"cell": Must(NAME), "repeat": Must(REPEAT), "block": Must(COUNT), "position": Must(COUNT), "group": TEXT}
 GRID = {"cells": Must([Must(CELL)]), "order": Must([Must(SLOT)])}

@@ -6,15 +6,12 @@ from bench.errors import StudyError
 from bench.host.peers import why_no_peers
 from bench.host.runnable import why_not_runnable
 from bench.host.topology import Topology
-from bench.study.cell import Cell
+from bench.study.cell import CELL_SETTINGS, Cell
 from bench.study.combinations import combinations
 from bench.study.names import named
 from bench.study.possible import Settings, contradiction
-from bench.study.settings import SETTINGS
 from bench.study.study import Study
 from bench.study.values import Placement
-
-CELL_SETTINGS = tuple(key for key in SETTINGS if key in Cell.__dataclass_fields__)
 
 
 def expand(study: Study, topology: Topology) -> list[Cell]:

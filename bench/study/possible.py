@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.errors import StudyError
 from bench.study.model import Model, check_model
+from bench.study.settings import SETTINGS
 
 Settings = dict[str, Any]
 _TOLD = 8
@@ -129,23 +130,22 @@ def _needs_copies_in(settings: Settings, varied: Collection[str]) -> Contradicti
 def _needs_queue(settings: Settings, varied: Collection[str]) -> Contradiction | None:
     if settings["preprocess_queue"]:
         return None
-    return _idle("preprocess_node", -1, "preprocess_queue", settings, varied)
+    return _idle("preprocess_node", "preprocess_queue", settings, varied)
 
 
 def _needs_company(settings: Settings, varied: Collection[str]) -> Contradiction | None:
     if settings["concurrent_gpus"] > 1:
         return None
-    return _idle("concurrent_load", "pipeline", "concurrent_gpus", settings, varied) or _idle(
-        "concurrent_placement", "local", "concurrent_gpus", settings, varied
-    )
+    idle = (_idle(key, "concurrent_gpus", settings, varied) for key in ("concurrent_load", "concurrent_placement"))
+    return next((found for found in idle if found), None)
 
 
-def _idle(key: str, default: Any, needs: str, settings: Settings, varied: Collection[str]) -> Contradiction | None:
+def _idle(key: str, needs: str, settings: Settings, varied: Collection[str]) -> Contradiction | None:
     """A value that has no effect while `needs` is off.
 
     It may stand in a study that varies `needs`; varied itself it would make two cells of one thing.
     """
-    if settings[key] == default or (key not in varied and needs in varied):
+    if settings[key] == SETTINGS[key].default or (key not in varied and needs in varied):
         return None
     return Contradiction(
         f"{key} {settings[key]} has no effect with {needs} {settings[needs]}", f"set {needs} too", (key, needs)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.errors import StudyError
-
-HOST_MEMORIES = ("pinned", "pageable", "write-combined", "registered", "huge")
-MODES = ("off", "default", "reduce-overhead", "max-autotune")
+from bench.host.binding import BINDINGS
+from bench.host.peers import FOUND, LOCAL, REMOTE
+from bench.workload.cell import VALUES
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ SETTINGS = {
     for setting in (
         Setting("batch_size", int, 10, "samples copied and computed together", minimum=1, maximum=65536, suffix="bs{}"),
         Setting("image_size", int, 224, "pixels of a side of the square input", minimum=1, maximum=8192, suffix="px{}"),
-        Setting("dtype", str, "fp32", "type of weights and samples", ("fp32", "tf32", "bf16", "fp16"), suffix="{}"),
+        Setting("dtype", str, "fp32", "type of weights and samples", VALUES["dtype"], suffix="{}"),
         Setting(
             "cuda_graph",
             bool,
@@ -83,7 +83,7 @@ SETTINGS = {
             str,
             "off",
             "torch.compile mode of the model",
-            MODES,
+            VALUES["compile_model"],
             suffix="compiled-{}",
             named={"off": "uncompiled", "default": "compiled"},
         ),
@@ -96,16 +96,18 @@ SETTINGS = {
             str,
             "pinned",
             "kind of host memory that the copies start from and end in",
-            HOST_MEMORIES,
+            VALUES["host_memory"],
             suffix="{}",
         ),
-        Setting("copy_granularity", str, "batch", "what one copy moves", ("batch", "sample"), suffix="{}-copies"),
+        Setting(
+            "copy_granularity", str, "batch", "what one copy moves", VALUES["copy_granularity"], suffix="{}-copies"
+        ),
         Setting(
             "direction",
             str,
             "both",
             "which copies are made",
-            ("both", "h2d", "d2h"),
+            VALUES["direction"],
             suffix="{}-only",
             named={"both": "both-ways"},
         ),
@@ -141,7 +143,7 @@ SETTINGS = {
             str,
             "pipeline",
             "what the other GPUs do meanwhile",
-            ("pipeline", "copies"),
+            VALUES["concurrent_load"],
             suffix="{}-load",
         ),
         Setting(
@@ -149,7 +151,7 @@ SETTINGS = {
             str,
             "local",
             "where the other GPUs' processes are bound: to their nearest node, to another one, or not at all",
-            ("local", "remote", "found"),
+            (LOCAL, REMOTE, FOUND),
             suffix="{}-load",
         ),
         Setting("num_samples", int, 1000, "samples of one pass", minimum=1, suffix="n{}"),
@@ -170,11 +172,11 @@ SETTINGS = {
             str,
             "auto",
             "how a run is bound to its nodes",
-            ("auto", "numactl", "none"),
+            BINDINGS,
             named={"numactl": "bound", "none": "unbound"},
         ),
-        Setting("device", str, "auto", "where the model runs", choices=("auto", "cuda", "cpu")),
-        Setting("profiler", str, "auto", "what records the traced run", choices=("auto", "nsys", "torch")),
+        Setting("device", str, "auto", "where the model runs", choices=("auto", *VALUES["device"])),
+        Setting("profiler", str, "auto", "what records the traced run", choices=("auto", *VALUES["profiler"])),
         Setting(
             "start",
             str,

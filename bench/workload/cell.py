@@ -6,9 +6,17 @@ from typing import Any
 
 from bench.workload.failures import CRASHED, NOT_RUNNABLE, RunFailure
 
-DTYPES = ("fp32", "tf32", "bf16", "fp16")
-COMPILE_MODES = ("off", "default", "reduce-overhead", "max-autotune")
-HOST_MEMORIES = ("pinned", "pageable", "write-combined", "registered", "huge")
+VALUES = {
+    "dtype": ("fp32", "tf32", "bf16", "fp16"),
+    "compile_model": ("off", "default", "reduce-overhead", "max-autotune"),
+    "host_memory": ("pinned", "pageable", "write-combined", "registered", "huge"),
+    "copy_granularity": ("batch", "sample"),
+    "direction": ("both", "h2d", "d2h"),
+    "concurrent_load": ("pipeline", "copies"),
+    "device": ("cuda", "cpu"),
+    "profiler": ("nsys", "torch"),
+}
+"""What a cell may say by key; a study offers the same."""
 # These modes of torch.compile record CUDA graphs themselves.
 GRAPHED_COMPILE_MODES = ("reduce-overhead", "max-autotune")
 
@@ -136,16 +144,7 @@ def as_load(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_unknown(cell: Cell) -> None:
-    known = {
-        "dtype": DTYPES,
-        "compile_model": COMPILE_MODES,
-        "device": ("cuda", "cpu"),
-        "profiler": ("nsys", "torch"),
-        "host_memory": HOST_MEMORIES,
-        "copy_granularity": ("batch", "sample"),
-        "direction": ("both", "h2d", "d2h"),
-    }
-    for key, allowed in known.items():
+    for key, allowed in VALUES.items():
         if getattr(cell, key) not in allowed:
             raise RunFailure(CRASHED, f"{key} is {getattr(cell, key)!r}", f"{key} is one of {', '.join(allowed)}")
 

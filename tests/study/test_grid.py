@@ -8,9 +8,11 @@ import pytest
 
 from bench.errors import StudyError
 from bench.host.topology import Node, Topology, read_topology
-from bench.study.cell import Cell
+from bench.study.cell import LATER_SETTINGS, Cell
 from bench.study.grid import expand
+from bench.study.settings import SETTINGS
 from bench.study.study import configs_folder, load_study, read_study
+from bench.workload import cell as workload
 
 GIB = 1 << 30
 HOSTS = Path(__file__).parents[1] / "fixtures" / "hosts"
@@ -87,6 +89,12 @@ def test_all_of_what_is_not_there_is_named() -> None:
 def test_a_cell_reads_back_from_json() -> None:
     for cell in cells_of({"numa_nodes": [0, 9]}, host(node(0))):
         assert Cell.from_json(json.loads(json.dumps(cell.as_json()))) == cell
+
+
+def test_a_setting_that_came_later_stands_for_what_was_done_before_in_study_and_workload_alike() -> None:
+    assert LATER_SETTINGS[0] == "host_memory" and "batch_size" not in LATER_SETTINGS
+    for key in LATER_SETTINGS:
+        assert getattr(Cell, key) == getattr(workload.Cell, key) == SETTINGS[key].default
 
 
 def test_run_directories_of_version_0_1_are_read() -> None:
