@@ -9,12 +9,12 @@ from typing import Any
 
 from bench.results.bound import cell_bound
 from bench.results.clocks import clocks
+from bench.results.outcomes import MISSING
 from bench.results.peers import peers_of_cell, peers_of_run
 from bench.results.remarks import penalty_class, remarks
 from bench.results.verdicts import noise_class
 
 Record = dict[str, Any]
-MISSING = "missing"
 _IDENTITY = ("name", "key", "group", "gpu", "gpu_uuid", "cpu_node", "mem_node", "model", "reason")
 _PERCENTILES = ("p50", "p90", "p99")
 

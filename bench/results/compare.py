@@ -1,7 +1,5 @@
 """What changed between two studies: the verdicts of the penalties."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -10,6 +8,7 @@ from typing import Any
 
 from bench.errors import StudyError
 from bench.results.pairs import class_of, occurrences, throughputs
+from bench.results.spreadsheet import csv_table
 from bench.results.statistics import MARGIN, Estimate, Sample, estimate, unpaired
 from bench.results.stored import read_results
 from bench.results.verdicts import MAX_REPEATS, Verdict, judge
@@ -19,6 +18,7 @@ EXIT_SLOWER = 3
 # Other silicon: a difference then says nothing of the software. The rest is what people compare on purpose.
 REFUSED = ("machine", "cpu", "gpus")
 IGNORED = ("host",)
+_CSV_COLUMNS = ("name", "verdict", "effect", "low", "high", "base_samples_s", "new_samples_s", "text", "hint")
 
 
 @dataclass(frozen=True)
@@ -49,24 +49,9 @@ class Compared:
         return {"cells": cells, "warnings": list(self.warnings)}
 
     def as_csv(self) -> str:
-        out = io.StringIO()
-        fields = (
-            "name",
-            "verdict",
-            "effect",
-            "low",
-            "high",
-            "base_samples_s",
-            "new_samples_s",
-            "text",
-            "hint",
-        )
-        writer = csv.DictWriter(out, fieldnames=fields, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        for line in self.lines:
-            low, high = line.interval or (None, None)
-            writer.writerow(vars(line) | {"low": low, "high": high})
-        return out.getvalue()
+        low_high = [line.interval or (None, None) for line in self.lines]
+        rows = [vars(line) | {"low": low, "high": high} for line, (low, high) in zip(self.lines, low_high, strict=True)]
+        return csv_table(_CSV_COLUMNS, rows)
 
     def as_text(self) -> str:
         lines = [f"warning: {warning}" for warning in self.warnings]
@@ -115,9 +100,7 @@ def compare(
         )
     matched, alone = _matched(base["cells"], new["cells"])
     if not matched:
-        raise StudyError(
-            "no cell of the two studies has the same settings", "compare", "run the same study twice"
-        )
+        raise StudyError("no cell of the two studies has the same settings", "compare", "run the same study twice")
     told = [_sample(old, fresh) for old, fresh in matched]
     lines = _lines(told, matched, margin, max_repeats)
     return Compared(tuple(lines), (*refused, *warnings, *alone))

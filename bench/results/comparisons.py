@@ -19,8 +19,8 @@ def comparisons(cells: Sequence[Record], study: Record, rules: Rules | None = No
 
     A line is one cell against the one that differs in this axis alone (same GPU, placement, model and other
     settings), paired by block: name, base_cell, gpu, cpu_node, mem_node, model, value, verdict, effect
-    (throughput over that of the base - 1, negative is slower), interval, pairs, text, hint, and headline
-    (the difference holds after Holm's correction over all lines of the study). For the rest see effects.py.
+    (throughput over that of the base - 1, negative is slower), interval, pairs, mde, repeats_needed, text, hint, and
+    headline (the difference holds after Holm's correction over all lines of the study). For the rest see effects.py.
     """
     rules = rules or Rules()
     found = [(axis, matched(axis, cells)) for axis in axes(cells, study)]
@@ -64,7 +64,7 @@ def _told(found: Estimate | None, base: Record, other: Record, rules: Rules) -> 
     if found is None:
         failed = next((cell for cell in (other, base) if cell.get("outcome") not in (None, "ok")), other)
         why = f"{failed['name']} {failed.get('outcome')}: {failed.get('reason') or 'no timed run'}"
-        nothing = dict.fromkeys(("verdict", "effect", "interval"))
+        nothing = dict.fromkeys(("verdict", "effect", "interval", "mde", "repeats_needed"))
         return nothing | {"pairs": 0, "text": f"not compared: {why}", "hint": ""}
     said = judge(found, rules.max_repeats, bool(other["settings"].get("cuda_graph")))
     low, high = found.interval or (None, None)
@@ -73,6 +73,8 @@ def _told(found: Estimate | None, base: Record, other: Record, rules: Rules) -> 
         "effect": math.expm1(found.mean_log),
         "interval": None if low is None or high is None else [-high, -low],
         "pairs": found.pairs,
+        "mde": found.mde,
+        "repeats_needed": said.repeats,
         "text": said.text,
         "hint": said.hint,
     }

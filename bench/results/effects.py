@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bench.results.words import at_most, significant
+from bench.results.words import at_most, significant, tells_nothing
 
 Record = dict[str, Any]
 MATTERS, SAME, UNDECIDED, NOT_MEASURED = "matters", "same", "undecided", "not measured"
+ONCE, PROBABLE, NOISE = "once", "probable", "noise"
 _DIFFERENT = ("FASTER", "SLOWER")
 # Beyond it a percentage is harder to read than a factor.
 _AS_FACTOR = 2.0
@@ -15,11 +16,12 @@ _NAMED = 4
 
 
 def summed_up(entry: Record) -> Record:
-    """summary, state, size, bound and text of one axis (an entry of results.json's comparisons).
+    """summary, state, doubt, size, bound and text of one axis (an entry of results.json's comparisons).
 
-    summary: for each value but the base, in order: value, models (model, state, low, high, interval, lines,
+    summary: for each value but the base, in order: value, models (model, state, doubt, low, high, interval, lines,
     text) and text, one line over the models. state: matters (some line differs after correction), same (all
-    lines are the SAME), else undecided. size: largest |ln(throughput / base)| of the lines that differ; bound:
+    lines are the SAME), else undecided; doubt then says why: once (one pair, no uncertainty known), probable (a line
+    differs, but not after correction), noise. size: largest |ln(throughput / base)| of the lines that differ; bound:
     no line differs by more, where all are the SAME.
     """
     lines = [line for line in entry["lines"] if line["effect"] is not None]
@@ -28,6 +30,7 @@ def summed_up(entry: Record) -> Record:
     return {
         "summary": [_of_value(entry, value) for value in entry["values"][1:]],
         "state": state,
+        "doubt": _doubt(state, lines),
         "size": max((abs(math.log1p(line["effect"])) for line in sure), default=0.0),
         "bound": _bound(lines) if state == SAME else None,
         "text": _sentence(entry, state, lines),
@@ -35,13 +38,20 @@ def summed_up(entry: Record) -> Record:
 
 
 def change(effect: float, interval: Sequence[float] | None = None) -> str:
-    """A throughput against that of the base: "+38 % [35, 41]", "−5.0 % [−5.4, −4.6]", "× 4.5 [4.4, 4.6]"."""
+    """A throughput against that of the base: "+38 % [35, 41]", "−5.0 % [−5.4, −4.6]", "× 4.5 [4.4, 4.6]".
+
+    An interval that tells nothing is left out.
+    """
+    if interval and tells_nothing((-interval[1], -interval[0])):
+        interval = None
     if effect + 1 >= _AS_FACTOR:
         factors = [1 + bound for bound in interval] if interval else []
         digits = _digits([bound - 1 - effect for bound in factors] or [effect / 10], 1 + effect)
         inside = f" [{', '.join(f'{factor:.{digits}f}' for factor in factors)}]" if factors else ""
         return f"× {1 + effect:.{digits}f}{inside}"
     digits = _digits([100 * (bound - effect) for bound in interval] if interval else [10 * effect], 100 * effect)
+    if interval and interval[0] * interval[1] > 0 and not round(100 * min(map(abs, interval)), digits):
+        digits += 1  # what is surely not zero is not shown as zero
     inside = f" [{', '.join(_signed(100 * bound, digits) for bound in interval)}]" if interval else ""
     return f"{_signed(100 * effect, digits, plus=True)} %{inside}"
 
@@ -91,6 +101,7 @@ def _of_model(model: str, lines: list[Record]) -> Record:
     return {
         "model": model,
         "state": _state(compared),
+        "doubt": _doubt(_state(compared), compared),
         "low": min(effects, default=None),
         "high": max(effects, default=None),
         "interval": compared[0]["interval"] if len(compared) == 1 else None,
@@ -124,8 +135,9 @@ def _over_models(models: list[Record]) -> Iterable[str]:
         yield from (f"{one['model']} {one['text']}" for one in differ)
     if same := [one for one in models if one["state"] == SAME]:
         yield f"{_names(same)} SAME within {at_most(max(one['bound'] for one in same))}"
-    if open_ := [one for one in models if one["state"] == UNDECIDED]:
-        yield f"{_names(open_)} not decided"
+    for doubt, before, after in ((PROBABLE, "probably ", ""), (NOISE, "not decided: ", ""), (ONCE, "", " in one pair")):
+        if open_ := [one for one in models if one["doubt"] == doubt]:
+            yield f"{before}{_numbers(open_)}{after}"
     if missing := [one for one in models if one["state"] == NOT_MEASURED]:
         yield f"{_names(missing)} not measured"
 
@@ -133,6 +145,17 @@ def _over_models(models: list[Record]) -> Iterable[str]:
 def _names(models: list[Record]) -> str:
     names = [one["model"] for one in models]
     return listed(names) if len(names) <= _NAMED else f"{len(names)} models"
+
+
+def _numbers(models: list[Record]) -> str:
+    """What was seen of each, or the range over them where they are many."""
+    if len(models) <= _NAMED:
+        return ", ".join(f"{one['model']} {_seen(one)}" for one in models)
+    return f"{len(models)} models {between(min(one['low'] for one in models), max(one['high'] for one in models))}"
+
+
+def _seen(one: Record) -> str:
+    return change(one["low"], one["interval"]) if one["lines"] == 1 else between(one["low"], one["high"])
 
 
 def _largest(one: Record) -> float:
@@ -144,7 +167,11 @@ def _sentence(entry: Record, state: str, lines: list[Record]) -> str:
     if state == SAME:
         return f"{name} does not matter: no difference above {at_most(_bound(lines) or 0)}, against {base}."
     if state == UNDECIDED:
-        return f"{name}: nothing can be said beyond the noise, against {base}."
+        said = {
+            ONCE: "measured in one pair, of no known uncertainty",
+            PROBABLE: "differences are seen, none beyond the noise after correction for the number of comparisons",
+        }.get(_doubt(state, lines) or "", "nothing can be said beyond the noise")
+        return f"{name}: {said}, against {base}."
     if state == NOT_MEASURED:
         return f"{name}: not measured."
     return f"{name} matters, against {base}."
@@ -156,6 +183,14 @@ def _state(lines: list[Record]) -> str:
     if any(line["headline"] for line in lines):
         return MATTERS
     return SAME if all(line["verdict"] == "SAME" for line in lines) else UNDECIDED
+
+
+def _doubt(state: str, lines: list[Record]) -> str | None:
+    if state != UNDECIDED:
+        return None
+    if all(line["interval"] is None for line in lines):
+        return ONCE
+    return PROBABLE if any(line["verdict"] in _DIFFERENT for line in lines) else NOISE
 
 
 def _bound(lines: list[Record]) -> float | None:

@@ -6,13 +6,11 @@ from typing import Any
 from bench.files import write_json, write_text
 from bench.results.database import write_database
 from bench.results.load import load
-from bench.results.noise_floor import recall
 from bench.results.report.markdown import markdown
 from bench.results.report.page import render
 from bench.results.results import build_results
 from bench.results.summary import experiment_summary
 from bench.results.tables import csv_text
-from bench.study.directory import RunDirectory
 
 
 def make_report(run_dir: Path | str, invocation: str) -> dict[str, Any]:
@@ -23,8 +21,6 @@ def make_report(run_dir: Path | str, invocation: str) -> dict[str, Any]:
     """
     stored = load(run_dir)
     results = build_results(stored, invocation)
-    # The host's noise floor lies beside its studies.
-    results["trust"]["noise_floor"] = recall(results, RunDirectory(stored.path).outputs)
     write_json(stored.path / "experiment_summary.json", experiment_summary(results))
     write_text(stored.path / "results.csv", csv_text(results["cells"]))
     write_database(stored.path / "results.db", results)

@@ -18,6 +18,7 @@ from bench.results.predictions import hidden_copies, predictions
 from bench.results.rules import rules_of
 from bench.results.summary import busy_s, count, duration_s, windows_s
 from bench.results.trust import trust
+from bench.study.directory import RunDirectory
 
 SCHEMA = 1
 Record = dict[str, Any]
@@ -80,9 +81,11 @@ def build_results(stored: Stored, invocation: str) -> Record:
 
 
 def _noise_floor(results: Record, stored: Stored) -> float | None:
-    """What an earlier SelfCheck of this host left beside its studies: outputs/<study>/<date>/<time> is ours."""
-    above = stored.path.resolve().parents
-    return recall(results, above[2]) if len(above) > 2 else None
+    """What an earlier SelfCheck of this host left beside its studies."""
+    try:
+        return recall(results, RunDirectory(stored.path).outputs)
+    except IndexError:  # moved to where nothing is three folders above it
+        return None
 
 
 def _topology(record: Record) -> Record:

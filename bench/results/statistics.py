@@ -22,6 +22,9 @@ MAX_PRIOR_DF = 4.0
 MIN_POOLED = 6
 # Run values agree no better than this by more than luck: keeps a variance of zero out of the logarithms.
 _SMALLEST_SD = 1e-6
+# Beyond a factor of e^36 a penalty is 1 in a float; beyond e^709 the end of an interval is infinite.
+_MOST_LOG = 36.0
+_MOST_END_LOG = 700.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class Sample:
 class Estimate:
     """An effect as it is told.
 
-    penalty and interval: fractions; interval and both p-values are None where one pair stands alone.
+    penalty and interval: fractions; interval and both p-values are None where one pair stands alone, and where
+    the others of its class are so unlike each other that they are worth less than one degree of freedom.
     sd: of one log ratio, after pooling; df: degrees of freedom it has. p_same: TOST against the margin.
     mde: the smallest penalty found with power 0.8 if sd is at its upper 80 % bound.
     """
@@ -214,7 +218,7 @@ def _estimate_class(samples: Sequence[Sample], confidence: float, margin: float)
     with np.errstate(divide="ignore", invalid="ignore"):
         posterior = np.maximum((prior_df * prior + own) / (prior_df + dfs), _SMALLEST_SD**2)
     df = prior_df + dfs
-    mean = np.array([sample.mean for sample in samples])
+    mean = np.clip([sample.mean for sample in samples], -_MOST_LOG, _MOST_LOG)
     error = np.sqrt(posterior * np.array([sample.scale for sample in samples]))
     half = stats.t.ppf((1 + confidence) / 2, df) * error
     p_difference = 2 * stats.t.sf(np.abs(mean) / error, df)
@@ -231,14 +235,14 @@ def _estimate_class(samples: Sequence[Sample], confidence: float, margin: float)
     mde = -np.expm1(-worst * (stats.t.ppf((1 + confidence) / 2, df) + stats.t.ppf(0.8, df)))
     told = []
     for i, sample in enumerate(samples):
-        alone = df[i] == 0
+        alone = df[i] < 1
         told.append(
             Estimate(
                 label=sample.label,
                 noise_class=sample.noise_class,
                 pairs=sample.pairs,
-                mean_log=sample.mean,
-                penalty=float(-np.expm1(sample.mean)),
+                mean_log=float(mean[i]),
+                penalty=float(-np.expm1(mean[i])),
                 interval=None if alone else _penalties(mean[i], half[i]),
                 sd=None if alone else float(np.sqrt(posterior[i])),
                 df=float(df[i]),
@@ -255,7 +259,8 @@ def _estimate_class(samples: Sequence[Sample], confidence: float, margin: float)
 
 
 def _penalties(mean: float, half: float) -> tuple[float, float]:
-    return float(-np.expm1(mean + half)), float(-np.expm1(mean - half))
+    low, high = np.clip([mean - half, mean + half], -_MOST_END_LOG, _MOST_END_LOG)
+    return float(-np.expm1(high)), float(-np.expm1(low))
 
 
 def _variance(values: np.ndarray) -> float:

@@ -1,9 +1,9 @@
 """results.csv, and the table of cells for the terminal."""
 
-import csv
-import io
 from typing import Any
 
+from bench.results.outcomes import told_outcome
+from bench.results.spreadsheet import csv_table
 from bench.results.words import bandwidth, microseconds, percent, rate
 
 Record = dict[str, Any]
@@ -80,12 +80,8 @@ def flat_row(cell: Record) -> Record:
 
 
 def csv_text(cells: list[Record]) -> str:
-    out = io.StringIO()
     rows = [flat_row(cell) for cell in cells]
-    writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else ["name"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
-    return out.getvalue()
+    return csv_table(list(rows[0]) if rows else ["name"], rows)
 
 
 COLUMNS = (
@@ -107,7 +103,7 @@ def display_row(cell: Record) -> tuple[str, ...]:
     metrics, latency = cell["metrics"] or {}, cell["latency_us"] or {}
     return (
         cell["name"],
-        cell["outcome"],
+        told_outcome(cell),
         rate(cell["throughput_samples_s"]),
         percent(cell["throughput_spread"])
         if cell["throughput_spread"] is not None
@@ -137,7 +133,7 @@ def cells_table(results: Record) -> str:
 
     lines = [line(rows[0]), "  ".join("-" * width for width in widths), *map(line, rows[1:])]
     failed = [cell for cell in results["cells"] if cell["outcome"] != "ok"]
-    lines += [f"{cell['name']}: {cell['outcome']}: {_one_line(cell['reason'])}" for cell in failed]
+    lines += [f"{cell['name']}: {told_outcome(cell)}: {_one_line(cell['reason'])}" for cell in failed]
     if results["device"] == "cpu":
         lines.append("CPU device: no GPU was measured")
     if results["binding"] == "none":

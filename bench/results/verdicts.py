@@ -12,6 +12,8 @@ SAME_ALPHA = 0.05
 BLIND = 0.9
 # A lone pair has no spread; three give the plain Student interval a finite usefulness.
 FEWEST_REPEATS = 3
+# What the studies that ship ask for. With fewer it is the number of runs, not their noise, that leaves all open.
+ENOUGH_REPEATS = 6
 
 
 class Verdict(StrEnum):
@@ -60,14 +62,15 @@ def judge(found: Estimate, max_repeats: int = MAX_REPEATS, cuda_graph: bool = Fa
             f"measure at least {FEWEST_REPEATS} repeats (--repeats)",
             FEWEST_REPEATS,
         )
-    effect = f"{told(found.penalty)} {told_interval(found.interval)}"
+    effect = told_with_interval(found.penalty, found.interval)
     verdict = decided(found)
     if verdict is Verdict.SAME:
         return Judgement(verdict, f"no difference larger than {100 * found.margin:g} %: {effect}")
     if verdict:
         return Judgement(verdict, effect)
     repeats = repeats_to_decide(found)
-    if is_blind(found.mde):
+    few = is_blind(found.mde) and found.pairs < ENOUGH_REPEATS
+    if is_blind(found.mde) and not few:
         # With such a spread the effect is chance, and so is the number of repeats that would decide it.
         return Judgement(
             Verdict.NOT_RESOLVABLE,
@@ -76,6 +79,8 @@ def judge(found: Estimate, max_repeats: int = MAX_REPEATS, cuda_graph: bool = Fa
             _quieter(found.noise_class, cuda_graph),
             repeats,
         )
+    if few:
+        effect = f"{told(found.penalty)}, which {_pairs(found.pairs)} not tell from noise"
     if repeats is not None and repeats > max_repeats:
         return Judgement(
             Verdict.NOT_RESOLVABLE,
@@ -84,7 +89,7 @@ def judge(found: Estimate, max_repeats: int = MAX_REPEATS, cuda_graph: bool = Fa
             _quieter(found.noise_class, cuda_graph),
             repeats,
         )
-    more = max(repeats or FEWEST_REPEATS, found.pairs + 1)
+    more = max(repeats or 0, found.pairs + 1, ENOUGH_REPEATS if few else FEWEST_REPEATS)
     return Judgement(
         Verdict.UNDECIDED,
         f"undecided: {effect}; about {more} repeats would decide",
@@ -109,9 +114,27 @@ def told(penalty: float) -> str:
     return f"{percent(penalty)} {'slower' if penalty > 0 else 'faster'}"
 
 
+def told_with_interval(penalty: float, interval: tuple[float, float]) -> str:
+    """Effect and interval in the same direction and to the same digits: "29.6 % slower [29.5, 29.8] %"."""
+    sign, word = (1, "slower") if penalty > 0 else (-1, "faster")
+    low, high = sorted(sign * bound for bound in interval)
+    return f"{abs(100 * penalty):.{_digits(interval)}f} % {word} {told_interval((low, high))}"
+
+
 def told_interval(interval: tuple[float, float]) -> str:
-    """In percent of penalty; negative is faster."""
-    return f"[{100 * interval[0]:.2f}, {100 * interval[1]:.2f}] %"
+    """In percent, to the digits that its width supports."""
+    digits = _digits(interval)
+    low, high = (round(100 * bound, digits) + 0.0 for bound in interval)
+    return f"[{low:.{digits}f}, {high:.{digits}f}] %"
+
+
+def _digits(interval: tuple[float, float]) -> int:
+    half = 50 * (interval[1] - interval[0])
+    return 2 if half < 0.95 else 1 if half < 9.5 else 0
+
+
+def _pairs(count: int) -> str:
+    return f"{count} pair does" if count == 1 else f"{count} pairs do"
 
 
 def rounded(count: int) -> str:
@@ -127,7 +150,4 @@ def _quieter(noise: str, cuda_graph: bool) -> str:
         return "the CPU that launches the kernels is the noise: run it as a CUDA graph (cuda_graph: true)"
     if noise == LAUNCH_BOUND:
         return "launches are still the noise: raise batch_size, or keep other work off the host"
-    return (
-        "find what disturbs the runs (their monitor: clocks, throttling, other processes), "
-        "or raise --max-repeats"
-    )
+    return "find what disturbs the runs (their monitor: clocks, throttling, other processes), or raise --max-repeats"

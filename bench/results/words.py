@@ -1,6 +1,8 @@
 """Numbers as people read them. None, which is "not known", is a dash everywhere."""
 
 import math
+import re
+from collections.abc import Sequence
 
 NONE = "–"
 
@@ -28,6 +30,25 @@ def percent(share: float | None, digits: int = 2) -> str:
         return NONE
     value = 100 * share
     return f"{value:.{min(_places(value, digits), 2)}f} %"
+
+
+def share_with_interval(share: float, interval: Sequence[float] | None) -> str:
+    """The size of a penalty, and the half width of its interval where that tells something: "30 % ± 0.5 %"."""
+    if interval is None or tells_nothing((interval[0], interval[1])):
+        return percent(abs(share))
+    return with_half(abs(share), (interval[1] - interval[0]) / 2)
+
+
+def signed_share(share: float, interval: Sequence[float] | None) -> str:
+    """The same with its sign; what is shown as zero has none."""
+    text = share_with_interval(share, interval)
+    return f"−{text}" if share < 0 and re.match(r"[^±]*[1-9]", text) else text
+
+
+def tells_nothing(interval: tuple[float, float]) -> bool:
+    """interval: of a penalty. It goes from less than half to more than twice the throughput: no reader is helped by
+    its ends."""
+    return interval[0] < -1 and interval[1] > 0.5
 
 
 def with_half(share: float, half: float) -> str:

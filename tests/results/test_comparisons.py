@@ -64,3 +64,10 @@ def test_penalties_are_computed_for_each_combination_of_settings(placed_results)
     for entry in told:
         local, remote = cells[entry["local_cell"]], cells[entry["remote_cell"]]
         assert local["settings"] == remote["settings"] and local["model"] == remote["model"]
+
+
+def test_a_line_has_what_could_have_been_seen_and_what_would_decide():
+    cells = [made_cell(noisy(100.0, 3, 0.05)), made_cell(noisy(101.0, 3, 0.05, seed=1), dtype="bf16", name="other")]
+    cells[0]["settings"]["dtype"] = "fp32"
+    (line,) = comparisons(cells, {"dtype": "fp32"})[0]["lines"]
+    assert 0 < line["mde"] < 1 and line["repeats_needed"] > 3

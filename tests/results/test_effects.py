@@ -74,3 +74,31 @@ def test_many_models_that_differ_are_a_range_from_the_least_to_the_most():
 def test_values_in_words():
     assert value_label({"cuda_graph": True}) == "cuda_graph on"
     assert value_label({"depth": 12, "dim": 1024}) == "depth 12, dim 1024"
+
+
+@pytest.mark.parametrize(("effect", "interval", "said"), [
+    (0.9, [-0.998, 2033.2], "+90 %"), (1.6, [-0.51, 13.3], "× 2.6"), (0.016, [0.0011, 0.0314], "+1.6 % [0.1, 3.1]"),
+])  # fmt: skip
+def test_an_interval_that_tells_nothing_is_left_out_and_what_is_sure_is_not_shown_as_zero(effect, interval, said):
+    assert change(effect, interval) == said
+
+
+def test_what_is_undecided_says_why_and_what_was_seen():
+    once = [line("a", -0.46, "UNDECIDED", headline=False) | {"interval": None}]
+    found = summed_up(entry(*once))
+    assert (found["state"], found["doubt"]) == ("undecided", "once")
+    assert found["summary"][0]["text"] == "dtype bf16: a −46 % in one pair"
+    assert "no known uncertainty" in found["text"]
+    lines = [*once, line("b", 0.2, "FASTER", headline=False), line("c", 0.03, "UNDECIDED", 0.05, headline=False)]
+    found = summed_up(entry(*lines))
+    assert (found["state"], found["doubt"]) == ("undecided", "probable")
+    text = "dtype bf16: probably b +20 % [19, 21]; not decided: c +3 % [−2, 8]; a −46 % in one pair"
+    assert found["summary"][0]["text"] == text
+    assert summed_up(entry(lines[2]))["doubt"] == "noise"
+    assert summed_up(entry(line("a", 0.1)))["doubt"] is None
+
+
+def test_many_models_that_are_not_decided_are_a_range():
+    lines = [line(f"m{number}", 0.01 * number, "UNDECIDED", headline=False) for number in range(1, 7)]
+    (told,) = summed_up(entry(*lines))["summary"]
+    assert told["text"] == "dtype bf16: not decided: 6 models +1.0 % to +6.0 %"

@@ -1,7 +1,11 @@
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from bench.results.load import load
+from bench.results.results import build_results
 from tests.results.builder import build_run_directory, topology_json
 
 
@@ -79,3 +83,8 @@ def test_the_noise_floor_of_an_earlier_self_check_is_quoted(tmp_path, results_of
     known = {"synthetic-host": {"spreads": spreads}, "another": {"spreads": [{"noise_class": "rest", "upper": 0.5}]}}
     (tmp_path / "outputs" / "noise_floor.json").write_text(json.dumps(known))
     assert results_of(path)["trust"]["noise_floor"] == 0.008
+
+
+def test_a_run_directory_near_the_root_has_no_noise_floor(quick_run):
+    stored = replace(load(quick_run), path=Path("/run"))
+    assert build_results(stored, "test")["trust"]["noise_floor"] is None

@@ -191,3 +191,20 @@ def test_holm_against_its_definition(p):
 def test_impossible_margins_and_confidences_are_refused(margin, confidence):
     with pytest.raises(StudyError, match="margin"):
         estimate([], confidence, margin)
+
+
+def test_others_that_are_too_unlike_lend_a_lone_pair_no_interval():
+    """Two models that agree to 0.01 % and four that vary by half: worth 0.3 degrees of freedom to a third one."""
+    quiet = [Sample(f"q{i}", "rest", 0.01, 1e-8 * (1 + i), 1, 0.5, 2) for i in range(4)]
+    wild = [Sample(f"w{i}", "rest", 0.3, 0.3, 1, 0.5, 2) for i in range(4)]
+    *others, lone = estimate([*quiet, *wild, Sample("lone", "rest", 0.2, float("nan"), 0, 1.0, 1)])
+    assert 0 < lone.df < 1
+    assert (lone.interval, lone.p_difference, lone.p_same, lone.sd, lone.mde) == (None,) * 5
+    assert all(one.interval for one in others)
+
+
+@pytest.mark.parametrize("new", [[1e300, 1e-300], [1e300, 1e300], [1e-300, 1e-300]])
+def test_no_throughput_however_wild_gives_a_number_that_is_none(new):
+    (found,) = estimate([unpaired("c", "rest", [1e-300, 1.0], new)])
+    assert np.isfinite([found.penalty, *found.interval, found.mean_log]).all()
+    assert np.expm1(found.mean_log) > -1

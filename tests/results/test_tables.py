@@ -48,3 +48,15 @@ def test_the_columns_line_up(numa_results):
 def test_an_unbound_study_says_so(quick_run, results_of):
     results = results_of(quick_run) | {"binding": "none"}
     assert "nothing was bound" in cells_table(results)
+
+
+def test_csv_runs_no_formula_in_a_spreadsheet(quick_run, results_of):
+    results = results_of(quick_run)
+    results["cells"][0]["reason"] = "=cmd|' /C calc'!A0"
+    assert rows_of(results)[0]["reason"] == "'=cmd|' /C calc'!A0"
+
+
+def test_the_table_says_what_is_not_traced(quick_run, results_of):
+    for file in (quick_run / "runs").glob("*_traced.json"):
+        file.unlink()
+    assert cells_table(results_of(quick_run)).count("not traced") == 6

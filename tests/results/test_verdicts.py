@@ -1,7 +1,7 @@
 import pytest
 
 from bench.results.statistics import Sample, estimate
-from bench.results.verdicts import Verdict, decided, judge, noise_class, percent, rounded
+from bench.results.verdicts import Verdict, decided, judge, noise_class, percent, rounded, told_with_interval
 
 
 def found(effect: float, error: float, noise="rest", pairs=6):
@@ -100,3 +100,23 @@ def test_percent(fraction, text):
 @pytest.mark.parametrize(("count", "text"), [(7, "7"), (99, "99"), (146, "150"), (2831, "2,900")])
 def test_planned_repeats_have_two_figures_at_most(count, text):
     assert rounded(count) == text
+
+
+def test_of_few_runs_the_effect_is_shown_and_the_repeats_that_would_tell_but_no_interval_that_says_nothing():
+    said = judge(found(0.97, 0.24, pairs=2))
+    assert said.verdict is Verdict.UNDECIDED
+    assert said.text == "undecided: 164 % faster, which 2 pairs do not tell from noise; about 6 repeats would decide"
+    assert "--repeats 6" in said.hint
+
+
+def test_of_few_runs_whose_effect_is_small_it_is_the_noise_that_asks_for_more():
+    said = judge(found(0.035, 0.21, pairs=2))
+    assert said.verdict is Verdict.NOT_RESOLVABLE and "disturbs" in said.hint
+    assert said.text.startswith("not resolvable: 3.6 % faster, which 2 pairs do not tell from noise; it would take")
+
+
+def test_an_effect_lies_in_its_interval_as_printed_and_both_point_the_same_way():
+    assert told_with_interval(0.2963, (0.2947, 0.2979)) == "29.63 % slower [29.47, 29.79] %"
+    assert told_with_interval(-0.05, (-0.1158, 0.0115)) == "5.0 % faster [-1.1, 11.6] %"
+    assert told_with_interval(-3.13, (-4.69, -2.0)) == "313 % faster [200, 469] %"
+    assert told_with_interval(0.00001, (-0.00001, 0.00003)) == "0.00 % slower [0.00, 0.00] %"

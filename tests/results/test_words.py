@@ -54,3 +54,24 @@ def test_durations(value, told):
 )
 def test_sizes(value, told):
     assert words.size(value) == told
+
+
+@pytest.mark.parametrize(
+    ("share", "interval", "told"),
+    [
+        (0.3, [0.29, 0.31], "30.0 % ± 1.0 %"),
+        (-0.05, [-0.11, 0.01], "−5 % ± 6 %"),
+        (-0.0001, [-0.003, 0.003], "0.0 % ± 0.3 %"),
+        (-0.9, [-2033.2, 0.998], "−90 %"),
+        (-0.9, None, "−90 %"),
+    ],
+)
+def test_a_penalty_has_the_half_width_of_an_interval_that_tells_something(share, interval, told):
+    assert words.signed_share(share, interval) == told
+
+
+@pytest.mark.parametrize(
+    ("interval", "nothing"), [((-1.01, 0.51), True), ((-1.01, 0.49), False), ((-5.0, -0.5), False), ((0.2, 0.9), False)]
+)
+def test_an_interval_from_half_to_twice_the_throughput_tells_nothing(interval, nothing):
+    assert words.tells_nothing(interval) is nothing

@@ -7,7 +7,7 @@ from typing import Any
 from bench.results.report.alone import nothing_compared
 from bench.results.report.labels import device_label, node_label, series_label
 from bench.results.report.over_settings import crowded_line, is_crowded
-from bench.results.words import at_most, percent, with_half
+from bench.results.words import at_most, percent, share_with_interval
 
 Record = dict[str, Any]
 LARGE = 0.05
@@ -37,10 +37,8 @@ class Loss:
 
     @property
     def figure(self) -> str:
-        """The share with the half width of its interval."""
-        if self.interval is None:
-            return percent(abs(self.share))
-        return with_half(abs(self.share), (self.interval[1] - self.interval[0]) / 2)
+        """The share with the half width of its interval, without its sign."""
+        return share_with_interval(self.share, self.interval)
 
 
 @dataclass(frozen=True)
@@ -108,12 +106,15 @@ def _devices(same: list[Answer]) -> str:
 
 
 def best_node(local: int, losses: Iterable[Loss]) -> int:
-    """The local node, unless another one is surely faster for some model and slower for none."""
-    verdicts: dict[int, set[str]] = {}
-    for loss in losses:
-        verdicts.setdefault(loss.node, set()).add(loss.verdict)
-    better = [node for node, said in verdicts.items() if "FASTER" in said and "SLOWER" not in said]
-    return better[0] if better else local
+    """The local node, unless another one is surely faster for some model and slower for none.
+
+    Surely: after correction, since this is what the page says first. With CPUs on one node and memory on another
+    there is no one node to run on.
+    """
+    whole = [loss for loss in losses if not loss.split]
+    faster = dict.fromkeys(loss.node for loss in whole if loss.verdict == "FASTER" and loss.sure)
+    slower = {loss.node for loss in whole if loss.verdict == "SLOWER"}
+    return next((node for node in faster if node not in slower), local)
 
 
 def _by_place(losses: Iterable[Loss]) -> dict[str, list[Loss]]:

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.results.contention import AXIS
-from bench.results.effects import MATTERS, SAME, UNDECIDED, change, listed, values_only
+from bench.results.effects import MATTERS, ONCE, PROBABLE, SAME, UNDECIDED, change, listed, values_only
 from bench.results.report.contention import contention_lines
 from bench.results.report.labels import device_label, node_label, place_of, series_label
 from bench.results.report.plots.axes import axis_picture
 from bench.results.report.plots.style import Picture
-from bench.results.words import at_most, percent, rate, with_half
+from bench.results.words import at_most, plural, rate, signed_share
 
 Record = dict[str, Any]
 # Longer tables are closed until they are asked for.
@@ -88,22 +88,41 @@ def _rank(entry: Record) -> int:
 
 def _finding(entry: Record) -> Finding:
     lines: tuple[str, ...] = ()
-    if entry["state"] == MATTERS:
+    if entry["state"] in (MATTERS, UNDECIDED):
         told = sorted(entry["summary"], key=_largest, reverse=True)
         lines = tuple(one["text"] for one in told[:_VALUES_TOLD])
         if len(told) > _VALUES_TOLD:
-            lines += (f"{len(told) - _VALUES_TOLD} more values below",)
+            lines += (f"{plural(len(told) - _VALUES_TOLD, 'more value')} below",)
     return Finding(section_id(entry["axis"]), entry["axis"], entry["state"], _title(entry), lines)
 
 
 def _title(entry: Record) -> str:
-    said = {
-        MATTERS: "matters",
-        SAME: f"does not matter: no difference above {at_most(entry['bound'] or 0)}",
-        UNDECIDED: "is not decided: the noise is too large to tell",
-    }
     name = _name(entry["axis"])
-    return f"{name[0].upper()}{name[1:]} {said.get(entry['state'], 'was not measured')}, against {_base(entry)}"
+    several = name.endswith("s") or " and " in name
+    compared = [line for line in entry["lines"] if line["effect"] is not None]
+    differ = sum(line["verdict"] in ("FASTER", "SLOWER") for line in compared)
+    undecided = {
+        ONCE: (f"{'were' if several else 'was'} measured once", ": no uncertainty is known"),
+        PROBABLE: (
+            f"{'differ' if several else 'differs'} in {differ} of {len(compared)} comparisons",
+            ", but in none beyond the noise after correction for their number",
+        ),
+    }
+    known = {
+        MATTERS: ("matter" if several else "matters", ""),
+        SAME: (f"{'do' if several else 'does'} not matter: no difference above {at_most(entry['bound'] or 0)}", ""),
+        UNDECIDED: undecided.get(
+            entry["doubt"],
+            (f"{'are' if several else 'is'} not decided", f": {_pairs(compared)} do not tell it from noise"),
+        ),
+    }
+    said, why = known.get(entry["state"], (f"{'were' if several else 'was'} not measured", ""))
+    return f"{name[0].upper()}{name[1:]} {said}, against {_base(entry)}{why}"
+
+
+def _pairs(lines: list[Record]) -> str:
+    most = max((line["pairs"] for line in lines), default=0)
+    return f"{plural(most, 'pair')} a comparison"
 
 
 def _base(entry: Record) -> str:
@@ -129,7 +148,9 @@ def _row(line: Record, cells: dict[str, Record]) -> Record:
         "from": rate(base["throughput_samples_s"]),
         "change": change(line["effect"], line["interval"]) if line["effect"] is not None else "–",
         "verdict": line["verdict"] or "",
-        "hint": line["hint"] if line["verdict"] else line["text"],
+        # A decided line has said all in its change.
+        "text": "" if line["verdict"] in ("SAME", "FASTER", "SLOWER") else line["text"],
+        "hint": line["hint"],
     }
 
 
@@ -147,7 +168,8 @@ def _penalties_by_value(entry: Record, penalties: list[Record], cells: dict[str,
         own = _series(entry, cell, cells)
         empty = {"model": own, "device": device_label(cell), "place": node_label(*place_of(cell))}
         row = rows.setdefault((own, cell["gpu"], place_of(cell)), empty | {"cells": [None] * len(entry["values"])})
-        row["cells"][entry["values"].index(value)] = (told["remote_cell"], _penalty(told))
+        figure = signed_share(told["penalty"], told["interval"])
+        row["cells"][entry["values"].index(value)] = (told["remote_cell"], figure)
     return [row for row in rows.values() if sum(cell is not None for cell in row["cells"]) > 1]
 
 
@@ -155,10 +177,3 @@ def _series(entry: Record, cell: Record, cells: dict[str, Record]) -> str:
     """The label of the base cell that this cell is compared with, or is."""
     base = next((line["base_cell"] for line in entry["lines"] if line["name"] == cell["name"]), cell["name"])
     return series_label(cells[base])
-
-
-def _penalty(told: Record) -> str:
-    sign = "−" if told["penalty"] < 0 else ""
-    if told["interval"] is None:
-        return f"{sign}{percent(abs(told['penalty']))}"
-    return sign + with_half(abs(told["penalty"]), (told["interval"][1] - told["interval"][0]) / 2)

@@ -1,6 +1,7 @@
 """Beneath the trust line: the runs that are not beyond doubt, by name, and what was found before the study."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +10,21 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Doubt:
-    """state: warn or error; what, then text; runs it is about, remedy: what to do, may be empty."""
+    """state: warn or error; what, then text; runs it is about, remedy: what to do, may be empty.
+
+    own: what is said of each run, in the order of runs, where that is not the same for all.
+    """
 
     state: str
     what: str
     text: str
     runs: tuple[str, ...] = ()
     remedy: str = ""
+    own: tuple[str, ...] = ()
+
+    @property
+    def named(self) -> list[tuple[str, str]]:
+        return list(zip(self.runs, self.own or [""] * len(self.runs), strict=True))
 
 
 def doubts(results: Record) -> list[Doubt]:
@@ -25,10 +34,8 @@ def doubts(results: Record) -> list[Doubt]:
 def _runs(results: Record) -> Iterator[Doubt]:
     trust = results["trust"]
     if results["binding"] != "none":
-        for reason, runs in _by_reason(trust["doubts"]).items():
-            yield Doubt("warn", "placement not proved", reason, runs)
-    for reason, runs in _by_reason({run: "; ".join(said) for run, said in trust["disturbed_by"].items()}).items():
-        yield Doubt("warn", "disturbed", reason, runs)
+        yield from _by_reason("placement not proved", trust["doubts"].items())
+    yield from _by_reason("disturbed", ((run, "; ".join(said)) for run, said in trust["disturbed_by"].items()))
     calm = [run for run in trust["throttled"] if run not in trust["disturbed_by"]]
     if calm:
         yield Doubt("warn", "clocks held back", "for too short a time to count as a disturbance, or by the power limit",
@@ -57,8 +64,13 @@ def _preflight(results: Record) -> Iterator[Doubt]:
             yield Doubt(state, check["name"].replace("_", " "), check["fact"], remedy=remedy)
 
 
-def _by_reason(reasons: Record) -> dict[str, tuple[str, ...]]:
-    groups: dict[str, tuple[str, ...]] = {}
-    for run, reason in sorted(reasons.items()):
-        groups[reason] = (*groups.get(reason, ()), run)
-    return groups
+def _by_reason(what: str, reasons: Iterable[tuple[str, str]]) -> Iterator[Doubt]:
+    """One for each kind of reason: those that differ in numbers only, as in the process they name, are of one kind."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for run, reason in sorted(reasons):
+        kinds.setdefault(re.sub(r"\d+(?:[.,]\s*\d+)*", "…", reason), []).append((run, reason))
+    for kind, found in kinds.items():
+        alike = len({reason for _, reason in found}) == 1
+        runs, own = (tuple(column) for column in zip(*found, strict=True))
+        text = found[0][1] if alike else kind.removesuffix(": …")
+        yield Doubt("warn", what, text, runs, own=() if alike else own)

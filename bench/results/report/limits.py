@@ -4,7 +4,7 @@ from typing import Any
 
 from bench.results.bound import TERMS
 from bench.results.report.labels import device_label, node_label, place_of, series_label
-from bench.results.words import NONE, microseconds, percent, with_half
+from bench.results.words import NONE, microseconds, percent, signed_share
 
 Record = dict[str, Any]
 
@@ -81,7 +81,7 @@ def prediction_rows(results: Record) -> list[Record]:
         | {
             "predicted": percent(said["predicted"]),
             "bracket": f"{percent(said['low'])} to {percent(said['high'])}",
-            "observed": _observed(observed[said["remote_cell"]]),
+            "observed": signed_share(*(observed[said["remote_cell"]][key] for key in ("penalty", "interval"))),
             "agrees": said["agrees"],
         }
         for said in results["predictions"]
@@ -114,10 +114,3 @@ def _agreement(clocks: Record) -> str:
 def _off(ratio: float | None) -> str:
     """How far a ratio is from one."""
     return NONE if ratio is None else f"{100 * (ratio - 1):+.2f} %".replace("-", "−")
-
-
-def _observed(entry: Record) -> str:
-    if entry["interval"] is None:
-        return percent(entry["penalty"])
-    sign = "−" if entry["penalty"] < 0 else ""
-    return sign + with_half(abs(entry["penalty"]), (entry["interval"][1] - entry["interval"][0]) / 2)

@@ -9,6 +9,7 @@ from bench.results.report.notes import notes, trust_items
 from bench.results.tables import COLUMNS, display_row
 
 Record = dict[str, Any]
+MOST_NAMED = 3
 
 
 def markdown(results: Record) -> str:
@@ -40,7 +41,10 @@ def markdown(results: Record) -> str:
 
 
 def _named(runs: tuple[str, ...]) -> str:
-    return f" ({', '.join(map(_safe, runs))})" if runs else ""
+    if not runs:
+        return ""
+    more = f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else ""
+    return f" ({', '.join(map(_safe, runs[:MOST_NAMED]))}{more})"
 
 
 def _safe(text: Any) -> str:

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from bench.results.outcomes import MISSING, NOT_READ, NOT_TRACED, is_untraced, told_outcome
 from bench.results.words import percent, plural, seconds
 
 Record = dict[str, Any]
 CPU_ONLY = "CPU device: no GPU was measured"
+UNTRACED = "No run was traced: regimes, and what copies and kernels did, are not known"
 SYNTHETIC = "Synthetic example: no machine measured this"
 UNBOUND = "Nothing was bound: the nodes are labels only, and a difference between them means nothing"
 
@@ -19,11 +21,24 @@ def notes(results: Record) -> list[str]:
         found.append(CPU_ONLY)
     if results["binding"] == "none":
         found.append(UNBOUND)
-    if missing := results["counts"].get("missing", 0):
-        found.append(f"Not complete: {plural(missing, 'cell')} of {results['counts']['cells']} to be measured")
+    if results["counts"].get(MISSING):
+        found.append(_not_complete(results["cells"]))
     if results["damaged"]:
         found.append(f"{plural(len(results['damaged']), 'record')} could not be read")
     return found
+
+
+def _not_complete(cells: list[Record]) -> str:
+    words = [told_outcome(cell) for cell in cells if cell["outcome"] == MISSING]
+    begun = sum(word.endswith("so far") for word in words)
+    counts = {
+        "to be measured": words.count(MISSING),
+        "with timed runs to come": begun,
+        "not traced": words.count(NOT_TRACED),
+        "with a trace to be read": words.count(NOT_READ),
+    }
+    said = " and ".join(f"{number} {what}" for what, number in counts.items() if number)
+    return f"Not complete: of {plural(len(cells), 'cell')}, {said}" + (f". {UNTRACED}" if is_untraced(cells) else "")
 
 
 def host_facts(results: Record) -> list[str]:
@@ -39,7 +54,9 @@ def trust_items(results: Record) -> list[tuple[str, str, str]]:
     """(figure, label, state) of the trust line; state is good, warn or plain."""
     trust, counts = results["trust"], results["counts"]
     whole = counts["ok"] == counts["cells"]
-    items = [(f"{counts['ok']} of {counts['cells']}", "cells ok", "good" if whole else "warn")]
+    # Nothing went wrong with what is only not there yet.
+    label = "cells complete" if counts.get(MISSING, 0) + counts["ok"] == counts["cells"] and not whole else "cells ok"
+    items = [(f"{counts['ok']} of {counts['cells']}", label, "good" if whole else "warn")]
     if results["binding"] == "none":
         items.append(("no run", "was bound to its node", "warn"))
     else:

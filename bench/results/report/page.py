@@ -2,6 +2,7 @@
 
 import re
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -9,6 +10,7 @@ from markupsafe import Markup, escape
 
 from bench.results import words
 from bench.results.load import Stored
+from bench.results.outcomes import is_untraced
 from bench.results.report import axes, contention, limits, link_table, notes, sections
 from bench.results.report.answer import answers, cards
 from bench.results.report.basis import doubts
@@ -53,9 +55,12 @@ _CONTENTS = {
 }
 
 
-def render(stored: Stored, results: Record) -> str:
-    """The page as text; of the run directory it reads the traces of the timeline, and which files exist."""
-    files = Files(stored.path)
+def render(stored: Stored, results: Record, beside: Path | None = None) -> str:
+    """The page as text; of the run directory it reads the traces of the timeline, and which files exist.
+
+    beside: the folder that the page will lie in, where that is not the run directory; it links to what is there.
+    """
+    files = Files(beside or stored.path)
     found, swept = answers(results), axes.findings(results)
     parts = {
         "results": results,
@@ -82,7 +87,8 @@ def render(stored: Stored, results: Record) -> str:
         "limit_heads": limits.limit_heads(results),
         "crossings": limits.crossings(results),
         "clocks": limits.clock_rows(results),
-        "columns": sections.GRID_COLUMNS,
+        "columns": sections.grid_columns(results),
+        "untraced": f"{notes.UNTRACED}." if is_untraced(results["cells"]) else "",
         "formats": files.of_results(),
         "rows": sections.grid_rows(results),
         "failures": sections.failure_groups(results, files),
@@ -96,7 +102,9 @@ def render(stored: Stored, results: Record) -> str:
     }
     missing = "" if parts["timelines"] else _no_timeline(stored, results)
     parts["no_timeline"] = missing
-    parts["contents"] = [entry for key, entry in _CONTENTS.items() if parts[key]]
+    # Without penalties the settings are what the study is about, and come first.
+    order = _CONTENTS if results["penalties"] else {"axes": _CONTENTS["axes"]} | _CONTENTS
+    parts["contents"] = [entry for key, entry in order.items() if parts[key]]
     return _environment().get_template("page.html.j2").render(parts)
 
 

@@ -1,41 +1,51 @@
 """The tables of the page as plain values: no markup here, no thinking in the templates."""
 
-import re
 from typing import Any
 
+from bench.results.outcomes import MISSING, is_untraced, told_outcome
 from bench.results.report.answer import Answer
 from bench.results.report.labels import device_label, node_label, place_of, series_label
 from bench.results.report.links import Files
 from bench.results.tables import COLUMNS, display_row
-from bench.results.words import NONE, microseconds, percent, rate, seconds
+from bench.results.verdicts import is_blind
+from bench.results.words import NONE, microseconds, percent, rate, seconds, signed_share
 
 Record = dict[str, Any]
 TOP_KERNELS = 8
-GRID_COLUMNS = (
-    *("model", "device", "node", "outcome"),
-    *COLUMNS[2:-1],
-    *("solo", "traced", "regime"),
-)
+_WHO = ("model", "device", "node", "outcome")
+# Of the numbers of a row in tables.COLUMNS, those that come from a trace.
+_FROM_TRACE = ("H2D GB/s", "D2H GB/s", "efficiency")
+
+
+def grid_columns(results: Record) -> list[str]:
+    """Those that say who a cell is, its numbers, and its regime; without a trace none that would be empty."""
+    if is_untraced(results["cells"]):
+        return [*_WHO, *(column for column in COLUMNS[2:-1] if column not in _FROM_TRACE), "solo"]
+    return [*_WHO, *COLUMNS[2:-1], "solo", "traced", "regime"]
 
 
 def grid_rows(results: Record) -> list[Record]:
-    """The table of cells, in the order of GRID_COLUMNS."""
-    return [
-        {
-            "name": cell["name"],
-            "outcome": cell["outcome"],
-            "model": series_label(cell),
-            "device": device_label(cell),
-            "node": node_label(*place_of(cell)),
-            "values": display_row(cell)[2:-1],
-            "regime": (cell["metrics"] or {}).get("regime") or NONE,
-            "solo": percent(cell["efficiency_solo"]),
-            "remarks": len(cell["remarks"]),
-            "perturbation": percent(cell["perturbation"]),
-            "perturbed": cell["perturbation"] is not None and not cell["clocks"]["events_comparable"],
-        }
-        for cell in results["cells"]
-    ]
+    """The table of cells, the numbers in the order of grid_columns."""
+    columns = grid_columns(results)
+    rows = []
+    for cell in results["cells"]:
+        numbers = dict(zip(COLUMNS[2:-1], display_row(cell)[2:-1], strict=True))
+        numbers |= {"solo": percent(cell["efficiency_solo"]), "traced": percent(cell["perturbation"])}
+        rows.append(
+            {
+                "name": cell["name"],
+                "outcome": cell["outcome"],
+                "told": told_outcome(cell),
+                "model": series_label(cell),
+                "device": device_label(cell),
+                "node": node_label(*place_of(cell)),
+                "values": [numbers[column] for column in columns if column in numbers],
+                "regime": (cell["metrics"] or {}).get("regime") or NONE,
+                "remarks": len(cell["remarks"]),
+                "perturbed": cell["perturbation"] is not None and not cell["clocks"]["events_comparable"],
+            }
+        )
+    return rows
 
 
 def penalty_rows(results: Record, answers: list[Answer]) -> list[Record]:
@@ -45,8 +55,6 @@ def penalty_rows(results: Record, answers: list[Answer]) -> list[Record]:
     rows = []
     for entry in results["penalties"]:
         remote, loss = cells[entry["remote_cell"]], figures.get(entry["remote_cell"])
-        nothing = loss is None or not re.match(r"[^±]*[1-9]", loss.figure)
-        sign = "−" if loss and loss.share < 0 and not nothing else ""
         rows.append(
             {
                 "model": series_label(remote),
@@ -55,10 +63,11 @@ def penalty_rows(results: Record, answers: list[Answer]) -> list[Record]:
                 "local_cell": entry["local_cell"],
                 "remote_cell": entry["remote_cell"],
                 "place": node_label(*place_of(remote)),
-                "figure": sign + loss.figure if loss else NONE,
+                "figure": signed_share(loss.share, loss.interval) if loss else NONE,
                 "verdict": entry["verdict"] or "",
                 "text": entry["text"],
                 "hint": entry.get("hint") or "",
+                "detectable": NONE if is_blind(entry["mde"]) else percent(entry["mde"]),
                 "pairs": entry["pairs"],
                 "class": cells[entry["local_cell"]]["penalty_class"] or NONE,
             }
@@ -83,16 +92,16 @@ def effect_rows(results: Record) -> list[Record]:
 
 
 def failure_groups(results: Record, files: Files) -> list[Record]:
-    """Cells that are not ok; those with the same outcome, reason and log stand together."""
+    """Cells that are not ok; those with the same outcome, reason and log stand together, what is only missing last."""
     groups: dict[Any, Record] = {}
     for cell in results["cells"]:
         if cell["outcome"] == "ok":
             continue
-        said = {key: cell[key] for key in ("outcome", "reason", "advice", "log_tail")}
+        said = {key: cell[key] for key in ("outcome", "reason", "advice", "log_tail")} | {"told": told_outcome(cell)}
         group = groups.setdefault(repr(said), said | {"cells": []})
         run = cell["failed_run"] or cell["name"]
         group["cells"].append((cell["name"], run, files.of_run(run)))
-    return list(groups.values())
+    return sorted(groups.values(), key=lambda group: group["outcome"] == MISSING)
 
 
 def run_groups(results: Record, files: Files) -> list[Record]:
@@ -115,7 +124,8 @@ def run_groups(results: Record, files: Files) -> list[Record]:
         ]
         links = files.of_trace(cell["name"])
         said = {"remarks": cell["remarks"], "kernels": kernel_rows(cell["metrics"] or {})}
-        groups.append({"name": cell["name"], "outcome": cell["outcome"], "runs": runs, "links": links} | said)
+        known = {"name": cell["name"], "outcome": cell["outcome"], "told": told_outcome(cell)}
+        groups.append(known | {"runs": runs, "links": links} | said)
     return groups
 
 

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -75,3 +76,18 @@ def test_whole_nodes_are_told_before_split_placements(placed_results):
     first, *split = answers(placed_results)[0].lines
     assert first.startswith("On node 1 ")
     assert [line.split(" vit")[0] for line in split] == ["On CPU 0, memory 1", "On CPU 1, memory 0"]
+
+
+def test_advice_against_the_reported_node_rests_on_what_is_sure():
+    """Of many models some come out faster elsewhere by chance."""
+    assert best_node(0, [loss("FASTER", sure=False), loss("SAME")]) == 0
+    assert best_node(0, [loss("FASTER"), loss("SLOWER", sure=False)]) == 0
+
+
+def test_a_split_placement_is_no_node_to_run_on():
+    assert best_node(0, [replace(loss("FASTER"), split=True)]) == 0
+    assert best_node(0, [loss("FASTER"), replace(loss("SLOWER"), split=True)]) == 2
+
+
+def test_an_interval_that_tells_nothing_is_not_put_behind_a_loss():
+    assert loss(share=-0.9, interval=(-2033.2, 0.998)).figure == "90 %"

@@ -100,3 +100,17 @@ def test_many_losses_are_told_by_model(results):
     (line,) = answer.lines
     assert "vit0x0x0 loses" in line and "in 8 of 8 settings" in line
     assert len(line) < 700
+
+
+@pytest.mark.parametrize(("axis", "doubt", "said"), [
+    ("buffers", "once", "Buffers were measured once, against fp32: no uncertainty is known"),
+    ("dtype", "noise", "Dtype is not decided, against fp32: 6 pairs a comparison do not tell it from noise"),
+    ("dtype", "probable", "Dtype differs in 47 of 48 comparisons, against fp32, but in none beyond the noise after "
+                          "correction for their number"),
+])  # fmt: skip
+def test_what_is_not_decided_says_why_and_what_was_seen(results, axis, doubt, said):
+    entry = results["comparisons"][0]
+    differ = sum(line["verdict"] in ("FASTER", "SLOWER") for line in entry["lines"])
+    found, *_ = findings(results | {"comparisons": [entry | {"axis": axis, "state": "undecided", "doubt": doubt}]})
+    assert found.lead == said.replace("47", str(differ))
+    assert len(found.lines) == 1 and found.lines[0].startswith("dtype bf16")

@@ -50,3 +50,12 @@ def test_a_warning_keeps_its_remedy_unless_the_study_followed_it():
     assert (alone.what, alone.remedy, probed.remedy) == ("gpu node", "probe", "")
     (error,) = doubts(QUIET | {"preflight": [checks[0] | {"state": "error"}]})
     assert error.state == "error"
+
+
+def test_reasons_that_differ_in_numbers_only_are_one_line_and_each_run_keeps_its_own():
+    disturbed = {f"r{number}": [f"other processes on the GPU: {1000 + number}, 7"] for number in range(18)}
+    disturbed["x"] = ["SM clock fell from 1980 to 1200 MHz"]
+    others, clock = doubts(QUIET | {"trust": TRUST | {"disturbed_by": disturbed}})
+    assert (clock.text, clock.named) == ("SM clock fell from 1980 to 1200 MHz", [("x", "")])
+    assert (others.text, len(others.runs)) == ("other processes on the GPU", 18)
+    assert ("r3", "other processes on the GPU: 1003, 7") in others.named

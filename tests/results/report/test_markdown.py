@@ -26,3 +26,9 @@ def test_runs_in_doubt_are_named(quick_run, results_of):
     results["trust"] |= {"doubts": {"a_r1": "no pages", "b_r1": "no pages"}}
     assert "- placement not proved: no pages (a\\_r1, b\\_r1)" in markdown(results)
     assert "- **CPU**" in markdown(results)
+
+
+def test_of_many_runs_in_doubt_a_few_are_named(quick_run, results_of):
+    results = results_of(quick_run)
+    results["trust"] |= {"disturbed_by": {f"r{number}": [f"another process: {number}"] for number in range(18)}}
+    assert "- disturbed: another process (r0, r1, r10 and 15 more)" in markdown(results)

@@ -6,7 +6,9 @@ from urllib.parse import unquote
 import pytest
 
 from bench.errors import StudyError
+from bench.results.load import load
 from bench.results.make import make_report
+from bench.results.report.page import render
 from tests.results.builder import edit_study
 
 HOSTILE = "<script>alert('x')</script><img src=//evil.example onerror=alert(1)>\"'&{{ 7*7 }}"
@@ -195,3 +197,41 @@ def test_links_of_the_larger_page_lead_somewhere(placed_page, placed_run):
     assert len(placed_page.ids) == len(set(placed_page.ids))
     for link in placed_page.links:
         assert unquote(link[1:]) in placed_page.ids if link.startswith("#") else (placed_run / unquote(link)).is_file()
+
+
+@pytest.fixture
+def untraced_page(quick_run):
+    for file in (quick_run / "runs").glob("*_traced.json"):
+        file.unlink()
+    for folder in ("nsys_reports", "latency"):
+        for file in (quick_run / folder).iterdir():
+            file.unlink()
+    return page_of(quick_run)
+
+
+def test_a_study_without_traces_says_so_once_and_shows_what_is_known(untraced_page):
+    text = untraced_page.text
+    assert "Not complete: of 3 cells, 3 not traced. No run was traced:" in text
+    # The note and its printed line, the table, what is missing, the runs.
+    assert text.count("not traced") == 2 + 3 + 1 + 3
+    assert "missing" not in text.replace("What is missing", "") and "What did not work" not in text
+    assert "H2D GB/s" not in text and "efficiency regime" not in text and "in situ" not in text
+    assert "samples/s spread p50 p99 solo" in text
+
+
+def test_18_disturbed_runs_are_one_line_with_a_list_to_unfold(quick_run):
+    for number, file in enumerate(sorted((quick_run / "runs").glob("*_r1.json"))):
+        record = json.loads(file.read_text())
+        record["monitor"] = {"disturbed": [f"other processes on the GPU: {1000 + number}"]}
+        file.write_text(json.dumps(record))
+    assert page_of(quick_run).text.count("disturbed other processes on the GPU") == 1
+
+
+def test_a_page_beside_other_files_links_to_those_alone(quick_run, tmp_path):
+    results = make_report(quick_run, "test")
+    page = Page(render(load(quick_run), results, beside=tmp_path))
+    assert all(link.startswith("#") for link in page.links)
+
+
+def test_settings_come_first_in_the_list_where_they_come_first_on_the_page(placed_page):
+    assert placed_page.text.index("Penalty") < placed_page.text.index("Settings")
