@@ -1,5 +1,6 @@
 """Every picture is well-formed, says in words what it shows, and keeps what is hostile as text."""
 
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -14,6 +15,7 @@ from bench.results.report.plots.scaling import scaling_pictures, series
 from bench.results.report.plots.stages import stage_pictures, stage_shares
 from bench.results.report.plots.throughput import throughput_pictures
 from bench.results.report.plots.timeline import representatives
+from bench.results.words import rate as rate_told
 from tests.results.builder import build_run_directory
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -130,3 +132,14 @@ def test_a_cell_of_few_batches_has_a_shorter_line_and_one_way_none(numa_results)
     pictures = latency_pictures([first, second, third])
     alts = " ".join(picture.alt for picture in pictures)
     assert first["model"]["name"] in alts and second["model"]["name"] not in alts
+
+
+def test_a_wild_interval_pushes_no_number_out_of_the_picture(scaling_cells):
+    cells = [cell | {"throughput_runs": [rate / 3, 3 * rate]} if at == 0 else cell
+             for at, cell in enumerate(scaling_cells) if (rate := cell["throughput_samples_s"])]  # fmt: skip
+    (picture,) = throughput_pictures(cells)
+    width = float(parsed(picture).get("viewBox").split()[2])
+    texts = [text for text in parsed(picture).iter(f"{SVG}text") if text.text and "," in text.text]
+    places = [re.search(r"translate\(([\d.]+)", text.get("transform") or "") for text in texts]
+    assert places and all(float(place[1]) < width for place in places if place)
+    assert sum(text.text == rate_told(cells[0]["throughput_samples_s"]) for text in texts) >= 1

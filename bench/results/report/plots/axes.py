@@ -62,7 +62,7 @@ def _by_number(entry: Record, lines: list[Record]) -> Picture:
     models = list(dict.fromkeys(line["model"] for line in lines))
     numbers = sorted(value[key] for value in entry["values"])
     spaced = numbers[0] > 0 and numbers[-1] / numbers[0] > 4
-    with canvas(9.6, 3.4, ["× 0.05"], top_in=0.1, bottom_in=0.45, right_in=_legend_in(models)) as figure:
+    with canvas(9.6, 3.4, ["throughput"], top_in=0.1, bottom_in=0.45, right_in=_legend_in(models)) as figure:
         axes = figure.add_subplot()
         for cell in dict.fromkeys(line["base_cell"] for line in lines):
             own = sorted((line for line in lines if line["base_cell"] == cell), key=lambda line: line["value"][key])
@@ -103,7 +103,7 @@ def _scale(axes: Axes, lines: list[Record], direction: str) -> None:
         room = max(0.06 * (high - low), 0.004)
         getattr(axes, f"set_{direction}lim")(low - room, high + room)
         digits = 0 if high - low > 0.06 else 1
-        of.set_major_formatter(lambda ratio, _: f"{100 * (ratio - 1):+.{digits}f} %".replace("-", "−"))
+        of.set_major_formatter(lambda ratio, _: _percent(100 * (ratio - 1), digits))
     else:
         getattr(axes, f"set_{direction}scale")("log")
         getattr(axes, f"set_{direction}lim")(low / 1.12, high * 1.12)
@@ -112,6 +112,11 @@ def _scale(axes: Axes, lines: list[Record], direction: str) -> None:
         of.set_minor_formatter(NullFormatter())
         of.set_minor_locator(NullLocator())
     getattr(axes, f"set_{direction}label")("throughput against the base")
+
+
+def _percent(value: float, digits: int) -> str:
+    text = f"{value:+.{digits}f}".replace("-", "−")
+    return f"{text if float(f'{value:.{digits}f}') else '0'} %"
 
 
 def _legend(axes: Axes, entries: list[tuple[str, int]]) -> None:

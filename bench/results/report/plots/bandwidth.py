@@ -2,7 +2,7 @@
 
 from bench.results.links import alone_gb_s, ceiling
 from bench.results.report.labels import by_row, device_label, place_of, placements, series_label
-from bench.results.report.plots.style import Picture, canvas, colour, to_svg
+from bench.results.report.plots.style import Picture, canvas, colour, panel_in, to_svg
 from bench.results.words import bandwidth, percent
 
 DIRECTIONS = ("h2d", "d2h")
@@ -24,7 +24,8 @@ def _panel(device: str, cells: list[dict], ceilings: dict, places: list[tuple[in
     rows = {cell["name"]: row for row, group in enumerate(by_row(cells).values()) for cell in group}
     labels = list(by_row(cells))
     told = []
-    with canvas(3.4, 0.95 + 0.26 * len(labels), labels, top_in=0.5, bottom_in=0.43, right_in=0.2) as figure:
+    height_in = 0.95 + 0.26 * len(labels)
+    with canvas(panel_in(labels), height_in, labels, top_in=0.5, bottom_in=0.43, right_in=0.2) as figure:
         panels = figure.subplots(1, 2, sharey=True)
         for axes, direction in zip(panels, DIRECTIONS, strict=True):
             for cell in cells:

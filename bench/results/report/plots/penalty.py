@@ -9,6 +9,9 @@ from bench.results.report.answer import Answer, Loss
 from bench.results.report.plots.style import COLOURS, MUTED, Picture, canvas, colour, to_svg
 from bench.results.words import percent
 
+BEYOND = 50
+"""Percentage points beyond the penalties that intervals are drawn to."""
+
 
 def penalty_pictures(cells: list[dict], answers: list[Answer]) -> list[Picture]:
     """One figure, a line for each device, place and settings; nothing where no model that computes was compared."""
@@ -50,6 +53,14 @@ def _draw(series: dict[str, list[tuple[float, Loss]]]) -> Picture:
                 dot = axes.plot(x, 100 * loss.share, "o", color=colour(index), markersize=4.5)[0]
                 dot.set_url(f"#runs-{loss.cell}")
             axes.plot([], [], f"o{stroke}", color=colour(index), label=name)
+        shares = [100 * loss.share for points in series.values() for _, loss in points]
+        ends = [100 * end for points in series.values() for _, loss in points for end in loss.interval or ()]
+        # An interval says how little is known: it may not squeeze what is known.
+        low, high = min([*shares, 0]) - BEYOND, max([*shares, 0]) + BEYOND
+        if min(ends, default=low) < low:
+            axes.set_ylim(bottom=low)
+        if max(ends, default=high) > high:
+            axes.set_ylim(top=high)
         axes.axhline(0, color=MUTED, linewidth=0.8)
         axes.set_xscale("log")
         if any(x <= 0 for points in series.values() for x, _ in points):

@@ -2,7 +2,7 @@
 
 from bench.results.intervals import interval_of
 from bench.results.report.labels import device_label, place_of, placements, row_label, settings_of
-from bench.results.report.plots.style import Picture, canvas, colour, to_svg
+from bench.results.report.plots.style import Picture, canvas, colour, cut, to_svg
 from bench.results.words import rate
 
 AXES = {"depth": ("patch_size", "dim"), "dim": ("patch_size", "depth")}
@@ -49,6 +49,7 @@ def _panel(axis: str, shared: tuple, lines: list[list[dict]], places: list[tuple
         + ", ".join(f"{cell['model'][axis]}: {rate(cell['throughput_samples_s'])}" for cell in line)
         + "." for line in lines
     )  # fmt: skip
+    largest = 1.5 * max(cell["throughput_samples_s"] for line in lines for cell in line)
     with canvas(3.6, 2.9, bottom_in=0.45) as figure:
         axes = figure.add_subplot()
         for line in lines:
@@ -58,7 +59,7 @@ def _panel(axis: str, shared: tuple, lines: list[list[dict]], places: list[tuple
             for x, cell in zip(xs, line, strict=True):
                 runs = cell["throughput_runs"]
                 if len(runs) > 1:
-                    axes.plot([x, x], interval_of(runs), color=shade, linewidth=1.3)
+                    axes.plot([x, x], cut(interval_of(runs), largest), color=shade, linewidth=1.3)
                 hollow = "again" in cell["name"].rsplit("_", 1)[-1]
                 face = "white" if hollow else shade
                 dot = axes.plot(x, cell["throughput_samples_s"], "o", color=shade, markerfacecolor=face,

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -97,6 +97,11 @@ def canvas(
 def panel_in(labels: Iterable[str]) -> float:
     """The width of a small panel: its rows' names may need more room than its axes."""
     return 3.4 if max(map(len, labels), default=0) <= NARROW_LABEL else 4.9
+
+
+def cut(interval: Sequence[float], largest: float) -> tuple[float, float]:
+    """An interval as it is drawn beside bars: it says how little is known, and may not squeeze what is known."""
+    return interval[0], min(interval[1], largest)
 
 
 def to_svg(figure: Canvas, alt: str, salt: str) -> str:

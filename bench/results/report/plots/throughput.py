@@ -5,10 +5,12 @@ from matplotlib.ticker import MaxNLocator
 
 from bench.results.intervals import interval_of
 from bench.results.report.labels import device_label, is_swept, panels, place_of, placements
-from bench.results.report.plots.style import INK, Picture, canvas, colour, panel_in, to_svg
+from bench.results.report.plots.style import INK, Picture, canvas, colour, cut, panel_in, to_svg
 from bench.results.words import rate
 
 Place = tuple[int, int]
+MOST_SHOWN = 1.5
+"""Of the highest bar; longer intervals are cut off."""
 
 
 def throughput_pictures(cells: list[dict]) -> list[Picture]:
@@ -21,6 +23,7 @@ def throughput_pictures(cells: list[dict]) -> list[Picture]:
 
 def _panel(title: str, cells: list[dict], labels: list[str], places: list[Place]) -> Picture:
     devices = list(dict.fromkeys(device_label(cell) for cell in cells))
+    largest = MOST_SHOWN * max(cell["throughput_samples_s"] for cell in cells)
     width = 0.8 / len(places)
     alt = _alt(title, cells, labels)
     with canvas(3.4, 2.2) as figure:
@@ -30,7 +33,7 @@ def _panel(title: str, cells: list[dict], labels: list[str], places: list[Place]
             x = devices.index(device_label(cell)) + (place - (len(places) - 1) / 2) * width
             bar = axes.bar(x, cell["throughput_samples_s"], min(width * 0.92, 0.4), color=colour(place))
             bar.patches[0].set_url(f"#runs-{cell['name']}")
-            _runs(axes, cell, x, upright=True)
+            _runs(axes, cell, x, largest, upright=True)
         axes.set_title(title)
         axes.set_xticks(range(len(devices)), devices)
         axes.set_xlim(-0.6, len(devices) - 0.4)
@@ -50,9 +53,11 @@ def _models(title: str, cells: list[dict], labels: list[str], places: list[Place
         for y, cell in enumerate(cells):
             bar = axes.barh(y, cell["throughput_samples_s"], 0.66, color=colour(places.index(place_of(cell))))
             bar.patches[0].set_url(f"#runs-{cell['name']}")
-            _runs(axes, cell, y, upright=False)
             runs = cell["throughput_runs"]
-            end = max([*runs, *(interval_of(runs) if len(runs) > 1 else ())]) + largest / 60
+            # Room for the number right of it.
+            shown = largest * (1.15 if title else 1.04)
+            _runs(axes, cell, y, shown, upright=False)
+            end = max([*runs, *(cut(interval_of(runs), shown) if len(runs) > 1 else ())]) + largest / 60
             axes.text(end, y, rate(cell["throughput_samples_s"]), va="center", color=INK, fontsize=8.5)
         axes.set_yticks(range(len(cells)), labels)
         axes.set_ylim(len(cells) - 0.4, -0.6)
@@ -63,12 +68,12 @@ def _models(title: str, cells: list[dict], labels: list[str], places: list[Place
         return Picture(title, alt, to_svg(figure, alt, f"throughput {title}"), wide=not title)
 
 
-def _runs(axes: Axes, cell: dict, at: float, upright: bool) -> None:
+def _runs(axes: Axes, cell: dict, at: float, largest: float, upright: bool) -> None:
     runs = cell["throughput_runs"]
     if len(runs) < 2:
         return
     for values, style in ((runs, {"marker": "o", "markersize": 2, "alpha": 0.45, "linewidth": 0}),
-                          (interval_of(runs), {"linewidth": 1.3, "solid_capstyle": "butt"})):  # fmt: skip
+                          (cut(interval_of(runs), largest), {"linewidth": 1.3, "solid_capstyle": "butt"})):  # fmt: skip
         line = ([at] * len(values), values)
         axes.plot(*(line if upright else line[::-1]), color=INK, markeredgewidth=0, **style)
 
