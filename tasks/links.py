@@ -6,34 +6,23 @@ from pathlib import Path
 import luigi
 
 from bench.run.links import link_cells, measure_link
-from bench.run.record import is_final, read_head
 from bench.study.cell import Cell
 from bench.study.directory import RunDirectory
 from tasks.invocation import INVOCATION, host_lock
-from tasks.of_study import OfStudy, grid_of
+from tasks.of_study import InTurn, OfStudy, Recorded, grid_of
 from tasks.probe import Probe
 from tasks.reporting import reporting
 
 
-class MeasureLink(OfStudy):
+class MeasureLink(InTurn, Recorded):
     """Bandwidth over sizes, small copies and launches. What failed is a record, and stops nothing."""
 
     link = luigi.Parameter(description="GPU and nodes, as gpu0_numa0")
     priority = 1
 
     @property
-    def resources(self) -> dict[str, int]:
-        return self.turns
-
-    @property
     def record_path(self) -> Path:
         return self.directory.link(self.link)
-
-    def output(self) -> luigi.LocalTarget:
-        return luigi.LocalTarget(str(self.record_path))
-
-    def complete(self) -> bool:
-        return is_final(read_head(self.record_path), INVOCATION)
 
     def requires(self) -> Probe:
         return Probe(run_dir=self.run_dir, host=self.host)
@@ -49,8 +38,7 @@ class MeasureLink(OfStudy):
 @cache
 def links_of(run_dir: str) -> dict[str, Cell]:
     """By name, the links that the study measures."""
-    # Studies of earlier versions do not say.
-    wanted = RunDirectory(Path(run_dir)).study().get("measure_link", False)
+    wanted = RunDirectory(Path(run_dir)).study()["measure_link"]
     return link_cells(grid_of(run_dir).cells.values()) if wanted else {}
 
 

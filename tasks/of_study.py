@@ -1,11 +1,14 @@
-"""What every task inside a run directory has."""
+"""What tasks inside a run directory have in common."""
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import luigi
 
+from bench.run.record import is_final, read_head
 from bench.study.directory import Grid, RunDirectory
+from tasks.invocation import INVOCATION
 
 
 @cache
@@ -23,7 +26,26 @@ class OfStudy(luigi.Task):
     def directory(self) -> RunDirectory:
         return RunDirectory(Path(self.run_dir))
 
+
+class InTurn(OfStudy):
+    """Measures, or would disturb what is measured: one such task of a study at a time."""
+
     @property
-    def turns(self) -> dict[str, int]:
-        """The resource of what may not go on at once, by a name that is short enough for the page."""
+    def resources(self) -> dict[str, int]:
+        # A name that is short enough for the page.
         return {"/".join([self.host, *self.directory.path.parts[-3:]]): 1}
+
+
+class Recorded(OfStudy):
+    """Leaves one record; what failed is one too, and is tried again by the next call."""
+
+    record_path: Path
+
+    def output(self) -> luigi.LocalTarget:
+        return luigi.LocalTarget(str(self.record_path))
+
+    def record(self) -> dict[str, Any] | None:
+        return read_head(self.record_path)
+
+    def complete(self) -> bool:
+        return is_final(self.record(), INVOCATION)

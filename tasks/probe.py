@@ -2,33 +2,21 @@
 
 from pathlib import Path
 
-import luigi
-
-from bench.run.record import OK, failure, read_record, write_record
+from bench.run.record import OK, failure, write_record
 from tasks.invocation import INVOCATION, host_lock
-from tasks.of_study import OfStudy
+from tasks.of_study import InTurn, Recorded
 from tasks.reporting import reporting
 from tasks.watching import WaitOnTerminal
 
 
-class Probe(OfStudy):
+class Probe(InTurn, Recorded):
     """Small-copy latency from each node to each GPU. Seconds; what it cannot find out is in its record."""
 
     when = "before"
 
     @property
-    def resources(self) -> dict[str, int]:
-        return self.turns
-
-    @property
     def record_path(self) -> Path:
         return self.directory.probe(self.when)
-
-    def output(self) -> luigi.LocalTarget:
-        return luigi.LocalTarget(str(self.record_path))
-
-    def complete(self) -> bool:
-        return read_record(self.record_path) is not None
 
     def run(self) -> None:
         from bench.host.locality import measured_locality

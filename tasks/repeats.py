@@ -1,5 +1,6 @@
 """Timed runs beyond the study's repeats, where the data ask for them."""
 
+from pathlib import Path
 from typing import Any
 
 import luigi
@@ -7,27 +8,24 @@ import luigi
 from bench.run.record import OK, failure, read_record, write_record
 from bench.study.order import Slot
 from tasks.invocation import INVOCATION
-from tasks.of_study import OfStudy, grid_of
+from tasks.of_study import OfStudy, Recorded, grid_of
 from tasks.probe import Probe
 from tasks.spans import base_stages, base_tasks, run_of, run_tasks
 from tasks.stages import Stage
 
 
-class MoreRepeats(OfStudy):
+class MoreRepeats(Recorded):
     """Asks the statistics after each round, until no comparison needs another run."""
 
     def requires(self) -> list[luigi.Task]:
         return base_tasks(self)
 
     @property
-    def record(self) -> dict[str, Any] | None:
-        return read_record(self.directory.demand)
-
-    def output(self) -> luigi.LocalTarget:
-        return luigi.LocalTarget(str(self.directory.demand))
+    def record_path(self) -> Path:
+        return self.directory.demand
 
     def complete(self) -> bool:
-        record = self.record
+        record = self.record()
         if record is None or record["state"] != self.directory.state():
             return False
         # A run that failed in an earlier call is about to change that state.
@@ -48,7 +46,7 @@ class MoreRepeats(OfStudy):
 
     def _write(self, repeats: dict[str, int], state: str) -> None:
         write_record(
-            self.directory.demand, {"invocation": INVOCATION, "state": state, "repeats": repeats, **failure(OK, "")}
+            self.record_path, {"invocation": INVOCATION, "state": state, "repeats": repeats, **failure(OK, "")}
         )
 
 
@@ -62,7 +60,7 @@ class ProbeAgain(Probe):
         return MoreRepeats(run_dir=self.run_dir, host=self.host)
 
     def complete(self) -> bool:
-        record = read_record(self.record_path)
+        record = self.record()
         return record is not None and record["state"] == self.directory.state() and self.requires().complete()
 
 

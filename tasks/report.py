@@ -7,18 +7,18 @@ import luigi
 
 from bench.errors import StudyError
 from bench.run.experiment_log import log_what_is_missing
-from bench.run.record import NOT_RUNNABLE, OK, failure, read_record, write_record
+from bench.run.record import NOT_RUNNABLE, OK, failure, write_record
 from bench.study.directory import run_name
 from bench.study.order import TRACED
 from tasks.invocation import INVOCATION, host_lock
-from tasks.of_study import OfStudy
+from tasks.of_study import OfStudy, Recorded
 from tasks.repeats import ProbeAgain, further_stages
 from tasks.reporting import link_task
 from tasks.spans import base_stages, base_tasks, last_stage, task_of
 from tasks.stages import Stage
 
 
-class StudyReport(OfStudy):
+class StudyReport(Recorded):
     """results.json, tables and report.html, from the records of all cells, failed ones included."""
 
     def requires(self) -> list[luigi.Task]:
@@ -28,11 +28,8 @@ class StudyReport(OfStudy):
     def record_path(self) -> Path:
         return self.directory.path / "report.json"
 
-    def output(self) -> luigi.LocalTarget:
-        return luigi.LocalTarget(str(self.record_path))
-
     def complete(self) -> bool:
-        record = read_record(self.record_path)
+        record = self.record()
         if record is None or record["state"] != self.directory.state():
             return False
         # Once a call: what kept the study out of the history is mended by somebody, or by nobody.

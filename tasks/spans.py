@@ -15,7 +15,7 @@ from bench.run.record import read_record
 from bench.study.directory import RunDirectory
 from bench.study.order import TRACED, Slot
 from tasks.links import before_runs
-from tasks.of_study import OfStudy, grid_of
+from tasks.of_study import InTurn, OfStudy, grid_of
 from tasks.reporting import reporting
 from tasks.stages import ExportSqlite, ExtractLatency, RunPipeline, Stage
 from tasks.stopping import finishing
@@ -24,15 +24,11 @@ ALONE = 1000
 SPANS = 250
 
 
-class Span(OfStudy):
+class Span(InTurn):
     """One stage of consecutive runs. Each leaves its own record, and only what is missing is done."""
 
     first = luigi.IntParameter(description="place of the first run in the measuring order")
     last = luigi.IntParameter(description="place of the last one")
-
-    @property
-    def resources(self) -> dict[str, int]:
-        return self.turns
 
     @property
     def where(self) -> dict[str, object]:

@@ -13,31 +13,15 @@ from bench.study.directory import run_name
 from bench.study.order import TRACED, Slot
 from tasks.invocation import INVOCATION, host_lock
 from tasks.links import before_runs
-from tasks.of_study import OfStudy, grid_of
+from tasks.of_study import InTurn, Recorded, grid_of
 from tasks.reporting import outputs_url, reporting
 from tasks.watching import RunOnTerminal, outcome
 
 
-class Stage(OfStudy):
+class Stage(InTurn, Recorded):
     """A step of one cell. Only one at a time: an export beside a timed run would change its time."""
 
     cell = luigi.Parameter(description="the cell's name")
-
-    @property
-    def resources(self) -> dict[str, int]:
-        return self.turns
-
-    # Where each stage leaves its record.
-    record_path: Path
-
-    def output(self) -> luigi.LocalTarget:
-        return luigi.LocalTarget(str(self.record_path))
-
-    def record(self) -> dict[str, Any] | None:
-        return read_head(self.record_path)
-
-    def complete(self) -> bool:
-        return is_final(self.record(), INVOCATION)
 
 
 class RunPipeline(Stage):
