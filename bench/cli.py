@@ -4,14 +4,25 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from bench.errors import StudyError
-from bench.study.settings import COMBINING, PLACES, SETTINGS, SHAPE
+from bench.study.settings import OVERRIDES
 
-_GRID = (*PLACES, "models", *SHAPE, "sweep", *COMBINING)
+if TYPE_CHECKING:
+    from bench.study.study import Study
+
+_OUTPUT_DIR = click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    default=Path("outputs"),
+    show_default=True,
+    help="where run directories are made",
+)
+_PORT = click.IntRange(1, 65535)
+_JSON = click.option("--json", "as_json", is_flag=True, help="for programs")
 
 
 class _Commands(click.Group):
@@ -21,8 +32,16 @@ class _Commands(click.Group):
         try:
             return super().main(*args, **kwargs)
         except StudyError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(error.exit_code)
+            _end(error)
+        except OSError as error:
+            # Of a path or an address that the user named; what fails in a study's own files is told where it is read.
+            where = str(error.filename or "")
+            _end(StudyError(error.strerror or str(error), where, "look at the path, its permissions, the space left"))
+
+
+def _end(error: StudyError) -> NoReturn:
+    click.echo(f"error: {error}", err=True)
+    sys.exit(error.exit_code)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,45 +53,44 @@ def main() -> None:
     """
 
 
-def _overrides(command: Callable[..., Any]) -> Callable[..., Any]:
-    for key in reversed((*_GRID, *SETTINGS)):
-        command = click.option(
-            f"--{key.replace('_', '-')}",
-            key,
-            default=None,
-            metavar="JSON",
-            help=f"as the task parameter{_meaning(key)}",
-        )(command)
-    return command
+def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--config-file, and an option for each key of a study."""
+    for key, meaning in reversed(OVERRIDES.items()):
+        option = click.option(f"--{key.replace('_', '-')}", key, default=None, metavar="JSON", help=meaning)
+        command = option(command)
+    file = click.option("--config-file", type=click.Path(path_type=Path), help="the file of the study named Study")
+    return file(command)
 
 
-def _meaning(key: str) -> str:
-    return f": {SETTINGS[key].meaning}" if key in SETTINGS else ""
+def _load(study: str, config_file: Path | None, given: dict[str, str | None]) -> "Study":
+    """Raise StudyError."""
+    from bench.study.study import load_study
+
+    if study == "Study" and config_file is None:
+        raise StudyError("Study needs a file", "Study", "add --config-file FILE")
+    overrides = {key: _value(text) for key, text in given.items() if text is not None}
+    return load_study(config_file if study == "Study" else study, overrides)
 
 
 @main.command()
 @click.argument("study")
-@click.option("--config-file", type=click.Path(path_type=Path), help="the study file of the study named Study")
-@click.option("--output-dir", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)
+@_OUTPUT_DIR
 @click.option("--fresh", is_flag=True, help="as if nothing had been measured yet")
-@click.option("--json", "as_json", is_flag=True, help="for programs")
-@_overrides
+@_JSON
+@_study_options
 def plan(
     study: str, config_file: Path | None, output_dir: Path, fresh: bool, as_json: bool, **given: str | None
 ) -> None:
     """Print what STUDY would measure here, what is done and how long the rest takes. Runs nothing.
 
     STUDY is NumaStudy, QuickTest, ScalingStudy, SelfCheck, the name of another study that ships, a study file, or
-    Study with --config-file.
+    Study with --config-file. Options in JSON (or plain words) override what it says, as the task's parameters do;
+    docs/axes.md has every key with its default.
     """
     from bench.study.plan import plan as make_plan
     from bench.study.plan import render
-    from bench.study.study import load_study
 
-    if study == "Study" and config_file is None:
-        raise StudyError("Study needs a file", "plan Study", "add --config-file FILE")
-    overrides = {key: _value(text) for key, text in given.items() if text is not None}
-    made = make_plan(load_study(config_file if study == "Study" else study, overrides), output_dir, fresh)
+    made = make_plan(_load(study, config_file, given), output_dir, fresh)
     click.echo(json.dumps(made.as_json(), indent=1) if as_json else render(made))
 
 
@@ -85,7 +103,7 @@ def _value(text: str) -> Any:
 
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="for programs")
+@_JSON
 def analyze(path: Path, as_json: bool) -> None:
     """Print the metrics of a trace (.sqlite, .sqlite.gz, with nsys .nsys-rep) or of every trace in a folder."""
     from bench.trace.analyze import analyze_command
@@ -108,9 +126,9 @@ def redact(trace: Path, output: Path) -> None:
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="for programs")
+@_JSON
 @click.option("--strict", is_flag=True, help="a warning is an error")
-@click.option("--output-dir", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)
+@_OUTPUT_DIR
 def doctor(as_json: bool, strict: bool, output_dir: Path) -> None:
     """Look for what makes a study of this host fail or lie. Exit code 1 if there is an error."""
     from bench.host.doctor import doctor_command
@@ -121,8 +139,14 @@ def doctor(as_json: bool, strict: bool, output_dir: Path) -> None:
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="for programs")
-@click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
+@_JSON
+@click.option(
+    "--device",
+    type=click.Choice(["cuda", "cpu"]),
+    default="cuda",
+    show_default=True,
+    help="cpu: between nodes, where there is no GPU",
+)
 @click.option("--output", type=click.Path(path_type=Path), help="write the JSON to this file too")
 def probe(as_json: bool, device: str, output: Path | None) -> None:
     """Measure which node is near each GPU: 64-byte copies from each node, or from each CPU of a host with one node."""
@@ -136,8 +160,20 @@ def probe(as_json: bool, device: str, output: Path | None) -> None:
 @click.argument("new")
 @click.option("--json", "output", flag_value="json", help="for programs")
 @click.option("--csv", "output", flag_value="csv", help="one line a cell")
-@click.option("--margin", default=0.02, show_default=True, help="a difference below this is the same")
-@click.option("--max-repeats", default=20, show_default=True, help="more would not be measured")
+@click.option(
+    "--margin",
+    type=click.FloatRange(0.0001, 0.5),
+    default=0.02,
+    show_default=True,
+    help="a difference below this is the same",
+)
+@click.option(
+    "--max-repeats",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="say how many repeats would decide, up to this many",
+)
 @click.option("--force", is_flag=True, help="compare different machines too")
 def compare(base: str, new: str, output: str | None, margin: float, max_repeats: int, force: bool) -> None:
     """Compare each cell of NEW with its like in BASE. Exit code 3 if something got slower.
@@ -171,12 +207,13 @@ def report(run_dir: Path) -> None:
 @click.option("--scheduler", default="", metavar="HOST:PORT", help="a central luigid; else each job schedules itself")
 @click.option("--sbatch", "options", multiple=True, metavar="OPTION", help="as time=04:00:00, gres=gpu:8")
 @click.option("--template", type=click.Path(path_type=Path), help="a batch script of your site, made from ours")
-@click.option("--output-dir", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)
+@_OUTPUT_DIR
 @click.option("--fresh", is_flag=True, help="measure all of it again, in a new run directory")
 @click.option("--dry-run", is_flag=True, help="print the script instead")
-@_overrides
+@_study_options
 def submit(
     study: str,
+    config_file: Path | None,
     nodes: str,
     nodelist: str,
     count: int,
@@ -191,20 +228,19 @@ def submit(
 ) -> None:
     """Measure STUDY on many hosts: one exclusive Slurm job a host, one run directory with a folder a host.
 
-    STUDY is as for plan. The same command again submits what is missing, and nothing that runs or is done.
+    STUDY and the options in JSON are as for plan. The same command again submits what is missing, and nothing that
+    runs or is done.
     """
     from bench.cluster.command import submit_command
     from bench.cluster.submit import Asked
-    from bench.study.study import load_study
 
-    overrides = {key: _value(text) for key, text in given.items() if text is not None}
     asked = Asked(nodes, nodelist, count, constraint, scheduler, options, template)
-    click.echo(submit_command(load_study(study, overrides), asked, output_dir, fresh, dry_run))
+    click.echo(submit_command(_load(study, config_file, given), asked, output_dir, fresh, dry_run))
 
 
 @main.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="for programs")
+@_JSON
 @click.option("--report", "with_report", is_flag=True, help="make the report of all hosts now")
 def status(run_dir: Path, as_json: bool, with_report: bool) -> None:
     """Print where each host of RUN_DIR stands: runs, state of its job, and why a host is not done."""
@@ -214,7 +250,7 @@ def status(run_dir: Path, as_json: bool, with_report: bool) -> None:
 
 
 @main.command()
-@click.option("--output-dir", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)
+@_OUTPUT_DIR
 @click.option("--study", default="", help="studies of this name only")
 @click.option("--host", default="", help="of this host only")
 @click.option("--since", default="", metavar="DATE", help="measured, or meant for a night, on this date or later")
@@ -232,9 +268,15 @@ def history(
 
 @main.command()
 @click.option("--state", type=click.Path(path_type=Path), required=True, help="folder of luigid's state and log")
-@click.option("--outputs", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True)
-@click.option("--port", default=8082, show_default=True)
-@click.option("--outputs-port", default=8083, show_default=True)
+@click.option(
+    "--outputs",
+    type=click.Path(path_type=Path),
+    default=Path("outputs"),
+    show_default=True,
+    help="what is served",
+)
+@click.option("--port", type=_PORT, default=8082, show_default=True, help="of luigi's page")
+@click.option("--outputs-port", type=_PORT, default=8083, show_default=True, help="of logs and reports")
 def ui(state: Path, outputs: Path, port: int, outputs_port: int) -> None:
     """Serve luigi's page and the outputs on 127.0.0.1 until Ctrl-C."""
     from bench.study.shipped import configs_folder

@@ -5,7 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
+import luigi
 import pytest
+
+from bench.cli import main
+from tasks import NightlySweep, QuickTest, Study
 
 NUMASTUDY = Path(sys.executable).with_name("numastudy")
 TRACES = Path(__file__).parent / "fixtures" / "traces"
@@ -19,6 +24,17 @@ def test_help_names_every_command() -> None:
     said = call("--help").stdout
     for command in ("plan", "analyze", "doctor", "probe", "compare", "report", "history", "submit", "status", "ui"):
         assert command in said
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_option_says_what_it_is(command: str) -> None:
+    options = [each for each in main.commands[command].params if isinstance(each, click.Option)]
+    assert not [option.name for option in options if not option.help]
+
+
+@pytest.mark.parametrize("task", [QuickTest, Study, NightlySweep])
+def test_every_parameter_of_a_task_says_what_it_is(task: type[luigi.Task]) -> None:
+    assert not [name for name, parameter in task.get_params() if not parameter.description]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +75,11 @@ def test_plan_finds_other_studies_by_name_and_sweeps_them(tmp_path: Path) -> Non
         (("plan", "QuickTest", "--numa-nodes", "[77]"), "no cell of quick_test can run on this host"),
         (("report", "nowhere"), "not a run directory"),
         (("compare", "nowhere", "nowhere"), "nowhere"),
+        (("submit", "Study", "--nodes", "n1"), "--config-file"),
+        (("status", "x" * 300), "File name too long"),
+        (("history", "--output-dir", "x" * 300, "--json"), "File name too long"),
+        (("ui", "--state", "/proc/nowhere"), "/proc/nowhere"),
+        (("compare", "--margin", "-1", "nowhere", "nowhere"), "--margin"),
     ],
 )
 def test_what_is_refused_is_told_without_a_traceback(tmp_path: Path, words: tuple[str, ...], said: str) -> None:

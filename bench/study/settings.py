@@ -46,8 +46,9 @@ class Setting:
             return "true or false"
         if self.kind is str:
             return "a text"
-        number = "a whole number" if self.kind is int else "a number"
-        return f"{number} from {self.minimum:g} to {self.maximum:g}"
+        if self.kind is int:
+            return f"a whole number from {int(self.minimum)} to {int(self.maximum)}"
+        return f"a number from {self.minimum:g} to {self.maximum:g}"
 
     def read(self, value: Any, where: str) -> Any:
         """The value in its own type. Raise StudyError with what was found and what is allowed."""
@@ -203,6 +204,23 @@ SETTINGS = {
         Setting("placement_threshold", float, 1.0, "share of pages that must lie on the node", maximum=1),
     )
 }
+# What can be overridden beside the settings: the grid, in words for the command lines.
+GRID = {
+    "gpu_ids": "GPUs, as '[0,1]' or all",
+    "numa_nodes": "nodes, as '[0,2]' or all; CPU node = memory node",
+    "placements": "[CPU node, memory node] pairs, as '[[0,0],[0,2]]', in place of numa_nodes",
+    "models": "models, as '[\"vit32x6x512\"]'",
+    "patch_size": "patch size of every model of the study",
+    "depth": "depth of every model of the study",
+    "dim": "dim of every model of the study",
+    "sweep": "more axes, as '{\"compile_model\": [false, true]}': every value with every cell of the study",
+    "axes": "in place of the study's axes; as sweep",
+    "zip": 'lists that vary together, as \'[{"gpu_ids": [0,1], "numa_nodes": [0,2]}]\'',
+    "exclude": 'combinations left out, as \'[{"dtype": "bf16", "depth": [2,4]}]\'',
+    "include": "combinations added, as '[{\"batch_size\": 64}]'; what is not named is as the study says",
+}
+# Every override by key, with its meaning and what is allowed.
+OVERRIDES = GRID | {key: f"{setting.meaning} ({setting.allowed})" for key, setting in SETTINGS.items()}
 TEXTS = ("name", "question")
 PLACES = ("gpu_ids", "numa_nodes", "placements")
 SHAPE = ("patch_size", "depth", "dim")
