@@ -4,7 +4,7 @@ import atexit
 import os
 
 from bench.files import read_json
-from bench.run.record import read_record
+from bench.run.record import NOT_RUNNABLE, OK, read_record
 from bench.study.directory import RunDirectory
 from tasks.invocation import INVOCATION
 
@@ -38,6 +38,8 @@ def closing_words(directory: RunDirectory) -> str:
         share = 100 * results["windows_s"] / results["busy_s"]
         lines.append(f"measured windows: {share:.0f} % of the {results['busy_s']:.0f} s that runs took")
     if not measured:
-        lines.append("Nothing was measured now: all of it is there already. `--fresh` measures it again.")
+        all_there = all(cell["outcome"] in (OK, NOT_RUNNABLE) for cell in results["cells"])
+        more = ": all of it is there already. `--fresh` measures it again." if all_there else "."
+        lines.append(f"Nothing was measured now{more}")
     lines.append(f"report: {directory.path / 'report.html'}")
     return "\n".join(lines)
