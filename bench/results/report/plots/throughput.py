@@ -10,7 +10,7 @@ from bench.results.words import rate
 
 Place = tuple[int, int]
 MOST_SHOWN = 1.5
-"""Of the highest bar; longer intervals are cut off."""
+"""Of the highest bar or run; longer intervals are cut off."""
 
 
 def throughput_pictures(cells: list[dict]) -> list[Picture]:
@@ -23,7 +23,7 @@ def throughput_pictures(cells: list[dict]) -> list[Picture]:
 
 def _panel(title: str, cells: list[dict], labels: list[str], places: list[Place]) -> Picture:
     devices = list(dict.fromkeys(device_label(cell) for cell in cells))
-    largest = MOST_SHOWN * max(cell["throughput_samples_s"] for cell in cells)
+    largest = MOST_SHOWN * _largest(cells)
     width = 0.8 / len(places)
     alt = _alt(title, cells, labels)
     with canvas(3.4, 2.2) as figure:
@@ -45,7 +45,7 @@ def _panel(title: str, cells: list[dict], labels: list[str], places: list[Place]
 
 def _models(title: str, cells: list[dict], labels: list[str], places: list[Place]) -> Picture:
     alt = _alt(title, cells, labels)
-    largest = max(cell["throughput_samples_s"] for cell in cells)
+    largest = _largest(cells)
     top_in = 0.32 if title else 0.08
     with canvas(panel_in(labels) if title else 6.4, 0.32 + top_in + 0.27 * len(cells), labels, top_in=top_in) as figure:
         axes = figure.add_subplot()
@@ -66,6 +66,11 @@ def _models(title: str, cells: list[dict], labels: list[str], places: list[Place
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.grid(axis="y", visible=False)
         return Picture(title, alt, to_svg(figure, alt, f"throughput {title}"), wide=not title)
+
+
+def _largest(cells: list[dict]) -> float:
+    """Of bars and runs."""
+    return max(max([cell["throughput_samples_s"], *cell["throughput_runs"]]) for cell in cells)
 
 
 def _runs(axes: Axes, cell: dict, at: float, largest: float, upright: bool) -> None:
