@@ -1,11 +1,13 @@
 """The measured loop of a run: warm-up, windows, and the one traced pass."""
 
+import math
 import resource
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from bench.workload.failures import CRASHED, RunFailure
 from bench.workload.latency import LatencyMarks
 from bench.workload.pipeline import Pipeline, no_beat
 from bench.workload.progress import DONE, MEASURING, WARMUP, Progress
@@ -132,12 +134,19 @@ def trace_pass(
 
 
 def first_batch_again(pipeline: Pipeline) -> float:
-    """Mean |y| of ring batch 0: the same for the same seed, however many batches were measured before."""
+    """Mean |y| of ring batch 0: the same for the same seed, however many batches were measured before.
+
+    Raise RunFailure (crashed) if it is no number: the batch never came back, or overflowed its type.
+    """
     pipeline.next_batch = 0
     pipeline.run(1, no_beat)
     pipeline.drain()
     # On the CPU wherever the output is: the same bits for every direction.
-    return float(pipeline.output_of(0).cpu().float().abs().mean())
+    checksum = float(pipeline.output_of(0).cpu().float().abs().mean())
+    if not math.isfinite(checksum):
+        what = f"the output of the first batch is {checksum}: it never came back, or overflowed its type"
+        raise RunFailure(CRASHED, what, "set dtype to fp32 or bf16")
+    return checksum
 
 
 def _stepped_window(pipeline: Pipeline, count: int, beat: Beat, step: Stage) -> Window:

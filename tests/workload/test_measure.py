@@ -6,6 +6,7 @@ import torch
 
 from bench.workload import measure
 from bench.workload.devices import CpuDevice
+from bench.workload.failures import RunFailure
 from bench.workload.latency import LatencyMarks
 from bench.workload.measure import first_batch_again, measure_windows, trace_pass, warm_up
 from bench.workload.phases import Phases
@@ -107,3 +108,9 @@ def test_the_checksum_does_not_depend_on_what_ran_before(pipeline):
     warm_up(pipeline, WarmupRule(window_s=0.001, min_batches=7, min_s=0.001), Progress())
     assert first_batch_again(pipeline) == first
     assert first == pytest.approx(float(pipeline.rings.inputs[0].abs().mean()))
+
+
+def test_a_batch_that_never_comes_back_is_a_failure_with_a_name(pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline, "d2h", lambda slot, target, end: None)
+    with pytest.raises(RunFailure, match="the output of the first batch is nan"):
+        first_batch_again(pipeline)
