@@ -68,12 +68,15 @@ def read_study(values: Any, where: str, overrides: Values | None = None) -> Stud
     sweep = read_crossed(overrides.pop("sweep", None), "--sweep")
     shape = {key: read_id(overrides.pop(key), _option(key)) for key in SHAPE if key in overrides}
     check_keys(list(overrides), "command line")
-    if "numa_nodes" in overrides:
-        values = {key: value for key, value in values.items() if key != "placements"}
+    # Either says where the cells are: the one that is given takes the place of the file's.
+    for given, other in (("numa_nodes", "placements"), ("placements", "numa_nodes")):
+        if given in overrides:
+            values = {key: value for key, value in values.items() if key != other}
     origin = {key: f"{where}: {key}" for key in values} | {key: _option(key) for key in overrides}
     merged = values | overrides
     if "numa_nodes" in merged and "placements" in merged:
-        raise StudyError("numa_nodes and placements exclude each other", where, "keep one of them")
+        both = "command line" if {"numa_nodes", "placements"} <= overrides.keys() else where
+        raise StudyError("numa_nodes and placements exclude each other", both, "keep one of them")
 
     def at(key: str) -> str:
         return origin.get(key, f"{where}: {key}")

@@ -98,6 +98,12 @@ def test_numa_nodes_on_the_command_line_replace_placements_of_the_file() -> None
     assert read_study(values, "f", {"numa_nodes": [1]}).placements == ((1, 1),)
 
 
+def test_placements_on_the_command_line_replace_numa_nodes_of_the_file() -> None:
+    assert read_study(GOOD, "f", {"placements": [[0, 2], [2, 0]]}).placements == ((0, 2), (2, 0))
+    with pytest.raises(StudyError, match="numa_nodes and placements exclude each other"):
+        read_study(GOOD, "f", {"placements": [[0, 2]], "numa_nodes": [0]})
+
+
 def test_model_overrides_change_every_model_that_computes_once() -> None:
     values = changed(models=["vit0x0x0", "vit32x2x128", "vit32x4x128"])
     study = read_study(values, "f", {"depth": 3})
