@@ -62,7 +62,7 @@ def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return file(command)
 
 
-def _load(study: str, config_file: Path | None, given: dict[str, str | None]) -> "Study":
+def load_given(study: str, config_file: Path | None, given: dict[str, str | None]) -> "Study":
     """Raise StudyError."""
     from bench.study.study import load_study
 
@@ -90,7 +90,7 @@ def plan(
     from bench.study.plan import plan as make_plan
     from bench.study.plan import render
 
-    made = make_plan(_load(study, config_file, given), output_dir, fresh)
+    made = make_plan(load_given(study, config_file, given), output_dir, fresh)
     click.echo(json.dumps(made.as_json(), indent=1) if as_json else render(made))
 
 
@@ -235,7 +235,7 @@ def submit(
     from bench.cluster.submit import Asked
 
     asked = Asked(nodes, nodelist, count, constraint, scheduler, options, template)
-    click.echo(submit_command(_load(study, config_file, given), asked, output_dir, fresh, dry_run))
+    click.echo(submit_command(load_given(study, config_file, given), asked, output_dir, fresh, dry_run))
 
 
 @main.command()
