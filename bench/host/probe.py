@@ -167,7 +167,10 @@ def judge_hidden(
 
 def run_small_copy(request: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, "-m", "bench.host.small_copy", json.dumps(request)]
-    return json.loads(run_child(command))
+    try:
+        return json.loads(said := run_child(command))
+    except ValueError:
+        raise ProbeError(f"the probe said {said:.80!r}", " ".join(command[:3]), "run `numastudy doctor`") from None
 
 
 def probe_cpu(topology: Topology) -> dict[str, Any]:
@@ -194,6 +197,8 @@ def run_child(command: list[str]) -> str:
         child = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise ProbeError("the probe did not end", " ".join(command[:4]), "see whether the GPU hangs") from None
+    except OSError as error:
+        raise ProbeError(f"the probe did not start: {error.strerror}", " ".join(command[:4]), "try again") from None
     if child.returncode:
         last = child.stderr.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
         raise ProbeError(f"the probe failed: {last[0]}", " ".join(command[:4]), "run `numastudy doctor`")

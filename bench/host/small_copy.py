@@ -35,21 +35,21 @@ class SmallCopy:
         call(cuda, "cuMemAlloc_v2", ctypes.byref(self._device), ctypes.c_size_t(COPY_BYTES))
 
     def latency_us(self, duration_s: float) -> float:
-        """The median time of a copy and its synchronisation."""
+        """The median time of a copy and its synchronisation. Raise CudaError: a call that fails is quick."""
         call(self._cuda, "cuCtxSetCurrent", self._context)
         copy, synchronise = self._cuda.cuMemcpyHtoDAsync_v2, self._cuda.cuStreamSynchronize
         arguments = (self._device, self._host, ctypes.c_size_t(COPY_BYTES), self._stream)
+        failed = 0
         for _ in range(WARM_COPIES):
-            failed = copy(*arguments) or synchronise(self._stream)
-        if failed:
-            raise CudaError(f"cuMemcpyHtoDAsync: error {failed}")
+            failed = copy(*arguments) or synchronise(self._stream) or failed
         clock: Callable[[], int] = time.perf_counter_ns
         times = []
         end = clock() + int(duration_s * 1e9)
         while (start := clock()) < end:
-            copy(*arguments)
-            synchronise(self._stream)
+            failed = copy(*arguments) or synchronise(self._stream) or failed
             times.append(clock() - start)
+        if failed:
+            raise CudaError(f"cuMemcpyHtoDAsync: error {failed}")
         return statistics.median(times) / 1e3
 
 

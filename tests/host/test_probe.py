@@ -6,7 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.host.probe import ProbeError, chosen_cpus, probe, probe_command, probe_cpu, run_small_copy, still_holds
+from bench.host.probe import (
+    ProbeError,
+    chosen_cpus,
+    probe,
+    probe_command,
+    probe_cpu,
+    run_child,
+    run_small_copy,
+    still_holds,
+)
 from bench.host.topology import Topology, read_topology
 from tests.host.conftest import HOSTS
 
@@ -112,6 +121,14 @@ def test_a_gpu_that_is_not_there_fails_by_name() -> None:
     request = {"bus_ids": ["0000:ff:1f.7"], "cpus": [0], "per_cpu_s": 0.001, "scans": 1, "context_cpu": 0, "seed": 0}
     with pytest.raises(ProbeError, match="the probe failed: small_copy: "):
         run_small_copy(request)
+
+
+def test_a_child_that_cannot_start_or_speaks_otherwise_fails_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ProbeError, match="did not start: No such file"):
+        run_child(["/no/such/program"])
+    monkeypatch.setattr("bench.host.probe.run_child", lambda command: "a driver's warning")
+    with pytest.raises(ProbeError, match="a driver's warning"):
+        run_small_copy({})
 
 
 def test_the_cpu_device_measures_its_nodes() -> None:
