@@ -113,7 +113,8 @@ def _first_failure(stages: list[Record], export: Record | None, metrics: Record 
 def _absent(run: str, cell: Record) -> Record:
     if cell.get("reason"):
         return {"run": run, "status": "not_runnable", "reason": cell["reason"], "advice": ""}
-    return {"run": run, "status": MISSING, "reason": "not measured yet", "advice": "start the study again"}
+    reason = "not traced yet" if run.endswith("_traced") else "not measured yet"
+    return {"run": run, "status": MISSING, "reason": reason, "advice": "start the study again"}
 
 
 def _contract_metrics(record: Record | None) -> Record | None:

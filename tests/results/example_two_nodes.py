@@ -5,7 +5,6 @@ python -m tests.results.example_two_nodes
 
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def make_example(folder: Path) -> dict[str, Any]:
         write_json(folder / "experiment_summary.json", experiment_summary(results))
         write_json(folder / "results.json", results)
         # Neither runs nor logs are kept: the page links to what lies beside it.
-        write_text(folder / "report.html", render(replace(stored, path=folder), results))
+        write_text(folder / "report.html", render(stored, results, beside=folder))
     return results
 
 

@@ -7,7 +7,7 @@ from bench.results.local import fastest_node
 from bench.results.words import size
 
 Record = dict[str, Any]
-NODE_WIDTH, NODE_HEIGHT, GPU_WIDTH, GPU_HEIGHT, GAP, DROP = 172, 58, 148, 44, 20, 34
+NODE_WIDTH, NODE_HEIGHT, GPU_WIDTH, GPU_HEIGHT, GAP, DROP = 172, 58, 160, 44, 20, 34
 
 
 @dataclass(frozen=True)

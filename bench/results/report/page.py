@@ -88,7 +88,7 @@ def render(stored: Stored, results: Record, beside: Path | None = None) -> str:
         "crossings": limits.crossings(results),
         "clocks": limits.clock_rows(results),
         "columns": sections.grid_columns(results),
-        "untraced": f"{notes.UNTRACED}." if is_untraced(results["cells"]) else "",
+        "untraced": is_untraced(results["cells"]),
         "formats": files.of_results(),
         "rows": sections.grid_rows(results),
         "failures": sections.failure_groups(results, files),

@@ -73,6 +73,6 @@ def _draw(series: dict[str, list[tuple[float, Loss]]]) -> Picture:
         axes.set_xticks(list(ticks), list(ticks.values()))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("floating-point operations per byte moved")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f} %".replace("-", "−"))
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize=8.5)
         return Picture("penalty", alt, to_svg(figure, alt, "penalty"), wide=True)
