@@ -170,7 +170,7 @@ def run_small_copy(request: dict[str, Any]) -> dict[str, Any]:
     try:
         return json.loads(said := run_child(command))
     except ValueError:
-        raise ProbeError(f"the probe said {said:.80!r}", " ".join(command[:3]), "run `numastudy doctor`") from None
+        raise ProbeError(f"the probe said {said!r:.80}", " ".join(command[:3]), "run `numastudy doctor`") from None
 
 
 def probe_cpu(topology: Topology) -> dict[str, Any]:
