@@ -13,7 +13,7 @@ from bench.errors import StudyError
 from bench.host.topology import Topology, read_topology
 from bench.study.plan import plan
 from bench.study.resolve import expand_here
-from bench.study.settings import AXIS_KEYS, SETTINGS
+from bench.study.settings import AXIS_KEYS, SETTINGS, Setting
 from bench.study.shipped import TASKS, configs_folder, shipped_names, study_path
 from bench.study.study import Study, load_study
 
@@ -159,23 +159,35 @@ def test_the_commands_of_the_documentation_are_read(task: str, two_sockets: Topo
         assert len(plan(load_study(task, FIXED | {"sweep": sweep}), tmp_path, topology=two_sockets).cells) > before
 
 
-def axes_table() -> dict[str, list[str]]:
-    """The rows of docs/axes.md by key."""
-    text = (ROOT / "docs" / "axes.md").read_text()
+def table(section: str) -> dict[str, list[str]]:
+    """The rows of a section of docs/axes.md by key."""
+    text = (ROOT / "docs" / "axes.md").read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `([a-z_0-9]+)` \|(.+)\|$", text, re.MULTILINE)
     return {key: [cell.strip() for cell in rest.split("|")] for key, rest in rows}
 
 
 def test_each_axis_has_its_row_in_the_documentation() -> None:
-    assert set(axes_table()) == set(AXIS_KEYS)
-    assert all(len(row) == 6 and all(row) for row in axes_table().values())
+    assert set(table("The axes")) == set(AXIS_KEYS)
+    assert all(len(row) == 6 and all(row) for row in table("The axes").values())
+    rest = table("Of the whole study")
+    assert set(rest) == set(SETTINGS) - set(AXIS_KEYS)
+    for key, (meaning, values, default, costs) in rest.items():
+        setting = SETTINGS[key]
+        assert (meaning, default) == (setting.meaning, default_of(setting))
+        number = f"{setting.minimum:.15g} to {setting.maximum:.15g}"
+        assert values == (", ".join(setting.choices) or ("false, true" if setting.kind is bool else number))
+        assert costs
+
+
+def default_of(setting: Setting) -> str:
+    return str(setting.default).lower() if setting.kind is bool else str(setting.default)
 
 
 @pytest.mark.parametrize("key", [key for key in AXIS_KEYS if key in SETTINGS])
 def test_a_row_says_what_the_setting_says(key: str) -> None:
-    setting, (meaning, values, default, _, suffix, _) = SETTINGS[key], axes_table()[key]
+    setting, (meaning, values, default, _, suffix, _) = SETTINGS[key], table("The axes")[key]
     assert meaning == setting.meaning
-    assert default == (str(setting.default).lower() if setting.kind is bool else str(setting.default))
+    assert default == default_of(setting)
     allowed = setting.choices or (("false", "true") if setting.kind is bool else ())
     for value in allowed:
         assert value in values
