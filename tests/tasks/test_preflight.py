@@ -1,0 +1,60 @@
+"""The doctor's look at the host before a study. What it finds is a stand-in: a host may be in order or not."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.errors import StudyError
+from bench.host.doctor import WARNING, Check
+from bench.study.directory import RunDirectory
+from bench.study.resolve import resolve
+from bench.study.study import read_study
+from tasks.preflight import preflight
+
+STUDY = {
+    "name": "s", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0"], "device": "cpu", "binding": "none",
+    "num_samples": 10, "memory_size_mb": 64,
+}  # fmt: skip
+
+
+@pytest.fixture
+def pools(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the doctor was asked about, in bytes."""
+    asked: list[int] = []
+
+    def doctor(folder: Path, pool_bytes: int) -> list[Check]:
+        asked.append(pool_bytes)
+        return [Check("disk", "ok", "room"), Check("node_memory", WARNING, "node 0 is nearly full", "free some")]
+
+    monkeypatch.setattr("tasks.preflight.run_doctor", doctor)
+    return asked
+
+
+def directory(tmp_path: Path, **sweep: list[int]) -> RunDirectory:
+    return resolve(read_study(STUDY, "f", {"sweep": sweep}), tmp_path, False, "now")
+
+
+def test_the_largest_pool_of_the_study_counts(tmp_path: Path, pools: list[int]) -> None:
+    preflight(directory(tmp_path, memory_size_mb=[64, 4096, 512]), strict=False)
+    assert pools == [4096 << 20]
+
+
+def test_it_looks_once_and_says_what_is_not_in_order(
+    tmp_path: Path, pools: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = directory(tmp_path)
+    preflight(study, strict=False)
+    said = capsys.readouterr().err
+    assert said == "warning: node_memory: node 0 is nearly full\n  to do: free some\n"
+    assert [check["name"] for check in json.loads(study.preflight.read_text())["checks"]] == ["disk", "node_memory"]
+    preflight(study, strict=False)
+    assert capsys.readouterr().err == "" and len(pools) == 1
+
+
+def test_a_strict_study_looks_again_and_refuses(tmp_path: Path, pools: list[int]) -> None:
+    study = directory(tmp_path)
+    preflight(study, strict=False)
+    with pytest.raises(StudyError, match="1 warnings of the preflight are errors with --strict: node_memory"):
+        preflight(study, strict=True)
+    assert len(pools) == 2
