@@ -215,13 +215,13 @@ class ForeignLoad:
         self._last: tuple[float, float, dict[int, float]] | None = None
 
     def read(self) -> float | None:
-        """Since the last call; None at the first."""
+        """Since the last call; None at the first, and where the kernel counts nothing (some sandboxes)."""
         tick = os.sysconf("SC_CLK_TCK")
         busy = busy_ticks(self._watched) / tick
         own = {pid: _cpu_ticks(pid) / tick for pid in _own(self._sessions()) if self._may_work_here(pid)}
         now = time.monotonic()
         last, self._last = self._last, (now, busy, own)
-        if last is None or now <= last[0]:
+        if last is None or now <= last[0] or not busy:
             return None
         used = sum(seconds - last[2].get(pid, 0.0) for pid, seconds in own.items())
         return max(0.0, (busy - last[1] - used) / (now - last[0]))

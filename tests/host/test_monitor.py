@@ -149,6 +149,13 @@ def test_the_work_of_a_peer_that_is_bound_elsewhere_hides_nothing() -> None:
             child.communicate()
 
 
+def test_no_load_is_claimed_where_none_is_counted() -> None:
+    load = ForeignLoad(frozenset({10**6}), list)
+    assert load.read() is None
+    time.sleep(0.01)
+    assert load.read() is None
+
+
 def test_busy_ticks_only_grow() -> None:
     cpu, *others = sorted(os.sched_getaffinity(0))
     first = busy_ticks([cpu])
