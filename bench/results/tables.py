@@ -5,8 +5,14 @@ from typing import Any
 from bench.results.outcomes import told_outcome
 from bench.results.spreadsheet import csv_table
 from bench.results.words import bandwidth, microseconds, percent, rate
+from bench.study.cell import LATER_SETTINGS
 
 Record = dict[str, Any]
+_SETTINGS = (
+    *("batch_size", "num_samples", "image_size", "memory_size_mb", "buffers", "dtype", "compile_model", "cuda_graph"),
+    *LATER_SETTINGS,
+    *("device", "profiler", "binding"),
+)
 
 
 def flat_row(cell: Record) -> Record:
@@ -14,30 +20,7 @@ def flat_row(cell: Record) -> Record:
     metrics, latency = cell["metrics"] or {}, cell["latency_us"] or {}
     row = {key: cell[key] for key in ("name", "key", "gpu", "gpu_uuid", "cpu_node", "mem_node")}
     row |= {"model": cell["model"]["name"], "heads": cell["model"].get("heads")}
-    row |= {
-        key: cell["settings"].get(key)
-        for key in (
-            "batch_size",
-            "num_samples",
-            "image_size",
-            "memory_size_mb",
-            "buffers",
-            "dtype",
-            "compile_model",
-            "cuda_graph",
-            "host_memory",
-            "copy_granularity",
-            "direction",
-            "preprocess_queue",
-            "preprocess_node",
-            "concurrent_gpus",
-            "concurrent_load",
-            "concurrent_placement",
-            "device",
-            "profiler",
-            "binding",
-        )
-    }
+    row |= {key: cell["settings"].get(key) for key in _SETTINGS}
     row |= {
         "outcome": cell["outcome"],
         "reason": cell["reason"],
