@@ -44,8 +44,17 @@ class Planned:
         return bool(self.entry.overrides.get("strict"))
 
 
+class _Night(luigi.DateParameter):
+    def parse(self, text: str) -> datetime.date:
+        with refusing():
+            try:
+                return super().parse(text)
+            except ValueError:
+                raise StudyError(f"found {text!r}, allowed is a date such as 2026-11-22", "--date") from None
+
+
 class OfNight(luigi.Task):
-    date = luigi.DateParameter(default=datetime.date.today(), description="the night, as 2026-11-22")
+    date = _Night(default=datetime.date.today(), description="the night, as 2026-11-22")
     config_file = luigi.Parameter(default=str(configs_folder() / "nightly.yaml"), description="what a night measures")
     output_dir = luigi.Parameter(default="outputs", description="where run directories are made")
     host = luigi.Parameter(default=socket.gethostname(), description="this host; not to be set")

@@ -100,7 +100,10 @@ class SelfCheck(StudyTask):
 class Study(StudyTask):
     """Any other study: --config-file FILE, or the name of one that ships."""
 
-    config_file = luigi.Parameter(description="the study file, or the name of one that ships")
+    config_file = luigi.Parameter(default="", description="the study file, or the name of one that ships; needed")
 
     def study_file(self) -> Path:
+        # Left to luigi, a parameter that is missing is a traceback.
+        if not self.config_file:
+            raise StudyError("Study needs a file", "Study", "add --config-file FILE, or the name of one that ships")
         return study_path(self.config_file)

@@ -17,6 +17,8 @@ LUIGI = Path(sys.executable).with_name("luigi")
         (("QuickTest", "--models", '["vit30x2x128"]'), ["patches of 30", "28 and 32"]),
         (("QuickTest", "--numa-nodes", "[55]"), ["no such NUMA node: 55"]),
         (("Study", "--config-file", "missing.yaml"), ["missing.yaml", "quick_test"]),
+        (("Study",), ["Study needs a file", "--config-file"]),
+        (("NightlySweep", "--date", "tomorrow"), ["'tomorrow'", "--date"]),
         (("QuickTest", "--dtype", "fp33"), ["did you mean fp32?"]),
     ],
 )
