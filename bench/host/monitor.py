@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from bench.host.gpus import throttle_reasons
+from bench.owners import stat_fields
 
 INTERVAL_S = 0.08  # with the time that NVML takes, still 10 samples a second
 MOST_SAMPLES = 36000
@@ -248,9 +249,7 @@ def busy_ticks(cpus: Iterable[int]) -> int:
 
 
 def _cpu_ticks(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            words = file.read().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return int(words[11]) + int(words[12])
+    with suppress(OSError):
+        if fields := stat_fields(pid):
+            return int(fields[11]) + int(fields[12])
+    return 0

@@ -3,6 +3,8 @@
 import os
 import time
 
+from bench.owners import start_ticks
+
 PHASES = ("interpreter", "imports", "device", "model", "compile", "buffers", "warmup", "measure", "finish")
 
 
@@ -21,7 +23,4 @@ class Phases:
 
 def process_start() -> float:
     """When this process started, in seconds since boot (to the kernel's clock tick, 10 ms); see proc(5)."""
-    with open("/proc/self/stat") as file:
-        # The second field is the program's name and may contain anything but a last ")".
-        fields = file.read().rpartition(")")[2].split()
-    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return start_ticks(os.getpid()) / os.sysconf("SC_CLK_TCK")

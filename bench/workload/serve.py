@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from bench.errors import StudyError
+from bench.owners import stat_fields
 from bench.workload.failures import CRASHED, RunFailure
 
 MESSAGE_BYTES = 1 << 16
@@ -76,7 +77,7 @@ def serve(channel: socket.socket) -> int:
         for stream in streams:
             os.close(stream)
         # Read before it is waited for: until then the kernel keeps it, though it may have ended.
-        _send(channel, {"pid": pid, "start_ticks": int(_stat(pid)[19])})
+        _send(channel, {"pid": pid, "start_ticks": int(stat_fields(pid)[19])})
         _, status = os.waitpid(pid, 0)
         _send(channel, {"exit_code": os.waitstatus_to_exitcode(status)})
 
@@ -138,14 +139,9 @@ def _workload(arguments: list[str]) -> int:
 def _name_process(title: str) -> None:
     """What ps shows: the arguments of this run in place of the server's, as far as there is room for them."""
     # Where the kernel looks for the command line.
-    begin, end = map(int, _stat("self")[45:47])
+    begin, end = map(int, stat_fields(os.getpid())[45:47])
     if begin:
         ctypes.memmove(begin, title.encode()[: end - begin - 1].ljust(end - begin, b"\0"), end - begin)
-
-
-def _stat(pid: int | str) -> list[str]:
-    """The fields of proc(5), /proc/pid/stat, from the third on."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def _target(descriptor: Path) -> str:
