@@ -45,9 +45,6 @@ def name_failure(error: BaseException) -> RunFailure:
     text = f"{type(error).__name__}: {first_line(error)}"
     if is_out_of_memory(error):
         return RunFailure(OOM, f"out of memory: {text}", LESS_MEMORY)
-    if "cxxcompiler" in text.lower() or "c++ compiler" in str(error).lower():
-        return RunFailure(CRASHED, f"torch.compile found no working C++ compiler: {text}",
-                          "install g++ (apt-get install g++) or set compile_model to off")
     return RunFailure(CRASHED, text, "see the end of the run's .stderr log")
 
 
