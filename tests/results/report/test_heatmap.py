@@ -40,3 +40,20 @@ def test_dark_text_is_readable_on_every_shade(loss):
 
     # WCAG 2.1, contrast ratio: 4.5 for text; #3f4a54 is the palest ink on a tile.
     assert (luminance(shade(loss)) + 0.05) / (luminance("#3f4a54") + 0.05) >= 4.5
+
+
+def test_a_loss_that_may_be_noise_is_not_coloured_and_not_called_one(numa_results):
+    """Launch-bound models: the local node comes out slower on some GPUs, and none of it is decided."""
+    by_model = {one.model: one for one in maps(numa_results)}
+    for _, tiles in by_model["vit32x4x256"].rows:
+        near, far = sorted(tiles, key=lambda tile: not tile.local)
+        assert (near.note, near.colour, far.colour) == ("", "#FFFFFF", "#FFFFFF")
+        assert far.note in ("not decided", "probably faster")
+    notes = {tile.note for _, tiles in by_model["vit16x12x1024"].rows for tile in tiles}
+    assert notes <= {"", "same"} and "same" in notes
+
+
+def test_of_a_single_pair_the_loss_is_shown_as_it_was_seen(numa_results):
+    entries = [entry | {"interval": None, "verdict": "UNDECIDED"} for entry in numa_results["penalties"]]
+    far = maps(numa_results | {"penalties": entries})[0].rows[0][1][1]
+    assert far.note == "−30 %" and far.colour != "#FFFFFF"
