@@ -88,3 +88,11 @@ def test_the_noise_floor_of_an_earlier_self_check_is_quoted(tmp_path, results_of
 def test_a_run_directory_near_the_root_has_no_noise_floor(quick_run):
     stored = replace(load(quick_run), path=Path("/run"))
     assert build_results(stored, "test")["trust"]["noise_floor"] is None
+
+
+@pytest.mark.parametrize("damage", ["[]", '{"synthetic-host": {"spreads": [{"upper": "x"}]}}', '{"synthetic-host": 3}'])
+def test_a_damaged_noise_floor_is_none(tmp_path, results_of, damage):
+    path = build_run_directory(tmp_path / "outputs/quick_test/2026-11-22/18-00-00", "quick_test", {"repeats": 1},
+                               topology=topology_json(gpus=0, nodes=1))  # fmt: skip
+    (tmp_path / "outputs" / "noise_floor.json").write_text(damage)
+    assert results_of(path)["trust"]["noise_floor"] is None

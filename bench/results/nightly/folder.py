@@ -5,8 +5,10 @@ from typing import Any
 
 from bench.errors import StudyError
 from bench.files import read_json
+from bench.shape import TEXT, Each, Must, parse
 
 OK, SLOWER = "ok", "slower"
+_AGAIN = Each(Must({"cells": Must([Must(TEXT)]), "run_directory": Must(TEXT)}))
 _KEYS = {"verdict", "text", "host", "studies", "inputs"}
 
 
@@ -26,6 +28,7 @@ def read_verdict(folder: Path) -> dict[str, Any] | None:
 def second_measurements(folder: Path) -> dict[str, dict[str, Any]]:
     """What was measured a second time in a night: by label of the study, {"cells": names, "run_directory": path}."""
     try:
-        return read_json(folder / "again.json")
-    except (OSError, StudyError):
+        found = parse((folder / "again.json").read_bytes(), _AGAIN)
+    except OSError:
         return {}
+    return {} if isinstance(found, str) else found

@@ -6,6 +6,7 @@ from bench.results.outcomes import MISSING, is_untraced, told_outcome
 from bench.results.report.answer import Answer
 from bench.results.report.labels import device_label, node_label, place_of, series_label
 from bench.results.report.links import Files
+from bench.results.rules import rules_of
 from bench.results.tables import COLUMNS, display_row
 from bench.results.verdicts import is_blind
 from bench.results.words import NONE, microseconds, percent, rate, seconds, signed_share
@@ -149,7 +150,7 @@ def twins(results: Record) -> list[Record]:
     cells = [cell for cell in results["cells"] if cell["throughput_samples_s"]]
     labels = {cell["name"]: series_label(cell) for cell in cells}
     told = []
-    for pair in evaluate(cells).comparisons:
+    for pair in evaluate(cells, rules_of(results["study"]).margin).comparisons:
         name = pair["name"].split(" / ", 1)[0]
         told.append({"name": labels.get(name, name), "text": pair["text"]})
     return told

@@ -1,3 +1,5 @@
+import pytest
+
 from bench.files import read_json
 from bench.results.nightly.again import measure_again, slower_cells
 from bench.results.nightly.folder import second_measurements
@@ -41,3 +43,9 @@ def test_only_studies_with_slower_cells_are_measured_again():
     assert slower_cells({"studies": [{"study": "A", "cells": cells}, {"study": "B", "cells": cells[1:]}]}) == {
         "A": [CELL]
     }
+
+
+@pytest.mark.parametrize("damage", ["[]", '{"QuickTest": {"cells": 3}}', '{"QuickTest": []}'])
+def test_a_damaged_note_of_the_night_is_made_anew(tmp_path, damage):
+    (tmp_path / "again.json").write_text(damage)
+    assert second_measurements(tmp_path) == {}
