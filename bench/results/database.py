@@ -137,13 +137,12 @@ def _penalty_row(penalty: Record) -> Record:
         "text",
     )
     row = {name: penalty.get(name) for name in names}
-    pairs = penalty.get("pairs")
     return row | {
         "model": _text(penalty.get("model")),
         "settings": _text(penalty.get("settings")),
         "low": low,
         "high": high,
-        "pairs": len(pairs) if isinstance(pairs, list) else pairs,
+        "pairs": penalty.get("pairs"),
     }
 
 

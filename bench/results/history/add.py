@@ -134,7 +134,6 @@ def calm_throughput(cell: Record) -> float | None:
 
 def _penalty_row(study_id: int, cells: dict[str, int], penalty: Record) -> tuple[Any, ...]:
     low, high = penalty.get("interval") or (None, None)
-    pairs = penalty.get("pairs")
     return (
         study_id,
         cells.get(penalty["local_cell"]),
@@ -143,6 +142,6 @@ def _penalty_row(study_id: int, cells: dict[str, int], penalty: Record) -> tuple
         low,
         high,
         penalty.get("verdict"),
-        len(pairs) if isinstance(pairs, list) else pairs,
+        penalty.get("pairs"),
         penalty.get("text"),
     )
