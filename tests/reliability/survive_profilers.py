@@ -162,11 +162,6 @@ def test_a_kill_around_the_real_nsys_leaves_nothing_and_the_next_call_completes(
     said, _ = luigi.communicate(timeout=200)
     # The traces of this device have no CUDA tables: the study ends with that, whatever was killed.
     assert luigi.returncode == 30, said
-    for _ in range(2):
-        # nsys loses its agent now and then by itself, on a busy machine most of all: the next call takes the trace.
-        if calls.records()[calls.order()[-1]]["status"] != "ok":
-            print(calls.records()[calls.order()[-1]])
-            calls.run()
     records = calls.records()
     assert records[calls.order()[-1]]["status"] == "ok", records[calls.order()[-1]]["reason"]
     assert [name for name, record in records.items() if record["status"] != "ok"] == []

@@ -5,6 +5,7 @@ It inherits the descriptors of the run, a host lock among them: left alone it wo
 
 import hashlib
 import os
+import secrets
 import signal
 import time
 from contextlib import suppress
@@ -15,19 +16,23 @@ KILL_S = 5.0
 
 
 def session_name(report: Path) -> str:
-    """A name by which the agent of this report can be told from all others; it stands in its command line."""
-    return "numastudy-" + hashlib.sha256(os.fsencode(report.resolve())).hexdigest()[:16]
+    """A new name, by which the agents of this report can be told from all others; it stands in their command lines.
+
+    New at each call: nsys keeps the name of an agent that was killed as taken ("Agent launcher failed") until one with
+    another name has cleared the table.
+    """
+    return _stem(report) + secrets.token_hex(4)
 
 
 def agents(report: Path) -> list[int]:
-    """PIDs of living agents of the report's session."""
-    sign = b"--session-name=" + session_name(report).encode()
+    """PIDs of living agents of the report's sessions."""
+    sign = b"--session-name=" + _stem(report).encode()
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
                 arguments = (entry / "cmdline").read_bytes().split(b"\0")
-                if b"--start-agent" in arguments and sign in arguments:
+                if b"--start-agent" in arguments and any(each.startswith(sign) for each in arguments):
                     found.append(int(entry.name))
     return found
 
@@ -41,3 +46,7 @@ def end_agents(report: Path) -> None:
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
+
+
+def _stem(report: Path) -> str:
+    return f"numastudy-{hashlib.sha256(os.fsencode(report.resolve())).hexdigest()[:16]}-"

@@ -44,9 +44,9 @@ REFUSALS = (
         "seen on a busy host: run it again when less is going on",
     ),
     (
-        ("End of file",),
-        "its agent went away",
-        "seen when another nsys on this host was killed: run it again",
+        ("Agent launcher failed", "End of file"),
+        "its agent could not be started, or went away",
+        "seen where an nsys on this host was killed: run it again",
     ),
     (("No space left on device",), "the disk is full", "free some, or set retention: none"),
 )

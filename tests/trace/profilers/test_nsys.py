@@ -2,6 +2,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -102,7 +103,7 @@ def test_no_report_after_a_good_end_is_told(report):
         ("ERR_NVGPUCTRPERM", "the driver refuses"),
         ("Unable to create a directory /tmp/nvidia", "cannot write its temporary files"),
         ("Local Endpoint is not available.", "its agent did not start in time"),
-        ("End of file", "its agent went away"),
+        ("End of file", "its agent could not be started, or went away"),
         ("write: No space left on device", "the disk is full"),
     ],
 )
@@ -153,6 +154,22 @@ def test_the_agent_of_a_killed_nsys_is_ended(real_nsys, report):
         os.killpg(run.pid, signal.SIGKILL)
     Nsys().settle(report)
     assert agents(report) == [] and not any(map(_alive, started))
+
+
+def test_what_a_killed_agent_leaves_in_nsys_own_table_does_not_hinder_the_next_run(real_nsys, report, nvtx_program):
+    argv = Nsys().command(["sleep", "60"], report, "cpu")
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as run:
+        deadline = time.monotonic() + 60
+        while not agents(report) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.5)  # it has entered its name by then
+        for pid in agents(report):
+            os.kill(pid, signal.SIGKILL)
+        os.killpg(run.pid, signal.SIGKILL)
+    again = Nsys().command([sys.executable, "-c", nvtx_program, "0"], report, "cpu")
+    done = subprocess.run(again, capture_output=True, text=True, timeout=120)
+    Nsys().settle(report)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_hanging_tool_is_ended_with_all_it_started(script, tmp_path):
