@@ -3,6 +3,7 @@
 import atexit
 import os
 
+from bench.errors import StudyError
 from bench.files import read_json
 from bench.run.record import NOT_RUNNABLE, OK, read_record
 from bench.study.directory import RunDirectory
@@ -22,7 +23,12 @@ def close_with_summary(directory: RunDirectory) -> None:
 def _print_all(owner: int) -> None:
     if os.getpid() == owner:
         for directory in _directories:
-            print("\n" + closing_words(directory), flush=True)
+            try:
+                words = closing_words(directory)
+            except (OSError, StudyError) as error:
+                # What made the study fail may keep it from being told.
+                words = f"no summary: {error}; the same command goes on from here"
+            print("\n" + words, flush=True)
 
 
 def closing_words(directory: RunDirectory) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import luigi
 from luigi.cmdline_parser import CmdlineParser
+from luigi.worker import TaskException
 
 from bench.errors import StudyError
 
@@ -44,7 +45,7 @@ def hide_false_warnings() -> None:
 
 
 def hide_tracebacks() -> None:
-    """Log a StudyError as its own words; a traceback is for errors that nobody foresaw."""
+    """Log what is known to happen as its own words; a traceback is for errors that nobody foresaw."""
     logger = logging.getLogger("luigi-interface")
     if not any(isinstance(known, _PlainErrors) for known in logger.filters):
         logger.addFilter(_PlainErrors())
@@ -53,11 +54,20 @@ def hide_tracebacks() -> None:
 class _PlainErrors(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        if isinstance(error, StudyError):
+        if words := _plain_words(error):
             task = record.args[-1] if isinstance(record.args, tuple) and record.args else None
             head = task.task_family if isinstance(task, luigi.Task) else record.getMessage()
-            record.msg, record.args, record.exc_info = f"{head}: {error}", None, None
+            record.msg, record.args, record.exc_info = f"{head}: {words}", None, None
         return True
+
+
+def _plain_words(error: BaseException | None) -> str:
+    """Of a StudyError, of a file system that refuses or is gone, and of luigi's own that follow from either."""
+    if isinstance(error, OSError) and error.filename is not None:
+        advice = "mend the file system; the same command goes on from here"
+        error = StudyError(error.strerror or str(error), os.fsdecode(error.filename), advice)
+    follows = isinstance(error, TaskException) or str(error).startswith("Unfulfilled ")
+    return str(error) if isinstance(error, StudyError) or follows else ""
 
 
 @contextmanager
