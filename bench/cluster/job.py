@@ -200,7 +200,7 @@ def report(directory: ClusterDirectory, host: str) -> None:
 
     try:
         make_cluster_report(directory, host)
-    except StudyError as error:
+    except (StudyError, OSError) as error:
         print(f"no report of all hosts now: {error}", flush=True)
 
 
