@@ -7,7 +7,7 @@
 # make fuzz         10,000 damaged files for whatever reads files; secrets looked for in all that a study leaves
 # make test-reliability  what docs/reliability.md promises: 220 kills, disks, clocks, schedulers (root for all of it)
 # make test-slurm   a study on three nodes of a real Slurm on this machine, with nodes that die (root, Debian)
-# make test-numa    placement on a real multi-node kernel (a QEMU guest; root, Debian)
+# make test-numa    placement on a real multi-node kernel, then power cuts, NFS and a clock that steps (QEMU; root, Debian)
 
 PYTHON ?= python3
 VENV := .venv
@@ -66,6 +66,7 @@ reliability-rest:
 
 test-numa: install
 	tests/guest/run
+	$(BIN)/python -m pytest tests/guest -o python_files='check_*.py' --numprocesses 2 --dist loadfile --durations 0
 
 test-slurm: install
 	$(BIN)/python -m pytest tests/slurm -o python_files='check_*.py' -rP
