@@ -11,9 +11,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 import luigi
 from luigi.cmdline_parser import CmdlineParser
+from luigi.task_register import TaskClassNotFoundException
 from luigi.worker import TaskException
 
 from bench.errors import StudyError
@@ -49,6 +51,17 @@ def hide_tracebacks() -> None:
     logger = logging.getLogger("luigi-interface")
     if not any(isinstance(known, _PlainErrors) for known in logger.filters):
         logger.addFilter(_PlainErrors())
+    sys.excepthook = _tell_of_an_unknown_task
+
+
+def _tell_of_an_unknown_task(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The name is looked up before luigi has set up anything, its log included."""
+    if not issubclass(kind, TaskClassNotFoundException):
+        sys.__excepthook__(kind, error, trace)
+        return
+    print(f"refused: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    # Python itself would leave with 1.
+    os._exit(StudyError.exit_code)
 
 
 class _PlainErrors(logging.Filter):

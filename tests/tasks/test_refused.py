@@ -18,6 +18,7 @@ LUIGI = Path(sys.executable).with_name("luigi")
         (("QuickTest", "--numa-nodes", "[55]"), ["no such NUMA node: 55"]),
         (("Study", "--config-file", "missing.yaml"), ["missing.yaml", "quick_test"]),
         (("Study",), ["Study needs a file", "--config-file"]),
+        (("NumaStudie",), ["No task NumaStudie.", "NumaStudy"]),
         (("NightlySweep", "--date", "tomorrow"), ["'tomorrow'", "--date"]),
         (("QuickTest", "--dtype", "fp33"), ["did you mean fp32?"]),
     ],
