@@ -57,3 +57,10 @@ def test_one_study_alone_has_a_page(tmp_path):
 def test_nothing_is_fetched(page):
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', page)
     assert "<script" not in page
+
+
+def test_the_plots_of_a_study_measured_once_are_folded(tmp_path, page):
+    add_study(made_results(tmp_path, 1, rates_of(quiet_rates(1)[0])), tmp_path / "once" / "history.db")
+    once = write_index(tmp_path / "once" / "history.db").read_text()
+    assert "<summary>48 cells, measured once</summary>" in once and len(figures(once)) == 48
+    assert "measured once" not in page
