@@ -1,10 +1,12 @@
 """Starting and stopping the profiler around the window of a traced run."""
 
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from bench.files import MOST_NAME, whole_file
+from bench.owners import owner
 from bench.workload.cell import Cell
 from bench.workload.failures import CRASHED, RunFailure
 
@@ -33,7 +35,7 @@ def cuda_profiler_range() -> Iterator[None]:
 
 @contextmanager
 def torch_profile(cell: Cell, trace: Path) -> Iterator[None]:
-    """The trace appears whole, or not at all."""
+    """The trace appears whole, or not at all; what a killed process leaves is known as its own (bench/files.py)."""
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CPU]
@@ -41,11 +43,9 @@ def torch_profile(cell: Cell, trace: Path) -> Iterator[None]:
         activities.append(ProfilerActivity.CUDA)
     with profile(activities=activities, record_shapes=True) as profiler:
         yield
-    trace.parent.mkdir(parents=True, exist_ok=True)
-    # The last suffix decides whether torch compresses it.
-    temporary = trace.with_name(f".{os.getpid()}.{trace.name}")
-    try:
-        profiler.export_chrome_trace(str(temporary))
-        temporary.replace(trace)
-    finally:
-        temporary.unlink(missing_ok=True)
+    prefix = f".{trace.name[:MOST_NAME]}.{owner()}."
+    with whole_file(trace) as temporary, TemporaryDirectory(prefix=prefix, suffix=".part", dir=trace.parent) as folder:
+        # In a folder, since the last suffix decides whether torch compresses it.
+        exported = Path(folder, trace.name)
+        profiler.export_chrome_trace(str(exported))
+        exported.replace(temporary)

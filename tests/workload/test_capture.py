@@ -1,10 +1,14 @@
 import gzip
 import json
+import signal
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import pytest
 import torch
 
+from bench.files import sweep
 from bench.workload.capture import make_capture
 from bench.workload.failures import RunFailure
 from bench.workload.ranges import RecordFunctionRanges, named
@@ -29,6 +33,31 @@ def test_no_trace_is_left_by_a_pass_that_failed(tmp_path):
     trace = tmp_path / "trace.json.gz"
     with pytest.raises(ZeroDivisionError), make_capture(small_cell(), trace):
         raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from torch.profiler import profile
+from bench.workload.capture import make_capture
+from tests.workload.cells import small_cell
+
+def export(self, path):
+    Path(path).write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+profile.export_chrome_trace = export
+with make_capture(small_cell(), Path(sys.argv[1])):
+    pass
+"""
+
+
+def test_what_is_left_of_a_trace_by_a_process_that_was_killed_is_swept(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "trace.json.gz")])
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "trace.json.gz").exists() and list(tmp_path.iterdir())
+    sweep(tmp_path, "**/.*.part")
     assert list(tmp_path.iterdir()) == []
 
 
