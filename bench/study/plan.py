@@ -163,10 +163,10 @@ def _known_times(output_dir: Path) -> dict[tuple[str, bool], list[float]]:
     newest = sorted(output_dir.glob("*/*/*/grid.json"), key=lambda path: path.stat().st_mtime)[-5:]
     for grid in newest:
         directory = RunDirectory(grid.parent)
-        there = _run_files(directory)
         try:
+            there = _run_files(directory)
             cells = directory.grid().cells.values() if there else ()
-        except StudyError:  # another study's
+        except (OSError, StudyError):  # another study's, or another user's
             continue
         for cell in cells:
             kind = _kind(cell)

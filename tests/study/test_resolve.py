@@ -157,3 +157,11 @@ def test_an_estimate_comes_from_earlier_runs_of_the_kind(tmp_path: Path) -> None
             write_record(directory.record(cell, repeat), record)
     made = plan(study(), tmp_path, fresh=True)
     assert (made.estimate_s, made.estimate_from) == (14.0, "earlier runs on this host")
+
+
+def test_an_earlier_study_that_cannot_be_read_costs_no_plan(tmp_path: Path) -> None:
+    other = tmp_path / "of_another_user" / "2026-11-22" / "22-00-00"
+    (other / "grid.json").mkdir(parents=True)  # in place of a file that may not be read
+    (other / "runs").mkdir()
+    (other / "runs" / "cell_r1.json").write_text("{}")
+    assert plan(study(), tmp_path).runs_to_do == 4
