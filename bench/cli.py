@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -253,17 +254,23 @@ def status(run_dir: Path, as_json: bool, with_report: bool) -> None:
 @_OUTPUT_DIR
 @click.option("--study", default="", help="studies of this name only")
 @click.option("--host", default="", help="of this host only")
-@click.option("--since", default="", metavar="DATE", help="measured, or meant for a night, on this date or later")
+@click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d"]),
+    metavar="YYYY-MM-DD",
+    help="measured, or meant for a night, on this date or later",
+)
 @click.option("--json", "as_json", is_flag=True, help="for programs, with every cell")
 @click.option("--page", is_flag=True, help="draw index.html again instead")
 @click.option("--add", multiple=True, type=click.Path(path_type=Path), help="a run directory to add; more than once")
 def history(
-    output_dir: Path, study: str, host: str, since: str, as_json: bool, page: bool, add: tuple[Path, ...]
+    output_dir: Path, study: str, host: str, since: datetime | None, as_json: bool, page: bool, add: tuple[Path, ...]
 ) -> None:
     """List the finished studies of an output directory, newest first, from its history.db."""
     from bench.results.history.command import history_command
 
-    click.echo(history_command(output_dir, study, host, since, as_json, add, page))
+    date = since.date().isoformat() if since else ""
+    click.echo(history_command(output_dir, study, host, date, as_json, add, page))
 
 
 @main.command()

@@ -79,6 +79,7 @@ def test_plan_finds_other_studies_by_name_and_sweeps_them(tmp_path: Path) -> Non
         (("status", "x" * 300), "File name too long"),
         (("history", "--output-dir", "x" * 300, "--json"), "File name too long"),
         (("ui", "--state", "/proc/nowhere"), "/proc/nowhere"),
+        (("history", "--since", "yesterday"), "--since"),
         (("compare", "--margin", "-1", "nowhere", "nowhere"), "--margin"),
     ],
 )
