@@ -93,6 +93,19 @@ def test_the_page_says_what_is_left_to_each(run, results):
     assert 'id="contention"' in page
 
 
+def test_what_others_copy_is_not_taken_for_what_each_carries(results):
+    from bench.results.report.contention import contention_parts
+    from bench.results.report.plots.contention import contention_pictures
+
+    copying = [one | {"load": "copies"} if one["busy"] > 1 else one for one in results["contention"]]
+    part = contention_parts(results | {"contention": copying})[0]
+    assert "in the measured one" in part["sentences"][0] and "for each" not in part["sentences"][0]
+    assert {row["together"] for row in part["rows"]} == {"–"}
+    dotted = "stroke-dasharray: 1,"
+    assert all(dotted in picture.svg for picture in contention_pictures(results["contention"]).values())
+    assert not any(dotted in picture.svg for picture in contention_pictures(copying).values())
+
+
 def test_the_database_has_a_row_a_peer(tmp_path, results):
     import sqlite3
 

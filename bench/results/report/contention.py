@@ -72,10 +72,16 @@ def _sentence(entries: list[Record], busy: int) -> str:
     names = {entry["cell"]: entry for entry in entries}
     alone = [names[entry["base_cell"]] for entry in own if entry["base_cell"] in names]
     together = [value for entry in own if (value := entry["together"]["h2d_gb_s"]["value"])]
-    said = f"{busy} GPUs busy: {_both_ways(own)} for each"
+    # Where the others only copy, what the measured one carries is not what each does.
+    said = f"{busy} GPUs busy: {_both_ways(own)} {'for each' if is_alike(own) else 'in the measured one'}"
     if alone:
         said += f" (alone {_both_ways(alone)})"
     return f"{said}, {bandwidth(geometric_mean(together))} GB/s in over all." if together else f"{said}."
+
+
+def is_alike(entries: list[Record]) -> bool:
+    """Whether all busy GPUs run the same pipeline, so that their samples and what one carries alone can be added up."""
+    return all(entry["load"] in (None, "pipeline") for entry in entries)
 
 
 def _both_ways(entries: list[Record]) -> str:
@@ -129,7 +135,7 @@ def _row(entry: Record, cells: dict[str, Record]) -> Record:
         "samples": rate(entry["samples_s"]),
         "change": NONE if entry["effect"] is None else change(entry["effect"], entry["interval"]),
         "verdict": entry["verdict"] or "",
-        "together": rate(sums["samples_s"]["value"]),
+        "together": rate(sums["samples_s"]["value"]) if is_alike([entry]) else NONE,
         "together_gb_s": _with_interval(sums["h2d_gb_s"]),
         "runs": sums["runs"],
     }
