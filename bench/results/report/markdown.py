@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from bench.results.report.answer import answers
+from bench.results.report.axes import findings, what_matters
 from bench.results.report.basis import doubts
 from bench.results.report.notes import notes, trust_items
 from bench.results.tables import COLUMNS, display_row
@@ -21,6 +22,7 @@ def markdown(results: Record) -> str:
     for answer in answers(results):
         name = f" ({_safe(answer.name)})" if answer.name else ""
         lines.append(f"- **{answer.device}**{name}: {_safe(answer.sentence)}")
+    lines += _swept(results)
     lines += [
         "",
         "Trust: " + "; ".join(f"{figure} {label}" for figure, label, _ in trust_items(results)) + ".",
@@ -38,6 +40,16 @@ def markdown(results: Record) -> str:
             for cell in failed
         ]
     return "\n".join(lines) + "\n"
+
+
+def _swept(results: Record) -> list[str]:
+    found = findings(results)
+    if not found:
+        return []
+    lines = ["", f"**{_safe(what_matters(found))}**", ""]
+    for one in found:
+        lines += [f"- {_safe(one.lead)}", *(f"  - {_safe(line)}" for line in one.lines)]
+    return lines
 
 
 def _named(runs: tuple[str, ...]) -> str:

@@ -32,3 +32,9 @@ def test_of_many_runs_in_doubt_a_few_are_named(quick_run, results_of):
     results = results_of(quick_run)
     results["trust"] |= {"disturbed_by": {f"r{number}": [f"another process: {number}"] for number in range(18)}}
     assert "- disturbed: another process (r0, r1, r10 and 15 more)" in markdown(results)
+
+
+def test_a_sweep_says_what_matters(placed_results, numa_results):
+    text = markdown(placed_results)
+    assert "**What matters: CUDA graph.**\n\n- CUDA graph matters, against off\n  - cuda\\_graph on" in text
+    assert "What matters" not in markdown(numa_results)
