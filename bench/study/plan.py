@@ -60,7 +60,8 @@ def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology
     for slot in order:
         record = _record(directory, slot, there) if directory else None
         records[slot.cell].append(record)
-        if not known[slot.cell].reason and (record or {}).get("status") not in _NOT_DONE_AGAIN:
+        final = (record or {}).get("status") in _NOT_DONE_AGAIN
+        if not known[slot.cell].reason and not final and not (directory and _awaits_metrics(directory, slot)):
             todo.append(slot)
     entries = [_entry(cell, records[cell.name]) for cell in known.values()]
     times = _known_times(output_dir) if todo else {}
@@ -125,6 +126,16 @@ def _record(directory: RunDirectory, slot: Slot, there: set[str]) -> dict[str, A
         return _read(directory.record(slot.cell, slot.repeat))
     except (OSError, StudyError):
         return None
+
+
+def _awaits_metrics(directory: RunDirectory, slot: Slot) -> bool:
+    """Of a traced run that went well: its metrics are made after the last timed run, and take no run."""
+    if slot.repeat != TRACED or directory.metrics(slot.cell).exists():
+        return False
+    try:
+        return (_read(directory.record(slot.cell, TRACED)) or {}).get("status") == "ok"
+    except (OSError, StudyError):
+        return False
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -131,6 +131,11 @@ def test_a_plan_runs_nothing_and_says_what_is_done(tmp_path: Path) -> None:
     assert "goes on in" in render(made)
     json.dumps(made.as_json())
 
+    # What was stopped before its metrics were made has no run left to do, and is not done.
+    directory.metrics("pipeline_gpu0_numa0_vit0x0x0").unlink()
+    made = plan(study(), tmp_path)
+    assert (made.cells[0]["state"], made.runs_to_do) == ("todo", 2)
+
     fresh = plan(study(), tmp_path, fresh=True)
     assert fresh.directory is None and fresh.runs_to_do == 4
 
