@@ -10,6 +10,7 @@ from bench.cluster import slurm
 from bench.cluster.directory import ClusterDirectory, is_cluster
 from bench.cluster.job import DRAINED, ENDED, RUNNING, last_word
 from bench.errors import StudyError
+from bench.results.words import plural
 from bench.run.record import NOT_RUNNABLE, OK, read_record
 from bench.study.directory import RunDirectory, run_name
 
@@ -198,7 +199,7 @@ def render(found: ClusterStatus, now_s: float | None = None) -> str:
         lines.append("  ".join(words))
     states = [host.state for host in found.hosts]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    lines += ["", f"{found.study}: {len(found.hosts)} hosts ({counts})"]
+    lines += ["", f"{found.study}: {plural(len(found.hosts), 'host')} ({counts})"]
     if found.slurm_error:
         lines.append(f"Slurm did not answer, so this is what lies on disk: {found.slurm_error}")
     return "\n".join(lines)

@@ -113,6 +113,7 @@ def test_the_run_directory_of_one_host_has_a_status_too(directory: ClusterDirect
     said = subprocess.run([*command, str(directory.host("n1").path), "--json"], capture_output=True, text=True)
     (host,) = json.loads(said.stdout)["hosts"]
     assert (host["runs_done"], host["runs"], host["job_id"]) == (3, 6, "")
+    assert "quick_test: 1 host (" in render(status(directory.host("n1").path))
     refused = subprocess.run([*command, str(directory.path.parent)], capture_output=True, text=True)
     assert refused.returncode == 2 and "not a run directory" in refused.stderr
     with pytest.raises(StudyError):
