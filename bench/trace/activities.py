@@ -11,12 +11,9 @@ from bench.trace.intervals import Times
 from bench.trace.lookup import find
 from bench.trace.model import Activities, Kind
 from bench.trace.pages import NULL
-from bench.trace.window import ID_BITS, ID_MASK, RUNTIME, Window
+from bench.trace.schema import GRAPH, KERNEL, MEMCPY, MEMSET, RUNTIME
+from bench.trace.window import ID_BITS, ID_MASK, Window
 
-MEMCPY = "CUPTI_ACTIVITY_KIND_MEMCPY"
-KERNEL = "CUPTI_ACTIVITY_KIND_KERNEL"
-MEMSET = "CUPTI_ACTIVITY_KIND_MEMSET"
-GRAPH = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"
 TABLES = (MEMCPY, KERNEL, MEMSET, GRAPH)
 
 # CUpti_ActivityMemcpyKind, for exports that carry no ENUM_ table.

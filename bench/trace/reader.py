@@ -4,17 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.trace.activities import (
-    GIVEN_NAMES,
-    KERNEL,
-    MEMCPY,
-    MEMORY_KINDS,
-    TABLES,
-    read_activities,
-)
+from bench.trace.activities import GIVEN_NAMES, MEMORY_KINDS, TABLES, read_activities
 from bench.trace.database import Export, open_export
 from bench.trace.model import Activities, Device, Kind, Trace
-from bench.trace.window import NVTX, RUNTIME, Window, named_stages, read_window
+from bench.trace.schema import KERNEL, MEMCPY, NVTX, RUNTIME
+from bench.trace.window import Window, named_stages, read_window
 
 
 def read_trace(path: Path | str, name: str | None = None) -> Trace:

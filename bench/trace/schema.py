@@ -1,4 +1,4 @@
-"""Writing an export in the nsys schema: the columns that the reader needs, with the enums that explain them."""
+"""The nsys schema, as far as it is read here, and writing an export in it."""
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,24 +8,31 @@ from typing import Any
 
 from bench.databases import whole_database
 
+NVTX = "NVTX_EVENTS"
+RUNTIME = "CUPTI_ACTIVITY_KIND_RUNTIME"
+MEMCPY = "CUPTI_ACTIVITY_KIND_MEMCPY"
+KERNEL = "CUPTI_ACTIVITY_KIND_KERNEL"
+MEMSET = "CUPTI_ACTIVITY_KIND_MEMSET"
+GRAPH = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"
+
 # Names and meanings as nsys 2025.3 (schema 3.20) exports them; only what this project reads or fills.
 TABLES: dict[str, tuple[str, ...]] = {
-    "NVTX_EVENTS": ("start", "end", "eventType", "text", "globalTid", "textId"),
+    NVTX: ("start", "end", "eventType", "text", "globalTid", "textId"),
     "StringIds": ("id", "value"),
-    "CUPTI_ACTIVITY_KIND_RUNTIME": (
+    RUNTIME: (
         "start", "end", "eventClass", "globalTid", "correlationId", "nameId", "returnValue",
     ),
-    "CUPTI_ACTIVITY_KIND_MEMCPY": (
+    MEMCPY: (
         "start", "end", "deviceId", "contextId", "streamId", "correlationId", "globalPid", "bytes", "copyKind",
         "srcKind", "dstKind",
     ),
-    "CUPTI_ACTIVITY_KIND_KERNEL": (
+    KERNEL: (
         "start", "end", "deviceId", "contextId", "streamId", "correlationId", "globalPid", "shortName",
     ),
-    "CUPTI_ACTIVITY_KIND_MEMSET": (
+    MEMSET: (
         "start", "end", "deviceId", "contextId", "streamId", "correlationId", "globalPid", "bytes",
     ),
-    "CUPTI_ACTIVITY_KIND_GRAPH_TRACE": (
+    GRAPH: (
         "start", "end", "deviceId", "contextId", "streamId", "correlationId", "globalPid", "graphId",
     ),
     "TARGET_INFO_GPU": ("id", "name", "busLocation", "uuid"),
@@ -37,7 +44,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "ENUM_CUDA_MEM_KIND": ("id", "name", "label"),
 }  # fmt: skip
 
-PUSH_POP = 59
+PUSH_POP = 59  # NvtxPushPopRange
 H2D, D2H, D2D = 1, 2, 8
 PAGEABLE, PINNED, DEVICE = 0, 1, 2
 

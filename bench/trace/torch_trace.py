@@ -16,11 +16,8 @@ from typing import Any
 from bench.trace import schema
 from bench.trace.chrome import ChromeTrace, Event, read_chrome_trace
 from bench.trace.errors import TraceError
-
-RUNTIME = "CUPTI_ACTIVITY_KIND_RUNTIME"
-MEMCPY = "CUPTI_ACTIVITY_KIND_MEMCPY"
-KERNEL = "CUPTI_ACTIVITY_KIND_KERNEL"
-MEMSET = "CUPTI_ACTIVITY_KIND_MEMSET"
+from bench.trace.schema import KERNEL, MEMCPY, MEMSET, RUNTIME
+from bench.trace.window import STAGE
 
 API_CALLS = ("cuda_runtime", "cuda_driver")
 DEVICE_WORK = ("gpu_memcpy", "gpu_memset", "kernel")
@@ -29,7 +26,6 @@ CPU_DEVICE = "CPU device: no GPU was measured"
 # Kineto names the legacy default stream 7, as CUPTI does.
 NULL_STREAM = 7
 
-STAGE = re.compile(r"test_(h2d|compute|d2h)_batch_\d+")
 COPY = "aten::copy_"
 # Names of c10::ScalarType as record_shapes writes them.
 ITEM_BYTES = {
@@ -66,7 +62,7 @@ def convert(trace: Path | str, sqlite: Path | str) -> None:
         raise TraceError(error.what, str(trace), error.advice) from None
     annotations = [event for event in chrome.events if event.category == "user_annotation"]
     tables = {
-        "NVTX_EVENTS": [(e.start, e.end, schema.PUSH_POP, e.name, _thread(e), None) for e in annotations],
+        schema.NVTX: [(e.start, e.end, schema.PUSH_POP, e.name, _thread(e), None) for e in annotations],
         **rows,
         "StringIds": strings.rows(),
         "META_DATA_EXPORT": [("EXPORT_PRODUCT_NAME", "torch.profiler")],

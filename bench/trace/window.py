@@ -8,13 +8,11 @@ import numpy as np
 
 from bench.trace.database import Export
 from bench.trace.intervals import Times
+from bench.trace.schema import NVTX, PUSH_POP
 
 WINDOW = "test_double_buffer"
 BATCH = re.compile(r"test_batch_\d+")
 STAGE = re.compile(r"test_(h2d|compute|d2h)_batch_\d+")
-NVTX = "NVTX_EVENTS"
-RUNTIME = "CUPTI_ACTIVITY_KIND_RUNTIME"
-PUSH_POP = 59  # NvtxPushPopRange, where the export has no ENUM_NSYS_EVENT_TYPE
 
 ID_BITS = 24
 ID_MASK = (1 << ID_BITS) - 1
