@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bench.results.statistics import Comparison
+from bench.results.statistics import UNKNOWN, Comparison
 from bench.results.verdicts import LAUNCH_BOUND, REST
 
 Record = dict[str, Any]
@@ -44,7 +44,9 @@ def comparison(label: str, local: Record, remote: Record) -> tuple[Comparison, i
 
 
 def class_of(*cells: Record) -> str:
-    return LAUNCH_BOUND if any(cell.get("noise_class") == LAUNCH_BOUND for cell in cells) else REST
+    """Of a comparison: that of its noisier cell."""
+    known = {cell.get("noise_class") for cell in cells}
+    return next((name for name in (LAUNCH_BOUND, UNKNOWN) if name in known), REST)
 
 
 def identity(cell: Record, ignore: Iterable[str] = ()) -> tuple[str, ...]:

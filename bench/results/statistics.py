@@ -20,6 +20,8 @@ CONFIDENCE_AFTER_LOOKS = 0.96
 # Few comparisons say little about how unlike their variances are: never trust the others more than 4 runs.
 MAX_PRIOR_DF = 4.0
 MIN_POOLED = 6
+# The class of what was not traced: it may hold both, and variances are never pooled across classes.
+UNKNOWN = "unknown"
 # Run values agree no better than this by more than luck: keeps a variance of zero out of the logarithms.
 _SMALLEST_SD = 1e-6
 # Beyond a factor of e^36 a penalty is 1 in a float; beyond e^709 the end of an interval is infinite.
@@ -31,7 +33,7 @@ _MOST_END_LOG = 700.0
 class Comparison:
     """Two conditions measured in pairs: {block: throughput in samples/s} of each.
 
-    noise_class: variances are pooled within it and never across ("launch-bound" or "rest").
+    noise_class: variances are pooled within it and never across ("launch-bound", "rest"); not at all in "unknown".
     """
 
     label: str
@@ -152,7 +154,7 @@ def estimate(
 ) -> list[Estimate]:
     """An Estimate of each sample, in their order; variances pooled within each noise class.
 
-    A class with fewer than MIN_POOLED comparisons that have a variance is not pooled (plain Student).
+    A class with fewer than MIN_POOLED comparisons that have a variance is not pooled (plain Student), nor is UNKNOWN.
     """
     if not 0 < margin < 1 or not 0 < confidence < 1:
         raise StudyError(
@@ -212,7 +214,7 @@ def _estimate_class(samples: Sequence[Sample], confidence: float, margin: float)
     variances = np.array([sample.variance for sample in samples])
     dfs = np.array([sample.df for sample in samples], dtype=float)
     known = dfs > 0
-    pooled = int(known.sum()) >= MIN_POOLED
+    pooled = int(known.sum()) >= MIN_POOLED and samples[0].noise_class != UNKNOWN
     prior_df, prior = fit_prior(variances[known], dfs[known]) if pooled else (0.0, 0.0)
     own = np.where(known, np.where(known, variances, 0.0) * dfs, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bench.results.statistics import Estimate, repeats_to_decide
+from bench.results.statistics import UNKNOWN, Estimate, repeats_to_decide
 
 LAUNCH_BOUND = "launch-bound"
 REST = "rest"
@@ -35,7 +35,9 @@ class Judgement:
 
 
 def noise_class(regime: str | None) -> str:
-    """The class whose variances are pooled, from the measured regime of the trace."""
+    """The class whose variances are pooled, from the measured regime of the trace; without one nothing is pooled."""
+    if regime is None:
+        return UNKNOWN
     return LAUNCH_BOUND if regime == LAUNCH_BOUND else REST
 
 

@@ -1,4 +1,4 @@
-from bench.results.pairs import comparison, identity, occurrences, runs_by_block, throughputs
+from bench.results.pairs import class_of, comparison, identity, occurrences, runs_by_block, throughputs
 from tests.results.made_cells import made_cell
 
 
@@ -51,3 +51,10 @@ def test_identity_is_all_but_the_node():
 
 def test_a_model_listed_twice_counts_twice():
     assert [number for _, number in occurrences("abab", str)] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+
+
+def test_a_comparison_has_the_class_of_its_noisier_cell():
+    rest, launch, untraced = ({"noise_class": name} for name in ("rest", "launch-bound", "unknown"))
+    assert class_of(rest, rest) == "rest"
+    assert class_of(rest, untraced) == "unknown"
+    assert class_of(untraced, launch) == class_of(launch, rest) == "launch-bound"

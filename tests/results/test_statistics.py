@@ -208,3 +208,9 @@ def test_no_throughput_however_wild_gives_a_number_that_is_none(new):
     (found,) = estimate([unpaired("c", "rest", [1e-300, 1.0], new)])
     assert np.isfinite([found.penalty, *found.interval, found.mean_log]).all()
     assert np.expm1(found.mean_log) > -1
+
+
+def test_comparisons_of_an_unknown_class_may_be_of_both_and_are_not_pooled():
+    known, unknown = (estimate_pairs([made(f"c{i}", noise, seed=i) for i in range(8)]) for noise in ("rest", "unknown"))
+    assert all(one.pooled for one in known) and not any(one.pooled for one in unknown)
+    assert [one.df for one in unknown] == [5.0] * 8

@@ -76,7 +76,7 @@ def test_decided_is_none_while_the_runs_do_not_tell():
 
 @pytest.mark.parametrize(
     ("regime", "expected"),
-    [("launch-bound", "launch-bound"), ("stalled", "rest"), ("balanced", "rest"), (None, "rest")],
+    [("launch-bound", "launch-bound"), ("stalled", "rest"), ("balanced", "rest"), (None, "unknown")],
 )
 def test_the_noise_class_follows_the_regime(regime, expected):
     assert noise_class(regime) == expected

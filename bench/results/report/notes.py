@@ -70,7 +70,11 @@ def trust_items(results: Record) -> list[tuple[str, str, str]]:
 
 
 def _noise(trust: Record) -> list[tuple[str, str, str]]:
-    labels = {"rest": "spread between runs", "launch-bound": "spread, launch-bound cells"}
+    labels = {
+        "rest": "spread between runs",
+        "launch-bound": "spread, launch-bound cells",
+        "unknown": "spread between runs" + (", untraced cells" if len(trust["noise"]) > 1 else ""),
+    }
     known = {
         key: (percent(trust["noise"][key]), label, "plain") for key, label in labels.items() if key in trust["noise"]
     }
