@@ -113,7 +113,7 @@ def _first_failure(stages: list[Record], export: Record | None, metrics: Record 
 def _absent(run: str, cell: Record) -> Record:
     if cell.get("reason"):
         return {"run": run, "status": "not_runnable", "reason": cell["reason"], "advice": ""}
-    reason = "not traced yet" if run.endswith("_traced") else "not measured yet"
+    reason = "the traced run is to come" if run.endswith("_traced") else "not measured yet"
     return {"run": run, "status": MISSING, "reason": reason, "advice": "start the study again"}
 
 
