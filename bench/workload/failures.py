@@ -41,7 +41,8 @@ def name_failure(error: BaseException) -> RunFailure:
     if isinstance(error, RunFailure):
         return error
     if isinstance(error, StudyError):
-        return RunFailure(CRASHED, error.what, error.advice or "see the log of the run")
+        where = f" ({error.where})" if error.where else ""
+        return RunFailure(CRASHED, f"{error.what}{where}", error.advice or "see the log of the run")
     text = f"{type(error).__name__}: {first_line(error)}"
     if is_out_of_memory(error):
         return RunFailure(OOM, f"out of memory: {text}", LESS_MEMORY)

@@ -35,10 +35,10 @@ def test_a_failure_keeps_its_name():
     assert failure.exit_code == 3
 
 
-def test_a_study_error_keeps_its_words():
+def test_a_study_error_keeps_its_words_and_its_place():
     failure = name_failure(StudyError("not valid JSON", "cell.json", "delete the file"))
     assert failure.record() == {
-        "status": "crashed", "reason": "not valid JSON", "advice": "delete the file"
+        "status": "crashed", "reason": "not valid JSON (cell.json)", "advice": "delete the file"
     }
 
 
