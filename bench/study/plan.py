@@ -94,9 +94,12 @@ def render(plan: Plan) -> str:
     lines += [
         "",
         f"{plan.study}: {len(plan.cells)} cells ({counts}), {plan.runs} runs, {plan.runs_to_do} to do",
-        f"time: about {_duration(plan.estimate_s)} ({plan.estimate_from})",
-        f"disk: about {plan.disk_bytes / 1e6:,.0f} MB of traces while all are kept (retention)",
     ]
+    if plan.runs_to_do:
+        lines += [
+            f"time: about {_duration(plan.estimate_s)} ({plan.estimate_from})",
+            f"disk: about {plan.disk_bytes / 1e6:,.0f} MB of traces while all are kept (retention)",
+        ]
     if plan.directory:
         lines.append(f"goes on in {plan.directory}")
     return "\n".join(lines)
