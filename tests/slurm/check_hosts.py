@@ -116,6 +116,27 @@ def test_a_cancelled_job_says_so_and_is_submitted_again(tmp_path: Path, slurm: L
     study.check_whole("n3")
 
 
+def test_a_job_that_slurm_holds_is_submitted_again(tmp_path: Path, slurm: LocalSlurm, recorded: Path) -> None:
+    """Its start fails, as with a broken mount or GPU check in a site's prolog; then somebody mends the node."""
+    calls = Calls(tmp_path / "work", [])
+    replay(calls, recorded, longest_step_s=0.2)
+    study = ManyHosts(slurm, calls, ("n1",))
+    slurm.no_start.touch()
+    try:
+        study.submit()
+        study.wait(60, n1="incomplete")
+    finally:
+        slurm.no_start.unlink()
+        wait_until(lambda: slurm.node_state("n1") == "DRAINED", "the drained node")
+        slurm.call("scontrol", "update", "nodename=n1", "state=resume")
+    assert "launch failed requeued held" in study.status()["n1"]["reason"]
+    held = study.status()["n1"]["job_id"]
+    assert "submitted as job" in study.submit()
+    assert slurm.job(held)["JobState"] == "CANCELLED"
+    study.wait(200)
+    study.check_whole("n1")
+
+
 def test_one_scheduler_for_all_hosts(tmp_path: Path, slurm: LocalSlurm, recorded: Path) -> None:
     """Each host runs its own tasks and no other's, which the central scheduler knows too."""
     calls = Calls(tmp_path / "work", [])

@@ -41,6 +41,7 @@ SlurmctldParameters=idle_on_node_suspend
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/affinity
 TaskProlog={folder}/task_prolog
+Prolog={folder}/prolog
 SelectType=select/cons_tres
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=2,sched_interval=2
@@ -64,6 +65,9 @@ PartitionName=all Nodes={names} Default=YES MaxTime=UNLIMITED State=UP OverSubsc
 _TASK_PROLOG = """#!/bin/sh
 mkdir -p {folder}/lock-$SLURMD_NODENAME
 echo "export NUMASTUDY_LOCK_DIR={folder}/lock-$SLURMD_NODENAME"
+"""
+_PROLOG = """#!/bin/sh
+[ ! -e {} ]
 """
 
 
@@ -98,9 +102,14 @@ class LocalSlurm:
                 names=",".join(nodes),
             )
         )
-        prolog = folder / "task_prolog"
-        prolog.write_text(_TASK_PROLOG.format(folder=folder))
-        prolog.chmod(0o755)
+        # While this file is there no job starts: slurmd drains the node, and Slurm holds the job.
+        self.no_start = folder / "no_start"
+        for name, text in (
+            ("task_prolog", _TASK_PROLOG.format(folder=folder)),
+            ("prolog", _PROLOG.format(self.no_start)),
+        ):
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o755)
 
     @property
     def environment(self) -> dict[str, str]:
