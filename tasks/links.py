@@ -1,6 +1,6 @@
 """The link of each GPU from each placement, measured before the first run."""
 
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import luigi
@@ -20,7 +20,7 @@ class MeasureLink(InTurn, Recorded):
     link = luigi.Parameter(description="GPU and nodes, as gpu0_numa0")
     priority = 1
 
-    @property
+    @cached_property
     def record_path(self) -> Path:
         return self.directory.link(self.link)
 

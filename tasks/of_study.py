@@ -1,6 +1,6 @@
 """What tasks inside a run directory have in common."""
 
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ class OfStudy(luigi.Task):
     run_dir = luigi.Parameter(description="the study's folder")
     host = luigi.Parameter(description="the host that measures")
 
-    @property
+    @cached_property
     def directory(self) -> RunDirectory:
         return RunDirectory(Path(self.run_dir))
 

@@ -1,5 +1,6 @@
 """Measured locality, before the first run of a study."""
 
+from functools import cached_property
 from pathlib import Path
 
 from bench.run.record import OK, failure, write_record
@@ -14,7 +15,7 @@ class Probe(InTurn, Recorded):
 
     when = "before"
 
-    @property
+    @cached_property
     def record_path(self) -> Path:
         return self.directory.probe(self.when)
 

@@ -1,5 +1,6 @@
 """Timed runs beyond the study's repeats, where the data ask for them."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ class MoreRepeats(Recorded):
     def requires(self) -> list[luigi.Task]:
         return base_tasks(self)
 
-    @property
+    @cached_property
     def record_path(self) -> Path:
         return self.directory.demand
 

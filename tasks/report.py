@@ -1,5 +1,6 @@
 """The end of a study: its report, and a red task for each run that failed."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class StudyReport(Recorded):
     def requires(self) -> list[luigi.Task]:
         return [ProbeAgain(run_dir=self.run_dir, host=self.host), *base_tasks(self)]
 
-    @property
+    @cached_property
     def record_path(self) -> Path:
         return self.directory.path / "report.json"
 

@@ -42,7 +42,7 @@ class RunPipeline(Stage):
         """The measuring order. Everything else has 0, so all runs of a study come before its first export."""
         return len(grid_of(self.run_dir).order) - self.slot.position
 
-    @property
+    @cached_property
     def record_path(self) -> Path:
         return self.directory.record(self.cell, self._repeat)
 
@@ -122,7 +122,7 @@ class ExportSqlite(FollowUp):
     def requires(self) -> RunPipeline:
         return RunPipeline(run_dir=self.run_dir, host=self.host, cell=self.cell, repeat=TRACED)
 
-    @property
+    @cached_property
     def record_path(self) -> Path:
         return self.directory.export_record(self.cell)
 
@@ -138,7 +138,7 @@ class ExtractLatency(FollowUp):
     def requires(self) -> ExportSqlite:
         return ExportSqlite(run_dir=self.run_dir, host=self.host, cell=self.cell)
 
-    @property
+    @cached_property
     def record_path(self) -> Path:
         return self.directory.metrics(self.cell)
 

@@ -3,9 +3,10 @@
 import fcntl
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -68,10 +69,13 @@ class RunDirectory:
     def state(self) -> str:
         """Names one state of all records: what was made from them is made again whenever one of them was."""
         digest = hashlib.sha256()
-        for pattern in ("runs/*.json", "nsys_reports/*.export.json", "latency/*.json"):
-            for path in sorted(self.path.glob(pattern)):
-                status = path.stat()
-                digest.update(f"{path.name} {status.st_mtime_ns} {status.st_size}\n".encode())
+        for folder, ending in (("runs", ".json"), ("nsys_reports", ".export.json"), ("latency", ".json")):
+            with suppress(FileNotFoundError), os.scandir(self.path / folder) as entries:
+                for entry in sorted(
+                    (each for each in entries if each.name.endswith(ending)), key=lambda each: each.name
+                ):
+                    status = entry.stat()
+                    digest.update(f"{entry.name} {status.st_mtime_ns} {status.st_size}\n".encode())
         return digest.hexdigest()[:16]
 
     def link(self, name: str) -> Path:
