@@ -1,5 +1,7 @@
 """The records of a run directory, as far as results and report read them."""
 
+import re
+
 from bench.run.record import OK, OUTCOMES
 from bench.shape import ANY, COUNT, FLAG, NAME, NUMBER, PLAIN, POSITIVE, TEXT, TEXTS, Each, Kind, Must, OneOf
 from bench.study.frozen import GRID, REPEAT
@@ -76,7 +78,9 @@ TOPOLOGY = {
     "host": HOST, "fingerprint": Each(PLAIN), "nodes": [Must(NODE)], "gpus": [Must(GPU)], "numa": FLAG,
     "driver_version": TEXT, "cuda_driver_version": TEXT, "nvml_error": TEXT, "silent_gpus": [ANY],
 }  # fmt: skip
-GROUPS = {"fast": Must(TEXT), "slow": Must(TEXT)}
+_CPUS = re.compile(r"none|\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*")
+CPUS = Kind("a list of CPUs", lambda value: isinstance(value, str) and _CPUS.fullmatch(value) is not None)
+GROUPS = {"fast": Must(CPUS), "slow": Must(CPUS)}
 PROBED = {
     "index": Must(COUNT), "reported_node": COUNT, "reported_by": TEXT, "measured_node": COUNT, "agreement": TEXT,
     "hidden_groups": GROUPS, "text": Must(TEXT), "uuid": TEXT, "pci_bus_id": TEXT,

@@ -39,6 +39,15 @@ def test_a_damaged_record_is_named_and_the_rest_is_read(quick_run, text, said):
     assert len(stored.runs) == 5
 
 
+@pytest.mark.parametrize("slow", ["abc", "0-99999999999", "1,,2", ""])
+def test_cpus_of_a_probe_that_are_none_are_damage(quick_run, slow):
+    gpu = {"index": 0, "text": "two groups", "pci_bus_id": "0000:01:00.0", "measured_node": None}
+    gpu["hidden_groups"] = {"fast": "0-3", "slow": slow}
+    for when in ("before", "after"):
+        (quick_run / f"probe_{when}.json").write_text(json.dumps({"status": "ok", "found": {"gpus": [gpu]}}))
+    assert [damage.path for damage in load(quick_run).damaged] == ["probe_after.json", "probe_before.json"]
+
+
 def test_bytes_that_are_no_text_are_damage(quick_run):
     (quick_run / RUN).write_bytes(b"\xff\xfe{")
     assert [damage.path for damage in load(quick_run).damaged] == [RUN]
