@@ -16,8 +16,9 @@ def make_capture(cell: Cell, trace: Path | None) -> AbstractContextManager[objec
     `trace`, a Chrome trace (.json or .json.gz)."""
     if cell.profiler == "torch":
         if trace is None:
-            raise RunFailure(CRASHED, "a traced run with profiler torch was given no --trace",
-                             "pass --trace FILE.json.gz")
+            raise RunFailure(
+                CRASHED, "a traced run with profiler torch was given no --trace", "pass --trace FILE.json.gz"
+            )
         return torch_profile(cell, trace)
     return cuda_profiler_range() if cell.device == "cuda" else nullcontext()
 

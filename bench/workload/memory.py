@@ -61,9 +61,7 @@ def _cgroup_directories(root: Path) -> list[tuple[Path, str, str]]:
         if controllers == "":
             mount, limit, usage = root / "sys/fs/cgroup", "memory.max", "memory.current"
         elif "memory" in controllers.split(","):
-            mount, limit, usage = (
-                root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-            )
+            mount, limit, usage = (root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
         else:
             continue
         parts = [part for part in path.split("/") if part and part != ".."]

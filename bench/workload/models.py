@@ -96,9 +96,7 @@ def _declare_torchvision_ops() -> None:
     global _torchvision_library
     _torchvision_library = torch.library.Library("torchvision", "FRAGMENT")
     _torchvision_library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _torchvision_library.define(
-        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-    )
+    _torchvision_library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 # A Library takes its schemas back when it is collected.

@@ -61,11 +61,7 @@ class WarmupRule:
         duration_s = sum(window.duration_s for window in history)
         if sum(window.batches for window in history) < self.min_batches or duration_s < self.min_s:
             return False
-        return (
-            self.settled(history)
-            or len(self.full(history)) >= self.max_windows
-            or duration_s >= self.max_s
-        )
+        return self.settled(history) or len(self.full(history)) >= self.max_windows or duration_s >= self.max_s
 
     def next_batches(self, history: Sequence[Window]) -> int:
         """Batches of the next window: one to begin with, then as many as window_s takes at the last pace."""
