@@ -1,7 +1,8 @@
 """What the hosts measured, as one record: cells by host, hosts by type, who is off, how they are set up."""
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,8 +13,8 @@ from bench.results import shapes
 from bench.shape import ANY, NUMBER, PLAIN, POSITIVE, TEXT, Each, Must
 
 SCHEMA = 1
-# Cells of results.json that are not launch-bound.
-QUIET = "rest"
+# Classes of noise in results.json; bench.results.verdicts, which names them, would bring scipy into numastudy status.
+REST, UNKNOWN = "rest", "unknown"
 Record = dict[str, Any]
 
 # What is compared, and its unit.
@@ -67,18 +68,13 @@ def gather(status: ClusterStatus, results: Mapping[str, Record], unread: Mapping
 
 
 def _type(name: str, hosts: list[str], results: Mapping[str, Record], margin: float) -> Record:
-    classes: dict[str, list[bool]] = {}
-    for host in hosts:
-        for cell in results[host]["cells"]:
-            classes.setdefault(cell["name"], []).append(cell.get("noise_class") != QUIET)
-    # By most of the hosts: one that is slow enough to be in another class must not be hidden by the spread there.
-    noisy = {cell for cell, of_hosts in classes.items() if 2 * sum(of_hosts) > len(of_hosts)}
+    classes = _noise_classes(cell for host in hosts for cell in results[host]["cells"])
     # By quantity and class of noise: a spread of cells that hardly vary is not that of cells that do.
-    values: dict[tuple[str, bool], dict[str, dict[str, Value]]] = {}
+    values: dict[tuple[str, str], dict[str, dict[str, Value]]] = {}
     for host in hosts:
         for quantity, cell, value in [*_of_cells(results[host]), *_of_links(results[host])]:
-            of_quantity = values.setdefault((quantity, cell in noisy), {})
-            of_quantity.setdefault(cell, {})[host] = value
+            of_class = values.setdefault((quantity, classes.get(cell, REST)), {})
+            of_class.setdefault(cell, {})[host] = value
     compared = [one for (quantity, _), cells in values.items() for one in compare_hosts(quantity, cells, margin)]
     return {
         "name": name,
@@ -87,6 +83,17 @@ def _type(name: str, hosts: list[str], results: Mapping[str, Record], margin: fl
         "outliers": [_outlier(one, host) for one in compared for host in one.outliers],
         "differences": [vars(one) for one in differences({host: settings_of(results[host]) for host in hosts})],
     }
+
+
+def _noise_classes(cells: Iterable[Record]) -> dict[str, str]:
+    """By cell the class that most hosts know it by: one that is slow enough to be in another class must not be hidden
+    by the spread there. A cell whose class nobody knows has one of its own."""
+    known: dict[str, Counter[str]] = {}
+    for cell in cells:
+        of_cell = known.setdefault(cell["name"], Counter())
+        if cell.get("noise_class") not in (None, UNKNOWN):
+            of_cell[cell["noise_class"]] += 1
+    return {name: max(votes, key=votes.__getitem__) if votes else f"{UNKNOWN}: {name}" for name, votes in known.items()}
 
 
 def _of_cells(results: Record) -> list[tuple[str, str, Value]]:

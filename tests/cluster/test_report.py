@@ -153,6 +153,27 @@ def test_a_host_in_another_class_of_noise_is_named(four) -> None:
     assert "pipeline_gpu0_numa0_vit0x0x0" in {one["cell"] for one in kind["outliers"] if one["host"] == "n2"}
 
 
+def test_a_cell_whose_class_of_noise_nobody_knows_is_judged_by_itself(four) -> None:
+    directory, _ = four
+    results = {host: json.loads(directory.host(host).results.read_text()) for host in HOSTS}
+
+    def scales() -> dict[str, float]:
+        (kind,) = gather(cluster_status(directory), results, {})["types"]
+        return {one["cell"]: one["scale"] for one in kind["compared"] if one["quantity"] == "throughput"}
+
+    before = scales()
+    for number, found in enumerate(results.values()):
+        for cell in found["cells"]:
+            if "vit0x0x0" in cell["name"]:
+                cell["noise_class"] = "unknown"
+                cell["throughput_samples_s"] *= 1 + 0.1 * cell["gpu"] * number
+    after = scales()
+    assert {cell: after[cell] for cell in before if "vit0x0x0" not in cell} == {
+        cell: scale for cell, scale in before.items() if "vit0x0x0" not in cell
+    }
+    assert after["pipeline_gpu0_numa0_vit0x0x0"] < 0.01 < after["pipeline_gpu1_numa0_vit0x0x0"]
+
+
 def test_cells_that_hardly_vary_are_not_judged_by_those_that_do(four) -> None:
     """vit0x0x0 varies by 0.1 % from host to host here, the eager models by some percent."""
     _, record = four
