@@ -106,10 +106,13 @@ class _Measured:
         with step_aside(self._host, self._cell.cpu_node, self._cell.binding) as cpus:
             # nsys works beside a traced run all the time; that is not a disturbance, and that run times nothing.
             watch = None if self._profiler else _watch(self._cell, self._host, cpus, lock)
-            self._peers.start(lock, cpus, self._append_logs)
             start = forked if self.start == FORK else None
-            end = process.run(lock, cpus, look, append_logs=self._append_logs, start=start)
-            return end, watch.summary() if watch else None
+            try:
+                self._peers.start(lock, cpus, self._append_logs)
+                end = process.run(lock, cpus, look, append_logs=self._append_logs, start=start)
+            finally:
+                seen = watch.summary() if watch else None
+            return end, seen
 
     def _judged(self, process: Process, end: ChildEnd | None) -> Outcome:
         """end: None where a peer's failure ended it. The failure that came first is the reason of the others."""

@@ -11,7 +11,7 @@ from bench.run.experiment_log import log_runs
 from bench.run.free_gpu import wait_until_free
 from bench.run.lock import HostLock
 from bench.run.peers import peers_of
-from bench.run.record import CRASHED, LASTING, NOT_RUNNABLE, RETRIED, failure, read_record, write_record
+from bench.run.record import CRASHED, LASTING, NOT_RUNNABLE, RETRIED, failure, read_head, read_record, write_record
 from bench.run.starts import STARTS_THAT_TOOK_THE_HOST_DOWN, count_start, unended
 from bench.study.cell import Cell
 from bench.study.directory import RunDirectory, run_name
@@ -72,7 +72,7 @@ def _before_the_start(directory: RunDirectory, cell: Cell, slot: Slot, invocatio
     if cell.reason:
         return failure(NOT_RUNNABLE, cell.reason, "choose a GPU and nodes that numastudy doctor lists")
     for earlier in range(1, slot.repeat if slot.repeat != TRACED else directory.study()["repeats"] + 1):
-        record = read_record(directory.record(cell.name, earlier))
+        record = read_head(directory.record(cell.name, earlier))
         if record and record["status"] in LASTING and record["invocation"] == invocation:
             return failure(record["status"], f"as repeat {earlier}: {record['reason']}", record["advice"])
     if cell.binding == "numactl":

@@ -39,7 +39,11 @@ def _metrics(directory: RunDirectory, cell: Cell) -> dict[str, Any]:
     trace = read_trace(directory.sqlite(cell.name))
     found, more = metrics(trace), details(trace)
     _check_gpu(cell, more["devices"])
-    result = (read_record(directory.record(cell.name, TRACED)) or {})["result"]
+    run = read_record(directory.record(cell.name, TRACED))
+    if run is None or not run["result"]:
+        where = str(directory.record(cell.name, TRACED))
+        raise StudyError("the record of the traced run cannot be read", where, "start the study again")
+    result = run["result"]
     check_conservation(
         found, result["bytes_in_per_batch"], result["bytes_out_per_batch"], cell.num_samples // cell.batch_size
     )

@@ -13,7 +13,7 @@ from bench.run.lock import HostLock
 from bench.run.process import Process, scratch_folder
 from bench.run.record import write_record
 from bench.run.step_aside import step_aside
-from bench.study.cell import Cell
+from bench.study.cell import LATER_SETTINGS, Cell
 from bench.study.directory import RunDirectory
 
 # On an H100 host the sizes from 4 KiB to 1 GiB take seconds.
@@ -74,13 +74,4 @@ def _outcome(process: Process, directory: RunDirectory, lock: HostLock) -> dict[
 
 def _plain(cell: Cell) -> Cell:
     """The cell as far as the link is concerned."""
-    return replace(
-        cell,
-        host_memory="pinned",
-        copy_granularity="batch",
-        direction="both",
-        preprocess_queue=0,
-        preprocess_node=-1,
-        concurrent_gpus=1,
-        timeout_s=TIMEOUT_S,
-    )
+    return replace(cell, timeout_s=TIMEOUT_S, **{setting: getattr(Cell, setting) for setting in LATER_SETTINGS})

@@ -8,7 +8,8 @@ from bench.run.child import MOST_LOG_BYTES, ChildEnd
 from bench.run.record import BIND_FAILED, CRASHED, MISPLACED, OK, OOM, TIMEOUT, failure
 from bench.study.cell import Cell
 
-NAMED_FAILURE = 3
+# Of a process that the kernel killed, and as a shell, numactl's child or nsys pass it on.
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
 def judge(cell: Cell, end: ChildEnd, result: dict[str, Any] | None, log_tail: list[str]) -> dict[str, Any]:
@@ -33,7 +34,8 @@ def judge(cell: Cell, end: ChildEnd, result: dict[str, Any] | None, log_tail: li
         refused = explain_bind_failure(end.exit_code, "\n".join(log_tail))
         if refused:
             return failure(BIND_FAILED, *refused)
-    if end.oom_kills > 0:
+    # Another signal is the run's own doing, whatever else the kernel killed meanwhile.
+    if end.oom_kills > 0 and (end.exit_code in KILLED or 0 < end.exit_code < 128):
         killed = explain_kill(-signal.SIGKILL, cell.mem_node) if cell.binding == "numactl" else None
         return failure(
             *(

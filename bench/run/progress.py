@@ -1,9 +1,9 @@
 """How far the child is: from its batch counter to a percentage and a line for people."""
 
-import struct
 from pathlib import Path
 
-_LAYOUT = struct.Struct("<QII")  # batches done in this phase, batches expected in it, phase
+from bench.workload.progress import LAYOUT, read_progress
+
 _PHASES = ("starting", "warm-up", "measuring", "finishing")
 # Where each phase begins in the percentage of the whole run. luigi's page hides the message at 0.
 _BEGINS = (1, 5, 15, 95, 99)
@@ -17,12 +17,12 @@ class Progress:
         self._furthest = 0
         self._seen = (0, 0)
         self._again = False
-        path.write_bytes(bytes(_LAYOUT.size))
+        path.write_bytes(bytes(LAYOUT.size))
 
     def read(self) -> tuple[str, int]:
         """("measuring 40 %", percent of the run). The percentage never falls, though windows found too short are
         measured again: then ("measuring again 10 %", as before)."""
-        done, expected, phase = _LAYOUT.unpack(self._path.read_bytes())
+        done, expected, phase = read_progress(self._path.read_bytes())
         phase = min(phase, len(_PHASES) - 1)
         self._again = phase == self._seen[0] and (self._again or done < self._seen[1])
         self._seen = (phase, done)

@@ -34,6 +34,8 @@ def end(exit_code: int = 0, timed_out: bool = False, oom_kills: int = 0) -> Chil
         (end(1), None, ["libnuma: Warning: node argument 3 is out of range"], "bind_failed", "node 3"),
         (end(1), None, ["sched_setaffinity: Invalid argument"], "bind_failed", "no CPUs"),
         (end(-9, oom_kills=1), None, [], "oom", "memory node 3 cannot hold"),
+        (end(1, oom_kills=1), None, [], "oom", "memory node 3 cannot hold"),
+        (end(-11, oom_kills=1), None, [], "crashed", "SIGSEGV"),
         (end(137), None, ["working"], "crashed", 'SIGKILL): "working"'),
         (end(-signal.SIGSEGV), None, [], "crashed", "signal 11 (SIGSEGV) and said nothing"),
         (end(139), None, [], "crashed", "SIGSEGV"),
