@@ -18,11 +18,11 @@ from typing import Any
 
 from bench.cluster import slurm
 from bench.cluster.directory import ClusterDirectory, try_lock
+from bench.cluster.job_record import DRAINED, ENDED, RUNNING, STOPPED, STUCK
 from bench.errors import StudyError
-from bench.files import read_json, write_json
+from bench.files import write_json
 from bench.run.processes import die_with
 
-RUNNING, DRAINED, STOPPED, ENDED, STUCK = "running", "drained", "stopped", "ended", "stuck"
 # Of the 300 s between the signal and the limit. A run that takes longer is ended, and measured again by the next job.
 DRAIN_S = 200.0
 # Each of n jobs reads the results of n hosts: beyond this number numastudy status --report is called once, at the end.
@@ -183,15 +183,6 @@ def split_address(address: str) -> tuple[str, str]:
     if not host or not port.isdigit():
         raise StudyError(f"found {address!r}, allowed is HOST:PORT", "--scheduler", "luigid's default port is 8082")
     return host, port
-
-
-def last_word(directory: ClusterDirectory, host: str) -> dict[str, Any]:
-    """job.json; {} if no job has started there."""
-    try:
-        found = read_json(directory.job_record(host))
-    except (OSError, StudyError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def report(directory: ClusterDirectory, host: str) -> None:

@@ -11,18 +11,8 @@ import pytest
 
 from bench.cluster import job
 from bench.cluster.directory import ClusterDirectory, find_or_make
-from bench.cluster.job import (
-    DRAINED,
-    ENDED,
-    STOPPED,
-    STUCK,
-    JobOfHost,
-    how_it_ended,
-    last_word,
-    lock_folder,
-    newer_job,
-    this_host,
-)
+from bench.cluster.job import JobOfHost, how_it_ended, lock_folder, newer_job, this_host
+from bench.cluster.job_record import DRAINED, ENDED, STOPPED, STUCK, last_word
 from bench.errors import StudyError
 from bench.files import write_json
 from bench.study.study import load_study

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench.cluster.directory import ClusterDirectory, find_or_make
-from bench.cluster.job import last_word
+from bench.cluster.job_record import last_word
 from bench.cluster.slurm import Job
 from bench.cluster.status import Runs, cluster_status, count_runs, render, stands, status
 from bench.errors import StudyError
