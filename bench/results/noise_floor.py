@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.files import write_json
+from bench.results.measured import measured_at
 from bench.results.rules import rules_of
 from bench.results.selfcheck import evaluate
 from bench.shape import NUMBER, TEXT, Each, Must, parse
@@ -17,7 +18,7 @@ def remember(results: Record, outputs: Path) -> Record | None:
     found = evaluate(results["cells"], rules_of(results["study"]).margin)
     if not found.comparisons:
         return None
-    record = found.as_json() | {"study": results["study_name"], "measured_at": results["created_at"]}
+    record = found.as_json() | {"study": results["study_name"], "measured_at": measured_at(results)}
     path = _path(outputs)
     known = recall_all(outputs)
     write_json(path, known | {_host(results): record})

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.results.history.database import BUSY_S, open_history, writing
+from bench.results.measured import measured_at
 from bench.results.pairs import throughputs
 
 Record = dict[str, Any]
@@ -39,13 +40,12 @@ def stored_path(run_directory: str, database: Path) -> str:
 
 def _study_row(results: Record, database: Path) -> Record:
     facts, counts = results.get("fingerprint") or {}, results.get("counts") or {}
-    started = [run["started_at"] for cell in results["cells"] for run in cell["runs"] if run.get("started_at")]
     return {
         "run_directory": stored_path(results["run_directory"], database),
         "study_name": results["study_name"],
         "host": (results.get("host") or {}).get("name") or "unknown",
         "night": (results.get("study") or {}).get("night") or "",
-        "measured_at": min(started, default=results["created_at"]),
+        "measured_at": measured_at(results),
         "created_at": results["created_at"],
         "invocation": results.get("invocation"),
         "device": results.get("device"),

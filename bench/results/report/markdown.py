@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from bench.results.measured import measured_at
 from bench.results.report.answer import answers
 from bench.results.report.axes import findings, what_matters
 from bench.results.report.basis import doubts
@@ -18,7 +19,7 @@ def markdown(results: Record) -> str:
     lines = [f"# {_safe(results['study_name'])}", ""]
     lines += [f"> **{_safe(note)}**\n" for note in notes(results)]
     host = results["host"].get("name", "")
-    lines += [f"Host {_safe(host)}, {_safe(results['created_at'])}.", ""]
+    lines += [f"Host {_safe(host)}, measured {_safe(measured_at(results))}.", ""]
     for answer in answers(results):
         name = f" ({_safe(answer.name)})" if answer.name else ""
         lines.append(f"- **{answer.device}**{name}: {_safe(answer.sentence)}")

@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 from bench.results import words
 from bench.results.load import Stored
+from bench.results.measured import measured_at
 from bench.results.outcomes import is_untraced
 from bench.results.report import axes, contention, limits, link_table, notes, sections
 from bench.results.report.answer import answers, cards
@@ -66,6 +67,7 @@ def render(stored: Stored, results: Record, beside: Path | None = None) -> str:
         "results": results,
         "notes": notes.notes(results),
         "host_facts": notes.host_facts(results),
+        "measured_at": measured_at(results),
         "cards": cards(found),
         "trust": notes.trust_items(results),
         "doubts": doubts(results),
