@@ -6,10 +6,16 @@ NUMASTUDY_GPU_TESTS=1 lets the tests that are about a GPU (tests/workload/test_o
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from bench.host.nsys import find_nsys
 from tests import real_nsys as nsys_of_tests
+
+
+# No test times anything: a busy machine is no failure.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")
