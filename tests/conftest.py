@@ -12,7 +12,6 @@ import pytest
 from bench.host.nsys import find_nsys
 from tests import real_nsys as nsys_of_tests
 
-
 # No test times anything: a busy machine is no failure.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")

@@ -28,7 +28,7 @@ def test_damaged_files_are_told_and_no_more(name):
     target = TARGETS[name]
     seeds = target.seeds()
 
-    @settings(max_examples=20, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=20, database=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.integers(10**6, 10**9))
     def tried(number):
         target.run(damaged(target, seeds, number))
@@ -43,7 +43,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=ANYTHING)
 def test_any_yaml_is_a_study_or_a_study_error(tmp_path, value):
     path = tmp_path / "study.yaml"

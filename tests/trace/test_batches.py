@@ -60,7 +60,7 @@ def expected_launch_gaps(trace):
     return {"count": len(gaps), "total_ns": sum(gaps), "max_ns": max(gaps, default=0)}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(built_traces())
 def test_random_traces_batch_by_batch(tmp_path_factory, built):
     trace = read_trace(write(tmp_path_factory.mktemp("batches") / "x.sqlite", built))

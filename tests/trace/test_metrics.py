@@ -39,7 +39,7 @@ def test_eager_export_has_the_known_facts(eager_export):
     assert found["latency_us"]["reasons"] == {"p99": "p99 needs 100 batches, there are 20"}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(built_traces(), st.sampled_from(VERSIONS), st.integers(0, 99))
 def test_random_traces_equal_the_oracle(tmp_path_factory, built, version, seed):
     path = write(tmp_path_factory.mktemp("random") / "x.sqlite", built, version, seed)
@@ -49,7 +49,7 @@ def test_random_traces_equal_the_oracle(tmp_path_factory, built, version, seed):
     assert 0 < found["pipeline_efficiency"] <= 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(built_traces(), st.integers(0, 99))
 def test_versions_and_row_orders_give_one_answer(tmp_path_factory, built, seed):
     folder = tmp_path_factory.mktemp("versions")

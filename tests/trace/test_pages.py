@@ -43,7 +43,7 @@ def expected(rows, wanted=(0, 2)):
     return [[NULL if row[place] is None else row[place] for row in rows] for place in wanted]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rows_of_three, st.sampled_from([512, 4096, 65536]))
 def test_pages_hold_what_was_written(tmp_path_factory, rows, page_size):
     path = tmp_path_factory.getbasetemp() / "pages.sqlite"
@@ -115,7 +115,7 @@ def test_real_exports_are_read_from_their_pages(real_export, tmp_path):
     assert checked >= 3
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 2**32), st.integers(1, 30))
 def test_damaged_pages_never_do_worse_than_none(tmp_path_factory, seed, changes):
     folder = tmp_path_factory.getbasetemp()
