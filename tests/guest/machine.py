@@ -38,8 +38,9 @@ class Machine:
         self._qemu: subprocess.Popen[bytes] | None = None
 
     def boot(self) -> None:
-        # Emulated: KVM inside a virtual machine may be offered and then hang.
-        command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2G"]
+        # Emulated: KVM inside a virtual machine may be offered and then hang. Emulating a second CPU takes more than it
+        # gives to programs that do one thing at a time.
+        command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "2G"]
         command += ["-nodefaults", "-no-reboot", "-display", "none"]
         command += ["-serial", f"file:{self._console}", "-serial", "stdio"]
         command += ["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"]
