@@ -76,9 +76,10 @@ class _PlainErrors(logging.Filter):
 
 def _plain_words(error: BaseException | None) -> str:
     """Of a StudyError, of a file system that refuses or is gone, and of luigi's own that follow from either."""
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and error.errno is not None:
         advice = "mend the file system; the same command goes on from here"
-        error = StudyError(error.strerror or str(error), os.fsdecode(error.filename), advice)
+        # A write knows no name.
+        error = StudyError(os.strerror(error.errno), str(error.filename or ""), advice)
     follows = isinstance(error, TaskException) or str(error).startswith("Unfulfilled ")
     return str(error) if isinstance(error, StudyError) or follows else ""
 

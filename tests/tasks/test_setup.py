@@ -25,6 +25,7 @@ def logged(error: BaseException) -> str:
     [
         (StudyError("so it is", "here", "do that"), "failed: so it is\n  where: here\n  to do: do that"),
         (OSError(116, "Stale file handle", "/out/grid.json"), "failed: Stale file handle\n  where: /out/grid.json"),
+        (OSError(28, "No space left on device"), "failed: No space left on device\n  to do: mend"),
         (TaskException("complete() is still returning false."), "failed: complete() is still returning false."),
         (RuntimeError("Unfulfilled dependency at run time: it"), "failed: Unfulfilled dependency at run time: it"),
     ],
