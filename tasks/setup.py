@@ -76,7 +76,7 @@ class _PlainErrors(logging.Filter):
 
 def _plain_words(error: BaseException | None) -> str:
     """Of a StudyError, of a file system that refuses or is gone, and of luigi's own that follow from either."""
-    if isinstance(error, OSError) and error.errno is not None:
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
         advice = "mend the file system; the same command goes on from here"
         # A write knows no name.
         error = StudyError(os.strerror(error.errno), str(error.filename or ""), advice)

@@ -35,6 +35,9 @@ def test_what_is_known_to_happen_is_told_without_a_traceback(error: BaseExceptio
     assert said.startswith(words) and "Traceback" not in said
 
 
-@pytest.mark.parametrize("error", [ValueError("nobody foresaw it"), OSError("no file is named"), RuntimeError("a bug")])
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("nobody foresaw it"), OSError("none"), ConnectionResetError(104, "reset"), RuntimeError("a bug")],
+)
 def test_a_bug_keeps_its_traceback(error: BaseException) -> None:
     assert "Traceback" in logged(error)
