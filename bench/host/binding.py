@@ -3,12 +3,15 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 
 from bench.errors import StudyError
 from bench.host.topology import Topology
 
 BINDINGS = ("auto", "numactl", "none")
+# Exit codes of what SIGKILL ended: of subprocess, and as a shell or nsys passes it on.
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 INSTALL = "install numactl (Debian: apt-get install numactl), or measure unbound with binding none"
 
 Failure = tuple[str, str, str]
@@ -113,11 +116,11 @@ def explain_bind_failure(exit_code: int, stderr_text: str) -> tuple[str, str] | 
 
 
 def explain_kill(exit_code: int, mem_node: int) -> Failure | None:
-    """The failure of a bound process that SIGKILL ended (137 of a shell, -9 of Popen).
+    """The failure of a bound process that SIGKILL ended.
 
     With --membind the kernel kills when that node is full, however much memory other nodes have.
     """
-    if exit_code not in (137, -9):
+    if exit_code not in KILLED:
         return None
     return (
         "oom",

@@ -55,7 +55,6 @@ EXPORT = STAGE | {"cell": TEXT, "profiler": TEXT, "sqlite": NAME, "sqlite_bytes"
 
 COPIES = {"bytes": NUMBER, "copies": NUMBER, "busy_ns": NUMBER, "bandwidth_gb_s": NUMBER, "link_gb_s": NUMBER}
 NS = ("overlap_ns", "exposed_h2d_ns", "exposed_d2h_ns", "exposed_copy_ns", "idle_ns")
-SPAN = Kind("a start and an end", lambda value: isinstance(value, list) and all(NUMBER.fits(item) for item in value))
 METRICS = STAGE | {
     "name": TEXT, "batches": COUNT, "window_ns": POSITIVE, "h2d": COPIES, "d2h": COPIES,
     "compute": {"kernels": NUMBER, "busy_ns": NUMBER}, **dict.fromkeys(NS, NUMBER), "pipeline_efficiency": NUMBER,

@@ -12,7 +12,7 @@ from bench.host.monitor import Monitor
 from bench.host.peers import Peer
 from bench.host.topology import Topology
 from bench.run.child import ChildEnd
-from bench.run.forkserver import EXEC, FORK, SERVERS, how_to_start, served
+from bench.run.forkserver import FORK, SERVERS, how_to_start, served
 from bench.run.lock import HostLock
 from bench.run.peers import PeerFailed, Peers, failed_at
 from bench.run.process import Process, log_tail, scratch_folder, workload_argv
@@ -59,8 +59,7 @@ class _Measured:
     ) -> None:
         self._directory, self._cell, self._peers, self._append_logs = directory, cell, peers, append_logs
         self._host, self._block = directory.host(), slot.block
-        # Studies of earlier versions do not say.
-        self.start = how_to_start(directory.study().get("start", EXEC), slot, cell.concurrent_gpus)
+        self.start = how_to_start(directory.study()["start"], slot, cell.concurrent_gpus)
         self._trace = directory.report(cell.name)
         self._profiler = get_profiler(cell.profiler) if slot.repeat == TRACED else None
         self._progress = Progress(scratch / "progress")

@@ -3,13 +3,10 @@
 import signal
 from typing import Any
 
-from bench.host.binding import explain_bind_failure, explain_kill
+from bench.host.binding import KILLED, explain_bind_failure, explain_kill
 from bench.run.child import MOST_LOG_BYTES, ChildEnd
 from bench.run.record import BIND_FAILED, CRASHED, MISPLACED, OK, OOM, TIMEOUT, failure
 from bench.study.cell import Cell
-
-# Of a process that the kernel killed, and as a shell, numactl's child or nsys pass it on.
-KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
 def judge(cell: Cell, end: ChildEnd, result: dict[str, Any] | None, log_tail: list[str]) -> dict[str, Any]:
