@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.trace.profilers import Profiler
 from bench.trace.profilers.nsys import Nsys
 
 LOCK = Path(tempfile.gettempdir()) / "numastudy-tests-nsys.lock"
-ATTEMPTS = 3  # nsys 2022.4 loses its agent now and then by itself, as RunPipeline's two attempts know
+ATTEMPTS = 3  # chance has a part in nsys, as RunPipeline's two attempts know
 
 
 @contextmanager
@@ -33,10 +34,19 @@ def alone() -> Iterator[None]:
 
 def traced(report: Path, program: str, exit_code: int = 0, nsys: str | None = None) -> tuple[int, str]:
     """(exit code, log) of a Python program under nsys, called with the exit code that it is to end with."""
+    done = profiled(Nsys(), [sys.executable, "-c", program, str(exit_code)], report, exit_code, nsys)
+    return done.returncode, done.stdout + done.stderr
+
+
+def profiled(
+    profiler: Profiler, program: list[str], report: Path, exit_code: int = 0, nsys: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The end of a program under a profiler, tried again where that is not the one expected."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for _ in range(ATTEMPTS):
-        argv = Nsys().command([sys.executable, "-c", program, str(exit_code)], report, "cpu")
-        done = subprocess.run([nsys or argv[0], *argv[1:]], capture_output=True, text=True, timeout=120)
-        Nsys().settle(report)
+        first, *rest = profiler.command(program, report, "cpu")
+        done = subprocess.run([nsys or first, *rest], env=environment, capture_output=True, text=True, timeout=280)
+        profiler.settle(report)
         if done.returncode == exit_code:
             break
-    return done.returncode, done.stdout + done.stderr
+    return done

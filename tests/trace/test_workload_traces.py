@@ -1,8 +1,6 @@
 """The workload itself, on the cpu device, under both profilers: what it emits is what is read."""
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
@@ -13,6 +11,7 @@ from bench.trace.metrics import check_conservation, metrics
 from bench.trace.profilers import get_profiler
 from bench.trace.reader import read_trace
 from bench.trace.window import read_window
+from tests.real_nsys import profiled
 
 CELL = {
     "name": "pipeline_gpu0_numa0_vit32x2x128", "gpu": 0, "gpu_uuid": None, "cpu_node": 0, "mem_node": 0,
@@ -32,13 +31,7 @@ def traced(tmp_path, profiler, **changes):
     cell, result = tmp_path / "cell.json", tmp_path / "result.json"
     cell.write_text(json.dumps(CELL | changes | {"profiler": profiler.name}))
     argv = [sys.executable, "-m", "bench.workload", "--cell", str(cell), "--mode", "traced", "--result", str(result)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for _ in range(3):  # nsys 2022.4 loses its agent in about 2 % of runs
-        command = profiler.command(argv, report, "cpu")
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-        profiler.settle(report)
-        if run.returncode == 0:
-            break
+    run = profiled(profiler, argv, report)
     profiler.collect(report, run.returncode, run.stderr)
     assert run.returncode == 0, run.stderr + run.stdout
     return report, json.loads(result.read_text())
