@@ -10,13 +10,13 @@ from bench.workload.capture import make_capture
 from bench.workload.cell import Cell
 from bench.workload.compilation import compilations, refuse_compilations
 from bench.workload.latency import LatencyMarks, latency_us, no_latency
-from bench.workload.measure import Warmup, load_windows, measure_windows, trace_pass, warm_up
+from bench.workload.measure import Warmup, alone_s, load_windows, measure_windows, trace_pass, warm_up
 from bench.workload.phases import Phases
 from bench.workload.pipeline import Pipeline
 from bench.workload.progress import Progress
 from bench.workload.ranges import Ranges, make_ranges
 from bench.workload.solo import issue_us, solo_us
-from bench.workload.windows import WarmupRule, throughput_samples_s
+from bench.workload.windows import WarmupRule, batches_per_window, throughput_samples_s
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,13 @@ def timed(job: Job) -> dict[str, Any]:
     """The windows, no profiler attached; then each stage alone, when the others are gone."""
     cell, pipeline = job.cell, job.pipeline
     warmup = job.warm_up()
+    count = batches_per_window(warmup.batch_s, alone_s(pipeline), cell.window_s, cell.windows, cell.batches_per_pass)
     device = pipeline.device
     witness = job.witness()
     reason = no_latency(cell.direction)
     before = device.allocations(), pipeline.waited, compilations()
     measured = measure_windows(
-        pipeline, cell.windows, cell.batches_per_pass, cell.window_s, warmup.batch_s, job.progress,
+        pipeline, cell.windows, count, cell.window_s, job.progress,
         None if reason else LatencyMarks(device), witness.see_cpu,
     )  # fmt: skip
     after = device.allocations(), pipeline.waited, compilations()

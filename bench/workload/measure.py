@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from statistics import median
 
 from bench.workload.failures import CRASHED, RunFailure
 from bench.workload.latency import LatencyMarks
@@ -13,7 +14,7 @@ from bench.workload.pipeline import Pipeline, no_beat
 from bench.workload.progress import DONE, MEASURING, WARMUP, Progress
 from bench.workload.ranges import WARMUP_PREFIX, WINDOW_PREFIX, Ranges, annotated_step, named
 from bench.workload.stages import Stage
-from bench.workload.windows import WarmupRule, Window, longer, pace, passes_per_window
+from bench.workload.windows import WarmupRule, Window, batches_in, longer, pace
 
 Beat = Callable[[], None]
 MAX_EXTENSIONS = 5
@@ -68,25 +69,27 @@ def warm_up(pipeline: Pipeline, rule: WarmupRule, progress: Progress, ranges: Ra
     return Warmup(history, rule.settled(history), rule.spread(history), pace(history, rule.window_s))
 
 
+def alone_s(pipeline: Pipeline) -> float:
+    """Seconds of a batch that nothing overlaps, from its first call until it is back. Median of three."""
+    return median(run_window(pipeline, 1, no_beat).duration_s for _ in range(3))
+
+
 def measure_windows(
     pipeline: Pipeline,
     windows: int,
-    batches_per_pass: int,
+    count: int,
     window_s: float,
-    batch_s: float,
     progress: Progress,
     marks: LatencyMarks | None,
     see_cpu: Beat | None = None,
 ) -> Measured:
-    """`windows` windows of the same number of whole passes, each at least window_s long.
+    """`windows` windows of `count` batches, each at least window_s long.
 
     Where the pipeline got faster than warm-up said and a window came out short, all of them are measured
-    again with more passes: dropping the short ones alone would drop the fast ones.
+    again with more batches: dropping the short ones alone would drop the fast ones.
     """
-    passes = passes_per_window(batch_s, batches_per_pass, window_s)
     beat = progress.counting(see_cpu)
     for _ in range(MAX_EXTENSIONS):
-        count = passes * batches_per_pass
         if marks:
             marks.prepare(count)
         progress.enter(MEASURING, windows * count)
@@ -97,7 +100,7 @@ def measure_windows(
             latencies_us += marks.read_us() if marks else []
         if min(window.duration_s for window in measured) >= window_s:
             break
-        passes = longer(passes, measured, window_s)
+        count = longer(count, measured, window_s)
     progress.enter(DONE)
     return Measured(measured, latencies_us)
 
@@ -105,8 +108,8 @@ def measure_windows(
 def load_windows(
     pipeline: Pipeline, window_s: float, batch_s: float, limit_s: float, is_over: Callable[[], bool], beat: Beat
 ) -> list[Window]:
-    """Windows of about window_s, whole passes or not, one after another until is_over() or for limit_s."""
-    count = passes_per_window(batch_s, 1, window_s)
+    """Windows of about window_s, one after another until is_over() or for limit_s."""
+    count = batches_in(window_s, batch_s)
     end = time.perf_counter() + limit_s
     windows = [run_window(pipeline, count, beat)]
     while not is_over() and time.perf_counter() < end:

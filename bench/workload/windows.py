@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from bench.quantiles import samples_needed
+
 SETTLED_SPREAD = 0.01
 SETTLED_WINDOWS = 3
 MAX_WINDOWS = 20
@@ -12,6 +14,8 @@ MIN_WARMUP_S = 0.5
 MAX_WARMUP_S = 5.0
 # A window is planned this much longer than it must be, so that a faster moment does not make it too short.
 MARGIN = 1.25
+# Of a window: what filling and emptying the pipeline may add to it.
+FILLING_SHARE = 0.001
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class WarmupRule:
         """Batches of the next window: one to begin with, then as many as window_s takes at the last pace."""
         if not history:
             return 1
-        wanted = math.ceil(MARGIN * self.window_s / max(history[-1].batch_s, 1e-9))
+        wanted = batches_in(self.window_s, max(history[-1].batch_s, 1e-9))
         # The first batches carry lazy initialisation; a pace read from few of them is refined stepwise.
         return max(1, min(wanted, 64 * history[-1].batches))
 
@@ -78,15 +82,27 @@ def pace(history: Sequence[Window], window_s: float) -> float:
     return median(window.batch_s for window in full[-SETTLED_WINDOWS:])
 
 
-def passes_per_window(batch_s: float, batches_per_pass: int, window_s: float) -> int:
-    """Whole passes that fill a window."""
-    return max(1, math.ceil(MARGIN * window_s / (batch_s * batches_per_pass)))
+def batches_in(window_s: float, batch_s: float) -> int:
+    """Batches that surely last window_s."""
+    return max(1, math.ceil(MARGIN * window_s / batch_s))
 
 
-def longer(passes: int, windows: Sequence[Window], window_s: float) -> int:
-    """Passes that make the shortest of `windows` long enough; always more than before."""
+def batches_per_window(batch_s: float, alone_s: float, window_s: float, windows: int, batches_per_pass: int) -> int:
+    """As many as last window_s, and up to a whole pass so many more that two things hold.
+
+    A window begins and ends with an empty pipeline, so that one of n batches lasts n * batch_s and what a batch alone
+    takes longer than in the flow (alone_s - batch_s): that is at most FILLING_SHARE of it. And all windows together
+    support a p99.
+    """
+    steady = math.ceil((alone_s - batch_s) / (FILLING_SHARE * batch_s))
+    sampled = -(-samples_needed(99) // windows)
+    return max(batches_in(window_s, batch_s), min(batches_per_pass, max(steady, sampled)))
+
+
+def longer(count: int, windows: Sequence[Window], window_s: float) -> int:
+    """Batches that make the shortest of `windows`, of `count` each, long enough; always more than before."""
     shortest_s = min(window.duration_s for window in windows)
-    return max(passes + 1, math.ceil(MARGIN * passes * window_s / max(shortest_s, 1e-9)))
+    return max(count + 1, math.ceil(MARGIN * count * window_s / max(shortest_s, 1e-9)))
 
 
 def throughput_samples_s(windows: Sequence[Window], batch_size: int) -> float:

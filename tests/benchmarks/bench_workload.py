@@ -24,7 +24,7 @@ from bench.workload.phases import Phases
 from bench.workload.pipeline import no_beat
 from bench.workload.progress import Progress
 from bench.workload.run import build_pipeline, execute
-from bench.workload.windows import WarmupRule, passes_per_window, throughput_samples_s
+from bench.workload.windows import WarmupRule, batches_in, throughput_samples_s
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -183,7 +183,7 @@ def test_what_latency_marks_cost(benchmark):
     with torch.inference_mode():
         pipeline = build_pipeline(parsed, CudaDevice(0), Phases())
         warmup = warm_up(pipeline, WarmupRule(0.1, 10), Progress())
-        count = parsed.batches_per_pass * passes_per_window(warmup.batch_s, parsed.batches_per_pass, 0.1)
+        count = batches_in(0.1, warmup.batch_s)
         kinds = {"none": None, "some": LatencyMarks(pipeline.device), "all": LatencyMarks(pipeline.device, count)}
         for marks in kinds.values():
             if marks:
