@@ -71,8 +71,8 @@ def injected(injection: Injection, rings: Rings | None = None) -> Iterator[None]
         pipeline = real["build_pipeline"](cell, device, phases)
         if injection.stage == "copy":
             _copy_more(pipeline, longer)
-        elif injection.stage == "launch":
-            _launch_more(pipeline, injection.delay_us)
+        if injection.counting:
+            _launch_more(pipeline, injection.delay_us if injection.stage == "launch" else 0.0)
         return pipeline
 
     for replacement in (build_model, make_slots, make_rings, build_pipeline):

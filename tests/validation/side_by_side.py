@@ -81,7 +81,7 @@ def measure_sides(job: Job) -> dict[str, Record]:
         sides = {BASE: Side(job.group.base, base, [], [], [])}
         alone = _alone(cell, base, warmup.batch_s)
         for condition in job.group.conditions:
-            injection = condition.injection(1e6 * warmup.batch_s, alone["h2d"])
+            injection = condition.injection(1e6 * warmup.batch_s, alone["h2d"], job.group.counting)
             sides[condition.name] = Side(injection, build_side(cell, device, injection, base), [], [], [])
         gc.collect()
         gc.freeze()

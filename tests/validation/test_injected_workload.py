@@ -9,7 +9,7 @@ from bench.workload.cell import parse_cell
 from bench.workload.devices import open_device
 from bench.workload.measure import first_batch_again
 from bench.workload.pipeline import Pipeline, no_beat
-from tests.validation.control_plan import BASE_CELL, Injection
+from tests.validation.control_plan import BASE_CELL, Group, Injection, no_delay, positive, slower_copy
 from tests.validation.injected_workload import build_side, injected, ns_per_count, waited_us
 from tests.validation.side_by_side import traced
 
@@ -57,9 +57,19 @@ def test_two_sides_share_rings_and_streams_and_nothing_else():
 
 @torch.inference_mode()
 def test_the_wait_of_a_launch_delay_is_measured_where_it_is_made():
-    sham, short, long = (waited_us(built(NO_COMPUTE, Injection("launch", us))) for us in (0.0, 5.0, 500.0))
+    injections = [Injection("launch", us, counting=True) for us in (0.0, 5.0, 500.0)]
+    sham, short, long = (waited_us(built(NO_COMPUTE, each)) for each in injections)
     # Not a matter of speed: a hundred times as many counts cannot take less.
     assert sham < long and short < long
+
+
+@torch.inference_mode()
+def test_every_side_of_a_counting_group_has_the_wrapper():
+    group = Group("g", SMALL["model"], "", (no_delay(), *positive("launch", 5.0), *slower_copy(2.0)), counting=True)
+    injections = [group.base, *(each.injection(100.0, 10.0, group.counting) for each in group.conditions)]
+    sides = [built(SMALL, injection) for injection in injections]
+    assert all(hasattr(side, "slow_beat") for side in sides)
+    assert not hasattr(built(SMALL, Injection("copy", 1.0, 2.0)), "slow_beat")
 
 
 @torch.inference_mode()
@@ -84,7 +94,7 @@ def test_kernel_work_is_in_the_forward_pass_and_grows_with_the_delay():
 
 @torch.inference_mode()
 def test_launch_delay_keeps_beats_and_operators():
-    plain, delayed = (built(SMALL, injection) for injection in (Injection(), Injection("launch", 50.0)))
+    plain, delayed = (built(SMALL, injection) for injection in (Injection(), Injection("launch", 50.0, counting=True)))
     assert sorted(operators(plain, 3)) == sorted(operators(delayed, 3))
     beats = []
     delayed.run(4, lambda: beats.append(delayed.next_batch))
