@@ -91,8 +91,6 @@ def read_crossed(value: Any, where: str) -> dict[str, Values]:
             listed = enumerate(read_list(items, f"{where}.{key}"))
             found = tuple(atom for i, item in listed for atom in _atoms(key, item, f"{where}.{key}[{i}]", parse_model))
             found = found if axis_key(key) == "model" else tuple(dict.fromkeys(found))
-        if axis_key(key) in crossed:
-            raise StudyError(f"{key} is varied twice", where, "numa_nodes and placements exclude each other")
         crossed[axis_key(key)] = found
     return crossed
 
@@ -152,6 +150,11 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise StudyError(f"found {value!r}, allowed is a mapping of keys to values", where)
     check_keys([key for key in value if key != "models"], where, AXIS_KEYS)
+    named: dict[str, str] = {}
+    for key in value:
+        other = named.setdefault(axis_key(key), key)
+        if other != key:
+            raise StudyError(f"{other} and {key} are one axis, and exclude each other", where, "keep one of them")
     return value
 
 
