@@ -23,12 +23,15 @@ from bench.errors import StudyError
 from bench.files import write_json
 from bench.run.processes import die_with
 
-# Of the 300 s between the signal and the limit. A run that takes longer is ended, and measured again by the next job.
-DRAIN_S = 200.0
+# For the current run, of the time between the signal and the limit. A run that takes longer is ended, and measured
+# again by the next job.
+DRAIN_SHARE = 2 / 3
+SIGNAL_BEFORE_S = 300  # of our template
 # Each of n jobs reads the results of n hosts: beyond this number numastudy status --report is called once, at the end.
 REPORT_BY_JOB_HOSTS = 100
 LOOK_S = 2.0
 DRAIN_FILE_VARIABLE = "NUMASTUDY_DRAIN_FILE"
+SIGNAL_BEFORE_VARIABLE = "NUMASTUDY_SIGNAL_BEFORE_S"
 # Another process in this host's folder: an orphan of this job's earlier start, which Slurm is about to end.
 WAIT_FOR_FOLDER_S = 600.0
 
@@ -96,6 +99,7 @@ class JobOfHost:
         self._luigi: subprocess.Popen[bytes] | None = None
         self._drain_file = Path(os.environ.get(DRAIN_FILE_VARIABLE) or directory.host(host).path / "drain")
         self._drain_since: float | None = None
+        self._drain_s = DRAIN_SHARE * float(os.environ.get(SIGNAL_BEFORE_VARIABLE) or SIGNAL_BEFORE_S)
         self._stopped_by = 0
         self.state = RUNNING
         self._record: dict[str, Any] = {
@@ -124,7 +128,7 @@ class JobOfHost:
             if self._drain_since is None and self._drain_file.exists():
                 self._drain_since = time.monotonic()
                 self._send(signal.SIGUSR1)
-            elif self._drain_since and time.monotonic() > self._drain_since + DRAIN_S:
+            elif self._drain_since and time.monotonic() > self._drain_since + self._drain_s:
                 self._send(signal.SIGTERM)
         code = self._luigi.returncode
         self._drain_file.unlink(missing_ok=True)

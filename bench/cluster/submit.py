@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 from bench.cluster import slurm
 from bench.cluster.directory import ClusterDirectory, find_or_make
-from bench.cluster.job import split_address
+from bench.cluster.job import SIGNAL_BEFORE_S, split_address
 from bench.cluster.nodes import check_known, check_names
 from bench.cluster.status import DONE, WAITING, HostStatus, cluster_status
 from bench.errors import StudyError
@@ -21,6 +21,7 @@ from bench.study.shipped import configs_folder
 from bench.study.study import Study
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*(=[^\s\"'\\`$]+)?")
+_SIGNAL = re.compile(r"signal=B:USR1@([1-9]\d{0,4})")
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def render(study: str, host: str, folder: Path, asked: Asked) -> str:
             drain=str(ClusterDirectory(folder).host(host).path / "drain"),
             python=sys.executable,
             options=list(asked.options),
+            signal_before_s=_signal_before_s(asked.options),
         )
     except (TemplateError, OSError, UnicodeError) as error:
         raise StudyError(f"the template cannot be used: {error}", str(template), "start from a copy of ours") from None
@@ -131,6 +133,12 @@ def sbatch_path(path: Path) -> str:
     return text.replace("%", "%%")
 
 
+def _signal_before_s(options: Sequence[str]) -> int:
+    """How long before the time limit the batch script hears of it: sbatch takes the last of several."""
+    found = [int(signal[1]) for option in options if (signal := _SIGNAL.fullmatch(option))]
+    return found[-1] if found else SIGNAL_BEFORE_S
+
+
 def _check(asked: Asked) -> None:
     split_address(asked.scheduler)
     for option in asked.options:
@@ -139,4 +147,10 @@ def _check(asked: Asked) -> None:
                 f"found {option!r}, allowed is NAME or NAME=VALUE without spaces and quotes",
                 "--sbatch",
                 "as --sbatch time=04:00:00 --sbatch partition=gpu; for more, copy the template: --template FILE",
+            )
+        if option.partition("=")[0] == "signal" and not _SIGNAL.fullmatch(option):
+            raise StudyError(
+                f"found {option!r}, allowed is signal=B:USR1@SECONDS",
+                "--sbatch",
+                "the batch script waits for USR1, so long before the time limit; another signal would end the run",
             )

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -107,6 +108,16 @@ def test_a_start_that_brought_something_new_goes_on(
     begun = start(f'trap "kill %1; exit 138" USR1; {work}')
     assert begun.run() == 138
     assert (begun.state, last_word(directory, "n1")["state"]) == (state, state)
+
+
+def test_a_run_that_outlasts_its_share_of_the_time_left_is_ended(
+    start: Callable[[str], JobOfHost], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(job.SIGNAL_BEFORE_VARIABLE, "0.3")
+    begun = start("trap : USR1; trap 'kill %1; exit 143' TERM; cd $1; touch drain; sleep 20 & while :; do wait; done")
+    began = time.monotonic()
+    assert begun.run() == 143
+    assert 0.2 < time.monotonic() - began < 10
 
 
 def test_a_signal_that_comes_before_luigi_starts_is_not_lost(start: Callable[[str], JobOfHost]) -> None:

@@ -30,6 +30,21 @@ def test_options_of_a_site_come_after_ours() -> None:
     assert text.index("#SBATCH --gres") < text.index("\nexport ")
 
 
+@pytest.mark.parametrize(
+    ("options", "seconds"), [([], 300), (["signal=B:USR1@60"], 60), (["signal=B:USR1@60", "signal=B:USR1@900"], 900)]
+)
+def test_the_job_knows_how_long_before_its_limit_it_hears_of_it(options: list[str], seconds: int) -> None:
+    assert f"\nexport NUMASTUDY_SIGNAL_BEFORE_S={seconds}\n" in script(options=options)
+
+
+@pytest.mark.parametrize(
+    "option", ["signal=USR1@300", "signal=B:TERM@300", "signal=B:USR1", "signal=B:USR1@0", "signal"]
+)
+def test_a_signal_that_the_batch_script_does_not_wait_for_is_refused(option: str) -> None:
+    with pytest.raises(StudyError, match="allowed is signal=B:USR1@SECONDS"):
+        dry_run(load_study("quick_test"), ["n1"], Asked(options=[option]), Path("out"))
+
+
 @pytest.mark.parametrize("option", ["time=1\n#SBATCH --uid=0", "a b", "x='", "x=$HOME", "-x", "x=`id`", ""])
 def test_an_option_that_could_be_more_is_refused(option: str) -> None:
     with pytest.raises(StudyError, match="allowed is NAME or NAME=VALUE"):
