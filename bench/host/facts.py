@@ -14,6 +14,7 @@ from bench.host.binding import bindable_node
 from bench.host.cpulist import parse_cpulist
 from bench.host.fingerprint import container, hypervisor
 from bench.host.gpus import query_nvml
+from bench.host.meminfo import meminfo
 from bench.host.nsys import find_importer, find_nsys
 from bench.host.topology import Topology, read_topology
 
@@ -90,12 +91,7 @@ def recorded(path: Path) -> Tried:
 
 def _free(root: Path, node: int) -> int:
     """Memory a new process could get on a node: free pages and the page cache that would make room."""
-    values = {}
-    text = _read(root / f"sys/devices/system/node/node{node}/meminfo") or _read(root / "proc/meminfo")
-    for line in text.splitlines():
-        words = line.split()
-        if "kB" in words:
-            values[words[-3].rstrip(":")] = int(words[-2]) * 1024
+    values = meminfo(root, node)
     return values.get("MemFree", 0) + values.get("Active(file)", 0) + values.get("Inactive(file)", 0)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from bench.files import read_json
 from bench.host.cpulist import format_cpulist, parse_cpulist
 from bench.host.gpus import Gpu, clock_policy, query_nvml
+from bench.host.meminfo import meminfo
 
 _NODES = "sys/devices/system/node"
 
@@ -127,7 +128,7 @@ def _read_nodes(root: Path, allowed_cpus: set[int] | None, allowed_mems: set[int
                 id=node_id,
                 cpus=cpus,
                 allowed_cpus=tuple(cpu for cpu in cpus if allowed_cpus is None or cpu in allowed_cpus),
-                memory_bytes=_meminfo(_read(folder / "meminfo")),
+                memory_bytes=meminfo(root, node_id).get("MemTotal", 0),
                 memory_allowed=allowed_mems is None or node_id in allowed_mems,
                 # The kernel writes one distance per online node, in their order, without the ids.
                 distances=dict(zip(online, distances, strict=False)),
@@ -139,7 +140,7 @@ def _read_nodes(root: Path, allowed_cpus: set[int] | None, allowed_mems: set[int
 def _whole_machine(root: Path, allowed_cpus: set[int] | None) -> Node:
     cpus = parse_cpulist(_read(root / "sys/devices/system/cpu/online")) or tuple(sorted(allowed_cpus or {0}))
     allowed = tuple(cpu for cpu in cpus if allowed_cpus is None or cpu in allowed_cpus)
-    return Node(0, cpus, allowed, _meminfo(_read(root / "proc/meminfo")), True, {0: 10})
+    return Node(0, cpus, allowed, meminfo(root, 0).get("MemTotal", 0), True, {0: 10})
 
 
 def _gpu(root: Path, nodes: tuple[Node, ...], index: int, answer: dict[str, Any]) -> Gpu:
@@ -224,13 +225,6 @@ def _pci_gpus(root: Path) -> tuple[str, ...]:
         for device in sorted(devices.iterdir() if devices.is_dir() else ())
         if _read(device / "vendor").strip() == "0x10de" and _read(device / "class").startswith(("0x0300", "0x0302"))
     )
-
-
-def _meminfo(text: str) -> int:
-    for line in text.splitlines():
-        if "MemTotal:" in line:
-            return int(line.split("MemTotal:")[1].split()[0]) * 1024
-    return 0
 
 
 def _list(numbers: tuple[int, ...]) -> str:
