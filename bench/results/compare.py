@@ -92,6 +92,8 @@ def compare(
     the other. What differs between two afternoons is therefore part of the effect.
     """
     refused, warnings = fingerprint_differences(base, new)
+    if _is_one_study(base, new):
+        warnings.append("BASE and NEW are the same study: its runs are compared with themselves")
     if refused and not force:
         raise StudyError(
             "these studies ran on different machines: " + "; ".join(refused),
@@ -119,6 +121,12 @@ def fingerprint_differences(base: Record, new: Record) -> tuple[list[str], list[
     if not old or not fresh:
         warnings.append("a study without fingerprint: nothing proves that both ran on one machine")
     return refused, warnings
+
+
+def _is_one_study(base: Record, new: Record) -> bool:
+    """created_at: a report made again has another one, its run directory is the same."""
+    place = base.get("run_directory")
+    return bool(place) and place == new.get("run_directory") and base.get("fingerprint") == new.get("fingerprint")
 
 
 def _matched(base: Sequence[Record], new: Sequence[Record]) -> tuple[list[tuple[Record, Record]], list[str]]:

@@ -113,14 +113,17 @@ def percent(fraction: float) -> str:
 
 
 def told(penalty: float) -> str:
+    """ "2.0 % slower"; of an effect of exactly nothing "no difference": it has no direction."""
+    if penalty == 0:
+        return "no difference"
     return f"{percent(penalty)} {'slower' if penalty > 0 else 'faster'}"
 
 
 def told_with_interval(penalty: float, interval: tuple[float, float]) -> str:
     """Effect and interval in the same direction and to the same digits: "29.6 % slower [29.5, 29.8] %"."""
-    sign, word = (1, "slower") if penalty > 0 else (-1, "faster")
+    sign, word = (1, " slower") if penalty > 0 else (-1, " faster") if penalty < 0 else (1, "")
     low, high = sorted(sign * bound for bound in interval)
-    return f"{abs(100 * penalty):.{_digits(interval)}f} % {word} {told_interval((low, high))}"
+    return f"{abs(100 * penalty):.{_digits(interval)}f} %{word} {told_interval((low, high))}"
 
 
 def told_interval(interval: tuple[float, float]) -> str:

@@ -68,6 +68,20 @@ def test_a_cpu_study_is_no_match_for_a_gpu_study():
     assert refused == ["device was cuda, is cpu"]
 
 
+def test_a_study_against_itself_is_told_as_that_and_has_no_direction():
+    one, other = ({**study([1000]), "run_directory": place} for place in ("outputs/a", "outputs/b"))
+    found = compare(one, one)
+    assert found.warnings == ("BASE and NEW are the same study: its runs are compared with themselves",)
+    assert found.lines[0].verdict == "SAME"
+    assert found.lines[0].text.startswith("no difference larger than 2 %: 0.00 % [-")
+    assert compare(one, other).warnings == compare(study([1000]), study([1000])).warnings == ()
+
+
+def test_a_single_run_against_itself_has_no_direction_either():
+    base = {"study_name": "s", "device": "cuda", "fingerprint": FACTS, "cells": [made_cell([1000.0])]}
+    assert compare(base, base).lines[0].text == "undecided: no difference, from one pair, which has no spread"
+
+
 def test_a_study_without_fingerprint_is_warned_about():
     assert "nothing proves" in compare(study([1.0], {}), study([1.0], {})).warnings[0]
 
