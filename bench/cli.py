@@ -68,7 +68,9 @@ def load_given(study: str, config_file: Path | None, given: dict[str, str | None
     from bench.study.study import load_study
 
     if study == "Study" and config_file is None:
-        raise StudyError("Study needs a file", "Study", "add --config-file FILE")
+        raise StudyError("Study needs a file", "Study", "add --config-file FILE, or the name of one that ships")
+    if study != "Study" and config_file is not None:
+        raise StudyError(f"{study} has a file of its own", "--config-file", f"say Study, or {config_file} alone")
     overrides = {key: _value(text) for key, text in given.items() if text is not None}
     return load_study(config_file if study == "Study" else study, overrides)
 

@@ -70,6 +70,7 @@ def test_plan_finds_other_studies_by_name_and_sweeps_them(tmp_path: Path) -> Non
         (("plan", "compil_study"), "did you mean compile_study?"),
         (("plan", "QuickTest", "--sweep", '{"dtype": ["bf61"]}'), "--sweep.dtype[0]"),
         (("plan", "Study"), "--config-file"),
+        (("plan", "QuickTest", "--config-file", "mine.yaml"), "QuickTest has a file of its own"),
         (("plan", "QuickTest", "--batch-size", "0"), "--batch-size"),
         (("plan", "Study", "--config-file", "none.yaml"), "none.yaml"),
         (("plan", "QuickTest", "--numa-nodes", "[77]"), "no cell of quick_test can run on this host"),
