@@ -75,6 +75,7 @@ def test_plan_finds_other_studies_by_name_and_sweeps_them(tmp_path: Path) -> Non
         (("plan", "Study", "--config-file", "none.yaml"), "none.yaml"),
         (("plan", "QuickTest", "--numa-nodes", "[77]"), "no cell of quick_test can run on this host"),
         (("report", "nowhere"), "not a run directory"),
+        (("report", __file__), "not a run directory"),
         (("compare", "nowhere", "nowhere"), "nowhere"),
         (("submit", "Study", "--nodes", "n1"), "--config-file"),
         (("status", "x" * 300), "File name too long"),

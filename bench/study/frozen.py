@@ -46,7 +46,7 @@ def read_frozen_study(path: Path) -> dict[str, Any]:
             raise StudyError(f"the resolved study has more than {_LARGEST_BYTES} bytes", str(file), FRESH)
         # Not CSafeLoader: a thousand nested lists end the process there.
         study = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise StudyError("no study.yaml: this is not a run directory", str(path), _NAME_A_RUN) from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise StudyError(f"the resolved study cannot be read: {error}", str(file), FRESH) from None
