@@ -7,7 +7,7 @@ from typing import Any
 from bench.errors import StudyError
 from bench.study.model import Model, parse_model
 from bench.study.settings import AXIS_KEYS, SETTINGS, check_keys
-from bench.study.values import read_id, read_list, read_placement
+from bench.study.values import not_json, read_id, read_list, read_placement
 
 Values = tuple[Any, ...]
 # These take the place of the study's own list; what is left after folding them in are settings and shapes.
@@ -148,7 +148,7 @@ def _atom(key: str, value: Any, where: str, read_model: Callable[[Any, str], Any
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise StudyError(f"found {value!r}, allowed is a mapping of keys to values", where)
+        raise StudyError(f"found {value!r}, allowed is a mapping of keys to values", where, not_json(value))
     check_keys([key for key in value if key != "models"], where, AXIS_KEYS)
     named: dict[str, str] = {}
     for key in value:
@@ -161,7 +161,8 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
 def _optional(values: Mapping[str, Any], key: str, at: Callable[[str], str]) -> list[Any]:
     value = values.get(key)
     if value is not None and not isinstance(value, list | tuple):
-        raise StudyError(f"found {value!r}, allowed is a list of mappings", at(key))
+        advice = not_json(value) or "put it in brackets: [{...}]"
+        raise StudyError(f"found {value!r}, allowed is a list of mappings", at(key), advice)
     return list(value or ())
 
 

@@ -133,7 +133,9 @@ def test_a_value_on_the_command_line_ends_the_files_axis_and_is_the_base_of_a_sw
         ({"axes": {"repeats": [1, 2]}}, ["unknown key 'repeats'", "the keys are gpu_ids"]),
         ({"axes": {"device": ["cpu", "cuda"]}}, ["unknown key 'device'"]),
         ({"axes": {"dtype": ["bf61"]}}, ["f.yaml: axes.dtype[0]", "one of fp32", "did you mean bf16?"]),
-        ({"axes": {"dtype": "bf16"}}, ["allowed is a list", "f.yaml: axes.dtype"]),
+        ({"axes": {"dtype": "bf16"}}, ["allowed is a list", "f.yaml: axes.dtype", 'write ["bf16"]']),
+        ({"gpu_ids": 0}, ["allowed is a list, or all", "f.yaml: gpu_ids", "for example [0, 1]"]),
+        ({"exclude": {"dtype": "fp32"}}, ["allowed is a list of mappings", "put it in brackets"]),
         ({"axes": {"batch_size": []}}, ["an empty list"]),
         ({"axes": ["dtype"]}, ["allowed is a mapping"]),
         ({"axes": {"numa_nodes": [0], "placements": [[0, 2]]}}, ["exclude each other"]),
@@ -159,11 +161,18 @@ def test_what_is_refused_names_place_and_what_is_allowed(values: dict, words: li
         assert word in str(refused.value)
 
 
+@pytest.mark.parametrize("key", ["gpu_ids", "models", "exclude"])
+def test_a_text_that_was_meant_as_json_is_told_as_that(key: str) -> None:
+    with pytest.raises(StudyError, match="this is no JSON"):
+        study({key: "[0"})
+
+
 def test_a_sweep_that_is_wrong_is_named_as_the_option() -> None:
     for sweep, word in (
         ({"dtype": ["x"]}, "--sweep.dtype[0]"),
         ([1], "--sweep"),
         ({"dephs": [1]}, "did you mean depth"),
+        ("{dtype: [bf16]}", "this is no JSON"),
     ):
         with pytest.raises(StudyError) as refused:
             study({"sweep": sweep})
