@@ -15,6 +15,7 @@ from types import TracebackType
 
 import luigi
 from luigi.cmdline_parser import CmdlineParser
+from luigi.rpc import RPCError
 from luigi.task_register import TaskClassNotFoundException
 from luigi.worker import TaskException
 
@@ -67,6 +68,9 @@ def _tell_of_an_unknown_task(kind: type[BaseException], error: BaseException, tr
 class _PlainErrors(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        if error is None:
+            # luigi asks for a traceback where there is no error, and logging prints "NoneType: None".
+            record.exc_info = None
         if words := _plain_words(error):
             task = record.args[-1] if isinstance(record.args, tuple) and record.args else None
             head = task.task_family if isinstance(task, luigi.Task) else record.getMessage()
@@ -75,7 +79,10 @@ class _PlainErrors(logging.Filter):
 
 
 def _plain_words(error: BaseException | None) -> str:
-    """Of a StudyError, of a file system that refuses or is gone, and of luigi's own that follow from either."""
+    """Of a StudyError, a scheduler that is gone, a file system that refuses or is gone, and what luigi says then."""
+    if isinstance(error, RPCError):
+        advice = "`make ui` in another terminal, or --local-scheduler; the same command goes on from here"
+        error = StudyError(str(error), advice=advice)
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
         advice = "mend the file system; the same command goes on from here"
         # A write knows no name.

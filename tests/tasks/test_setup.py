@@ -4,6 +4,7 @@ import logging
 import sys
 
 import pytest
+from luigi.rpc import RPCError
 from luigi.worker import TaskException
 
 from bench.errors import StudyError
@@ -26,6 +27,10 @@ def logged(error: BaseException) -> str:
         (StudyError("so it is", "here", "do that"), "failed: so it is\n  where: here\n  to do: do that"),
         (OSError(116, "Stale file handle", "/out/grid.json"), "failed: Stale file handle\n  where: /out/grid.json"),
         (OSError(28, "No space left on device"), "failed: No space left on device\n  to do: mend"),
+        (
+            RPCError("Errors (3 attempts) when connecting", OSError()),
+            "failed: Errors (3 attempts) when connecting\n  to do",
+        ),
         (TaskException("complete() is still returning false."), "failed: complete() is still returning false."),
         (RuntimeError("Unfulfilled dependency at run time: it"), "failed: Unfulfilled dependency at run time: it"),
     ],
@@ -33,6 +38,12 @@ def logged(error: BaseException) -> str:
 def test_what_is_known_to_happen_is_told_without_a_traceback(error: BaseException, words: str) -> None:
     said = logged(error)
     assert said.startswith(words) and "Traceback" not in said
+
+
+def test_a_warning_that_asks_for_a_traceback_where_there_is_none_is_its_words_alone() -> None:
+    record = logging.LogRecord("luigi-interface", logging.WARNING, "f", 1, "failed", None, (None, None, None))
+    assert _PlainErrors().filter(record)
+    assert logging.Formatter().format(record) == "failed"
 
 
 @pytest.mark.parametrize(
