@@ -7,7 +7,7 @@ from bench.host.peers import why_no_peers
 from bench.host.runnable import why_not_runnable
 from bench.host.topology import Topology
 from bench.study.cell import CELL_SETTINGS, Cell
-from bench.study.combinations import combinations
+from bench.study.combinations import Combination, combinations
 from bench.study.names import named
 from bench.study.possible import Settings, contradiction
 from bench.study.study import Study
@@ -61,9 +61,18 @@ def expand(study: Study, topology: Topology) -> list[Cell]:
         raise StudyError(
             f"no cell of {study.name} can run on this host: {cells[0].reason}",
             f"the first of {len(cells)} cells, {cells[0].name}",
-            "choose GPUs and nodes that are here: --gpu-ids '[0]' --numa-nodes '[0]', or all",
+            _what_would_run(found[0], base, study, topology),
         )
     return cells
+
+
+def _what_would_run(first: Combination, base: Settings, study: Study, topology: Topology) -> str:
+    """The advice where no cell can run, after the reason of the first one."""
+    if why := contradiction(first.model, base | first.settings, study.axes.varied):
+        return why.advice
+    if base["device"] == "cuda" and not topology.gpus:
+        return "without a GPU: --device cpu, which copies between the memories of the nodes"
+    return "choose GPUs and nodes that are here: --gpu-ids '[0]' --numa-nodes '[0]', or all"
 
 
 def _gpus(study: Study, topology: Topology) -> list[int]:

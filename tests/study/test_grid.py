@@ -66,9 +66,24 @@ def test_cells_that_cannot_run_carry_the_reason_and_the_others_run() -> None:
     assert cells[1].as_json()["outcome"] == "not_runnable"
 
 
-def test_no_cell_that_can_run_is_an_error() -> None:
-    with pytest.raises(StudyError, match="no cell of s can run on this host"):
-        cells_of({"numa_nodes": [7]}, host(node(0)))
+@pytest.mark.parametrize(
+    ("values", "advice"),
+    [
+        ({"numa_nodes": [7]}, "choose GPUs and nodes that are here"),
+        ({"numa_nodes": [0], "device": "cuda"}, "--device cpu"),
+    ],
+)
+def test_no_cell_that_can_run_is_an_error_that_says_what_would_run(values: dict, advice: str) -> None:
+    with pytest.raises(StudyError, match="no cell of s can run on this host") as refused:
+        cells_of(values, host(node(0)))
+    assert advice in refused.value.advice
+
+
+def test_what_a_host_without_a_gpu_cannot_do_is_to_be_left_out() -> None:
+    asked = load_study(configs_folder() / "quick_test.yaml", {"cuda_graph": True})
+    with pytest.raises(StudyError, match="cuda_graph needs device cuda") as refused:
+        expand(replace(asked, settings=asked.settings | {"device": "cpu"}), host(node(0)))
+    assert "leave cuda_graph out" in refused.value.advice
 
 
 def test_all_takes_the_nodes_that_have_both_cpus_and_memory() -> None:
