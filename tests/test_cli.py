@@ -50,6 +50,17 @@ def test_plan_counts_the_shipped_grids(tmp_path: Path, task: str, cells: int, ru
     assert not list(tmp_path.iterdir())
 
 
+def test_plan_says_where_the_number_of_a_gpu_is_a_label(tmp_path: Path) -> None:
+    def last(*words: str) -> str:
+        asked = ("QuickTest", "--device", "cpu", "--models", '["vit0x0x0"]', "--output-dir", str(tmp_path))
+        return call("plan", *asked, "--binding", "none", *words).stdout.splitlines()[-1]
+
+    label = "CPU device: the number of a GPU is a label here"
+    assert last("--gpu-ids", "[7]") == label
+    assert last("--gpu-ids", "[0,1]") == f"{label}: cells that differ in it alone measure the same"
+    assert label not in last()
+
+
 def test_plan_finds_other_studies_by_name_and_sweeps_them(tmp_path: Path) -> None:
     words = ("--output-dir", str(tmp_path), "--binding", "none", "--json")
     swept = call("plan", "compile_study", "--sweep", '{"batch_size": [1, 10]}', *words)

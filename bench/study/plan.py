@@ -40,6 +40,7 @@ class Plan:
     estimate_s: float
     estimate_from: str
     disk_bytes: int
+    notes: list[str]
 
     def as_json(self) -> dict[str, Any]:
         return vars(self)
@@ -79,7 +80,17 @@ def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology
         if seconds and all(measured for _, measured in seconds)
         else "typical times of an H100 host, where this host has no earlier run of the kind",
         disk_bytes=sum(trace_bytes(known[slot.cell]) for slot in todo if slot.repeat == TRACED),
+        notes=_notes(list(known.values())),
     )
+
+
+def _notes(cells: list[Cell]) -> list[str]:
+    """What a reader of the names could take wrongly."""
+    labels = list(dict.fromkeys(cell.gpu for cell in cells))
+    if labels == [0] or any(cell.device != "cpu" for cell in cells):
+        return []
+    repeated = ": cells that differ in it alone measure the same" if len(labels) > 1 else ""
+    return [f"CPU device: the number of a GPU is a label here{repeated}"]
 
 
 def render(plan: Plan) -> str:
@@ -91,15 +102,14 @@ def render(plan: Plan) -> str:
     ]
     states = [cell["state"] for cell in plan.cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    lines += [
-        "",
-        f"{plan.study}: {len(plan.cells)} cells ({counts}), {plan.runs} runs, {plan.runs_to_do} to do",
-    ]
+    cells = f"{len(plan.cells)} {'cell' if len(plan.cells) == 1 else 'cells'}"
+    lines += ["", f"{plan.study}: {cells} ({counts}), {plan.runs} runs, {plan.runs_to_do} to do"]
     if plan.runs_to_do:
         lines += [
             f"time: about {_duration(plan.estimate_s)} ({plan.estimate_from})",
             f"disk: about {plan.disk_bytes / 1e6:,.0f} MB of traces while all are kept (retention)",
         ]
+    lines += plan.notes
     if plan.directory:
         lines.append(f"goes on in {plan.directory}")
     return "\n".join(lines)
