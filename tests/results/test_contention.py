@@ -93,6 +93,14 @@ def test_the_page_says_what_is_left_to_each(run, results):
     assert 'id="contention"' in page
 
 
+def test_rows_of_one_base_and_one_value_are_told_apart(results):
+    from bench.results.report.axes import axis_sections
+
+    rows = next(section["rows"] for section in axis_sections(results) if section["axis"] == "concurrent GPUs")
+    assert [row["model"] for row in rows[:2]] == ["vit0x0x0 gpus8", "vit0x0x0 gpus8 remote-load"]
+    assert len({(row["model"], row["device"], row["value"]) for row in rows}) == len(rows) == 4
+
+
 def test_what_others_copy_is_not_taken_for_what_each_carries(results):
     from bench.results.report.contention import contention_parts
     from bench.results.report.plots.contention import contention_pictures

@@ -1,6 +1,7 @@
 """The sections of swept axes, and the answer that they give, as plain values for the templates."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,7 +62,7 @@ def axis_sections(results: Record) -> list[Record]:
             "summary": [one["text"] for one in entry["summary"]],
             "costs": _penalties_by_value(entry, results["penalties"], cells),
             "columns": [values_only(value) for value in entry["values"]],
-            "rows": [_row(line, cells) for line in entry["lines"]],
+            "rows": _told_apart([_row(line, cells) for line in entry["lines"]], cells),
             "open": len(entry["lines"]) <= LONGEST_OPEN,
         }
         for entry in results["comparisons"]
@@ -152,6 +153,16 @@ def _row(line: Record, cells: dict[str, Record]) -> Record:
         "text": "" if line["verdict"] in ("SAME", "FASTER", "SLOWER") else line["text"],
         "hint": line["hint"],
     }
+
+
+def _told_apart(rows: list[Record], cells: dict[str, Record]) -> list[Record]:
+    """Rows of one base and one value differ in another setting: there the cell's own label takes the base's place."""
+    alike = Counter(_told(row) for row in rows)
+    return [row | {"model": series_label(cells[row["cell"]])} if alike[_told(row)] > 1 else row for row in rows]
+
+
+def _told(row: Record) -> tuple[str, ...]:
+    return row["model"], row["device"], row["node"], row["value"]
 
 
 def _penalties_by_value(entry: Record, penalties: list[Record], cells: dict[str, Record]) -> list[Record]:
