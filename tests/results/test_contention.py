@@ -1,6 +1,7 @@
 """Several GPUs at once, on synthetic runs: eight GPUs, half of the link left to four of them, a third to the others."""
 
 import json
+import re
 
 import pytest
 
@@ -83,6 +84,7 @@ def test_the_page_says_what_is_left_to_each(run, results):
 
     local, _ = contention_lines(results)
     assert local.startswith("vit0x0x0, all on their nearest node: 8 GPUs busy: 17.") and "23." in local
+    assert re.search(r"\), together 1\d\d GB/s in\.$", local)
     first = contention_parts(results)[0]
     assert first["columns"] == ["alone", "8 busy"]
     measured = [row for row in first["matrix"] if row["tiles"][-1]["cell"]]

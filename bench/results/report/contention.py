@@ -67,7 +67,7 @@ def contention_lines(results: Record) -> list[str]:
 
 
 def _sentence(entries: list[Record], busy: int) -> str:
-    """ "8 GPUs busy: 17.9 to 25.3 GB/s in a GPU (alone 54.1), 172 GB/s in all; ..." """
+    """ "8 GPUs busy: 17.9 to 25.3 GB/s in a GPU (alone 54.1), together 172 GB/s in." """
     own = [entry for entry in entries if entry["busy"] == busy]
     names = {entry["cell"]: entry for entry in entries}
     alone = [names[entry["base_cell"]] for entry in own if entry["base_cell"] in names]
@@ -76,7 +76,7 @@ def _sentence(entries: list[Record], busy: int) -> str:
     said = f"{busy} GPUs busy: {_both_ways(own)} {'for each' if is_alike(own) else 'in the measured one'}"
     if alone:
         said += f" (alone {_both_ways(alone)})"
-    return f"{said}, {bandwidth(geometric_mean(together))} GB/s in over all." if together else f"{said}."
+    return f"{said}, together {bandwidth(geometric_mean(together))} GB/s in." if together else f"{said}."
 
 
 def is_alike(entries: list[Record]) -> bool:
