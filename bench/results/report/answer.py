@@ -102,6 +102,8 @@ def cards(found: list[Answer]) -> list[Answer]:
 
 
 def _devices(same: list[Answer]) -> str:
+    if any(one.device != f"GPU {one.gpu}" for one in same):
+        return "CPU"  # whose labels are no devices
     return f"GPUs {', '.join(str(one.gpu) for one in same)}"
 
 

@@ -87,8 +87,10 @@ def settings_of(cell: Record) -> str:
 
 
 def device_label(cell: Record) -> str:
-    """ "GPU 2"; a cell of the cpu device is not called one."""
-    return "CPU" if cell["settings"].get("device") == "cpu" else f"GPU {cell['gpu']}"
+    """ "GPU 2"; a cell of the cpu device is not called one, and its number is told as what it is, a label."""
+    if cell["settings"].get("device") != "cpu":
+        return f"GPU {cell['gpu']}"
+    return f"CPU, label {cell['gpu']}" if cell["gpu"] else "CPU"
 
 
 def row_label(cell: Record) -> str:

@@ -44,6 +44,8 @@ def _not_complete(cells: list[Record]) -> str:
 def host_facts(results: Record) -> list[str]:
     """Host, GPUs, CPU and driver, in one line."""
     facts, names = results["fingerprint"], list(results["device_names"].values())
+    if results["device"] == "cpu":
+        names = names[:1]  # one CPU, whatever labels its cells have
     gpus = [f"{names.count(name)} × {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)]
     driver = facts.get("driver")
     said = [results["host"].get("name"), *gpus, facts.get("cpu"), driver not in (None, "none") and f"driver {driver}"]

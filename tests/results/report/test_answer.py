@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from bench.results.report.answer import Loss, answers, best_node
+from bench.results.report.answer import Answer, Loss, answers, best_node, cards
+from bench.results.report.notes import host_facts
 
 
 def loss(verdict="SLOWER", share=0.2, interval=(0.18, 0.22), node=2, label="vit32x2x128", sure=True):
@@ -14,6 +15,18 @@ def entry(results, **changes):
     """The results with one penalty, of the first remote cell, changed."""
     first = next(entry for entry in results["penalties"] if entry["gpu"] == 0)
     return results | {"penalties": [first | changes]}
+
+
+def test_labels_of_the_cpu_device_are_not_counted_as_devices():
+    of_cpu = [
+        Answer(device, gpu, "AMD", None, "", "nothing", (), ()) for device, gpu in (("CPU", 0), ("CPU, label 5", 5))
+    ]
+    assert [card.device for card in cards(of_cpu)] == ["CPU"]
+    of_gpus = [replace(one, device=f"GPU {one.gpu}") for one in of_cpu]
+    assert [card.device for card in cards(of_gpus)] == ["GPUs 0, 5"]
+    named = {"device_names": {"0": "X", "5": "X"}, "fingerprint": {"cpu": "X"}, "host": {"name": "h"}}
+    assert host_facts(named | {"device": "cpu"}) == ["h", "X"]
+    assert host_facts(named | {"device": "cuda"}) == ["h", "2 × X", "X"]
 
 
 def test_the_answer_names_the_near_node_and_the_losses(numa_results):

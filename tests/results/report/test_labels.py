@@ -1,4 +1,4 @@
-from bench.results.report.labels import panels, placements, series_label
+from bench.results.report.labels import device_label, panels, placements, series_label
 
 
 def cell(name, model="vit32x6x512", cpu=0, mem=0, device="cuda"):
@@ -9,6 +9,12 @@ def cell(name, model="vit32x6x512", cpu=0, mem=0, device="cuda"):
 def test_suffixes_that_are_not_the_node_are_part_of_the_series():
     assert series_label(cell("pipeline_gpu0_numa0_vit32x6x512")) == "vit32x6x512"
     assert series_label(cell("pipeline_gpu0_numa0_vit32x6x512_cpu2_bf16_again")) == "vit32x6x512 bf16 again"
+
+
+def test_cells_of_the_cpu_device_with_other_gpu_numbers_have_labels_of_their_own():
+    assert device_label(cell("a", device="cpu")) == "CPU"
+    assert device_label(cell("a", device="cpu") | {"gpu": 5}) == "CPU, label 5"
+    assert device_label(cell("a") | {"gpu": 5}) == "GPU 5"
 
 
 def test_a_name_of_another_kind_is_kept_whole():
