@@ -40,7 +40,8 @@ class Stages:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Penalties as fractions: `low` if the other stages hide all they can, `high` if nothing is hidden."""
+    """Penalties as fractions; the other stages hide all they can at `low`, nothing at `high`, and the other way round
+    where copies are faster there: low <= penalty <= high always."""
 
     penalty: float
     low: float
@@ -112,7 +113,8 @@ def predict(
     slow = max(t_us, bound_us(stages.slowed(ratio_h2d, ratio_d2h), buffers, separate))
     least = max(t_us, ratio_h2d * h, ratio_d2h * d)
     most = t_us + (ratio_h2d - 1) * h + (ratio_d2h - 1) * d
-    return Predicted(1 - t_us / slow, 1 - t_us / least, 1 - t_us / most)
+    penalty, *ends = (1 - t_us / there for there in (slow, least, most))
+    return Predicted(penalty, min(penalty, *ends), max(penalty, *ends))
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,12 @@ def test_a_hidden_copy_predicts_no_penalty_and_a_bare_one_all_of_it():
     assert predict(Stages(100, 1, 50), 100, 2, 1.25, 1.0).penalty == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize(("rh", "rd"), [(0.97, 0.99), (1.3, 0.5), (0.5, 0.5)])
+def test_where_copies_are_faster_elsewhere_the_bracket_still_holds_the_prediction(rh, rd):
+    said = predict(Stages(100, 10, 100), 105, 2, rh, rd)
+    assert said.low <= said.penalty <= said.high
+
+
 def test_efficiency_of_a_cell():
     cell = made_cell([100_000.0] * 3) | {"solo_us": {"h2d": 80, "compute": 20, "d2h": 8}, "issue_us": 30}
     assert efficiency_solo(cell) == pytest.approx(80 / 100)
