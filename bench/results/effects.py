@@ -19,7 +19,7 @@ def summed_up(entry: Record) -> Record:
     """summary, state, doubt, size, bound and text of one axis (an entry of results.json's comparisons).
 
     summary: for each value but the base, in order: value, models (model, state, doubt, low, high, interval, lines,
-    text) and text, one line over the models. state: matters (some line differs after correction), same (all
+    seen, text) and text, one line over the models. state: matters (some line differs after correction), same (all
     lines are the SAME), else undecided; doubt then says why: once (one pair, no uncertainty known), probable (a line
     differs, but not after correction), noise. size: largest |ln(throughput / base)| of the lines that differ; bound:
     no line differs by more, where all are the SAME.
@@ -56,13 +56,20 @@ def change(effect: float, interval: Sequence[float] | None = None) -> str:
     return f"{_signed(100 * effect, digits, plus=True)} %{inside}"
 
 
-def between(low: float, high: float) -> str:
-    """ "+31 % to +38 %", "× 1.4 to 4.7": factors for both ends where the upper one is best told as one."""
+def between(low: float, high: float, where: tuple[str, str] = ("", "")) -> str:
+    """ "+31 % to +38 %", "× 1.4 to 4.7": factors for both ends where the upper one is best told as one.
+
+    where: the setting at either end, "× 1.4 (base) to 4.7 (bf16)".
+    """
     if high + 1 >= _AS_FACTOR and low > 0:
         first, last = (f"{1 + effect:.{_digits([effect / 10], 1 + effect)}f}" for effect in (low, high))
-        return f"× {first}" if first == last else f"× {first} to {last}"
-    first, last = change(low), change(high)
-    return first if first == last else f"{first} to {last}"
+        sign = "× "
+    else:
+        first, last, sign = change(low), change(high), ""
+    if first == last:
+        return f"{sign}{first}"
+    low_at, high_at = (f" ({setting})" if setting else "" for setting in where)
+    return f"{sign}{first}{low_at} to {last}{high_at}"
 
 
 def value_label(value: Record) -> str:
@@ -107,6 +114,7 @@ def _of_model(model: str, lines: list[Record]) -> Record:
         "interval": compared[0]["interval"] if len(compared) == 1 else None,
         "bound": _bound(compared),
         "lines": len(compared),
+        "seen": _seen(compared),
         "text": _in_words(compared),
     }
 
@@ -118,11 +126,7 @@ def _in_words(lines: list[Record]) -> str:
     verdicts = {line["verdict"] for line in lines}
     if verdicts == {"SAME"}:
         return f"SAME within {at_most(_bound(lines) or 0)}"
-    low, high = (pick(lines, key=lambda line: line["effect"]) for pick in (min, max))
-    said = change(low["effect"], low["interval"])
-    if len(lines) > 1:
-        said = between(low["effect"], high["effect"])
-    return said if verdicts & set(_DIFFERENT) else f"undecided ({said})"
+    return _seen(lines) if verdicts & set(_DIFFERENT) else f"undecided ({_seen(lines)})"
 
 
 def _over_models(models: list[Record]) -> Iterable[str]:
@@ -150,12 +154,20 @@ def _names(models: list[Record]) -> str:
 def _numbers(models: list[Record]) -> str:
     """What was seen of each, or the range over them where they are many."""
     if len(models) <= _NAMED:
-        return ", ".join(f"{one['model']} {_seen(one)}" for one in models)
+        return ", ".join(f"{one['model']} {one['seen']}" for one in models)
     return f"{len(models)} models {between(min(one['low'] for one in models), max(one['high'] for one in models))}"
 
 
-def _seen(one: Record) -> str:
-    return change(one["low"], one["interval"]) if one["lines"] == 1 else between(one["low"], one["high"])
+def _seen(lines: list[Record]) -> str:
+    """What was seen, whatever it is worth: one change, or the range with the settings that it was least and most in."""
+    if not lines:
+        return ""
+    low, high = (pick(lines, key=lambda line: line["effect"]) for pick in (min, max))
+    if len(lines) == 1:
+        return change(low["effect"], low["interval"])
+    settings = low["setting"], high["setting"]
+    named = tuple(setting or "base" for setting in settings) if settings[0] != settings[1] else ("", "")
+    return between(low["effect"], high["effect"], named)
 
 
 def _largest(one: Record) -> float:

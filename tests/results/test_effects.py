@@ -3,9 +3,9 @@ import pytest
 from bench.results.effects import between, change, summed_up, value_label
 
 
-def line(model, effect, verdict="FASTER", half=0.01, value="bf16", headline=None):
+def line(model, effect, verdict="FASTER", half=0.01, value="bf16", headline=None, setting=""):
     return {
-        "model": model, "effect": effect, "verdict": verdict, "value": {"dtype": value},
+        "model": model, "setting": setting, "effect": effect, "verdict": verdict, "value": {"dtype": value},
         "interval": None if effect is None else [effect - half, effect + half],
         "headline": verdict in ("FASTER", "SLOWER") if headline is None else headline,
     }  # fmt: skip
@@ -39,6 +39,14 @@ def test_one_line_over_models_names_the_largest_first_and_the_same_together():
 def test_combinations_of_one_model_are_a_range():
     (told,) = summed_up(entry(line("a", 0.1), line("a", 0.5)))["summary"]
     assert told["text"] == "dtype bf16 (over 2 combinations): a +10 % to +50 %"
+
+
+def test_a_range_over_settings_says_where_it_was_least_and_most():
+    lines = line("a", 0.02), line("a", 3.5, setting="bs1"), line("a", 0.4, setting="bs4")
+    told = summed_up(entry(*lines))["summary"][0]["text"]
+    assert told == "dtype bf16 (over 3 combinations): a × 1.02 (base) to 4.5 (bs1)"
+    (told,) = summed_up(entry(*(one | {"verdict": "UNDECIDED", "headline": False} for one in lines)))["summary"]
+    assert told["text"].endswith("not decided: a × 1.02 (base) to 4.5 (bs1)")
 
 
 def test_all_the_same_does_not_matter_and_says_up_to_where():

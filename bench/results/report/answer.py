@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.results.report.alone import nothing_compared
-from bench.results.report.labels import device_label, node_label, series_label
+from bench.results.report.labels import device_label, node_label
 from bench.results.report.over_settings import crowded_line, is_crowded
+from bench.results.series import series_label
 from bench.results.words import at_most, percent, share_with_interval
 
 Record = dict[str, Any]

@@ -8,9 +8,10 @@ from typing import Any
 from bench.results.contention import AXIS
 from bench.results.effects import MATTERS, ONCE, PROBABLE, SAME, UNDECIDED, change, listed, values_only
 from bench.results.report.contention import contention_lines
-from bench.results.report.labels import device_label, node_label, place_of, series_label
+from bench.results.report.labels import device_label, node_label, place_of
 from bench.results.report.plots.axes import axis_picture
 from bench.results.report.plots.style import Picture
+from bench.results.series import series_label
 from bench.results.words import at_most, plural, rate, signed_share
 
 Record = dict[str, Any]

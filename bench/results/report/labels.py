@@ -1,7 +1,8 @@
 """What cells, nodes and devices are called on the page."""
 
-import re
 from typing import Any
+
+from bench.results.series import series_label, settings_of
 
 Record = dict[str, Any]
 MOST_ROWS = 24
@@ -21,14 +22,6 @@ def place_of(cell: Record) -> tuple[int, int]:
 def placements(cells: list[Record]) -> list[tuple[int, int]]:
     """The placements of the cells: those on one node first, each kind ascending; the index gives the colour."""
     return sorted({place_of(cell) for cell in cells}, key=lambda place: (place[0] != place[1], place))
-
-
-def series_label(cell: Record) -> str:
-    """The model, with the suffixes that tell cells of one model apart: "vit32x6x512 again"."""
-    model = cell["model"]["name"]
-    _, found, rest = cell["name"].partition(f"_{model}")
-    suffixes = [part for part in rest.split("_") if part and not re.fullmatch(r"cpu\d+", part)]
-    return " ".join([model, *suffixes]) if found else cell["name"]
 
 
 def by_series(cells: list[Record]) -> dict[str, list[Record]]:
@@ -78,12 +71,6 @@ def _by_model(cells: list[Record]) -> list[tuple[str, list[Record], list[str]]]:
         return " · ".join([settings_of(cell) or "base", *where])
 
     return [(model, group, [label(cell) for cell in group]) for model, group in models.items()]
-
-
-def settings_of(cell: Record) -> str:
-    """The suffixes of the cell's name, but for a model listed twice."""
-    parts = series_label(cell).split(" ")[1:]
-    return " ".join(part for part in parts if not re.fullmatch(r"again\d*", part))
 
 
 def device_label(cell: Record) -> str:

@@ -3,7 +3,8 @@
 from typing import Any
 
 from bench.results.bound import TERMS
-from bench.results.report.labels import device_label, node_label, place_of, series_label
+from bench.results.report.labels import device_label, node_label, place_of
+from bench.results.series import series_label
 from bench.results.words import NONE, microseconds, percent, signed_share
 
 Record = dict[str, Any]

@@ -4,9 +4,10 @@ from typing import Any
 
 from bench.results.outcomes import MISSING, is_untraced, told_outcome
 from bench.results.report.answer import Answer
-from bench.results.report.labels import device_label, node_label, place_of, series_label
+from bench.results.report.labels import device_label, node_label, place_of
 from bench.results.report.links import Files
 from bench.results.rules import rules_of
+from bench.results.series import series_label
 from bench.results.tables import COLUMNS, display_row
 from bench.results.verdicts import is_blind
 from bench.results.words import NONE, microseconds, percent, rate, seconds, signed_share

@@ -1,8 +1,9 @@
 """Copies as part of what the link carried at best: alone, and while the pipeline runs."""
 
 from bench.results.links import alone_gb_s, ceiling
-from bench.results.report.labels import by_row, device_label, place_of, placements, series_label
+from bench.results.report.labels import by_row, device_label, place_of, placements
 from bench.results.report.plots.style import Picture, canvas, colour, panel_in, to_svg
+from bench.results.series import series_label
 from bench.results.words import bandwidth, percent
 
 DIRECTIONS = ("h2d", "d2h")

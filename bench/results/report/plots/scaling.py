@@ -1,8 +1,9 @@
 """Throughput against depth and against width, where a study has such a series of models."""
 
 from bench.results.intervals import interval_of
-from bench.results.report.labels import device_label, place_of, placements, row_label, settings_of
+from bench.results.report.labels import device_label, place_of, placements, row_label
 from bench.results.report.plots.style import Picture, canvas, colour, cut, to_svg
+from bench.results.series import settings_of
 from bench.results.words import rate
 
 AXES = {"depth": ("patch_size", "dim"), "dim": ("patch_size", "depth")}

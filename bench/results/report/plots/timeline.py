@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from bench.errors import StudyError
-from bench.results.report.labels import by_series, row_label, series_label
+from bench.results.report.labels import by_series, row_label
 from bench.results.report.lanes import LANES, Lanes, lanes
 from bench.results.report.plots.style import STAGE_COLOURS, Picture, canvas, to_svg
+from bench.results.series import series_label
 from bench.results.words import microseconds
 
 MOST_BYTES = 64 << 20
