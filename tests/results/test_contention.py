@@ -82,9 +82,9 @@ def test_the_page_says_what_is_left_to_each(run, results):
     from bench.results.report.contention import contention_lines, contention_parts
     from bench.results.report.page import render
 
-    local, _ = contention_lines(results)
-    assert local.startswith("vit0x0x0, all on their nearest node: 8 GPUs busy: 17.") and "23." in local
-    assert re.search(r"\), together 1\d\d GB/s in\.$", local)
+    (line,) = contention_lines(results)
+    assert line.startswith("vit0x0x0, 8 GPUs busy: 33 % to 46 % is left while the others run the same pipeline, all on")
+    assert "(17." in line and "is left while the others run the same pipeline, the others on another node" in line
     first = contention_parts(results)[0]
     assert first["columns"] == ["alone", "8 busy"]
     measured = [row for row in first["matrix"] if row["tiles"][-1]["cell"]]
@@ -93,6 +93,7 @@ def test_the_page_says_what_is_left_to_each(run, results):
     assert all(row["tiles"][0]["text"] == "" for row in company)
     page = render(load(run), results)
     assert 'id="contention"' in page
+    assert re.search(r"together 1\d\d GB/s in\.", page)
 
 
 def test_rows_of_one_base_and_one_value_are_told_apart(results):
@@ -101,6 +102,35 @@ def test_rows_of_one_base_and_one_value_are_told_apart(results):
     rows = next(section["rows"] for section in axis_sections(results) if section["axis"] == "concurrent GPUs")
     assert [row["model"] for row in rows[:2]] == ["vit0x0x0 gpus8", "vit0x0x0 gpus8 remote-load"]
     assert len({(row["model"], row["device"], row["value"]) for row in rows}) == len(rows) == 4
+
+
+def test_what_is_left_has_its_interval_and_is_all_where_it_is_the_same(results):
+    from bench.results.report.contention import contention_lines
+
+    def told(**changes):
+        kept = [one | changes if one["busy"] > 1 else one for one in results["contention"] if one["gpu"] == 0]
+        return contention_lines(results | {"contention": [one for one in kept if one["placement"] != "remote"]})[0]
+
+    assert told(effect=-0.18, interval=[-0.19, -0.17], verdict="SLOWER").startswith(
+        "vit0x0x0, 8 GPUs busy: 82.0 % ± 1.0 % is left while"
+    )
+    assert told(effect=-0.18, interval=None, verdict="UNDECIDED").startswith(
+        "vit0x0x0, 8 GPUs busy: 82 % is left (undecided) while"
+    )
+    assert told(effect=0.001, interval=[-0.004, 0.006], verdict="SAME") == (
+        "vit0x0x0, 8 GPUs busy: all is left (SAME within 0.6 %) while the others run the same pipeline, all on their "
+        "nearest node."
+    )
+
+
+def test_more_gpus_than_the_host_has_are_not_told_as_busy(results):
+    from bench.results.report.contention import contention_lines, contention_parts
+
+    nothing = {"samples_s": None, "h2d_gb_s": None, "d2h_gb_s": None, "effect": None, "interval": None, "verdict": None}
+    lacking = [one | nothing if one["busy"] > 1 else one for one in results["contention"]]
+    assert contention_lines(results | {"contention": lacking}) == ["vit0x0x0: not measured."]
+    part, *_ = contention_parts(results | {"contention": lacking})
+    assert part["sentences"] == ["8 GPUs busy: not measured."]
 
 
 def test_what_others_copy_is_not_taken_for_what_each_carries(results):

@@ -5,7 +5,7 @@ from typing import Any
 
 from bench.results.effects import change
 from bench.results.report.labels import node_label
-from bench.results.words import NONE, bandwidth, rate
+from bench.results.words import NONE, at_most, bandwidth, percent, rate, share_with_interval
 
 Record = dict[str, Any]
 Group = tuple[str, str, str]
@@ -14,7 +14,6 @@ _PLACEMENTS = {
     "remote": "the others on another node than their nearest",
     "found": "the others not bound",
 }
-_TOLD = 3
 _LOADS = {"pipeline": "the others run the same pipeline", "copies": "the others only copy"}
 
 
@@ -32,8 +31,7 @@ def groups(entries: list[Record]) -> dict[Group, list[Record]]:
 
 
 def group_title(group: Group) -> str:
-    model, load, placement = group
-    return f"{model}, {_LOADS.get(load, load)}, {_PLACEMENTS.get(placement, placement)}"
+    return f"{group[0]}, {_company(group)}"
 
 
 def contention_parts(results: Record) -> list[Record]:
@@ -55,25 +53,65 @@ def contention_parts(results: Record) -> list[Record]:
 
 
 def contention_lines(results: Record) -> list[str]:
-    """For the first screen: what is left to each GPU with most of them busy, one line a group, a few of them."""
-    found = groups(results["contention"])
-    told = []
-    loads = {load for _, load, _ in found}
-    for (model, load, placement), entries in list(found.items())[:_TOLD]:
-        most = max(entry["busy"] for entry in entries)
-        where = [_LOADS.get(load, load)] * (len(loads) > 1) + [_PLACEMENTS.get(placement, placement)]
-        told.append(f"{', '.join([model, *where])}: {_sentence(entries, most)}")
-    return told + ([f"{len(found) - _TOLD} more below"] if len(found) > _TOLD else [])
+    """For the first screen: what is left with most GPUs busy, one line a model over what the others do."""
+    by_model: dict[str, list[tuple[Group, list[Record]]]] = {}
+    for group, entries in groups(results["contention"]).items():
+        by_model.setdefault(group[0], []).append((group, entries))
+    lines = []
+    for model, own in by_model.items():
+        most = max((max(_busy(entries), default=0) for _, entries in own), default=0)
+        found = [(group, entries) for group, entries in own if most in _busy(entries)]
+        said = [f"{_left(entries, most)} while {_company(group)}{_of_link(entries, most)}" for group, entries in found]
+        lines.append(f"{model}, {most} GPUs busy: {'; '.join(said)}." if said else f"{model}: not measured.")
+    return lines
+
+
+def _busy(entries: list[Record]) -> list[int]:
+    """The numbers of GPUs busy together that were measured."""
+    return sorted({entry["busy"] for entry in entries if entry["busy"] > 1 and entry["samples_s"]})
+
+
+def _company(group: Group) -> str:
+    _, load, placement = group
+    return f"{_LOADS.get(load, load)}, {_PLACEMENTS.get(placement, placement)}"
+
+
+def _left(entries: list[Record], busy: int) -> str:
+    """Of the throughput that each measured GPU has alone: "33 % to 46 % is left"."""
+    told = [entry for entry in entries if entry["busy"] == busy and entry["effect"] is not None]
+    if not told:
+        return "not compared with a GPU alone"
+    if all(entry["verdict"] == "SAME" for entry in told):
+        return f"all is left (SAME within {at_most(max(abs(end) for entry in told for end in entry['interval']))})"
+    low, high = (pick(told, key=lambda entry: entry["effect"]) for pick in (min, max))
+    said = f"{percent(1 + low['effect'])} to {percent(1 + high['effect'])}"
+    if low is high:
+        interval = low["interval"] and [-end for end in reversed(low["interval"])]
+        said = share_with_interval(1 + low["effect"], interval)
+    undecided = [entry for entry in told if entry["verdict"] not in ("SAME", "SLOWER", "FASTER")]
+    doubt = f" ({len(undecided)} of {len(told)} undecided)" if len(told) > 1 else " (undecided)"
+    return f"{said} is left{doubt if undecided else ''}"
+
+
+def _of_link(entries: list[Record], busy: int) -> str:
+    """ " (17.9 to 25.3 of 54.1 GB/s in)", where that says more than that all is left."""
+    own, alone = ([entry for entry in entries if entry["busy"] == number] for number in (busy, 1))
+    if not alone or all(entry["verdict"] == "SAME" for entry in own):
+        return ""
+    return f" ({_range(own, 'h2d_gb_s')} of {_range(alone, 'h2d_gb_s')} GB/s in)"
 
 
 def _sentence(entries: list[Record], busy: int) -> str:
-    """ "8 GPUs busy: 17.9 to 25.3 GB/s in a GPU (alone 54.1), together 172 GB/s in." """
+    """ "8 GPUs busy: 33 % to 46 % is left; 17.9 to 25.3 GB/s each way for each (alone 54.1), together 172 GB/s in." """
+    if busy not in _busy(entries):
+        return f"{busy} GPUs busy: not measured."
     own = [entry for entry in entries if entry["busy"] == busy]
     names = {entry["cell"]: entry for entry in entries}
     alone = [names[entry["base_cell"]] for entry in own if entry["base_cell"] in names]
     together = [value for entry in own if (value := entry["together"]["h2d_gb_s"]["value"])]
     # Where the others only copy, what the measured one carries is not what each does.
-    said = f"{busy} GPUs busy: {_both_ways(own)} {'for each' if is_alike(own) else 'in the measured one'}"
+    each = "for each" if is_alike(own) else "in the measured one"
+    said = f"{busy} GPUs busy: {_left(own, busy)}; {_both_ways(own)} {each}"
     if alone:
         said += f" (alone {_both_ways(alone)})"
     return f"{said}, together {bandwidth(geometric_mean(together))} GB/s in." if together else f"{said}."
