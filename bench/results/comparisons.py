@@ -19,8 +19,8 @@ def comparisons(cells: Sequence[Record], study: Record, rules: Rules | None = No
     """One entry an axis: axis (its name), keys, base and values ({key: value}), lines, summary, state, bound, text.
 
     A line is one cell against the one that differs in this axis alone (same GPU, placement, model and other
-    settings), paired by block: name, base_cell, gpu, cpu_node, mem_node, model, setting (the base cell's other
-    settings, as "bf16 graph"), value, verdict, effect (throughput over that of the base - 1, negative is slower),
+    settings), paired by block: name, base_cell, gpu, cpu_node, mem_node, model, setting (what both have
+    beside it, as "bf16 graph"), value, verdict, effect (throughput over that of the base - 1, negative is slower),
     interval, pairs, mde, repeats_needed, text, hint, and headline (the difference holds after Holm's correction over
     all lines of the study). For the rest see effects.py.
     """
@@ -43,7 +43,7 @@ def _entry(axis: Axis, base: Record, other: Record) -> Record:
         "base_cell": base["name"],
         **{key: other[key] for key in ("gpu", "cpu_node", "mem_node")},
         "model": _model(axis, other["model"]),
-        "setting": settings_of(base),
+        "setting": " ".join(part for part in settings_of(base).split() if part in settings_of(other).split()),
         "value": dict(zip(axis.keys, value_of(other, axis.keys), strict=True)),
     }
 

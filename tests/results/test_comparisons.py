@@ -18,6 +18,13 @@ def test_a_setting_is_compared_pair_by_pair_with_the_studys_own_value(placed_res
     assert found["state"] == "matters"
 
 
+def test_a_line_names_what_both_cells_have_beside_the_axis():
+    cells = [made_cell(noisy(1000), name=f"pipeline_gpu0_numa0_vit32x2x128_{suffix}", batch_size=size, cuda_graph=True)
+             for suffix, size in (("bs1_graph", 1), ("bs8_graph", 8))]  # fmt: skip
+    (found,) = comparisons(cells, {"axes": {"batch_size": [1, 8]}, "batch_size": 10})
+    assert [line["setting"] for line in found["lines"]] == ["graph"]
+
+
 def test_settings_that_do_not_vary_are_not_compared(numa_results):
     assert numa_results["comparisons"] == []
 
