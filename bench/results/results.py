@@ -10,6 +10,7 @@ from bench.results.cells import cell_entry
 from bench.results.comparisons import comparisons
 from bench.results.contention import contention
 from bench.results.drift import Run, drift
+from bench.results.fastest import fastest
 from bench.results.links import link_entries
 from bench.results.load import Stored
 from bench.results.noise_floor import recall
@@ -29,7 +30,8 @@ def build_results(stored: Stored, invocation: str) -> Record:
 
     Keys beyond the ones of the contract: busy_s, windows_s, trust, damaged (records that could not be read), topology,
     locality (of the probes), preflight (the doctor's checks at the start), predictions (of penalties),
-    hidden_copies, comparisons (along swept axes), contention, links (microbenchmarks), drift.
+    hidden_copies, comparisons (along swept axes), fastest (way to run each model), contention, links (microbenchmarks),
+    drift.
     """
     repeats = int(stored.study.get("repeats") or 1)
     cells = [
@@ -72,6 +74,7 @@ def build_results(stored: Stored, invocation: str) -> Record:
         "predictions": predictions(compared, cells, rules.margin),
         "hidden_copies": hidden_copies(cells),
         "comparisons": along,
+        "fastest": fastest(cells, stored.study, rules),
         "contention": contention(cells, along),
         "links": link_entries(stored.links),
         "drift": _drift(cells),

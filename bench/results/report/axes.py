@@ -41,8 +41,8 @@ def findings(results: Record) -> list[Finding]:
 
 def what_matters(found: list[Finding]) -> str:
     """One sentence over all axes."""
-    names = {state: [_name(one.axis) for one in found if one.state == state] for state in (MATTERS, SAME)}
-    rest = [_name(one.axis) for one in found if one.state not in (MATTERS, SAME)]
+    names = {state: [axis_name(one.axis) for one in found if one.state == state] for state in (MATTERS, SAME)}
+    rest = [axis_name(one.axis) for one in found if one.state not in (MATTERS, SAME)]
     said = [f"What matters: {', '.join(names[MATTERS])}."] if names[MATTERS] else []
     if names[SAME]:
         said.append(f"What does not: {', '.join(names[SAME])}.")
@@ -57,7 +57,7 @@ def axis_sections(results: Record) -> list[Record]:
     return [
         {
             "id": section_id(entry["axis"]),
-            "axis": _name(entry["axis"]),
+            "axis": axis_name(entry["axis"]),
             "base": values_only(entry["base"]),
             "title": _title(entry),
             "summary": [one["text"] for one in entry["summary"]],
@@ -80,7 +80,7 @@ def section_id(axis: str) -> str:
     return "axis-" + axis.replace(", ", "-")
 
 
-def _name(axis: str) -> str:
+def axis_name(axis: str) -> str:
     return listed([key.replace("_", " ").replace("cuda", "CUDA").replace("gpus", "GPUs") for key in axis.split(", ")])
 
 
@@ -99,7 +99,7 @@ def _finding(entry: Record) -> Finding:
 
 
 def _title(entry: Record) -> str:
-    name = _name(entry["axis"])
+    name = axis_name(entry["axis"])
     several = name.endswith("s") or " and " in name
     compared = [line for line in entry["lines"] if line["effect"] is not None]
     differ = sum(line["verdict"] in ("FASTER", "SLOWER") for line in compared)
@@ -129,7 +129,7 @@ def _pairs(lines: list[Record]) -> str:
 
 def _base(entry: Record) -> str:
     values = values_only(entry["base"])
-    return f"{_name(entry['axis'])} {values}" if values.replace(".", "").isdigit() else values
+    return f"{axis_name(entry['axis'])} {values}" if values.replace(".", "").isdigit() else values
 
 
 def _largest(summary: Record) -> float:

@@ -8,6 +8,7 @@ from bench.results.report.answer import answers
 from bench.results.report.axes import findings, what_matters
 from bench.results.report.basis import doubts
 from bench.results.report.notes import notes, trust_items
+from bench.results.report.ways import fastest_ways
 from bench.results.tables import COLUMNS, display_row
 
 Record = dict[str, Any]
@@ -48,7 +49,7 @@ def _swept(results: Record) -> list[str]:
     if not found:
         return []
     lines = ["", f"**{_safe(what_matters(found))}**", ""]
-    for one in found:
+    for one in [*fastest_ways(results), *found]:
         lines += [f"- {_safe(one.lead)}", *(f"  - {_safe(line)}" for line in one.lines)]
     return lines
 

@@ -31,6 +31,7 @@ from bench.results.report.plots.stages import STAGES, stage_pictures
 from bench.results.report.plots.style import NARROW_LABEL, STAGE_COLOURS, colour
 from bench.results.report.plots.throughput import throughput_pictures
 from bench.results.report.plots.timeline import timeline_pictures, why_no_timeline
+from bench.results.report.ways import fastest_ways
 
 Record = dict[str, Any]
 _CONTENTS = {
@@ -77,7 +78,7 @@ def render(stored: Stored, results: Record, beside: Path | None = None) -> str:
         "effects": sections.effect_rows(results),
         "predictions": limits.prediction_rows(results),
         "axes": axes.axis_sections(results),
-        "findings": swept,
+        "findings": [*fastest_ways(results), *swept],
         "what_matters": axes.what_matters(swept),
         "axis_pictures": axes.axis_pictures(results),
         "busy": contention.contention_parts(results),
