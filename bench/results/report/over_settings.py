@@ -15,7 +15,7 @@ def is_crowded(losses: Losses) -> bool:
 
 
 def crowded_line(place: str, losses: Losses) -> str:
-    """ "On node 1 vit0x0x0 loses 12 % to 30 % in 3 of 4 settings and nothing above 1 % in 1; ..."."""
+    """ "On node 1 vit0x0x0 loses 12 % (bs1) to 30 % (bs8) in 3 of 4 settings and nothing above 1 % in 1; ..."."""
     groups = sorted(_by_model(losses).items(), key=lambda group: -max(loss.share for loss in group[1]))
     said = [f"{model} {_model(own)}" for model, own in groups if any(_differs(loss) for loss in own)]
     same = [model for model, own in groups if all(_same(loss) for loss in own)]
@@ -35,7 +35,7 @@ def _model(losses: Losses) -> str:
         own = [loss for loss in losses if _differs(loss) and (loss.share >= 0) is slower]
         if own:
             verb = ("" if any(loss.sure for loss in own) else "probably ") + ("loses" if slower else "gains")
-            parts.append(f"{verb} {_range([abs(loss.share) for loss in own])} in {len(own)} of {len(losses)} settings")
+            parts.append(f"{verb} {_range(own)} in {len(own)} of {len(losses)} settings")
     others = [loss for loss in losses if not _differs(loss)]
     return " and ".join(parts) + (f" ({_rest(others)})" if others else "")
 
@@ -48,9 +48,14 @@ def _rest(losses: Losses) -> str:
     return ", ".join(said)
 
 
-def _range(shares: list[float]) -> str:
-    low, high = percent(min(shares)), percent(max(shares))
-    return low if low == high else f"{low} to {high}"
+def _range(losses: Losses) -> str:
+    """Least and most, each with its settings: "4.2 % (bs1) to 30 % (bs32 graph)"."""
+    ends = [pick(losses, key=lambda loss: abs(loss.share)) for pick in (min, max)]
+    low, high = (percent(abs(loss.share)) for loss in ends)
+    if low == high:
+        return low
+    low_at, high_at = (loss.label.partition(" ")[2] or "base" for loss in ends)
+    return f"{low} to {high}" if low_at == high_at else f"{low} ({low_at}) to {high} ({high_at})"
 
 
 def _bound(losses: Losses) -> str:
