@@ -147,18 +147,24 @@ def _told(found: Estimate | None, adjusted: float | None, rules: Rules, cuda_gra
 
 
 def _fill_effects(entries: list[Record], designs: dict[int, dict[str, Sample]], rules: Rules) -> None:
-    """Each kind of contrast is pooled with its own kind only: their variances differ by design."""
+    """Each kind of contrast is pooled with its own kind only: their variances differ by design. Holm goes over all."""
+    tested: list[tuple[Record, Estimate]] = []
     for kind in ("cpu", "memory", "interaction"):
         found = estimate([design[kind] for design in designs.values()], rules.confidence, rules.margin)
         for index, one in zip(designs, found, strict=True):
             said = judge(one, rules.max_repeats, bool(entries[index]["settings"].get("cuda_graph")))
-            entries[index].setdefault("effects", {})[kind] = {
+            told = entries[index].setdefault("effects", {})[kind] = {
                 "penalty": one.penalty,
                 "interval": _list(one.interval),
                 "verdict": said.verdict.value,
                 "text": said.text,
                 "pairs": one.pairs,
+                "headline": False,
             }
+            if one.p_difference is not None:
+                tested.append((told, one))
+    for (told, _), p in zip(tested, holm([one.p_difference or 0.0 for _, one in tested]), strict=True):
+        told["headline"] = told["verdict"] in (Verdict.SLOWER, Verdict.FASTER) and p <= 1 - rules.confidence
 
 
 def _sample(label: str, noise: str, values: np.ndarray) -> Sample:

@@ -133,6 +133,7 @@ def test_the_2x2_design_gives_both_effects_and_the_interaction():
         assert effects[kind]["penalty"] == pytest.approx(penalty, abs=0.001)
         low, high = effects[kind]["interval"]
         assert low < effects[kind]["penalty"] < high < low + 0.003
+        assert effects[kind]["headline"]
     assert by_kind["memory"]["penalty"] == pytest.approx(0.05, abs=0.001)
     assert by_kind["cpu"]["penalty"] == pytest.approx(0.03, abs=0.001)
 
@@ -140,7 +141,7 @@ def test_the_2x2_design_gives_both_effects_and_the_interaction():
 def test_without_interaction_the_interaction_is_said_to_be_the_same():
     entries = penalties_from(square(), {0: Local(0, "reported")}, Rules())
     effects = next(entry["effects"] for entry in entries if "effects" in entry)
-    assert effects["interaction"]["verdict"] == "SAME"
+    assert effects["interaction"]["verdict"] == "SAME" and not effects["interaction"]["headline"]
 
 
 def test_an_incomplete_design_has_no_effects():

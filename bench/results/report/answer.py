@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.results.effects import listed
 from bench.results.report.alone import nothing_compared
 from bench.results.report.labels import device_label, node_label
-from bench.results.report.over_settings import crowded_line, is_crowded
+from bench.results.report.over_settings import LONGEST_LIST, crowded_line, is_crowded
 from bench.results.series import series_label
 from bench.results.words import at_most, percent, share_with_interval
 
@@ -80,6 +81,7 @@ def _answer(results: Record, cells: dict[str, Record], gpu: int, device: str) ->
         crowded_line(place, group) if is_crowded(group) else _place_line(place, group)
         for place, group in _by_place(losses).items()
     ]
+    lines += _parts_line([entry for entry in compared if entry.get("effects")], cells)
     if any(loss.interval is None for loss in losses):
         lines.append("1 run: no uncertainty known.")
     best = best_node(local, losses)
@@ -136,12 +138,33 @@ def _place_line(place: str, losses: list[Loss]) -> str:
     same = [loss for loss in losses if loss.verdict == "SAME" and loss.interval]
     if same:
         above = at_most(max(max(loss.interval[1], 0.0) for loss in same if loss.interval))
-        said.append(f"{listed(same)} {'loses' if len(same) == 1 else 'lose'} nothing above {above}")
+        said.append(f"{_labels(same)} {'loses' if len(same) == 1 else 'lose'} nothing above {above}")
     said += _without_interval([loss for loss in losses if loss.interval is None])
     rest = [loss for loss in losses if loss.interval and loss.verdict in ("UNDECIDED", "NOT RESOLVABLE")]
     if rest:
-        said.append(f"{listed(rest)} {'is' if len(rest) == 1 else 'are'} too noisy to tell")
+        said.append(f"{_labels(rest)} {'is' if len(rest) == 1 else 'are'} too noisy to tell")
     return f"On {place} " + "; ".join(said) + "."
+
+
+def _parts_line(designs: list[Record], cells: dict[str, Record]) -> list[str]:
+    """Whether the costs of CPUs and of memory elsewhere add up, where each was moved alone and both together."""
+    found: dict[str, list[str]] = {}
+    for entry in designs:
+        found.setdefault(_adding_up(entry["effects"]["interaction"]), []).append(_label(entry, cells))
+    said = [
+        f"{phrase} for {listed(labels) if len(designs) <= LONGEST_LIST else f'{len(labels)} of {len(designs)} cells'}"
+        for phrase, labels in sorted(found.items())
+    ]
+    return [f"The costs of CPUs and of memory elsewhere {'; '.join(said)}."] if said else []
+
+
+def _adding_up(interaction: Record) -> str:
+    """Its penalty is what moving both costs beyond what moving each alone costs."""
+    if interaction["verdict"] == "SAME":
+        return "add up"
+    if not interaction["headline"]:
+        return "cannot be told to add up"
+    return f"together make {'more' if interaction['penalty'] > 0 else 'less'} than their sum"
 
 
 def _without_interval(losses: list[Loss]) -> list[str]:
@@ -157,9 +180,8 @@ def _without_interval(losses: list[Loss]) -> list[str]:
     return said
 
 
-def listed(losses: list[Loss]) -> str:
-    names = [loss.label for loss in losses]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _labels(losses: list[Loss]) -> str:
+    return listed([loss.label for loss in losses])
 
 
 def _verb(loss: Loss) -> str:
@@ -168,11 +190,10 @@ def _verb(loss: Loss) -> str:
 
 
 def _loss(entry: Record, cells: dict[str, Record]) -> Loss:
-    remote = cells.get(entry["remote_cell"])
     interval = entry.get("interval")
     cpu_node = entry.get("remote_cpu_node", entry["remote_node"])
     return Loss(
-        label=series_label(remote) if remote else entry["model"],
+        label=_label(entry, cells),
         place=node_label(cpu_node, entry["remote_node"]),
         node=entry["remote_node"],
         split=cpu_node != entry["remote_node"],
@@ -184,3 +205,8 @@ def _loss(entry: Record, cells: dict[str, Record]) -> Loss:
         text=entry.get("text") or "",
         hint=entry.get("hint") or "",
     )
+
+
+def _label(entry: Record, cells: dict[str, Record]) -> str:
+    remote = cells.get(entry["remote_cell"])
+    return series_label(remote) if remote else entry["model"]

@@ -86,9 +86,23 @@ def test_without_any_result_it_points_at_the_failures(quick_run, results_of):
 
 
 def test_whole_nodes_are_told_before_split_placements(placed_results):
-    first, *split = answers(placed_results)[0].lines
+    first, *split, _ = answers(placed_results)[0].lines
     assert first.startswith("On node 1 ")
     assert [line.split(" vit")[0] for line in split] == ["On CPU 0, memory 1", "On CPU 1, memory 0"]
+
+
+@pytest.mark.parametrize(("interaction", "said"), [
+    ({"verdict": "SAME", "penalty": 0.01, "headline": False}, "elsewhere add up for vit0x0x0."),
+    ({"verdict": "SLOWER", "penalty": 0.1, "headline": True}, "together make more than their sum for vit0x0x0."),
+    ({"verdict": "FASTER", "penalty": -0.1, "headline": True}, "together make less than their sum for vit0x0x0."),
+    ({"verdict": "SLOWER", "penalty": 0.1, "headline": False}, "cannot be told to add up for vit0x0x0."),
+    ({"verdict": "UNDECIDED", "penalty": 0.1, "headline": False}, "cannot be told to add up for vit0x0x0."),
+])  # fmt: skip
+def test_whether_the_parts_of_a_2x2_add_up_is_said(placed_results, interaction, said):
+    design = next(entry for entry in placed_results["penalties"] if entry.get("effects"))
+    changed = design | {"effects": {"interaction": interaction}}
+    (answer,) = answers(placed_results | {"penalties": [changed]})
+    assert answer.lines[-1].startswith("The costs of CPUs and of memory ") and answer.lines[-1].endswith(said)
 
 
 def test_advice_against_the_reported_node_rests_on_what_is_sure():
