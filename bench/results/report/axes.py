@@ -11,6 +11,7 @@ from bench.results.report.contention import contention_lines
 from bench.results.report.labels import device_label, node_label, place_of
 from bench.results.report.plots.axes import axis_picture
 from bench.results.report.plots.style import Picture
+from bench.results.report.regimes import regime_line
 from bench.results.series import series_label
 from bench.results.words import at_most, plural, rate, signed_share
 
@@ -36,7 +37,9 @@ def findings(results: Record) -> list[Finding]:
     """Axes that matter first, the largest effect at their head."""
     compared = sorted(results["comparisons"], key=lambda entry: (_rank(entry), -entry["size"]))
     busy = tuple(contention_lines(results))
-    return [replace(_finding(entry), lines=busy) if AXIS in entry["keys"] else _finding(entry) for entry in compared]
+    cells = {cell["name"]: cell for cell in results["cells"]}
+    found = [(entry, _finding(entry, cells)) for entry in compared]
+    return [replace(one, lines=busy) if AXIS in entry["keys"] else one for entry, one in found]
 
 
 def what_matters(found: list[Finding]) -> str:
@@ -88,13 +91,15 @@ def _rank(entry: Record) -> int:
     return {MATTERS: 0, SAME: 1}.get(entry["state"], 2)
 
 
-def _finding(entry: Record) -> Finding:
+def _finding(entry: Record, cells: dict[str, Record]) -> Finding:
     lines: tuple[str, ...] = ()
     if entry["state"] in (MATTERS, UNDECIDED):
         told = sorted(entry["summary"], key=_largest, reverse=True)
         lines = tuple(one["text"] for one in told[:_VALUES_TOLD])
         if len(told) > _VALUES_TOLD:
             lines += (f"{plural(len(told) - _VALUES_TOLD, 'more value')} below",)
+    if regimes := regime_line(entry, cells):
+        lines += (regimes,)
     return Finding(section_id(entry["axis"]), entry["axis"], entry["state"], _title(entry), lines)
 
 
