@@ -165,9 +165,15 @@ def batch_us(cell: Record) -> float | None:
 
 
 def predict_cell(local: Record, remote: Record) -> Predicted | None:
-    """For two cells of results.json, CPU local, memory local and remote: ratios from their solo copies."""
+    """For two cells of results.json, CPU local, memory local and remote: ratios from their solo copies.
+
+    None where they were not measured, or something slowed a local stage while it was (see cell_bound); of a remote one
+    that would hide a prediction which fails.
+    """
     here, there, t = cell_stages(local), cell_stages(remote), batch_us(local)
     if here is None or there is None or t is None or not (here.h2d_us or here.d2h_us):
+        return None
+    if (cell_bound(local) or {}).get("reason"):
         return None
     buffers = int(local["settings"].get("buffers") or 2)
     # A direction that is not copied takes no time here nor there.

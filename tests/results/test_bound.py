@@ -91,6 +91,13 @@ def test_prediction_from_two_cells():
     assert predict_cell(here, made_cell([1.0])) is None
 
 
+def test_nothing_is_predicted_from_a_stage_that_was_slowed_while_it_was_measured_alone():
+    here = made_cell([100_000.0]) | {"solo_us": {"h2d": 80.0, "compute": 20, "d2h": 8.0}}
+    slowed = here | {"solo_us": {"h2d": 80.0, "compute": 20, "d2h": 106.0}}
+    there = made_cell([80_000.0]) | {"solo_us": {"h2d": 120.0, "compute": 20, "d2h": 8.0}}
+    assert predict_cell(here, there) and predict_cell(slowed, there) is None
+
+
 def test_one_way_is_slowed_that_way_alone():
     here = made_cell([100_000.0]) | {"solo_us": {"h2d": 80.0, "compute": 20, "d2h": 0.0}}
     there = here | {"solo_us": {"h2d": 120.0, "compute": 20, "d2h": 0.0}}
