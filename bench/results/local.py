@@ -54,7 +54,8 @@ def fastest_node(cells: Sequence[Record], alpha: float = 0.01) -> int | None:
     """The node that beats every other one beyond chance over all models together, or None.
 
     A node chosen because it came out fastest would make a penalty out of luck: hence the strict alpha, shared
-    among the other nodes (Bonferroni). Launch-bound cells, being noise, have a say only where all are.
+    among the nodes, each of which could have come out fastest (Bonferroni). Launch-bound cells, being noise, have a
+    say only where all are.
     """
     quiet = [cell for cell in cells if cell.get("noise_class") != LAUNCH_BOUND] or list(cells)
     nodes = sorted({cell["mem_node"] for cell in quiet})
@@ -72,7 +73,7 @@ def fastest_node(cells: Sequence[Record], alpha: float = 0.01) -> int | None:
             p = 0.0 if difference.mean() > 0 else 1.0
         else:
             p = float(stats.ttest_1samp(difference, 0, alternative="greater").pvalue)
-        if p > alpha / (len(nodes) - 1):
+        if p > alpha / len(nodes):
             return None
     return nodes[best]
 

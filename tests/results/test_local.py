@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from bench.results.local import Local, fastest_node, local_nodes
@@ -73,6 +74,15 @@ def test_noise_rarely_chooses_a_node():
         ]
         chosen += fastest_node(cells) is not None
     assert chosen <= 7
+
+
+@pytest.mark.parametrize(("t", "chosen"), [(3.6, None), (4.4, 2)])
+def test_of_two_nodes_either_could_have_been_the_luckier_so_that_the_level_is_halved(t, chosen):
+    """One-sided p over six blocks: 0.8 % and 0.35 %."""
+    wiggle = np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
+    logs = 1e-3 * (wiggle + t * wiggle.std(ddof=1) / np.sqrt(6))
+    cells = [made_cell([1000.0] * 6, cpu_node=0), made_cell((1000 * np.exp(logs)).tolist(), cpu_node=2)]
+    assert fastest_node(cells) == chosen
 
 
 def test_launch_bound_cells_have_no_say_beside_quiet_ones():
