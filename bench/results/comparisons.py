@@ -16,7 +16,7 @@ Record = dict[str, Any]
 
 
 def comparisons(cells: Sequence[Record], study: Record, rules: Rules | None = None) -> list[Record]:
-    """One entry an axis: axis (its name), keys, base and values ({key: value}), lines, summary, state, bound, text.
+    """One entry an axis: axis (its name), keys, base and values ({key: value}), lines, summary, state, bound.
 
     A line is one cell against the one that differs in this axis alone (same GPU, placement, model and other
     settings), paired by block: name, base_cell, gpu, cpu_node, mem_node, model, setting (what both have

@@ -16,7 +16,7 @@ _NAMED = 4
 
 
 def summed_up(entry: Record) -> Record:
-    """summary, state, doubt, size, bound and text of one axis (an entry of results.json's comparisons).
+    """summary, state, doubt, size and bound of one axis (an entry of results.json's comparisons).
 
     summary: for each value but the base, in order: value, models (model, state, doubt, low, high, interval, lines,
     seen, text) and text, one line over the models. state: matters (some line differs after correction), same (all
@@ -33,7 +33,6 @@ def summed_up(entry: Record) -> Record:
         "doubt": _doubt(state, lines),
         "size": max((abs(math.log1p(line["effect"])) for line in sure), default=0.0),
         "bound": _bound(lines) if state == SAME else None,
-        "text": _sentence(entry, state, lines),
     }
 
 
@@ -172,21 +171,6 @@ def _seen(lines: list[Record]) -> str:
 
 def _largest(one: Record) -> float:
     return max(abs(math.log1p(one["low"])), abs(math.log1p(one["high"])))
-
-
-def _sentence(entry: Record, state: str, lines: list[Record]) -> str:
-    name, base = entry["axis"], values_only(entry["base"])
-    if state == SAME:
-        return f"{name} does not matter: no difference above {at_most(_bound(lines) or 0)}, against {base}."
-    if state == UNDECIDED:
-        said = {
-            ONCE: "measured in one pair, of no known uncertainty",
-            PROBABLE: "differences are seen, none beyond the noise after correction for the number of comparisons",
-        }.get(_doubt(state, lines) or "", "nothing can be said beyond the noise")
-        return f"{name}: {said}, against {base}."
-    if state == NOT_MEASURED:
-        return f"{name}: not measured."
-    return f"{name} matters, against {base}."
 
 
 def _state(lines: list[Record]) -> str:
