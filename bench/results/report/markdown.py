@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from bench.results.measured import measured_at
-from bench.results.report.answer import answers
+from bench.results.report.answer import answers, cards
 from bench.results.report.axes import findings, what_matters
 from bench.results.report.basis import doubts
 from bench.results.report.notes import notes, trust_items
@@ -18,15 +18,15 @@ MOST_NAMED = 3
 def markdown(results: Record) -> str:
     """Plain GitHub-flavoured Markdown; what came from outside is escaped."""
     lines = [f"# {_safe(results['study_name'])}", ""]
+    if question := results["study"].get("question"):
+        lines += [_safe(question), ""]
     lines += [f"> **{_safe(note)}**\n" for note in notes(results)]
     host = results["host"].get("name", "")
     lines += [f"Host {_safe(host)}, measured {_safe(measured_at(results))}.", ""]
-    for answer in answers(results):
-        name = f" ({_safe(answer.name)})" if answer.name else ""
-        lines.append(f"- **{answer.device}**{name}: {_safe(answer.sentence)}")
-    lines += _swept(results)
+    # As on the page: without penalties the settings are what the study is about.
+    first, second = (_placed, _swept) if results["penalties"] else (_swept, _placed)
+    lines += [*first(results), *second(results)]
     lines += [
-        "",
         "Trust: " + "; ".join(f"{figure} {label}" for figure, label, _ in trust_items(results)) + ".",
         "",
     ]
@@ -44,14 +44,22 @@ def markdown(results: Record) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _placed(results: Record) -> list[str]:
+    lines = []
+    for answer in cards(answers(results)):
+        name = f" ({_safe(answer.name)})" if answer.name else ""
+        lines.append(f"- **{answer.device}**{name}: {_safe(answer.sentence)}")
+    return [*lines, ""]
+
+
 def _swept(results: Record) -> list[str]:
     found = findings(results)
     if not found:
         return []
-    lines = ["", f"**{_safe(what_matters(found))}**", ""]
+    lines = [f"**{_safe(what_matters(found))}**", ""]
     for one in [*fastest_ways(results), *found]:
         lines += [f"- {_safe(one.lead)}", *(f"  - {_safe(line)}" for line in one.lines)]
-    return lines
+    return [*lines, ""]
 
 
 def _named(runs: tuple[str, ...]) -> str:

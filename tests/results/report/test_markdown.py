@@ -41,3 +41,12 @@ def test_a_sweep_says_what_matters(placed_results, numa_results):
     assert "  - vit32x2x128: graph on " in text
     assert "\n- CUDA graph matters, against off\n  - cuda\\_graph on" in text
     assert "What matters" not in markdown(numa_results)
+
+
+def test_the_question_comes_first_and_settings_before_nodes_that_were_not_compared(placed_results):
+    asked = placed_results | {"study": placed_results["study"] | {"question": "Which <one>?"}}
+    assert markdown(asked).startswith("# two\\_by\\_two\n\nWhich &lt;one&gt;?\n\nHost ")
+    text = markdown(asked)
+    assert text.index("- **GPU 0**") < text.index("**What matters")
+    text = markdown(asked | {"penalties": []})
+    assert text.index("**What matters") < text.index("- **GPU 0**")
