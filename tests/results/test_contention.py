@@ -121,6 +121,8 @@ def test_what_is_left_has_its_interval_and_is_all_where_it_is_the_same(results):
         "vit0x0x0, 8 GPUs busy: all is left (SAME within 0.6 %) while the others run the same pipeline, all on their "
         "nearest node."
     )
+    alone = results | {"topology": results["topology"] | {"nodes": results["topology"]["nodes"][:1]}}
+    assert "nearest" in contention_lines(results)[0] and "node" not in contention_lines(alone)[0]
 
 
 def test_more_gpus_than_the_host_has_are_not_told_as_busy(results):

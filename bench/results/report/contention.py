@@ -53,7 +53,9 @@ def contention_parts(results: Record) -> list[Record]:
 
 
 def contention_lines(results: Record) -> list[str]:
-    """For the first screen: what is left with most GPUs busy, one line a model over what the others do."""
+    """For the first screen: what is left with most GPUs busy, one line a model over what the others do. With one node
+    there is none that is nearest."""
+    nodes = len(results["topology"].get("nodes") or [])
     by_model: dict[str, list[tuple[Group, list[Record]]]] = {}
     for group, entries in groups(results["contention"]).items():
         by_model.setdefault(group[0], []).append((group, entries))
@@ -61,7 +63,10 @@ def contention_lines(results: Record) -> list[str]:
     for model, own in by_model.items():
         most = max((max(_busy(entries), default=0) for _, entries in own), default=0)
         found = [(group, entries) for group, entries in own if most in _busy(entries)]
-        said = [f"{_left(entries, most)} while {_company(group)}{_of_link(entries, most)}" for group, entries in found]
+        said = [
+            f"{_left(entries, most)} while {_company(group) if nodes > 1 else _load(group)}{_of_link(entries, most)}"
+            for group, entries in found
+        ]
         lines.append(f"{model}, {most} GPUs busy: {'; '.join(said)}." if said else f"{model}: not measured.")
     return lines
 
@@ -72,8 +77,11 @@ def _busy(entries: list[Record]) -> list[int]:
 
 
 def _company(group: Group) -> str:
-    _, load, placement = group
-    return f"{_LOADS.get(load, load)}, {_PLACEMENTS.get(placement, placement)}"
+    return f"{_load(group)}, {_PLACEMENTS.get(group[2], group[2])}"
+
+
+def _load(group: Group) -> str:
+    return _LOADS.get(group[1], group[1])
 
 
 def _left(entries: list[Record], busy: int) -> str:
