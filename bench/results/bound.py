@@ -19,6 +19,7 @@ TERMS = {
     "buffers": "copy and compute of one buffer",
     "prepare": "preparing",
 }
+CPU_TERMS = ("issue", "prepare")
 
 
 @dataclass(frozen=True)

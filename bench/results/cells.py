@@ -60,7 +60,6 @@ def cell_entry(cell: Record, runs: list[Record], export: Record | None, metrics:
         "throughput_samples_s": throughput,
         "throughput_spread": statistics.stdev(rates) / statistics.fmean(rates) if len(rates) > 1 else None,
         "throughput_runs": rates,
-        "noise_class": noise_class((contract or {}).get("regime")),
         "penalty_class": penalty_class((contract or {}).get("regime")),
         "latency_us": latency,
         "solo_us": _median_of(run["result"].get("solo_us") for run in timed),
@@ -74,7 +73,9 @@ def cell_entry(cell: Record, runs: list[Record], export: Record | None, metrics:
         "runs": [_run_entry(run, cell["batch_size"]) for run in runs],
     }
     entry["bound"] = cell_bound(entry)
-    entry["efficiency_solo"] = (entry["bound"] or {}).get("efficiency")
+    limits = entry["bound"] or {}
+    entry["efficiency_solo"] = limits.get("efficiency")
+    entry["noise_class"] = noise_class((contract or {}).get("regime"), limits.get("limit"))
     return entry | {"remarks": remarks(entry, runs)}
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from bench.results.bound import CPU_TERMS
 from bench.results.statistics import UNKNOWN, Estimate, repeats_to_decide
 
 LAUNCH_BOUND = "launch-bound"
@@ -34,11 +35,16 @@ class Judgement:
     repeats: int | None = None
 
 
-def noise_class(regime: str | None) -> str:
-    """The class whose variances are pooled, from the measured regime of the trace; without one nothing is pooled."""
-    if regime is None:
+def noise_class(regime: str | None, limit: str | None = None) -> str:
+    """The class whose variances are pooled, from the measured regime of the trace; without either nothing is pooled.
+
+    limit: where there is no trace, the term that sets the cell's bound (bench.results.bound). Where it is the CPU's, a
+    trace says launch-bound: so it was in each of the 27 cells of docs/reference that have both.
+    """
+    if regime is None and limit is None:
         return UNKNOWN
-    return LAUNCH_BOUND if regime == LAUNCH_BOUND else REST
+    launches = limit in CPU_TERMS if regime is None else regime == LAUNCH_BOUND
+    return LAUNCH_BOUND if launches else REST
 
 
 def decided(found: Estimate) -> Verdict | None:

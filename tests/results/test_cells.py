@@ -104,6 +104,19 @@ def test_noise_class_follows_the_measured_regime(entry):
     assert entry(lambda parts: parts["metrics"].update(regime="balanced"))["noise_class"] == "rest"
 
 
+def test_without_a_trace_the_noise_class_follows_what_limits_by_times_alone(entry):
+    def untraced(issue_us):
+        def change(parts):
+            parts["metrics"] = None
+            parts[f"{CELL}_r1"]["result"] |= {
+                "solo_us": {"h2d": 100.0, "compute": 50.0, "d2h": 90.0}, "issue_us": issue_us,
+            }  # fmt: skip
+        return change
+
+    assert entry(untraced(20.0))["noise_class"] == "rest"
+    assert entry(untraced(140.0))["noise_class"] == "launch-bound"
+
+
 def test_latencies_merge_by_the_median_and_the_largest_maximum():
     runs = [{"count": 10, "p50": p50, "p90": None, "p99": None, "max": 2 * p50, "quantiles": []} for p50 in (1, 5, 2)]
     merged = merge_latencies([*runs, None])

@@ -75,11 +75,19 @@ def test_decided_is_none_while_the_runs_do_not_tell():
 
 
 @pytest.mark.parametrize(
-    ("regime", "expected"),
-    [("launch-bound", "launch-bound"), ("stalled", "rest"), ("balanced", "rest"), (None, "unknown")],
+    ("regime", "limit", "expected"),
+    [
+        ("launch-bound", "compute", "launch-bound"),
+        ("stalled", "issue", "rest"),
+        ("balanced", None, "rest"),
+        (None, "issue", "launch-bound"),
+        (None, "prepare", "launch-bound"),
+        (None, "h2d", "rest"),
+        (None, None, "unknown"),
+    ],
 )
-def test_the_noise_class_follows_the_regime(regime, expected):
-    assert noise_class(regime) == expected
+def test_the_noise_class_follows_the_regime_and_without_one_what_limits(regime, limit, expected):
+    assert noise_class(regime, limit) == expected
 
 
 @pytest.mark.parametrize(
