@@ -39,7 +39,7 @@ def noise_class(regime: str | None, limit: str | None = None) -> str:
     """The class whose variances are pooled, from the measured regime of the trace; without either nothing is pooled.
 
     limit: where there is no trace, the term that sets the cell's bound (bench.results.bound). Where it is the CPU's, a
-    trace says launch-bound: so it was in each of the 27 cells of docs/reference that have both.
+    trace says launch-bound: so it was in every cell of docs/reference that has both.
     """
     if regime is None and limit is None:
         return UNKNOWN

@@ -155,7 +155,14 @@ SETTINGS = {
             (LOCAL, REMOTE, FOUND),
             suffix="{}-load",
         ),
-        Setting("num_samples", int, 1000, "samples of one pass", minimum=1, suffix="n{}"),
+        Setting(
+            "num_samples",
+            int,
+            1000,
+            "samples of one pass: what is traced, and the most a window holds beyond window_s",
+            minimum=1,
+            suffix="n{}",
+        ),
         Setting("warmup_samples", int, 100, "samples before the first window, at least", suffix="warm{}"),
         Setting(
             "windows",

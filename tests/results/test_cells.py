@@ -1,10 +1,12 @@
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from bench.results.cells import cell_entry, merge_latencies
 from bench.results.load import load
+from bench.results.verdicts import noise_class
 
 CELL = "pipeline_gpu0_numa0_vit0x0x0"
 
@@ -115,6 +117,17 @@ def test_without_a_trace_the_noise_class_follows_what_limits_by_times_alone(entr
 
     assert entry(untraced(20.0))["noise_class"] == "rest"
     assert entry(untraced(140.0))["noise_class"] == "launch-bound"
+
+
+def test_limit_and_trace_give_one_noise_class_wherever_a_gpu_said_both():
+    both = [
+        (noise_class(regime), noise_class(None, limit))
+        for file in (Path(__file__).parents[2] / "docs" / "reference").glob("h?00_*/results.json")
+        for cell in json.loads(file.read_text())["cells"]
+        if (regime := (cell["metrics"] or {}).get("regime")) and (limit := (cell["bound"] or {}).get("limit"))
+    ]
+    assert len(both) > 25 and {"launch-bound", "rest"} == {by_trace for by_trace, _ in both}
+    assert all(by_trace == by_limit for by_trace, by_limit in both)
 
 
 def test_latencies_merge_by_the_median_and_the_largest_maximum():

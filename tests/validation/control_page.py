@@ -9,6 +9,7 @@ from tests.validation.control_plan import CLOCK_COPIES
 Record = dict[str, Any]
 
 
+LONGEST_ERROR = 120
 WORDS = {"positive": "limits", "negative": "has slack"}
 
 
@@ -22,7 +23,9 @@ def _head(found: Record) -> Iterator[str]:
     device, versions = (runs[0][key] if runs else {} for key in ("device", "versions"))
     said = found["summary"]
     processes = f"{found['processes']} processes in {found['ran_s']:.0f} s"
-    yield f"On {device.get('name')}, torch {versions.get('torch')}, {processes}."
+    yield f"### On {device.get('name')}"
+    yield ""
+    yield f"torch {versions.get('torch')}, {processes}."
     if "found" in said:
         yield (
             f"Delays in a stage that limits: {said['found']} of {said['positive']} found; "
@@ -33,7 +36,7 @@ def _head(found: Record) -> Iterator[str]:
             f"Slower copies: {said['predictions_in_bracket']} of {said['predictions']} inside the predicted bracket."
         )
     for error in found["errors"]:
-        yield f"Failed: {error['where']}: {error['error'].splitlines()[-1]}."
+        yield f"Failed: {error['where']}: {error['error'].splitlines()[-1][:LONGEST_ERROR]} ..."
 
 
 def _controls(found: Record) -> Iterator[str]:

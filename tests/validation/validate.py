@@ -1,6 +1,6 @@
 """Measure every promise of the statistics, print the table, and write it into docs/validity.md.
 
-The positive controls need a GPU and an idle machine: their section is made anew from their last figures.
+The positive controls need a GPU and an idle machine: their section is made anew from the figures that are kept.
 
     python tests/validation/validate.py [--studies 2000] [--no-docs]
 
@@ -21,7 +21,7 @@ from tests.validation.goals import GOALS, Figure
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "validity.md"
-CONTROLS = ROOT / "docs" / "reference" / "positive_controls.json"
+CONTROLS = sorted((ROOT / "docs" / "reference").glob("positive_controls_*.json"))
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 NIGHTS_BEGIN, NIGHTS_END = "<!-- nights: begin -->", "<!-- nights: end -->"
 CONTROLS_BEGIN, CONTROLS_END = "<!-- controls: begin -->", "<!-- controls: end -->"
@@ -83,10 +83,10 @@ def mark(figure: Figure) -> str:
     return "" if figure.ok is None else "kept" if figure.ok else "NOT KEPT"
 
 
-def write_controls(page: Path, figures: Path) -> None:
-    """Nothing where no GPU has been measured yet."""
-    if figures.exists():
-        write_page(page, control_page.section(read_json(figures)), CONTROLS_BEGIN, CONTROLS_END)
+def write_controls(page: Path, figures: Iterable[Path]) -> None:
+    """One section for each GPU measured."""
+    sections = [control_page.section(read_json(file)) for file in figures]
+    write_page(page, "\n\n".join(sections), CONTROLS_BEGIN, CONTROLS_END)
 
 
 def write_nights(page: Path, spans: int, no_docs: bool) -> None:
