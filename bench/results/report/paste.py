@@ -53,7 +53,7 @@ def _slurm(nodes: dict[int, int]) -> tuple[str, str, str]:
         f"srun --nodes=1 --exclusive --mem=0 --ntasks={len(nodes)} --gpus-per-node={max(nodes) + 1} \\\n"
         f"     --cpu-bind=map_ldom:{listed} --mem-bind=map_mem:{listed} \\\n"
         f"     sh -c 'set -- {' '.join(map(str, nodes))}; shift $SLURM_LOCALID; "
-        "CUDA_VISIBLE_DEVICES=$1 exec python serve.py'"
+        "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=$1 exec python serve.py'"
     )
     note = "Binds only where the job has the whole host. Slurm counts nodes in order: mind gaps in their ids."
     return "Slurm", text, note

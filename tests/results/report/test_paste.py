@@ -47,10 +47,11 @@ def test_the_wrapper_of_torchrun_binds_each_rank_to_its_node(lines, tmp_path):
 
 def test_the_command_of_slurm_gives_each_task_its_gpu(numa_results):
     text = recipes(numa_results, {1: 0, 3: 2})[1][1]
-    command = text[text.index("sh -c") :].replace("exec python serve.py", "exec printenv CUDA_VISIBLE_DEVICES")
+    printed = "exec printenv CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER"
+    command = text[text.index("sh -c") :].replace("exec python serve.py", printed)
     environment = {"PATH": "/usr/bin:/bin", "SLURM_LOCALID": "1"}
     said = subprocess.run(["sh"], input=command, env=environment, capture_output=True, text=True, check=True)
-    assert said.stdout == "3\n"
+    assert said.stdout == "3\nPCI_BUS_ID\n"
 
 
 def test_one_node_leaves_nothing_to_paste(quick_run, results_of):
