@@ -8,10 +8,12 @@ Nothing of bench/workload knows of it: parts of bench.workload.run are replaced 
 * kernel: work for `delay_us` before the forward pass, on its stream and, in a CUDA graph, inside the graph.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -27,13 +29,29 @@ from tests.validation.control_plan import Injection
 
 SLEEPS = 64
 WAITS = 500
+# Of a batch: room in the slots for the longest copy of the plan.
+LONGEST_COPY = 2.5
+
+
+@dataclass
+class Parts:
+    """What all sides of a process have in common: where something lies in memory is no difference between them.
+
+    room: the slots, of which a batch fills the beginning and a longer copy more.
+    """
+
+    rings: Rings | None = None
+    model: torch.nn.Module | None = None
+    room: list[torch.Tensor] = field(default_factory=list)
 
 
 def build_side(cell: Cell, device: Device, injection: Injection, base: Pipeline | None = None) -> Pipeline:
-    """A pipeline with the injection. It shares the rings and the streams of `base`, so that nothing else differs:
-    what two pipelines of one process have of their own are their slots, events and forward pass."""
-    with injected(injection, base.rings if base else None):
+    """A pipeline with the injection. It shares weights, slots, rings and streams of `base`: what two pipelines of one
+    process have of their own are their events and, as CUDA graphs, what a graph allocates."""
+    parts = base.parts if base else Parts()
+    with injected(injection, parts):
         pipeline = workload.build_pipeline(cell, device, Phases())
+    pipeline.parts = parts
     if base:
         pipeline.h2d_stream, pipeline.compute_stream, pipeline.d2h_stream = (
             base.h2d_stream, base.compute_stream, base.d2h_stream,
@@ -44,33 +62,38 @@ def build_side(cell: Cell, device: Device, injection: Injection, base: Pipeline 
 
 
 @contextmanager
-def injected(injection: Injection, rings: Rings | None = None) -> Iterator[None]:
-    """Inside, a pipeline that bench.workload.run builds has the injection, and reads `rings`."""
-    longer: list[torch.Tensor] = []
+def injected(injection: Injection, parts: Parts) -> Iterator[None]:
+    """Inside, a pipeline that bench.workload.run builds has the injection, and the parts that there are."""
     names = ("build_model", "make_slots", "make_rings", "build_pipeline")
     real = {name: getattr(workload, name) for name in names}
 
     def build_model(cell: Cell, device: torch.device) -> torch.nn.Module | None:
-        model = real["build_model"](cell, device)
-        if injection.stage == "kernel" and model is not None:
-            model.forward_features = _compute_more(model.forward_features, device, injection.delay_us)
+        parts.model = parts.model or real["build_model"](cell, device)
+        if injection.stage != "kernel" or parts.model is None:
+            return parts.model
+        model = copy.copy(parts.model)
+        model.forward_features = _compute_more(model.forward_features, device, injection.delay_us)
         return model
 
     def make_slots(cell: Cell, device: Device) -> list[torch.Tensor]:
-        slots = real["make_slots"](cell, device)
-        if injection.stage != "copy":
-            return slots
-        batch = slots[0].numel()
-        longer.extend(slots[0].new_zeros(max(batch, round(batch * injection.copy_ratio))) for _ in slots)
-        return [each[:batch].view(cell.batch_shape) for each in longer]
+        if not parts.room:
+            slots = real["make_slots"](cell, device)
+            length = round(slots[0].numel() * max(LONGEST_COPY, injection.copy_ratio))
+            parts.room = [slots[0].new_zeros(length) for _ in slots]
+        return [each[: math.prod(cell.batch_shape)].view(cell.batch_shape) for each in parts.room]
 
     def make_rings(cell: Cell, device: Device) -> Rings:
-        return rings or real["make_rings"](cell, device)
+        parts.rings = parts.rings or real["make_rings"](cell, device)
+        return parts.rings
 
     def build_pipeline(cell: Cell, device: Device, phases: Phases) -> Pipeline:
         pipeline = real["build_pipeline"](cell, device, phases)
         if injection.stage == "copy":
-            _copy_more(pipeline, longer)
+            batch = math.prod(cell.batch_shape)
+            length = max(batch, round(batch * injection.copy_ratio))
+            if length > len(parts.room[0]):
+                raise ValueError(f"slots of {len(parts.room[0])} elements hold no copy of {length}")
+            _copy_more(pipeline, [each[:length] for each in parts.room])
         if injection.counting:
             _launch_more(pipeline, injection.delay_us if injection.stage == "launch" else 0.0)
         return pipeline

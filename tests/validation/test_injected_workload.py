@@ -10,7 +10,7 @@ from bench.workload.devices import open_device
 from bench.workload.measure import first_batch_again
 from bench.workload.pipeline import Pipeline, no_beat
 from tests.validation.control_plan import BASE_CELL, Group, Injection, no_delay, positive, slower_copy
-from tests.validation.injected_workload import build_side, injected, ns_per_count, waited_us
+from tests.validation.injected_workload import Parts, build_side, injected, ns_per_count, waited_us
 from tests.validation.side_by_side import traced
 
 SMALL = BASE_CELL | {
@@ -45,14 +45,24 @@ def test_a_longer_copy_moves_more_bytes_and_changes_no_result(raw):
 
 
 @torch.inference_mode()
-def test_two_sides_share_rings_and_streams_and_nothing_else():
+@pytest.mark.parametrize("injection", [Injection("copy", 1.0, 1.5), Injection("kernel", 100.0)], ids=str)
+def test_two_sides_share_all_that_lies_in_memory(injection):
     base = built(SMALL, Injection())
-    other = built(SMALL, Injection("copy", 1.0, 1.5), base)
-    assert other.rings is base.rings and other.h2d_stream is base.h2d_stream
-    # Whatever the base ran, the other side's result is its own, and the same.
+    other = built(SMALL, injection, base)
+    assert other.rings is base.rings and other.h2d_stream is base.h2d_stream and other.parts is base.parts
+    assert [slot.data_ptr() for slot in other.slots] == [slot.data_ptr() for slot in base.slots]
+    # Whatever either ran, the result of the other is the same, and the base computes no more than before.
     base.run(3, no_beat)
     assert first_batch_again(other) == first_batch_again(base) > 0
-    assert {slot.data_ptr() for slot in base.slots}.isdisjoint({slot.data_ptr() for slot in other.slots})
+    assert "aten::sin" not in operators(base, 1)
+    assert ("aten::sin" in operators(other, 1)) == (injection.stage == "kernel")
+
+
+@torch.inference_mode()
+def test_a_copy_that_no_slot_holds_is_refused():
+    base = built(SMALL, Injection())
+    with pytest.raises(ValueError, match="hold no copy"):
+        built(SMALL, Injection("copy", 1.0, 3.0), base)
 
 
 @torch.inference_mode()
@@ -104,7 +114,7 @@ def test_launch_delay_keeps_beats_and_operators():
 
 def test_the_workload_is_itself_again_afterwards():
     before = workload.build_model, workload.make_slots, workload.make_rings, workload.build_pipeline
-    with pytest.raises(RuntimeError), injected(Injection("copy")):
+    with pytest.raises(RuntimeError), injected(Injection("copy"), Parts()):
         assert workload.make_slots is not before[1]
         raise RuntimeError
     assert (workload.build_model, workload.make_slots, workload.make_rings, workload.build_pipeline) == before
