@@ -46,7 +46,10 @@ class HostLock:
             time.sleep(interval_s)
         # What a killed study left behind need not hold the lock.
         self._end_orphans(self.holder())
-        self._write({"study": study, **self._owner, "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+        mine, before = {"study": study, **self._owner}, self.holder()
+        # Taken again for each run: a study holds the host since its first.
+        since = before.get("since") if mine.items() <= before.items() else None
+        self._write(mine | {"since": since or time.strftime("%Y-%m-%d %H:%M:%S")})
 
     def record_child(self, pid: int) -> None:
         """Remember the child's session beside those that live, so that a later study can end it if this one is

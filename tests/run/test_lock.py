@@ -53,6 +53,17 @@ def test_a_second_study_waits_and_says_for_whom(tmp_path: Path) -> None:
     HostLock(path).acquire("mine", refuse_to_wait)
 
 
+def test_a_study_holds_the_host_since_its_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter(("first run", "another study", "again"))
+    monkeypatch.setattr("bench.run.lock.time.strftime", lambda _: next(times))
+    lock = HostLock(tmp_path / "lock")
+    seen = []
+    for study in ("mine", "mine", "other", "mine"):
+        lock.acquire(study, refuse_to_wait)
+        seen.append(lock.holder()["since"])
+    assert seen == ["first run", "first run", "another study", "again"]
+
+
 def test_the_lock_goes_on_to_who_waits(tmp_path: Path) -> None:
     holder = hold(tmp_path / "lock", 0.5)
     said: list[str] = []
