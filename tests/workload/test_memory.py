@@ -55,7 +55,8 @@ def test_the_first_version_of_control_groups(host):
 
 def test_the_node_is_too_small_only_if_memory_is_bound_to_it(host):
     write(host, "sys/devices/system/node/node2/meminfo",
-          f"Node 2 MemTotal: 999999 kB\nNode 2 MemFree: {512 * 1024} kB\nNode 2 Inactive(file): {128 * 1024} kB\n")
+          f"Node 2 MemTotal: 999999 kB\nNode 2 MemFree: {512 * 1024} kB\n"
+          f"Node 2 Active(file): {96 * 1024} kB\nNode 2 Inactive(file): {32 * 1024} kB\n")
     assert free_memory(2, host)["NUMA node 2"] == 640 * MIB
     require_host_memory(GIB, None, host)
     with pytest.raises(RunFailure, match="NUMA node 2 has 640 MiB"):
