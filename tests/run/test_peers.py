@@ -70,11 +70,10 @@ def is_load(pid: int) -> bool:
         return False
 
 
-def overlap_s(one: list[dict], other: list[dict]) -> float:
-    def span(windows: list[dict]) -> tuple[float, float]:
-        return windows[0]["start_ns"] / 1e9, windows[-1]["start_ns"] / 1e9 + windows[-1]["duration_s"]
-
-    return min(span(one)[1], span(other)[1]) - max(span(one)[0], span(other)[0])
+def span_s(windows: list[dict]) -> tuple[float, float, float]:
+    """Begin, end and the longest of consecutive windows, in s on the monotonic counter that all processes share."""
+    longest_s = max(window["duration_s"] for window in windows)
+    return windows[0]["start_ns"] / 1e9, windows[-1]["start_ns"] / 1e9 + windows[-1]["duration_s"], longest_s
 
 
 def test_a_peer_works_throughout_the_windows_and_leaves_its_own_result(tmp_path: Path) -> None:
@@ -86,9 +85,12 @@ def test_a_peer_works_throughout_the_windows_and_leaves_its_own_result(tmp_path:
     (kept,) = record["peers"]
     assert (kept["gpu"], kept["cpu_node"], kept["mem_node"], kept["status"]) == (1, 0, 0, "ok")
     assert kept["exit_code"] == 0 and kept["command"] != record["command"] and "load" in kept["command"]
-    windows = record["result"]["windows"]
-    measured_s = windows[-1]["start_ns"] / 1e9 + windows[-1]["duration_s"] - windows[0]["start_ns"] / 1e9
-    assert overlap_s(windows, kept["result"]["windows"]) > 0.9 * measured_s
+    begin_s, end_s, _ = span_s(record["result"]["windows"])
+    peer_begin_s, peer_end_s, longest_s = span_s(kept["result"]["windows"])
+    # Its window in which the others stopped is not kept, however long a busy machine made it.
+    assert peer_begin_s <= begin_s and end_s <= peer_end_s + 2 * longest_s
+    worked_s = sum(window["duration_s"] for window in kept["result"]["windows"])
+    assert worked_s > 0.9 * (peer_end_s - peer_begin_s)
     assert kept["result"]["throughput_samples_s"] > 0 and kept["result"]["certificate"]["verdict"]
     log = call.directory.log(f"{record['run']}_peer_gpu1", "stdout").read_text()
     assert "load:" in log
