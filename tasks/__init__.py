@@ -1,10 +1,11 @@
 """Every task a user names: `luigi --module tasks NumaStudy`."""
 
-from tasks.setup import apply_project_settings, hide_false_warnings, hide_tracebacks
+from tasks.setup import apply_project_settings, hide_false_warnings, hide_tracebacks, keep_own_worker
 from tasks.terminal import hush_luigi
 
 # Luigi imports this module before it reads its settings.
 apply_project_settings()
+keep_own_worker()
 hide_false_warnings()
 hide_tracebacks()
 hush_luigi()

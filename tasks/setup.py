@@ -42,6 +42,14 @@ def apply_project_settings() -> None:
         config.set("core", "lock_pid_dir", os.path.join(tempfile.gettempdir(), f"luigi-{_user()}"))
 
 
+def keep_own_worker() -> None:
+    """Let a scheduler inside this process never take its one worker for lost, as it would where the clock steps ahead.
+
+    luigid, which has many workers and must tell which are gone, imports nothing of this and keeps its own setting.
+    """
+    luigi.configuration.get_config().set("scheduler", "worker_disconnect_delay", "inf")
+
+
 def hide_false_warnings() -> None:
     """luigi's client reads rpc-* itself, and its task `core` warns of options that it does not know."""
     warnings.filterwarnings("ignore", message=".*'rpc_retry_\\w+'.* is not consumed by the task 'core'")

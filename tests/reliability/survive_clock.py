@@ -25,6 +25,13 @@ time.localtime = lambda seconds=None: _localtime(_moved() if seconds is None els
 time.strftime = lambda form, moment=None: _strftime(form, time.localtime() if moment is None else moment)
 """
 
+# The same, but for a clock that steps two minutes ahead whenever it is read.
+LEAPING = """
+import itertools, time
+_time, _leaps = time.time, itertools.count()
+time.time = lambda: _time() + 120 * next(_leaps)
+"""
+
 HOUR_S = 3600
 # 25 October 2026, 02:30 in Berlin: for the first time at 00:30 UTC, for the second time an hour later.
 FIRST_HALF_PAST_TWO, SECOND_HALF_PAST_TWO = 1792888200, 1792891800
@@ -59,6 +66,15 @@ def test_a_clock_that_steps_while_a_study_runs(calls: ApartCalls, before_s: int,
     slow.unlink()
     again = calls.run()
     assert again.returncode == 0 and "Nothing was measured now" in again.stdout, again.stderr
+    look_at_the_whole(calls)
+
+
+def test_no_step_makes_the_scheduler_of_this_process_take_its_worker_for_lost(calls: ApartCalls) -> None:
+    """It gives up a worker not heard of for a minute: two readings of the clock with a step between them."""
+    site = calls.folder / "site"
+    (site / "sitecustomize.py").write_text(LEAPING + (site / "sitecustomize.py").read_text())
+    done = calls.run()
+    assert done.returncode == 0, done.stdout + done.stderr
     look_at_the_whole(calls)
 
 
