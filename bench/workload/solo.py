@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -60,6 +60,17 @@ def solo_us(pipeline: Pipeline, depth: int, batch_s: float, issue_us: float) -> 
     CPU issues more slowly: that term of the bound is issue_us.
     """
     copies = max(3, min(MAX_COPIES, math.ceil(BURST_S / batch_s)))
+    counts = {"h2d": copies, "compute": batches_queued(depth, batch_s), "d2h": copies}
+    found = dict.fromkeys(counts, 0.0)
+    for name, (stream, stage) in stages_alone(pipeline).items():
+        count, hold_s = counts[name], 2 * counts[name] * issue_us / 1e6
+        bursts = [range(number * count, (number + 1) * count) for number in range(bursts_of(count * batch_s))]
+        found[name] = median(burst_us(pipeline, stream, stage, batches, hold_s) for batches in bursts)
+    return {**found, **pipeline.prepare_us()}
+
+
+def stages_alone(pipeline: Pipeline) -> dict[str, tuple[Any, Callable[[int], None]]]:
+    """Of each stage that the cell has, its stream and what issues one batch of it and of nothing else."""
     slots, host_in, host_out = len(pipeline.slots), pipeline.host_in, pipeline.host_out
 
     def h2d(index: int) -> None:
@@ -71,33 +82,25 @@ def solo_us(pipeline: Pipeline, depth: int, batch_s: float, issue_us: float) -> 
     def d2h(index: int) -> None:
         pipeline.d2h(index % slots, host_out[index % len(host_out)], None)
 
-    def alone(stream: Any, stage: Callable[[int], None], count: int) -> float:
-        bursts = bursts_of(count * batch_s)
-        return _alone(pipeline, stream, stage, count, bursts, 2 * count * issue_us / 1e6)
-
-    passes = batches_queued(depth, batch_s)
-    copied = pipeline.copies
-    return {
-        "h2d": alone(pipeline.h2d_stream, h2d, copies) if copied.into else 0.0,
-        "compute": alone(pipeline.compute_stream, compute, passes) if pipeline.forward else 0.0,
-        "d2h": alone(pipeline.d2h_stream, d2h, copies) if copied.back else 0.0,
-        **pipeline.prepare_us(),
+    there = {
+        "h2d": (pipeline.h2d_stream, h2d, pipeline.copies.into),
+        "compute": (pipeline.compute_stream, compute, pipeline.forward),
+        "d2h": (pipeline.d2h_stream, d2h, pipeline.copies.back),
     }
+    return {name: (stream, stage) for name, (stream, stage, has) in there.items() if has}
 
 
-def _alone(
-    pipeline: Pipeline, stream: Any, stage: Callable[[int], None], count: int, bursts: int, hold_s: float
+def burst_us(
+    pipeline: Pipeline, stream: Any, stage: Callable[[int], None], batches: Sequence[int], hold_s: float
 ) -> float:
+    """Device time per batch of one burst of a stage, whose stream is held back while it is issued."""
     device = pipeline.device
     start, end = device.event(timing=True), device.event(timing=True)
-    values = []
-    for burst in range(bursts):
-        device.synchronize()
-        device.hold(stream, hold_s)
-        start.record(stream)
-        for index in range(burst * count, (burst + 1) * count):
-            stage(index)
-        end.record(stream)
-        device.synchronize()
-        values.append(start.elapsed_time(end) * 1e3 / count)
-    return median(values)
+    device.synchronize()
+    device.hold(stream, hold_s)
+    start.record(stream)
+    for index in batches:
+        stage(index)
+    end.record(stream)
+    device.synchronize()
+    return start.elapsed_time(end) * 1e3 / len(batches)

@@ -44,4 +44,4 @@ def test_plan_of_5000_cells(benchmark, tmp_path: Path, frozen: bool) -> None:
 
 def test_plan_of_one_cell(benchmark, tmp_path: Path) -> None:
     said = benchmark.pedantic(plan, args=(tmp_path,), rounds=5, warmup_rounds=1)
-    assert "1 cells" in said
+    assert "1 cell (" in said

@@ -23,7 +23,7 @@ def _head(found: Record) -> Iterator[str]:
     device, versions = (runs[0][key] if runs else {} for key in ("device", "versions"))
     said = found["summary"]
     processes = f"{found['processes']} processes in {found['ran_s']:.0f} s"
-    yield f"### On {device.get('name')}"
+    yield f"### On {'the cpu device: ' if device.get('type') == 'cpu' else ''}{device.get('name')}"
     yield ""
     yield f"torch {versions.get('torch')}, {processes}."
     if "found" in said:

@@ -150,7 +150,7 @@ def _cpu_groups() -> tuple[Group, ...]:
     Small batches where they compute, so that a window is shorter than what other users of the machine take at a time.
     """
     size = {"num_samples": 100, "memory_size_mb": 96}
-    window = {"window_s": 0.005, "measure_s": 10.0, "traced_blocks": 2}
+    window = {"window_s": 0.005, "measure_s": 10.0, "traced_blocks": 99}
     return (
         Group("vit0x0x0", NO_COMPUTE, "transfer-bound",
               (no_delay(), *positive("copy", *PERCENT), *slower_copy(2.0)), size, **window),

@@ -188,28 +188,31 @@ def _attribute(growth: Mapping[str, Record], delay_us: float, seen: bool) -> str
 def _trace_growth(base: Runs, runs: Runs, device: str) -> Record | None:
     """Of each stage in the pipeline, in us per batch: the mean over the processes that traced both sides.
 
-    error: of the stages, from the spread inside the traces, or from that between the processes if it is larger.
+    error: of the stages and of launching, from the spread inside the traces or between the processes, the larger one.
     """
     pairs = [(base[block]["trace"], runs[block]["trace"]) for block in base.keys() & runs.keys()
              if base[block].get("trace") and runs[block].get("trace")]  # fmt: skip
     if not pairs:
         return None
-    growth = {key: float(np.mean([after[key] - before[key] for before, after in pairs]))
-              for key in ("h2d", "compute", "d2h", "idle", "device", "cpu")
-              if all(trace[key] is not None for pair in pairs for trace in pair)}  # fmt: skip
-    # Sequential: what the CPU does between the stages is its time per batch less theirs.
-    between = sum(growth[stage] for stage in DEVICE_STAGES) if device == "cpu" else 0.0
-    error = {stage: _trace_error(pairs, stage) for stage in DEVICE_STAGES}
-    return growth | {"launch": growth.get("cpu", 0.0) - between, "error": error}
+    keys = [key for key in ("h2d", "compute", "d2h", "idle", "device", "cpu")
+            if all(trace[key] is not None for pair in pairs for trace in pair)]  # fmt: skip
+    grown = [{key: after[key] - before[key] for key in keys} for before, after in pairs]
+    for each in grown:
+        # Sequential: what the CPU does between the stages is its time per batch less theirs.
+        between = sum(each[stage] for stage in DEVICE_STAGES) if device == "cpu" else 0.0
+        each["launch"] = each.get("cpu", 0.0) - between
+    error = {term: _trace_error(pairs, [each[term] for each in grown], term) for term in (*DEVICE_STAGES, "launch")}
+    return {key: float(np.mean([each[key] for each in grown])) for key in (*keys, "launch")} | {"error": error}
 
 
-def _trace_error(pairs: list[tuple[Record, Record]], stage: str) -> float:
-    inside = [math.hypot(*((trace.get("error") or {}).get(stage, 0.0) for trace in pair)) for pair in pairs]
-    within = math.hypot(*inside) / len(pairs)
+def _trace_error(pairs: list[tuple[Record, Record]], grown: list[float], term: str) -> float:
+    """Of the time of launching, which is a difference of all the others, a trace alone knows the others' errors."""
+    stages = DEVICE_STAGES if term == "launch" else (term,)
+    own = [(trace.get("error") or {}).get(stage, 0.0) for pair in pairs for trace in pair for stage in stages]
+    within = math.hypot(*own) / len(pairs)
     if len(pairs) == 1:
         return within
-    between = float(np.std([after[stage] - before[stage] for before, after in pairs], ddof=1)) / math.sqrt(len(pairs))
-    return max(within, between)
+    return max(within, float(np.std(grown, ddof=1)) / math.sqrt(len(pairs)))
 
 
 def _traces(runs: Runs) -> list[Record]:
@@ -229,7 +232,8 @@ def _attribute_trace(device: str, growth: Record | None, delay_us: float, seen: 
     if grown:
         return DEVICE_STAGES[max(grown, key=lambda stage: growth[stage])]
     excluded = all(growth[stage] + 2 * growth["error"][stage] < (1 - SHARE) * delay_us for stage in DEVICE_STAGES)
-    found = seen and excluded if device == "cuda" else growth["launch"] >= SHARE * delay_us
+    launched = growth["launch"] >= max(SHARE * delay_us, ERRORS * growth["error"]["launch"])
+    found = seen and excluded if device == "cuda" else launched
     return "launch" if found else NOWHERE
 
 

@@ -11,8 +11,9 @@ import os
 import random
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,16 @@ from bench.workload.pipeline import Pipeline, no_beat
 from bench.workload.progress import Progress
 from bench.workload.ranges import make_ranges
 from bench.workload.run import versions
-from bench.workload.solo import batches_queued, issue_us, solo_us
+from bench.workload.solo import batches_queued, burst_us, issue_us, solo_us, stages_alone
 from bench.workload.windows import WarmupRule
 from tests.validation.control_plan import BASE, Group, Injection
 from tests.validation.injected_workload import build_side, waited_us
 from tests.validation.traced_stages import stages_of
 
-ISSUE_BURSTS = 3
+STAGES = ("h2d", "compute", "d2h")
+BURSTS = 3
+# Of a window: on the cpu device, whose batches follow each other, a few are enough.
+MIN_BATCHES = 2
 # Before each window, so that it does not pay for the change of sides.
 LEAD_IN = 0.05
 MAX_ROUNDS = 400
@@ -54,13 +58,14 @@ class Job:
 
 @dataclass
 class Side:
-    """A pipeline and what was measured of it, in us per batch, one value a round."""
+    """A pipeline and what was measured of it, in us per batch, one value a round.
+
+    us: by what was timed: `window`; `issue`; `waited`, the beat; and each stage alone: `h2d`, `compute`, `d2h`.
+    """
 
     injection: Injection
     pipeline: Pipeline
-    window_us: list[float]
-    issue_us: list[float]
-    waited_us: list[float]
+    us: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
 
 def measure_sides(job: Job) -> dict[str, Record]:
@@ -78,24 +83,25 @@ def measure_sides(job: Job) -> dict[str, Record]:
         _stay_here()
         rule = WarmupRule(cell.window_s, -(-cell.warmup_samples // cell.batch_size))
         warmup = warm_up(base, rule, Progress(None))
-        sides = {BASE: Side(job.group.base, base, [], [], [])}
-        alone = _alone(cell, base, warmup.batch_s)
+        sides = {BASE: Side(job.group.base, base)}
+        issued_us = issue_us(base, cell.model.depth, warmup.batch_s)
+        alone = solo_us(base, cell.model.depth, warmup.batch_s, issued_us)
         for condition in job.group.conditions:
             injection = condition.injection(1e6 * warmup.batch_s, alone["h2d"], job.group.counting)
-            sides[condition.name] = Side(injection, build_side(cell, device, injection, base), [], [], [])
+            sides[condition.name] = Side(injection, build_side(cell, device, injection, base))
         gc.collect()
         gc.freeze()
         gc.disable()
-        _rounds(cell, sides, warmup.batch_s, job)
-        solo = {name: _alone(cell, side.pipeline, warmup.batch_s) for name, side in sides.items()}
-        rates = paired_rates({name: side.window_us for name, side in sides.items()}, cell.batch_size)
+        _rounds(cell, sides, warmup.batch_s, issued_us, job)
+        rates = paired_rates({name: side.us["window"] for name, side in sides.items()}, cell.batch_size)
+        terms = {term: paired({name: side.us[term] for name, side in sides.items()}) for term in sides[BASE].us}
         found = {}
         for name, side in sides.items():
             found[name] = {
                 "injection": asdict(side.injection), "throughput_samples_s": rates[name],
-                "solo_us": {key: solo[name][key] for key in ("h2d", "compute", "d2h")},
-                "issue_us": midmean(side.issue_us), "waited_us": _more(side.waited_us, sides[BASE].waited_us),
-                "window_us": [round(us, 4) for us in side.window_us], "settled": warmup.settled,
+                "solo_us": {term: terms[term][name] if term in terms else 0.0 for term in STAGES},
+                "issue_us": terms["issue"][name], "waited_us": terms["waited"][name] - terms["waited"][BASE],
+                "window_us": [round(us, 4) for us in side.us["window"]], "settled": warmup.settled,
                 "buffer_layout": side.pipeline.layout, "device": device.describe(), "versions": versions(),
             }  # fmt: skip
             if job.traced:
@@ -113,6 +119,12 @@ def paired_rates(window_us: Mapping[str, Sequence[float]], batch_size: int) -> d
     return {name: rate * math.exp(midmean(base - np.log(np.asarray(us, float)))) for name, us in window_us.items()}
 
 
+def paired(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """By side, so that the difference of any side to the base is that of the values of the same rounds."""
+    base = np.asarray(values[BASE], float)
+    return {name: midmean(base) + midmean(np.asarray(each, float) - base) for name, each in values.items()}
+
+
 def midmean(values: Iterable[float]) -> float:
     """Mean of the middle half: a spell of the host moves it no more than a median, and it resolves clock ticks."""
     ordered = np.sort(np.asarray(list(values), float))
@@ -120,46 +132,40 @@ def midmean(values: Iterable[float]) -> float:
     return float(ordered[cut : len(ordered) - cut].mean())
 
 
-def _more(waited: list[float], base: list[float]) -> float:
-    """What a side waits beyond the base, in us per batch."""
-    return midmean(np.asarray(waited) - np.asarray(base))
-
-
 def _stay_here() -> None:
     allowed = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {allowed[len(allowed) // 2]})
 
 
-def _alone(cell: Cell, pipeline: Pipeline, batch_s: float) -> dict[str, float]:
-    return solo_us(pipeline, cell.model.depth, batch_s, issue_us(pipeline, cell.model.depth, batch_s))
-
-
-def _rounds(cell: Cell, sides: dict[str, Side], batch_s: float, job: Job) -> None:
+def _rounds(cell: Cell, sides: dict[str, Side], batch_s: float, issued_us: float, job: Job) -> None:
     """Every side once a round, in a new seeded order; the first round only warms up."""
-    count = max(4, math.ceil(job.group.window_s / batch_s))
+    count = max(MIN_BATCHES, math.ceil(job.group.window_s / batch_s))
     queued = batches_queued(cell.model.depth, batch_s)
+    few = min(count, queued)
     names, order = list(sides), random.Random(job.seed)
     end = math.inf
     for number in range(MAX_ROUNDS + 1):
         order.shuffle(names)
         for name in names:
-            side = sides[name]
-            side.pipeline.run(math.ceil(LEAD_IN * count), no_beat)
-            side.pipeline.drain()
-            side.window_us.append(1e6 * run_window(side.pipeline, count, no_beat).batch_s)
-            side.issue_us.append(min(_burst_us(side.pipeline, queued) for _ in range(ISSUE_BURSTS)))
-            side.waited_us.append(waited_us(side.pipeline))
+            pipeline, us = sides[name].pipeline, sides[name].us
+            pipeline.run(math.ceil(LEAD_IN * count), no_beat)
+            pipeline.drain()
+            us["window"].append(1e6 * run_window(pipeline, count, no_beat).batch_s)
+            # On the cpu device to issue is to execute: the window was it.
+            issued = cell.device == "cpu"
+            us["issue"].append(us["window"][-1] if issued else min(_issue_us(pipeline, queued) for _ in range(BURSTS)))
+            for term, (stream, stage) in stages_alone(pipeline).items():
+                us[term].append(burst_us(pipeline, stream, stage, range(few), 2e-6 * few * issued_us))
+            us["waited"].append(waited_us(pipeline, sides[name].injection.delay_us))
         if number == 0:
             for side in sides.values():
-                side.window_us.clear()
-                side.issue_us.clear()
-                side.waited_us.clear()
+                side.us.clear()
             end = time.perf_counter() + job.measure_s
         elif time.perf_counter() > end:
             return
 
 
-def _burst_us(pipeline: Pipeline, count: int) -> float:
+def _issue_us(pipeline: Pipeline, count: int) -> float:
     """CPU time to issue a batch to an idle device; bench.workload.solo says why bursts."""
     pipeline.drain()
     start_ns = time.perf_counter_ns()

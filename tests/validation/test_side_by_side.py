@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.validation.control_plan import BASE
-from tests.validation.side_by_side import midmean, paired_rates
+from tests.validation.side_by_side import midmean, paired, paired_rates
 
 
 def test_the_ratio_of_two_sides_is_that_of_their_rounds():
@@ -16,6 +16,13 @@ def test_the_ratio_of_two_sides_is_that_of_their_rounds():
     assert rates["launch 1 %"] / rates[BASE] == pytest.approx(1 / 1.01, abs=3e-4)
     # The medians of either side alone would not have told.
     assert 12.0 < 1e6 / rates[BASE] < 18.0
+
+
+def test_the_difference_of_two_sides_is_that_of_their_rounds():
+    noise = np.random.default_rng(3)
+    rounds = np.linspace(50.0, 90.0, 60) * np.where(noise.random(60) < 0.1, 3.0, 1.0)
+    found = paired({BASE: list(rounds), "kernel 1 %": list(rounds + 0.5), "same": list(rounds)})
+    assert found["kernel 1 %"] - found[BASE] == pytest.approx(0.5) and found["same"] == found[BASE]
 
 
 def test_a_spell_in_one_side_only_does_not_move_the_ratio():
