@@ -91,12 +91,17 @@ def _plain_words(error: BaseException | None) -> str:
     if isinstance(error, RPCError):
         advice = "`make ui` in another terminal, or --local-scheduler; the same command goes on from here"
         error = StudyError(str(error), advice=advice)
-    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+    if isinstance(error, OSError) and error.errno is not None and _of_files(error):
         advice = "mend the file system; the same command goes on from here"
         # A write knows no name.
         error = StudyError(os.strerror(error.errno), str(error.filename or ""), advice)
     follows = isinstance(error, TaskException) or str(error).startswith("Unfulfilled ")
     return str(error) if isinstance(error, StudyError) or follows else ""
+
+
+def _of_files(error: OSError) -> bool:
+    """And not of a connection; but a file system whose server ends aborts what it was asked."""
+    return not isinstance(error, ConnectionError) or isinstance(error, ConnectionAbortedError) or bool(error.filename)
 
 
 @contextmanager

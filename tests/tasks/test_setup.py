@@ -28,6 +28,14 @@ def logged(error: BaseException) -> str:
         (OSError(116, "Stale file handle", "/out/grid.json"), "failed: Stale file handle\n  where: /out/grid.json"),
         (OSError(28, "No space left on device"), "failed: No space left on device\n  to do: mend"),
         (
+            ConnectionAbortedError(103, "Software caused connection abort", "/out/cells/a.json"),
+            "failed: Software caused connection abort\n  where: /out/cells/a.json\n  to do: mend",
+        ),
+        (
+            ConnectionAbortedError(103, "Software caused connection abort"),
+            "failed: Software caused connection abort\n  to do: mend",
+        ),
+        (
             RPCError("Errors (3 attempts) when connecting", OSError()),
             "failed: Errors (3 attempts) when connecting\n  to do",
         ),
