@@ -63,6 +63,7 @@ def cell_entry(cell: Record, runs: list[Record], export: Record | None, metrics:
         "penalty_class": penalty_class((contract or {}).get("regime")),
         "latency_us": latency,
         "solo_us": _median_of(run["result"].get("solo_us") for run in timed),
+        "compile_s": _compile_s(runs),
         "issue_us": _median(run["result"].get("issue_us") for run in timed),
         "buffer_layout": next((run["result"].get("buffer_layout") for run in timed), None) or "separate",
         "bytes_per_batch": _bytes_per_batch(timed),
@@ -142,6 +143,13 @@ def _run_entry(run: Record, batch_size: int) -> Record:
         "started_at": run.get("started_at"),
         "peers": peers_of_run(run, batch_size),
     }
+
+
+def _compile_s(runs: list[Record]) -> Record | None:
+    """Least and most over the processes that compiled the model, the traced one too: the most without a cache."""
+    facts = [(run.get("result") or {}).get("compile") or {} for run in runs]
+    known = [found["compile_s"] for found in facts if found.get("compile_s")]
+    return {"least": min(known), "most": max(known)} if known else None
 
 
 def _bytes_per_batch(timed: list[Record]) -> dict[str, int] | None:

@@ -22,6 +22,7 @@ RESULT = {
     "buffer_layout": TEXT, "bytes_in_per_batch": COUNT, "bytes_out_per_batch": COUNT, "batches_per_pass": COUNT,
     "input_ring_batches": COUNT, "output_ring_batches": COUNT, "output_checksum": NUMBER,
     "device": DEVICE, "versions": Each(PLAIN), "phases_s": SPREAD,
+    "compile": {"mode": TEXT, "compile_s": NUMBER, "reason": TEXT},
     "warmup": {"settled": FLAG, "spread": NUMBER, "batches": NUMBER, "duration_s": NUMBER},
     "windows": [Must({"batches": Must(POSITIVE), "duration_s": Must(POSITIVE), "start_ns": NUMBER})],
     "certificate": {"verdict": TEXT, "reasons": [Must(TEXT)], "not_covered": [Must(TEXT)], "binding": TEXT,

@@ -29,6 +29,7 @@ def flat_row(cell: Record) -> Record:
         "timed_runs": len(cell["throughput_runs"]),
         "noise_class": cell["noise_class"],
     }
+    row |= {f"compile_s_{end}": (cell["compile_s"] or {}).get(end) for end in ("least", "most")}
     row |= {f"latency_{key}_us": latency.get(key) for key in ("p50", "p90", "p99", "max")}
     for direction in ("h2d", "d2h"):
         part = metrics.get(direction) or {}

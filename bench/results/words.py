@@ -70,6 +70,8 @@ def seconds(value: float | None) -> str:
         return NONE
     if value < 90:
         return f"{value:.1f} s"
+    if round(value) < 600:
+        return f"{round(value) // 60} min {round(value) % 60} s"
     hours, minutes = divmod(round(value / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 

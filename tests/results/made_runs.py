@@ -56,6 +56,7 @@ def child_result(cell: Record, slot: Any, near: Record, seed: int) -> Record:
         "input_ring_batches": 88,
         "output_ring_batches": 4,
         "buffer_layout": "separate",
+        "compile": _compiled(cell, slot),
         "warmup": {"batches": 400, "duration_s": 0.7, "settled": True, "spread": 0.004},
         "windows": [{"batches": passes, "duration_s": batch_us * passes / 1e6 + 2e-4, "start_ns": 1}]
         * (1 if traced else 9),
@@ -69,6 +70,17 @@ def child_result(cell: Record, slot: Any, near: Record, seed: int) -> Record:
         "phases_s": {"imports": 2.0, "measure": 1.1},
         "certificate": {"verdict": "proved"} if cell["binding"] == "numactl" else None,
     }
+
+
+def _compiled(cell: Record, slot: Any) -> Record | None:
+    """The first process compiles without a cache."""
+    mode = cell["compile_model"]
+    if mode == "off":
+        return None
+    if not cell["model"]["depth"]:
+        return {"mode": mode, "compile_s": None, "reason": "nothing to compile"}
+    whole_s = cell["model"]["depth"] * {"max-autotune": 12.0}.get(mode, 1.2)
+    return {"mode": mode, "compile_s": whole_s if slot.repeat == 1 else 0.3 * whole_s, "reason": ""}
 
 
 def share(gpu: int, busy: int) -> float:

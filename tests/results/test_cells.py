@@ -101,6 +101,21 @@ def test_perturbation_takes_no_forked_run(entry):
     assert entry(lambda parts: parts[f"{CELL}_r1"].update(start="fork"))["perturbation"] is None
 
 
+def test_the_time_to_compile_is_that_of_all_processes_that_compiled(entry):
+    assert entry()["compile_s"] is None
+
+    def compiled(parts):
+        for run, compile_s, reason in ((f"{CELL}_r1", 13.8, ""), (f"{CELL}_traced", 3.8, "")):
+            parts[run]["result"]["compile"] = {"mode": "default", "compile_s": compile_s, "reason": reason}
+
+    assert entry(compiled)["compile_s"] == {"least": 3.8, "most": 13.8}
+
+    def nothing_to_compile(parts):
+        parts[f"{CELL}_r1"]["result"]["compile"] = {"mode": "default", "compile_s": None, "reason": "no compute"}
+
+    assert entry(nothing_to_compile)["compile_s"] is None
+
+
 def test_noise_class_follows_the_measured_regime(entry):
     assert entry(lambda parts: parts["metrics"].update(regime="launch-bound"))["noise_class"] == "launch-bound"
     assert entry(lambda parts: parts["metrics"].update(regime="balanced"))["noise_class"] == "rest"

@@ -101,6 +101,14 @@ def test_other_work_is_another_race():
     assert fastest_ways({"cells": [], "study": STUDY, "fastest": []}) == []
 
 
+def test_a_gain_on_the_base_is_promised_only_where_a_base_was_measured():
+    base, graph = way(noisy(1000)), way(noisy(1500, seed=1), cuda_graph=True)
+    modes = way(noisy(1500, seed=2), compile_model="default"), way(noisy(1200), compile_model="reduce-overhead")
+    for cells, said in (((base, graph), True), (modes, False)):
+        (found,) = fastest_ways({"cells": cells, "study": STUDY, "fastest": fastest(cells, STUDY)})
+        assert ("gain on the base" in found.lead) == said
+
+
 def test_what_did_not_run_is_no_rival_and_what_shares_no_block_is():
     nothing = math.nan
     failed = way([nothing] * 4, compile_model="default")

@@ -43,7 +43,15 @@ def test_bounds_read_well(share, told):
 
 
 @pytest.mark.parametrize(
-    ("value", "told"), [(12.34, "12.3 s"), (400, "7 min"), (3700, "1 h 2 min"), (7190, "2 h 0 min")]
+    ("value", "told"),
+    [
+        (12.34, "12.3 s"),
+        (90.3, "1 min 30 s"),
+        (400, "6 min 40 s"),
+        (599.7, "10 min"),
+        (3700, "1 h 2 min"),
+        (7190, "2 h 0 min"),
+    ],
 )
 def test_durations(value, told):
     assert words.seconds(value) == told

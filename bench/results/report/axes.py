@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.results.contention import AXIS
 from bench.results.effects import MATTERS, ONCE, PROBABLE, SAME, UNDECIDED, change, listed, values_only
+from bench.results.report.compiling import compiling_lines, cost_of_compiling
 from bench.results.report.contention import contention_lines
 from bench.results.report.labels import device_label, node_label, place_of
 from bench.results.report.plots.axes import axis_picture
@@ -63,7 +64,7 @@ def axis_sections(results: Record) -> list[Record]:
             "axis": axis_name(entry["axis"]),
             "base": values_only(entry["base"]),
             "title": _title(entry),
-            "summary": [one["text"] for one in entry["summary"]],
+            "summary": [*(one["text"] for one in entry["summary"]), *compiling_lines(entry, cells)],
             "costs": _penalties_by_value(entry, results["penalties"], cells),
             "columns": [values_only(value) for value in entry["values"]],
             "rows": _told_apart([_row(line, cells) for line in entry["lines"]], cells),
@@ -98,6 +99,7 @@ def _finding(entry: Record, cells: dict[str, Record]) -> Finding:
         lines = tuple(one["text"] for one in told[:_VALUES_TOLD])
         if len(told) > _VALUES_TOLD:
             lines += (f"{plural(len(told) - _VALUES_TOLD, 'more value')} below",)
+    lines += tuple(compiling_lines(entry, cells))
     if regimes := regime_line(entry, cells):
         lines += (regimes,)
     return Finding(section_id(entry["axis"]), entry["axis"], entry["state"], _title(entry), lines)
@@ -158,6 +160,7 @@ def _row(line: Record, cells: dict[str, Record]) -> Record:
         # A decided line has said all in its change.
         "text": "" if line["verdict"] in ("SAME", "FASTER", "SLOWER") else line["text"],
         "hint": line["hint"],
+        "cost": cost_of_compiling(line, cells),
     }
 
 

@@ -24,7 +24,8 @@ def fastest_ways(results: Record) -> list[Finding]:
     lines = [f"{model}: {_line(own[0]) if len(own) == 1 else _over_places(own)}" for model, own in models.items()]
     if len(lines) > _MODELS_TOLD:
         lines[_MODELS_TOLD:] = [f"{len(lines) - _MODELS_TOLD} more in results.json"]
-    lead = f"The fastest way of each, judged by itself, and its gain on the base ({_base(results)})"
+    against = f", and its gain on the base ({_base(results)})" if any(map(_has_base, results["fastest"])) else ""
+    lead = f"The fastest way of each, judged by itself{against}"
     return [Finding("throughput", "ways", "fastest", lead, tuple(lines))]
 
 
@@ -62,6 +63,10 @@ def _over_places(entries: list[Record]) -> str:
         gain = f", {between(min(gains), max(gains))}" if gains else ""
         said.append(f"{way} on {len(own)} of {len(entries)} GPUs and nodes{gain}, told from all others on {sure}")
     return "; ".join(said)
+
+
+def _has_base(entry: Record) -> bool:
+    return entry["way"] == _BASE or entry["base_cell"] is not None
 
 
 def _base(results: Record) -> str:

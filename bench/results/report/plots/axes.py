@@ -102,8 +102,7 @@ def _scale(axes: Axes, lines: list[Record], direction: str) -> None:
     if high - low < 0.7:
         room = max(0.06 * (high - low), 0.004)
         getattr(axes, f"set_{direction}lim")(low - room, high + room)
-        digits = 0 if high - low > 0.06 else 1
-        of.set_major_formatter(lambda ratio, _: _percent(100 * (ratio - 1), digits))
+        of.set_major_formatter(lambda ratio, _: _percent(100 * (ratio - 1)))
     else:
         getattr(axes, f"set_{direction}scale")("log")
         getattr(axes, f"set_{direction}lim")(low / 1.12, high * 1.12)
@@ -114,9 +113,10 @@ def _scale(axes: Axes, lines: list[Record], direction: str) -> None:
     getattr(axes, f"set_{direction}label")("throughput against the base")
 
 
-def _percent(value: float, digits: int) -> str:
-    text = f"{value:+.{digits}f}".replace("-", "−")
-    return f"{text if float(f'{value:.{digits}f}') else '0'} %"
+def _percent(value: float) -> str:
+    """Of a tick, as exact as its place: half steps are not rounded to whole ones."""
+    tick = round(value, 3)
+    return f"{tick:+g} %".replace("-", "−") if tick else "0 %"
 
 
 def _legend(axes: Axes, entries: list[tuple[str, int]]) -> None:
