@@ -46,15 +46,8 @@ def combinations(
     base: the study's own settings. A combination that arises twice is kept once.
     Raise StudyError for more than MOST, and for none.
     """
-    own: dict[str, list[Point]] = {
-        "gpu_ids": [{"gpu_ids": gpu} for gpu in gpus],
-        "placements": [{"placements": placement} for placement in placements],
-        "model": _numbered(models),
-    }
-    zips = [_points_of_zip(zipped) for zipped in axes.zipped]
-    zipped = {key for one in axes.zipped for key in one}
-    crossed = [[{key: value} for value in values] for key, values in axes.crossed.items()]
-    grid = [*(points for key, points in own.items() if key not in zipped), *crossed, *zips]
+    own = _own(gpus, placements, models)
+    grid = _grid(own, axes)
     added = [[*(points for key, points in own.items() if key not in entry), *_crossed(entry)] for entry in axes.include]
     _check_size([grid, *added], where)
     kept = (one for one in _product(grid, base) if not any(_matches(one, entry, base) for entry in axes.exclude))
@@ -64,6 +57,37 @@ def combinations(
     if not found:
         raise StudyError("exclude drops every combination", where, "leave at least one")
     return list(found.values())
+
+
+def idle_excludes(
+    gpus: Sequence[int],
+    placements: Sequence[Placement],
+    models: Sequence[Model],
+    axes: Axes,
+    base: dict[str, Any],
+) -> list[int]:
+    """Which entries of axes.exclude match nothing: misspelt perhaps, or of values that a command line replaced."""
+    idle = dict(enumerate(axes.exclude))
+    for one in _product(_grid(_own(gpus, placements, models), axes), base) if idle else ():
+        for index in [index for index, entry in idle.items() if _matches(one, entry, base)]:
+            del idle[index]
+        if not idle:
+            break
+    return list(idle)
+
+
+def _own(gpus: Sequence[int], placements: Sequence[Placement], models: Sequence[Model]) -> dict[str, list[Point]]:
+    return {
+        "gpu_ids": [{"gpu_ids": gpu} for gpu in gpus],
+        "placements": [{"placements": placement} for placement in placements],
+        "model": _numbered(models),
+    }
+
+
+def _grid(own: dict[str, list[Point]], axes: Axes) -> list[list[Point]]:
+    zips = [_points_of_zip(zipped) for zipped in axes.zipped]
+    zipped = {key for one in axes.zipped for key in one}
+    return [*(points for key, points in own.items() if key not in zipped), *_crossed(axes.crossed), *zips]
 
 
 def _numbered(models: Sequence[Model]) -> list[Point]:

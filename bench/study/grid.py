@@ -1,5 +1,6 @@
 """A study on a host: which cells there are, and which of them cannot run here."""
 
+import json
 from functools import cache
 
 from bench.errors import StudyError
@@ -7,7 +8,7 @@ from bench.host.peers import why_no_peers
 from bench.host.runnable import why_not_runnable
 from bench.host.topology import Topology
 from bench.study.cell import CELL_SETTINGS, Cell
-from bench.study.combinations import Combination, combinations
+from bench.study.combinations import Combination, combinations, idle_excludes
 from bench.study.names import named
 from bench.study.possible import Settings, contradiction
 from bench.study.study import Study
@@ -64,6 +65,17 @@ def expand(study: Study, topology: Topology) -> list[Cell]:
             _what_would_run(found[0], base, study, topology),
         )
     return cells
+
+
+def idle_entries(study: Study, topology: Topology) -> list[str]:
+    """What a reader should know of the entries of exclude that drop nothing, one line each."""
+    base = {key: study.settings[key] for key in CELL_SETTINGS}
+    places = _gpus(study, topology), _placements(study, topology)
+    said = study.axes.as_json().get("exclude") or []
+    return [
+        f"exclude[{index}] drops nothing: {json.dumps(said[index])}"
+        for index in idle_excludes(*places, study.models, study.axes, base)
+    ]
 
 
 def _what_would_run(first: Combination, base: Settings, study: Study, topology: Topology) -> str:

@@ -12,6 +12,7 @@ from bench.host.topology import Topology, read_topology
 from bench.shape import NUMBER, TEXT, Must, misfit
 from bench.study.cell import Cell
 from bench.study.directory import Grid, RunDirectory, run_name
+from bench.study.grid import idle_entries
 from bench.study.order import TRACED, Slot
 from bench.study.resolve import expand_here, find
 from bench.study.study import Study
@@ -49,10 +50,13 @@ class Plan:
 def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology | None = None) -> Plan:
     """Raise StudyError for what would be refused at the start too."""
     directory = None if fresh else find(study, output_dir)
+    idle: list[str] = []
     if directory:
         grid = directory.grid()
     else:
-        here = expand_here(study, topology or read_topology())
+        topology = topology or read_topology()
+        here = expand_here(study, topology)
+        idle = idle_entries(here.study, topology)
         grid = Grid({cell.name: cell for cell in here.cells}, tuple(here.order))
     known, order = grid.cells, grid.asked(study.settings["repeats"])
     records: dict[str, list[dict[str, Any] | None]] = {name: [] for name in known}
@@ -80,7 +84,7 @@ def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology
         if seconds and all(measured for _, measured in seconds)
         else "typical times of an H100 host, where this host has no earlier run of the kind",
         disk_bytes=sum(trace_bytes(known[slot.cell]) for slot in todo if slot.repeat == TRACED),
-        notes=_notes(list(known.values())),
+        notes=[*_notes(list(known.values())), *idle],
     )
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import StudyError
-from bench.study.combinations import Combination, combinations
+from bench.study.combinations import Combination, combinations, idle_excludes
 from bench.study.names import named
 from bench.study.study import Study, read_study
 
@@ -225,3 +225,9 @@ def test_any_grid_is_what_an_oracle_counts(dtypes: list, batches: list, exclude:
     assert len(found) == len(set(found))
     assert set(found) == wanted
     assert len({name for _, name, _ in named(grid(made), made.settings)}) == len(found)
+    idle = idle_excludes(made.gpu_ids, made.placements, made.models, made.axes, made.settings)
+    assert idle == [
+        index
+        for index, entry in enumerate(exclude)
+        if not any(matches(*point, entry) for point in product(dtypes, batches, _GPUS))
+    ]

@@ -164,6 +164,13 @@ def test_an_estimate_comes_from_earlier_runs_of_the_kind(tmp_path: Path) -> None
     assert (made.estimate_s, made.estimate_from) == (14.0, "earlier runs on this host")
 
 
+def test_a_plan_names_what_excludes_nothing(tmp_path: Path) -> None:
+    exclude = [{"model": "vit0x0x0", "dtype": "bf16"}, {"dtype": ["fp16"], "model": "vit32x2x128"}]
+    said = 'exclude[1] drops nothing: {"dtype": ["fp16"], "model": ["vit32x2x128"]}'
+    made = plan(study(axes={"dtype": ["fp32", "bf16"]}, exclude=exclude), tmp_path)
+    assert [note for note in made.notes if "exclude" in note] == [said] and said in render(made)
+
+
 def test_an_earlier_study_that_cannot_be_read_costs_no_plan(tmp_path: Path) -> None:
     other = tmp_path / "of_another_user" / "2026-11-22" / "22-00-00"
     (other / "grid.json").mkdir(parents=True)  # in place of a file that may not be read

@@ -52,6 +52,7 @@ def test_a_shipped_study_is_found_by_name_and_has_its_count(name: str, two_socke
     assert (study.name, len(made.cells)) == (name, COUNTS[name])
     assert study.question.endswith("?")
     assert made.runs == COUNTS[name] * (study.settings["repeats"] + 1)
+    assert not made.notes
 
 
 @pytest.mark.parametrize("name", COUNTS)
