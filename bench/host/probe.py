@@ -26,7 +26,6 @@ SCANS_S = 3.0
 NEARER_BY = 0.03
 CHILD_TIMEOUT_S = 120
 
-Scan = dict[str, dict[str, float]]
 Measure = Callable[[dict[str, Any]], dict[str, Any]]
 
 

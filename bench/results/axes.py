@@ -17,10 +17,10 @@ _FOLLOWERS = {
     "image_size": ("num_samples", "warmup_samples", "memory_size_mb"),
     "dim": ("heads",),
 }
-# What has no meaning where the key has its base value: one GPU alone has no company to place.
+# What has no meaning where the key has this value: one GPU alone has no company to place.
 _IDLE = {
-    "concurrent_gpus": ("concurrent_load", "concurrent_placement"),
-    "preprocess_queue": ("preprocess_node",),
+    "concurrent_gpus": (1, ("concurrent_load", "concurrent_placement")),
+    "preprocess_queue": (0, ("preprocess_node",)),
 }
 # Two models that a study lists side by side are no axis; a series of them is.
 _SHORTEST_SERIES = 3
@@ -31,7 +31,8 @@ class Axis:
     """keys: settings (or parts of a model's shape) that change together, mostly one.
 
     values: one tuple for each value, in the order of the study; base: what the others are compared with, the
-    study's own value, or the first one where the study's was not run. followers: what may change along.
+    study's own value, or the first one where the study's was not run; of GPUs busy at once one alone, where it was run.
+    followers: what may change along.
     """
 
     keys: tuple[str, ...]
@@ -97,10 +98,17 @@ def _declared(study: Record) -> list[tuple[str, ...]]:
 
 def _axis(keys: tuple[str, ...], cells: Sequence[Record], study: Record, taken: set[str]) -> Axis:
     following = {follower for key in keys for follower in _FOLLOWERS.get(key, ())} - taken
-    idle = {follower for key in keys for follower in _IDLE.get(key, ())}
     values = tuple(dict.fromkeys(value_of(cell, keys) for cell in cells if not _without_compute(cell, keys)))
     own = tuple(study.get(key) for key in keys)
     base = own if own in values else next(iter(values), ())
+    base = next((value for value in values if ("concurrent_gpus", 1) in zip(keys, value, strict=True)), base)
+    idle = {
+        follower
+        for key, value in zip(keys, base, strict=False)
+        for idle_at, followers in [_IDLE.get(key, (None, ()))]
+        if value == idle_at
+        for follower in followers
+    }
     return Axis(keys, values, base, tuple(sorted(following | idle)))
 
 

@@ -21,8 +21,8 @@ def comparisons(cells: Sequence[Record], study: Record, rules: Rules | None = No
     A line is one cell against the one that differs in this axis alone (same GPU, placement, model and other
     settings), paired by block: name, base_cell, gpu, cpu_node, mem_node, model, setting (what both have
     beside it, as "bf16 graph"), value, verdict, effect (throughput over that of the base - 1, negative is slower),
-    interval, pairs, mde, repeats_needed, text, hint, and headline (the difference holds after Holm's correction over
-    all lines of the study). For the rest see effects.py.
+    interval, pairs, mde, repeats_needed, text, hint, p (of no difference, two-sided), and headline (the difference
+    holds after Holm's correction over all lines of the study). For the rest see effects.py.
     """
     rules = rules or Rules()
     found = [(axis, matched(axis, cells)) for axis in axes(cells, study)]
@@ -57,7 +57,7 @@ def _fill(pairs: list[tuple[Record, Record]], lines: list[Record], rules: Rules)
     tested = []
     for (base, other), line, there in zip(pairs, lines, measured, strict=True):
         one = next(told) if there else None
-        line |= _told(one, base, other, rules) | {"headline": False}
+        line |= _told(one, base, other, rules) | {"headline": False, "p": one.p_difference if one else None}
         if one and one.p_difference is not None:
             tested.append((line, one))
     return tested

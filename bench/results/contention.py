@@ -18,12 +18,15 @@ def contention(cells: Sequence[Record], comparisons: Sequence[Record]) -> list[R
 
     An entry has cell, gpu, cpu_node, mem_node, model (with its other settings, as vit32x6x512 bf16), busy (GPUs, the
     measured one included), load, placement (None where it was alone), samples_s, h2d_gb_s, d2h_gb_s of the measured
-    GPU, base_cell, effect, interval, verdict and text against it alone (paired by block), together: the sums over all
-    GPUs, each {value, interval}, and others: what each peer carried. Sums are of the runs in which every peer gave a
-    figure.
+    GPU, base_cell, effect, interval, verdict and text against it alone (paired by block; None where it was not measured
+    alone), together: the sums over all GPUs, each {value, interval}, and others: what each peer carried. Sums are of
+    the runs in which every peer gave a figure.
     """
+    # Of an axis that changes something else along, what is left would not be the company's doing alone.
+    company = {AXIS, "concurrent_load", "concurrent_placement"}
+    to_one = [entry for entry in comparisons if entry["base"].get(AXIS) == 1 and set(entry["keys"]) <= company]
     crowded = [cell for cell in cells if (cell["settings"].get(AXIS) or 1) > 1]
-    against = {line["name"]: line for entry in comparisons if AXIS in entry["keys"] for line in entry["lines"]}
+    against = {line["name"]: line for entry in to_one for line in entry["lines"]}
     alone = {against[cell["name"]]["base_cell"] for cell in crowded if cell["name"] in against}
     shown = [cell for cell in cells if cell in crowded or cell["name"] in alone]
     return [_entry(cell, against.get(cell["name"])) for cell in shown]

@@ -1,7 +1,8 @@
 """Of several ways to run one model: the fastest, and which others cannot be told from it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bench.results.pairs import comparison, identity
@@ -10,11 +11,14 @@ from bench.results.series import settings_of
 from bench.results.statistics import Estimate, Sample, estimate, paired
 
 Record = dict[str, Any]
+Lines = Mapping[tuple[str, str], Record]
 # What a user may choose: the samples are the same. A dtype is a choice only where its precision will do.
 WAYS = ("dtype", "cuda_graph", "compile_model", "buffers", "host_memory", "copy_granularity")
 
 
-def fastest(cells: Sequence[Record], study: Record, rules: Rules | None = None) -> list[Record]:
+def fastest(
+    cells: Sequence[Record], study: Record, rules: Rules | None = None, compared: Sequence[Record] = ()
+) -> list[Record]:
     """One entry for each model, place and workload that was measured in several ways; the study's order.
 
     An entry has cell, gpu, cpu_node, mem_node, model (with the workload, as "vit32x2x128 bs50"), dtype, ways (how many
@@ -25,24 +29,26 @@ def fastest(cells: Sequence[Record], study: Record, rules: Rules | None = None) 
 
     Surely slower: one-sided, at the study's level shared among all ways. Each could have come out fastest by luck; one
     that is not is then left without a rival in at most that share of studies (Bonferroni). Models are not corrected for
-    each other.
+    each other. Where two ways are compared along an axis (compared: results.json's comparisons), that comparison stands
+    here too: a page says one thing of two cells.
     """
     rules = rules or Rules()
+    lines = {(line["base_cell"], line["name"]): line for entry in compared for line in entry["lines"]}
     groups: dict[Any, dict[Any, Record]] = {}
     for cell in cells:
         if cell["throughput_samples_s"]:
             place = identity(cell, ignore=WAYS), cell["cpu_node"], cell["mem_node"]
             groups.setdefault(place, {}).setdefault(_way(cell), cell)
     races = [list(own.values()) for own in groups.values() if len(own) > 1]
-    entries = _entries(races, study, rules)
+    entries = _entries(races, study, rules, lines)
     apart = [index for index, entry in enumerate(entries) if entry["dtype"] != study.get("dtype")]
     alike = [[cell for cell in races[index] if cell["settings"].get("dtype") == study.get("dtype")] for index in apart]
     kept = [index for index, race in zip(apart, alike, strict=True) if len(race) > 1]
-    told = dict(zip(kept, _entries([race for race in alike if len(race) > 1], study, rules), strict=True))
+    told = dict(zip(kept, _entries([race for race in alike if len(race) > 1], study, rules, lines), strict=True))
     return [entry | {"same_dtype": told.get(index)} for index, entry in enumerate(entries)]
 
 
-def _entries(races: list[list[Record]], study: Record, rules: Rules) -> list[Record]:
+def _entries(races: list[list[Record]], study: Record, rules: Rules, lines: Lines) -> list[Record]:
     """Variances are pooled over all comparisons with a fastest way."""
     winners = [max(race, key=lambda cell: cell["throughput_samples_s"]) for race in races]
     samples = [
@@ -53,7 +59,12 @@ def _entries(races: list[list[Record]], study: Record, rules: Rules) -> list[Rec
     ]
     told = estimate([sample for sample in samples if sample], rules.confidence, rules.margin)
     found = {one.label: one for one in told}
-    return [_entry(winner, race, found, study, rules) for winner, race in zip(winners, races, strict=True)]
+    entries = []
+    for winner, race in zip(winners, races, strict=True):
+        names = [cell["name"] for cell in race if cell["name"] in found and cell is not winner]
+        own = {name: _as_along_an_axis(found[name], winner["name"], lines) for name in names}
+        entries.append(_entry(winner, race, own, study, rules))
+    return entries
 
 
 def _entry(winner: Record, race: list[Record], found: dict[str, Estimate], study: Record, rules: Rules) -> Record:
@@ -62,9 +73,11 @@ def _entry(winner: Record, race: list[Record], found: dict[str, Estimate], study
     shared = [part for part in suffixes[winner["name"]] if all(part in own for own in suffixes.values())]
 
     def way(cell: Record) -> str:
-        return " ".join(part for part in suffixes[cell["name"]] if part not in shared) or "base"
+        plain = "base" if _way(cell) == own else str(cell["settings"].get("dtype"))
+        return " ".join(part for part in suffixes[cell["name"]] if part not in shared) or plain
 
-    base = next((cell for cell in others if _way(cell) == tuple(study.get(key) for key in WAYS)), None)
+    own = tuple(study.get(key) for key in WAYS)
+    base = next((cell for cell in others if _way(cell) == own), None)
     level = (1 - rules.confidence) / len(race)
     return {
         "cell": winner["name"],
@@ -79,6 +92,24 @@ def _entry(winner: Record, race: list[Record], found: dict[str, Estimate], study
         "pairs": max((found[cell["name"]].pairs for cell in others if cell["name"] in found), default=0),
         "rivals": [way(cell) for cell in others if not _surely_slower(found.get(cell["name"]), level)],
     }
+
+
+def _as_along_an_axis(found: Estimate, winner: str, lines: Lines) -> Estimate:
+    """found: of winner (local) and another cell (remote)."""
+    for pair, sign in (((winner, found.label), 1), ((found.label, winner), -1)):
+        line = lines.get(pair)
+        if line and line["effect"] is not None:
+            ends = line["interval"] and [sign * math.log1p(end) for end in line["interval"]]
+            mean_log = sign * math.log1p(line["effect"])
+            return replace(
+                found,
+                pairs=line["pairs"],
+                mean_log=mean_log,
+                penalty=-math.expm1(mean_log),
+                interval=(-math.expm1(max(ends)), -math.expm1(min(ends))) if ends else None,
+                p_difference=line["p"],
+            )
+    return found
 
 
 def _gain(base: Estimate | None) -> Record:

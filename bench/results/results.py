@@ -74,7 +74,7 @@ def build_results(stored: Stored, invocation: str) -> Record:
         "predictions": predictions(compared, cells, rules.margin),
         "hidden_copies": hidden_copies(cells),
         "comparisons": along,
-        "fastest": fastest(cells, stored.study, rules),
+        "fastest": fastest(cells, stored.study, rules, along),
         "contention": contention(cells, along),
         "links": link_entries(stored.links),
         "drift": _drift(cells),

@@ -53,7 +53,7 @@ def execute(
         if is_done() and (made := read_record(path)):
             return made
         # Waiting for the host is no part of the run: estimates are made from wall_s.
-        begin = time.monotonic()
+        begin, head["started_at"] = time.monotonic(), _now()
         outcome = _attempts(directory, cell, slot, lock, report)
     record = {"result": None, "monitor": None, "log_tail": [], "attempts": 0, "command": [], "exit_code": None}
     end = {"ended_at": _now(), "wall_s": round(time.monotonic() - begin, 3)}
@@ -70,7 +70,8 @@ def _now() -> str:
 def _before_the_start(directory: RunDirectory, cell: Cell, slot: Slot, invocation: str) -> dict[str, Any] | None:
     """An outcome that is certain without starting anything, or None."""
     if cell.reason:
-        return failure(NOT_RUNNABLE, cell.reason, "choose a GPU and nodes that numastudy doctor lists")
+        advice = "choose a GPU and nodes that numastudy doctor lists"
+        return failure(NOT_RUNNABLE, cell.reason, advice) | {"by_grid": True}
     for earlier in range(1, slot.repeat if slot.repeat != TRACED else directory.study()["repeats"] + 1):
         record = read_head(directory.record(cell.name, earlier))
         if record and record["status"] in LASTING and record["invocation"] == invocation:

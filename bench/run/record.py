@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.errors import StudyError
 from bench.files import read_json, write_json
-from bench.shape import ANY, NUMBER, TEXT, Each, Must, OneOf, misfit
+from bench.shape import ANY, FLAG, NUMBER, TEXT, Each, Must, OneOf, misfit
 
 SCHEMA = 1
 
@@ -23,7 +23,7 @@ OUTCOMES = (OK, OOM, TIMEOUT, CRASHED, BIND_FAILED, MISPLACED, TRACE_FAILED, NOT
 # What the stages read of each other's records.
 _SHAPE = {
     "status": Must(OneOf(OUTCOMES)), "invocation": TEXT, "reason": TEXT, "advice": TEXT,
-    "started_at": TEXT, "result": Each(ANY), "monitor": Each(ANY), "wall_s": NUMBER,
+    "started_at": TEXT, "result": Each(ANY), "monitor": Each(ANY), "wall_s": NUMBER, "by_grid": FLAG,
 }  # fmt: skip
 
 # A second try can help only where chance had a part.
@@ -66,8 +66,14 @@ def write_record(path: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_final(record: dict[str, Any] | None, invocation: str) -> bool:
-    """Whether the stage is not to be done again by this call of luigi: it went well, or was tried by this call."""
-    return record is not None and (record["status"] in (OK, NOT_RUNNABLE) or record.get("invocation") == invocation)
+    """Whether the stage is not to be done again by this call of luigi: it went well, the grid says that it cannot run
+    here, or it was tried by this call.
+
+    What only a run found missing (free huge pages, say) may be there by the next call.
+    """
+    return record is not None and (
+        record["status"] == OK or bool(record.get("by_grid")) or record.get("invocation") == invocation
+    )
 
 
 def failure(status: str, reason: str, advice: str = "") -> dict[str, Any]:
@@ -76,4 +82,5 @@ def failure(status: str, reason: str, advice: str = "") -> dict[str, Any]:
 
 def passed_on(record: dict[str, Any]) -> dict[str, Any]:
     """What a later stage takes over of the record of a stage that failed."""
-    return failure(record["status"], record.get("reason") or "", record.get("advice") or "")
+    kept = {"by_grid": True} if record.get("by_grid") else {}
+    return failure(record["status"], record.get("reason") or "", record.get("advice") or "") | kept

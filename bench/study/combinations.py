@@ -18,13 +18,15 @@ Point = dict[str, Any]
 
 @dataclass(frozen=True)
 class Combination:
-    """copy: how often the same model stood in the study's list before; settings: those that differ from its own."""
+    """copy: how often the same model stood in the study's list before; settings: those that differ from its own;
+    added: by include, which exclude does not look at."""
 
     gpu: int
     placement: Placement
     model: Model
     copy: int
     settings: dict[str, Any]
+    added: bool = False
 
     def value(self, key: str, base: dict[str, Any]) -> Any:
         if key in SHAPE or key == "model":
@@ -52,7 +54,8 @@ def combinations(
     _check_size([grid, *added], where)
     kept = (one for one in _product(grid, base) if not any(_matches(one, entry, base) for entry in axes.exclude))
     found: dict[Any, Combination] = {}
-    for one in chain(kept, chain.from_iterable(_product(points, base) for points in added)):
+    more = (replace(one, added=True) for points in added for one in _product(points, base))
+    for one in chain(kept, more):
         found.setdefault((one.gpu, one.placement, one.model, one.copy, tuple(sorted(one.settings.items()))), one)
     if not found:
         raise StudyError("exclude drops every combination", where, "leave at least one")

@@ -68,14 +68,28 @@ def expand(study: Study, topology: Topology) -> list[Cell]:
 
 
 def idle_entries(study: Study, topology: Topology) -> list[str]:
-    """What a reader should know of the entries of exclude that drop nothing, one line each."""
+    """What a reader should know of the entries of exclude that drop nothing, one line each.
+
+    Raise StudyError as expand does.
+    """
+    if not study.axes.exclude:
+        return []
     base = {key: study.settings[key] for key in CELL_SETTINGS}
     places = _gpus(study, topology), _placements(study, topology)
-    said = study.axes.as_json().get("exclude") or []
+    said = [_as_written(entry) for entry in study.axes.as_json()["exclude"]]
     return [
         f"exclude[{index}] drops nothing: {json.dumps(said[index])}"
         for index in idle_excludes(*places, study.models, study.axes, base)
     ]
+
+
+def _as_written(entry: Settings) -> Settings:
+    """Of nodes with CPUs and memory on them only their numbers."""
+    places = entry.get("placements") or [[0, 1]]
+    if any(cpu_node != mem_node for cpu_node, mem_node in places):
+        return entry
+    nodes = {"numa_nodes": [mem_node for _, mem_node in places]}
+    return {key: value for key, value in entry.items() if key != "placements"} | nodes
 
 
 def _what_would_run(first: Combination, base: Settings, study: Study, topology: Topology) -> str:

@@ -26,9 +26,7 @@ ACTIVITIES_PER_LAYER = 30
 ACTIVITIES_PER_BATCH = 16
 # The runs of an earlier study that tell the time: a study of thousands of cells is not read as a whole.
 _TIMED_BY = (1, 2, TRACED)
-# What a run may have become that no later call changes.
 _NOT_RUNNABLE = "not_runnable"
-_NOT_DONE_AGAIN = ("ok", _NOT_RUNNABLE)
 
 
 @dataclass(frozen=True)
@@ -50,13 +48,11 @@ class Plan:
 def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology | None = None) -> Plan:
     """Raise StudyError for what would be refused at the start too."""
     directory = None if fresh else find(study, output_dir)
-    idle: list[str] = []
     if directory:
         grid = directory.grid()
     else:
         topology = topology or read_topology()
         here = expand_here(study, topology)
-        idle = idle_entries(here.study, topology)
         grid = Grid({cell.name: cell for cell in here.cells}, tuple(here.order))
     known, order = grid.cells, grid.asked(study.settings["repeats"])
     records: dict[str, list[dict[str, Any] | None]] = {name: [] for name in known}
@@ -65,8 +61,8 @@ def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology
     for slot in order:
         record = _record(directory, slot, there) if directory else None
         records[slot.cell].append(record)
-        final = (record or {}).get("status") in _NOT_DONE_AGAIN
-        if not known[slot.cell].reason and not final and not (directory and _awaits_metrics(directory, slot)):
+        good = (record or {}).get("status") == "ok"
+        if not known[slot.cell].reason and not good and not (directory and _awaits_metrics(directory, slot)):
             todo.append(slot)
     entries = [_entry(cell, records[cell.name]) for cell in known.values()]
     times = _known_times(output_dir) if todo else {}
@@ -84,8 +80,18 @@ def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology
         if seconds and all(measured for _, measured in seconds)
         else "typical times of an H100 host, where this host has no earlier run of the kind",
         disk_bytes=sum(trace_bytes(known[slot.cell]) for slot in todo if slot.repeat == TRACED),
-        notes=[*_notes(list(known.values())), *idle],
+        notes=[*_notes(list(known.values())), *_idle(study, topology)],
     )
+
+
+def _idle(study: Study, topology: Topology | None) -> list[str]:
+    """Of a study that is there already the GPUs may be gone: that is no reason not to plan."""
+    if not study.axes.exclude:
+        return []
+    try:
+        return idle_entries(study, topology or read_topology())
+    except StudyError:
+        return []
 
 
 def _notes(cells: list[Cell]) -> list[str]:
@@ -162,7 +168,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _entry(cell: Cell, records: list[dict[str, Any] | None]) -> dict[str, Any]:
-    failed = next((record for record in records if record and record["status"] not in _NOT_DONE_AGAIN), None)
+    failed = next((record for record in records if record and record["status"] not in ("ok", _NOT_RUNNABLE)), None)
     refused = next((record for record in records if record and record["status"] == _NOT_RUNNABLE), None)
     if cell.reason:
         state, reason = _NOT_RUNNABLE, cell.reason

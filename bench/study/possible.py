@@ -31,15 +31,18 @@ def contradiction(model: Model, settings: Settings, varied: Collection[str] = ()
     for rule in (_whole_batches, _one_execution, _needs_cuda, _needs_copies_in, _needs_queue, _needs_company):
         if found := rule(settings, varied):
             return found
-    return _no_such_model(model, settings["image_size"])
+    return _no_such_model(model, settings["image_size"], bool({"patch_size", "depth", "dim"} & set(varied)))
 
 
 def refuse(
-    found: Sequence[tuple[str, Contradiction, Callable[[str], Any]]], count: int, varied: Collection[str], where: str
+    found: Sequence[tuple[str, Contradiction, Callable[[str], Any], bool]],
+    count: int,
+    varied: Collection[str],
+    where: str,
 ) -> None:
     """Raise StudyError naming the impossible cells of `count`, and what to exclude.
 
-    found: (name of the cell, why, its value by key).
+    found: (name of the cell, why, its value by key, whether include adds it).
     """
     if not found:
         return
@@ -47,24 +50,28 @@ def refuse(
     keys = [key for key in first.keys if key in varied]
     if not keys:
         raise StudyError(first.what, where, first.advice)
-    lines = [f"{name}: {why.what}" for name, why, _ in found[:_TOLD]]
+    lines = [f"{name}: {why.what}" for name, why, _, _ in found[:_TOLD]]
     if len(found) > _TOLD:
         lines.append(f"and {len(found) - _TOLD} more")
-    wanted = [{key: value(key) for key in why.keys if key in varied} for _, why, value in found]
-    entries = _merged([entry for entry in wanted if entry])
+    wanted = [{key: value(key) for key in why.keys if key in varied} for _, why, value, added in found if not added]
+    advice = [f"leave them out with exclude: {json.dumps(_merged(wanted))}"] if any(wanted) else []
+    if any(added for _, _, _, added in found):
+        advice.append("take them out of include, which adds them")
     raise StudyError(
         f"{len(found)} of {count} combinations are impossible:\n  " + "\n  ".join(lines),
         where,
-        f"leave them out with exclude: {json.dumps(entries)}; or {first.advice}",
+        "; or ".join([" and ".join(advice), first.advice]),
     )
 
 
 @lru_cache(maxsize=4096)
-def _no_such_model(model: Model, image_size: int) -> Contradiction | None:
+def _no_such_model(model: Model, image_size: int, shaped: bool) -> Contradiction | None:
+    """shaped: parts of the shape are varied, and say which model it is."""
     try:
         check_model(model, image_size, "")
     except StudyError as error:
-        return Contradiction(error.what, error.advice, ("patch_size", "depth", "dim", "image_size"))
+        keys = ("patch_size", "depth", "dim") if shaped else ("model",)
+        return Contradiction(error.what, error.advice, (*keys, "image_size"))
     return None
 
 

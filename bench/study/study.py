@@ -9,7 +9,7 @@ from typing import Any
 from bench.errors import StudyError
 from bench.shape import TEXT
 from bench.study.axes import FOLDED, Axes, axis_key, check_once, read_axes, read_crossed
-from bench.study.combinations import combinations, reshaped
+from bench.study.combinations import Combination, combinations, reshaped
 from bench.study.model import Model, check_model, parse_model
 from bench.study.names import named
 from bench.study.possible import contradiction, refuse
@@ -171,17 +171,27 @@ def _change_models(models: tuple[Model, ...], shape: dict[str, int]) -> tuple[Mo
 
 
 def _check_together(study: Study, where: str) -> None:
-    """Refuse what no host can run. "all" stands for GPU 0 and node 0 here: no contradiction depends on the place."""
+    """Refuse what no host can run. "all" stands for GPU 0 and node 0 here: no contradiction depends on the place, and
+    what is excluded at some places only is there at others."""
+    unknown = {key for key in ("gpu_ids", "placements") if isinstance(getattr(study, key), str)}
+    known = tuple(entry for entry in study.axes.exclude if not unknown & entry.keys())
+    axes = replace(study.axes, exclude=known)
     gpus = (0,) if isinstance(study.gpu_ids, str) else study.gpu_ids
     placements = ((0, 0),) if isinstance(study.placements, str) else study.placements
-    found = combinations(gpus, placements, study.models, study.axes, study.settings, where)
-    varied = study.axes.varied
+    found = combinations(gpus, placements, study.models, axes, study.settings, where)
+    # Several models of a study are varied too, for what depends on the model.
+    varied = study.axes.varied | ({"model"} if len(set(study.models)) > 1 else set())
     broken = []
     for one, name, _ in named(found, study.settings):
         why = contradiction(one.model, study.settings | one.settings, varied)
         if why:
-            broken.append((name, why, lambda key, one=one: one.value(key, study.settings)))
+            broken.append((name, why, lambda key, one=one: _told(one, key, study.settings), one.added))
     refuse(broken, len(found), varied, where)
+
+
+def _told(one: Combination, key: str, base: dict[str, Any]) -> Any:
+    """As an entry of exclude says it."""
+    return one.model.name if key == "model" else one.value(key, base)
 
 
 def _plain(value: Any) -> Any:

@@ -128,21 +128,23 @@ class CudaDevice:
 
 
 def open_device(cell: Cell) -> Device:
-    """Raise RunFailure: not_runnable without CUDA or without that GPU, crashed if the GPU is another one."""
+    """Raise RunFailure: not_runnable without CUDA or without that GPU, crashed if it is another one or has gone."""
     # One thread per CPU this process may use: torch counts the machine's.
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     if cell.device == "cpu":
         return CpuDevice()
+    # A GPU that was seen when the study was laid out has gone away since.
+    missing = CRASHED if cell.gpu_uuid else NOT_RUNNABLE
     if not torch.cuda.is_available():
         raise RunFailure(
-            NOT_RUNNABLE,
+            missing,
             f"CUDA is not available to torch {torch.__version__}",
             "install a CUDA build of torch and a driver for it, or use device: cpu",
         )
     count = torch.cuda.device_count()
     if not 0 <= cell.gpu < count:
         raise RunFailure(
-            NOT_RUNNABLE,
+            missing,
             f"there is no GPU {cell.gpu}: torch sees {count} (0 to {count - 1})",
             "choose gpu_ids among those that numastudy doctor shows",
         )

@@ -30,29 +30,37 @@ def compiling_lines(entry: Record, cells: dict[str, Record]) -> list[str]:
 
 
 def cost_of_compiling(line: Record, cells: dict[str, Record]) -> str:
-    """Of one comparison, beside what it gains; empty where nothing was compiled."""
-    own = cells[line["name"]]["compile_s"]
-    if not own:
+    """Of one comparison, beside what it gains; empty where nothing was compiled, and along other axes."""
+    own, base = (cells[line[key]]["compile_s"] for key in ("name", "base_cell"))
+    if not own or KEY not in line["value"]:
         return ""
-    paid_s = paid_back_s(line, cells)
+    paid_s = paid_back_s(line, own["most"] - (base["most"] if base else 0.0))
     return f"compiled in {_between(own.values())}" + (f", paid back after {seconds(paid_s)} of work" if paid_s else "")
 
 
-def paid_back_s(line: Record, cells: dict[str, Record]) -> float | None:
-    """Seconds of work after which the faster cell has done as much as its base, its longest compilation included.
+def paid_back_s(line: Record, more_s: float) -> float | None:
+    """Seconds of work after which the faster cell has done as much as its base, more_s seconds more of compiling
+    included: with a throughput of 1 + effect of the base's (T - C) (1 + effect) = T, so T = C (1 + effect) / effect.
 
-    With a throughput of 1 + effect of the base's, and C seconds more of compiling, (T - C) (1 + effect) = T, so
-    T = C (1 + effect) / effect. None unless it is surely faster, and nothing where the base compiles as long.
+    None unless it is faster, and where the base compiles as long.
     """
-    own, base = (cells[line[key]]["compile_s"] for key in ("name", "base_cell"))
-    more_s = own["most"] - (base["most"] if base else 0.0) if own else 0.0
     if line["verdict"] != "FASTER" or more_s <= 0:
         return None
     return more_s * (1 + line["effect"]) / line["effect"]
 
 
 def _paid(lines: list[Record], cells: dict[str, Record]) -> str:
-    found = [(paid_s, line["model"]) for line in lines if (paid_s := paid_back_s(line, cells)) is not None]
+    """Over the lines that surely differ. Of a model in several places or settings only the first compiles without a
+    cache: its longest compilation stands for all."""
+
+    def longest_s(model: str, key: str) -> float:
+        known = [cells[line[key]]["compile_s"] for line in lines if line["model"] == model]
+        return max((one["most"] for one in known if one), default=0.0)
+
+    more_s = {line["model"]: longest_s(line["model"], "name") - longest_s(line["model"], "base_cell") for line in lines}
+    sure = [line for line in lines if line["headline"]]
+    told = [(paid_back_s(line, more_s[line["model"]]), line["model"]) for line in sure]
+    found = [(paid_s, model) for paid_s, model in told if paid_s is not None]
     if not found:
         return ""
     (least_s, first), (most_s, last) = min(found), max(found)

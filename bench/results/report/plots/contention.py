@@ -39,9 +39,9 @@ def _draw(group: Group, entries: list[Record]) -> Picture:
                 each.plot(x, entry["h2d_gb_s"], "o", color=shade, markersize=4.5)[0].set_url(f"#runs-{entry['cell']}")
                 _together(all_, x + 0.02 * (index - len(labels) / 2), entry, shade)
             all_.plot([], [], f"o{stroke}", color=shade, label=label)
-        if is_alike(entries):
-            best = max(entry["h2d_gb_s"] or 0 for entry in entries if entry["busy"] == min(busy))
-            all_.plot(range(len(busy)), [best / min(busy) * number for number in busy], ":", color=MUTED, linewidth=1)
+        if is_alike(entries) and busy[0] == 1:
+            alone = max(entry["h2d_gb_s"] or 0 for entry in entries if entry["busy"] == 1)
+            all_.plot(range(len(busy)), [alone * number for number in busy], ":", color=MUTED, linewidth=1)
         for axes, title in ((each, "GB/s into the measured GPU"), (all_, "GB/s into all busy GPUs")):
             axes.set_title(title, fontsize=9.5)
             axes.set_xticks(range(len(busy)), [f"{number}" for number in busy])
