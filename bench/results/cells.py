@@ -26,14 +26,17 @@ def cell_entry(cell: Record, runs: list[Record], export: Record | None, metrics:
     runs: its records, timed ones by repeat, then the traced one.
     repeats: timed runs the study asks for; there may be more, measured on demand.
     A run, export or metrics record that is not there yet has the status "missing". throughput_samples_s is
-    the geometric mean over the timed runs that are ok.
+    the geometric mean over the timed runs that count: the ok ones, without those that were disturbed unless that leaves
+    fewer than two (as in pairs.comparison).
     """
     name = cell["name"]
     wanted = [f"{name}_r{repeat}" for repeat in range(1, repeats + 1)] + [f"{name}_traced"]
     by_name = {run["run"]: run for run in runs}
     further = [run["run"] for run in runs if run["run"] not in wanted]
     stages = [by_name.get(run) or _absent(run, cell) for run in [*wanted, *further]]
-    timed = [run for run in runs if run["repeat"] != "traced" and run["status"] == "ok" and run.get("result")]
+    measured = [run for run in runs if run["repeat"] != "traced" and run["status"] == "ok" and run.get("result")]
+    calm = [run for run in measured if not _was_disturbed(run)]
+    timed = calm if len(calm) > 1 else measured
     traced = by_name.get(f"{name}_traced")
     rates = [run["result"]["throughput_samples_s"] for run in timed]
     throughput = statistics.geometric_mean(rates) if rates else None
@@ -44,14 +47,7 @@ def cell_entry(cell: Record, runs: list[Record], export: Record | None, metrics:
     alike = [rate for rate, run in zip(rates, timed, strict=True) if run.get("start", "exec") == "exec"]
     perturbation = _ratio(traced, statistics.geometric_mean(alike) if alike else None)
     entry: Record = {
-        "name": name,
-        "key": cell.get("key") or settings_hash(cell),
-        "gpu": cell.get("gpu"),
-        "gpu_uuid": cell.get("gpu_uuid"),
-        "cpu_node": cell.get("cpu_node"),
-        "mem_node": cell.get("mem_node"),
-        "model": cell["model"],
-        "settings": {key: value for key, value in cell.items() if key not in _IDENTITY},
+        **grid_entry(cell),
         "outcome": failed["status"] if failed else "ok",
         "reason": failed.get("reason", "") or "" if failed else "",
         "advice": failed.get("advice", "") or "" if failed else "",
@@ -77,7 +73,22 @@ def cell_entry(cell: Record, runs: list[Record], export: Record | None, metrics:
     limits = entry["bound"] or {}
     entry["efficiency_solo"] = limits.get("efficiency")
     entry["noise_class"] = noise_class((contract or {}).get("regime"), limits.get("limit"))
-    return entry | {"remarks": remarks(entry, runs)}
+    aside = [f"{len(measured) - len(timed)} of {len(measured)} timed runs were disturbed and are not counted"]
+    return entry | {"remarks": remarks(entry, runs) + (aside if len(timed) < len(measured) else [])}
+
+
+def grid_entry(cell: Record) -> Record:
+    """Who a cell of the grid is, and what it is set to."""
+    who = {
+        "name": cell["name"],
+        "key": cell.get("key") or settings_hash(cell),
+        "gpu": cell.get("gpu"),
+        "gpu_uuid": cell.get("gpu_uuid"),
+        "cpu_node": cell.get("cpu_node"),
+        "mem_node": cell.get("mem_node"),
+        "model": cell["model"],
+    }
+    return who | {"settings": {key: value for key, value in cell.items() if key not in _IDENTITY}}
 
 
 def settings_hash(cell: Record) -> str:
@@ -135,11 +146,10 @@ def _run_entry(run: Record, batch_size: int) -> Record:
     }
     result = run.get("result") or {}
     placement = (result.get("certificate") or {}).get("verdict")
-    monitor = run.get("monitor") or {}
     return entry | {
         "throughput_samples_s": result.get("throughput_samples_s"),
         "placement": placement,
-        "disturbed": bool(monitor.get("disturbed")),
+        "disturbed": _was_disturbed(run),
         "started_at": run.get("started_at"),
         "peers": peers_of_run(run, batch_size),
     }
@@ -150,6 +160,10 @@ def _compile_s(runs: list[Record]) -> Record | None:
     facts = [(run.get("result") or {}).get("compile") or {} for run in runs]
     known = [found["compile_s"] for found in facts if found.get("compile_s")]
     return {"least": min(known), "most": max(known)} if known else None
+
+
+def _was_disturbed(run: Record) -> bool:
+    return bool((run.get("monitor") or {}).get("disturbed"))
 
 
 def _bytes_per_batch(timed: list[Record]) -> dict[str, int] | None:

@@ -23,22 +23,36 @@ def demanded(directory: RunDirectory) -> dict[str, int]:
 
 
 def _for_disturbed(directory: RunDirectory, repeats: int, most: int) -> dict[str, int]:
-    """One more block, up to `most`, for the whole group of a run that the monitor saw disturbed.
-
-    A cell that is compared with nothing has no pair to lose.
+    """One more block, up to `most`, for each in which the monitor saw a run of the cell disturbed, or of one that it is
+    compared with. A cell that is compared with nothing has no pair to lose.
     """
-    groups: dict[str, set[str]] = {}
     disturbed: dict[str, set[int]] = {}
-    for slot in directory.grid().order:
-        groups.setdefault(slot.group, set()).add(slot.cell)
+    for slot in directory.grid().order if most else ():
         if slot.repeat != TRACED and _was_disturbed(directory, slot.cell, slot.repeat):
-            disturbed.setdefault(slot.group, set()).add(slot.block)
-    return {
-        cell: repeats + min(len(blocks), most)
-        for group, blocks in disturbed.items()
-        for cell in groups[group]
-        if len(groups[group]) > 1
-    }
+            disturbed.setdefault(slot.cell, set()).add(slot.block)
+    needed = {}
+    for cell, others in (_compared(directory) if disturbed else {}).items():
+        lost = {block for name in (cell, *others) for block in disturbed.get(name, ())}
+        needed[cell] = repeats + min(len(lost), most)
+    return needed
+
+
+def _compared(directory: RunDirectory) -> dict[str, set[str]]:
+    """By cell the cells it is compared with: those of its group, and along each axis."""
+    from bench.results.axes import axes, matched
+    from bench.results.cells import grid_entry
+
+    grid = directory.grid()
+    groups: dict[str, set[str]] = {}
+    for slot in grid.order:
+        groups.setdefault(slot.group, set()).add(slot.cell)
+    found = {cell: group - {cell} for group in groups.values() if len(group) > 1 for cell in group}
+    entries = [grid_entry(cell.as_json()) for cell in grid.cells.values()]
+    for axis in axes(entries, directory.study()):
+        for base, other in matched(axis, entries):
+            found.setdefault(base["name"], set()).add(other["name"])
+            found.setdefault(other["name"], set()).add(base["name"])
+    return found
 
 
 def _was_disturbed(directory: RunDirectory, cell: str, repeat: int | str) -> bool:

@@ -13,16 +13,17 @@ _DIFFERENT = ("FASTER", "SLOWER")
 # Beyond it a percentage is harder to read than a factor.
 _AS_FACTOR = 2.0
 _NAMED = 4
+_SETTINGS_NAMED = 2
 
 
 def summed_up(entry: Record) -> Record:
     """summary, state, doubt, size and bound of one axis (an entry of results.json's comparisons).
 
-    summary: for each value but the base, in order: value, models (model, state, doubt, low, high, interval, lines,
-    seen, text) and text, one line over the models. state: matters (some line differs after correction), same (all
-    lines are the SAME), else undecided; doubt then says why: once (one pair, no uncertainty known), probable (a line
-    differs, but not after correction), noise. size: largest |ln(throughput / base)| of the lines that differ; bound:
-    no line differs by more, where all are the SAME.
+    summary: for each value but the base, in order: value, models (model, state, doubt, low and high of the lines that
+    differ or, where none does, of all, interval, lines, seen, text) and text, one line over the models. state: matters
+    (some line differs after correction), same (all lines are the SAME), else undecided; doubt then says why: once (one
+    pair, no uncertainty known), probable (a line differs, but not after correction), noise. size: largest
+    |ln(throughput / base)| of the lines that differ; bound: no line differs by more, where all are the SAME.
     """
     lines = [line for line in entry["lines"] if line["effect"] is not None]
     state = _state(lines)
@@ -46,8 +47,8 @@ def change(effect: float, interval: Sequence[float] | None = None) -> str:
     if effect + 1 >= _AS_FACTOR:
         factors = [1 + bound for bound in interval] if interval else []
         digits = _digits([bound - 1 - effect for bound in factors] or [effect / 10], 1 + effect)
-        inside = f" [{', '.join(f'{factor:.{digits}f}' for factor in factors)}]" if factors else ""
-        return f"× {1 + effect:.{digits}f}{inside}"
+        inside = f" [{', '.join(_factor(factor, digits) for factor in factors)}]" if factors else ""
+        return f"× {_factor(1 + effect, digits)}{inside}"
     digits = _digits([100 * (bound - effect) for bound in interval] if interval else [10 * effect], 100 * effect)
     if interval and interval[0] * interval[1] > 0 and not round(100 * min(map(abs, interval)), digits):
         digits += 1  # what is surely not zero is not shown as zero
@@ -103,7 +104,8 @@ def _of_value(entry: Record, value: Record) -> Record:
 
 def _of_model(model: str, lines: list[Record]) -> Record:
     compared = [line for line in lines if line["effect"] is not None]
-    effects = [line["effect"] for line in compared]
+    differ = [line for line in compared if line["verdict"] in _DIFFERENT]
+    effects = [line["effect"] for line in differ or compared]
     return {
         "model": model,
         "state": _state(compared),
@@ -113,7 +115,7 @@ def _of_model(model: str, lines: list[Record]) -> Record:
         "interval": compared[0]["interval"] if len(compared) == 1 else None,
         "bound": _bound(compared),
         "lines": len(compared),
-        "seen": _seen(compared),
+        "seen": _seen_where(compared),
         "text": _in_words(compared),
     }
 
@@ -125,7 +127,27 @@ def _in_words(lines: list[Record]) -> str:
     verdicts = {line["verdict"] for line in lines}
     if verdicts == {"SAME"}:
         return f"SAME within {at_most(_bound(lines) or 0)}"
-    return _seen(lines) if verdicts & set(_DIFFERENT) else f"undecided ({_seen(lines)})"
+    return _seen_where(lines) if verdicts & set(_DIFFERENT) else f"undecided ({_seen(lines)})"
+
+
+def _seen_where(lines: list[Record]) -> str:
+    """What was seen where lines differ, and where else they are the SAME or undecided: "× 8.9 in graph, undecided in
+    base". What is not known to differ is no end of a range."""
+    parts = {
+        "": [line for line in lines if line["verdict"] in _DIFFERENT],
+        "SAME": [line for line in lines if line["verdict"] == "SAME"],
+        "undecided": [line for line in lines if line["verdict"] not in (*_DIFFERENT, "SAME")],
+    }
+    differ = parts.pop("")
+    if not differ or len(differ) == len(lines):
+        return _seen(lines)
+    named = {key: list(dict.fromkeys(line["setting"] or "base" for line in own)) for key, own in parts.items() if own}
+    at = list(dict.fromkeys(line["setting"] or "base" for line in differ))
+    apart = sum(map(len, [at, *named.values()])) == len({name for own in [at, *named.values()] for name in own})
+    few = apart and all(len(own) <= _SETTINGS_NAMED for own in named.values())
+    rest = [f"{key} in {listed(own) if few else f'{len(parts[key])} of {len(lines)}'}" for key, own in named.items()]
+    where = f" in {at[0]}" if few and len(differ) == 1 else ""
+    return ", ".join([f"{_seen(differ)}{where}", *rest])
 
 
 def _over_models(models: list[Record]) -> Iterable[str]:
@@ -203,6 +225,14 @@ def _digits(widths: Sequence[float], number: float) -> int:
         return 1
     of_number = 2 - math.floor(math.log10(max(abs(number), 1.0)))
     return min(max(0, -math.floor(math.log10(significant(width, 1)))), max(of_number, 0))
+
+
+def _factor(factor: float, digits: int) -> str:
+    """Two significant digits at least; what is not 1 is not shown as 1, short of a thousandth."""
+    digits = max(digits, 1 - math.floor(math.log10(max(factor, 1e-3))))
+    while digits < 3 and abs(factor - 1) >= 1e-3 and not round(factor - 1, digits):
+        digits += 1
+    return f"{factor:.{digits}f}"
 
 
 def _signed(number: float, digits: int, plus: bool = False) -> str:

@@ -28,7 +28,8 @@ def contradiction(model: Model, settings: Settings, varied: Collection[str] = ()
 
     A device of auto contradicts nothing: the same question is asked again when the host is known.
     """
-    for rule in (_whole_batches, _one_execution, _needs_cuda, _needs_copies_in, _needs_queue, _needs_company):
+    rules = (_whole_batches, _one_execution, _needs_cuda, _needs_copies_in, _needs_queue, _needs_company, _needs_room)
+    for rule in rules:
         if found := rule(settings, varied):
             return found
     return _no_such_model(model, settings["image_size"], bool({"patch_size", "depth", "dim"} & set(varied)))
@@ -145,6 +146,24 @@ def _needs_company(settings: Settings, varied: Collection[str]) -> Contradiction
         return None
     idle = (_idle(key, "concurrent_gpus", settings, varied) for key in ("concurrent_load", "concurrent_placement"))
     return next((found for found in idle if found), None)
+
+
+def _needs_room(settings: Settings, varied: Collection[str]) -> Contradiction | None:
+    """A pool is made large enough for the batches in flight (bench.workload.rings): as an axis it would be one value
+    under several names."""
+    if "memory_size_mb" not in varied or settings["direction"] == "d2h":
+        return None
+    queue = settings["preprocess_queue"]
+    in_flight = queue + settings["buffers"] + 1 if queue else 2
+    element_bytes = 2 if settings["dtype"] in ("bf16", "fp16") else 4
+    needed_bytes = in_flight * settings["batch_size"] * 3 * settings["image_size"] ** 2 * element_bytes
+    if settings["memory_size_mb"] << 20 >= needed_bytes:
+        return None
+    return Contradiction(
+        f"memory_size_mb {settings['memory_size_mb']} does not hold the {in_flight} batches in flight: it is raised",
+        f"a pool that holds them has {-(-needed_bytes >> 20)} MiB; smaller batches need less",
+        ("memory_size_mb", "batch_size", "image_size", "dtype", "preprocess_queue", "buffers"),
+    )
 
 
 def _idle(key: str, needs: str, settings: Settings, varied: Collection[str]) -> Contradiction | None:

@@ -49,6 +49,20 @@ def test_cells_that_differ_in_two_settings_at_once_are_not_compared():
     assert axes([cell(batch_size=16), cell(batch_size=32, cuda_graph=True)], {}) == []
 
 
+def test_company_and_queue_follow_only_where_the_base_has_none():
+    """Two queues on two nodes are two settings apart; a queue against no queue is one, wherever it is prepared."""
+    queued = [cell(preprocess_queue=queue, preprocess_node=node) for queue, node in ((4, 0), (8, 1))]
+    assert axes(queued, {"preprocess_queue": 4, "preprocess_node": 0}) == []
+    alone = cell(preprocess_queue=0, preprocess_node=-1)
+    assert len(pairs([alone, *queued], {"preprocess_queue": 0, "preprocess_node": -1})["preprocess_queue"]) == 2
+
+
+def test_gpus_busy_at_once_stand_against_one_alone_whatever_the_study_says():
+    cells = [cell(concurrent_gpus=number) for number in (8, 1, 4)]
+    assert [axis.base for axis in axes(cells, {"concurrent_gpus": 8})] == [(1,)]
+    assert [axis.base for axis in axes(cells[::2], {"concurrent_gpus": 8})] == [(8,)]
+
+
 def test_a_pass_that_follows_the_batch_size_is_no_difference_of_its_own():
     cells = [cell(batch_size=8, num_samples=1000), cell(batch_size=32, num_samples=1024)]
     assert [axis.name for axis in axes(cells, {"axes": {"batch_size": [8, 32]}})] == ["batch_size"]

@@ -54,6 +54,29 @@ def test_throughput_is_the_geometric_mean_of_the_runs(entry):
     assert found["throughput_spread"] == pytest.approx(math.sqrt(2) * 150 / 250)
 
 
+def test_a_disturbed_run_does_not_count_where_two_calm_ones_are_left(entry):
+    """As in its comparisons: a page shows one throughput of a cell."""
+
+    def three(parts):
+        first = parts[f"{CELL}_r1"]
+        for repeat, rate in ((1, 100.0), (2, 200.0), (3, 100.0)):
+            monitor = {"disturbed": ["another process"] if repeat == 2 else []}
+            result = first["result"] | {"throughput_samples_s": rate}
+            own = {"run": f"{CELL}_r{repeat}", "repeat": repeat, "block": repeat, "monitor": monitor}
+            parts[f"{CELL}_r{repeat}"] = first | own | {"result": result}
+
+    found = entry(three)
+    assert found["throughput_runs"] == [100.0, 100.0] and found["throughput_samples_s"] == pytest.approx(100.0)
+    assert [run["disturbed"] for run in found["runs"]][:3].count(True) == 1
+    assert "1 of 3 timed runs were disturbed and are not counted" in found["remarks"]
+
+    def two(parts):
+        three(parts)
+        del parts[f"{CELL}_r3"]
+
+    assert entry(two)["throughput_runs"] == [100.0, 200.0], "one calm run is no spread"
+
+
 def test_a_failed_timed_run_names_the_cell_and_keeps_its_log(entry):
     found = entry(lambda parts: parts[f"{CELL}_r1"].update(fail("oom")))
     assert (found["outcome"], found["reason"], found["advice"]) == ("oom", "why", "do")

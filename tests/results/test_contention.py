@@ -5,7 +5,10 @@ import re
 
 import pytest
 
+from bench.results.contention import contention
 from bench.results.load import load
+from bench.results.report.contention import contention_lines, contention_parts
+from bench.results.report.plots.contention import contention_pictures
 from bench.results.results import build_results
 from tests.results.builder import build_run_directory, topology_json
 
@@ -72,6 +75,31 @@ def test_a_run_with_a_peer_that_failed_is_in_no_sum(run, results):
     broken |= {"throughput_samples_s": None, "h2d_gb_s": None, "d2h_gb_s": None, "status": "crashed"}
     told = next(one for one in contention(cells, results["comparisons"]) if one["cell"] == name)
     assert told["together"]["runs"] == 5
+
+
+def test_without_a_gpu_alone_nothing_is_said_to_be_left(tmp_path):
+    """Two against four GPUs busy is a comparison of the settings, not of what is left."""
+    study = STUDY | {"axes": {"concurrent_gpus": [2, 4]}, "exclude": [], "gpu_ids": [0]}
+    (tmp_path / "busy.yaml").write_text(json.dumps(study))
+    topology = topology_json(gpus=8, near=(0,) * 8, nodes=2)
+    run = build_run_directory(tmp_path / "run", str(tmp_path / "busy.yaml"), topology=topology)
+    found = build_results(load(run), "test")
+    assert [one["busy"] for one in found["contention"]] == [2, 4]
+    assert all(one["base_cell"] is one["effect"] is None for one in found["contention"])
+    (line,) = contention_lines(found)
+    assert "4 GPUs busy: not compared with a GPU alone" in line and "is left" not in line
+    (axis,) = found["comparisons"]
+    assert axis["base"] == {"concurrent_gpus": 2} and axis["lines"]
+    (part,) = contention_parts(found)
+    assert not any("alone" in sentence.replace("a GPU alone", "") for sentence in part["sentences"])
+    assert contention_pictures(found["contention"])
+
+
+def test_what_changes_along_with_the_company_is_not_booked_as_its_doing(results):
+    zipped = results["comparisons"][0] | {"keys": ["concurrent_gpus", "batch_size"]}
+    zipped["base"] = zipped["base"] | {"batch_size": 10}
+    told = contention(results["cells"], [zipped])
+    assert told and all(one["effect"] is None for one in told)
 
 
 def test_a_study_of_single_gpus_has_none(numa_results):

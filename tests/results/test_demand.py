@@ -44,6 +44,18 @@ def test_a_cell_that_is_compared_with_nothing_has_no_pair_to_lose(tmp_path: Path
     assert demanded(measured(tmp_path, {(ALONE, 1)})) == {}
 
 
+def test_cells_of_an_axis_are_a_pair_too(tmp_path: Path) -> None:
+    """On one node each cell of a sweep is a group of its own; its base is in another."""
+    swept = {"models": ["vit32x2x128"], "axes": {"dtype": ["fp32", "bf16"], "buffers": [1, 2]}}
+    directory = resolve(read_study(BASE | swept, "f"), tmp_path, False, "now")
+    _, plain, other, lost = sorted(directory.grid().cells, key=lambda name: ("buf1" in name, "bf16" in name))
+    for slot in directory.grid().asked(2):
+        monitor = {"disturbed": ["throttled"] if (slot.cell, slot.repeat) == (lost, 1) else []}
+        record = {"cell": slot.cell, "repeat": slot.repeat, "status": "ok", "invocation": "now", "monitor": monitor}
+        write_record(directory.record(slot.cell, slot.repeat), record)
+    assert demanded(directory) == {lost: 3, plain: 3, other: 3}
+
+
 def test_repeats_that_are_disturbed_too_end_at_the_limit(tmp_path: Path) -> None:
     everywhere = {(FIRST, repeat) for repeat in (1, 2, 3, 4)}
     assert demanded(measured(tmp_path, everywhere, repeats=4)) == {FIRST: 4, TWIN: 4}

@@ -23,6 +23,9 @@ def entry(*lines, values=("bf16",)):
     (14.584, [14.55, 14.61], "× 15.6 [15.6, 15.6]"),
     (-0.90941, [-0.9096, -0.9093], "−90.9 % [−91.0, −90.9]"),
     (-0.8, None, "−80 %"),
+    (3.43, [-0.49, 37.6], "× 4.4 [0.51, 39]"),
+    (1.23, [0.352, 2.03], "× 2.2 [1.4, 3.0]"),
+    (1.9, [0.004, 5.9], "× 2.9 [1.004, 6.9]"),
     (0.0, [-0.001, 0.001], "0.0 % [−0.1, 0.1]"),
 ])  # fmt: skip
 def test_a_change_has_the_digits_that_its_interval_supports(effect, interval, said):
@@ -45,6 +48,24 @@ def test_a_range_over_settings_says_where_it_was_least_and_most():
     lines = line("a", 0.02), line("a", 3.5, setting="bs1"), line("a", 0.4, setting="bs4")
     told = summed_up(entry(*lines))["summary"][0]["text"]
     assert told == "dtype bf16 (over 3 combinations): a × 1.02 (base) to 4.5 (bs1)"
+
+
+def test_what_is_not_known_to_differ_is_no_end_of_a_range():
+    graph, eager = line("a", 7.9, setting="graph"), line("a", 3.4, "UNDECIDED", setting="")
+    (told,) = summed_up(entry(graph, eager))["summary"]
+    assert told["text"] == "dtype bf16 (over 2 combinations): a × 8.90 [8.89, 8.91] in graph, undecided in base"
+    assert told["models"][0]["low"] == told["models"][0]["high"] == 7.9
+    (told,) = summed_up(entry(graph, eager | {"verdict": "SAME", "effect": 0.001}))["summary"]
+    assert told["text"].endswith("in graph, SAME in base")
+    # Of the same setting on several nodes only the numbers tell them apart.
+    (told,) = summed_up(entry(graph, graph | {"verdict": "UNDECIDED"}, graph))["summary"]
+    assert told["text"].endswith("a × 8.9, undecided in 1 of 3")
+    (told,) = summed_up(entry(*({**one, "headline": False} for one in (graph, eager))))["summary"]
+    assert told["text"].endswith("probably a × 8.90 [8.89, 8.91] in graph, undecided in base")
+
+
+def test_a_range_that_is_not_decided_says_where_too():
+    lines = line("a", 0.02), line("a", 3.5, setting="bs1"), line("a", 0.4, setting="bs4")
     (told,) = summed_up(entry(*(one | {"verdict": "UNDECIDED", "headline": False} for one in lines)))["summary"]
     assert told["text"].endswith("not decided: a × 1.02 (base) to 4.5 (bs1)")
 

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from bench.results.comparisons import comparisons
 from bench.results.fastest import fastest
 from bench.results.report.ways import fastest_ways
 from bench.results.statistics import Comparison, estimate_pairs
@@ -99,6 +100,36 @@ def test_other_work_is_another_race():
     assert [line.split(",")[0] for line in lines(*cells)] == ["vit32x2x128: graph", "vit32x2x128 bs50: graph"]
     assert fastest((way(noisy(1000)), way(noisy(2000), batch_size=50)), STUDY) == []
     assert fastest_ways({"cells": [], "study": STUDY, "fastest": []}) == []
+
+
+def test_two_ways_that_an_axis_compares_are_told_as_there():
+    """One pair of cells, pooled with others: the page has one interval and one verdict of it."""
+    quiet = noisy(1000), noisy(1500, seed=1)
+    cells = way(quiet[0]), way(quiet[1], cuda_graph=True), way(noisy(900, sd=0.3, seed=2), compile_model="default")
+    (line,) = [
+        line
+        for axis in comparisons(cells, STUDY)
+        for line in axis["lines"]
+        if line["name"] == cells[1]["name"]
+    ]
+    assert line["verdict"] == "FASTER"
+    (entry,) = fastest(cells, STUDY, compared=comparisons(cells, STUDY))
+    assert (entry["effect"], entry["interval"]) == (pytest.approx(line["effect"]), pytest.approx(line["interval"]))
+    assert "base" not in entry["rivals"]
+    # Where the fastest way is the base of the axis the comparison is turned round.
+    slower = way(noisy(1000)), way(noisy(500, seed=1), cuda_graph=True)
+    (entry,) = fastest(slower, STUDY, compared=comparisons(slower, STUDY))
+    assert (entry["way"], entry["rivals"]) == ("base", [])
+
+
+def test_a_way_that_is_not_the_studys_own_is_not_called_base():
+    """All compiled, and the study's own value is off: no base was measured."""
+    rates = {"fp32": 1000, "bf16": 2000}
+    cells = [way(noisy(rate, seed=rate), compile_model="default", dtype=dtype) for dtype, rate in rates.items()]
+    (entry,) = fastest(cells, STUDY)
+    assert entry["base_cell"] is None and entry["way"] == "bf16"
+    (entry,) = fastest([cells[0] | {"throughput_samples_s": 9000.0}, cells[1]], STUDY)
+    assert entry["way"] == "fp32"
 
 
 def test_a_gain_on_the_base_is_promised_only_where_a_base_was_measured():

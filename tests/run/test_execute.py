@@ -7,7 +7,7 @@ import pytest
 from bench.run.execute import execute
 from bench.run.lock import HostLock
 from bench.run.process import log_tail
-from bench.run.record import OUTCOMES, is_final, read_record, write_record
+from bench.run.record import OUTCOMES, is_final, passed_on, read_record, write_record
 from bench.study.directory import RunDirectory
 from bench.study.resolve import resolve
 from bench.study.study import read_study
@@ -109,9 +109,17 @@ def test_half_a_record_is_no_record(tmp_path: Path, text: str) -> None:
     assert read_record(tmp_path / "r.json") is None
 
 
+def test_what_the_grid_says_cannot_run_here_is_final_and_what_a_run_found_missing_is_not(tmp_path: Path) -> None:
+    refused = {"status": "not_runnable", "reason": "no node 2", "advice": "", "invocation": "a", "by_grid": True}
+    record = write_record(tmp_path / "r.json", refused)
+    assert is_final(record, "b") and is_final(passed_on(record) | {"invocation": "a"}, "b")
+    missing = write_record(tmp_path / "r.json", refused | {"reason": "no huge pages", "by_grid": False})
+    assert not is_final(missing, "b") and not is_final(passed_on(missing) | {"invocation": "a"}, "b")
+
+
 @pytest.mark.parametrize("status", OUTCOMES)
 def test_only_what_went_well_or_was_tried_now_is_final(tmp_path: Path, status: str) -> None:
     record = write_record(tmp_path / "r.json", {"status": status, "invocation": "a"})
     assert is_final(record, "a")
-    assert is_final(record, "b") is (status in ("ok", "not_runnable"))
+    assert is_final(record, "b") is (status == "ok")
     assert not is_final(None, "a")

@@ -51,6 +51,8 @@ def refusal(**values: object) -> str:
          [{"concurrent_load": "copies", "concurrent_gpus": 1}]),
         ({"concurrent_gpus": [1, 4], "concurrent_placement": ["local", "remote", "found"]}, {}, "remote-load",
          "concurrent_placement remote has no effect", None),
+        ({"memory_size_mb": [1, 16]}, {}, "pool1", "memory_size_mb 1 does not hold the 2 batches in flight",
+         [{"memory_size_mb": 1}]),
         ({"direction": ["both", "d2h"], "preprocess_queue": [0, 4]}, {}, "d2h-only_prep4", "copies nothing in",
          [{"direction": "d2h", "preprocess_queue": 4}]),
         ({"direction": ["both", "d2h"], "host_memory": ["pinned", "write-combined"]}, {}, "write-combined_d2h-only",
@@ -69,6 +71,30 @@ def test_it_is_named_with_its_cell_and_what_to_exclude(
     assert exclude is None or offered == exclude
     # What is offered is enough.
     assert study(axes=axes, exclude=offered, **base).axes.exclude
+
+
+def test_what_include_adds_is_not_told_to_be_excluded() -> None:
+    text = refusal(include=[{"cuda_graph": True, "compile_model": "default"}])
+    assert "take them out of include" in text and "exclude:" not in text
+    both = refusal(axes={"batch_size": [10, 32]}, include=[{"batch_size": 7, "dtype": "bf16"}])
+    assert 'exclude: [{"batch_size": 32}] and take them out of include' in both
+
+
+def test_only_the_models_that_cannot_be_are_told_to_be_excluded() -> None:
+    """240 pixels are 15 patches of 16, and no whole number of 32."""
+    models = ["vit32x2x128", "vit16x2x128"]
+    text = refusal(models=models, axes={"image_size": [224, 240]})
+    (entry,) = json.loads(re.search(r"exclude: (\[.*?\]); or", text).group(1))
+    assert entry == {"model": "vit32x2x128", "image_size": 240}
+    assert study(models=models, axes={"image_size": [224, 240]}, exclude=[entry])
+
+
+def test_all_is_not_taken_for_the_place_that_is_excluded() -> None:
+    """GPU 0 and node 0 only stand for "all" here: on a host there are others."""
+    for key in ("gpu_ids", "numa_nodes"):
+        assert study(**{key: "all"}, exclude=[{key: 0}])
+        text = refusal(**{key: "all"}, axes={"batch_size": [10, 7]}, exclude=[{key: 0, "batch_size": 7}])
+        assert "batch_size 7" in text
 
 
 def test_a_study_without_axes_is_told_plainly() -> None:

@@ -141,7 +141,7 @@ def test_a_plan_runs_nothing_and_says_what_is_done(tmp_path: Path) -> None:
 
 
 def test_what_only_a_run_found_out_to_be_not_runnable_is_planned_as_such(tmp_path: Path) -> None:
-    """As where the kernel has no huge pages: no call tries it again."""
+    """As where the kernel has no huge pages: the next call tries it again."""
     directory = resolve(study(), tmp_path, False, "a")
     record = {"status": "not_runnable", "reason": "no huge pages", "invocation": "a", "wall_s": 3.0}
     for cell in directory.grid().cells:
@@ -151,7 +151,7 @@ def test_what_only_a_run_found_out_to_be_not_runnable_is_planned_as_such(tmp_pat
     made = plan(study(), tmp_path)
     assert {cell["state"] for cell in made.cells} == {"not_runnable"}
     assert made.cells[0]["reason"] == "no huge pages"
-    assert (made.runs_to_do, made.estimate_s, made.disk_bytes) == (0, 0.0, 0)
+    assert made.runs_to_do == 4, "node 99 is not there: the grid says so, and nothing will try those cells"
 
 
 def test_an_estimate_comes_from_earlier_runs_of_the_kind(tmp_path: Path) -> None:
@@ -167,8 +167,13 @@ def test_an_estimate_comes_from_earlier_runs_of_the_kind(tmp_path: Path) -> None
 def test_a_plan_names_what_excludes_nothing(tmp_path: Path) -> None:
     exclude = [{"model": "vit0x0x0", "dtype": "bf16"}, {"dtype": ["fp16"], "model": "vit32x2x128"}]
     said = 'exclude[1] drops nothing: {"dtype": ["fp16"], "model": ["vit32x2x128"]}'
-    made = plan(study(axes={"dtype": ["fp32", "bf16"]}, exclude=exclude), tmp_path)
+    asked = study(axes={"dtype": ["fp32", "bf16"]}, exclude=exclude)
+    made = plan(asked, tmp_path)
     assert [note for note in made.notes if "exclude" in note] == [said] and said in render(made)
+    resolve(asked, tmp_path, False, "a")
+    assert said in plan(asked, tmp_path).notes, "of a study that is there already too"
+    made = plan(study(exclude=[{"numa_nodes": 7}]), tmp_path)
+    assert 'exclude[0] drops nothing: {"numa_nodes": [7]}' in made.notes
 
 
 def test_an_earlier_study_that_cannot_be_read_costs_no_plan(tmp_path: Path) -> None:

@@ -60,6 +60,14 @@ def test_no_such_gpu(two_stub_gpus):
     assert raised.value.status == "not_runnable"
 
 
+def test_a_gpu_that_was_there_when_the_study_was_laid_out_has_crashed(monkeypatch, two_stub_gpus):
+    for there, gpu in ((True, 2), (False, 0)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        with pytest.raises(RunFailure) as raised:
+            open_device(small_cell(device="cuda", gpu=gpu, gpu_uuid=UUID))
+        assert raised.value.status == "crashed"
+
+
 @pytest.mark.parametrize("expected", [None, UUID, f"GPU-{UUID}", f"GPU-{UUID.upper()}"])
 def test_the_right_gpu_in_any_spelling(two_stub_gpus, expected):
     assert open_device(small_cell(device="cuda", gpu=1, gpu_uuid=expected)).index == 1

@@ -34,9 +34,8 @@ def _one_node(results: Record, gpu: int, node: int) -> tuple[str, ...]:
         lines.append(f"It is also the node that the system reports as nearest to GPU {gpu}.")
     probed = next((entry for entry in results["locality"].get("gpus", []) if entry["index"] == gpu), None)
     if probed:
-        lines.append(
-            f"Small copies from each CPU: {probed['text'].removeprefix(f'GPU {gpu}: ')}.".replace(" us", " µs")
-        )
+        said = probed["text"].removeprefix(f"GPU {gpu}: ").replace(" us", " µs")
+        lines.append(f"Small copies from each CPU, before the study: {said}.")
     if results["fingerprint"].get("hypervisor") not in (None, "none"):
         lines.append("This is a virtual machine; the host beneath it may have more nodes than it shows.")
     return tuple(lines)

@@ -149,7 +149,7 @@ def _row(line: Record, cells: dict[str, Record]) -> Record:
     return {
         "cell": line["name"],
         "base_cell": line["base_cell"],
-        "model": series_label(base),
+        "model": _shared_label(base, cell),
         "device": device_label(cell),
         "node": node_label(*place_of(cell)),
         "value": values_only(line["value"]),
@@ -162,6 +162,13 @@ def _row(line: Record, cells: dict[str, Record]) -> Record:
         "hint": line["hint"],
         "cost": cost_of_compiling(line, cells),
     }
+
+
+def _shared_label(base: Record, cell: Record) -> str:
+    """The base's label without what the axis sets it to, where that is not the study's own value."""
+    model, *suffixes = series_label(base).split(" ")
+    own = series_label(cell).split(" ")
+    return " ".join([model, *(part for part in suffixes if part in own)])
 
 
 def _told_apart(rows: list[Record], cells: dict[str, Record]) -> list[Record]:

@@ -25,7 +25,7 @@ def fastest_ways(results: Record) -> list[Finding]:
     if len(lines) > _MODELS_TOLD:
         lines[_MODELS_TOLD:] = [f"{len(lines) - _MODELS_TOLD} more in results.json"]
     against = f", and its gain on the base ({_base(results)})" if any(map(_has_base, results["fastest"])) else ""
-    lead = f"The fastest way of each, judged by itself{against}"
+    lead = f"The fastest way to run each model{against}"
     return [Finding("throughput", "ways", "fastest", lead, tuple(lines))]
 
 

@@ -35,7 +35,7 @@ def test_one_node_is_nothing_to_choose_and_no_advice():
         ({"hypervisor": "unnamed"}, "This is a virtual machine"),
         (
             {"text": "GPU 0: 6.51 us, no hidden nodes seen"},
-            "Small copies from each CPU: 6.51 µs, no hidden nodes seen.",
+            "Small copies from each CPU, before the study: 6.51 µs, no hidden nodes seen.",
         ),
     ],
 )

@@ -14,6 +14,7 @@ CELLS = {
 def line(name, effect, verdict="FASTER", *, base="eager", model="vit32x2x128"):
     mode = {"compiled": "default", "tuned": "max-autotune"}[name]
     told = {"name": name, "base_cell": base, "effect": effect, "verdict": verdict, "model": model}
+    told["headline"] = verdict in ("FASTER", "SLOWER")
     return told | {"value": {"compile_model": mode}}
 
 
@@ -25,20 +26,33 @@ def entry(*lines, base="off"):
 
 @pytest.mark.parametrize(("effect", "after_s"), [(1.0, 24.0), (0.5, 36.0), (0.02, 612.0)])
 def test_after_so_much_work_both_have_done_as_much(effect, after_s):
-    assert paid_back_s(line("compiled", effect), CELLS) == pytest.approx(after_s)
+    assert paid_back_s(line("compiled", effect), 12.0) == pytest.approx(after_s)
     # In that time the base works all along, and the other one only once it has compiled.
     assert (after_s - 12.0) * (1 + effect) == pytest.approx(after_s)
 
 
 def test_what_is_not_surely_faster_pays_nothing_back():
     for verdict, effect in (("UNDECIDED", 0.3), ("SAME", 0.001), ("SLOWER", -0.1)):
-        assert paid_back_s(line("compiled", effect, verdict), CELLS) is None
+        assert paid_back_s(line("compiled", effect, verdict), 12.0) is None
     assert cost_of_compiling(line("compiled", -0.1, "SLOWER"), CELLS) == "compiled in 2.0 s to 12.0 s"
 
 
 def test_against_a_base_that_compiles_too_only_the_difference_is_to_be_paid():
-    assert paid_back_s(line("tuned", 1.0, base="compiled"), CELLS) == pytest.approx(2 * (90.3 - 12.0))
-    assert paid_back_s(line("compiled", 1.0, base="tuned"), CELLS) is None
+    assert cost_of_compiling(line("tuned", 1.0, base="compiled"), CELLS).endswith("after 2 min 37 s of work")
+    assert cost_of_compiling(line("compiled", 1.0, base="tuned"), CELLS) == "compiled in 2.0 s to 12.0 s"
+
+
+def test_the_longest_compilation_of_a_model_stands_for_all_its_places():
+    """The first place has no cache yet; on the second the same model compiles in a moment."""
+    cached = {"compile_s": {"least": 1.0, "most": 2.0}}
+    lines = line("compiled", 1.0), line("compiled", 1.0) | {"name": "cached"}
+    (told,) = compiling_lines(entry(*lines), CELLS | {"cached": cached})
+    assert told.endswith("after 24.0 s (vit32x2x128) of work")
+
+
+def test_only_what_holds_after_correction_has_paid():
+    probable = line("compiled", 1.0) | {"headline": False}
+    assert compiling_lines(entry(probable), CELLS) == ["compiling with default took 2.0 s to 12.0 s a run"]
 
 
 def test_one_line_a_mode_with_its_ends_over_the_models():
@@ -59,3 +73,5 @@ def test_other_axes_and_eager_cells_have_none():
     assert compiling_lines({"keys": ["dtype"], "base": {"dtype": "fp32"}, "values": [], "lines": []}, CELLS) == []
     eager = line("compiled", 1.0) | {"name": "eager"}
     assert compiling_lines(entry(eager), CELLS) == [] and cost_of_compiling(eager, CELLS) == ""
+    # Both sides are compiled: the difference is who met the cache.
+    assert cost_of_compiling(line("compiled", 1.0) | {"value": {"dtype": "bf16"}}, CELLS) == ""

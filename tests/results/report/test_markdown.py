@@ -36,7 +36,7 @@ def test_of_many_runs_in_doubt_a_few_are_named(quick_run, results_of):
 
 def test_a_sweep_says_what_matters(placed_results, numa_results):
     text = markdown(placed_results)
-    fastest = "- The fastest way of each, judged by itself, and its gain on the base (CUDA graph off)\n"
+    fastest = "- The fastest way to run each model, and its gain on the base (CUDA graph off)\n"
     assert f"**What matters: CUDA graph.**\n\n{fastest}" in text
     assert "  - vit32x2x128: graph on " in text
     assert "\n- CUDA graph matters, against off\n  - cuda\\_graph on" in text
