@@ -52,12 +52,12 @@ def test_the_gain_is_that_of_the_paired_comparison_with_the_base():
 def test_what_cannot_be_told_from_the_fastest_is_named():
     wild = way(noisy(1400, sd=0.3, seed=3), compile_model="default")
     (line,) = lines(way(noisy(1000)), way(noisy(1500, seed=1), cuda_graph=True), wild)
-    assert line.endswith("not told from compiled-default")
+    assert line.endswith("not told apart from compiled-default")
 
 
 def test_where_the_base_may_be_as_fast_that_is_said():
     (line,) = lines(way(noisy(1000, sd=0.2)), way(noisy(1100, sd=0.2, seed=1), cuda_graph=True))
-    assert line.startswith("vit32x2x128: none told from the base; the most was seen of graph, 1,")
+    assert line.startswith("vit32x2x128: none told apart from the base; the most was seen of graph, 1,")
 
 
 def test_of_many_workloads_a_few_are_told():
@@ -156,7 +156,7 @@ def test_several_nodes_are_summed_up():
         )
     ]
     (line,) = lines(*cells)
-    assert line == "vit32x2x128: graph on 2 of 2 GPUs and nodes, +40 % to +50 %, told from all others on 2"
+    assert line == "vit32x2x128: graph on 2 of 2 GPUs and nodes, +40 % to +50 %, told apart from all others on 2"
 
 
 def test_among_equals_none_is_called_the_only_fastest_more_often_than_the_level_says():

@@ -35,7 +35,7 @@ def cost_of_compiling(line: Record, cells: dict[str, Record]) -> str:
     if not own or KEY not in line["value"]:
         return ""
     paid_s = paid_back_s(line, own["most"] - (base["most"] if base else 0.0))
-    return f"compiled in {_between(own.values())}" + (f", paid back after {seconds(paid_s)} of work" if paid_s else "")
+    return f"compiled in {_between(own.values())}" + (f", made up for after {seconds(paid_s)} of work" if paid_s else "")
 
 
 def paid_back_s(line: Record, more_s: float) -> float | None:
@@ -65,7 +65,7 @@ def _paid(lines: list[Record], cells: dict[str, Record]) -> str:
         return ""
     (least_s, first), (most_s, last) = min(found), max(found)
     ends = [f"{seconds(least_s)} ({first})", f"{seconds(most_s)} ({last})"]
-    return f"; what it gains has paid for the longest after {' to '.join(dict.fromkeys(ends))} of work"
+    return f"; the gain makes up for the longest after {' to '.join(dict.fromkeys(ends))} of work"
 
 
 def _between(values_s: Iterable[float]) -> str:

@@ -36,7 +36,7 @@ def _line(entry: Record) -> str:
         parts.append(change(entry["effect"], entry["interval"]))
     said = ", ".join([*parts, _certainty(entry)])
     if _BASE in entry["rivals"] and entry["pairs"] > 1:
-        said = f"none told from the base; the most was seen of {', '.join(parts)}"
+        said = f"none told apart from the base; the most was seen of {', '.join(parts)}"
     alike = entry["same_dtype"]
     return f"{said}; with {alike['dtype']} {_line(alike | {'same_dtype': None})}" if alike else said
 
@@ -48,7 +48,7 @@ def _certainty(entry: Record) -> str:
     if entry["pairs"] <= 1:
         return f"the fastest of {entry['ways']} in one pair"
     named = listed(rivals) if len(rivals) <= _RIVALS_NAMED else f"{len(rivals)} of the other {others}"
-    return f"not told from {named}"
+    return f"not told apart from {named}"
 
 
 def _over_places(entries: list[Record]) -> str:
@@ -61,7 +61,7 @@ def _over_places(entries: list[Record]) -> str:
         gains = [entry["effect"] for entry in own if entry["effect"] is not None]
         sure = sum(not entry["rivals"] for entry in own)
         gain = f", {between(min(gains), max(gains))}" if gains else ""
-        said.append(f"{way} on {len(own)} of {len(entries)} GPUs and nodes{gain}, told from all others on {sure}")
+        said.append(f"{way} on {len(own)} of {len(entries)} GPUs and nodes{gain}, told apart from all others on {sure}")
     return "; ".join(said)
 
 

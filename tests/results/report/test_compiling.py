@@ -58,7 +58,7 @@ def test_only_what_holds_after_correction_has_paid():
 def test_one_line_a_mode_with_its_ends_over_the_models():
     lines = line("compiled", 1.0), line("compiled", 0.02, model="vit16x12x1024"), line("tuned", -0.1, "SLOWER")
     assert compiling_lines(entry(*lines), CELLS) == [
-        "compiling with default took 2.0 s to 12.0 s a run; what it gains has paid for the longest after "
+        "compiling with default took 2.0 s to 12.0 s a run; the gain makes up for the longest after "
         "24.0 s (vit32x2x128) to 10 min (vit16x12x1024) of work",
         "compiling with max-autotune took 3.0 s to 1 min 30 s a run",
     ]
