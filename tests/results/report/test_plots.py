@@ -1,18 +1,22 @@
 """Every picture is well-formed, says in words what it shows, and keeps what is hostile as text."""
 
+import copy
 import re
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.figure import Figure
 
 from bench.results.links import alone_gb_s
 from bench.results.report.answer import answers
+from bench.results.report.plots.axes import axis_picture
 from bench.results.report.plots.bandwidth import bandwidth_pictures
 from bench.results.report.plots.latency import latency_pictures
 from bench.results.report.plots.penalty import penalty_pictures
 from bench.results.report.plots.perturbation import perturbation_pictures
 from bench.results.report.plots.scaling import scaling_pictures, series
 from bench.results.report.plots.stages import stage_pictures, stage_shares
+from bench.results.report.plots.style import draw_interval
 from bench.results.report.plots.throughput import throughput_pictures
 from bench.results.report.plots.timeline import representatives
 from bench.results.words import rate as rate_told
@@ -141,4 +145,66 @@ def test_a_wild_interval_pushes_no_number_out_of_the_picture(scaling_cells):
     (picture,) = throughput_pictures(cells)
     width = float(parsed(picture).get("viewBox").split()[2])
     (number, *_) = [text for text in parsed(picture).iter(f"{SVG}text") if text.text == rate_told(rate)]
-    assert 0 < float(re.search(r"rotate\(\S+ ([\d.]+)", number.get("transform"))[1]) < width - 20
+    assert "text-anchor: end" in number.get("style")
+    assert width - 20 < float(re.search(r"rotate\(\S+ ([\d.]+)", number.get("transform"))[1]) < width
+
+
+def drawn(interval, **place):
+    """(x, y) of the line, then marker and (x, y) of each arrow head."""
+    axes = Figure().add_subplot()
+    draw_interval(axes, interval, 5, (0, 10), **place)
+    line, *heads = axes.lines
+    return [*zip(*line.get_data(), strict=True)], [(head.get_marker(), *map(tuple, head.get_data())) for head in heads]
+
+
+def test_an_interval_that_is_cut_has_an_arrow_head_there():
+    assert drawn((2, 8), upright=False) == ([(2, 5), (8, 5)], [])
+    assert drawn((2, 30), upright=False) == ([(2, 5), (10, 5)], [(">", (10,), (5,))])
+    assert drawn((-1, 30), upright=True) == ([(5, 0), (5, 10)], [("v", (5,), (0,)), ("^", (5,), (10,))])
+
+
+def test_runs_are_dots_that_can_be_seen_over_the_line_and_the_bar(scaling_cells):
+    (picture,) = throughput_pictures(scaling_cells)
+    dots = [use for use in parsed(picture).iter(f"{SVG}use") if "fill: #ffffff" in use.get("style", "")]
+    assert len(dots) == sum(len(cell["throughput_runs"]) for cell in scaling_cells)
+
+
+def test_a_mark_names_its_cell_and_its_link_stays_in_the_tab(numa_results):
+    for family in (throughput_pictures, perturbation_pictures):
+        links = [link for picture in family(numa_results["cells"]) for link in parsed(picture).iter(f"{SVG}a")]
+        named = [link.find(f"{SVG}title").text for link in links]
+        assert named == [link.get("{http://www.w3.org/1999/xlink}href").removeprefix("#runs-") for link in links]
+        assert not any(link.get("target") for link in links)
+
+
+def test_a_copy_faster_than_the_ceiling_is_drawn_whole(numa_results):
+    cells = [dict(cell) for cell in numa_results["cells"] if cell["gpu"] == 0]
+    fast = copy.deepcopy(next(cell for cell in cells if cell["metrics"]))
+    fast["metrics"]["h2d"]["bandwidth_gb_s"] *= 1.5
+    (picture,) = bandwidth_pictures([fast if cell["name"] == fast["name"] else cell for cell in cells], [])
+    assert not clipped(picture)
+
+
+def clipped(picture):
+    """Marks outside of the area that they are clipped to, widths of marks left aside."""
+    root = parsed(picture)
+    areas = {path.get("id"): path.find(f"{SVG}rect") for path in root.iter(f"{SVG}clipPath")}
+    found = []
+    for group in root.iter(f"{SVG}g"):
+        area = areas.get((group.get("clip-path") or "").removeprefix("url(#").removesuffix(")"))
+        for use in group.iter(f"{SVG}use") if area is not None else ():
+            left, width = float(area.get("x")), float(area.get("width"))
+            if not left <= float(use.get("x")) <= left + width:
+                found.append(use)
+    return found
+
+
+@pytest.mark.parametrize("effects", [(-0.4, 0.4), (-0.75, -0.2), (0.1, 0.9), (0.5, 3.5), (-0.98, 50)])
+def test_a_size_can_be_read_off_the_scale_of_an_axis(effects):
+    lines = [{"name": f"cell{at}", "base_cell": "base", "model": "vit", "value": {"dtype": f"type{at}"},
+              "effect": effect, "interval": None} for at, effect in enumerate(effects)]  # fmt: skip
+    values = [line["value"] for line in lines]
+    entry = {"axis": "dtype", "keys": ["dtype"], "base": {"dtype": "fp32"}, "values": [{"dtype": "fp32"}, *values],
+             "lines": lines, "summary": []}  # fmt: skip
+    ticks = [text.text for text in parsed(axis_picture(entry)).iter(f"{SVG}text") if text.text.startswith("× ")]
+    assert len(ticks) >= 3 and "× 1" in ticks

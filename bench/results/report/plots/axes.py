@@ -5,15 +5,16 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 from bench.results.effects import values_only
-from bench.results.report.plots.style import COLOURS, MUTED, Picture, canvas, colour, to_svg
+from bench.results.report.plots.style import COLOURS, MUTED, Picture, canvas, colour, draw_interval, to_svg
 
 Record = dict[str, Any]
 FEWEST_POINTS = 3
 """Numbers with fewer values are drawn like names."""
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+_FEWEST_TICKS = 3
 _ROW_IN = 0.17
 
 
@@ -36,6 +37,7 @@ def _by_name(entry: Record, lines: list[Record]) -> Picture:
     models = list(dict.fromkeys(line["model"] for line in lines))
     band = len(values) + 0.9
     height = 0.75 + _ROW_IN * band * len(models)
+    shown = _shown(lines)
     with canvas(
         9.6, height, models, top_in=0.1, bottom_in=0.45, right_in=_legend_in(map(values_only, values))
     ) as figure:
@@ -45,13 +47,13 @@ def _by_name(entry: Record, lines: list[Record]) -> Picture:
                 own = [line for line in lines if line["model"] == model and line["value"] == value]
                 for place, line in enumerate(own):
                     y = at * band + index + 0.5 + 0.5 * (place - (len(own) - 1) / 2) / max(len(own), 2)
-                    _point(axes, line, y, index, along_x=True)
+                    _point(axes, line, y, index, shown, upright=False)
             if at:
                 axes.axhline(at * band - 0.2, color="#E3E7EB", linewidth=0.8)
         axes.set_ylim(band * len(models) - 0.2, -0.2)
         axes.set_yticks([at * band + len(values) / 2 for at in range(len(models))], models)
         axes.grid(axis="y", visible=False)
-        _scale(axes, lines, "x")
+        _scale(axes, shown, "x")
         _legend(axes, [(values_only(value), index) for index, value in enumerate(values)])
         return _picture(figure, entry)
 
@@ -61,6 +63,7 @@ def _by_number(entry: Record, lines: list[Record]) -> Picture:
     base = entry["base"][key]
     models = list(dict.fromkeys(line["model"] for line in lines))
     numbers = sorted(value[key] for value in entry["values"])
+    shown = _shown(lines)
     spaced = numbers[0] > 0 and numbers[-1] / numbers[0] > 4
     with canvas(9.6, 3.4, ["throughput"], top_in=0.1, bottom_in=0.45, right_in=_legend_in(models)) as figure:
         axes = figure.add_subplot()
@@ -71,32 +74,36 @@ def _by_number(entry: Record, lines: list[Record]) -> Picture:
             axes.plot(*zip(*points, strict=True), "-" if index < len(COLOURS) else "--", color=colour(index), alpha=0.4)
             for line in own:
                 nudge = 1 + 0.012 * (index - (len(models) - 1) / 2) if spaced else 1
-                _point(axes, line, line["value"][key] * nudge, index, along_x=False)
+                _point(axes, line, line["value"][key] * nudge, index, shown, upright=True)
         if spaced:
             axes.set_xscale("log")
         axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(f"{key.replace('_', ' ')}, base {base:g}")
-        _scale(axes, lines, "y")
+        _scale(axes, shown, "y")
         _legend(axes, list(zip(models, range(len(models)), strict=True)))
         return _picture(figure, entry)
 
 
-def _point(axes: Axes, line: Record, at: float, index: int, along_x: bool) -> None:
+def _point(axes: Axes, line: Record, at: float, index: int, shown: tuple[float, float], upright: bool) -> None:
     if line["interval"]:
-        ends = [max(1 + bound, 1e-3) for bound in line["interval"]]
-        axes.plot(*((ends, [at, at]) if along_x else ([at, at], ends)), color=colour(index), linewidth=1.3)
-    spot = (1 + line["effect"], at) if along_x else (at, 1 + line["effect"])
+        draw_interval(axes, [1 + bound for bound in line["interval"]], at, shown, upright=upright, color=colour(index))
+    spot = (at, 1 + line["effect"]) if upright else (1 + line["effect"], at)
     axes.plot(*spot, "o", color=colour(index), markersize=4.2)[0].set_url(f"#runs-{line['name']}")
 
 
-def _scale(axes: Axes, lines: list[Record], direction: str) -> None:
-    """Percent where all is within a third, factors on a logarithmic axis beyond; a wild interval is cut off."""
+def _shown(lines: list[Record]) -> tuple[float, float]:
+    """The range that is drawn: all points and the base; of a wild interval as much as a factor of 2 beyond them."""
     effects = [1 + line["effect"] for line in lines]
     bounds = [1 + bound for line in lines for bound in line["interval"] or ()]
     low, high = min(*effects, 1.0), max(*effects, 1.0)
     # An interval says how little is known: it may not squeeze what is known to a point.
-    low, high = max(min([low, *bounds]), low / 2), min(max([high, *bounds]), high * 2)
+    return max(min([low, *bounds]), low / 2), min(max([high, *bounds]), high * 2)
+
+
+def _scale(axes: Axes, shown: tuple[float, float], direction: str) -> None:
+    """Percent where all is within a third, factors on a logarithmic axis beyond."""
+    low, high = shown
     of = getattr(axes, f"{direction}axis")
     (axes.axvline if direction == "x" else axes.axhline)(1, color=MUTED, linewidth=0.9)
     if high - low < 0.7:
@@ -105,12 +112,21 @@ def _scale(axes: Axes, lines: list[Record], direction: str) -> None:
         of.set_major_formatter(lambda ratio, _: _percent(100 * (ratio - 1)))
     else:
         getattr(axes, f"set_{direction}scale")("log")
-        getattr(axes, f"set_{direction}lim")(low / 1.12, high * 1.12)
-        ticks = [tick for tick in _TICKS if low / 1.12 <= tick <= high * 1.12] or [1]
+        low, high = low / 1.12, high * 1.12
+        getattr(axes, f"set_{direction}lim")(low, high)
+        ticks = _factors(low, high)
         of.set_ticks(ticks, [f"× {tick:g}" for tick in ticks])
         of.set_minor_formatter(NullFormatter())
         of.set_minor_locator(NullLocator())
     getattr(axes, f"set_{direction}label")("throughput against the base")
+
+
+def _factors(low: float, high: float) -> list[float]:
+    """Steps of 1, 2, 5; even ones where few of those are in between, so that a size can be read off."""
+    ticks = [tick for tick in _TICKS if low <= tick <= high]
+    if len(ticks) < _FEWEST_TICKS:
+        ticks = [tick for tick in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
+    return ticks
 
 
 def _percent(value: float) -> str:

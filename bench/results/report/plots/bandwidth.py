@@ -1,5 +1,7 @@
 """Copies as part of what the link carried at best: alone, and while the pipeline runs."""
 
+from matplotlib.ticker import MaxNLocator
+
 from bench.results.links import alone_gb_s, ceiling
 from bench.results.report.labels import by_row, device_label, place_of, placements
 from bench.results.report.plots.style import Picture, canvas, colour, panel_in, to_svg
@@ -25,6 +27,7 @@ def _panel(device: str, cells: list[dict], ceilings: dict, places: list[tuple[in
     rows = {cell["name"]: row for row, group in enumerate(by_row(cells).values()) for cell in group}
     labels = list(by_row(cells))
     told = []
+    farthest = 1.0
     height_in = 0.95 + 0.26 * len(labels)
     with canvas(panel_in(labels), height_in, labels, top_in=0.5, bottom_in=0.43, right_in=0.2) as figure:
         panels = figure.subplots(1, 2, sharey=True)
@@ -34,18 +37,21 @@ def _panel(device: str, cells: list[dict], ceilings: dict, places: list[tuple[in
                 y = rows[cell["name"]] + (place - (len(places) - 1) / 2) * 0.22
                 alone = alone_gb_s(cell, direction)
                 busy = cell["metrics"][direction].get("bandwidth_gb_s")
+                farthest = max(farthest, *(speed / ceilings[direction] for speed in (alone, busy) if speed))
                 if alone:
-                    axes.plot(100 * alone / ceilings[direction], y, "o", markersize=5, markerfacecolor="none",
-                              markeredgecolor=colour(place))  # fmt: skip
+                    ring = axes.plot(100 * alone / ceilings[direction], y, "o", markersize=5, markerfacecolor="none",
+                                     markeredgecolor=colour(place))[0]  # fmt: skip
+                    ring.set_url(f"#runs-{cell['name']}")
                 if busy:
                     dot = axes.plot(100 * busy / ceilings[direction], y, "o", markersize=3.6,
                                     color=colour(place))[0]  # fmt: skip
                     dot.set_url(f"#runs-{cell['name']}")
                     told.append(f"{direction.upper()} {series_label(cell)} {percent(busy / ceilings[direction])}")
-            axes.set_xlim(0, 108)
-            axes.set_xticks([0, 50, 100], ["0", "50", "100"])
+            axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
             axes.set_title(direction.upper(), fontsize=9, fontweight="normal")
             axes.set_xlabel(f"% of {bandwidth(ceilings[direction])} GB/s", fontsize=8)
+        for axes in panels:
+            axes.set_xlim(0, 108 * farthest)
         panels[0].set_yticks(range(len(labels)), labels)
         panels[0].set_ylim(len(labels) - 0.4, -0.6)
         figure.text(0.01, 1 - 0.2 / figure.get_figheight(), device, fontsize=10, fontweight="bold")

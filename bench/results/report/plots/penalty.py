@@ -6,7 +6,7 @@ from matplotlib.ticker import NullLocator
 
 from bench.results.intensity import flops_per_byte
 from bench.results.report.answer import Answer, Loss
-from bench.results.report.plots.style import COLOURS, MUTED, Picture, canvas, colour, to_svg
+from bench.results.report.plots.style import COLOURS, MUTED, Picture, canvas, colour, draw_interval, to_svg
 from bench.results.words import percent
 
 BEYOND = 50
@@ -40,6 +40,9 @@ def _draw(series: dict[str, list[tuple[float, Loss]]]) -> Picture:
     legend_in = 0.75 + 0.075 * max(map(len, series))
     with canvas(9.6, 3.6, ["-00 %"], top_in=0.1, bottom_in=0.45, right_in=legend_in) as figure:
         axes = figure.add_subplot()
+        shares = [100 * loss.share for points in series.values() for _, loss in points]
+        # An interval says how little is known: it may not squeeze what is known.
+        shown = min([*shares, 0]) - BEYOND, max([*shares, 0]) + BEYOND
         for index, (name, points) in enumerate(series.items()):
             points = sorted(points, key=lambda point: point[0])
             nudge = 1 + 0.03 * (index - (len(series) - 1) / 2)
@@ -49,18 +52,10 @@ def _draw(series: dict[str, list[tuple[float, Loss]]]) -> Picture:
             for x, (_, loss) in zip(xs, points, strict=True):
                 if loss.interval:
                     bounds = [100 * bound for bound in loss.interval]
-                    axes.plot([x, x], bounds, color=colour(index), linewidth=1.3)
+                    draw_interval(axes, bounds, x, shown, upright=True, color=colour(index))
                 dot = axes.plot(x, 100 * loss.share, "o", color=colour(index), markersize=4.5)[0]
                 dot.set_url(f"#runs-{loss.cell}")
             axes.plot([], [], f"o{stroke}", color=colour(index), label=name)
-        shares = [100 * loss.share for points in series.values() for _, loss in points]
-        ends = [100 * end for points in series.values() for _, loss in points for end in loss.interval or ()]
-        # An interval says how little is known: it may not squeeze what is known.
-        low, high = min([*shares, 0]) - BEYOND, max([*shares, 0]) + BEYOND
-        if min(ends, default=low) < low:
-            axes.set_ylim(bottom=low)
-        if max(ends, default=high) > high:
-            axes.set_ylim(top=high)
         axes.axhline(0, color=MUTED, linewidth=0.8)
         axes.set_xscale("log")
         if any(x <= 0 for points in series.values() for x, _ in points):

@@ -2,6 +2,7 @@
 
 from bench.results.report.labels import by_row, place_of, placements, row_label
 from bench.results.report.plots.style import MUTED, Picture, canvas, colour, to_svg
+from bench.results.series import series_label
 from bench.results.words import percent
 
 LIMIT = 0.05
@@ -14,9 +15,8 @@ def perturbation_pictures(cells: list[dict]) -> list[Picture]:
 
 def _draw(cells: list[dict], places: list[tuple[int, int]]) -> Picture:
     groups = by_row(cells)
-    alt = "Traced over timed throughput. " + " ".join(
-        f"{label}: " + ", ".join(f"{row_label(cell)} {percent(cell['perturbation'])}" for cell in group) + "."
-        for label, group in groups.items()
+    alt = "Traced over timed throughput: " + "; ".join(
+        f"{series_label(cell)}, {row_label(cell)} {percent(cell['perturbation'])}" for cell in cells
     )
     with canvas(9.6, 0.4 + 0.27 * max(len(groups), 3), groups, top_in=0.08) as figure:
         axes = figure.add_subplot()

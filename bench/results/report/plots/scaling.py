@@ -2,7 +2,7 @@
 
 from bench.results.intervals import interval_of
 from bench.results.report.labels import device_label, place_of, placements, row_label
-from bench.results.report.plots.style import Picture, canvas, colour, cut, to_svg
+from bench.results.report.plots.style import Picture, canvas, colour, draw_interval, to_svg
 from bench.results.series import settings_of
 from bench.results.words import rate
 
@@ -60,7 +60,7 @@ def _panel(axis: str, shared: tuple, lines: list[list[dict]], places: list[tuple
             for x, cell in zip(xs, line, strict=True):
                 runs = cell["throughput_runs"]
                 if len(runs) > 1:
-                    axes.plot([x, x], cut(interval_of(runs), largest), color=shade, linewidth=1.3)
+                    draw_interval(axes, interval_of(runs), x, (0.0, largest), upright=True, color=shade)
                 hollow = "again" in cell["name"].rsplit("_", 1)[-1]
                 face = "white" if hollow else shade
                 dot = axes.plot(x, cell["throughput_samples_s"], "o", color=shade, markerfacecolor=face,

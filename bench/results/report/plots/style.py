@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 # Okabe and Ito's palette, told apart with any kind of colour vision; black and yellow are too loud here.
@@ -99,9 +101,20 @@ def panel_in(labels: Iterable[str]) -> float:
     return 3.4 if max(map(len, labels), default=0) <= NARROW_LABEL else 4.9
 
 
-def cut(interval: Sequence[float], largest: float) -> tuple[float, float]:
-    """An interval as it is drawn beside bars: it says how little is known, and may not squeeze what is known."""
-    return interval[0], min(interval[1], largest)
+def draw_interval(
+    axes: Axes, interval: Sequence[float], at: float, shown: tuple[float, float], *, upright: bool, **look: Any
+) -> None:
+    """A line, cut to what is shown: an interval says how little is known, and may not squeeze what is known.
+
+    An arrow head at an end says that it goes on.
+    """
+    low, high = shown
+    ends = [min(max(bound, low), high) for bound in interval]
+    axes.plot(*([at, at], ends)[:: 1 if upright else -1], **{"linewidth": 1.3, "solid_capstyle": "butt"} | look)
+    heads = ((interval[0] < low, low, "v" if upright else "<"), (interval[1] > high, high, "^" if upright else ">"))
+    for is_cut, end, marker in heads:
+        if is_cut:
+            axes.plot(*(at, end)[:: 1 if upright else -1], marker, markersize=4.5, markeredgewidth=0, **look)
 
 
 def to_svg(figure: Canvas, alt: str, salt: str) -> str:
@@ -117,6 +130,8 @@ def to_svg(figure: Canvas, alt: str, salt: str) -> str:
     text = re.sub(r"font: (bold )?([\d.]+px) [^;\"]*", _font, text)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     text = re.sub(r">\s+<", "><", text)
+    # A mark that leads to the runs of a cell names it; the link stays in this tab.
+    text = re.sub(r'(<a xlink:href="#runs-([^"]*)") target="_blank">', r"\1><title>\2</title>", text)
     return _head(text, alt) + text[text.index(">") + 1 :].strip()
 
 

@@ -5,12 +5,13 @@ from matplotlib.ticker import MaxNLocator
 
 from bench.results.intervals import interval_of
 from bench.results.report.labels import device_label, is_swept, panels, place_of, placements
-from bench.results.report.plots.style import INK, Picture, canvas, colour, cut, panel_in, to_svg
+from bench.results.report.plots.style import INK, Picture, canvas, colour, draw_interval, panel_in, to_svg
 from bench.results.words import rate
 
 Place = tuple[int, int]
 MOST_SHOWN = 1.5
-"""Of the highest bar or run; longer intervals are cut off."""
+"""Of the highest bar or run; longer intervals are cut."""
+_DOT = {"markersize": 3.2, "markerfacecolor": "white", "markeredgecolor": INK, "markeredgewidth": 0.7, "zorder": 3}
 
 
 def throughput_pictures(cells: list[dict]) -> list[Picture]:
@@ -45,23 +46,24 @@ def _panel(title: str, cells: list[dict], labels: list[str], places: list[Place]
 
 def _models(title: str, cells: list[dict], labels: list[str], places: list[Place]) -> Picture:
     alt = _alt(title, cells, labels)
-    largest = _largest(cells)
-    top_in = 0.32 if title else 0.08
-    with canvas(panel_in(labels) if title else 6.4, 0.32 + top_in + 0.27 * len(cells), labels, top_in=top_in) as figure:
+    largest = MOST_SHOWN * _largest(cells)
+    rates = [rate(cell["throughput_samples_s"]) for cell in cells]
+    top_in, right_in = 0.32 if title else 0.08, 0.2 + 0.072 * max(map(len, rates))
+    with canvas(
+        panel_in(labels) if title else 6.4, 0.32 + top_in + 0.27 * len(cells), labels, top_in=top_in, right_in=right_in
+    ) as figure:
         axes = figure.add_subplot()
         axes.set_title(title)
-        for y, cell in enumerate(cells):
+        for y, (cell, number) in enumerate(zip(cells, rates, strict=True)):
             bar = axes.barh(y, cell["throughput_samples_s"], 0.66, color=colour(places.index(place_of(cell))))
             bar.patches[0].set_url(f"#runs-{cell['name']}")
-            runs = cell["throughput_runs"]
-            # Room for the number right of it.
-            shown = largest * (1.15 if title else 1.04)
-            _runs(axes, cell, y, shown, upright=False)
-            end = max([*runs, *(cut(interval_of(runs), shown) if len(runs) > 1 else ())]) + largest / 60
-            axes.text(end, y, rate(cell["throughput_samples_s"]), va="center", color=INK, fontsize=8.5)
+            _runs(axes, cell, y, largest, upright=False)
+            # In a column of their own: beside a bar or its interval a number would be read off the axis there.
+            axes.annotate(number, (1, y), (72 * right_in - 4, 0), ("axes fraction", "data"), "offset points",
+                          ha="right", va="center", color=INK, fontsize=8.5)  # fmt: skip
         axes.set_yticks(range(len(cells)), labels)
         axes.set_ylim(len(cells) - 0.4, -0.6)
-        axes.set_xlim(0, largest * (1.4 if title else 1.15))
+        axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(3 if title else 5))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.grid(axis="y", visible=False)
@@ -77,10 +79,8 @@ def _runs(axes: Axes, cell: dict, at: float, largest: float, upright: bool) -> N
     runs = cell["throughput_runs"]
     if len(runs) < 2:
         return
-    for values, style in ((runs, {"marker": "o", "markersize": 2, "alpha": 0.45, "linewidth": 0}),
-                          (cut(interval_of(runs), largest), {"linewidth": 1.3, "solid_capstyle": "butt"})):  # fmt: skip
-        line = ([at] * len(values), values)
-        axes.plot(*(line if upright else line[::-1]), color=INK, markeredgewidth=0, **style)
+    draw_interval(axes, interval_of(runs), at, (0.0, largest), upright=upright, color=INK)
+    axes.plot(*([at] * len(runs), runs)[:: 1 if upright else -1], "o", **_DOT)
 
 
 def _alt(title: str, cells: list[dict], labels: list[str]) -> str:
