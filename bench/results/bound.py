@@ -1,6 +1,6 @@
 """What the pipeline could do at best, and what slower copies would cost. Formulas: docs, "Bound"."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ TERMS = {
     "prepare": "preparing",
 }
 CPU_TERMS = ("issue", "prepare")
+HIDDEN, EXPOSED, CPU_PACED = "hidden", "exposed", "CPU sets the pace"
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,31 @@ def bound_us(stages: Stages, buffers: int, separate: bool = True) -> float:
     return max(bound_terms(stages, buffers, separate).values())
 
 
+def copy_state(terms_us: Mapping[str, float]) -> str:
+    """Only compute hides a copy. While the GPU waits for the CPU, a copy costs nothing and hides behind nothing."""
+    gpu = max(time for term, time in terms_us.items() if term not in CPU_TERMS)
+    if max(terms_us.get(term, 0.0) for term in CPU_TERMS) > gpu:
+        return CPU_PACED
+    return HIDDEN if terms_us["compute"] >= gpu else EXPOSED
+
+
+def cell_terms(cell: Record) -> dict[str, float] | None:
+    """bound_terms of a cell of results.json; None where its stages were not measured."""
+    stages = cell_stages(cell)
+    if stages is None:
+        return None
+    return bound_terms(stages, int(cell["settings"].get("buffers") or 2), _separate(cell))
+
+
 def cell_bound(cell: Record) -> Record | None:
     """T* of a cell of results.json, its terms and T* / t, t its timed time per batch; None where not measured.
 
     limit: the largest term. efficiency: None, and reason says why, where T* is longer than t by more than
     TOO_GOOD: no pipeline beats its bound, so a stage was slower while it was measured alone.
     """
-    stages, t = cell_stages(cell), batch_us(cell)
-    if stages is None or t is None:
+    terms, t = cell_terms(cell), batch_us(cell)
+    if terms is None or t is None:
         return None
-    terms = bound_terms(stages, int(cell["settings"].get("buffers") or 2), _separate(cell))
     limit = max(terms, key=lambda term: terms[term])
     ratio = terms[limit] / t
     slowed = ratio > 1 + TOO_GOOD
@@ -120,35 +136,47 @@ def predict(
 
 @dataclass(frozen=True)
 class Hidden:
-    """batch_size: where the copy stops being hidden behind compute and launches, or None; text says why."""
+    """batch_size: where the copy stops being hidden behind compute, or None; text says why."""
 
     batch_size: float | None
     text: str
 
 
-def copy_stops_being_hidden(by_batch_size: Mapping[int, Stages]) -> Hidden:
-    """From stages measured at several batch sizes of one model; linear between the sizes measured.
+def copy_stops_being_hidden(by_batch_size: Mapping[int, Mapping[str, float]]) -> Hidden:
+    """From the terms of the bound at several batch sizes of one model; linear between the sizes measured.
 
-    The copy is hidden while the longer copy takes no longer than the longer of compute and issue. Nothing is
-    said beyond the sizes measured: small batches leave a GPU half empty, so that lines bend.
+    See copy_state; sizes at which the CPU sets the pace are named and left aside. Nothing is said beyond the sizes
+    measured: small batches leave a GPU half empty, so that lines bend.
     """
-    sizes = sorted(by_batch_size)
-    if not sizes:
+    if not by_batch_size:
         raise StudyError("no batch size was measured", "bound", "measure at least two")
-    excess = []
-    for size in sizes:
-        stages = by_batch_size[size]
-        excess.append(max(stages.h2d_us, stages.d2h_us) - max(stages.compute_us, stages.issue_us))
-    told = f"batch {sizes[0]}" if len(sizes) == 1 else f"batches {sizes[0]} to {sizes[-1]}"
-    if excess[0] > 0:
-        return Hidden(None, f"the copy is not hidden at batch {sizes[0]} already")
-    for (low, before), (high, after) in zip(
-        zip(sizes, excess, strict=True), zip(sizes[1:], excess[1:], strict=True), strict=False
-    ):
-        if after > 0:
-            crossing = float(np.interp(0.0, [before, after], [low, high]))
-            return Hidden(crossing, f"the copy stops being hidden at about batch {crossing:.0f}")
-    return Hidden(None, f"the copy is hidden at all sizes measured ({told})")
+    if not any(terms["compute"] for terms in by_batch_size.values()):
+        return Hidden(None, "no compute that could hide the copy")
+    paced, sizes = [], []
+    for size in sorted(by_batch_size):
+        (paced if copy_state(by_batch_size[size]) == CPU_PACED else sizes).append(size)
+    told = [f"the CPU sets the pace at {_batches(paced)}"] if paced else []
+    exposed = next((at for at, size in enumerate(sizes) if copy_state(by_batch_size[size]) == EXPOSED), None)
+    batch_size = None
+    if exposed == 0:
+        told.append(f"the copy is not hidden at batch {sizes[0]} already")
+    elif exposed:
+        batch_size = _crossing(*((size, by_batch_size[size]) for size in sizes[exposed - 1 : exposed + 1]))
+        told.append(f"the copy stops being hidden at about batch {batch_size:.0f}")
+    elif sizes:
+        told.append(f"the copy is hidden at {_batches(sizes)}")
+    return Hidden(batch_size, "; ".join(told))
+
+
+def _crossing(hidden: tuple[int, Mapping[str, float]], exposed: tuple[int, Mapping[str, float]]) -> float:
+    """The batch size between two at which the first term grows longer than compute."""
+    sizes, both = zip(hidden, exposed, strict=True)
+    excess = ([terms[term] - terms["compute"] for terms in both] for term in ("h2d", "d2h", "buffers"))
+    return min(float(np.interp(0.0, ends, sizes)) for ends in excess if ends[1] > 0)
+
+
+def _batches(sizes: Sequence[int]) -> str:
+    return f"batch {sizes[0]}" if len(sizes) == 1 else f"batches {', '.join(map(str, sizes))}"
 
 
 def cell_stages(cell: Record) -> Stages | None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from bench.results.bound import Stages, cell_stages, copy_stops_being_hidden, predict_cell
+from bench.results.bound import cell_terms, copy_stops_being_hidden, predict_cell
 from bench.results.pairs import identity
 
 Record = dict[str, Any]
@@ -39,15 +39,15 @@ def predictions(penalties: Sequence[Record], cells: Sequence[Record], margin: fl
 
 def hidden_copies(cells: Sequence[Record]) -> list[Record]:
     """For cells that differ in batch size alone: where the copy stops being hidden, or at which sizes it is."""
-    groups: dict[Any, dict[int, tuple[str, Stages]]] = {}
+    groups: dict[Any, dict[int, tuple[str, dict[str, float]]]] = {}
     for cell in cells:
-        stages = cell_stages(cell)
-        if stages is not None:
+        terms = cell_terms(cell)
+        if terms is not None:
             kind = identity(cell, ignore=("batch_size",)), cell["cpu_node"], cell["mem_node"]
-            groups.setdefault(kind, {})[cell["settings"]["batch_size"]] = (cell["name"], stages)
+            groups.setdefault(kind, {})[cell["settings"]["batch_size"]] = (cell["name"], terms)
     found = []
     for sizes in groups.values():
-        said = copy_stops_being_hidden({size: stages for size, (_, stages) in sizes.items()})
+        said = copy_stops_being_hidden({size: terms for size, (_, terms) in sizes.items()})
         cells_of = [sizes[size][0] for size in sorted(sizes)]
         found.append({"cells": cells_of, "batch_size": said.batch_size, "text": said.text})
     return found

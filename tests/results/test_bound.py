@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 from bench.errors import StudyError
 from bench.results.bound import (
     Stages,
+    bound_terms,
     bound_us,
     cell_bound,
+    copy_state,
     copy_stops_being_hidden,
     efficiency_solo,
     predict,
@@ -111,17 +113,52 @@ def test_preparing_may_set_the_pace():
     assert "prepare" not in plain["terms_us"]
 
 
+@pytest.mark.parametrize(
+    ("stages", "buffers", "state"),
+    [
+        (Stages(40, 50, 10, 30), 2, "hidden"),
+        (Stages(60, 50, 10, 30), 2, "exposed"),
+        (Stages(40, 50, 60, 30), 2, "exposed"),
+        (Stages(40, 50, 10, 30), 1, "exposed"),
+        (Stages(40, 30, 10, 90), 2, "CPU sets the pace"),
+        (Stages(40, 50, 10, 90), 2, "CPU sets the pace"),
+        (Stages(40, 50, 10, 30, 90), 2, "CPU sets the pace"),
+        (Stages(40, 0, 40, 30), 2, "exposed"),
+        (Stages(40, 0, 40, 90), 2, "CPU sets the pace"),
+    ],
+)
+def test_only_compute_hides_a_copy(stages, buffers, state):
+    assert copy_state(bound_terms(stages, buffers)) == state
+
+
+def over_sizes(stages, sizes):
+    return copy_stops_being_hidden({size: bound_terms(stages(size), 2) for size in sizes})
+
+
 def test_the_batch_size_at_which_the_copy_stops_being_hidden():
-    launch = {size: Stages(2.0 * size, 40, size, 60) for size in (8, 16, 32, 64)}
-    said = copy_stops_being_hidden(launch)
+    said = over_sizes(lambda size: Stages(2.0 * size, 60, size, 40), (8, 16, 32, 64))
     assert said.batch_size == pytest.approx(30)
     assert said.text == "the copy stops being hidden at about batch 30"
 
 
-@pytest.mark.parametrize(("h2d", "text"), [(100.0, "not hidden at batch 8 already"), (0.1, "batches 8 to 16")])
+@pytest.mark.parametrize(("h2d", "text"), [(100.0, "not hidden at batch 8 already"), (0.1, "batches 8, 16")])
 def test_no_batch_size_is_made_up_beyond_those_measured(h2d, text):
-    said = copy_stops_being_hidden({size: Stages(h2d * size, 50, 1) for size in (8, 16)})
+    said = over_sizes(lambda size: Stages(h2d * size, 50, 1), (8, 16))
     assert said.batch_size is None and text in said.text
+
+
+def test_issuing_hides_no_copy_and_is_named_where_it_sets_the_pace():
+    said = over_sizes(lambda size: Stages(2.0 * size, 1.5 * size, size, 60), (8, 16, 32, 64))
+    assert said.batch_size is None
+    assert said.text == "the CPU sets the pace at batches 8, 16; the copy is not hidden at batch 32 already"
+    later = over_sizes(lambda size: Stages(size, 2.0 * size, size, 60), (8, 64))
+    assert later.text == "the CPU sets the pace at batch 8; the copy is hidden at batch 64"
+    assert over_sizes(lambda size: Stages(1, 2, 1, 60), (8, 16)).text == "the CPU sets the pace at batches 8, 16"
+
+
+def test_without_compute_nothing_hides_a_copy():
+    said = over_sizes(lambda size: Stages(size, 0, size, 60), (8, 16))
+    assert (said.batch_size, said.text) == (None, "no compute that could hide the copy")
 
 
 def test_nonsense_is_refused():

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bench.results.bound import TERMS
+from bench.results.bound import TERMS, copy_state
 from bench.results.report.labels import device_label, node_label, place_of
 from bench.results.series import series_label
 from bench.results.words import NONE, microseconds, percent, signed_share
@@ -24,7 +24,7 @@ def _terms(results: Record) -> list[str]:
 
 
 def limit_rows(results: Record) -> list[Record]:
-    """Cells whose stages were measured alone: terms of the bound, both efficiencies, class, and the copy."""
+    """Cells whose stages were measured alone: terms of the bound, both efficiencies, regime, and the copy."""
     return [
         _who(cell)
         | {
@@ -37,9 +37,8 @@ def limit_rows(results: Record) -> list[Record]:
             "solo": percent(cell["efficiency_solo"]) if cell["efficiency_solo"] else NONE,
             "reason": cell["bound"]["reason"],
             "in_situ": percent((cell["metrics"] or {}).get("pipeline_efficiency")),
-            "class": cell["penalty_class"] or "none",
             "regime": (cell["metrics"] or {}).get("regime") or NONE,
-            "hidden": _hidden(cell["bound"]["terms_us"]),
+            "copy": copy_state(cell["bound"]["terms_us"]),
         }
         for cell in results["cells"]
         if cell["bound"]
@@ -96,12 +95,6 @@ def _who(cell: Record) -> Record:
         "device": device_label(cell),
         "node": node_label(*place_of(cell)),
     }
-
-
-def _hidden(terms_us: dict[str, float]) -> str:
-    """Hidden while the longer copy takes no longer than compute or issue, at the cell's own batch size."""
-    longest = max(terms_us["h2d"], terms_us["d2h"])
-    return "hidden" if longest <= max(terms_us["compute"], terms_us["issue"]) else "exposed"
 
 
 def _agreement(clocks: Record) -> str:

@@ -8,12 +8,12 @@ def test_the_largest_term_is_marked_and_the_copy_told(placed_results):
     assert len(rows) == len(placed_results["cells"])
     for name, copied, largest in (
         ("vit0x0x0", "exposed", 0),
-        ("vit32x2x128", "hidden", 3),
+        ("vit32x2x128", "CPU sets the pace", 3),
         ("vit16x8x768", "hidden", 1),
     ):
         row = rows[f"pipeline_gpu0_numa0_{name}_cpu0" if f"pipeline_gpu0_numa0_{name}" not in rows
                    else f"pipeline_gpu0_numa0_{name}"]  # fmt: skip
-        assert row["hidden"] == copied
+        assert row["copy"] == copied
         assert [marked for _, marked in row["terms"]] == [at == largest for at in range(5)]
 
 
