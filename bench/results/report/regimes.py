@@ -3,7 +3,7 @@
 from itertools import groupby
 from typing import Any
 
-from bench.results.effects import listed
+from bench.results.effects import listed, value_label
 
 Record = dict[str, Any]
 _NAMED = 3
@@ -28,16 +28,39 @@ def regime_line(entry: Record, cells: dict[str, Record]) -> str:
 
 
 def _series(entry: Record, cells: dict[str, Record]) -> list[tuple[str, dict[float, str]]]:
-    """(model and settings, regime by value) of the cells that are compared with one base, itself included."""
+    """(model and settings, regime by value) of the cells that are compared with one base, itself included.
+
+    A base alone is one of several series where others differ in what it does not have: alone it has no company.
+    """
     (key,) = entry["keys"]
-    found: dict[str, tuple[str, dict[float, str]]] = {}
+    apart = _apart(entry["lines"], cells)
+    found: dict[Any, tuple[str, dict[float, str]]] = {}
     for line in entry["lines"]:
-        label = " ".join(filter(None, (line["model"], line["setting"])))
-        _, regimes = found.setdefault(line["base_cell"], (label, {}))
+        own = {name: _facts(cells[line["name"]]).get(name) for name in apart[line["base_cell"]]}
+        label = " ".join(filter(None, (line["model"], line["setting"], value_label(own))))
+        _, regimes = found.setdefault((line["base_cell"], repr(own)), (label, {}))
         for name, value in ((line["base_cell"], entry["base"][key]), (line["name"], line["value"][key])):
             if regime := (cells[name]["metrics"] or {}).get("regime"):
                 regimes[value] = regime
     return [one for one in found.values() if len(one[1]) > 1]
+
+
+def _apart(lines: list[Record], cells: dict[str, Record]) -> dict[str, list[str]]:
+    """By base cell, the settings that tell cells of one value apart; mostly there are none."""
+    alike: dict[tuple[str, float], list[Record]] = {}
+    for line in lines:
+        (value,) = line["value"].values()
+        alike.setdefault((line["base_cell"], value), []).append(_facts(cells[line["name"]]))
+    apart: dict[str, list[str]] = {}
+    for (base, _), (first, *others) in alike.items():
+        names = apart.setdefault(base, [])
+        names += [name for name in first if name not in names and any(one.get(name) != first[name] for one in others)]
+    return apart
+
+
+def _facts(cell: Record) -> Record:
+    """Settings, and what of the model is not its name."""
+    return cell["settings"] | {key: value for key, value in cell["model"].items() if key != "name"}
 
 
 def _path(regimes: list[tuple[float, str]]) -> str:

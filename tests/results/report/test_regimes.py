@@ -3,7 +3,7 @@ from bench.results.report.regimes import regime_line
 
 def told(series, key="image_size", base=256):
     """series: model -> {value: regime}."""
-    cells = {f"{model}_{value}": {"metrics": regime and {"regime": regime}}
+    cells = {f"{model}_{value}": {"metrics": regime and {"regime": regime}, "settings": {key: value}, "model": {}}
              for model, regimes in series.items() for value, regime in regimes.items()}  # fmt: skip
     lines = [
         {
@@ -47,3 +47,22 @@ def test_nothing_is_said_where_nothing_changes_nothing_was_traced_or_the_values_
 def test_of_many_models_a_few_are_named():
     series = {name: {256: "balanced", 512: "compute-bound"} for name in "abcde"}
     assert told(series) == "Regime: balanced at 256, compute-bound at 512: a, b, c and 2 more."
+
+
+def test_company_of_two_kinds_is_two_series_of_one_base_alone():
+    regimes = {("pipeline", 2): "balanced", ("pipeline", 4): "balanced", ("copies", 2): "balanced",
+               ("copies", 4): "transfer-bound"}  # fmt: skip
+    lines = [{"name": f"{load} {busy}", "base_cell": "alone", "model": "vit", "setting": "bf16",
+              "value": {"concurrent_gpus": busy}} for load, busy in regimes]  # fmt: skip
+    alone = {"concurrent_gpus": 1, "concurrent_load": "pipeline", "dtype": "bf16"}
+    cells = {"alone": {"metrics": {"regime": "compute-bound"}, "settings": alone, "model": {"name": "vit", "depth": 8}}}
+    for (load, busy), regime in regimes.items():
+        settings = alone | {"concurrent_gpus": busy, "concurrent_load": load}
+        cells[f"{load} {busy}"] = cells["alone"] | {"metrics": {"regime": regime}, "settings": settings}
+    entry = {"keys": ["concurrent_gpus"], "base": {"concurrent_gpus": 1}, "lines": lines,
+             "values": [{"concurrent_gpus": busy} for busy in (1, 2, 4)]}  # fmt: skip
+    for turn in (1, -1):
+        assert set(regime_line(entry | {"lines": lines[::turn]}, cells)[len("Regime: ") : -1].split("; ")) == {
+            "compute-bound at 1, balanced from 2 on: vit bf16 concurrent_load pipeline",
+            "compute-bound at 1, balanced at 2, transfer-bound at 4: vit bf16 concurrent_load copies",
+        }
