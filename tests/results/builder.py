@@ -104,9 +104,11 @@ def build_run_directory(
     facts = fingerprint(topology)
     freeze(path, study.as_json(), topology | {"fingerprint": facts}, cells, order)
     near = {gpu["index"]: gpu["node"] for gpu in topology["gpus"]}
+    start = datetime(2026, 11, 22, 18, tzinfo=UTC)
     for slot in order:
         cell = next(cell for cell in cells if cell.name == slot.cell).as_json()
-        write_run(path, cell, slot, facts, near, (failures or {}).get(f"{slot.cell}_{slot.repeat}"), seed)
+        failure = (failures or {}).get(f"{slot.cell}_{slot.repeat}")
+        start += timedelta(seconds=write_run(path, cell, slot, start, facts, near, failure, seed))
     if links:
         write_links(path, cells, near)
     return path
@@ -125,7 +127,7 @@ def fingerprint(topology: Record) -> dict[str, str]:
         "host": SYNTHETIC,
         "kernel": "6.1.0-synthetic",
         "machine": "x86_64",
-        "cpu": "Synthetic CPU 2x24",
+        "cpu": "Synthetic CPU",
         "numa_balancing": "0",
         "governor": "performance",
         "driver": topology["driver_version"] or "none",
@@ -137,14 +139,15 @@ def fingerprint(topology: Record) -> dict[str, str]:
 
 
 def write_run(
-    path: Path, cell: Record, slot: Any, facts: Record, near: Record, failure: Record | None, seed: int
-) -> None:
+    path: Path, cell: Record, slot: Any, start: datetime, facts: Record, near: Record, failure: Record | None, seed: int
+) -> float:
+    """Returns how many seconds it took: runs follow one another."""
     label = f"r{slot.repeat}" if slot.repeat != "traced" else "traced"
     run = f"{cell['name']}_{label}"
     if cell["reason"]:
         failure = {"status": "not_runnable", "reason": cell["reason"], "advice": ""}
     result = None if failure else child_result(cell, slot, near, seed)
-    start = (datetime(2026, 11, 22, 18, tzinfo=UTC) + timedelta(seconds=slot.position)).isoformat()
+    wall_s = round(sum(result["phases_s"].values()) + 1.6, 1) if result else 6.4
     record = {
         "schema": 1,
         "run": run,
@@ -155,8 +158,8 @@ def write_run(
         "advice": "",
         "invocation": "synthetic",
         "attempts": 1,
-        "started_at": start,
-        "wall_s": 6.4,
+        "started_at": start.isoformat(),
+        "wall_s": wall_s,
         "position": slot.position,
         "block": slot.block,
         "command": [
@@ -180,11 +183,11 @@ def write_run(
     }
     write(path / f"runs/{run}.json", record | (failure or {}))
     if cell["reason"]:
-        return
+        return wall_s
     for stream in ("stdout", "stderr"):
         (path / f"logs/{run}.{stream}").write_text("synthetic\n")
     if slot.repeat != "traced":
-        return
+        return wall_s
     passed_on = {key: (failure or {}).get(key, "") for key in ("reason", "advice")}
     stage = {
         "schema": 1,
@@ -206,6 +209,7 @@ def write_run(
     )
     metrics = {} if failure else trace_metrics(cell, result)
     write(path / f"latency/{cell['name']}.json", stage | {"name": cell["name"]} | metrics)
+    return wall_s
 
 
 def quiet_monitor() -> Record:

@@ -18,7 +18,7 @@ from tests.results.builder import build_run_directory, topology_json
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference" / "example_two_nodes"
 KEPT = ("study.yaml", "topology.json", "results.csv")
-MADE_AT = "2026-11-22T18:00:00+00:00"
+MADE_AT = "2026-11-22T20:00:00+00:00"
 
 
 def make_example(folder: Path) -> dict[str, Any]:

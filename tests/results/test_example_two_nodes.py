@@ -30,3 +30,18 @@ def test_no_link_leads_to_a_file_that_is_not_kept():
     page = (FOLDER / "report.html").read_text()
     there = {file.name for file in Path(FOLDER).iterdir()}
     assert set(re.findall(r'href="([^"#:]+)"', page)) <= there
+
+
+def test_the_made_up_numbers_do_not_contradict_each_other():
+    results = read_json(FOLDER / "results.json")
+    assert results["windows_s"] < results["busy_s"] <= results["duration_s"]
+    both = {
+        (link["gpu"], link["mem_node"]): max(
+            copy["median_gb_s"] for copy in link["copies"] if copy["direction"] == "both"
+        )
+        for link in results["links"]
+    }
+    for cell in results["cells"]:
+        for copied in cell["bytes_per_batch"].values():
+            gb_s = cell["throughput_samples_s"] * copied / cell["settings"]["batch_size"] / 1e9
+            assert gb_s <= both[cell["gpu"], cell["mem_node"]]
