@@ -38,7 +38,7 @@ def limit_rows(results: Record) -> list[Record]:
             "reason": cell["bound"]["reason"],
             "in_situ": percent((cell["metrics"] or {}).get("pipeline_efficiency")),
             "regime": (cell["metrics"] or {}).get("regime") or NONE,
-            "copy": copy_state(cell["bound"]["terms_us"]),
+            "copied": copy_state(cell["bound"]["terms_us"]),
         }
         for cell in results["cells"]
         if cell["bound"]

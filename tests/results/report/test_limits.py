@@ -13,7 +13,7 @@ def test_the_largest_term_is_marked_and_the_copy_told(placed_results):
     ):
         row = rows[f"pipeline_gpu0_numa0_{name}_cpu0" if f"pipeline_gpu0_numa0_{name}" not in rows
                    else f"pipeline_gpu0_numa0_{name}"]  # fmt: skip
-        assert row["copy"] == copied
+        assert row["copied"] == copied
         assert [marked for _, marked in row["terms"]] == [at == largest for at in range(5)]
 
 
