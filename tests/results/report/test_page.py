@@ -238,7 +238,7 @@ def test_settings_come_first_in_the_list_where_they_come_first_on_the_page(place
     assert placed_page.text.index("Penalty") < placed_page.text.index("Settings")
 
 
-def test_the_limits_say_what_becomes_of_the_copy_and_class_nobody_twice(placed_page):
+def test_the_limits_give_the_regime_and_what_becomes_of_the_copy(placed_page):
     section = placed_page.text.split("What sets the pace", 1)[1].split("A few batches", 1)[0]
     for told in ("exposed", "hidden", "CPU sets the pace", "launch-bound", "transfer-bound"):
         assert told in section.split("cells", 1)[1], told
