@@ -35,7 +35,8 @@ def cost_of_compiling(line: Record, cells: dict[str, Record]) -> str:
     if not own or KEY not in line["value"]:
         return ""
     paid_s = paid_back_s(line, own["most"] - (base["most"] if base else 0.0))
-    return f"compiled in {_between(own.values())}" + (f", made up for after {seconds(paid_s)} of work" if paid_s else "")
+    made_up = f", made up for after {seconds(paid_s)} of work" if paid_s else ""
+    return f"compiled in {_between(own.values())}{made_up}"
 
 
 def paid_back_s(line: Record, more_s: float) -> float | None:
