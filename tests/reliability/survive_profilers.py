@@ -45,7 +45,13 @@ def calls(tmp_path: Path, recorded: Path, monkeypatch: pytest.MonkeyPatch) -> Ap
     made.write()
     for key, value in made.environment().items():
         monkeypatch.setenv(key, value)
+    # A study with nsys is refused on the cpu device. Its run directory is made here, and found by the calls of luigi.
+    monkeypatch.setattr("bench.study.resolve.choose_profiler", lambda setting, device: setting)
     return made
+
+
+def resolved(calls: ApartCalls) -> RunDirectory:
+    return resolve(read_study(calls.study, "f"), calls.folder / "outputs", False, "now")
 
 
 def stand_in(calls: ApartCalls, monkeypatch: pytest.MonkeyPatch, **faults: str) -> None:
@@ -61,7 +67,7 @@ def stand_in(calls: ApartCalls, monkeypatch: pytest.MonkeyPatch, **faults: str) 
 
 def measure(calls: ApartCalls) -> tuple[RunDirectory, dict, dict]:
     """Run a cell timed and traced; returns the timed record and the cell's metrics record."""
-    directory = resolve(read_study(calls.study, "f"), calls.folder / "outputs", False, "now")
+    directory = resolved(calls)
     grid = directory.grid()
     (cell,) = grid.cells.values()
     lock = HostLock(calls.lock)
@@ -120,6 +126,7 @@ def test_an_export_of_the_real_nsys_without_cuda_tables_is_named(calls: ApartCal
 
 def test_a_study_whose_profiler_fails_has_its_timed_results(calls: ApartCalls, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(calls, monkeypatch, after=":")
+    resolved(calls)
     done = calls.run()
     assert done.returncode == 30, done.stdout + done.stderr
     assert "left no report" in done.stdout + done.stderr
@@ -135,6 +142,7 @@ def test_a_kill_around_the_real_nsys_leaves_nothing_and_the_next_call_completes(
     """nsys starts its agent and the workload in sessions of their own; both hold the host's lock."""
     calls.study["timeout_s"] = 100
     calls.write()
+    resolved(calls)
     behaviour = behave(calls, "import time\nif mode == 'traced': time.sleep(40)")
     luigi = calls.start()
     report = lambda: calls.run_directory() / "nsys_reports" / calls.order()[-1].removesuffix("_traced")  # noqa: E731

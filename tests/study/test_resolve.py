@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from bench.errors import StudyError
 from bench.files import write_json
+from bench.host.topology import read_topology
 from bench.run.record import write_record
 from bench.study.plan import plan, render
 from bench.study.resolve import find, resolve
@@ -94,6 +96,16 @@ def test_a_changed_host_is_named_and_asks_for_fresh(tmp_path: Path) -> None:
         resolve(study(), tmp_path, False, "b")
     assert "the kernel was 2.6.32" in str(refused.value)
     assert resolve(study(), tmp_path, True, "b") != directory
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_a_profiler_that_would_record_nothing_is_refused_before_anything_is_made(tmp_path: Path, device: str) -> None:
+    asked, no_gpu = study(profiler="nsys", device=device), replace(read_topology(), gpus=())
+    with pytest.raises(StudyError, match="profiler nsys records what CUDA does"):
+        plan(asked, tmp_path, topology=no_gpu)
+    with pytest.raises(StudyError, match="profiler nsys records what CUDA does"):
+        resolve(study(profiler="nsys"), tmp_path, False, "a")
+    assert not list(tmp_path.rglob("grid.json"))
 
 
 def test_an_output_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ LUIGI = Path(sys.executable).with_name("luigi")
         (("Study",), ["Study needs a file", "--config-file"]),
         (("NumaStudie",), ["No task NumaStudie.", "NumaStudy"]),
         (("NightlySweep", "--date", "tomorrow"), ["'tomorrow'", "--date"]),
+        (("QuickTest", "--device", "cpu", "--profiler", "nsys"), ["profiler nsys", "set profiler to auto"]),
         (("QuickTest", "--dtype", "fp33"), ["did you mean fp32?"]),
     ],
 )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from bench.errors import StudyError
 from bench.host.nsys import find_nsys
 from bench.trace.errors import ProfilerError
 
@@ -44,7 +45,16 @@ def get_profiler(name: str) -> Profiler:
 
 
 def choose_profiler(setting: str, device: str) -> str:
-    """`setting`, or what auto stands for here: on cuda nsys where it is installed, else torch."""
+    """`setting`, or what auto stands for here: on cuda nsys where it is installed, else torch.
+
+    device: cuda or cpu. Raise StudyError for a profiler that would record nothing there.
+    """
+    if setting == "nsys" and device == "cpu":
+        raise StudyError(
+            "profiler nsys records what CUDA does, and on the cpu device (auto where there is no GPU) that is nothing",
+            "profiler",
+            "set profiler to auto, which is torch here",
+        )
     if setting != "auto":
         return get_profiler(setting).name
     return "nsys" if device == "cuda" and find_nsys() else "torch"

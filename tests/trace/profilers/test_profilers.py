@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from bench.errors import StudyError
 from bench.trace.errors import ProfilerError
 from bench.trace.profilers import choose_profiler, get_profiler
 from bench.trace.profilers.torch import Torch
@@ -24,6 +25,12 @@ def test_auto_is_torch_where_there_is_no_nsys(monkeypatch):
 def test_an_unknown_profiler_is_refused():
     with pytest.raises(ProfilerError, match="unknown profiler 'perf'"):
         choose_profiler("perf", "cpu")
+
+
+def test_nsys_is_refused_where_there_is_no_cuda_to_record():
+    with pytest.raises(StudyError, match="set profiler to auto") as refused:
+        choose_profiler("nsys", "cpu")
+    assert refused.value.exit_code == 2 and not isinstance(refused.value, ProfilerError)
 
 
 def test_torch_tells_the_child_where_its_trace_goes(tmp_path):
