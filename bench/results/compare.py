@@ -11,7 +11,7 @@ from bench.results.pairs import class_of, occurrences, throughputs
 from bench.results.spreadsheet import csv_table
 from bench.results.statistics import MARGIN, Estimate, Sample, estimate, unpaired
 from bench.results.stored import read_results
-from bench.results.verdicts import MAX_REPEATS, Verdict, judge
+from bench.results.verdicts import MAX_REPEATS, Verdict, graph_of, judge
 
 Record = dict[str, Any]
 EXIT_SLOWER = 3
@@ -169,7 +169,7 @@ def _line(found: Estimate | None, old: Record, fresh: Record, max_repeats: int) 
             if not throughputs(cell)
         )
         return Line(fresh["name"], None, None, None, *rates, f"not compared: {why}")
-    said = judge(found, max_repeats, bool(fresh["settings"].get("cuda_graph")))
+    said = judge(found, max_repeats, graph_of(fresh["settings"]))
     interval = None if found.interval is None else (-found.interval[1], -found.interval[0])
     return Line(
         fresh["name"],

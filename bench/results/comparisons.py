@@ -10,7 +10,7 @@ from bench.results.pairs import comparison
 from bench.results.rules import Rules
 from bench.results.series import settings_of
 from bench.results.statistics import Estimate, estimate, holm, paired
-from bench.results.verdicts import Verdict, judge
+from bench.results.verdicts import Verdict, graph_of, judge
 
 Record = dict[str, Any]
 
@@ -69,7 +69,7 @@ def _told(found: Estimate | None, base: Record, other: Record, rules: Rules) -> 
         why = f"{failed['name']} {failed.get('outcome')}: {failed.get('reason') or 'no timed run'}"
         nothing = dict.fromkeys(("verdict", "effect", "interval", "mde", "repeats_needed"))
         return nothing | {"pairs": 0, "text": f"not compared: {why}", "hint": ""}
-    said = judge(found, rules.max_repeats, bool(other["settings"].get("cuda_graph")))
+    said = judge(found, rules.max_repeats, graph_of(other["settings"]))
     low, high = found.interval or (None, None)
     return {
         "verdict": said.verdict.value,

@@ -10,7 +10,7 @@ from bench.results.local import Local, local_nodes
 from bench.results.pairs import class_of, comparison, identity, occurrences, throughputs, told_settings
 from bench.results.rules import Rules
 from bench.results.statistics import Estimate, Sample, estimate, holm, paired
-from bench.results.verdicts import Verdict, judge
+from bench.results.verdicts import Verdict, graph_of, judge
 
 Record = dict[str, Any]
 Placement = tuple[int, int]
@@ -118,10 +118,10 @@ def _fill(entries: list[Record], samples: list[Sample | None], rules: Rules) -> 
     tested = [one for one in estimates if one and one.p_difference is not None]
     adjusted = dict(zip(map(id, tested), holm([one.p_difference or 0.0 for one in tested]), strict=True))
     for entry, one in zip(entries, estimates, strict=True):
-        entry |= _told(one, adjusted.get(id(one)), rules, bool(entry["settings"].get("cuda_graph")))
+        entry |= _told(one, adjusted.get(id(one)), rules, graph_of(entry["settings"]))
 
 
-def _told(found: Estimate | None, adjusted: float | None, rules: Rules, cuda_graph: bool) -> Record:
+def _told(found: Estimate | None, adjusted: float | None, rules: Rules, cuda_graph: bool | None) -> Record:
     if found is None:
         return {
             **dict.fromkeys(("penalty", "interval", "verdict", "mde", "p_adjusted", "repeats_needed")),
@@ -152,7 +152,7 @@ def _fill_effects(entries: list[Record], designs: dict[int, dict[str, Sample]], 
     for kind in ("cpu", "memory", "interaction"):
         found = estimate([design[kind] for design in designs.values()], rules.confidence, rules.margin)
         for index, one in zip(designs, found, strict=True):
-            said = judge(one, rules.max_repeats, bool(entries[index]["settings"].get("cuda_graph")))
+            said = judge(one, rules.max_repeats, graph_of(entries[index]["settings"]))
             told = entries[index].setdefault("effects", {})[kind] = {
                 "penalty": one.penalty,
                 "interval": _list(one.interval),

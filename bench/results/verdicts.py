@@ -1,7 +1,9 @@
 """What is said about an effect. The only place that words verdicts and hints."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from bench.results.bound import CPU_TERMS
 from bench.results.statistics import UNKNOWN, Estimate, repeats_to_decide
@@ -61,8 +63,13 @@ def decided(found: Estimate) -> Verdict | None:
     return None
 
 
-def judge(found: Estimate, max_repeats: int = MAX_REPEATS, cuda_graph: bool = False) -> Judgement:
-    """The verdict in words. cuda_graph: whether the cell is one already; hints depend on what was tried."""
+def graph_of(settings: Mapping[str, Any]) -> bool | None:
+    """Whether a cell is a CUDA graph, for judge(); None on the cpu device, where none can be."""
+    return None if settings.get("device") == "cpu" else bool(settings.get("cuda_graph"))
+
+
+def judge(found: Estimate, max_repeats: int = MAX_REPEATS, cuda_graph: bool | None = False) -> Judgement:
+    """The verdict in words. cuda_graph: of graph_of(); hints depend on what was tried, and on what can be."""
     if found.interval is None:
         return Judgement(
             Verdict.UNDECIDED,
@@ -156,7 +163,9 @@ def rounded(count: int) -> str:
     return f"{-(-count // step) * step:,}"
 
 
-def _quieter(noise: str, cuda_graph: bool) -> str:
+def _quieter(noise: str, cuda_graph: bool | None) -> str:
+    if noise == LAUNCH_BOUND and cuda_graph is None:
+        return "the CPU's own work a batch is the noise: raise batch_size, or keep other work off the host"
     if noise == LAUNCH_BOUND and not cuda_graph:
         return "the CPU that launches the kernels is the noise: run it as a CUDA graph (cuda_graph: true)"
     if noise == LAUNCH_BOUND:

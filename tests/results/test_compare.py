@@ -31,6 +31,13 @@ def places(tmp_path):
     return write
 
 
+@pytest.mark.parametrize(("device", "advised"), [("cuda", True), ("cpu", False)])
+def test_a_cuda_graph_is_advised_where_there_can_be_one(device, advised):
+    more = {"sd": 0.4, "device": device, "noise_class": "launch-bound"}
+    (line,) = compare(study([1000], **more), study([1000], seed=9, **more)).lines
+    assert ("cuda_graph: true" in line.hint) == advised and "noise" in line.hint
+
+
 def test_slower_faster_and_same():
     found = compare(study([1000, 1000, 1000]), study([900, 1100, 1000], seed=50))
     assert [line.verdict for line in found.lines] == ["SLOWER", "FASTER", "SAME"]

@@ -25,6 +25,15 @@ def test_a_line_names_what_both_cells_have_beside_the_axis():
     assert [line["setting"] for line in found["lines"]] == ["graph"]
 
 
+@pytest.mark.parametrize(("device", "advised"), [("cuda", True), ("cpu", False)])
+def test_a_cuda_graph_is_advised_where_there_can_be_one(device, advised):
+    cells = [made_cell(noisy(100.0, sd=0.4, seed=seed), buffers=buffers, device=device, noise_class="launch-bound")
+             for seed, buffers in ((1, 1), (2, 2))]  # fmt: skip
+    (found,) = comparisons(cells, {"buffers": 1})
+    (line,) = found["lines"]
+    assert ("cuda_graph: true" in line["hint"]) == advised and "noise" in line["hint"]
+
+
 def test_settings_that_do_not_vary_are_not_compared(numa_results):
     assert numa_results["comparisons"] == []
 

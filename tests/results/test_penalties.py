@@ -25,6 +25,13 @@ def study(effect=0.05, sd=0.002, runs=6, remote=2, **settings):
     ]
 
 
+@pytest.mark.parametrize(("device", "advised"), [("cuda", True), ("cpu", False)])
+def test_a_cuda_graph_is_advised_where_there_can_be_one(device, advised):
+    found = penalties(study(0.0, sd=0.4, device=device, noise_class="launch-bound"), REPORTED)
+    hints = [entry["hint"] for entry in found]
+    assert all("noise" in hint and ("cuda_graph: true" in hint) == advised for hint in hints) and len(hints) == 6
+
+
 def square(cpu=0.03, memory=0.05, both=None, sd=0.0005, runs=6, model="m", seed=0):
     """Cells of the 2x2 design, CPU or memory on node 0 or 1; both: what the RR cell loses beyond."""
     levels = {

@@ -1,7 +1,7 @@
 import pytest
 
 from bench.results.statistics import Sample, estimate
-from bench.results.verdicts import Verdict, decided, judge, noise_class, percent, rounded, told_with_interval
+from bench.results.verdicts import Verdict, decided, graph_of, judge, noise_class, percent, rounded, told_with_interval
 
 
 def found(effect: float, error: float, noise="rest", pairs=6):
@@ -57,11 +57,17 @@ def test_not_resolvable_says_how_many_it_would_take():
     [
         ("launch-bound", False, "cuda_graph: true"),
         ("launch-bound", True, "batch_size"),
+        ("launch-bound", None, "the CPU's own work a batch is the noise"),
         ("rest", False, "monitor"),
     ],
 )
 def test_the_hint_depends_on_the_noise_and_on_what_was_tried(noise, graph, hint):
     assert hint in judge(found(0.0, 0.2, noise), cuda_graph=graph).hint
+
+
+def test_on_the_cpu_device_no_graph_can_be():
+    assert [graph_of({"device": device, "cuda_graph": False}) for device in ("cuda", "cpu")] == [False, None]
+    assert graph_of({"device": "cuda", "cuda_graph": True}) is True
 
 
 def test_one_pair_is_undecided():
