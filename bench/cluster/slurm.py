@@ -93,12 +93,14 @@ def nodes() -> dict[str, Node]:
 
 def expand(expression: str) -> list[str]:
     """Names of a Slurm host list: n[1-3] is n1, n2, n3. Raise StudyError."""
-    return ask("scontrol", "show", "hostnames", expression).split()
+    advice = "name the hosts one by one (--nodes n1,n2), or call this where Slurm is configured"
+    return ask("scontrol", "show", "hostnames", expression, advice=advice).split()
 
 
 def submit(script: str) -> str:
     """The id of the new job. Raise StudyError with sbatch's own words."""
-    return ask("sbatch", "--parsable", given=script).strip().partition(";")[0]
+    advice = "numastudy submit --dry-run prints the script"
+    return ask("sbatch", "--parsable", given=script, advice=advice).strip().partition(";")[0]
 
 
 def requeue(job: str) -> None:
@@ -111,7 +113,8 @@ def cancel(job: str) -> None:
     ask("scancel", job)
 
 
-def ask(*words: str, given: str | None = None) -> str:
+def ask(*words: str, given: str | None = None, advice: str = "`sinfo` must list the nodes here") -> str:
+    """What the command printed. advice: for where Slurm refuses. Raise StudyError."""
     try:
         done = subprocess.run(words, input=given, capture_output=True, text=True, timeout=_TIMEOUT_S)
     except FileNotFoundError:
@@ -122,7 +125,7 @@ def ask(*words: str, given: str | None = None) -> str:
         raise StudyError(f"{words[0]} did not answer in {_TIMEOUT_S} s", " ".join(words), "try again later") from None
     if done.returncode:
         said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise StudyError(f"Slurm refused: {said}", " ".join(words), "numastudy submit --dry-run prints the script")
+        raise StudyError(f"Slurm refused: {said}", " ".join(words), advice)
     return done.stdout
 
 
