@@ -1,8 +1,11 @@
 """What a study would do here: its grid, what is done, and what the rest would cost. Runs nothing."""
 
 import os
+import socket
 import statistics
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from bench.study.order import TRACED, Slot
 from bench.study.resolve import expand_here, find
 from bench.study.study import Study
 
-# Where this host has no earlier run of the kind: whole processes on an H100 host took about this long.
+# Where a host with GPUs has no earlier run of the kind: whole processes on an H100 host took about this long.
 TIMED_RUN_S = 11.0
 TRACED_RUN_S = 18.0
 # Bytes in a report and its SQLite for one activity, of the fixtures: 120 in the report, 450 in the SQLite.
@@ -26,17 +29,29 @@ ACTIVITIES_PER_LAYER = 30
 ACTIVITIES_PER_BATCH = 16
 # The runs of an earlier study that tell the time: a study of thousands of cells is not read as a whole.
 _TIMED_BY = (1, 2, TRACED)
+_EARLIER_STUDIES = 5
+_MEASURED = "earlier runs on this host"
+_TYPICAL = "typical times of an H100 host, where this host has no earlier run of the kind"
+# A CPU may take any multiple of a GPU's time.
+_UNKNOWN = "no earlier run of the kind on this host"
 _NOT_RUNNABLE = "not_runnable"
+
+
+# What a run is like, and the wall times of such runs.
+_Like = tuple[str | bool, ...]
+_Times = dict[_Like, list[float]]
 
 
 @dataclass(frozen=True)
 class Plan:
+    """estimate_s: for the runs to do; None where it is not known. estimate_from: why it is, or why it is not."""
+
     study: str
     directory: str | None
     cells: list[dict[str, Any]]
     runs: int
     runs_to_do: int
-    estimate_s: float
+    estimate_s: float | None
     estimate_from: str
     disk_bytes: int
     notes: list[str]
@@ -47,7 +62,8 @@ class Plan:
 
 def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology | None = None) -> Plan:
     """Raise StudyError for what would be refused at the start too."""
-    directory = None if fresh else find(study, output_dir)
+    own = find(study, output_dir)
+    directory = None if fresh else own
     if directory:
         grid = directory.grid()
     else:
@@ -65,20 +81,15 @@ def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology
         if not known[slot.cell].reason and not good and not (directory and _awaits_metrics(directory, slot)):
             todo.append(slot)
     entries = [_entry(cell, records[cell.name]) for cell in known.values()]
-    times = _known_times(output_dir) if todo else {}
-    kinds = {(slot.cell, slot.repeat == TRACED) for slot in todo}
-    found = {(name, traced): _estimate(known[name], traced, times) for name, traced in kinds}
-    seconds = [found[slot.cell, slot.repeat == TRACED] for slot in todo]
+    estimate_s, estimate_from = _estimate(known, todo, _known_times(output_dir, own) if todo else {})
     return Plan(
         study=study.name,
         directory=str(directory.path) if directory else None,
         cells=entries,
         runs=len(order),
         runs_to_do=len(todo),
-        estimate_s=round(sum(second for second, _ in seconds), 1),
-        estimate_from="earlier runs on this host"
-        if seconds and all(measured for _, measured in seconds)
-        else "typical times of an H100 host, where this host has no earlier run of the kind",
+        estimate_s=estimate_s,
+        estimate_from=estimate_from,
         disk_bytes=sum(trace_bytes(known[slot.cell]) for slot in todo if slot.repeat == TRACED),
         notes=[*_notes(list(known.values())), *_idle(study, topology)],
     )
@@ -116,13 +127,19 @@ def render(plan: Plan) -> str:
     lines += ["", f"{plan.study}: {cells} ({counts}), {plan.runs} runs, {plan.runs_to_do} to do"]
     if plan.runs_to_do:
         lines += [
-            f"time: about {_duration(plan.estimate_s)} ({plan.estimate_from})",
+            _time(plan),
             f"disk: about {plan.disk_bytes / 1e6:,.0f} MB of traces while all are kept (retention)",
         ]
     lines += plan.notes
     if plan.directory:
         lines.append(f"goes on in {plan.directory}")
     return "\n".join(lines)
+
+
+def _time(plan: Plan) -> str:
+    if plan.estimate_s is None:
+        return f"time: not known: {plan.estimate_from}"
+    return f"time: about {_duration(plan.estimate_s)} ({plan.estimate_from})"
 
 
 def trace_bytes(cell: Cell) -> int:
@@ -191,39 +208,82 @@ def _entry(cell: Cell, records: list[dict[str, Any] | None]) -> dict[str, Any]:
     }
 
 
-def _known_times(output_dir: Path) -> dict[tuple[str, bool], list[float]]:
-    """Wall times of runs that went well, by (cell key without its place, traced), of the newest run directories."""
-    times: dict[tuple[str, bool], list[float]] = {}
-    newest = sorted(output_dir.glob("*/*/*/grid.json"), key=lambda path: path.stat().st_mtime)[-5:]
-    for grid in newest:
-        directory = RunDirectory(grid.parent)
-        try:
-            there = _run_files(directory)
-            cells = directory.grid().cells.values() if there else ()
-        except (OSError, StudyError):  # another study's, or another user's
-            continue
-        for cell in cells:
-            kind = _kind(cell)
-            for repeat in _TIMED_BY:
-                if f"{run_name(cell.name, repeat)}.json" not in there:
-                    continue
-                try:
-                    record = _read(directory.record(cell.name, repeat))
-                    if record and record["status"] == "ok":
-                        times.setdefault((kind, repeat == TRACED), []).append(record["wall_s"])
-                except (OSError, StudyError, KeyError, TypeError):
-                    continue
+def _known_times(output_dir: Path, own: RunDirectory | None) -> _Times:
+    """Wall times of runs of this host that went well, by what a run may be like (see _likes).
+
+    own: this study's run directory, finished or not. Its runs come first, and tell of cells that have no run of their
+    kind too; those of the newest other studies tell of their kind alone.
+    """
+    others = islice(_of_this_host(output_dir, own), _EARLIER_STUDIES)
+    return _collected(others, False) | _collected([own] if own else [], True)
+
+
+def _collected(directories: Iterable[RunDirectory], own: bool) -> _Times:
+    times: _Times = {}
+    for directory in directories:
+        for cell, traced, wall_s in _walls(directory):
+            for like in _likes(cell, traced, own):
+                times.setdefault(like, []).append(wall_s)
     return times
 
 
-def _kind(cell: Cell) -> str:
-    """Cells of one kind take the same time: GPU and node apart, all is equal."""
-    return replace(cell, gpu=0, cpu_node=0, mem_node=0).key
+def _of_this_host(output_dir: Path, own: RunDirectory | None) -> Iterator[RunDirectory]:
+    """The other studies, the newest first."""
+    grids = output_dir.resolve().glob("*/*/*/grid.json")
+    for grid in sorted(grids, key=lambda path: path.stat().st_mtime, reverse=True):
+        directory = RunDirectory(grid.parent)
+        try:
+            if directory != own and directory.topology().get("host") == socket.gethostname():
+                yield directory
+        except (OSError, StudyError):  # another user's
+            continue
 
 
-def _estimate(cell: Cell, traced: bool, times: dict[tuple[str, bool], list[float]]) -> tuple[float, bool]:
-    known = times.get((_kind(cell), traced)) if times else None
-    return (statistics.median(known), True) if known else (TRACED_RUN_S if traced else TIMED_RUN_S, False)
+def _walls(directory: RunDirectory) -> Iterator[tuple[Cell, bool, float]]:
+    """Of runs that went well: cell, whether traced, seconds."""
+    try:
+        there = _run_files(directory)
+        cells = directory.grid().cells.values() if there else ()
+    except (OSError, StudyError):  # of another version, or another user's
+        return
+    for cell in cells:
+        for repeat in _TIMED_BY:
+            if f"{run_name(cell.name, repeat)}.json" not in there:
+                continue
+            try:
+                record = _read(directory.record(cell.name, repeat))
+            except (OSError, StudyError):
+                continue
+            if record and record["status"] == "ok" and "wall_s" in record:
+                yield cell, repeat == TRACED, record["wall_s"]
+
+
+def _likes(cell: Cell, traced: bool, own: bool = True) -> list[_Like]:
+    """What tells how long a run takes, the nearest first: its kind, in the study itself (own) its mode, its kind in the
+    other mode, and all runs of the study.
+
+    Cells of one kind take the same time: GPU and node apart, all is equal.
+    """
+    kind = replace(cell, gpu=0, cpu_node=0, mem_node=0).key
+    likes: list[_Like] = [(kind, traced), (traced,), (kind,), ()]
+    return likes if own else [like for like in likes if kind in like]
+
+
+def _estimate(cells: dict[str, Cell], todo: list[Slot], times: _Times) -> tuple[float | None, str]:
+    """Seconds that these runs may take, or None, and where that is from."""
+    means = {like: statistics.fmean(walls) for like, walls in times.items()}
+    seconds, source, found = 0.0, _MEASURED, {}
+    for slot in todo:
+        cell, traced = cells[slot.cell], slot.repeat == TRACED
+        if (slot.cell, traced) not in found:
+            found[slot.cell, traced] = next((means[like] for like in _likes(cell, traced) if like in means), None)
+        known = found[slot.cell, traced]
+        if known is None and cell.device == "cpu":
+            return None, _UNKNOWN
+        if known is None:
+            known, source = TRACED_RUN_S if traced else TIMED_RUN_S, _TYPICAL
+        seconds += known
+    return round(seconds, 1), source
 
 
 def _duration(seconds: float) -> str:

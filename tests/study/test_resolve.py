@@ -12,6 +12,7 @@ from bench.errors import StudyError
 from bench.files import write_json
 from bench.host.topology import read_topology
 from bench.run.record import write_record
+from bench.study.directory import RunDirectory
 from bench.study.plan import plan, render
 from bench.study.resolve import find, resolve
 from bench.study.study import Study, read_study
@@ -127,7 +128,8 @@ def test_a_plan_runs_nothing_and_says_what_is_done(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     assert [cell["state"] for cell in made.cells] == ["todo", "todo", "not_runnable", "not_runnable"]
     assert (made.runs, made.runs_to_do) == (8, 4)
-    assert "typical times" in made.estimate_from and made.estimate_s > 0
+    assert (made.estimate_s, made.estimate_from) == (None, "no earlier run of the kind on this host")
+    assert "\ntime: not known: no earlier run of the kind on this host\n" in render(made)
 
     directory = resolve(study(), tmp_path, False, "a")
     for name, status in (("vit0x0x0", "ok"), ("vit32x2x128", "timeout")):
@@ -174,6 +176,46 @@ def test_an_estimate_comes_from_earlier_runs_of_the_kind(tmp_path: Path) -> None
             write_record(directory.record(cell, repeat), record)
     made = plan(study(), tmp_path, fresh=True)
     assert (made.estimate_s, made.estimate_from) == (14.0, "earlier runs on this host")
+
+
+def write_walls(directory: RunDirectory, walls: dict[str, float]) -> None:
+    """Runs of the two runnable cells that went well, by model and repeat, as "vit0x0x0_1"."""
+    for run, wall_s in walls.items():
+        model, _, repeat = run.partition("_")
+        record = {"status": "ok", "reason": "", "invocation": "a", "wall_s": wall_s}
+        write_record(directory.record(f"pipeline_gpu0_numa0_{model}", repeat), record)
+
+
+def test_an_interrupted_study_tells_the_time_of_its_rest(tmp_path: Path) -> None:
+    directory = resolve(study(repeats=2), tmp_path, False, "a")
+    write_walls(directory, {"vit0x0x0_1": 2.0, "vit32x2x128_1": 4.0})
+    # One more run of each cell as its first; of the traced runs nothing is known but what the study's runs take.
+    made = plan(study(repeats=2), tmp_path)
+    assert (made.runs_to_do, made.estimate_s, made.estimate_from) == (4, 6.0 + 2 * 3.0, "earlier runs on this host")
+    write_walls(directory, {"vit0x0x0_traced": 10.0})
+    assert plan(study(repeats=2), tmp_path).estimate_s == 6.0 + 10.0
+    # Its runs tell the time though five other studies are newer.
+    for repeats in range(3, 8):
+        write_walls(resolve(study(repeats=repeats), tmp_path, False, "a"), {"vit0x0x0_1": 1000.0})
+    assert plan(study(repeats=2), tmp_path, fresh=True).estimate_s == 2 * 6.0 + 2 * 10.0
+
+
+def test_another_study_tells_the_time_of_its_kinds_alone(tmp_path: Path) -> None:
+    other = resolve(study(seed=1), tmp_path, False, "a")
+    write_walls(other, {"vit0x0x0_1": 2.0, "vit0x0x0_traced": 3.0})
+    asked = study(seed=1, repeats=2)  # another study of the same cells
+    assert plan(asked, tmp_path).estimate_s is None
+    write_walls(other, {"vit32x2x128_1": 4.0})
+    assert plan(asked, tmp_path).estimate_s == 2 * 2.0 + 3.0 + 3 * 4.0
+    facts = other.topology()
+    write_json(other.path / "topology.json", facts | {"host": "elsewhere"})
+    assert plan(asked, tmp_path).estimate_s is None
+
+
+def test_a_host_with_gpus_and_no_run_of_the_kind_is_told_typical_times(tmp_path: Path) -> None:
+    two_sockets = read_topology(Path(__file__).parents[1] / "fixtures" / "hosts" / "two_sockets")
+    made = plan(study(device="cuda"), tmp_path, topology=two_sockets)
+    assert made.estimate_s == 2 * (11.0 + 18.0) and "typical times of an H100 host" in made.estimate_from
 
 
 def test_a_plan_names_what_excludes_nothing(tmp_path: Path) -> None:
