@@ -68,9 +68,38 @@ def read_yaml(path: Path) -> Any:
     if re.search(r"(?m)(^|[\s\[{,:-])[&*][A-Za-z0-9_]", text):
         # An alias of an alias of an alias fills the memory; a study needs none.
         raise StudyError("YAML anchors and aliases are not read", str(path), "write the values out")
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, path: Path) -> Any:
+    """The content of a file that a user wrote. Raise StudyError for what is no YAML, and for a key given twice."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _EachKeyOnce)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise StudyError(f"not valid YAML: {getattr(error, 'problem', error)}", f"{path}{line}") from None
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        if isinstance(error, _GivenTwice):
+            raise StudyError(str(error.problem), where, "keep one of them, with what belongs to both") from None
+        raise StudyError(f"not valid YAML: {getattr(error, 'problem', error)}", where) from None
+
+
+class _GivenTwice(yaml.MarkedYAMLError):
+    pass
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """Of a key that is given twice yaml itself takes the last, and says nothing."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Here each mapping passes once, as it was written: what `<<` brings in, and may give again, is not in it yet.
+        node = super().compose_mapping_node(anchor)
+        first: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            known_as = key.tag, key.value
+            if known_as in first:
+                problem = f"the key {key.value} is given twice, first in line {first[known_as]}"
+                raise _GivenTwice(problem=problem, problem_mark=key.start_mark)
+            first[known_as] = key.start_mark.line + 1
+        return node

@@ -14,7 +14,7 @@ from bench.host.topology import Topology, read_topology
 from bench.study.plan import plan
 from bench.study.resolve import expand_here
 from bench.study.settings import AXIS_KEYS, SETTINGS, Setting
-from bench.study.shipped import TASKS, configs_folder, shipped_names, study_path
+from bench.study.shipped import TASKS, configs_folder, parse_yaml, read_yaml, shipped_names, study_path
 from bench.study.study import Study, load_study
 
 ROOT = Path(__file__).parents[2]
@@ -165,6 +165,30 @@ def table(section: str) -> dict[str, list[str]]:
     text = (ROOT / "docs" / "axes.md").read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `([a-z_0-9]+)` \|(.+)\|$", text, re.MULTILINE)
     return {key: [cell.strip() for cell in rest.split("|")] for key, rest in rows}
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("repeats: 3\nname: a\nrepeats: 5\n", "repeats", (1, 3)),
+        ("axes:\n  dtype: [bf16]\naxes:\n  buffers: [1]\n", "axes", (1, 3)),
+        ("axes:\n  dtype: [bf16]\n  'dtype': [fp32]\n", "dtype", (2, 3)),
+        ("include: [{model: a, batch_size: 1, model: b}]\n", "model", (1, 1)),
+    ],
+)
+def test_a_key_given_twice_is_named_and_its_lines(tmp_path: Path, text: str, key: str, lines: tuple[int, int]) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(StudyError) as refused:
+        read_yaml(path)
+    assert refused.value.what == f"the key {key} is given twice, first in line {lines[0]}"
+    assert refused.value.where == f"{path}:{lines[1]}" and "keep one" in refused.value.advice
+
+
+def test_a_key_is_given_again_where_yaml_means_it_to_be() -> None:
+    """What << brings in gives way to the mapping's own; the same key in two mappings is two keys."""
+    text = "a: &base {k: 1, m: 2}\nb: {<<: *base, k: 3}\nc: {<<: *base}\n"
+    assert parse_yaml(text, Path("f")) == {"a": {"k": 1, "m": 2}, "b": {"k": 3, "m": 2}, "c": {"k": 1, "m": 2}}
 
 
 def test_each_axis_has_its_row_in_the_documentation() -> None:

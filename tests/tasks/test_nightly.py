@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bench.errors import StudyError
+from tasks.nightly import config_of
 from tests.tasks.nightly_calls import CELL, ONE_CELL, Nights, made
 
 FIRST, SECOND = "2026-11-21", "2026-11-22"
@@ -17,6 +19,14 @@ def nights(tmp_path: Path) -> Nights:
     nights = made(tmp_path / "work")
     nights.list_studies("tiny.yaml", on_regression=["sh", "-c", "cat >> heard; echo >> heard"])
     return nights
+
+
+def test_a_key_given_twice_in_the_list_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "nightly.yaml"
+    path.write_text("studies:\n  - study: QuickTest\n    repeats: 3\n    repeats: 5\n")
+    with pytest.raises(StudyError, match="the key repeats is given twice, first in line 3") as refused:
+        config_of(str(path))
+    assert refused.value.where == f"{path}:4"
 
 
 @pytest.mark.timeout(600)
