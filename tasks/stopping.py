@@ -14,6 +14,7 @@ import luigi
 from luigi import execution_summary
 
 from bench.run.processes import die_with
+from tasks.invocation import host_lock
 
 _main_pid = 0
 _finishing = False
@@ -22,13 +23,14 @@ _finishing = False
 class Stopped(KeyboardInterrupt):
     """Luigi lets a KeyboardInterrupt through; every other exception would only fail one task."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
+    def __init__(self, number: int, measuring: bool) -> None:
+        super().__init__(number, measuring)
         self.number = number
+        self.measuring = measuring
 
 
 def stop_cleanly() -> None:
-    """Install the handlers, in luigi's own process; forked workers inherit them."""
+    """Install the handlers, in luigi's own process and after its host lock; forked workers inherit both."""
     global _main_pid
     if _main_pid:
         return
@@ -58,7 +60,8 @@ def _raise(number: int, _frame: FrameType | None) -> None:
     # A second signal must not interrupt the ending of the child.
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)
-    raise Stopped(number)
+    # Asked now: on its way up the exception ends the child.
+    raise Stopped(number, host_lock().measuring())
 
 
 def _finish_on_sigusr1() -> None:
@@ -102,7 +105,8 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
         sys.__excepthook__(kind, error, trace)
         return
     name = signal.Signals(error.number).name
-    print(f"stopped by {name}: the running measurement was ended; the same command goes on from here", file=sys.stderr)
+    what = "the running measurement was ended" if error.measuring else "nothing was being measured"
+    print(f"stopped by {name}: {what}; the same command goes on from here", file=sys.stderr)
     atexit._run_exitfuncs()
     # Python itself would leave with 1.
     _leave(error.number)

@@ -66,6 +66,10 @@ class HostLock:
         """The sessions that were recorded and whose leaders live: the measured process and its peers."""
         return [child for child, ticks in _children(self.holder()) if start_ticks(child) == ticks]
 
+    def measuring(self) -> bool:
+        """Whether a run of this study goes on: not while it waits for the host, nor between two runs."""
+        return self._owner.items() <= self.holder().items() and bool(self.sessions())
+
     def release(self) -> None:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 

@@ -129,6 +129,20 @@ def test_the_orphan_of_an_earlier_version_is_ended_too(tmp_path: Path) -> None:
     assert orphan.wait(5) == -15
 
 
+def test_a_study_measures_while_a_child_of_its_own_runs(tmp_path: Path) -> None:
+    lock, waiting = HostLock(tmp_path / "lock"), HostLock(tmp_path / "lock")
+    waiting._owner = waiting._owner | {"pid": 1}  # another study's process
+    assert not lock.measuring()
+    lock.acquire("mine", refuse_to_wait)
+    assert not lock.measuring()
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    lock.record_child(child.pid)
+    assert lock.measuring() and not waiting.measuring()
+    child.kill()
+    child.wait()
+    assert not lock.measuring()
+
+
 def test_children_that_ended_are_forgotten(tmp_path: Path) -> None:
     lock = HostLock(tmp_path / "lock")
     lock.acquire("mine", refuse_to_wait)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.run.lock import HostLock
 from tests.tasks.study_calls import Calls
 
 
@@ -85,7 +86,32 @@ def test_a_signal_ends_the_child_first_and_says_how_to_go_on(calls: Calls, numbe
     assert luigi.returncode == 128 + number, stderr
     assert workloads(calls) == []
     assert "Traceback" not in stderr + stdout
-    assert "the same command goes on from here" in stderr + stdout
+    assert "the running measurement was ended; the same command goes on from here" in stderr + stdout
+
+
+def test_a_signal_that_meets_no_measurement_says_so(
+    calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study waits for another one, which has the host."""
+    monkeypatch.setenv("NUMASTUDY_LOCK_DIR", str(tmp_path))
+    other = HostLock()
+    other.acquire("another study", lambda holder: None)
+    running = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    other.record_child(running.pid)
+    try:
+        luigi = subprocess.Popen(
+            calls.command(), cwd=calls.folder, env=calls.environment(), stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        said = next(line for line in luigi.stdout if "waiting for another study" in line)
+        luigi.send_signal(signal.SIGINT)
+        said += luigi.communicate(timeout=60)[0]
+    finally:
+        running.kill()
+        running.wait()
+        other.release()
+    assert luigi.returncode == 128 + signal.SIGINT, said
+    assert "stopped by SIGINT: nothing was being measured; the same command goes on from here" in said
 
 
 def test_a_second_call_of_the_same_study_is_told_that_it_runs_already(calls: Calls) -> None:
