@@ -1,6 +1,12 @@
 """Every task a user names: `luigi --module tasks NumaStudy`."""
 
-from tasks.setup import apply_project_settings, hide_false_warnings, hide_tracebacks, keep_own_worker
+from tasks.setup import (
+    apply_project_settings,
+    hide_false_warnings,
+    hide_tracebacks,
+    keep_own_worker,
+    tell_of_the_same_command,
+)
 from tasks.terminal import hush_luigi
 
 # Luigi imports this module before it reads its settings.
@@ -8,6 +14,7 @@ apply_project_settings()
 keep_own_worker()
 hide_false_warnings()
 hide_tracebacks()
+tell_of_the_same_command()
 hush_luigi()
 
 from tasks.links import MeasureLink  # noqa: E402

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import luigi
+import luigi.lock
 from luigi.cmdline_parser import CmdlineParser
 from luigi.rpc import RPCError
 from luigi.task_register import TaskClassNotFoundException
@@ -61,6 +63,21 @@ def hide_tracebacks() -> None:
     if not any(isinstance(known, _PlainErrors) for known in logger.filters):
         logger.addFilter(_PlainErrors())
     sys.excepthook = _tell_of_an_unknown_task
+
+
+def tell_of_the_same_command() -> None:
+    """luigi's own lock says "Pid(s) {23067} already running", and no more."""
+    acquire = luigi.lock.acquire_for
+
+    def acquire_or_tell(*args: Any, **kwargs: Any) -> bool:
+        acquired = acquire(*args, **kwargs)
+        if not acquired:
+            advice = "`numastudy plan` with the same words says how far it is"
+            error = StudyError("the same command runs already, and goes on; this call started nothing", advice=advice)
+            print(error, file=sys.stderr, flush=True)
+        return acquired
+
+    luigi.lock.acquire_for = acquire_or_tell
 
 
 def _tell_of_an_unknown_task(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -119,6 +119,7 @@ def test_a_second_call_of_the_same_study_is_told_that_it_runs_already(calls: Cal
     wait_for_workload(calls, luigi)
     second = calls.run()
     assert second.returncode == 10, second.stderr
+    assert "the same command runs already, and goes on; this call started nothing" in second.stderr
     luigi.communicate(timeout=120)
     assert luigi.returncode == 0
     assert all(count == 1 for count in calls.times_measured().values())
