@@ -196,7 +196,9 @@ def report(run_dir: Path) -> None:
     """Make the report of RUN_DIR again from what is stored there. Measures nothing."""
     from bench.results.make import make_report
     from bench.results.tables import cells_table
+    from bench.study.frozen import check_run_directory
 
+    check_run_directory(run_dir)
     click.echo(cells_table(make_report(run_dir, "report")))
     click.echo(f"report: {run_dir / 'report.html'}")
 
@@ -270,7 +272,12 @@ def history(
 ) -> None:
     """List the finished studies of an output directory, newest first, from its history.db."""
     from bench.results.history.command import history_command
+    from bench.study.frozen import check_run_directory
 
+    for run_dir in add:
+        # Results are all that is added; where there are none, numastudy report makes them of a run directory alone.
+        if not (run_dir / "results.json").exists():
+            check_run_directory(run_dir)
     date = since.date().isoformat() if since else ""
     click.echo(history_command(output_dir, study, host, date, as_json, add, page))
 

@@ -103,6 +103,21 @@ def test_what_is_refused_is_told_without_a_traceback(tmp_path: Path, words: tupl
     assert "Traceback" not in done.stderr + done.stdout
 
 
+@pytest.mark.parametrize("command", [("report",), ("history", "--add")])
+def test_a_folder_that_is_no_run_directory_is_named_as_such(tmp_path: Path, command: tuple[str, ...]) -> None:
+    def refused(folder: Path) -> str:
+        done = call(*command, str(folder), cwd=tmp_path)
+        assert done.returncode == 2 and str(folder) in done.stderr
+        return done.stderr
+
+    assert "not a run directory" in (said := refused(tmp_path)) and "outputs/<study name>/<date>/<time>" in said
+    (tmp_path / "study.yaml").write_text("name: cut_short")
+    assert "no grid.json" in (said := refused(tmp_path)) and "the same command goes on" in said
+    assert "--fresh" not in said and "make it again" not in said
+    (tmp_path / "cluster.json").write_text("{}")
+    assert "numastudy status --report" in refused(tmp_path)
+
+
 def test_analyze_reads_a_real_export() -> None:
     done = call("analyze", str(TRACES / "h100_vit32x2x128_cuda_graph.sqlite.gz"), "--json")
     assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ from bench.study.settings import SETTINGS, Setting
 
 FRESH = "start the study again with --fresh"
 _NAME_A_RUN = "name a folder outputs/<study name>/<date>/<time>"
+_NO_RUN = "no {}: this is not a run directory"
 _LARGEST_BYTES = 1 << 20
 # An alias of an alias of an alias is small in the file and in memory, and endless for whoever walks through it.
 _MOST_VALUES = 100_000
@@ -47,7 +48,7 @@ def read_frozen_study(path: Path) -> dict[str, Any]:
         # Not CSafeLoader: a thousand nested lists end the process there.
         study = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise StudyError("no study.yaml: this is not a run directory", str(path), _NAME_A_RUN) from None
+        raise StudyError(_NO_RUN.format("study.yaml"), str(path), _NAME_A_RUN) from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise StudyError(f"the resolved study cannot be read: {error}", str(file), FRESH) from None
     if not isinstance(study, dict):
@@ -59,6 +60,19 @@ def read_frozen_study(path: Path) -> dict[str, Any]:
         raise StudyError(f"the resolved study is damaged: {wrong}", str(file), FRESH)
     # Settings that came after it was frozen.
     return {key: setting.default for key, setting in SETTINGS.items() if key not in study} | study
+
+
+def check_run_directory(path: Path) -> None:
+    """Raise StudyError for a folder that is none, and was not found damaged but named by mistake."""
+    if (path / "cluster.json").is_file():
+        advice = f"its run directories are hosts/<host>; numastudy status --report {path} reports on all of them"
+        raise StudyError("the folder of a study on many hosts, not a run directory", str(path), advice)
+    if not (path / "study.yaml").exists():
+        raise StudyError(_NO_RUN.format("study.yaml"), str(path), _NAME_A_RUN)
+    if not (path / "grid.json").exists():
+        # It is written last. A call that was killed before is taken up by the next one.
+        advice = f"{_NAME_A_RUN}; if the start of the study was cut short, the same command goes on from here"
+        raise StudyError(_NO_RUN.format("grid.json"), str(path), advice)
 
 
 def _is_plain(value: Any) -> bool:
