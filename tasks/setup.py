@@ -4,6 +4,7 @@ import configparser
 import getpass
 import logging
 import os
+import re
 import sys
 import sysconfig
 import tempfile
@@ -85,9 +86,22 @@ def _tell_of_an_unknown_task(kind: type[BaseException], error: BaseException, tr
     if not issubclass(kind, TaskClassNotFoundException):
         sys.__excepthook__(kind, error, trace)
         return
-    print(f"refused: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    print(f"refused: {_unknown_task(' '.join(str(error).split()))}", file=sys.stderr, flush=True)
     # Python itself would leave with 1.
     os._exit(StudyError.exit_code)
+
+
+def _unknown_task(said: str) -> StudyError | str:
+    """luigi offers every class that it knows, its own and ours; a user names few of them."""
+    from bench.study.settings import nearest
+    from bench.study.shipped import NIGHTLY, TASKS
+
+    name = re.match(r"No task (.*?)\. (Did you mean|Candidates are):", said)
+    if not name:
+        return said
+    tasks = (*TASKS, "Study", NIGHTLY)
+    advice = f"the tasks are {', '.join(tasks)}; any other study is Study --config-file FILE"
+    return StudyError(f"there is no task {name[1]}{nearest(name[1], tasks)}", advice=advice)
 
 
 class _PlainErrors(logging.Filter):

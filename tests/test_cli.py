@@ -78,6 +78,7 @@ def test_plan_finds_other_studies_by_name_and_sweeps_them(tmp_path: Path) -> Non
     ("words", "said"),
     [
         (("plan", "QuickTset"), "did you mean QuickTest?"),
+        (("plan", "NightlySweep"), "configs/nightly.yaml` shows its list"),
         (("plan", "compil_study"), "did you mean compile_study?"),
         (("plan", "QuickTest", "--sweep", '{"dtype": ["bf61"]}'), "--sweep.dtype[0]"),
         (("plan", "Study"), "--config-file"),

@@ -17,6 +17,8 @@ TASKS = {
     "ScalingStudy": "model_scaling_study",
     "SelfCheck": "self_check",
 }
+# A task over several studies, and their list.
+NIGHTLY = "NightlySweep"
 _NO_STUDIES = ("nightly",)
 _LARGEST_FILE_BYTES = 1 << 20
 
@@ -45,6 +47,9 @@ def study_path(name: Path | str) -> Path:
         raise StudyError(f"cannot read the study file: {error.strerror}", str(name)) from None
     if not is_file and stem in shipped_names():
         return configs_folder() / f"{stem}.yaml"
+    if not is_there and name == NIGHTLY:
+        advice = f"`cat {configs_folder() / 'nightly.yaml'}` shows its list; name one of them here, as QuickTest"
+        raise StudyError(f"{NIGHTLY} is a task over several studies, and itself none", NIGHTLY, advice)
     if not is_there:
         raise StudyError(
             f"there is no study file of that name{nearest(stem, (*TASKS, *shipped_names()))}",

@@ -18,7 +18,8 @@ LUIGI = Path(sys.executable).with_name("luigi")
         (("QuickTest", "--numa-nodes", "[55]"), ["no such NUMA node: 55"]),
         (("Study", "--config-file", "missing.yaml"), ["missing.yaml", "quick_test"]),
         (("Study",), ["Study needs a file", "--config-file"]),
-        (("NumaStudie",), ["No task NumaStudie.", "NumaStudy"]),
+        (("NumaStdy",), ["there is no task NumaStdy (did you mean NumaStudy?)", "SelfCheck, Study, NightlySweep;"]),
+        (("Nothing",), ["there is no task Nothing\n", "Study --config-file FILE"]),
         (("NightlySweep", "--date", "tomorrow"), ["'tomorrow'", "--date"]),
         (("QuickTest", "--device", "cpu", "--profiler", "nsys"), ["profiler nsys", "set profiler to auto"]),
         (("QuickTest", "--dtype", "fp33"), ["did you mean fp32?"]),
@@ -31,5 +32,5 @@ def test_refused(tmp_path: Path, words: tuple[str, ...], said: list[str]) -> Non
     assert done.returncode == 2, text
     for words_said in said:
         assert words_said in text
-    assert "Traceback" not in text
+    assert "Traceback" not in text and "OfStudy" not in text
     assert not list(tmp_path.rglob("grid.json"))
