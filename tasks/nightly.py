@@ -20,7 +20,6 @@ from bench.results.nightly.folder import OK, night_folder, read_verdict, second_
 from bench.run.record import read_record
 from bench.study.directory import RunDirectory
 from bench.study.settings import nearest
-from bench.study.shipped import parse_yaml
 from bench.study.study import configs_folder
 from tasks.invocation import INVOCATION
 from tasks.parameters import OVERRIDES
@@ -218,10 +217,7 @@ class NightlySweep(OfNight):
 
 @cache
 def config_of(file: str) -> Nightly:
-    nightly = read_nightly(Path(file))
-    # Of a key that is given twice it has taken the last.
-    parse_yaml(Path(file).read_text(encoding="utf-8"), Path(file))
-    return nightly
+    return read_nightly(Path(file))
 
 
 def entries_of(file: str) -> list[Entry]:

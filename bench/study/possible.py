@@ -55,13 +55,15 @@ def refuse(
     if len(found) > _TOLD:
         lines.append(f"and {len(found) - _TOLD} more")
     wanted = [{key: value(key) for key in why.keys if key in varied} for _, why, value, added in found if not added]
-    advice = [f"leave them out with exclude: {json.dumps(_merged(wanted))}"] if any(wanted) else []
+    # Of what is impossible as a whole nothing would be left.
+    excluded = any(wanted) and len(found) < count
+    advice = [f"leave them out with exclude: {json.dumps(_merged(wanted))}"] if excluded else []
     if any(added for _, _, _, added in found):
         advice.append("take them out of include, which adds them")
     raise StudyError(
         f"{len(found)} of {count} combinations are impossible:\n  " + "\n  ".join(lines),
         where,
-        "; or ".join([" and ".join(advice), first.advice]),
+        "; or ".join([" and ".join(advice), first.advice] if advice else [first.advice]),
     )
 
 

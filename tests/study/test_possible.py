@@ -73,6 +73,11 @@ def test_it_is_named_with_its_cell_and_what_to_exclude(
     assert study(axes=axes, exclude=offered, **base).axes.exclude
 
 
+def test_where_nothing_would_be_left_no_exclude_is_offered() -> None:
+    text = refusal(axes={"batch_size": [7, 11]})
+    assert "4 of 4 combinations are impossible" in text and "exclude" not in text
+
+
 def test_what_include_adds_is_not_told_to_be_excluded() -> None:
     text = refusal(include=[{"cuda_graph": True, "compile_model": "default"}])
     assert "take them out of include" in text and "exclude:" not in text

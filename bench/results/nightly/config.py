@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bench.errors import StudyError
 from bench.study.settings import nearest
-from bench.study.shipped import shipped_names, study_path
+from bench.study.shipped import parse_yaml, shipped_names, study_path
 
 STUDIES = ("NumaStudy", "QuickTest", "ScalingStudy", "SelfCheck")
 _KEYS = ("studies", "baseline_nights", "since", "on_regression")
@@ -52,12 +50,12 @@ class Nightly:
 def read_nightly(path: Path) -> Nightly:
     """Raise StudyError with the file, the key, what was found and what is allowed."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"), path)
     except OSError as error:
         raise StudyError(
             f"cannot read the list of nightly studies: {error.strerror}", str(path), "--config-file FILE"
         ) from None
-    except (ValueError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise StudyError(f"not valid YAML: {error}", str(path)) from None
     if not isinstance(values, dict):
         raise StudyError("this file is a mapping with the key studies", str(path))
