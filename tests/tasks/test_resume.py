@@ -52,9 +52,12 @@ def test_killed_at_any_moment_it_completes_without_repeating_a_finished_run(call
     for _ in range(6):
         luigi = start(calls)
         time.sleep(moments.uniform(0.3, 9.0))
-        kills += luigi.poll() is None
-        os.killpg(luigi.pid, signal.SIGKILL)
-        luigi.communicate()
+        if luigi.poll() is None:
+            kills += 1
+            os.killpg(luigi.pid, signal.SIGKILL)
+        _, stderr = luigi.communicate()
+        # A fast machine has done all of it before the last moment comes.
+        assert luigi.returncode in (-signal.SIGKILL, 0), stderr
         # The kernel ends the child with its parent.
         for _ in range(100):
             if not workloads(calls):
