@@ -185,6 +185,13 @@ def test_a_copy_faster_than_the_ceiling_is_drawn_whole(numa_results):
     assert not clipped(picture)
 
 
+def test_a_cell_without_copies_in_one_direction_is_drawn_without_them(numa_results):
+    cells = [copy.deepcopy(cell) for cell in numa_results["cells"] if cell["gpu"] == 0]
+    one = cells[0]
+    one["metrics"]["d2h"]["bandwidth_gb_s"] = one["solo_us"]["d2h"] = None
+    assert len(bandwidth_pictures(cells, [])) == 1
+
+
 def clipped(picture):
     """Marks outside of the area that they are clipped to, widths of marks left aside."""
     root = parsed(picture)

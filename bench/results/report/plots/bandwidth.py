@@ -37,7 +37,7 @@ def _panel(device: str, cells: list[dict], ceilings: dict, places: list[tuple[in
                 y = rows[cell["name"]] + (place - (len(places) - 1) / 2) * 0.22
                 alone = alone_gb_s(cell, direction)
                 busy = cell["metrics"][direction].get("bandwidth_gb_s")
-                farthest = max(farthest, *(speed / ceilings[direction] for speed in (alone, busy) if speed))
+                farthest = max([farthest, *(speed / ceilings[direction] for speed in (alone, busy) if speed)])
                 if alone:
                     ring = axes.plot(100 * alone / ceilings[direction], y, "o", markersize=5, markerfacecolor="none",
                                      markeredgecolor=colour(place))[0]  # fmt: skip
