@@ -162,9 +162,10 @@ def _needs_room(settings: Settings, varied: Collection[str]) -> Contradiction | 
     if settings["memory_size_mb"] << 20 >= needed_bytes:
         return None
     return Contradiction(
-        f"memory_size_mb {settings['memory_size_mb']} does not hold the {in_flight} batches in flight: it is raised",
-        f"a pool that holds them has {-(-needed_bytes >> 20)} MiB; smaller batches need less",
-        ("memory_size_mb", "batch_size", "image_size", "dtype", "preprocess_queue", "buffers"),
+        f"memory_size_mb {settings['memory_size_mb']} does not hold the {in_flight} batches in flight: it would become "
+        f"{-(-needed_bytes >> 20)}",
+        "vary pools that hold them; smaller batches need less",
+        ("memory_size_mb", "batch_size", "image_size", "dtype", *(("preprocess_queue", "buffers") if queue else ())),
     )
 
 
