@@ -10,6 +10,7 @@ from typing import Any
 from bench.results.bound import cell_bound
 from bench.results.clocks import clocks
 from bench.results.outcomes import MISSING
+from bench.results.pairs import counted
 from bench.results.peers import peers_of_cell, peers_of_run
 from bench.results.remarks import penalty_class, remarks
 from bench.results.verdicts import noise_class
@@ -26,8 +27,7 @@ def cell_entry(cell: Record, runs: list[Record], export: Record | None, metrics:
     runs: its records, timed ones by repeat, then the traced one.
     repeats: timed runs the study asks for; there may be more, measured on demand.
     A run, export or metrics record that is not there yet has the status "missing". throughput_samples_s is
-    the geometric mean over the timed runs that count: the ok ones, without those that were disturbed unless that leaves
-    fewer than two (as in pairs.comparison).
+    the geometric mean over the timed runs that are ok and count (pairs.counted).
     """
     name = cell["name"]
     wanted = [f"{name}_r{repeat}" for repeat in range(1, repeats + 1)] + [f"{name}_traced"]
@@ -35,8 +35,7 @@ def cell_entry(cell: Record, runs: list[Record], export: Record | None, metrics:
     further = [run["run"] for run in runs if run["run"] not in wanted]
     stages = [by_name.get(run) or _absent(run, cell) for run in [*wanted, *further]]
     measured = [run for run in runs if run["repeat"] != "traced" and run["status"] == "ok" and run.get("result")]
-    calm = [run for run in measured if not _was_disturbed(run)]
-    timed = calm if len(calm) > 1 else measured
+    timed = counted(measured, _was_disturbed)
     traced = by_name.get(f"{name}_traced")
     rates = [run["result"]["throughput_samples_s"] for run in timed]
     throughput = statistics.geometric_mean(rates) if rates else None

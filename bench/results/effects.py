@@ -143,8 +143,8 @@ def _seen_where(lines: list[Record]) -> str:
         return _seen(lines)
     named = {key: list(dict.fromkeys(line["setting"] or "base" for line in own)) for key, own in parts.items() if own}
     at = list(dict.fromkeys(line["setting"] or "base" for line in differ))
-    apart = sum(map(len, [at, *named.values()])) == len({name for own in [at, *named.values()] for name in own})
-    few = apart and all(len(own) <= _SETTINGS_NAMED for own in named.values())
+    told = [name for own in (at, *named.values()) for name in own]
+    few = len(set(told)) == len(told) and all(len(own) <= _SETTINGS_NAMED for own in named.values())
     rest = [f"{key} in {listed(own) if few else f'{len(parts[key])} of {len(lines)}'}" for key, own in named.items()]
     where = f" in {at[0]}" if few and len(differ) == 1 else ""
     return ", ".join([f"{_seen(differ)}{where}", *rest])

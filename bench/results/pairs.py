@@ -1,6 +1,6 @@
 """From the cells of results.json to comparisons: which runs stand against which."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bench.results.statistics import UNKNOWN, Comparison
@@ -73,9 +73,14 @@ def told_settings(cell: Record) -> Record:
 def throughputs(cell: Record) -> Mapping[int, float]:
     """By block; disturbed runs are left out unless that leaves fewer than two."""
     runs = runs_by_block(cell)
-    calm = {block: run for block, run in runs.items() if not run.get("disturbed")}
-    chosen = calm if len(calm) > 1 else runs
-    return {block: float(run["throughput_samples_s"]) for block, run in chosen.items()}
+    chosen = counted(list(runs.items()), lambda one: bool(one[1].get("disturbed")))
+    return {block: float(run["throughput_samples_s"]) for block, run in chosen}
+
+
+def counted(runs: list[Any], was_disturbed: Callable[[Any], bool]) -> list[Any]:
+    """Those that count in the figures of a cell: without the disturbed ones, unless that leaves fewer than two."""
+    calm = [run for run in runs if not was_disturbed(run)]
+    return calm if len(calm) > 1 else runs
 
 
 def _block(run: Record) -> int:
