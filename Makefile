@@ -1,9 +1,10 @@
 # make quick-test   three small cells on any machine, from nothing to a report
-# make test         all tests
+# make test         the tests without the slow ones: below four minutes on two cores
+# make test-all     all tests; CI runs these
 # make ui           luigi's page on http://127.0.0.1:8082, logs and reports on http://127.0.0.1:8083
 # make bench        speed and memory, each against a baseline of the same run
 # make validate     the simulations behind docs/validity.md
-# make test-studies a small variant of every study that ships, on the cpu device, some three minutes
+# make test-studies a small variant of every shipped study on the cpu device: about three minutes, part of test-all
 # make fuzz         10,000 damaged files for whatever reads files; secrets looked for in all that a study leaves
 # make test-reliability  what docs/reliability.md promises: 220 kills, disks, clocks, schedulers (root for all of it)
 # make test-slurm   a study on three nodes of a real Slurm on this machine, with nodes that die (root, Debian)
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STATE ?= $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/numastudy
 
-.PHONY: install quick-test test lint ui bench validate test-studies fuzz test-reliability reliability-kills reliability-rest test-numa test-slurm clean
+.PHONY: install quick-test test test-all lint ui bench validate test-studies fuzz test-reliability reliability-kills reliability-rest test-numa test-slurm clean
 
 install: $(VENV)/installed
 
@@ -29,8 +30,11 @@ $(VENV)/installed: setup.cfg constraints.txt
 quick-test: install
 	$(BIN)/luigi --module tasks QuickTest --local-scheduler
 
-# Two at a time: they wait for processes most of the time. Each has a lock of the host of its own (tests/conftest.py).
+# Two processes: tests wait for child processes most of the time. Each has its own host lock (tests/conftest.py).
 test: install
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+
+test-all: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: install
@@ -47,7 +51,7 @@ validate: install
 	$(BIN)/python -m tests.validation
 
 test-studies: install
-	NUMASTUDY_STUDIES=1 $(BIN)/python -m pytest tests/tasks/test_shipped.py tests/tasks/test_sweep.py
+	$(BIN)/python -m pytest tests/tasks/test_shipped.py tests/tasks/test_sweep.py
 
 # Where atheris has no build for this Python, the cases that need it are left out, and that is said.
 fuzz: install

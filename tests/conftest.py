@@ -1,35 +1,85 @@
-"""No test may depend on a GPU, a home directory or a lock that happens to be here.
+"""No test may use a GPU, a home directory or a host lock of this machine, and CI skips no test but those of a GPU.
 
-NUMASTUDY_GPU_TESTS=1 lets the tests that are about a GPU (tests/workload/test_on_gpu.py, the benchmarks) see it.
+NUMASTUDY_GPU_TESTS=1 shows the GPU to the tests of a GPU (tests/workload/test_on_gpu.py, the benchmarks).
 """
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 
-from bench.host.nsys import find_nsys
+from tests import needs
 from tests import real_nsys as nsys_of_tests
 
-# No test times anything: a busy machine is no failure.
+# A busy machine is no failure: no test has a deadline for an example.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+_refused_skips: list[str] = []
+
 
 @pytest.fixture(autouse=True, scope="session")
-def _apart_from_this_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
-    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
+def _isolate_from_this_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
+    # A file in place of a folder: nothing can be read or written below it, not even by root.
+    home = tmp_path_factory.mktemp("home") / "unusable"
+    home.touch()
+    os.environ["HOME"] = str(home)
+    for name in [name for name in os.environ if name.startswith("XDG_")]:
+        del os.environ[name]
+    # matplotlib rebuilds its list of fonts in each process that finds no cache: some seconds.
+    os.environ["MPLCONFIGDIR"] = str(_shared_folder(tmp_path_factory) / "matplotlib")
     os.environ["NUMASTUDY_LOCK_DIR"] = str(tmp_path_factory.mktemp("lock"))
     if os.environ.get("NUMASTUDY_GPU_TESTS") != "1":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    # Several tests' processes share two cores.
+    # The processes of several tests share two cores.
     os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+def _shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of this pytest call: with xdist, each worker has a folder of its own inside it."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture
 def real_nsys() -> Iterator[None]:
-    if find_nsys() is None:
-        pytest.skip("no nsys on this machine: run .ci/install-nsys")
+    needs.require("nsys")
     with nsys_of_tests.alone():
         yield
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for program in marker.args:
+            needs.require(program)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _note_skip(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    _note_skip(report)
+
+
+def _note_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    # An expected failure is reported as a skip too.
+    if needs.in_ci() and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not needs.allowed_in_ci(reason):
+            _refused_skips.append(f"{report.nodeid}: {reason}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _refused_skips and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _refused_skips:
+        terminalreporter.section("skipped in CI, where only tests of a GPU may be skipped")
+        for line in _refused_skips:
+            terminalreporter.write_line(line)

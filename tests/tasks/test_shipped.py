@@ -4,7 +4,6 @@ One call of luigi, in the way a night's studies are run. `make test-studies` (so
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +63,7 @@ def test_every_study_has_its_variant() -> None:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif(os.environ.get("NUMASTUDY_STUDIES") != "1", reason="make test-studies runs it")
+@pytest.mark.slow
 def test_a_small_variant_of_each_runs(tmp_path: Path) -> None:
     studies = []
     for name, (changes, _) in VARIANTS.items():

@@ -36,7 +36,7 @@ def test_refused(tmp_path: Path, words: tuple[str, ...], said: list[str]) -> Non
     assert not list(tmp_path.rglob("grid.json"))
 
 
-@pytest.mark.skipif(os.environ.get("NUMASTUDY_STUDIES") != "1", reason="make test-studies runs it")
+@pytest.mark.slow
 def test_a_sweep_is_one_study_in_one_run_directory(tmp_path: Path) -> None:
     calls = Calls(tmp_path / "work", ["--local-scheduler"])
     calls.study["models"] = ["vit0x0x0"]

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -229,7 +228,7 @@ def test_prepared_batches_are_not_overwritten_before_they_are_copied(kind, queue
         "reduce-overhead",
         pytest.param(
             "max-autotune",
-            marks=pytest.mark.skipif("NUMASTUDY_SLOW_TESTS" not in os.environ, reason="tries kernels for minutes"),
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -1,0 +1,41 @@
+"""Programs that some tests need: missing ones skip the test here and fail it in CI (NUMASTUDY_CI=1)."""
+
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+# For each program: what has to be found, and the line that installs it on Debian.
+_PROGRAMS = {
+    "chromium": (("chromium", "chromedriver"), "apt-get install -y chromium chromium-driver"),
+    "g++": (("g++",), "apt-get install -y g++"),
+    "nsys": (("nsys",), ".ci/install-nsys"),
+    "numactl": (("numactl",), "apt-get install -y numactl"),
+    "setpriv": (("setpriv",), "apt-get install -y util-linux"),
+    "systemd-analyze": (("systemd-analyze",), "apt-get install -y systemd"),
+}
+
+# `@needs("chromium")` on a test, or `pytestmark = needs("chromium")` in a module.
+needs = pytest.mark.needs
+
+
+def in_ci() -> bool:
+    return os.environ.get("NUMASTUDY_CI") == "1"
+
+
+def require(program: str, which: Callable[[str], str | None] = shutil.which) -> None:
+    """Skip the running test if the program is missing, and name the line that installs it. In CI, fail."""
+    executables, install = _PROGRAMS[program]
+    missing = [name for name in executables if which(name) is None]
+    if not missing:
+        return
+    reason = f"{' and '.join(missing)} not installed: {install}"
+    if in_ci():
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def allowed_in_ci(skip_reason: str) -> bool:
+    """Only tests of a GPU may be skipped in CI: CI has none."""
+    return "GPU" in skip_reason
