@@ -4,8 +4,9 @@ Records are read once, where a file is opened, and are plain immutable values fr
 Unknown keys are ignored; a missing optional key takes its default.
 """
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -20,6 +21,17 @@ Number = Annotated[float, Meta(gt=-_LARGEST, lt=_LARGEST)]
 Positive = Annotated[float, Meta(gt=0, lt=_LARGEST)]
 # What may become part of a path, whoever wrote it: no separator, not hidden, not "..".
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,+=-]{0,254}(?!\n)$")]
+
+# Which run of a cell: the number of a timed one, or the one that was traced.
+Repeat = Annotated[int, Meta(ge=1, lt=1_000_000)] | Literal["traced"]
+
+
+class Direction(StrEnum):
+    """Of copies: host to device, device to host, or both at once."""
+
+    H2D = "h2d"
+    D2H = "d2h"
+    BOTH = "both"
 
 
 class Record(Struct, frozen=True, kw_only=True):
