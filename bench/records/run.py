@@ -7,7 +7,17 @@ from typing import TypeVar
 
 from bench.files import write_json
 from bench.records.base import (
-    AtLeastOne, Count, DamagedRecord, Direction, Name, Number, Positive, Record, Repeat, plain, read,
+    AtLeastOne,
+    Count,
+    DamagedRecord,
+    Direction,
+    Name,
+    Number,
+    Positive,
+    Record,
+    Repeat,
+    plain,
+    read,
 )  # fmt: skip
 
 # 2: typed records; reasons of doubt and of disturbance have a kind.
@@ -400,7 +410,7 @@ class Peer(Record, frozen=True, kw_only=True):
 
 
 class Run(Stage, frozen=True, kw_only=True):
-    """One run of one cell. position, block: its place in the measuring order. Raise ValueError if it contradicts itself.
+    """One run of one cell; ValueError if the record contradicts itself. position, block: place in the measuring order.
 
     started_at, ended_at: UTC, ISO 8601. wall_s: without the time that it waited for the host.
     exit_code: as subprocess reports it, negative for a signal; None if nothing was started.
