@@ -1,0 +1,417 @@
+"""A study as stored: its settings, its cells, the measuring order.
+
+Settings is the one definition of what can be set: type, limits, default, meaning and, for an axis, the suffix of a
+cell's name. Study files, command line, errors, documentation and JSON Schema are derived from it.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import force_setattr
+
+from bench.records.base import Count, Name, Record
+
+Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
+CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
+HostMemory = Literal["pinned", "pageable", "write-combined", "registered", "huge"]
+CopyGranularity = Literal["batch", "sample"]
+Directions = Literal["both", "h2d", "d2h"]
+ConcurrentLoad = Literal["pipeline", "copies"]
+ConcurrentPlacement = Literal["local", "remote", "found"]
+Device = Literal["cuda", "cpu"]
+Profiler = Literal["nsys", "torch"]
+Binding = Literal["numactl", "none"]
+Start = Literal["exec", "fork"]
+Retention = Literal["keep", "failed", "none"]
+
+TRACED: Literal["traced"] = "traced"
+# The index of a timed run of a cell, or the traced one.
+Repeat = Annotated[int, Meta(ge=1, lt=1_000_000)] | Literal["traced"]
+# (CPU node, memory node)
+Placement = tuple[Count, Count]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Marks a setting that may vary between the cells of one study.
+
+    suffix: added to a cell's name where its value is not the study's own; {} is the value. named: suffixes of single
+    values that have one of their own.
+    """
+
+    suffix: str = ""
+    named: Mapping[Any, str] = field(default_factory=dict)
+
+    def suffix_of(self, value: Any) -> str:
+        return self.named[value] if value in self.named else self.suffix.format(value)
+
+
+@dataclass(frozen=True)
+class StudyMinimum:
+    """The least value that a study may set, where a record may hold a smaller one, as those of tests do."""
+
+    value: float
+
+
+class Model(Record, frozen=True, kw_only=True):
+    """A ViT. patch_size in pixels, depth in encoder layers, dim of the embedding, attention heads; mlp = 4 x dim.
+
+    All zero: no compute, the pipeline returns its input. name: `vit{patch_size}x{depth}x{dim}`, set from these.
+    """
+
+    name: str = ""
+    patch_size: Count
+    depth: Count
+    dim: Count
+    heads: Count
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "name", f"vit{self.patch_size}x{self.depth}x{self.dim}")
+
+    @property
+    def computes(self) -> bool:
+        return self.depth > 0
+
+
+NO_COMPUTE = Model(patch_size=0, depth=0, dim=0, heads=0)
+
+
+class Settings(Record, frozen=True, kw_only=True):
+    """What a cell measures and how, beside its GPU, nodes and model, in the order of the suffixes of its name."""
+
+    batch_size: Annotated[
+        int, Meta(ge=1, le=65536, description="samples copied and computed together"), Axis("bs{}")
+    ] = 10
+    image_size: Annotated[
+        int, Meta(ge=1, le=8192, description="pixels of a side of the square input"), Axis("px{}")
+    ] = 224
+    dtype: Annotated[Dtype, Meta(description="type of weights and samples"), Axis("{}")] = "fp32"
+    cuda_graph: Annotated[
+        bool,
+        Meta(description="replay the forward pass as one CUDA graph"),
+        Axis(named={True: "graph", False: "eager"}),
+    ] = False
+    compile_model: Annotated[
+        CompileMode,
+        Meta(description="torch.compile mode of the model"),
+        Axis("compiled-{}", named={"off": "uncompiled", "default": "compiled"}),
+    ] = "off"
+    buffers: Annotated[
+        int, Meta(ge=1, le=16, description="device buffers in flight; 1 is synchronous"), Axis("buf{}")
+    ] = 2
+    memory_size_mb: Annotated[
+        int, Meta(ge=1, le=2**20, description="MiB of the ring of host batches"), Axis("pool{}")
+    ] = 512
+    host_memory: Annotated[
+        HostMemory, Meta(description="kind of host memory that the copies start from and end in"), Axis("{}")
+    ] = "pinned"
+    copy_granularity: Annotated[CopyGranularity, Meta(description="what one copy moves"), Axis("{}-copies")] = "batch"
+    direction: Annotated[
+        Directions, Meta(description="which copies are made"), Axis("{}-only", named={"both": "both-ways"})
+    ] = "both"
+    preprocess_queue: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1024,
+            description="batches that a CPU thread prepares ahead of the copies; 0: none, samples are ready",
+        ),
+        Axis("prep{}"),
+    ] = 0
+    preprocess_node: Annotated[
+        int,
+        Meta(ge=-1, le=4095, description="node of the preparing thread; -1: the cell's CPU node"),
+        Axis("prepnode{}", named={-1: "prepnode-own"}),
+    ] = -1
+    concurrent_gpus: Annotated[
+        int, Meta(ge=1, le=64, description="GPUs busy at once, the measured one included"), Axis("gpus{}")
+    ] = 1
+    concurrent_load: Annotated[
+        ConcurrentLoad, Meta(description="what the other GPUs do meanwhile"), Axis("{}-load")
+    ] = "pipeline"
+    concurrent_placement: Annotated[
+        ConcurrentPlacement,
+        Meta(
+            description="where the other GPUs' processes are bound: "
+            "to their nearest node, to another one, or not at all"
+        ),
+        Axis("{}-load"),
+    ] = "local"
+    num_samples: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=2**31,
+            description="samples of one pass: what is traced, and the most a window holds beyond window_s",
+        ),
+        Axis("n{}"),
+    ] = 1000
+    warmup_samples: Annotated[
+        int, Meta(ge=0, le=2**31, description="samples before the first window, at least"), Axis("warm{}")
+    ] = 100
+    windows: Annotated[
+        int,
+        Meta(ge=1, le=10_000, description="windows of a timed run; its value is their median"),
+        StudyMinimum(9),
+        Axis("windows{}"),
+    ] = 9
+    window_s: Annotated[
+        float, Meta(gt=0, le=60, description="seconds of a window, at least"), StudyMinimum(0.1), Axis("window{}s")
+    ] = 0.1
+    seed: Annotated[
+        int, Meta(ge=0, le=2**31, description="of the samples, the weights and the order"), Axis("seed{}")
+    ] = 0
+    binding: Annotated[
+        Literal["auto", Binding],
+        Meta(description="how a run is bound to its nodes"),
+        Axis(named={"numactl": "bound", "none": "unbound"}),
+    ] = "auto"
+    device: Annotated[Literal["auto", Device], Meta(description="where the model runs")] = "auto"
+    profiler: Annotated[Literal["auto", Profiler], Meta(description="what records the traced run")] = "auto"
+    timeout_s: Annotated[
+        float, Meta(gt=0, le=86_400, description="seconds for the whole process of a run"), StudyMinimum(1)
+    ] = 600.0
+    placement_threshold: Annotated[float, Meta(ge=0, le=1, description="share of pages that must be on the node")] = 1.0
+
+
+class StudySettings(Settings, frozen=True, kw_only=True):
+    """The settings of a cell, and those of the study as a whole."""
+
+    start: Annotated[
+        Start,
+        Meta(description="how a timed run gets its interpreter: a new one, or forked from one that has imported torch"),
+    ] = "exec"
+    repeats: Annotated[int, Meta(ge=1, le=100_000, description="timed runs of each cell")] = 1
+    target_precision: Annotated[
+        float,
+        Meta(ge=0, le=0.5, description="half-width of a penalty that is narrow enough; 0: repeats decide"),
+    ] = 0.0
+    max_repeats: Annotated[
+        int, Meta(ge=1, le=1000, description="timed runs of a cell that target_precision may ask for")
+    ] = 20
+    disturbed_repeats: Annotated[
+        int, Meta(ge=0, le=20, description="blocks measured again where a run of a pair was disturbed")
+    ] = 3
+    margin: Annotated[float, Meta(ge=0.0001, le=0.5, description="a difference below this is the same")] = 0.02
+    measure_link: Annotated[
+        bool, Meta(description="measure each GPU's link from each placement before the first run")
+    ] = True
+    retention: Annotated[Retention, Meta(description="which traces stay")] = "keep"
+
+
+# A cell is known by these across studies, and by each other setting that is not at its default.
+_ALWAYS_IN_KEY = (
+    "gpu", "cpu_node", "mem_node", "image_size", "batch_size", "num_samples", "memory_size_mb", "buffers",
+    "compile_model", "cuda_graph", "dtype", "device", "binding",
+)  # fmt: skip
+# These change how a number is measured, not the number.
+_NEVER_IN_KEY = (
+    "warmup_samples", "windows", "window_s", "seed", "profiler", "timeout_s", "placement_threshold",
+)  # fmt: skip
+
+
+class Cell(Settings, frozen=True, kw_only=True):
+    """One point of the grid, as the study and the workload know it.
+
+    group: cells of one group differ only in node, or in nothing; they are measured side by side and compared.
+    reason: why it cannot run on this host, empty if it can.
+    """
+
+    name: Name
+    gpu: Count
+    gpu_uuid: str | None = None
+    cpu_node: Count
+    mem_node: Count
+    model: Model
+    device: Device
+    profiler: Profiler
+    binding: Binding
+    group: str = ""
+    reason: str = ""
+
+    @property
+    def placement(self) -> tuple[int, int]:
+        """(CPU node, memory node)"""
+        return self.cpu_node, self.mem_node
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(**{key: getattr(self, key) for key in Settings.__struct_fields__})
+
+    @property
+    def key(self) -> str:
+        """The same for the same settings in every study; 12 hex digits. The history finds a cell by it."""
+        values: dict[str, Any] = {key: getattr(self, key) for key in _ALWAYS_IN_KEY}
+        model = self.model
+        values["model"] = {key: getattr(model, key) for key in ("patch_size", "depth", "dim", "heads")}
+        defaults = _IN_KEY_UNLESS_DEFAULT.items()
+        values |= {key: getattr(self, key) for key, default in defaults if getattr(self, key) != default}
+        # By json.dumps, whose spaces are part of what is hashed: another text would begin a new series.
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def family(self) -> str:
+        """Groups of one GPU and model, which differ in settings; they are measured near each other."""
+        return f"gpu{self.gpu}_{self.model.name}"
+
+    @property
+    def batch_shape(self) -> tuple[int, int, int, int]:
+        """(batch, channels, height, width)"""
+        return (self.batch_size, 3, self.image_size, self.image_size)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """(batch, patches + 1, dim); with no compute the input's own shape."""
+        if not self.model.computes:
+            return self.batch_shape
+        patches = (self.image_size // self.model.patch_size) ** 2
+        return (self.batch_size, patches + 1, self.model.dim)
+
+    @property
+    def bytes_per_element(self) -> int:
+        """Of a batch on the link: half-precision studies copy half-precision batches."""
+        return 2 if self.dtype in ("bf16", "fp16") else 4
+
+    @property
+    def copies_in(self) -> bool:
+        """False: the input stays on the device."""
+        return self.direction != "d2h"
+
+    @property
+    def copies_out(self) -> bool:
+        """False: the output stays on the device."""
+        return self.direction != "h2d"
+
+    @property
+    def input_bytes(self) -> int:
+        """Of one batch, copied or not."""
+        return math.prod(self.batch_shape) * self.bytes_per_element
+
+    @property
+    def output_bytes(self) -> int:
+        """Of one batch, copied or not."""
+        return math.prod(self.output_shape) * self.bytes_per_element
+
+    @property
+    def bytes_in_per_batch(self) -> int:
+        """On the link."""
+        return self.input_bytes if self.copies_in else 0
+
+    @property
+    def bytes_out_per_batch(self) -> int:
+        """On the link."""
+        return self.output_bytes if self.copies_out else 0
+
+    @property
+    def batches_per_pass(self) -> int:
+        return -(-self.num_samples // self.batch_size)
+
+
+_IN_KEY_UNLESS_DEFAULT = {
+    setting.name: setting.default
+    for setting in msgspec.structs.fields(Settings)
+    if setting.name not in (*_ALWAYS_IN_KEY, *_NEVER_IN_KEY)
+}
+
+
+class Slot(Record, frozen=True, kw_only=True):
+    """One run in its place. block counts from 1, position from 0 over the whole study."""
+
+    cell: Name
+    repeat: Repeat
+    block: Count
+    position: Count
+    group: str = ""
+
+    @property
+    def is_traced(self) -> bool:
+        return self.repeat == TRACED
+
+    @property
+    def run(self) -> str:
+        """The name of its run, and of the run's files."""
+        return run_name(self.cell, self.repeat)
+
+
+def run_name(cell: str, repeat: int | str) -> str:
+    return f"{cell}_{TRACED}" if repeat == TRACED else f"{cell}_r{repeat}"
+
+
+class Grid(Record, frozen=True, kw_only=True, dict=True):
+    """grid.json: the cells, and every run in measuring order."""
+
+    cells: Annotated[tuple[Cell, ...], Meta(min_length=1)]
+    order: tuple[Slot, ...]
+
+    def __post_init__(self) -> None:
+        if len(self._cells) != len(self.cells):
+            raise ValueError("two cells have the same name")
+        if foreign := next((slot.cell for slot in self.order if slot.cell not in self._cells), None):
+            raise ValueError(f"the order names a cell that is not in the grid: {foreign}")
+
+    @cached_property
+    def _cells(self) -> dict[str, Cell]:
+        return {cell.name: cell for cell in self.cells}
+
+    @cached_property
+    def _slots(self) -> dict[tuple[str, int | str], Slot]:
+        return {(slot.cell, slot.repeat): slot for slot in self.order}
+
+    def cell(self, name: str) -> Cell:
+        return self._cells[name]
+
+    def slot(self, cell: str, repeat: int | str) -> Slot:
+        return self._slots[cell, repeat]
+
+    def asked(self, repeats: int) -> list[Slot]:
+        """The runs that every cell has: its first repeats and the traced run. Later ones are measured on demand."""
+        return [slot for slot in self.order if isinstance(slot.repeat, str) or slot.repeat <= repeats]
+
+
+class ListedModel(Record, frozen=True, kw_only=True):
+    """A model as a study file lists it."""
+
+    model: str
+    heads: Count
+
+
+class Study(StudySettings, frozen=True, kw_only=True):
+    """study.yaml of a run directory: the study with its overrides, and what was auto filled in for this host.
+
+    axes, zip, exclude, include: as in a study file (docs/axes.md). night: the date a nightly study is for.
+    again_of: the run directory of which this one measures some cells once more.
+    """
+
+    name: Name
+    question: str = ""
+    gpu_ids: tuple[Count, ...] | Literal["all"] = "all"
+    placements: tuple[Placement, ...] | Literal["all"] = "all"
+    models: tuple[ListedModel, ...] = ()
+    axes: dict[str, tuple[Any, ...]] = msgspec.field(default_factory=dict)
+    zip: tuple[dict[str, tuple[Any, ...]], ...] = ()
+    exclude: tuple[dict[str, tuple[Any, ...]], ...] = ()
+    include: tuple[dict[str, tuple[Any, ...]], ...] = ()
+    device: Device
+    profiler: Profiler
+    binding: Binding
+    binding_reason: str = ""
+    created_by: str = ""
+    night: str = ""
+    again_of: str = ""
+
+    @property
+    def settings(self) -> StudySettings:
+        return StudySettings(**{key: getattr(self, key) for key in StudySettings.__struct_fields__})
+
+    @property
+    def most_repeats(self) -> int:
+        """Repeats that have a place in the order: asked for, allowed by target_precision, and for disturbed pairs."""
+        wanted = max(self.repeats, self.max_repeats) if self.target_precision else self.repeats
+        return wanted + self.disturbed_repeats
