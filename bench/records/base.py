@@ -63,7 +63,7 @@ def read(path: Path, kind: type[Kind]) -> Kind:
 def convert(value: Any, kind: type[Kind]) -> Kind:
     """The record in plain values, as YAML or SQLite give them. Raise DamagedRecord."""
     try:
-        return msgspec.convert(value, type=kind)
+        return msgspec.convert(value, type=kind, str_keys=True)
     except msgspec.ValidationError as error:
         raise DamagedRecord(str(error)) from None
 
