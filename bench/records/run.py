@@ -19,6 +19,7 @@ from bench.records.base import (
     plain,
     read,
 )  # fmt: skip
+from bench.records.host import Probe
 
 # 2: typed records; reasons of doubt and of disturbance have a kind.
 SCHEMA = 2
@@ -507,6 +508,33 @@ class Link(Stage, frozen=True, kw_only=True):
     command: list[str] = []
     log_tail: list[str] = []
     result: LinkResult | None = None
+
+
+# Stages of a whole study. state: RunDirectory.state() when it was written; with another state it is out of date.
+
+
+class ProbeStage(Stage, frozen=True, kw_only=True):
+    """probe_before.json and probe_after.json: measured locality before the first run and after the last."""
+
+    state: str = ""
+    found: Probe
+
+
+class Demand(Stage, frozen=True, kw_only=True):
+    """demand.json: timed repeats by cell, for the cells that need more than the study's repeats.
+
+    state: "" while the runs that were asked for are still being measured.
+    """
+
+    state: str = ""
+    repeats: dict[str, Count] = {}
+
+
+class ReportStage(Stage, frozen=True, kw_only=True):
+    """report.json: the report was written. in_history: whether the study could be added to the history."""
+
+    state: str = ""
+    in_history: bool = True
 
 
 class ChildReport(Record, frozen=True, kw_only=True):
