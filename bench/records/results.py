@@ -1,0 +1,715 @@
+"""results.json, schema 2: every cell with its outcome, the comparisons between cells, and what they rest on.
+
+Numbers and enums only. A field `text` holds the English of its entry for readers of the file: bench.report.text fills
+it in when the file is written, and nothing reads it back.
+"""
+
+from enum import StrEnum
+
+from bench.records.base import Record, Repeat
+from bench.records.host import Check, Fingerprint, FingerprintChange, LocalityChange, Probed, Topology
+from bench.records.run import Disturbance, Doubt, Latency, LinkCopy, Outcome, Placement, Stages
+from bench.records.study import Model, Settings, Study
+from bench.records.trace import Metrics
+
+SCHEMA = 2
+
+# Ends of an interval; not limited, because those of a penalty reach -1e304 where nothing is known.
+Interval = tuple[float, float]
+Value = str | int | float | bool | None
+Values = dict[str, Value]
+
+
+class NoiseClass(StrEnum):
+    """Variances are pooled within a class and never across; not at all where it is unknown."""
+
+    LAUNCH_BOUND = "launch-bound"
+    DEVICE_BOUND = "device-bound"
+    UNKNOWN = "unknown"
+
+
+class PenaltyClass(StrEnum):
+    """By the measured regime; launch-bound and stalled cells have none, as neither copies nor kernels limit them."""
+
+    MEMORY_BOUND = "memory-bound"
+    BALANCED = "balanced"
+    COMPUTE_BOUND = "compute-bound"
+
+
+class CellState(StrEnum):
+    """How far a cell has come; what is only missing is not a failure."""
+
+    DONE = "done"
+    FAILED = "failed"
+    NOT_STARTED = "not_started"
+    STARTED = "started"
+    NOT_TRACED = "not_traced"
+    TRACE_NOT_READ = "trace_not_read"
+
+
+class Term(StrEnum):
+    """What limits the time per batch; buffers: copy and compute of one device buffer."""
+
+    H2D = "h2d"
+    COMPUTE = "compute"
+    D2H = "d2h"
+    ISSUE = "issue"
+    BUFFERS = "buffers"
+    PREPARE = "prepare"
+
+
+class Verdict(StrEnum):
+    SAME = "SAME"
+    SLOWER = "SLOWER"
+    FASTER = "FASTER"
+    UNDECIDED = "UNDECIDED"
+    NOT_RESOLVABLE = "NOT RESOLVABLE"
+
+
+class Reason(StrEnum):
+    """Why a comparison has its verdict."""
+
+    WITHIN_MARGIN = "within_margin"
+    DIFFERENT = "different"
+    ONE_PAIR = "one_pair"
+    FEW_REPEATS = "few_repeats"
+    TOO_MANY_REPEATS_NEEDED = "too_many_repeats_needed"
+    UNINFORMATIVE = "uninformative"
+    NOT_MEASURED = "not_measured"
+
+
+class Remedy(StrEnum):
+    """What would make a comparison decidable."""
+
+    REPEAT = "repeat"
+    SEE_FAILED_RUNS = "see_failed_runs"
+    USE_CUDA_GRAPH = "use_cuda_graph"
+    RAISE_BATCH_SIZE = "raise_batch_size"
+    FIND_DISTURBANCE = "find_disturbance"
+
+
+class CellRemarkKind(StrEnum):
+    """The fields of a CellRemark that each kind has."""
+
+    PROFILER_CHANGED_RATE = "profiler_changed_rate"  # ratio: traced over timed throughput
+    HOST_CLOCK_DIFFERS = "host_clock_differs"  # ratio: host's timer over trace
+    EVENT_CLOCK_DIFFERS = "event_clock_differs"  # ratio: events over trace
+    BOUND_ABOVE_MEASURED = "bound_above_measured"  # term; ratio: the term in isolation over the measured time
+    WARMUP_NOT_SETTLED = "warmup_not_settled"  # count of total runs; ratio: largest spread of the last windows
+    DISTURBED_EXCLUDED = "disturbed_excluded"  # count of total runs
+
+
+class PenaltyKind(StrEnum):
+    """What is remote: CPU and memory, or one of them."""
+
+    NODE = "node"
+    CPU = "cpu"
+    MEMORY = "memory"
+
+
+class Contrast(StrEnum):
+    """Effects of a complete 2x2 design."""
+
+    CPU = "cpu"
+    MEMORY = "memory"
+    INTERACTION = "interaction"
+
+
+class LocalSource(StrEnum):
+    """How the local node is known: the topology, a measurement, or neither (the lowest node is the reference)."""
+
+    REPORTED = "reported"
+    MEASURED = "measured"
+    REFERENCE = "reference"
+
+
+class AxisState(StrEnum):
+    """matters: some line differs after correction; same: all lines are SAME."""
+
+    MATTERS = "matters"
+    SAME = "same"
+    UNDECIDED = "undecided"
+    NOT_MEASURED = "not_measured"
+
+
+class UndecidedReason(StrEnum):
+    """one_pair: no uncertainty is known; probable: a line differs, but not after correction."""
+
+    ONE_PAIR = "one_pair"
+    PROBABLE = "probable"
+    NOISE = "noise"
+
+
+# Cells
+
+
+class PeerRates(Record, frozen=True, kw_only=True):
+    """A process that loaded another GPU during one run; nodes are None where it was not bound."""
+
+    gpu: int
+    cpu_node: int | None
+    mem_node: int | None
+    status: Outcome
+    throughput_samples_s: float | None
+    h2d_gb_s: float | None
+    d2h_gb_s: float | None
+    placement: Placement | None
+
+
+class PeerMeans(Record, frozen=True, kw_only=True):
+    """The same over the timed runs of a cell: geometric means of the runs that have a rate."""
+
+    gpu: int
+    cpu_node: int | None
+    mem_node: int | None
+    runs: int
+    failed: int
+    throughput_samples_s: float | None
+    h2d_gb_s: float | None
+    d2h_gb_s: float | None
+
+
+class CellRun(Record, frozen=True, kw_only=True):
+    run: str
+    repeat: Repeat
+    status: Outcome
+    reason: str
+    block: int | None
+    position: int | None
+    attempts: int | None
+    wall_s: float | None
+    throughput_samples_s: float | None
+    placement: Placement | None
+    disturbed: bool
+    started_at: str | None
+    peers: tuple[PeerRates, ...] = ()
+
+
+class Extremes(Record, frozen=True, kw_only=True):
+    least: float
+    most: float
+
+
+class TransferBytes(Record, frozen=True, kw_only=True):
+    h2d: int
+    d2h: int
+
+
+class Clocks(Record, frozen=True, kw_only=True):
+    """host_over_trace: the traced pass by the host's timer over the window of its trace, the same run.
+
+    events_over_trace: median latency by CUDA events of the timed runs over that of the trace, which is another run;
+    events_comparable: the profiler did not change the throughput. A ratio is None where one of the two is not known.
+    """
+
+    host_over_trace: float | None
+    events_over_trace: float | None
+    events_comparable: bool
+    host_differs: bool
+    events_differ: bool
+
+
+class Bound(Record, frozen=True, kw_only=True):
+    """The shortest possible time per batch and its terms. limit: the largest term; batch_us: the measured time.
+
+    efficiency: bound_us / batch_us; None where the bound is longer by more than noise, because no pipeline beats its
+    bound: something slowed a stage while it was measured in isolation.
+    """
+
+    bound_us: float
+    terms_us: dict[Term, float]
+    limit: Term
+    batch_us: float
+    efficiency: float | None
+
+    @property
+    def is_above_measured(self) -> bool:
+        return self.efficiency is None
+
+
+class CellRemark(Record, omit_defaults=True, frozen=True, kw_only=True):
+    """What a reader should know of a cell before using its numbers; which fields a kind has: see CellRemarkKind."""
+
+    kind: CellRemarkKind
+    ratio: float | None = None
+    count: int | None = None
+    total: int | None = None
+    term: Term | None = None
+    text: str = ""
+
+
+class MeasuredCell(Record, frozen=True, kw_only=True):
+    """A cell of the grid with its runs, export and metrics.
+
+    occurrence: 0, or 1 and more for a further cell with the same settings. reason, advice, log_tail: of the record
+    that failed, as it was raised. throughput_samples_s: geometric mean over the timed runs that count, throughput_runs;
+    throughput_spread: their relative standard deviation. perturbation: traced over timed throughput.
+    """
+
+    name: str
+    key: str
+    gpu: int
+    gpu_uuid: str | None
+    cpu_node: int
+    mem_node: int
+    model: Model
+    settings: Settings
+    occurrence: int = 0
+    group: str = ""
+    outcome: Outcome = Outcome.MISSING
+    state: CellState = CellState.NOT_STARTED
+    reason: str = ""
+    advice: str = ""
+    log_tail: tuple[str, ...] = ()
+    failed_run: str | None = None
+    failed_repeat: Repeat | None = None
+    throughput_samples_s: float | None = None
+    throughput_spread: float | None = None
+    throughput_runs: tuple[float, ...] = ()
+    penalty_class: PenaltyClass | None = None
+    latency_us: Latency | None = None
+    solo_us: Stages | None = None
+    compile_s: Extremes | None = None
+    issue_us: float | None = None
+    buffer_layout: str = "separate"
+    bytes_per_batch: TransferBytes | None = None
+    metrics: Metrics | None = None
+    perturbation: float | None = None
+    clocks: Clocks | None = None
+    peers: tuple[PeerMeans, ...] = ()
+    runs: tuple[CellRun, ...] = ()
+    bound: Bound | None = None
+    efficiency_solo: float | None = None
+    noise_class: NoiseClass = NoiseClass.UNKNOWN
+    remarks: tuple[CellRemark, ...] = ()
+    text: str = ""
+
+
+# Comparisons
+
+
+class Judged(Record, frozen=True, kw_only=True):
+    """A comparison and its verdict.
+
+    pairs: blocks that both sides have. interval: None where one pair has no spread. mde: the smallest penalty that
+    would be found with power 0.8. repeats_needed: that would decide. headline: the difference holds after Holm's
+    correction over the study. hint: the English of remedy; like text it is filled in when the file is written.
+    """
+
+    verdict: Verdict | None = None
+    reason: Reason = Reason.NOT_MEASURED
+    remedy: Remedy | None = Remedy.SEE_FAILED_RUNS
+    interval: Interval | None = None
+    pairs: int = 0
+    mde: float | None = None
+    repeats_needed: int | None = None
+    p_difference: float | None = None
+    headline: bool = False
+    noise_class: NoiseClass = NoiseClass.UNKNOWN
+    text: str = ""
+    hint: str = ""
+
+
+class Effect(Judged, frozen=True, kw_only=True):
+    """One contrast of a 2x2 design, as a penalty."""
+
+    penalty: float
+
+
+class Penalty(Judged, frozen=True, kw_only=True):
+    """What a placement costs against the GPU's local node: 1 - throughput remote / local, interval likewise.
+
+    settings: what tells a reader which configuration this is. p_adjusted: p_difference after Holm's correction.
+    effects: of a complete 2x2 design, on the entry where CPU and memory are remote.
+    """
+
+    gpu: int
+    model: str
+    settings: Values
+    local_node: int
+    remote_node: int
+    remote_cpu_node: int
+    kind: PenaltyKind
+    local_source: LocalSource
+    local_cell: str
+    remote_cell: str
+    disturbed_pairs: int
+    penalty: float | None = None
+    p_adjusted: float | None = None
+    effects: dict[Contrast, Effect] | None = None
+
+
+class Line(Judged, frozen=True, kw_only=True):
+    """A cell against the one that differs in one axis alone, paired by block.
+
+    model: its name; along a part of its shape what the series shares, as vit32x*x512. settings: what both cells have
+    that is not the study's own. effect: throughput over that of the base - 1, negative is slower; interval likewise.
+    failed_cell: the cell without timed runs, where nothing was compared.
+    """
+
+    name: str
+    base_cell: str
+    gpu: int
+    cpu_node: int
+    mem_node: int
+    model: str
+    settings: Values
+    value: Values
+    effect: float | None = None
+    failed_cell: str | None = None
+
+
+class ModelSummary(Record, frozen=True, kw_only=True):
+    """One value of an axis for one model, over its combinations with other settings, nodes and GPUs.
+
+    low, high: of the lines that differ or, where none does, of all. interval: of a single line. bound: no line
+    differs by more; None where one has no interval. lines: how many were compared.
+    """
+
+    model: str
+    state: AxisState
+    undecided_reason: UndecidedReason | None
+    low: float | None
+    high: float | None
+    interval: Interval | None
+    bound: float | None
+    lines: int
+    text: str = ""
+
+
+class ValueSummary(Record, frozen=True, kw_only=True):
+    value: Values
+    models: tuple[ModelSummary, ...]
+    text: str = ""
+
+
+class AxisComparison(Record, frozen=True, kw_only=True):
+    """Every value of a swept axis against the base.
+
+    keys: settings that change together, mostly one; axis: their names joined. size: largest
+    |ln(throughput / base)| of the lines that differ after correction; bound: no line differs by more, where all are
+    SAME.
+    """
+
+    axis: str
+    keys: tuple[str, ...]
+    base: Values
+    values: tuple[Values, ...]
+    lines: tuple[Line, ...]
+    summary: tuple[ValueSummary, ...]
+    state: AxisState
+    undecided_reason: UndecidedReason | None
+    size: float
+    bound: float | None
+
+
+class Execution(Record, frozen=True, kw_only=True):
+    """One set of execution settings of a model: those that differ from the study's own; is_base: none does."""
+
+    cell: str
+    settings: Values
+    dtype: str
+    is_base: bool
+
+
+class Fastest(Record, frozen=True, kw_only=True):
+    """The fastest execution settings of a model, place and workload that was measured with several.
+
+    settings: of the workload, what all candidates have that is not the study's own. candidates: how many were measured.
+    effect, interval: against the base (None where that was not measured or is the fastest). pairs: the most of its
+    comparisons. rivals: those not significantly slower. same_dtype: the like among those with the study's own dtype,
+    None where that is the fastest one's.
+    """
+
+    cell: str
+    gpu: int
+    cpu_node: int
+    mem_node: int
+    model: str
+    settings: Values
+    execution: Execution
+    candidates: int
+    throughput_samples_s: float
+    base_cell: str | None
+    effect: float | None
+    interval: Interval | None
+    pairs: int
+    rivals: tuple[Execution, ...]
+    same_dtype: "Fastest | None" = None
+
+
+class Sum(Record, frozen=True, kw_only=True):
+    """Geometric mean over runs of a sum over GPUs."""
+
+    value: float | None
+    interval: Interval | None
+
+
+class Total(Record, frozen=True, kw_only=True):
+    """Over all busy GPUs, from the runs in which every one gave a figure."""
+
+    runs: int
+    throughput_samples_s: Sum
+    h2d_gb_s: Sum
+    d2h_gb_s: Sum
+
+
+class Contention(Record, frozen=True, kw_only=True):
+    """A cell during which several GPUs were busy, or one in isolation that these are compared with.
+
+    busy_gpus: the measured one included. load, placement: of the others, None in isolation. throughput and rates: of
+    the measured GPU. settings: that are not the study's own, concurrency left out. isolated: the comparison with the
+    cell in isolation.
+    """
+
+    cell: str
+    gpu: int
+    cpu_node: int
+    mem_node: int
+    model: str
+    settings: Values
+    busy_gpus: int
+    load: str | None
+    placement: str | None
+    throughput_samples_s: float | None
+    h2d_gb_s: float | None
+    d2h_gb_s: float | None
+    isolated: Line | None
+    total: Total
+    peers: tuple[PeerMeans, ...]
+
+
+class Prediction(Record, frozen=True, kw_only=True):
+    """The penalty of remote memory that the stages in isolation predict, with its bracket.
+
+    agrees: bracket and observed interval miss each other by no more than the study's margin.
+    """
+
+    remote_cell: str
+    predicted: float
+    low: float
+    high: float
+    agrees: bool
+
+
+class HiddenCopies(Record, frozen=True, kw_only=True):
+    """Where the copy stops being hidden behind compute, over batch sizes of one model.
+
+    batch_size: where it stops, by interpolation between the last hidden and the first exposed size; None where the
+    sizes measured do not bracket it. computes: there is compute that could hide a copy. Each measured size is in one
+    of the lists.
+    """
+
+    cells: tuple[str, ...]
+    computes: bool
+    batch_size: float | None
+    hidden: tuple[int, ...]
+    exposed: tuple[int, ...]
+    cpu_paced: tuple[int, ...]
+    text: str = ""
+
+
+# What the numbers rest on
+
+
+class LinkEntry(Record, frozen=True, kw_only=True):
+    """The microbenchmarks of one GPU and placement; None where something was not measured, reasons says why."""
+
+    name: str
+    gpu: int
+    cpu_node: int
+    mem_node: int
+    status: Outcome
+    reason: str
+    device: str | None = None
+    placement: Placement | None = None
+    copies: tuple[LinkCopy, ...] = ()
+    nvbandwidth_h2d_gb_s: float | None = None
+    nvbandwidth_d2h_gb_s: float | None = None
+    small_copy_us: float | None = None
+    launch_us: float | None = None
+    reasons: dict[str, str] = {}
+
+
+class ForeignFingerprint(Record, frozen=True, kw_only=True):
+    """Runs under another fingerprint than the study's. changes: from the study's fingerprint (before) to theirs."""
+
+    runs: tuple[str, ...]
+    changes: tuple[FingerprintChange, ...]
+
+
+class Trust(Record, frozen=True, kw_only=True):
+    """Counts and names of the runs that are ok; timed_ok of them are timed.
+
+    proved: runs whose certificate says so; unproved: names of the others, unproved_reasons: why, by name.
+    monitored: runs with a monitor; throttling_unknown: those of them whose GPU does not report throttling.
+    noise: by noise class the median over cells of the relative standard deviation between runs of a cell.
+    noise_floor: what an earlier SelfCheck of this host measured.
+    """
+
+    runs_ok: int
+    timed_ok: int
+    proved: int
+    unproved: tuple[str, ...]
+    unproved_reasons: dict[str, tuple[Doubt, ...]]
+    monitored: int
+    throttling_unknown: tuple[str, ...]
+    throttled: tuple[str, ...]
+    disturbed: tuple[str, ...]
+    disturbed_by: dict[str, tuple[Disturbance, ...]]
+    noise: dict[NoiseClass, float]
+    noise_floor: float | None
+    foreign_fingerprints: tuple[ForeignFingerprint, ...]
+
+
+class Drift(Record, frozen=True, kw_only=True):
+    """change: relative change of throughput from the first run to the last, as a straight line.
+
+    range: highest less lowest fifth of the study (by time), which also shows a step or a warm-up. Both are fractions.
+    """
+
+    change: float
+    interval: Interval
+    range: float
+    runs: int
+
+
+class Counts(Record, frozen=True, kw_only=True):
+    """runs: those that the study asks for; outcomes: of cells that are not ok."""
+
+    cells: int
+    ok: int
+    runs: int
+    runs_ok: int
+    outcomes: dict[Outcome, int] = {}
+
+
+class Locality(Record, frozen=True, kw_only=True):
+    """What the probe found on each GPU; changes: between the start and the end of the study, if repeated."""
+
+    gpus: tuple[Probed, ...] = ()
+    error: str = ""
+    can_hold: bool | None = None
+    repeated: bool = False
+    changes: tuple[LocalityChange, ...] = ()
+
+
+class Damage(Record, frozen=True, kw_only=True):
+    """A record that could not be read. path: relative to the run directory."""
+
+    path: str
+    what: str
+
+
+class Rules(Record, frozen=True, kw_only=True):
+    """What the comparisons were judged by: a difference below margin is the same."""
+
+    margin: float
+    max_repeats: int
+    confidence: float
+
+
+class Results(Record, frozen=True, kw_only=True):
+    """study: resolved, as it was frozen. busy_s: wall time of all runs, measured_s: of it in measured windows.
+
+    device_names: by GPU index. duration_s: from the first run to the last, a pause included.
+    """
+
+    schema: int = SCHEMA
+    study: Study
+    study_name: str
+    run_directory: str
+    created_at: str
+    invocation: str
+    host: str
+    fingerprint: Fingerprint
+    topology: Topology
+    locality: Locality
+    preflight: tuple[Check, ...]
+    device: str
+    device_names: dict[str, str]
+    binding: str | None
+    rules: Rules
+    counts: Counts
+    duration_s: float
+    busy_s: float
+    measured_s: float
+    trust: Trust
+    damaged: tuple[Damage, ...]
+    cells: tuple[MeasuredCell, ...]
+    penalties: tuple[Penalty, ...]
+    predictions: tuple[Prediction, ...]
+    hidden_copies: tuple[HiddenCopies, ...]
+    comparisons: tuple[AxisComparison, ...]
+    fastest: tuple[Fastest, ...]
+    contention: tuple[Contention, ...]
+    links: tuple[LinkEntry, ...]
+    drift: Drift | None
+
+
+# Beside results.json
+
+
+class FailedCell(Record, frozen=True, kw_only=True):
+    cell: str
+    run: str | None
+    outcome: Outcome
+    reason: str
+    advice: str
+
+
+class Summary(Record, frozen=True, kw_only=True):
+    """experiment_summary.json."""
+
+    schema: int = SCHEMA
+    study_name: str
+    run_directory: str
+    created_at: str
+    invocation: str
+    host: str
+    device: str
+    counts: Counts
+    success_rate: float
+    duration_s: float
+    busy_s: float
+    measured_s: float
+    failures: tuple[FailedCell, ...]
+
+
+class SelfComparison(Judged, frozen=True, kw_only=True):
+    """A cell against its twin: (twin, first cell of its kind)."""
+
+    cells: tuple[str, str]
+    penalty: float
+
+
+class ProcessSpread(Record, frozen=True, kw_only=True):
+    """Relative standard deviation of throughput between the processes of one model on one GPU and placement.
+
+    upper: its upper 80 % bound.
+    """
+
+    gpu: int
+    cpu_node: int
+    mem_node: int
+    model: str
+    noise_class: NoiseClass
+    runs: int
+    spread: float
+    upper: float
+
+
+class SelfCheck(Record, frozen=True, kw_only=True):
+    """Cells compared with themselves. false_differences: pairs called SLOWER or FASTER.
+
+    noise_floor: by model the largest upper bound of its spreads. study, measured_at: as remembered for the host.
+    """
+
+    comparisons: tuple[SelfComparison, ...]
+    false_differences: tuple[tuple[str, str], ...]
+    intervals_without_zero: int
+    spreads: tuple[ProcessSpread, ...]
+    noise_floor: dict[str, float]
+    study: str = ""
+    measured_at: str = ""
+    text: str = ""
