@@ -21,8 +21,7 @@ Number = Annotated[float, Meta(gt=-_LARGEST, lt=_LARGEST)]
 Positive = Annotated[float, Meta(gt=0, lt=_LARGEST)]
 # What may become part of a path, whoever wrote it: no separator, not hidden, not "..".
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,+=-]{0,254}(?!\n)$")]
-
-# Which run of a cell: the number of a timed one, or the one that was traced.
+# The index of a timed run of a cell, or the traced one.
 Repeat = Annotated[int, Meta(ge=1, lt=1_000_000)] | Literal["traced"]
 
 

@@ -18,8 +18,9 @@ from bench.records.base import (
     Repeat,
     plain,
     read,
-)  # fmt: skip
+)
 from bench.records.host import Probe
+from bench.records.study import TRACED, run_name  # fmt: skip
 
 # 2: typed records; reasons of doubt and of disturbance have a kind.
 SCHEMA = 2
@@ -198,7 +199,7 @@ class HostBuffers(Record, frozen=True, kw_only=True):
 # The placement certificate.
 
 
-class Placement(StrEnum):
+class PlacementVerdict(StrEnum):
     """PROVED: every observation agrees with the cell. MISPLACED: one contradicts it.
 
     UNPROVED: none contradicts it, but not everything could be observed. NOT_BOUND: there is nothing to prove.
@@ -278,7 +279,7 @@ class Certificate(Record, frozen=True, kw_only=True):
     cpus_seen: batches issued from each CPU. share_on_node: share of each buffer's pages on the cell's memory node.
     """
 
-    verdict: Placement | None = None
+    verdict: PlacementVerdict | None = None
     reasons: list[Doubt] = []
     not_covered: list[str] = []
     binding: str = ""
@@ -440,13 +441,12 @@ class Run(Stage, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.ok and self.result is None:
             raise ValueError("status ok, but no result")
-        label = "traced" if self.repeat == "traced" else f"r{self.repeat}"
-        if self.run != f"{self.cell}_{label}":
+        if self.run != run_name(self.cell, self.repeat):
             raise ValueError("run, cell and repeat contradict each other")
 
     @property
     def timed(self) -> bool:
-        return self.repeat != "traced"
+        return self.repeat != TRACED
 
     @property
     def throughput(self) -> float | None:

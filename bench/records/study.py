@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import force_setattr
 
-from bench.records.base import Count, Name, Record
+from bench.records.base import Count, Name, Record, Repeat
 
 Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
 CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
@@ -32,8 +32,6 @@ Start = Literal["exec", "fork"]
 Retention = Literal["keep", "failed", "none"]
 
 TRACED: Literal["traced"] = "traced"
-# The index of a timed run of a cell, or the traced one.
-Repeat = Annotated[int, Meta(ge=1, lt=1_000_000)] | Literal["traced"]
 # (CPU node, memory node)
 Placement = tuple[Count, Count]
 
