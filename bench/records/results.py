@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from bench.records.base import Record, Repeat
 from bench.records.host import Check, Fingerprint, FingerprintChange, LocalityChange, Probed, Topology
-from bench.records.run import Disturbance, Doubt, Latency, LinkCopy, Outcome, Placement, Stages
+from bench.records.run import Disturbance, Doubt, Latency, LinkCopy, Outcome, PlacementVerdict, Stages
 from bench.records.study import Model, Settings, Study
 from bench.records.trace import Metrics
 
@@ -153,7 +153,7 @@ class PeerRates(Record, frozen=True, kw_only=True):
     throughput_samples_s: float | None
     h2d_gb_s: float | None
     d2h_gb_s: float | None
-    placement: Placement | None
+    placement: PlacementVerdict | None
 
 
 class PeerMeans(Record, frozen=True, kw_only=True):
@@ -179,7 +179,7 @@ class CellRun(Record, frozen=True, kw_only=True):
     attempts: int | None
     wall_s: float | None
     throughput_samples_s: float | None
-    placement: Placement | None
+    placement: PlacementVerdict | None
     disturbed: bool
     started_at: str | None
     peers: tuple[PeerRates, ...] = ()
@@ -522,7 +522,7 @@ class LinkEntry(Record, frozen=True, kw_only=True):
     status: Outcome
     reason: str
     device: str | None = None
-    placement: Placement | None = None
+    placement: PlacementVerdict | None = None
     copies: tuple[LinkCopy, ...] = ()
     nvbandwidth_h2d_gb_s: float | None = None
     nvbandwidth_d2h_gb_s: float | None = None

@@ -20,7 +20,7 @@ from bench.records.base import (
     read,
 )
 from bench.records.host import Probe
-from bench.records.study import TRACED, run_name  # fmt: skip
+from bench.records.study import TRACED, run_name
 
 # 2: typed records; reasons of doubt and of disturbance have a kind.
 SCHEMA = 2
