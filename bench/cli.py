@@ -1,4 +1,4 @@
-"""The command numastudy: everything about a study that is not running it."""
+"""The command line."""
 
 import json
 import sys
@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from bench.cluster.directory import ClusterDirectory, is_cluster
+from bench.cluster.report import headline, make_cluster_report
+from bench.cluster.slurm import choose_hosts
+from bench.cluster.status import render
+from bench.cluster.status import status as status_of_command
+from bench.cluster.submit import Asked, dry_run
+from bench.cluster.submit import submit as submit_of_command
 from bench.errors import StudyError
+from bench.study.load import Study
 from bench.study.settings import OVERRIDES
 
+# --- cli
+# The command numastudy: everything about a study that is not running it.
+
 if TYPE_CHECKING:
-    from bench.study.study import Study
+    from bench.study.load import Study
 
 _OUTPUT_DIR = click.option(
     "--output-dir",
@@ -65,7 +76,7 @@ def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def load_given(study: str, config_file: Path | None, given: dict[str, str | None]) -> "Study":
     """Raise StudyError."""
-    from bench.study.study import load_study
+    from bench.study.load import load_study
 
     if study == "Study" and config_file is None:
         raise StudyError("Study needs a file", "Study", "add --config-file FILE, or the name of one that ships")
@@ -183,7 +194,7 @@ def compare(base: str, new: str, output: str | None, margin: float, max_repeats:
 
     BASE and NEW are run directories, results.json, or results.db[?condition on cells].
     """
-    from bench.results.compare import compare_command
+    from bench.compare import compare_command
 
     text, code = compare_command(base, new, output or "text", margin, max_repeats, force)
     click.echo(text)
@@ -194,8 +205,8 @@ def compare(base: str, new: str, output: str | None, margin: float, max_repeats:
 @click.argument("run_dir", type=click.Path(path_type=Path))
 def report(run_dir: Path) -> None:
     """Make the report of RUN_DIR again from what is stored there. Measures nothing."""
-    from bench.results.make import make_report
-    from bench.results.tables import cells_table
+    from bench.report.build import make_report
+    from bench.report.tables import cells_table
     from bench.study.frozen import check_run_directory
 
     check_run_directory(run_dir)
@@ -236,7 +247,6 @@ def submit(
     STUDY and the options in JSON are as for plan. The same command again submits what is missing, and nothing that
     runs or is done.
     """
-    from bench.cluster.command import submit_command
     from bench.cluster.submit import Asked
 
     asked = Asked(nodes, nodelist, count, constraint, scheduler, options, template)
@@ -249,7 +259,6 @@ def submit(
 @click.option("--report", "with_report", is_flag=True, help="make the report of all hosts now")
 def status(run_dir: Path, as_json: bool, with_report: bool) -> None:
     """Print where each host of RUN_DIR stands: runs, state of its job, and why a host is not done."""
-    from bench.cluster.command import status_command
 
     click.echo(status_command(run_dir, as_json, with_report))
 
@@ -271,7 +280,7 @@ def history(
     output_dir: Path, study: str, host: str, since: datetime | None, as_json: bool, page: bool, add: tuple[Path, ...]
 ) -> None:
     """List the finished studies of an output directory, newest first, from its history.db."""
-    from bench.results.history.command import history_command
+    from bench.history.query import history_command
     from bench.study.frozen import check_run_directory
 
     for run_dir in add:
@@ -295,7 +304,35 @@ def history(
 @click.option("--outputs-port", type=_PORT, default=8083, show_default=True, help="of logs and reports")
 def ui(state: Path, outputs: Path, port: int, outputs_port: int) -> None:
     """Serve luigi's page and the outputs on 127.0.0.1 until Ctrl-C."""
-    from bench.study.shipped import configs_folder
+    from bench.study.load import configs_folder
     from bench.ui import serve
 
     sys.exit(serve(state, outputs, configs_folder().parent / "luigi.cfg", port, outputs_port))
+
+
+# --- command
+# numastudy submit and numastudy status, from plain values to text.
+
+def submit_command(study: Study, asked: Asked, output_dir: Path, fresh: bool, only_print: bool) -> str:
+    """Raise StudyError."""
+    hosts = choose_hosts(asked.nodes, asked.nodelist, asked.count, asked.constraint)
+    if only_print:
+        return dry_run(study, hosts, asked, output_dir).rstrip()
+    directory, said = submit_of_command(study, hosts, asked, output_dir, fresh)
+    width = max(map(len, said))
+    lines = [f"{host:{width}}  {what}" for host, what in said.items()]
+    return "\n".join([*lines, "", f"numastudy status {directory.path}"])
+
+
+def status_command(path: Path, as_json: bool, report: bool) -> str:
+    """report: make the report of all hosts first. Raise StudyError."""
+    said = ""
+    if report:
+        if not is_cluster(path):
+            raise StudyError(
+                "not the folder of a study on many hosts", str(path), "numastudy report is for that of one"
+            )
+        directory = ClusterDirectory(path)
+        said = f"\n{headline(make_cluster_report(directory))}\nreport: {directory.report}"
+    found = status_of_command(path)
+    return json.dumps(found.as_json(), indent=1) if as_json else render(found) + said

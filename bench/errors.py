@@ -1,5 +1,9 @@
-"""The errors a user may see. Each says what happened, where, and what to do next."""
+"""StudyError, TraceError, ProbeError, BindingError: what, where, remedy, exit code."""
 
+
+
+# --- errors
+# The errors a user may see. Each says what happened, where, and what to do next.
 
 class StudyError(Exception):
     """A condition told to the user by name; anything else that escapes is a bug.
@@ -24,3 +28,17 @@ class StudyError(Exception):
         if self.advice:
             lines.append(f"  to do: {self.advice}")
         return "\n".join(lines)
+
+
+# --- errors
+# What can be wrong with a trace.
+
+class TraceError(StudyError):
+    """A trace that is missing, damaged, or without the expected data. The outcome is trace_failed."""
+
+    def __init__(self, what: str, where: str = "", advice: str = "measure the cell again") -> None:
+        super().__init__(what, where, advice)
+
+
+class ProfilerError(TraceError):
+    """The profiler could not be run, or left nothing that can be read."""

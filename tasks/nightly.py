@@ -15,16 +15,14 @@ import luigi
 
 from bench.errors import StudyError
 from bench.host.topology import read_topology
-from bench.results.nightly.config import Entry, Nightly, read_nightly
-from bench.results.nightly.folder import OK, night_folder, read_verdict, second_measurements
+from bench.nightly.config import Entry, Nightly, read_nightly
+from bench.nightly.folder import OK, night_folder, read_verdict, second_measurements
 from bench.run.record import read_record
 from bench.study.directory import RunDirectory
+from bench.study.load import configs_folder
 from bench.study.settings import nearest
-from bench.study.study import configs_folder
-from tasks.invocation import INVOCATION
-from tasks.parameters import OVERRIDES
+from tasks.luigi_runtime import INVOCATION, OVERRIDES, refusing
 from tasks.report import StudyCheck, StudyReport
-from tasks.setup import refusing
 from tasks.studies import NumaStudy, QuickTest, ScalingStudy, SelfCheck, Study, StudyTask
 
 _KEYS = (*OVERRIDES, "strict", "baseline")
@@ -110,10 +108,10 @@ class NightVerdict(OfNight):
         # One after the other: runs of two studies must not take turns on one host.
         for report in self._reports():
             _ = yield report  # luigi sends the outputs back, which `yield from` a list would not take
-        from bench.results.history.query import history_path
-        from bench.results.history.remember import write_index
-        from bench.results.nightly.again import measure_again, slower_cells
-        from bench.results.nightly.write import write_night
+        from bench.history.page import write_index
+        from bench.history.query import history_path
+        from bench.nightly.judge import measure_again, slower_cells
+        from bench.nightly.write import write_night
 
         verdict = self._judge({})
         again = {}
@@ -131,8 +129,8 @@ class NightVerdict(OfNight):
 
     def _judge(self, again: dict[str, Path]) -> dict[str, Any]:
         """again: second measurements, by label."""
-        from bench.results.history.query import history_path
-        from bench.results.nightly.night import Asked, judge_night
+        from bench.history.query import history_path
+        from bench.nightly.judge import Asked, judge_night
 
         config, database = config_of(self.config_file), history_path(Path(self.output_dir).resolve())
         asked = [

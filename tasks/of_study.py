@@ -8,7 +8,7 @@ import luigi
 
 from bench.run.record import is_final, read_head
 from bench.study.directory import Grid, RunDirectory
-from tasks.invocation import INVOCATION
+from tasks.luigi_runtime import INVOCATION
 
 
 @cache

@@ -8,11 +8,10 @@ import luigi
 
 from bench.run.record import OK, failure, read_record, write_record
 from bench.study.order import Slot
-from tasks.invocation import INVOCATION
+from tasks.before_runs import Probe
+from tasks.luigi_runtime import INVOCATION
 from tasks.of_study import OfStudy, Recorded, grid_of
-from tasks.probe import Probe
-from tasks.spans import base_stages, base_tasks, run_of, run_tasks
-from tasks.stages import Stage
+from tasks.stages import Stage, base_stages, base_tasks, run_of, run_tasks
 
 
 class MoreRepeats(Recorded):
@@ -33,7 +32,7 @@ class MoreRepeats(Recorded):
         return all(stage.complete() for stage in base_stages(self))
 
     def run(self) -> Any:
-        from bench.results.demand import demanded
+        from bench.analysis.repeats import demanded
 
         while True:
             repeats = demanded(self.directory)

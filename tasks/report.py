@@ -11,12 +11,11 @@ from bench.run.experiment_log import log_what_is_missing
 from bench.run.record import NOT_RUNNABLE, OK, failure, write_record
 from bench.study.directory import run_name
 from bench.study.order import TRACED
-from tasks.invocation import INVOCATION, host_lock
+from tasks.luigi_runtime import INVOCATION, host_lock
 from tasks.of_study import OfStudy, Recorded
+from tasks.progress import link_task
 from tasks.repeats import ProbeAgain, further_stages
-from tasks.reporting import link_task
-from tasks.spans import base_stages, base_tasks, last_stage, task_of
-from tasks.stages import Stage
+from tasks.stages import Stage, base_stages, base_tasks, last_stage, task_of
 
 
 class StudyReport(Recorded):
@@ -39,9 +38,9 @@ class StudyReport(Recorded):
         return all(task.complete() for task in self.requires())
 
     def run(self) -> None:
-        from bench.results.history.remember import into_history
-        from bench.results.make import make_report
-        from bench.results.noise_floor import remember
+        from bench.analysis.noise_floor import remember
+        from bench.history.page import into_history
+        from bench.report.build import make_report
 
         log_what_is_missing(self.directory)
         host_lock().release()

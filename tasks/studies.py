@@ -6,19 +6,22 @@ from pathlib import Path
 import luigi
 
 from bench.errors import StudyError
-from bench.files import sweep
-from bench.study.directory import RunDirectory
-from bench.study.resolve import resolve, resolve_into
-from bench.study.shipped import TASKS, study_path
-from bench.study.study import load_study
-from tasks.closing import close_with_summary
-from tasks.cooldown import wait_for_cooldown
-from tasks.invocation import INVOCATION, host_lock
-from tasks.parameters import OVERRIDES, Overrides, given
-from tasks.preflight import preflight
+from bench.storage import sweep
+from bench.study.directory import RunDirectory, resolve, resolve_into
+from bench.study.load import TASKS, load_study, study_path
+from tasks.before_runs import preflight
+from tasks.luigi_runtime import (
+    INVOCATION,
+    OVERRIDES,
+    Overrides,
+    close_with_summary,
+    given,
+    host_lock,
+    refusing,
+    stop_cleanly,
+    wait_for_cooldown,
+)
 from tasks.report import StudyCheck
-from tasks.setup import refusing
-from tasks.stopping import stop_cleanly
 
 _resolved: dict[str, RunDirectory] = {}
 

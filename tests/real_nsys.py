@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.trace.nsys import Nsys
 from bench.trace.profilers import Profiler
-from bench.trace.profilers.nsys import Nsys
 
 LOCK = Path(tempfile.gettempdir()) / "numastudy-tests-nsys.lock"
 ATTEMPTS = 3  # chance has a part in nsys, as RunPipeline's two attempts know

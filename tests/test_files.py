@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from bench.errors import StudyError
-from bench.files import read_json, sweep, whole_file, write_json
-from bench.owners import boot_id, owner
+from bench.storage import boot_id, owner, read_json, sweep, whole_file, write_json
 
 KILLED = """
 import os, signal, sys
-from bench.files import whole_file
+from bench.storage import whole_file
 with whole_file(sys.argv[1]) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,20 +1,6 @@
 import pytest
 
-from bench.shape import (
-    COUNT,
-    FLAG,
-    NAME,
-    NUMBER,
-    PLAIN,
-    POSITIVE,
-    TEXT,
-    TEXTS,
-    Each,
-    Must,
-    OneOf,
-    misfit,
-    parse,
-)
+from bench.shape import COUNT, FLAG, NAME, NUMBER, PLAIN, POSITIVE, TEXT, TEXTS, Each, Must, OneOf, misfit, parse
 
 SHAPE = {"a": Must(NUMBER), "b": [Must({"c": TEXT})], "d": Each(FLAG), "e": OneOf(("x", 1))}
 

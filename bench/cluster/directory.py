@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from bench.errors import StudyError
-from bench.files import read_json, write_json, write_text
 from bench.shape import TEXT, Each, Kind, Must, misfit
+from bench.storage import read_json, write_json, write_text
 from bench.study.directory import HOSTS, RunDirectory, new_directory, study_fingerprint, study_index, without_locks
-from bench.study.study import Study
+from bench.study.load import Study
 
 SCHEMA = 1
 Record = dict[str, Any]

@@ -4,7 +4,7 @@ from typing import Any
 
 from bench.cluster.directory import ClusterDirectory
 from bench.errors import StudyError
-from bench.files import read_json
+from bench.storage import read_json
 
 RUNNING, DRAINED, STOPPED, ENDED, STUCK = "running", "drained", "stopped", "ended", "stuck"
 

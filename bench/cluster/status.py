@@ -10,9 +10,9 @@ from bench.cluster import slurm
 from bench.cluster.directory import ClusterDirectory, is_cluster
 from bench.cluster.job_record import DRAINED, ENDED, RUNNING, last_word
 from bench.errors import StudyError
-from bench.results.words import plural
 from bench.run.record import NOT_RUNNABLE, OK, read_record
 from bench.study.directory import RunDirectory, run_name
+from bench.words import plural
 
 DONE = "done"
 WAITING = "waiting"

@@ -14,11 +14,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from bench.cluster import slurm
 from bench.cluster.directory import ClusterDirectory, find_or_make
 from bench.cluster.job import SIGNAL_BEFORE_S, split_address
-from bench.cluster.nodes import check_known, check_names
+from bench.cluster.slurm import check_known, check_names
 from bench.cluster.status import DONE, WAITING, HostStatus, cluster_status
 from bench.errors import StudyError
-from bench.study.shipped import configs_folder
-from bench.study.study import Study
+from bench.study.load import Study, configs_folder
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*(=[^\s\"'\\`$]+)?")
 _SIGNAL = re.compile(r"signal=B:USR1@([1-9]\d{0,4})")

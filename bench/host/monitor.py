@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from bench.host.gpus import throttle_reasons
-from bench.owners import stat_fields
+from bench.storage import stat_fields
 
 INTERVAL_S = 0.08  # with the time that NVML takes, still 10 samples a second
 MOST_SAMPLES = 36000

@@ -1,7 +1,4 @@
-"""Measured locality: which node is near each GPU, and whether one reported node hides two.
-
-On a host with several nodes with CPUs, latencies are compared by node; where one node is reported, by CPU.
-"""
+"""Measured locality of each GPU."""
 
 import json
 import statistics
@@ -14,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import StudyError
-from bench.files import write_json
 from bench.host.cpulist import format_cpulist, parse_cpulist
 from bench.host.gpus import Gpu
 from bench.host.topology import Node, Topology, read_topology
+from bench.storage import write_json
+
+# --- probe
+# Measured locality: which node is near each GPU, and whether one reported node hides two.
+#
+# On a host with several nodes with CPUs, latencies are compared by node; where one node is reported, by CPU.
 
 CPUS_PER_NODE = 8
 PER_CPU_S = 0.010
@@ -241,3 +243,16 @@ def probe_command(as_json: bool, device: str = "cuda", output: Path | None = Non
         return json.dumps(found, indent=1)
     texts = found.get("texts") or [gpu["text"] for gpu in found["gpus"]]
     return "\n".join([*texts, f"probed in {found['duration_s']} s"])
+
+
+# --- locality
+# The probe as a study uses it: never fatal, and silent where there is nothing to find out.
+
+def measured_locality(device: str) -> dict[str, Any] | None:
+    """What the probe found, {"error": text} if it failed, None on the cpu device: there is no GPU to be near to."""
+    if device != "cuda":
+        return None
+    try:
+        return probe(read_topology())
+    except ProbeError as error:
+        return {"error": str(error)}

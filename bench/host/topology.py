@@ -1,14 +1,32 @@
-"""The host's NUMA nodes and GPUs, read from a live machine or from a recorded tree of the same files."""
+"""NUMA nodes, GPUs and distances of a host, live or recorded."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.files import read_json
 from bench.host.cpulist import format_cpulist, parse_cpulist
 from bench.host.gpus import Gpu, clock_policy, query_nvml
-from bench.host.meminfo import meminfo
+from bench.storage import read_json
+
+# --- meminfo
+# What the kernel says of memory: /proc/meminfo, and the file of the same name of each node.
+
+def meminfo(root: Path, node: int) -> dict[str, int]:
+    """Bytes by name, of a node; of the machine where the kernel reports no such node; {} where it says nothing."""
+    folder = root / f"sys/devices/system/node/node{node}"
+    try:
+        text = ((folder if folder.is_dir() else root / "proc") / "meminfo").read_text()
+    except OSError:
+        return {}
+    # "MemFree: 1 kB", of a node "Node 0 MemFree: 1 kB".
+    found = re.findall(r"^(?:Node +\d+ +)?([\w()]+): +(\d+) kB", text, re.MULTILINE)
+    return {name: int(kibibytes) * 1024 for name, kibibytes in found}
+
+
+# --- topology
+# The host's NUMA nodes and GPUs, read from a live machine or from a recorded tree of the same files.
 
 _NODES = "sys/devices/system/node"
 

@@ -1,14 +1,27 @@
-"""Start one measured process in a session of its own, watch it, and leave nothing of it behind."""
+"""The child process: session, limits, log, timeout, death signal, process tree."""
 
 import os
+import signal
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
+from bench.errors import StudyError
+from bench.host.binding import KILLED, bind_prefix, explain_bind_failure, explain_kill
+from bench.run.lock import HostLock
 from bench.run.processes import adopt_orphans, die_with, end_adopted, end_session, start_ticks
+from bench.run.record import BIND_FAILED, CRASHED, MISPLACED, OK, OOM, TIMEOUT, failure
+from bench.storage import owner, read_json, sweep
+from bench.study.cell import Cell
+
+# --- child
+# Start one measured process in a session of its own, watch it, and leave nothing of it behind.
 
 # A run that writes more than this into a log is ended: it would fill the disk, and it measures its own writing.
 MOST_LOG_BYTES = 64 << 20
@@ -211,3 +224,162 @@ def _oom_kills() -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+# --- outcome
+# What became of a run: from how the child ended to an outcome with a reason and what to do.
+
+def judge(cell: Cell, end: ChildEnd, result: dict[str, Any] | None, log_tail: list[str]) -> dict[str, Any]:
+    """{"status", "reason", "advice"} of a run whose child ended so. result: what the child wrote, if it did."""
+    if end.timed_out:
+        return failure(
+            TIMEOUT,
+            f"not finished after {cell.timeout_s:g} s",
+            "raise timeout_s, or lower num_samples; if it hangs, the end of its log says where",
+        )
+    if end.flooded:
+        return failure(
+            CRASHED,
+            f"ended, since it wrote more than {MOST_LOG_BYTES >> 20} MiB into its log",
+            "the log of the run begins with what it repeats",
+        )
+    if result and result.get("status") not in (None, OK):
+        return failure(result["status"], result["reason"], result["advice"])
+    if end.exit_code == 0 and result:
+        return _judge_placement(result)
+    if cell.binding == "numactl":
+        refused = explain_bind_failure(end.exit_code, "\n".join(log_tail))
+        if refused:
+            return failure(BIND_FAILED, *refused)
+    # Another signal is the run's own doing, whatever else the kernel killed meanwhile.
+    if end.oom_kills > 0 and (end.exit_code in KILLED or 0 < end.exit_code < 128):
+        killed = explain_kill(-signal.SIGKILL, cell.mem_node) if cell.binding == "numactl" else None
+        return failure(
+            *(
+                killed
+                or (
+                    OOM,
+                    "killed by the kernel: the host is out of memory",
+                    "reduce memory_size_mb or batch_size, or free memory",
+                )
+            )
+        )
+    return failure(CRASHED, _how_it_ended(end.exit_code, log_tail), "see the log of the run")
+
+
+def _judge_placement(result: dict[str, Any]) -> dict[str, Any]:
+    certificate = result.get("certificate") or {}
+    if certificate.get("verdict") != MISPLACED:
+        return failure(OK, "")
+    return failure(
+        MISPLACED,
+        "the run was not where its label says: " + "; ".join(certificate["reasons"]),
+        "the certificate in the run record names each buffer; numastudy doctor names what moves pages and threads",
+    )
+
+
+def _how_it_ended(exit_code: int, log_tail: list[str]) -> str:
+    last = next((line.strip() for line in reversed(log_tail) if line.strip()), "")
+    said = f': "{last}"' if last else " and said nothing"
+    # A shell, numactl's child or nsys may pass a signal on as 128 + number.
+    number = -exit_code if exit_code < 0 else exit_code - 128
+    if 0 < number < 65:
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = "unknown"
+        return f"killed by signal {number} ({name}){said}"
+    return f"exit code {exit_code}{said}"
+
+
+# --- process
+# One process of a run: its command, and what became of it.
+
+LOG_TAIL_LINES = 20
+LOG_TAIL_BYTES = 8192
+
+
+@dataclass(frozen=True)
+class Process:
+    """argv: without its binding. logs: stdout and stderr. result: where the workload writes."""
+
+    cell: Cell
+    argv: list[str]
+    logs: tuple[Path, Path]
+    result: Path
+
+    @property
+    def command(self) -> list[str]:
+        return [*bind_prefix(self.cell.binding, self.cell.cpu_node, self.cell.mem_node), *self.argv]
+
+    def wrapped(self, wrap: Callable[[list[str]], list[str]]) -> "Process":
+        """As a profiler starts it."""
+        return replace(self, argv=wrap(self.argv))
+
+    def read_result(self) -> dict[str, Any] | None:
+        return read_json(self.result) if self.result.exists() else None
+
+    def run(
+        self,
+        lock: HostLock,
+        cpus: set[int],
+        on_poll: Callable[[], None] = lambda: None,
+        timeout_s: float | None = None,
+        append_logs: bool = False,
+        start: Start | None = None,
+    ) -> ChildEnd:
+        """Until it ends, known to the host's lock and holding it. timeout_s: if not the cell's. The others and what is
+        raised: as of run_child.
+        """
+        return run_child(
+            self.command,
+            child_environment(dict(os.environ)),
+            self.logs,
+            self.cell.timeout_s if timeout_s is None else timeout_s,
+            on_start=lock.record_child,
+            on_poll=on_poll,
+            keep_descriptors=(lock.fileno(),),
+            append_logs=append_logs,
+            cpus=cpus,
+            start=start,
+        )
+
+    def failed(self, error: OSError) -> dict[str, Any]:
+        """status, reason, advice where run raised this. Raise StudyError for a log that cannot be written."""
+        if error.filename in map(str, self.logs):
+            # Not the run's fault, and no record of it could be written either.
+            raise StudyError(
+                f"cannot write: {error.strerror}", error.filename, "make room or mend the permissions"
+            ) from None
+        if error.filename != self.command[0]:
+            return failure(CRASHED, f"while it ran: {error}", "the next call measures it again")
+        status = BIND_FAILED if self.cell.binding == "numactl" else CRASHED
+        return failure(status, f"cannot start {self.command[0]}: {error.strerror}", "check that it is installed")
+
+    def outcome(self, end: ChildEnd) -> dict[str, Any]:
+        """status, reason, advice; with the log's end where it failed."""
+        tail = log_tail(self.logs[1])
+        outcome = judge(self.cell, end, self.read_result(), tail)
+        return outcome if outcome["status"] == "ok" else outcome | {"log_tail": tail}
+
+
+def workload_argv(cell_file: Path, mode: str, result: Path, *options: str) -> list[str]:
+    """The command of the program inside a cell."""
+    program = [sys.executable, "-m", "bench.workload"]
+    return [*program, "--cell", str(cell_file), "--mode", mode, "--result", str(result), *options]
+
+
+def scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    """For what a run's processes leave each other; in memory where there is such a place."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
+    sweep(Path(place), "numastudy.*.scratch")
+    return tempfile.TemporaryDirectory(prefix=f"numastudy.{owner()}.", suffix=".scratch", dir=place)
+
+
+def log_tail(path: Path) -> list[str]:
+    """The last lines of a log, however long it and its lines are."""
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
+        return file.read().decode(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+    return []

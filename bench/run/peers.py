@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.files import write_json
 from bench.host.peers import FOUND, Peer, choose_peers
-from bench.run.child import ChildEnd
+from bench.run.child import ChildEnd, Process, workload_argv
 from bench.run.lock import HostLock
-from bench.run.process import Process, workload_argv
 from bench.run.record import CRASHED, OK, TIMEOUT, failure, read_record
+from bench.storage import write_json
 from bench.study.cell import Cell
 from bench.study.directory import RunDirectory
 

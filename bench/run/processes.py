@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterable
 
-from bench.owners import boot_id, start_ticks, stat_fields
+from bench.storage import boot_id, start_ticks, stat_fields
 
 __all__ = [
     "adopt_orphans",

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import StudyError
-from bench.files import read_json, write_json
 from bench.shape import ANY, FLAG, NUMBER, TEXT, Each, Must, OneOf, misfit
+from bench.storage import read_json, write_json
 
 SCHEMA = 1
 

@@ -7,12 +7,11 @@ from bench.errors import StudyError
 from bench.host.peers import why_no_peers
 from bench.host.runnable import why_not_runnable
 from bench.host.topology import Topology
+from bench.study.axes import Combination, combinations, idle_excludes, named
 from bench.study.cell import CELL_SETTINGS, Cell
-from bench.study.combinations import Combination, combinations, idle_excludes
-from bench.study.names import named
-from bench.study.possible import Settings, contradiction
-from bench.study.study import Study
-from bench.study.values import Placement
+from bench.study.constraints import Settings, contradiction
+from bench.study.load import Study
+from bench.study.settings import Placement
 
 
 def expand(study: Study, topology: Topology) -> list[Cell]:

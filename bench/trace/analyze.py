@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.errors import StudyError
-from bench.trace.errors import TraceError
+from bench.errors import StudyError, TraceError
 from bench.trace.metrics import check_conservation, metrics
-from bench.trace.profilers.nsys import Nsys
+from bench.trace.nsys import Nsys
 from bench.trace.reader import read_trace
 from bench.trace.remarks import details
 from bench.trace.torch_trace import convert

@@ -4,7 +4,7 @@ import numpy as np
 
 from bench.trace.intervals import Intervals, Times, covered, gaps, join, union
 from bench.trace.metrics import latencies
-from bench.trace.model import Activities, Kind, Trace
+from bench.trace.reader import Activities, Kind, Trace
 
 STAGES = {"h2d": Kind.H2D, "compute": Kind.COMPUTE, "d2h": Kind.D2H}
 

@@ -10,9 +10,9 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from bench.files import whole_file
-from bench.trace.database import LONGEST_BYTES, PLAIN_TABLES, plain_database
-from bench.trace.errors import TraceError
+from bench.errors import TraceError
+from bench.storage import whole_file
+from bench.trace.export import LONGEST_BYTES, PLAIN_TABLES, plain_database
 
 KEPT = re.compile(
     r"NVTX_EVENTS|StringIds|META_DATA_EXPORT|TARGET_INFO_(GPU|CUDA_\w+)|CUDA_GRAPH_EVENTS|PROFILER_OVERHEAD"

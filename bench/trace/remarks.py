@@ -7,7 +7,7 @@ import numpy as np
 from bench.trace.batches import per_batch
 from bench.trace.intervals import covered
 from bench.trace.metrics import exact_sum
-from bench.trace.model import Kind, Trace
+from bench.trace.reader import Kind, Trace
 
 TOP_KERNELS = 10
 COPIES = {"h2d": Kind.H2D, "d2h": Kind.D2H}

@@ -12,13 +12,12 @@ from typing import Any
 
 import click
 
-from bench.files import read_json
-from bench.workload.barrier import Barrier
+from bench.storage import read_json
+from bench.workload.barrier import Barrier, Progress
 from bench.workload.cell import as_load, parse_cell
 from bench.workload.failures import CRASHED, RunFailure
-from bench.workload.phases import Phases
-from bench.workload.progress import Progress
 from bench.workload.result import write_result
+from bench.workload.run import Phases
 
 _THREADS = "OPENBLAS_NUM_THREADS"
 MODES = ("timed", "traced", "load")

@@ -1,14 +1,19 @@
-"""Processes that load the host together: they start their windows at once, and the measured one ends the others.
+"""Start windows of several processes together; progress counter for the parent."""
 
-In a folder of their own: ready-<pid> by each when it is warm, `done` by the measured one after its last window,
-stopped-<pid> by each peer when its device is idle again, failed-<pid> by whichever could not go on.
-"""
-
+import mmap
 import os
+import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from bench.workload.failures import CRASHED, RunFailure
+
+# --- barrier
+# Processes that load the host together: they start their windows at once, and the measured one ends the others.
+#
+# In a folder of their own: ready-<pid> by each when it is warm, `done` by the measured one after its last window,
+# stopped-<pid> by each peer when its device is idle again, failed-<pid> by whichever could not go on.
 
 POLL_S = 0.002
 STOP_TIMEOUT_S = 30.0
@@ -72,3 +77,54 @@ class Barrier:
         failed = [name.partition("-")[2] for name in os.listdir(self._folder) if name.startswith("failed-")]
         if failed:
             raise RunFailure(CRASHED, f"a process that loads the host beside this one failed (pid {failed[0]})", ADVICE)
+
+
+# --- progress
+# The batch counter that the parent polls while a run goes on.
+
+# Batches done in this phase, batches expected in it (0: unknown), phase.
+LAYOUT = struct.Struct("<QII")
+
+START, WARMUP, MEASURING, DONE = range(4)
+
+
+class Progress:
+    """Counts into a memory-mapped file that the parent made, or, without one, into memory of its own."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._memory: mmap.mmap | bytearray = bytearray(LAYOUT.size)
+        if path is not None:
+            with open(path, "r+b") as file:
+                self._memory = mmap.mmap(file.fileno(), LAYOUT.size)
+        self._done, self._expected, self._phase = 0, 0, START
+        self._store()
+
+    def enter(self, phase: int, expected: int = 0) -> None:
+        self._done, self._expected, self._phase = 0, min(expected, 2**32 - 1), phase
+        self._store()
+
+    def beat(self) -> None:
+        """One batch more: a few hundred ns, no system call."""
+        self._done += 1
+        LAYOUT.pack_into(self._memory, 0, self._done, self._expected, self._phase)
+
+    def counting(self, also: Callable[[], None] | None) -> Callable[[], None]:
+        """A beat that calls `also` for every batch too."""
+        if also is None:
+            return self.beat
+        beat = self.beat
+
+        def both() -> None:
+            also()
+            beat()
+
+        return both
+
+    def _store(self) -> None:
+        LAYOUT.pack_into(self._memory, 0, self._done, self._expected, self._phase)
+
+
+def read_progress(data: bytes) -> tuple[int, int, int]:
+    """Batches done, batches expected, phase."""
+    done, expected, phase = LAYOUT.unpack_from(data)
+    return done, expected, phase

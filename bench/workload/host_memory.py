@@ -1,22 +1,174 @@
-"""The kinds of host memory that copies start from and end in (setting host_memory).
+"""Kinds of host memory, rings of host batches, free-memory check."""
 
-pinned          torch's: cudaHostAlloc; rounded up to a power of two
-pageable        normal memory: CUDA stages it through a buffer of its own, and the call returns when it is done
-write-combined  cudaHostAlloc with that flag, for the copy in only: the CPU reads it very slowly, so outputs are pinned
-registered      normal page-aligned memory, pinned where it lies (cudaHostRegister)
-huge            the same in transparent huge pages; a run that does not get them is not_runnable
-
-On the cpu device pinned and pageable are normal memory, huge is huge, and the others cannot be run (cell.py).
-"""
-
+import ctypes
+import math
+import mmap
+import re
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.workload import driver
+from bench.workload.cell import Cell
 from bench.workload.devices import Device
-from bench.workload.mapped import huge_bytes, huge_page_bytes, map_huge, map_memory
+from bench.workload.failures import CRASHED, LESS_MEMORY, NOT_RUNNABLE, OOM, RunFailure
+from bench.workload.models import TORCH_DTYPES
+
+# --- mapped
+# Host memory that this process maps itself: page-aligned, on request in transparent huge pages.
+
+MADV_COLLAPSE = 25
+"""Linux 6.1: make huge pages of what is there, now (asm-generic/mman-common.h)."""
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
+
+
+def map_memory(
+    nbytes: int,
+    alignment: int = mmap.PAGESIZE,
+    prepare: Callable[[mmap.mmap], None] | None = None,
+    on_release: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """nbytes of normal memory as bytes, zeroed, so that every page is there.
+
+    prepare(mapping) comes before the first touch, on_release(address) before the memory goes back.
+    """
+    mapping = mmap.mmap(-1, nbytes + alignment, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    offset = -address_of(mapping) % alignment
+    if prepare:
+        prepare(mapping)
+    # An owner of its own for the tensor: `mapping` is still mapped when on_release is called.
+    owner = (ctypes.c_ubyte * nbytes).from_buffer(mapping, offset)
+    memory = torch.frombuffer(owner, dtype=torch.uint8)
+    memory.zero_()
+    weakref.finalize(owner, _release, mapping, memory.data_ptr(), on_release).atexit = False
+    return memory
+
+
+def map_huge(nbytes: int, on_release: Callable[[int], None] | None = None) -> torch.Tensor:
+    """The first nbytes of a whole number of huge pages. Raise RunFailure (not_runnable) unless all of it is huge."""
+    page = huge_page_bytes()
+    length = -(-nbytes // page) * page
+    memory = map_memory(length, page, _ask_for_huge, on_release)
+    found = huge_bytes(memory.data_ptr(), length)
+    if found < length:
+        # Where free memory is in pieces the kernel gave small pages; asked so, it moves others out of the way.
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(memory.data_ptr()), ctypes.c_size_t(length), MADV_COLLAPSE)
+        found = huge_bytes(memory.data_ptr(), length)
+    if found < length:
+        raise RunFailure(
+            NOT_RUNNABLE,
+            f"host_memory huge: the kernel gave {found >> 20} of {length >> 20} MiB in huge pages",
+            "free memory, or compact it (echo 1 > /proc/sys/vm/compact_memory), or set host_memory to registered",
+        )
+    return memory[:nbytes]
+
+
+def huge_page_bytes() -> int:
+    """Raise RunFailure (not_runnable) where the kernel has no transparent huge pages, or must not give any."""
+    try:
+        enabled = (HUGE_PAGES / "enabled").read_text().strip()
+        size = int((HUGE_PAGES / "hpage_pmd_size").read_text())
+    except (OSError, ValueError):
+        enabled, size = "", 0
+    if size and "[never]" not in enabled:
+        return size
+    raise RunFailure(
+        NOT_RUNNABLE,
+        f"host_memory huge: transparent huge pages are {f'set to {enabled}' if size else 'missing in this kernel'}",
+        f"echo madvise > {HUGE_PAGES}/enabled, or set host_memory to pinned",
+    )
+
+
+def huge_bytes(address: int, nbytes: int, smaps: Path = Path("/proc/self/smaps")) -> int:
+    """Bytes in transparent huge pages of the mappings that an address range lies in (AnonHugePages), nbytes at most."""
+    found, inside = 0, False
+    with open(smaps) as lines:
+        for line in lines:
+            name, _, value = line.partition(" ")
+            if not name.endswith(":"):
+                start, end = (int(part, 16) for part in name.split("-"))
+                inside = start < address + nbytes and address < end
+            elif inside and name == "AnonHugePages:":
+                found += int(value.split()[0]) * 1024
+    return min(found, nbytes)
+
+
+def address_of(mapping: mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_ubyte.from_buffer(mapping))
+
+
+def _ask_for_huge(mapping: mmap.mmap) -> None:
+    mapping.madvise(mmap.MADV_HUGEPAGE)
+
+
+def _release(mapping: mmap.mmap, address: int, on_release: Callable[[int], None] | None) -> None:
+    if on_release:
+        on_release(address)
+
+
+# --- driver
+# What of the CUDA driver torch does not offer: registering memory, and write-combined memory.
+#
+# Called on torch's own context, which is current where torch has used the GPU.
+
+PORTABLE, WRITE_COMBINED_of_driver = 1, 4
+"""CU_MEMHOSTALLOC_PORTABLE, CU_MEMHOSTALLOC_WRITECOMBINED (cuda.h); the first is CU_MEMHOSTREGISTER_PORTABLE too."""
+OUT_OF_MEMORY = 2
+"""CUDA_ERROR_OUT_OF_MEMORY"""
+
+
+def register(memory: torch.Tensor) -> None:
+    """Pin page-aligned memory of this process as it lies (cuMemHostRegister). Raise RunFailure: oom or crashed."""
+    # Whole pages, as earlier drivers ask for: the rest of the last page is the mapping's too.
+    length = -(-memory.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    _call("cuMemHostRegister_v2", ctypes.c_void_p(memory.data_ptr()), ctypes.c_size_t(length), PORTABLE)
+
+
+def unregister(address: int) -> None:
+    _driver().cuMemHostUnregister(ctypes.c_void_p(address))
+
+
+def write_combined(nbytes: int) -> torch.Tensor:
+    """nbytes of pinned memory that the CPU's caches do not hold. Raise RunFailure: oom or crashed."""
+    where = ctypes.c_void_p()
+    _call("cuMemHostAlloc", ctypes.byref(where), ctypes.c_size_t(nbytes), PORTABLE | WRITE_COMBINED_of_driver)
+    owner = (ctypes.c_ubyte * nbytes).from_address(where.value)
+    weakref.finalize(owner, _driver().cuMemFreeHost, where).atexit = False
+    return torch.frombuffer(owner, dtype=torch.uint8)
+
+
+@cache
+def _driver() -> ctypes.CDLL:
+    return ctypes.CDLL("libcuda.so.1")
+
+
+def _call(name: str, *arguments: object) -> None:
+    error = getattr(_driver(), name)(*arguments)
+    if not error:
+        return
+    text = ctypes.c_char_p()
+    _driver().cuGetErrorString(error, ctypes.byref(text))
+    words = f"{name}: {(text.value or b'unknown error').decode()} ({error})"
+    if error == OUT_OF_MEMORY:
+        raise RunFailure(OOM, words, LESS_MEMORY)
+    raise RunFailure(CRASHED, words, "set host_memory to pinned")
+
+
+# --- host_memory
+# The kinds of host memory that copies start from and end in (setting host_memory).
+#
+# pinned          torch's: cudaHostAlloc; rounded up to a power of two
+# pageable        normal memory: CUDA stages it through a buffer of its own, and the call returns when it is done
+# write-combined  cudaHostAlloc with that flag, for the copy in only: the CPU reads it slowly, so outputs are pinned
+# registered      normal page-aligned memory, pinned where it lies (cudaHostRegister)
+# huge            the same in transparent huge pages; a run that does not get them is not_runnable
+#
+# On the cpu device pinned and pageable are normal memory, huge is huge, and the others cannot be run (cell.py).
 
 STAGED = (
     "pageable memory: every copy is staged through a buffer of CUDA's and holds the CPU until it is done, "
@@ -85,9 +237,184 @@ class HostMemory:
 
     def _flat(self, kind: str, nbytes: int) -> torch.Tensor:
         if kind == "write-combined":
-            return driver.write_combined(nbytes)
-        release = driver.unregister if self._cuda else None
+            return write_combined(nbytes)
+        release = unregister if self._cuda else None
         memory = map_huge(nbytes, release) if kind == "huge" else map_memory(nbytes, on_release=release)
         if self._cuda:
-            driver.register(memory)
+            register(memory)
         return memory
+
+
+# --- memory
+# How much host memory this process may still take, asked before the pool is allocated.
+
+MIB = 1 << 20
+# Room for what is not the pool: CUDA context, library workspaces, the profiler's buffers.
+HEADROOM_BYTES = 256 * MIB
+
+
+def require_host_memory(needed_bytes: int, mem_node: int | None, root: Path = Path("/")) -> None:
+    """Raise RunFailure (oom) if the pool cannot fit. `mem_node`: the node memory is bound to, or None."""
+    for source, free_bytes in free_memory(mem_node, root).items():
+        if needed_bytes + HEADROOM_BYTES > free_bytes:
+            raise RunFailure(
+                OOM,
+                f"not enough host memory for the pool: it takes {needed_bytes / MIB:.0f} MiB beside"
+                f" {HEADROOM_BYTES / MIB:.0f} MiB for the rest, {source} has {free_bytes / MIB:.0f} MiB",
+                LESS_MEMORY,
+            )
+
+
+def free_memory(mem_node: int | None, root: Path = Path("/")) -> dict[str, int]:
+    """Free bytes by the limit they were read from; limits that this system does not have are left out."""
+    free: dict[str, int] = {}
+    available = _meminfo(root / "proc/meminfo").get("MemAvailable")
+    if available is not None:
+        free["the host"] = available
+    group = cgroup_free_bytes(root)
+    if group is not None:
+        free["the control group"] = group
+    if mem_node is not None:
+        node = _meminfo(root / f"sys/devices/system/node/node{mem_node}/meminfo")
+        if "MemFree" in node:
+            # Page cache is given up before an allocation fails; the doctor counts the same (bench.host.doctor).
+            cache = node.get("Active(file)", 0) + node.get("Inactive(file)", 0)
+            free[f"NUMA node {mem_node}"] = node["MemFree"] + cache
+    return free
+
+
+def cgroup_free_bytes(root: Path = Path("/")) -> int | None:
+    """The tightest limit minus usage over this process's control group and its parents (v2 and v1)."""
+    rooms = []
+    for directory, limit_name, usage_name in _cgroup_directories(root):
+        limit, usage = _number(directory / limit_name), _number(directory / usage_name)
+        if limit is not None and usage is not None:
+            reclaimable = _inactive_file_bytes(directory / "memory.stat")
+            rooms.append(max(0, limit - max(0, usage - reclaimable)))
+    return min(rooms) if rooms else None
+
+
+def _cgroup_directories(root: Path) -> list[tuple[Path, str, str]]:
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, limit, usage = root / "sys/fs/cgroup", "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            mount, limit, usage = (root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        parts = [part for part in path.split("/") if part and part != ".."]
+        found += [(mount.joinpath(*parts[:depth]), limit, usage) for depth in range(len(parts) + 1)]
+    return found
+
+
+def _number(path: Path) -> int | None:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _inactive_file_bytes(path: Path) -> int:
+    try:
+        text = path.read_text()
+    except OSError:
+        return 0
+    match = re.search(r"^(?:total_)?inactive_file (\d+)$", text, re.MULTILINE)
+    return int(match.group(1)) if match else 0
+
+
+def _meminfo(path: Path) -> dict[str, int]:
+    """Bytes by name; lines read "MemFree: 1 kB" or, for a node, "Node 0 MemFree: 1 kB"."""
+    try:
+        text = path.read_text()
+    except OSError:
+        return {}
+    found = re.findall(r"^(?:Node \d+ )?([\w()]+):\s+(\d+) kB", text, re.MULTILINE)
+    return {name: int(kibibytes) * 1024 for name, kibibytes in found}
+
+
+# --- rings
+# The rings of host batches that the copies cycle through.
+
+OUTPUT_RING_BYTES = 64 * MIB
+
+
+@dataclass(frozen=True)
+class RingSizes:
+    """Lengths in batches; 0 where the cell makes no copies in that direction."""
+
+    inputs: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Rings:
+    """`inputs`: length x batch x 3 x px x px; `outputs`: length x the shape of one output batch; None: no such copies.
+
+    host_memory: what kind of memory they are, for the result.
+    """
+
+    inputs: torch.Tensor | None
+    outputs: torch.Tensor | None
+    host_memory: dict[str, Any]
+
+    def addresses(self) -> dict[str, tuple[int, int]]:
+        """Address and bytes by name, for the proof of placement."""
+        rings = {"input_ring": self.inputs, "output_ring": self.outputs}
+        return {name: (ring.data_ptr(), ring.nbytes) for name, ring in rings.items() if ring is not None}
+
+
+def ring_sizes(cell: Cell) -> RingSizes:
+    """Inputs fill memory_size_mb, and hold what is being prepared and copied; outputs are bounded, and enough for
+    every slot. Where only outputs are copied, they fill memory_size_mb."""
+    pool = cell.memory_size_mb * MIB
+    in_flight = cell.preprocess_queue + cell.buffers + 1 if cell.preprocess_queue else 2
+    inputs = max(in_flight, pool // cell.input_bytes)
+    bounded = min(inputs, OUTPUT_RING_BYTES // cell.output_bytes) if cell.copies_in else pool // cell.output_bytes
+    outputs = max(2, cell.buffers + 1, bounded)
+    return RingSizes(inputs if cell.copies_in else 0, outputs if cell.copies_out else 0)
+
+
+def make_rings(cell: Cell, device: Device) -> Rings:
+    """Allocate the rings and, unless a thread prepares them, fill the inputs.
+
+    Raise RunFailure: oom if host memory does not hold them, not_runnable where the cell's kind cannot be had.
+    """
+    sizes, memory = ring_sizes(cell), HostMemory(cell.host_memory, device)
+    needed = memory.taken_bytes(sizes.inputs * cell.input_bytes) + memory.taken_bytes(sizes.outputs * cell.output_bytes)
+    if cell.preprocess_queue:
+        # The images, 8 bits a value, that batches are prepared from.
+        needed += sizes.inputs * math.prod(cell.batch_shape)
+    require_host_memory(needed, cell.mem_node if cell.binding == "numactl" else None)
+    dtype, inputs, outputs = TORCH_DTYPES[cell.dtype], None, None
+    if sizes.inputs:
+        inputs = memory.inputs((sizes.inputs, *cell.batch_shape), dtype)
+        if not cell.preprocess_queue:
+            fill_ring(inputs, cell.seed)
+    if sizes.outputs:
+        # A batch that never came back must not look like a result.
+        outputs = memory.outputs((sizes.outputs, *cell.output_shape), dtype).fill_(float("nan"))
+    return Rings(inputs, outputs, memory.describe(inputs, outputs))
+
+
+def fill_ring(ring: torch.Tensor, seed: int) -> None:
+    """Standard normal values that follow from the seed; every batch differs from every other."""
+    generator = torch.Generator().manual_seed(seed)
+    rotate_into(ring, torch.randn(ring[0].numel(), generator=generator).to(ring.dtype))
+
+
+def rotate_into(ring: torch.Tensor, drawn: torch.Tensor) -> None:
+    """Every batch of the ring is the values of one, rotated: drawing the whole pool takes seconds."""
+    for index, batch in enumerate(ring):
+        # A prime step: no two batches of a ring shorter than the batch get the same rotation.
+        shift = index * 4099 % drawn.numel()
+        flat = batch.view(-1)
+        flat[shift:] = drawn[: drawn.numel() - shift]
+        flat[:shift] = drawn[drawn.numel() - shift :]

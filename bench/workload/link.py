@@ -12,10 +12,9 @@ from statistics import median
 import click
 import torch
 
-from bench.workload.copies import Route, make_route, train_s
 from bench.workload.devices import CpuDevice, CudaDevice, Device
-from bench.workload.host_memory import HostMemory
-from bench.workload.memory import MIB, require_host_memory
+from bench.workload.host_memory import MIB, HostMemory, require_host_memory
+from bench.workload.microbenchmark import Route, make_route, train_s
 
 BURSTS = 5
 

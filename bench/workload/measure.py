@@ -1,20 +1,204 @@
-"""The measured loop of a run: warm-up, windows, and the one traced pass."""
+"""Warm-up, windows, latency marks, traced pass."""
 
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
+from bench.quantiles import percentile, samples_needed, summary, unsupported
+from bench.workload.barrier import DONE, MEASURING, WARMUP, Progress
+from bench.workload.devices import Device, Event
 from bench.workload.failures import CRASHED, RunFailure
-from bench.workload.latency import LatencyMarks
-from bench.workload.pipeline import Pipeline, no_beat
-from bench.workload.progress import DONE, MEASURING, WARMUP, Progress
-from bench.workload.ranges import WARMUP_PREFIX, WINDOW_PREFIX, Ranges, annotated_step, named
-from bench.workload.stages import Stage
-from bench.workload.windows import WarmupRule, Window, batches_in, longer, pace
+from bench.workload.pipeline import Pipeline, Stage, no_beat
+from bench.workload.profiling import WARMUP_PREFIX, WINDOW_PREFIX, Ranges, annotated_step, named
+
+# --- windows
+# Windows: how long they are, when warm-up has settled. Pure; the clock is in measure.py.
+
+SETTLED_SPREAD = 0.01
+SETTLED_WINDOWS = 3
+MAX_WINDOWS = 20
+MIN_WARMUP_S = 0.5
+MAX_WARMUP_S = 5.0
+# A window is planned this much longer than it must be, so that a faster moment does not make it too short.
+MARGIN = 1.25
+# Of a window: what filling and emptying the pipeline may add to it.
+FILLING_SHARE = 0.001
+
+
+@dataclass(frozen=True)
+class Window:
+    """`start_ns` on the monotonic performance counter. `minor_faults`: pages that this process first touched in it, or
+    wrote to while they were shared with another."""
+
+    batches: int
+    duration_s: float
+    start_ns: int
+    minor_faults: int = 0
+
+    @property
+    def batch_s(self) -> float:
+        return self.duration_s / self.batches
+
+    def as_json(self) -> dict[str, float | int]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class WarmupRule:
+    """`min_batches`: the study's warm-up samples. The limits end a warm-up that does not settle."""
+
+    window_s: float
+    min_batches: int
+    min_s: float = MIN_WARMUP_S
+    max_windows: int = MAX_WINDOWS
+    max_s: float = MAX_WARMUP_S
+
+    def full(self, history: Sequence[Window]) -> list[Window]:
+        """The windows long enough to be judged."""
+        return [window for window in history if window.duration_s >= self.window_s]
+
+    def spread(self, history: Sequence[Window]) -> float | None:
+        """Relative range of the time per batch over the last three windows; None if there are fewer."""
+        last = [window.batch_s for window in self.full(history)[-SETTLED_WINDOWS:]]
+        if len(last) < SETTLED_WINDOWS:
+            return None
+        return (max(last) - min(last)) / (sum(last) / len(last))
+
+    def settled(self, history: Sequence[Window]) -> bool:
+        spread = self.spread(history)
+        return spread is not None and spread <= SETTLED_SPREAD
+
+    def is_over(self, history: Sequence[Window]) -> bool:
+        duration_s = sum(window.duration_s for window in history)
+        if sum(window.batches for window in history) < self.min_batches or duration_s < self.min_s:
+            return False
+        return self.settled(history) or len(self.full(history)) >= self.max_windows or duration_s >= self.max_s
+
+    def next_batches(self, history: Sequence[Window]) -> int:
+        """Batches of the next window: one to begin with, then as many as window_s takes at the last pace."""
+        if not history:
+            return 1
+        wanted = batches_in(self.window_s, max(history[-1].batch_s, 1e-9))
+        # The first batches carry lazy initialisation; a pace read from few of them is refined stepwise.
+        return max(1, min(wanted, 64 * history[-1].batches))
+
+
+def pace(history: Sequence[Window], window_s: float) -> float:
+    """Seconds per batch, as the last warm-up windows saw it."""
+    full = [window for window in history if window.duration_s >= window_s] or list(history)
+    return median(window.batch_s for window in full[-SETTLED_WINDOWS:])
+
+
+def batches_in(window_s: float, batch_s: float) -> int:
+    """Batches that surely last window_s."""
+    return max(1, math.ceil(MARGIN * window_s / batch_s))
+
+
+def batches_per_window(batch_s: float, alone_s: float, window_s: float, windows: int, batches_per_pass: int) -> int:
+    """As many as last window_s, and up to a whole pass so many more that two things hold.
+
+    A window begins and ends with an empty pipeline, so that one of n batches lasts n * batch_s and what a batch alone
+    takes longer than in the flow (alone_s - batch_s): that is at most FILLING_SHARE of it. And all windows together
+    support a p99.
+    """
+    steady = math.ceil((alone_s - batch_s) / (FILLING_SHARE * batch_s))
+    sampled = -(-samples_needed(99) // windows)
+    return max(batches_in(window_s, batch_s), min(batches_per_pass, max(steady, sampled)))
+
+
+def longer(count: int, windows: Sequence[Window], window_s: float) -> int:
+    """Batches that make the shortest of `windows`, of `count` each, long enough; always more than before."""
+    shortest_s = min(window.duration_s for window in windows)
+    return max(count + 1, math.ceil(MARGIN * count * window_s / max(shortest_s, 1e-9)))
+
+
+def throughput_samples_s(windows: Sequence[Window], batch_size: int) -> float:
+    """Median over the windows."""
+    return median(batch_size / window.batch_s for window in windows)
+
+
+# --- latency
+# Latency of a batch on the device: from the start of its copy in to the end of its copy out.
+
+# Enough for a p99 over nine windows; marking every batch of a fast pipeline would add two commands to each.
+MAX_MARKED_PER_WINDOW = 512
+
+
+class LatencyMarks:
+    """Pairs of timing events, made before the windows and used again in each.
+
+    CUDA makes an event when it is first recorded, so each is recorded once at once.
+    """
+
+    def __init__(self, device: Device, max_marked: int = MAX_MARKED_PER_WINDOW) -> None:
+        self._device = device
+        self._max_marked = max_marked
+        self._starts: list[Event | None] = []
+        self._ends: list[Event | None] = []
+
+    def prepare(self, count: int) -> None:
+        """Choose the batches to mark in windows of `count` batches."""
+        stride = mark_stride(count, self._max_marked)
+        stream = self._device.stream()
+        self._starts = [self._timing_event(stream) if i % stride == 0 else None for i in range(count)]
+        self._ends = [self._timing_event(stream) if i % stride == 0 else None for i in range(count)]
+        self._device.synchronize()
+
+    def events(self, count: int) -> tuple[Sequence[Event | None], Sequence[Event | None]]:
+        if count != len(self._starts):
+            raise ValueError(f"prepared for windows of {len(self._starts)} batches, not {count}")
+        return self._starts, self._ends
+
+    def read_us(self) -> list[float]:
+        """Of the last window; only after it was drained."""
+        pairs = zip(self._starts, self._ends, strict=True)
+        return [start.elapsed_time(end) * 1e3 for start, end in pairs if start and end]
+
+    def _timing_event(self, stream: object) -> Event:
+        event = self._device.event(timing=True)
+        event.record(stream)
+        return event
+
+
+def mark_stride(count: int, max_marked: int) -> int:
+    """Every how many batches one is marked. Odd, so that two slots are marked alike."""
+    stride = max(1, -(-count // max_marked))
+    return stride if stride % 2 else stride + 1
+
+
+def no_latency(direction: str) -> str:
+    """Why batches of this direction have no latency; empty for `both`."""
+    missing = {"h2d": "no copy out, which would end it", "d2h": "no copy in, which would begin it"}
+    return f"direction {direction}: a batch has {missing[direction]}" if direction in missing else ""
+
+
+def latency_us(values_us: Sequence[float], reason: str = "") -> dict[str, Any]:
+    """p50, p90, p99, max and their reasons (bench.quantiles), and `quantiles`: 101 values, percent 0 to 100.
+
+    null where the sample cannot support the value; the ends are the smallest and the largest seen. reason: why there
+    is no sample.
+    """
+    ordered = sorted(values_us)
+    found = summary(ordered)
+    if reason:
+        found["reasons"] = dict.fromkeys(("p50", "p90", "p99", "max"), reason)
+    return {**found, "quantiles": [_quantile(ordered, percent) for percent in range(101)]}
+
+
+def _quantile(ordered: Sequence[float], percent: int) -> float | None:
+    nearer_end = max(percent, 100 - percent)
+    if not ordered or (nearer_end < 100 and unsupported(nearer_end, len(ordered))):
+        return None
+    return percentile(ordered, percent)
+
+
+# --- measure
+# The measured loop of a run: warm-up, windows, and the one traced pass.
 
 Beat = Callable[[], None]
 MAX_EXTENSIONS = 5

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.files import write_json
+from bench.storage import write_json
 from bench.workload.failures import CRASHED, RunFailure, name_failure
 
 Record = dict[str, Any]

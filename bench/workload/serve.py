@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from bench.errors import StudyError
-from bench.owners import stat_fields
+from bench.storage import stat_fields
 from bench.workload.failures import CRASHED, RunFailure
 
 MESSAGE_BYTES = 1 << 16

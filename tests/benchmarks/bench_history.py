@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from bench.results.history.add import add_study
-from bench.results.history.remember import write_index
-from bench.results.nightly.baseline import read_baseline
+from bench.history.database import add_study
+from bench.history.page import write_index
+from bench.nightly.judge import read_baseline
 from tests.results.history.synthetic import cell_names, made_results, night_of, quiet_rates, rates_of
 
 NIGHTS = 365
@@ -35,8 +35,8 @@ def test_size_of_a_year(year: Path, benchmark: Any) -> None:
 
 
 def read_all(year: Path) -> None:
-    from bench.results.history.database import open_history
-    from bench.results.history.query import series
+    from bench.history.database import open_history
+    from bench.history.query import series
 
     with open_history(year / "history.db") as history:
         series(history)
@@ -55,7 +55,7 @@ def test_the_index_of_a_year(year: Path, benchmark: Any) -> None:
 
 
 def test_the_baseline_of_a_night(year: Path, benchmark: Any) -> None:
-    from bench.results.history.database import open_history
+    from bench.history.database import open_history
 
     tonight = made_results(year, NIGHTS, rates_of(quiet_rates(NIGHTS)[-1]), fingerprint={"cpu": "Synthetic CPU"})
 
@@ -69,8 +69,8 @@ def test_the_baseline_of_a_night(year: Path, benchmark: Any) -> None:
 NIGHTLY = """
 import json, sys
 from pathlib import Path
-from bench.results.nightly.night import Asked, judge_night
-from bench.results.nightly.write import write_night
+from bench.nightly.judge import Asked, judge_night
+from bench.nightly.write import write_night
 folder, run_dir, night = map(Path, sys.argv[1:])
 verdict = judge_night(night.name, "synthetic-host", [Asked("NumaStudy", run_dir)], folder / "history.db", 28)
 write_night(folder / "nightly" / night, verdict, [])
@@ -80,7 +80,7 @@ assert verdict["compared"] == 48, verdict["text"]
 
 def test_the_compare_of_a_night_in_a_process_of_its_own(year: Path, benchmark: Any) -> None:
     """With the start of Python and its imports, and without: the goal is kept by the larger of the two."""
-    from bench.files import write_json
+    from bench.storage import write_json
 
     row = quiet_rates(NIGHTS + 1)[-1]
     tonight = made_results(year, NIGHTS + 1, rates_of(row), fingerprint={"driver": "580.4", "cpu": "Synthetic CPU"})

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.study.resolve import resolve
-from bench.study.study import load_study
+from bench.study.directory import resolve
+from bench.study.load import load_study
 
 NUMASTUDY = Path(sys.executable).with_name("numastudy")
 # 10 x 3 x 4 x 7 x 6 = 5,040 cells, 7 runs each.

@@ -9,10 +9,9 @@ import pytest
 import yaml
 
 from bench.run.record import write_record
-from bench.study.directory import RunDirectory
+from bench.study.directory import RunDirectory, resolve
+from bench.study.load import configs_folder, load_study
 from bench.study.order import TRACED
-from bench.study.resolve import resolve
-from bench.study.study import configs_folder, load_study
 
 # 48 cells that any machine can run: on the cpu device the GPU is a label.
 GRID = {"gpu_ids": list(range(8)), "numa_nodes": [0]}

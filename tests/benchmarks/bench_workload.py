@@ -14,17 +14,14 @@ from typing import Any
 import pytest
 import torch
 
+from bench.workload.barrier import Progress
 from bench.workload.cell import parse_cell
 from bench.workload.devices import CudaDevice
 from bench.workload.failures import RunFailure
-from bench.workload.latency import LatencyMarks
 from bench.workload.link import measure_link
-from bench.workload.measure import run_window, warm_up
-from bench.workload.phases import Phases
+from bench.workload.measure import LatencyMarks, WarmupRule, batches_in, run_window, throughput_samples_s, warm_up
 from bench.workload.pipeline import no_beat
-from bench.workload.progress import Progress
-from bench.workload.run import build_pipeline, execute
-from bench.workload.windows import WarmupRule, batches_in, throughput_samples_s
+from bench.workload.run import Phases, build_pipeline, execute
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -165,7 +162,7 @@ def test_microbenchmarks(benchmark, tmp_path: Path):
     """All of a placement's link figures as a process; the limit is 10 s."""
     (tmp_path / "cell.json").write_text(json.dumps(cell("vit0x0x0")))
     files = ["--cell", str(tmp_path / "cell.json"), "--result", str(tmp_path / "result.json")]
-    argv = [sys.executable, "-m", "bench.workload.microbench", *files]
+    argv = [sys.executable, "-m", "bench.workload.microbenchmark", *files]
     benchmark.pedantic(lambda: subprocess.run(argv, check=True, capture_output=True), rounds=1)
     found = json.loads((tmp_path / "result.json").read_text())
     print()

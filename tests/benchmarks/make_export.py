@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.trace.schema import ENUMS, TABLES, global_tid, write_export
+from bench.trace.export import ENUMS, TABLES, global_tid, write_export
 
 PID, TID = 4242, 4243
 THREAD, PROCESS = global_tid(PID, TID), global_tid(PID, 0)

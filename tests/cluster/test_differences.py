@@ -1,6 +1,6 @@
 from typing import Any
 
-from bench.cluster.differences import differences, host_type, settings_of
+from bench.cluster.report import differences, host_type, settings_of
 
 
 def results(**fingerprint: str) -> dict[str, Any]:

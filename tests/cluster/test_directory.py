@@ -7,8 +7,7 @@ import yaml
 from bench.cluster.directory import ClusterDirectory, find_or_make, study_text
 from bench.cluster.status import status
 from bench.errors import StudyError
-from bench.study.shipped import shipped_names
-from bench.study.study import load_study, read_study
+from bench.study.load import load_study, read_study, shipped_names
 
 
 @pytest.mark.parametrize("name", shipped_names())

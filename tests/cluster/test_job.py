@@ -15,8 +15,8 @@ from bench.cluster.directory import ClusterDirectory, find_or_make
 from bench.cluster.job import JobOfHost, how_it_ended, lock_folder, newer_job, this_host
 from bench.cluster.job_record import DRAINED, ENDED, STOPPED, STUCK, last_word
 from bench.errors import StudyError
-from bench.files import write_json
-from bench.study.study import load_study
+from bench.storage import write_json
+from bench.study.load import load_study
 
 
 @pytest.fixture

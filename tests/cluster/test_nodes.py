@@ -1,7 +1,6 @@
 import pytest
 
-from bench.cluster.nodes import check_known, check_names, choose_hosts, pick
-from bench.cluster.slurm import Node
+from bench.cluster.slurm import Node, check_known, check_names, choose_hosts, pick
 from bench.errors import StudyError
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bench.cluster.outliers import Value, compare_hosts, small_sample
+from bench.cluster.report import Value, compare_hosts, small_sample
 
 MARGIN = 0.02
 

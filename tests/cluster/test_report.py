@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.analysis.load import load
 from bench.cluster.directory import ClusterDirectory, find_or_make
-from bench.cluster.gather import gather
-from bench.cluster.report import headline, make_cluster_report, render
+from bench.cluster.report import gather, headline, make_cluster_report, render
 from bench.cluster.status import cluster_status
-from bench.files import write_json
-from bench.results.history.database import open_history
-from bench.results.history.query import history_path, studies
-from bench.results.load import load
-from bench.results.results import build_results
-from bench.study.study import load_study
+from bench.history.database import open_history
+from bench.history.query import history_path, studies
+from bench.report.build import build_results
+from bench.storage import write_json
+from bench.study.load import load_study
 from tests.results.builder import build_run_directory, topology_json
 
 HOSTS = ["n1", "n2", "n3", "n4"]

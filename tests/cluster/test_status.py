@@ -13,9 +13,9 @@ from bench.cluster.job_record import last_word
 from bench.cluster.slurm import Job
 from bench.cluster.status import Runs, cluster_status, count_runs, render, stands, status
 from bench.errors import StudyError
-from bench.files import write_json
 from bench.run.record import failure, write_record
-from bench.study.study import load_study
+from bench.storage import write_json
+from bench.study.load import load_study
 from tests.results.builder import build_run_directory, topology_json
 
 WHOLE = Runs(done=6, failed=0, asked=6, last_record_s=1.0, reported=True)

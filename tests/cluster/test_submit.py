@@ -8,7 +8,7 @@ import pytest
 
 from bench.cluster.submit import Asked, dry_run, render
 from bench.errors import StudyError
-from bench.study.study import load_study
+from bench.study.load import load_study
 
 
 def script(folder: str = "/data/out/quick_test/2026-11-22/10-00-00", **asked: object) -> str:

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from bench.analysis.load import load
+from bench.analysis.repeats import demanded
+from bench.compare import read_results
 from bench.errors import StudyError
-from bench.results.demand import demanded
-from bench.results.load import load
-from bench.results.results import build_results
-from bench.results.stored import read_results
-from bench.results.tables import cells_table, csv_text
+from bench.report.build import build_results
+from bench.report.tables import cells_table, csv_text
 from bench.study.directory import RunDirectory, study_fingerprint
+from bench.study.load import Study, configs_folder, load_study
 from bench.study.plan import plan
-from bench.study.study import Study, configs_folder, load_study
 from bench.trace.analyze import analyze_file
 from tests.fuzz.mutations import mutate_bytes, mutate_json
 from tests.results.builder import build_run_directory, topology_json
@@ -94,7 +94,7 @@ def run_directory(data: bytes) -> None:
 
 
 def _compare(name: str, data: bytes) -> None:
-    from bench.results.compare import compare_command
+    from bench.compare import compare_command
 
     with _file(name, data) as path, _file("base.json", _results()) as base, suppress(StudyError):
         read_results(str(path))
@@ -175,7 +175,7 @@ def _torch_traces() -> list[bytes]:
 
 
 def _databases() -> list[bytes]:
-    from bench.results.database import write_database
+    from bench.report.tables import write_database
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "results.db"

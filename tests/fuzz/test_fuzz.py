@@ -10,14 +10,15 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.analysis.load import load
+from bench.compare import read_results
 from bench.errors import StudyError
-from bench.results.load import load
-from bench.results.stored import read_results
 from bench.study.directory import RunDirectory
-from bench.study.study import load_study
-from bench.trace import chrome, database
+from bench.study.load import load_study
+from bench.trace import export as database
+from bench.trace import torch_trace as chrome
 from bench.trace.analyze import analyze_file
-from bench.trace.database import connect_read_only
+from bench.trace.export import connect_read_only
 from tests.fuzz.blind import damaged
 from tests.fuzz.targets import TARGETS
 from tests.trace.trace_builder import pipeline, write

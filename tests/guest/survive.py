@@ -12,8 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.databases import on_network
-from bench.owners import boot_id
+from bench.storage import boot_id, on_network
 from tests.guest.nfs import Server
 from tests.reliability.killing import ApartCalls, living, look_at_files, look_at_the_whole, wait_until
 from tests.reliability.stub import behave, replay

@@ -8,15 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.host.binding import (
-    BindingError,
-    bind_prefix,
-    choose_binding,
-    explain_bind_failure,
-    explain_kill,
-    trial_bind,
-)
-from bench.host.facts import try_live
+from bench.host.binding import BindingError, bind_prefix, choose_binding, explain_bind_failure, explain_kill, trial_bind
+from bench.host.doctor import try_live
 from bench.host.topology import read_topology
 from tests.host.conftest import HOSTS
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.host.doctor import checks, doctor_command, fatal, to_json, to_text
-from bench.host.facts import gather
+from bench.host.doctor import checks, doctor_command, fatal, gather, to_json, to_text
 from tests.host.conftest import HOSTS, TRAPS
 
 CLEAN = HOSTS / "two_sockets"

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.host.facts import gather, try_live
+from bench.host.doctor import gather, try_live
 from bench.host.fingerprint import fingerprint
 from bench.host.topology import read_topology
 from bench.trace.profilers import choose_profiler
@@ -30,11 +30,11 @@ def test_the_doctor_sees_the_nsys_that_a_study_takes(tmp_path: Path, monkeypatch
         file.parent.mkdir(parents=True)
         file.touch()
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr("bench.host.nsys.INSTALLATIONS", (str(nsys),))
-    monkeypatch.setattr("bench.host.nsys.IMPORTERS", ())
+    monkeypatch.setattr("bench.host.fingerprint.INSTALLATIONS", (str(nsys),))
+    monkeypatch.setattr("bench.host.fingerprint.IMPORTERS", ())
     topology = read_topology(HOSTS / "two_sockets")
     assert choose_profiler("auto", "cuda") == "nsys" and fingerprint(topology)["nsys"] == "2025.1.3"
     tried = try_live(topology, tmp_path)
     assert tried.nsys == str(nsys) and not tried.nsys_importer
-    monkeypatch.setattr("bench.host.nsys.IMPORTERS", (str(importer),))
+    monkeypatch.setattr("bench.host.fingerprint.IMPORTERS", (str(importer),))
     assert try_live(topology, tmp_path).nsys_importer

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from bench.host.meminfo import meminfo
+from bench.host.topology import meminfo
 
 
 def write(file: Path, text: str) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from bench.host.placement import judge, share_on_node
+from bench.host.certificate import judge, share_on_node
 
 CELL = {"binding": "numactl", "cpu_node": 0, "mem_node": 2, "placement_threshold": 1.0}
 BIND = {"mode": "bind", "nodes": [2]}

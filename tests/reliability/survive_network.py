@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.databases import on_network
 from bench.errors import StudyError
+from bench.storage import on_network
 from bench.study.directory import study_index
 from tests.reliability.killing import ApartCalls, living, look_at_the_whole, wait_until
 from tests.reliability.stub import behave

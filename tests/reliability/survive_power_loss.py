@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.files import whole_file, write_json
+from bench.storage import whole_file, write_json
 from tests.reliability.killing import CHECKOUT, ApartCalls, look_at_files, look_at_the_whole, wait_until
 from tests.reliability.stub import behave, replay
 
@@ -44,7 +44,7 @@ def new_disk(path: Path) -> Path:
 WRITER = """
 import sys
 from pathlib import Path
-from bench.files import write_json
+from bench.storage import write_json
 folder = Path(sys.argv[1])
 for number in range(100_000):
     # Ever the same name, and a new one in a new folder.
@@ -114,7 +114,7 @@ def test_a_study_goes_on_after_a_power_loss(tmp_path: Path, recorded: Path) -> N
 def test_content_and_name_are_synced_in_this_order(tmp_path: Path) -> None:
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
-    program = f"from bench.files import write_json; write_json({str(tmp_path / 'new' / 'r.json')!r}, 1)"
+    program = f"from bench.storage import write_json; write_json({str(tmp_path / 'new' / 'r.json')!r}, 1)"
     log = tmp_path / "log"
     calls = "trace=openat,mkdir,fsync,rename,renameat,renameat2"
     done = subprocess.run(

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.run.execute import execute
-from bench.run.export import export_trace
-from bench.run.extract import extract_metrics
+from bench.run.attempt import execute
 from bench.run.lock import HostLock
-from bench.study.directory import RunDirectory
-from bench.study.resolve import resolve
-from bench.study.study import read_study
-from bench.trace.profilers.agent import agents
+from bench.run.stages import export_trace, extract_metrics
+from bench.study.directory import RunDirectory, resolve
+from bench.study.load import read_study
+from bench.trace.nsys_agent import agents
 from tests.reliability.killing import ApartCalls, living, wait_until
 from tests.reliability.stub import behave, replay
 
@@ -47,7 +45,7 @@ def calls(tmp_path: Path, recorded: Path, monkeypatch: pytest.MonkeyPatch) -> Ap
     for key, value in made.environment().items():
         monkeypatch.setenv(key, value)
     # A study with nsys is refused on the cpu device. Its run directory is made here, and found by the calls of luigi.
-    monkeypatch.setattr("bench.study.resolve.choose_profiler", lambda setting, device: setting)
+    monkeypatch.setattr("bench.study.directory.choose_profiler", lambda setting, device: setting)
     return made
 
 
@@ -109,7 +107,7 @@ def test_a_profiler_that_fails_costs_only_the_trace(
 
 
 def test_nsys_that_is_not_there_costs_only_the_trace(calls: ApartCalls, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.host.nsys.INSTALLATIONS", ())
+    monkeypatch.setattr("bench.host.fingerprint.INSTALLATIONS", ())
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     _, timed, metrics = measure(calls)
     assert timed["status"] == "ok"

@@ -12,8 +12,8 @@ import yaml
 from bench.host.topology import Topology
 from bench.study.directory import freeze
 from bench.study.grid import expand
+from bench.study.load import configs_folder, load_study
 from bench.study.order import measuring_order
-from bench.study.study import configs_folder, load_study
 from tests.results.made_runs import child_result, made_link, peers
 
 SYNTHETIC = "synthetic-host"

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from bench.results.load import load
-from bench.results.results import build_results
+from bench.analysis.load import load
+from bench.report.build import build_results
 from tests.results.builder import NUMA_FAILURES, build_run_directory, topology_json
 
 

@@ -8,12 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.files import read_json, write_json, write_text
-from bench.results.load import load
-from bench.results.make import make_report
-from bench.results.report.markdown import markdown
-from bench.results.report.page import render
-from bench.results.summary import experiment_summary
+from bench.analysis.load import load
+from bench.analysis.trust import experiment_summary
+from bench.report.build import make_report
+from bench.report.markdown import markdown
+from bench.report.page import render
+from bench.storage import read_json, write_json, write_text
 from tests.results.builder import build_run_directory, topology_json
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference" / "example_two_nodes"

@@ -1,6 +1,6 @@
 import pytest
 
-from bench.results.axes import axes, matched
+from bench.analysis.axes import axes, matched
 from tests.results.made_cells import made_cell
 
 RUNS = [100.0, 101.0]

@@ -2,8 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.errors import StudyError
-from bench.results.bound import (
+from bench.analysis.bound import (
     Stages,
     bound_terms,
     bound_us,
@@ -14,6 +13,7 @@ from bench.results.bound import (
     predict,
     predict_cell,
 )
+from bench.errors import StudyError
 from tests.results.made_cells import made_cell
 
 us = st.floats(0.1, 1e4)

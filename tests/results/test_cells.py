@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.results.cells import cell_entry, merge_latencies
-from bench.results.load import load
-from bench.results.verdicts import noise_class
+from bench.analysis.aggregate import cell_entry, merge_latencies
+from bench.analysis.load import load
+from bench.analysis.verdicts import noise_class
 
 CELL = "pipeline_gpu0_numa0_vit0x0x0"
 

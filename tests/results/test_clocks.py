@@ -1,6 +1,6 @@
 import pytest
 
-from bench.results.clocks import clocks
+from bench.analysis.aggregate import clocks
 
 
 def told(host_s=1.0, trace_s=1.0, events_us=100.0, trace_us=100.0, perturbation=1.0):

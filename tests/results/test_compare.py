@@ -5,8 +5,8 @@ import json
 import pytest
 from scipy import stats
 
+from bench.compare import compare, compare_command, fingerprint_differences
 from bench.errors import StudyError
-from bench.results.compare import compare, compare_command, fingerprint_differences
 from tests.results.made_cells import made_cell, noisy
 
 FACTS = {"host": "a", "cpu": "Xeon", "gpus": "H100 GPU-1", "driver": "580", "torch": "2.11"}

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bench.results.comparisons import comparisons
+from bench.analysis.axes import comparisons
 from tests.results.made_cells import made_cell, noisy
 
 

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from bench.results.contention import contention
-from bench.results.load import load
-from bench.results.report.contention import contention_lines, contention_parts
-from bench.results.report.plots.contention import contention_pictures
-from bench.results.results import build_results
+from bench.analysis.contention import contention
+from bench.analysis.load import load
+from bench.report.build import build_results
+from bench.report.plots.sweeps import contention_pictures
+from bench.report.swept import contention_lines, contention_parts
 from tests.results.builder import build_run_directory, topology_json
 
 STUDY = {
@@ -67,7 +67,7 @@ def test_together_is_the_sum_of_all(results):
 
 
 def test_a_run_with_a_peer_that_failed_is_in_no_sum(run, results):
-    from bench.results.contention import contention
+    from bench.analysis.contention import contention
 
     cells = json.loads(json.dumps(results["cells"]))
     name = entry(results, 0, 8)["cell"]
@@ -107,8 +107,8 @@ def test_a_study_of_single_gpus_has_none(numa_results):
 
 
 def test_the_page_says_what_is_left_to_each(run, results):
-    from bench.results.report.contention import contention_lines, contention_parts
-    from bench.results.report.page import render
+    from bench.report.page import render
+    from bench.report.swept import contention_lines, contention_parts
 
     (line,) = contention_lines(results)
     assert line.startswith("vit0x0x0, 8 GPUs busy: 33 % to 46 % is left while the others run the same pipeline, all on")
@@ -125,7 +125,7 @@ def test_the_page_says_what_is_left_to_each(run, results):
 
 
 def test_rows_of_one_base_and_one_value_are_told_apart(results):
-    from bench.results.report.axes import axis_sections
+    from bench.report.axes import axis_sections
 
     rows = next(section["rows"] for section in axis_sections(results) if section["axis"] == "concurrent GPUs")
     assert [row["model"] for row in rows[:2]] == ["vit0x0x0 gpus8", "vit0x0x0 gpus8 remote-load"]
@@ -133,7 +133,7 @@ def test_rows_of_one_base_and_one_value_are_told_apart(results):
 
 
 def test_what_is_left_has_its_interval_and_is_all_where_it_is_the_same(results):
-    from bench.results.report.contention import contention_lines
+    from bench.report.swept import contention_lines
 
     def told(**changes):
         kept = [one | changes if one["busy"] > 1 else one for one in results["contention"] if one["gpu"] == 0]
@@ -154,7 +154,7 @@ def test_what_is_left_has_its_interval_and_is_all_where_it_is_the_same(results):
 
 
 def test_more_gpus_than_the_host_has_are_not_told_as_busy(results):
-    from bench.results.report.contention import contention_lines, contention_parts
+    from bench.report.swept import contention_lines, contention_parts
 
     nothing = {"samples_s": None, "h2d_gb_s": None, "d2h_gb_s": None, "effect": None, "interval": None, "verdict": None}
     lacking = [one | nothing if one["busy"] > 1 else one for one in results["contention"]]
@@ -164,8 +164,8 @@ def test_more_gpus_than_the_host_has_are_not_told_as_busy(results):
 
 
 def test_what_others_copy_is_not_taken_for_what_each_carries(results):
-    from bench.results.report.contention import contention_parts
-    from bench.results.report.plots.contention import contention_pictures
+    from bench.report.plots.sweeps import contention_pictures
+    from bench.report.swept import contention_parts
 
     copying = [one | {"load": "copies"} if one["busy"] > 1 else one for one in results["contention"]]
     part = contention_parts(results | {"contention": copying})[0]
@@ -179,7 +179,7 @@ def test_what_others_copy_is_not_taken_for_what_each_carries(results):
 def test_the_database_has_a_row_a_peer(tmp_path, results):
     import sqlite3
 
-    from bench.results.database import write_database
+    from bench.report.tables import write_database
 
     write_database(tmp_path / "results.db", results)
     with sqlite3.connect(tmp_path / "results.db") as connection:
@@ -193,6 +193,6 @@ def test_the_database_has_a_row_a_peer(tmp_path, results):
     ("pipeline_gpu0_numa0_vit0x0x0", "vit0x0x0"),
 ])  # fmt: skip
 def test_other_settings_are_not_mixed(name, said):
-    from bench.results.contention import _series
+    from bench.analysis.contention import _series
 
     assert _series(name, said.split(" ")[0]) == said

@@ -3,7 +3,7 @@ import sqlite3
 
 import pytest
 
-from bench.results.database import SCHEMA_VERSION, write_database
+from bench.report.tables import SCHEMA_VERSION, write_database
 
 
 @pytest.fixture

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.analysis.repeats import demanded
 from bench.host.topology import Node, Topology
-from bench.results.demand import demanded
 from bench.run.record import write_record
-from bench.study.directory import RunDirectory, run_name
-from bench.study.resolve import resolve
-from bench.study.study import read_study
+from bench.study.directory import RunDirectory, resolve, run_name
+from bench.study.load import read_study
 
 BASE = {
     "name": "twins", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0", "vit0x0x0", "vit32x2x128"],
@@ -67,7 +66,7 @@ def test_target_precision_asks_for_the_next_look_only_where_it_is_not_reached(
     # A stub of a host with two nodes: here only records are read, nothing is run.
     nodes = tuple(Node(i, (i,), (i,), 1 << 34, True, {0: 10, 1: 20}) for i in (0, 1))
     two_nodes = Topology(nodes, (), True, None, None, None)
-    monkeypatch.setattr("bench.study.resolve.read_topology", lambda: two_nodes)
+    monkeypatch.setattr("bench.study.directory.read_topology", lambda: two_nodes)
     changes = {"numa_nodes": [0, 1], "models": ["vit0x0x0", "vit32x2x128"], "repeats": 6, "target_precision": 0.02}
     directory = resolve(read_study(BASE | changes, "f"), tmp_path, False, "now")
     noise = random.Random(1)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bench.results.drift import Run, drift
+from bench.analysis.statistics import Run, drift
 
 
 def study(change, noise=0.0, cells=6, repeats=6, seed=0):

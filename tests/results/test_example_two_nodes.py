@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from bench.files import read_json
-from bench.results.report.notes import SYNTHETIC
+from bench.report.text import SYNTHETIC
+from bench.storage import read_json
 from tests.results.example_two_nodes import FOLDER, make_example
 
 

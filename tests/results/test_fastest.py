@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 
-from bench.results.comparisons import comparisons
-from bench.results.fastest import fastest
-from bench.results.report.ways import fastest_ways
-from bench.results.statistics import Comparison, estimate_pairs
+from bench.analysis.axes import comparisons
+from bench.analysis.fastest import fastest
+from bench.analysis.statistics import Comparison, estimate_pairs
+from bench.report.text import fastest_ways
 from tests.results.made_cells import made_cell, noisy
 
 STUDY = {"dtype": "fp32", "cuda_graph": False, "compile_model": "off", "buffers": 2}

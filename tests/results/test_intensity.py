@@ -1,6 +1,6 @@
 import pytest
 
-from bench.results.intensity import flops_per_byte, forward_flops
+from bench.analysis.predictions import flops_per_byte, forward_flops
 
 
 @pytest.mark.parametrize(("patch", "depth", "dim", "heads"), [(32, 2, 128, 4), (32, 4, 256, 8), (16, 2, 192, 4)])

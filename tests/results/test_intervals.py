@@ -3,7 +3,7 @@ import math
 import pytest
 from scipy import stats
 
-from bench.results.intervals import interval_of
+from bench.analysis.statistics import interval_of
 
 
 def test_against_scipy_on_the_logarithms():

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from bench.results.links import alone_gb_s, ceiling, link_entries
-from bench.results.load import load
+from bench.analysis.aggregate import alone_gb_s, ceiling, link_entries
+from bench.analysis.load import load
 from tests.results.builder import build_run_directory, topology_json
 from tests.results.made_runs import made_link
 
@@ -49,7 +49,7 @@ def run(tmp_path):
 
 
 def test_the_page_shows_them_and_says_what_percentages_refer_to(run, results_of):
-    from bench.results.report.page import render
+    from bench.report.page import render
 
     results = results_of(run)
     page = render(load(run), results)

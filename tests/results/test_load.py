@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from bench.analysis.load import load, read_results
 from bench.errors import StudyError
-from bench.results.load import load, read_results
-from bench.results.make import make_report
+from bench.report.build import make_report
 
 RUN = "runs/pipeline_gpu0_numa0_vit0x0x0_r1.json"
 

@@ -1,4 +1,4 @@
-from bench.results.measured import measured_at
+from bench.analysis.load import measured_at
 
 
 def test_a_report_made_again_keeps_the_time_of_the_first_run():

@@ -1,4 +1,4 @@
-from bench.results.pairs import class_of, comparison, identity, occurrences, runs_by_block, throughputs
+from bench.analysis.pairs import class_of, comparison, identity, occurrences, runs_by_block, throughputs
 from tests.results.made_cells import made_cell
 
 

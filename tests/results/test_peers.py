@@ -1,6 +1,6 @@
 import pytest
 
-from bench.results.peers import carried_gb_s, peers_of_cell, peers_of_run
+from bench.analysis.aggregate import carried_gb_s, peers_of_cell, peers_of_run
 
 RESULT = {"throughput_samples_s": 1000.0, "bytes_in_per_batch": 6_000_000, "bytes_out_per_batch": 250_000}
 

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from bench.results.local import Local
-from bench.results.penalties import penalties, penalties_from
-from bench.results.rules import Rules
+from bench.analysis.pairs import Local
+from bench.analysis.penalties import penalties, penalties_from
+from bench.analysis.verdicts import Rules
 from tests.results.made_cells import made_cell, noisy
 
 MODELS = [f"m{i}" for i in range(6)]

@@ -1,6 +1,6 @@
 import pytest
 
-from bench.results.remarks import penalty_class, remarks
+from bench.analysis.aggregate import penalty_class, remarks
 
 QUIET = {"metrics": {"remarks": []}, "clocks": {"disagree": []}, "perturbation": 0.97, "bound": {"reason": ""}}
 

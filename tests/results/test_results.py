@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.results.load import load
-from bench.results.results import build_results
+from bench.analysis.load import load
+from bench.report.build import build_results
 from tests.results.builder import build_run_directory, topology_json
 
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from bench.results.selfcheck import evaluate
+from bench.analysis.noise_floor import evaluate
 from tests.results.made_cells import made_cell, noisy
 
 

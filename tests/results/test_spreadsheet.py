@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from bench.results.spreadsheet import csv_table
+from bench.report.tables import csv_table
 
 
 def read(value):

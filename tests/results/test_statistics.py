@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench.errors import StudyError
-from bench.results.statistics import (
+from bench.analysis.statistics import (
     Comparison,
     Sample,
     estimate,
@@ -17,6 +16,7 @@ from bench.results.statistics import (
     repeats_to_decide,
     unpaired,
 )
+from bench.errors import StudyError
 
 rates = st.floats(1.0, 1e6)
 runs = st.dictionaries(st.integers(1, 30), rates, min_size=2, max_size=12)

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from bench.analysis.repeats import decide, looks, pairs_for
+from bench.analysis.statistics import Comparison, estimate_pairs
 from bench.errors import StudyError
-from bench.results.statistics import Comparison, estimate_pairs
-from bench.results.stopping import decide, looks, pairs_for
 
 
 def made(n, sd, seed=0, label="c", noise="rest"):

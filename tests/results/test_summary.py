@@ -1,4 +1,4 @@
-from bench.results.summary import busy_s, duration_s, experiment_summary, windows_s
+from bench.analysis.trust import busy_s, duration_s, experiment_summary, windows_s
 
 
 def run(started_at, wall_s):

@@ -1,7 +1,7 @@
 import csv
 import io
 
-from bench.results.tables import cells_table, csv_text
+from bench.report.tables import cells_table, csv_text
 
 
 def rows_of(results):

@@ -1,4 +1,4 @@
-from bench.results.trust import trust
+from bench.analysis.trust import trust
 
 
 def run(name, verdict="proved", monitor=None, status="ok"):

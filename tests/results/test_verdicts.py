@@ -1,7 +1,7 @@
 import pytest
 
-from bench.results.statistics import Sample, estimate
-from bench.results.verdicts import Verdict, decided, graph_of, judge, noise_class, percent, rounded, told_with_interval
+from bench.analysis.statistics import Sample, estimate
+from bench.analysis.verdicts import Verdict, decided, graph_of, judge, noise_class, percent, rounded, told_with_interval
 
 
 def found(effect: float, error: float, noise="rest", pairs=6):

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.results import words
+from bench import words
 
 
 @pytest.mark.parametrize("function", [words.rate, words.microseconds, words.bandwidth, words.percent, words.seconds])

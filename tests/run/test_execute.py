@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.run.execute import execute
+from bench.run.attempt import execute
+from bench.run.child import log_tail
 from bench.run.lock import HostLock
-from bench.run.process import log_tail
 from bench.run.record import OUTCOMES, is_final, passed_on, read_record, write_record
-from bench.study.directory import RunDirectory
-from bench.study.resolve import resolve
-from bench.study.study import read_study
+from bench.study.directory import RunDirectory, resolve
+from bench.study.load import read_study
 
 TINY = {
     "name": "tiny", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0"], "image_size": 32, "num_samples": 20,

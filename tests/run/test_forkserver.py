@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from bench.run import forkserver
+from bench.run.attempt import execute
 from bench.run.child import ChildEnd, child_environment, run_child
-from bench.run.execute import execute
 from bench.run.forkserver import EXEC, FORK, SERVERS, ForkServers, how_to_start, served
 from bench.run.lock import HostLock
 from bench.run.processes import session_members, start_ticks
+from bench.study.directory import resolve
+from bench.study.load import read_study
 from bench.study.order import TRACED, Slot
-from bench.study.resolve import resolve
-from bench.study.study import read_study
 
 ROOT = Path(__file__).parents[2]
 LIGHT = ["-m", "tests.run.light_server"]

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.run import free_gpu
-from bench.run.free_gpu import wait_until_free
+from bench.run import attempt as free_gpu
+from bench.run.attempt import wait_until_free
 
 UUID = "GPU-6b4f1f3c-0000-0000-0000-000000000000"
 

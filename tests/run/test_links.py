@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.files import read_json
-from bench.run.links import link_cells, link_name, measure_link
 from bench.run.lock import HostLock
+from bench.run.stages import link_cells, link_name, measure_link
+from bench.storage import read_json
 from bench.study.cell import Cell
-from bench.study.directory import RunDirectory
-from bench.study.resolve import resolve
-from bench.study.study import read_study
+from bench.study.directory import RunDirectory, resolve
+from bench.study.load import read_study
 
 TINY = {
     "name": "tiny", "gpu_ids": [0, 1], "numa_nodes": [0], "models": ["vit0x0x0", "vit32x2x64"], "image_size": 32,

@@ -4,8 +4,7 @@ import signal
 
 import pytest
 
-from bench.run.child import ChildEnd
-from bench.run.outcome import judge
+from bench.run.child import ChildEnd, judge
 from bench.study.cell import Cell
 from bench.study.model import Model
 

@@ -11,17 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from bench.files import write_json
 from bench.host.peers import Peer
-from bench.run.execute import execute
+from bench.run.attempt import execute
 from bench.run.lock import HostLock
 from bench.run.peers import peer_cell, peers_of, probed_nodes
 from bench.run.processes import session_members
 from bench.run.record import failure, write_record
+from bench.storage import write_json
 from bench.study.cell import Cell
-from bench.study.directory import Grid, RunDirectory
-from bench.study.resolve import resolve
-from bench.study.study import read_study
+from bench.study.directory import Grid, RunDirectory, resolve
+from bench.study.load import read_study
 
 TINY = {
     "name": "tiny", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0"], "image_size": 32, "num_samples": 20,

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from bench.run.progress import Progress
-from bench.workload.progress import DONE, MEASURING, WARMUP
-from bench.workload.progress import Progress as Counter
+from bench.run.experiment_log import Progress
+from bench.workload.barrier import DONE, MEASURING, WARMUP
+from bench.workload.barrier import Progress as Counter
 
 
 def test_the_percentage_moves_with_the_batches_through_the_phases(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from bench.run.remaining import standing
 from bench.study.order import TRACED, Slot
+from bench.study.plan import standing
 
 # Two groups of two cells each: one repeat, and the traced runs.
 SLOTS = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.run.execute import ATTEMPTS
+from bench.run.attempt import ATTEMPTS
 from tests.reliability.stub import behave, replay
 from tests.slurm.local_slurm import LocalSlurm
 from tests.slurm.many_hosts import JOURNAL, ManyHosts

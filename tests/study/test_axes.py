@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import StudyError
-from bench.study.combinations import Combination, combinations, idle_excludes
-from bench.study.names import named
-from bench.study.study import Study, read_study
+from bench.study.axes import Combination, combinations, idle_excludes, named
+from bench.study.load import Study, read_study
 
 BASE = {"name": "s", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit32x2x128"]}
 

@@ -10,8 +10,8 @@ from bench.errors import StudyError
 from bench.host.topology import Node, Topology, read_topology
 from bench.study.cell import LATER_SETTINGS, Cell
 from bench.study.grid import expand
+from bench.study.load import configs_folder, load_study, read_study
 from bench.study.settings import SETTINGS
-from bench.study.study import configs_folder, load_study, read_study
 from bench.workload import cell as workload
 
 GIB = 1 << 30

@@ -2,10 +2,9 @@
 
 import pytest
 
-from bench.study.combinations import combinations
-from bench.study.names import named
+from bench.study.axes import combinations, named
+from bench.study.load import read_study
 from bench.study.settings import AXIS_KEYS, SETTINGS
-from bench.study.study import read_study
 
 BASE = {"name": "s", "gpu_ids": [1], "numa_nodes": [2], "models": ["vit32x6x512"]}
 STEM = "pipeline_gpu1_numa2_vit32x6x512"

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from bench.errors import StudyError
-from bench.study.study import Study, read_study
+from bench.study.load import Study, read_study
 
 BASE = {"name": "s", "gpu_ids": [0, 1], "numa_nodes": [0], "models": ["vit32x2x128"]}
 

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 
 from bench.errors import StudyError
-from bench.files import write_json
 from bench.host.topology import read_topology
 from bench.run.record import write_record
-from bench.study.directory import RunDirectory
+from bench.storage import write_json
+from bench.study.directory import RunDirectory, find, resolve
+from bench.study.load import Study, read_study
 from bench.study.plan import plan, render
-from bench.study.resolve import find, resolve
-from bench.study.study import Study, read_study
 
 TINY = {
     "name": "tiny", "gpu_ids": [0], "numa_nodes": [0, 99], "models": ["vit0x0x0", "vit32x2x128"], "device": "cpu",

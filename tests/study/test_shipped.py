@@ -11,11 +11,10 @@ import pytest
 
 from bench.errors import StudyError
 from bench.host.topology import Topology, read_topology
+from bench.study.directory import expand_here
+from bench.study.load import TASKS, Study, configs_folder, load_study, parse_yaml, read_yaml, shipped_names, study_path
 from bench.study.plan import plan
-from bench.study.resolve import expand_here
 from bench.study.settings import AXIS_KEYS, SETTINGS, Setting
-from bench.study.shipped import TASKS, configs_folder, parse_yaml, read_yaml, shipped_names, study_path
-from bench.study.study import Study, load_study
 
 ROOT = Path(__file__).parents[2]
 COUNTS = {

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import StudyError
+from bench.study.load import configs_folder, load_study, read_study
 from bench.study.settings import AXIS_KEYS, KEYS, SETTINGS
-from bench.study.study import configs_folder, load_study, read_study
 
 GOOD = {"name": "s", "gpu_ids": [0], "numa_nodes": [0, 2], "models": ["vit32x2x128"]}
 

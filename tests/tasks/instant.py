@@ -16,9 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import bench.run.export
-import bench.run.extract
-import tasks.spans
+import bench.run.stages
 import tasks.stages
 from bench.run.record import CRASHED, OK, failure, passed_on, read_record
 from bench.study.cell import Cell
@@ -74,14 +72,14 @@ def stub_module(name: str, **functions: object) -> None:
 
 def install() -> None:
     tasks.stages.execute = execute
-    bench.run.export.export_trace = export_trace
-    bench.run.extract.extract_metrics = extract_metrics
-    stub_module("bench.results.demand", demanded=demanded)
-    stub_module("bench.results.make", make_report=lambda *_: {})
-    stub_module("bench.results.noise_floor", remember=lambda *_: None)
-    stub_module("bench.results.history.remember", into_history=lambda *_: True)
-    tasks.spans.ALONE = int(os.environ.get("INSTANT_ALONE", tasks.spans.ALONE))
-    tasks.spans.SPANS = int(os.environ.get("INSTANT_SPANS", tasks.spans.SPANS))
+    bench.run.stages.export_trace = export_trace
+    bench.run.stages.extract_metrics = extract_metrics
+    stub_module("bench.analysis.repeats", demanded=demanded)
+    stub_module("bench.report.build", make_report=lambda *_: {})
+    stub_module("bench.analysis.noise_floor", remember=lambda *_: None)
+    stub_module("bench.history.page", into_history=lambda *_: True)
+    tasks.stages.ALONE = int(os.environ.get("INSTANT_ALONE", tasks.stages.ALONE))
+    tasks.stages.SPANS = int(os.environ.get("INSTANT_SPANS", tasks.stages.SPANS))
 
 
 if __name__ == "__main__":

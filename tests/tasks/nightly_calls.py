@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from bench.files import read_json
-from bench.results.history.add import add_study
+from bench.history.database import add_study
+from bench.storage import read_json
 from tests.tasks.study_calls import BIN, TINY, Calls
 
 CELL = "pipeline_gpu0_numa0_vit0x0x0"

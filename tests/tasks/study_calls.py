@@ -43,7 +43,7 @@ SABOTAGE = """
 import os, sys
 here = os.path.dirname(__file__)
 line = open("/proc/self/cmdline").read().split("\\0")
-if "bench.workload" in line or "bench.workload.microbench" in line:
+if "bench.workload" in line or "bench.workload.microbenchmark" in line:
     cell = os.path.basename(line[line.index("--cell") + 1]).removesuffix(".json")
     if os.path.exists(os.path.join(here, cell)):
         sys.stderr.write("sabotaged for a test\\n")

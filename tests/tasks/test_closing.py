@@ -2,9 +2,9 @@
 
 import json
 
-from bench.results.make import make_report
+from bench.report.build import make_report
 from bench.study.directory import RunDirectory
-from tasks.closing import closing_words
+from tasks.luigi_runtime import closing_words
 from tests.results.builder import build_run_directory, topology_json
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.study.study import configs_folder
+from bench.study.load import configs_folder
 from tests.tasks.nightly_calls import Nights, made
 
 CRON = configs_folder() / "cron"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.files import read_json
+from bench.storage import read_json
 from tests.tasks.study_calls import TINY, Calls
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bench.workload.progress import MEASURING, read_progress
+from bench.workload.barrier import MEASURING, read_progress
 from tests.browser import Browser, open_browser
 from tests.tasks.study_calls import Calls, free_port
 from tests.test_ui import Servers, ui

@@ -7,10 +7,9 @@ import pytest
 
 from bench.errors import StudyError
 from bench.host.doctor import WARNING, Check
-from bench.study.directory import RunDirectory
-from bench.study.resolve import resolve
-from bench.study.study import read_study
-from tasks.preflight import preflight
+from bench.study.directory import RunDirectory, resolve
+from bench.study.load import read_study
+from tasks.before_runs import preflight
 
 STUDY = {
     "name": "s", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0"], "device": "cpu", "binding": "none",
@@ -27,7 +26,7 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         asked.append(pool_bytes)
         return [Check("disk", "ok", "room"), Check("node_memory", WARNING, "node 0 is nearly full", "free some")]
 
-    monkeypatch.setattr("tasks.preflight.run_doctor", doctor)
+    monkeypatch.setattr("tasks.before_runs.run_doctor", doctor)
     return asked
 
 

@@ -8,7 +8,7 @@ from luigi.rpc import RPCError
 from luigi.worker import TaskException
 
 from bench.errors import StudyError
-from tasks.setup import _PlainErrors
+from tasks.luigi_runtime import _PlainErrors
 
 
 def logged(error: BaseException) -> str:

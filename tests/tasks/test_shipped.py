@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.study.shipped import shipped_names
+from bench.study.load import shipped_names
 
 LUIGI = Path(sys.executable).with_name("luigi")
 TINY: dict[str, Any] = {

@@ -12,13 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.study.directory import run_name
+from bench.study.directory import resolve, run_name
+from bench.study.load import read_study
 from bench.study.order import TRACED, Slot, measuring_order
-from bench.study.resolve import resolve
-from bench.study.study import read_study
-from tasks.reporting import Reporter
-from tasks.spans import ALONE, SPANS, RunSpan, pieces
-from tasks.stages import RunPipeline
+from tasks.progress import Reporter
+from tasks.stages import ALONE, SPANS, RunPipeline, RunSpan, pieces
 from tests.tasks.study_calls import TINY, Calls
 
 CHECKOUT = Path(__file__).parents[2]

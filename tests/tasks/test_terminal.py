@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.terminal import Terminal
+from tasks.progress import Terminal
 from tests.tasks.study_calls import Calls
 
 COLUMNS = 100
@@ -106,7 +106,7 @@ def test_a_pipe_gets_plain_lines_on_stderr(tmp_path: Path) -> None:
 
 def draw(folder: Path, code: str, columns: int = 40, **environment: str) -> str:
     script = folder / "draw.py"
-    script.write_text("import os, sys\nfrom tasks.terminal import Terminal\n" + textwrap.dedent(code))
+    script.write_text("import os, sys\nfrom tasks.progress import Terminal\n" + textwrap.dedent(code))
     settings = os.environ | {"TERM": "xterm", "PYTHONIOENCODING": "utf-8"} | environment
     ended, sent = at_a_terminal([sys.executable, str(script)], columns, env=settings)
     assert ended == 0, sent

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
+from bench.errors import TraceError
 from bench.trace.analyze import analyze_command, analyze_path
-from bench.trace.errors import TraceError
 from tests.real_nsys import traced
 from tests.trace.oracle import oracle
 from tests.trace.trace_builder import pipeline, write

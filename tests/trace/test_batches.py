@@ -3,8 +3,7 @@
 from hypothesis import given, settings
 
 from bench.trace.batches import per_batch
-from bench.trace.model import Kind
-from bench.trace.reader import read_trace
+from bench.trace.reader import Kind, read_trace
 from bench.trace.remarks import launch_gaps, top_kernels
 from tests.trace.trace_builder import Launch, built_traces, pipeline, write
 

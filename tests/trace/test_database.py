@@ -2,8 +2,8 @@ import sqlite3
 
 import pytest
 
-from bench.trace.database import open_export
-from bench.trace.errors import TraceError
+from bench.errors import TraceError
+from bench.trace.export import open_export
 from bench.trace.reader import read_trace
 from tests.trace.trace_builder import pipeline, write
 

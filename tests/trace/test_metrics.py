@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.trace.errors import TraceError
+from bench.errors import TraceError
 from bench.trace.metrics import check_conservation, exact_sum, metrics
 from bench.trace.reader import read_trace
 from tests.trace.oracle import oracle

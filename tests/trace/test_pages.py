@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.trace.database import open_export
-from bench.trace.errors import TraceError
+from bench.errors import TraceError
+from bench.trace.export import TABLES, open_export
 from bench.trace.pages import NULL, read_columns
-from bench.trace.schema import TABLES
 
 # Every width in which SQLite stores an integer, and both sides of each border.
 WIDTHS = [

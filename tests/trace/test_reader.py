@@ -7,13 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.errors import StudyError
+from bench.errors import StudyError, TraceError
 from bench.trace.batches import per_batch
-from bench.trace.errors import TraceError
+from bench.trace.export import TABLES, global_tid
 from bench.trace.metrics import check_conservation, metrics
-from bench.trace.model import Kind
-from bench.trace.reader import read_trace
-from bench.trace.schema import TABLES, global_tid
+from bench.trace.reader import Kind, read_trace
 from tests.trace.trace_builder import OTHER_PID, OTHER_THREAD, PID, THREAD, VERSIONS, Launch, pipeline, write
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from bench.cli import main
 from bench.errors import StudyError
 from bench.trace.analyze import analyze_file
-from bench.trace.database import open_export
+from bench.trace.export import open_export
 from bench.trace.redact import redact
 from tests.trace.trace_builder import VERSIONS, pipeline, write
 

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.trace.chrome import FURTHEST, _ns
-from bench.trace.errors import TraceError
+from bench.errors import TraceError
 from bench.trace.metrics import check_conservation, metrics
 from bench.trace.reader import read_trace
-from bench.trace.torch_trace import convert
+from bench.trace.torch_trace import FURTHEST, _ns, convert
 from tests.trace.oracle import oracle
 
 # A stand-in for the workload: the ranges of the contract around real copies and a real product.

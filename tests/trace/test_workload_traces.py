@@ -5,12 +5,11 @@ import sys
 
 import pytest
 
-from bench.trace.database import open_export
-from bench.trace.errors import TraceError
+from bench.errors import TraceError
+from bench.trace.export import open_export
 from bench.trace.metrics import check_conservation, metrics
 from bench.trace.profilers import get_profiler
-from bench.trace.reader import read_trace
-from bench.trace.window import read_window
+from bench.trace.reader import read_trace, read_window
 from tests.real_nsys import profiled
 
 CELL = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from hypothesis import strategies as st
 
-from bench.trace.schema import ENUMS, TABLES, global_tid, write_export
+from bench.trace.export import ENUMS, TABLES, global_tid, write_export
 
 PID, TID = 4242, 4243
 THREAD, PROCESS = global_tid(PID, TID), global_tid(PID, 0)

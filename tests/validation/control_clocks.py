@@ -13,17 +13,15 @@ import numpy as np
 import torch
 
 import bench.workload.run as workload
-from bench.trace.chrome import Event, read_chrome_trace
 from bench.trace.metrics import latencies
 from bench.trace.reader import read_trace
-from bench.trace.torch_trace import convert
-from bench.workload.capture import make_capture
+from bench.trace.torch_trace import Event, convert, read_chrome_trace
 from bench.workload.cell import Cell, parse_cell
 from bench.workload.devices import open_device
-from bench.workload.memory import MIB
-from bench.workload.phases import Phases
+from bench.workload.host_memory import MIB
 from bench.workload.pipeline import Pipeline, no_beat
-from bench.workload.ranges import WINDOW_PREFIX, annotated_step, make_ranges, named
+from bench.workload.profiling import WINDOW_PREFIX, annotated_step, make_capture, make_ranges, named
+from bench.workload.run import Phases
 from tests.validation.control_plan import CLOCK_COPIES as COPIES
 
 SIZES_BYTES = (1 * MIB, 2 * MIB, 4 * MIB, 6_021_120, 16 * MIB, 64 * MIB)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from bench.results.verdicts import is_blind
+from bench.analysis.verdicts import is_blind
 from tests.validation.control_plan import CLOCK_COPIES
 
 Record = dict[str, Any]

@@ -31,7 +31,7 @@ class Condition:
     """`percent`: delay in percent of the time per batch; `ratio`: of a slower copy, in its place.
 
     kind: positive (the stage limits: to be found), negative (the stage has slack, or there is no delay: to be SAME),
-    prediction (compared with bench.results.bound).
+    prediction (compared with bench.analysis.bound).
     """
 
     name: str

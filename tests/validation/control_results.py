@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from bench.results.bound import Predicted, Stages, bound_us, predict
-from bench.results.statistics import Comparison, Estimate, estimate_pairs
-from bench.results.verdicts import Verdict, judge, noise_class
+from bench.analysis.bound import Predicted, Stages, bound_us, predict
+from bench.analysis.statistics import Comparison, Estimate, estimate_pairs
+from bench.analysis.verdicts import Verdict, judge, noise_class
 from tests.validation.control_plan import BASE, NEGATIVE, POSITIVE, Condition, Group
 
 Record = dict[str, Any]

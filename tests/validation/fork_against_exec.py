@@ -16,19 +16,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench.files import read_json, write_json
 from bench.host.topology import Topology, read_topology
-from bench.run.child import Child, Launch, child_environment, run_child
+from bench.run.attempt import step_aside
+from bench.run.child import Child, Launch, Process, child_environment, run_child, scratch_folder, workload_argv
 from bench.run.forkserver import EXEC, FORK, ForkServers, served
 from bench.run.lock import HostLock
-from bench.run.process import Process, scratch_folder, workload_argv
 from bench.run.record import OK
-from bench.run.step_aside import step_aside
+from bench.storage import read_json, write_json
 from bench.study.cell import Cell
+from bench.study.directory import expand_here
+from bench.study.load import read_study
 from bench.study.order import measuring_order
-from bench.study.resolve import expand_here
-from bench.study.study import read_study
-from bench.workload.phases import process_start
+from bench.workload.run import process_start
 from tests.validation.fork_results import facts, judged
 from tests.validation.validate import PAGE, write_page
 

@@ -12,8 +12,8 @@ import numpy as np
 from scipy import stats
 from scipy.special import polygamma
 
-from bench.results.statistics import Comparison, Estimate, estimate_pairs
-from bench.results.verdicts import REST, Verdict, decided
+from bench.analysis.statistics import Comparison, Estimate, estimate_pairs
+from bench.analysis.verdicts import REST, Verdict, decided
 
 MARGIN = 0.005
 VARIANCE_RATIOS = (0.5, 2.0)

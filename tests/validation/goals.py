@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from bench.results.drift import Run, drift
-from bench.results.statistics import CONFIDENCE_AFTER_LOOKS, Estimate, estimate_pairs
-from bench.results.stopping import decide
-from bench.results.verdicts import LAUNCH_BOUND, REST, Verdict, decided
+from bench.analysis.repeats import decide
+from bench.analysis.statistics import CONFIDENCE_AFTER_LOOKS, Estimate, Run, drift, estimate_pairs
+from bench.analysis.verdicts import LAUNCH_BOUND, REST, Verdict, decided
 from tests.validation.simulated import Plan, comparisons, fixed_times, linear, simulate, step, times, true_sd, warm_up
 
 SHIPPED_REPEATS = 6

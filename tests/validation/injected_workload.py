@@ -22,9 +22,9 @@ import torch
 import bench.workload.run as workload
 from bench.workload.cell import Cell
 from bench.workload.devices import Device
-from bench.workload.phases import Phases
+from bench.workload.host_memory import Rings
 from bench.workload.pipeline import Pipeline, no_beat
-from bench.workload.rings import Rings
+from bench.workload.run import Phases
 from tests.validation.control_plan import Injection
 
 SLEEPS = 64

@@ -13,8 +13,8 @@ from importlib.metadata import version
 
 import numpy as np
 
-from bench.results.nightly.judge import CONFIRMED_AT, SPAN_NIGHTS, NightCell, judge_cells, level
-from bench.results.verdicts import REST
+from bench.analysis.verdicts import REST
+from bench.nightly.judge import CONFIRMED_AT, SPAN_NIGHTS, NightCell, judge_cells, level
 
 CELLS, HISTORY = 48, 28
 SPREADS = (0.0016, 0.0075)

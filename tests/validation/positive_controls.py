@@ -3,7 +3,7 @@
     python -m tests.validation.positive_controls --device cuda --budget-s 240 --out FILE.json
 
 A process measures one cell with all its delays and without, by turns (side_by_side.py); it is forked from this one,
-which has imported torch and never touched CUDA. Also: slower copies against what bench.results.bound predicts, and
+which has imported torch and never touched CUDA. Also: slower copies against what bench.analysis.bound predicts, and
 CUDA events against the trace. On an idle machine only.
 """
 
@@ -22,9 +22,9 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
 
-from bench.files import read_json, write_json
+from bench.storage import read_json, write_json
 from bench.workload.models import import_timm
-from bench.workload.phases import process_start
+from bench.workload.run import process_start
 from tests.validation.control_clocks import compare_clocks
 from tests.validation.control_page import text_table
 from tests.validation.control_plan import BASE, Group, groups

@@ -1,6 +1,6 @@
 """One process that measures a cell with and without delays, by turns.
 
-Both sides of every comparison are in the same process: what two processes differ by (bench.results.selfcheck shows
+Both sides of every comparison are in the same process: what two processes differ by (bench.analysis.noise_floor shows
 it: 3 to 19 % where the CPU limits) is in neither. The process stays the unit of the statistics: its rounds give one
 ratio a condition, and the interval is made of processes.
 """
@@ -20,17 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.workload.capture import make_capture
+from bench.workload.barrier import Progress
 from bench.workload.cell import Cell, parse_cell
 from bench.workload.devices import open_device
-from bench.workload.measure import run_window, trace_pass, warm_up
+from bench.workload.measure import WarmupRule, run_window, trace_pass, warm_up
 from bench.workload.models import import_timm
 from bench.workload.pipeline import Pipeline, no_beat
-from bench.workload.progress import Progress
-from bench.workload.ranges import make_ranges
+from bench.workload.profiling import make_capture, make_ranges
 from bench.workload.run import versions
 from bench.workload.solo import batches_queued, burst_us, issue_us, solo_us, stages_alone
-from bench.workload.windows import WarmupRule
 from tests.validation.control_plan import BASE, Group, Injection
 from tests.validation.injected_workload import build_side, waited_us
 from tests.validation.traced_stages import stages_of

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.results.statistics import Comparison
-from bench.results.verdicts import LAUNCH_BOUND, REST
+from bench.analysis.statistics import Comparison
+from bench.analysis.verdicts import LAUNCH_BOUND, REST
 from bench.study.order import measuring_order
 
 SPREADS = Path(__file__).parents[1] / "fixtures" / "runs" / "h100_between_process_spread.json"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.trace.chrome import Event
+from bench.trace.torch_trace import Event
 from tests.validation.control_clocks import COPIES, _row
 
 SIZE = 1 << 20

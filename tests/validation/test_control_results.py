@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bench.files import write_json
-from bench.results.bound import Stages, bound_us
+from bench.analysis.bound import Stages, bound_us
+from bench.storage import write_json
 from tests.validation.control_page import section, text_table
 from tests.validation.control_plan import Group, Injection, groups
 from tests.validation.control_results import summarise

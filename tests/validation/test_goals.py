@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.results import statistics
+from bench.analysis import statistics
 from tests.validation import goals
 from tests.validation.goals import PLANS, at_least, at_most, drift_bias, power_at_mde, same_above_margin, study
 from tests.validation.simulated import (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.results.nightly import judge
+from bench.nightly import judge
 from tests.validation.nights import NOISES, judged, live, section
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from bench.files import read_json
+from bench.storage import read_json
 from tests.validation import positive_controls
 from tests.validation.control_plan import BASE_CELL, Group, groups, no_delay, positive, slower_copy
 from tests.validation.positive_controls import ControlError, Runner, measure, summed_up

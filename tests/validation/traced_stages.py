@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from bench.errors import TraceError
 from bench.trace.batches import per_batch
-from bench.trace.chrome import read_chrome_trace
-from bench.trace.errors import TraceError
 from bench.trace.metrics import check_conservation, metrics
 from bench.trace.reader import read_trace
-from bench.trace.torch_trace import convert
+from bench.trace.torch_trace import convert, read_chrome_trace
 from bench.workload.cell import Cell
 
 COPIES = {"h2d": "HtoD", "d2h": "DtoH"}

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.files import read_json
+from bench.storage import read_json
 from tests.validation import control_page, nights
 from tests.validation.goals import GOALS, Figure
 

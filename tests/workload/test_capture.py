@@ -8,10 +8,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from bench.files import sweep
-from bench.workload.capture import make_capture
+from bench.storage import sweep
 from bench.workload.failures import RunFailure
-from bench.workload.ranges import RecordFunctionRanges, named
+from bench.workload.profiling import RecordFunctionRanges, make_capture, named
 
 from .cells import small_cell
 
@@ -40,7 +39,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from torch.profiler import profile
-from bench.workload.capture import make_capture
+from bench.workload.profiling import make_capture
 from tests.workload.cells import small_cell
 
 def export(self, path):

@@ -3,15 +3,21 @@ import shutil
 import pytest
 import torch
 
-from bench.workload import compilation
-from bench.workload.compilation import NOTHING, compilations, compile_advice, compile_facts, refuse_compilations
+from bench.workload import execution as compilation
+from bench.workload.barrier import Progress
 from bench.workload.devices import CpuDevice
-from bench.workload.execution import make_forward, make_slots
+from bench.workload.execution import (
+    NOTHING,
+    compilations,
+    compile_advice,
+    compile_facts,
+    make_forward,
+    make_slots,
+    refuse_compilations,
+)
 from bench.workload.failures import RunFailure
 from bench.workload.models import build_model
-from bench.workload.phases import Phases
-from bench.workload.progress import Progress
-from bench.workload.run import execute
+from bench.workload.run import Phases, execute
 
 from .cells import NO_COMPUTE, raw_cell, small_cell
 
@@ -75,7 +81,7 @@ def test_compilation_inside_the_windows_fails_by_name(monkeypatch):
     """The counter is replaced by one that moves whenever it is read: a warm-up of this project compiles all."""
     refuse_compilations(0)
     counts = iter(range(10))
-    monkeypatch.setattr("bench.workload.jobs.compilations", lambda: next(counts))
+    monkeypatch.setattr("bench.workload.run.compilations", lambda: next(counts))
     with pytest.raises(RunFailure, match="1 compilations or recordings of CUDA graphs inside the windows") as raised:
         execute(raw_cell(model=NO_COMPUTE), "timed", Progress(), Phases())
     assert raised.value.status == "crashed"

@@ -1,7 +1,7 @@
 import torch
 
-from bench.workload.copies import make_route, train_s
 from bench.workload.devices import CpuDevice
+from bench.workload.microbenchmark import make_route, train_s
 
 
 def test_a_train_copies_its_pairs_in_turn():

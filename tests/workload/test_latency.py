@@ -1,7 +1,7 @@
 import pytest
 
 from bench.workload.devices import CpuDevice
-from bench.workload.latency import LatencyMarks, latency_us, mark_stride
+from bench.workload.measure import LatencyMarks, latency_us, mark_stride
 
 
 def test_a_fast_window_marks_some_batches_of_both_slots():

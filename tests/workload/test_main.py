@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.workload.progress import read_progress
+from bench.workload.barrier import read_progress
 
 from .cells import NO_COMPUTE, raw_cell
 

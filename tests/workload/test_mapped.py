@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.workload import mapped
+from bench.workload import host_memory as mapped
 from bench.workload.failures import RunFailure
-from bench.workload.mapped import huge_bytes, map_huge, map_memory
+from bench.workload.host_memory import huge_bytes, map_huge, map_memory
 
 SMAPS = """\
 1000-3000 rw-p 00000000 00:00 0

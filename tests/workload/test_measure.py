@@ -5,14 +5,19 @@ import pytest
 import torch
 
 from bench.workload import measure
+from bench.workload.barrier import DONE, Progress
 from bench.workload.devices import CpuDevice
 from bench.workload.failures import RunFailure
-from bench.workload.latency import LatencyMarks
-from bench.workload.measure import first_batch_again, measure_windows, trace_pass, warm_up
-from bench.workload.phases import Phases
-from bench.workload.progress import DONE, Progress
-from bench.workload.run import build_pipeline
-from bench.workload.windows import WarmupRule, Window
+from bench.workload.measure import (
+    LatencyMarks,
+    WarmupRule,
+    Window,
+    first_batch_again,
+    measure_windows,
+    trace_pass,
+    warm_up,
+)
+from bench.workload.run import Phases, build_pipeline
 
 from .cells import NO_COMPUTE, small_cell
 from .test_ranges import Written

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from bench.workload.failures import RunFailure
-from bench.workload.memory import MIB, cgroup_free_bytes, free_memory, require_host_memory
+from bench.workload.host_memory import MIB, cgroup_free_bytes, free_memory, require_host_memory
 
 GIB = 1 << 30
 

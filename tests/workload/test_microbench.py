@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.workload.devices import CpuDevice
-from bench.workload.microbench import Ends, sizes_bytes
+from bench.workload.microbenchmark import Ends, sizes_bytes
 
 from .cells import raw_cell
 
@@ -17,7 +17,7 @@ KIB, MIB = 1 << 10, 1 << 20
 def run(folder, *more: str, **changes) -> tuple[int, dict]:
     (folder / "cell.json").write_text(json.dumps(raw_cell(**changes)))
     files = ["--cell", str(folder / "cell.json"), "--result", str(folder / "result.json")]
-    child = subprocess.run([sys.executable, "-m", "bench.workload.microbench", *files, *more], capture_output=True)
+    child = subprocess.run([sys.executable, "-m", "bench.workload.microbenchmark", *files, *more], capture_output=True)
     return child.returncode, json.loads((folder / "result.json").read_text())
 
 

@@ -12,15 +12,14 @@ import torch
 from bench.trace.metrics import check_conservation, metrics
 from bench.trace.reader import read_trace
 from bench.trace.torch_trace import convert
+from bench.workload.barrier import Progress
 from bench.workload.devices import CudaDevice
 from bench.workload.failures import RunFailure, name_failure
 from bench.workload.link import measure_link
 from bench.workload.measure import first_batch_again
 from bench.workload.models import build_model
-from bench.workload.phases import Phases
 from bench.workload.pipeline import no_beat
-from bench.workload.progress import Progress
-from bench.workload.run import build_pipeline, execute
+from bench.workload.run import Phases, build_pipeline, execute
 
 from .cells import NO_COMPUTE, raw_cell, small_cell
 
@@ -265,7 +264,7 @@ def test_a_second_process_loads_the_gpu(tmp_path):
 
 
 def test_the_microbenchmarks(tmp_path):
-    assert started(tmp_path, "link", "bench.workload.microbench", "--largest-mb", "512").wait(120) == 0
+    assert started(tmp_path, "link", "bench.workload.microbenchmark", "--largest-mb", "512").wait(120) == 0
     found = json.loads((tmp_path / "link.json").read_text())
     gb_s = {(row["direction"], row["bytes"]): row["median_gb_s"] for row in found["copies"]}
     assert len(gb_s) == 3 * 10

@@ -6,11 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.workload.devices import CpuDevice
+from bench.workload.host_memory import fill_ring
 from bench.workload.models import build_model
-from bench.workload.phases import Phases
 from bench.workload.pipeline import Pipeline, no_beat
-from bench.workload.rings import fill_ring
-from bench.workload.run import build_pipeline
+from bench.workload.run import Phases, build_pipeline
 
 from .cells import NO_COMPUTE, small_cell
 from .lazy_device import LazyDevice

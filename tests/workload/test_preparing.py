@@ -9,10 +9,9 @@ import torch
 
 from bench.workload.devices import CpuDevice
 from bench.workload.failures import RunFailure
-from bench.workload.phases import Phases
 from bench.workload.pipeline import no_beat
-from bench.workload.preparing import MEAN, STD, Preparer, preparing_cpus
-from bench.workload.run import build_pipeline
+from bench.workload.preprocessing import MEAN, STD, Preparer, preparing_cpus
+from bench.workload.run import Phases, build_pipeline
 
 from .cells import NO_COMPUTE, small_cell
 

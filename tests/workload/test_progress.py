@@ -1,4 +1,4 @@
-from bench.workload.progress import DONE, MEASURING, WARMUP, Progress, read_progress
+from bench.workload.barrier import DONE, MEASURING, WARMUP, Progress, read_progress
 
 
 def test_the_parent_reads_what_the_child_counts(tmp_path):

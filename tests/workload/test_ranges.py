@@ -5,10 +5,9 @@ import torch
 
 from bench.workload.devices import CpuDevice
 from bench.workload.failures import RunFailure
-from bench.workload.phases import Phases
 from bench.workload.pipeline import no_beat
-from bench.workload.ranges import NvtxRanges, RecordFunctionRanges, annotated_step, make_ranges, named
-from bench.workload.run import build_pipeline
+from bench.workload.profiling import NvtxRanges, RecordFunctionRanges, annotated_step, make_ranges, named
+from bench.workload.run import Phases, build_pipeline
 
 from .cells import NO_COMPUTE, small_cell
 

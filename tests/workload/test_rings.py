@@ -3,7 +3,7 @@ import torch
 
 from bench.workload.devices import CpuDevice
 from bench.workload.failures import RunFailure
-from bench.workload.rings import fill_ring, make_rings, ring_sizes
+from bench.workload.host_memory import fill_ring, make_rings, ring_sizes
 
 from .cells import NO_COMPUTE, small_cell
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.workload.phases import PHASES, Phases
-from bench.workload.progress import Progress
-from bench.workload.run import execute
+from bench.workload.barrier import Progress
+from bench.workload.run import PHASES, Phases, execute
 
 from .cells import NO_COMPUTE, raw_cell
 

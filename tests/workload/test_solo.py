@@ -1,8 +1,7 @@
 import torch
 
 from bench.workload.devices import CpuDevice
-from bench.workload.phases import Phases
-from bench.workload.run import build_pipeline
+from bench.workload.run import Phases, build_pipeline
 from bench.workload.solo import batches_queued, bursts_of, issue_us, solo_us
 
 from .cells import NO_COMPUTE, small_cell

@@ -5,11 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from bench.workload.barrier import Progress
 from bench.workload.devices import CpuDevice
-from bench.workload.phases import Phases
 from bench.workload.pipeline import no_beat
-from bench.workload.progress import Progress
-from bench.workload.run import build_pipeline, execute
+from bench.workload.run import Phases, build_pipeline, execute
 
 from .cells import NO_COMPUTE, TINY, raw_cell, small_cell
 

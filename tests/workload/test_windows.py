@@ -2,14 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.workload.windows import (
-    WarmupRule,
-    Window,
-    batches_per_window,
-    longer,
-    pace,
-    throughput_samples_s,
-)
+from bench.workload.measure import WarmupRule, Window, batches_per_window, longer, pace, throughput_samples_s
 
 # Samples/s of five passes in one process, on an H100: an eager vit32x2x128, and the same as a CUDA graph.
 EAGER = (7313, 8533, 13818, 13758, 10331)

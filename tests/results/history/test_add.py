@@ -1,8 +1,7 @@
 import pytest
 
-from bench.results.history.add import add_study, calm_throughput, stored_path
-from bench.results.history.database import open_history
-from bench.results.history.query import studies, with_cells
+from bench.history.database import add_study, calm_throughput, open_history, stored_path
+from bench.history.query import studies, with_cells
 from tests.results.builder import build_run_directory
 from tests.results.history.synthetic import made_results, quiet_rates, rates_of
 

@@ -4,7 +4,7 @@ import shutil
 from click.testing import CliRunner
 
 from bench.cli import main
-from bench.files import write_json
+from bench.storage import write_json
 from tests.results.builder import build_run_directory
 
 

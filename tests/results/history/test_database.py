@@ -5,17 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from bench.results.history.add import add_study
-from bench.results.history.database import HistoryError, on_network, open_history, writing
-from bench.results.history.query import studies, with_cells
-from bench.results.history.schema import SCHEMA_VERSION
+from bench.history.database import SCHEMA_VERSION, HistoryError, add_study, on_network, open_history, writing
+from bench.history.query import studies, with_cells
 from tests.results.history.synthetic import cell_names, made_results, quiet_rates, rates_of
 
 VERSION_1 = Path(__file__).parents[2] / "fixtures/history/version_1.sql"
 WRITER = """
 import sys
 from pathlib import Path
-from bench.results.history.add import add_study
+from bench.history.database import add_study
 from tests.results.history.synthetic import made_results, quiet_rates, rates_of
 folder, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 for number in range(first, first + count):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.results.history.add import add_study
+from bench.history.database import add_study
 from tests.results.history.synthetic import made_results, quiet_rates, rates_of
 
 

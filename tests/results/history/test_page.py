@@ -3,8 +3,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.results.history.add import add_study
-from bench.results.history.remember import write_index
+from bench.history.database import add_study
+from bench.history.page import write_index
 from tests.results.history.synthetic import FINGERPRINT, made_results, quiet_rates, rates_of
 
 CELL = "pipeline_gpu0_numa0_vit0x0x0"

@@ -1,8 +1,7 @@
 import pytest
 
-from bench.results.history.add import add_study
-from bench.results.history.database import open_history
-from bench.results.history.query import series, studies
+from bench.history.database import add_study, open_history
+from bench.history.query import series, studies
 from tests.results.history.synthetic import FINGERPRINT, made_results, quiet_rates, rates_of
 
 

@@ -1,4 +1,4 @@
-from bench.results.history.remember import into_history
+from bench.history.page import into_history
 from tests.results.history.synthetic import made_results
 
 

@@ -1,8 +1,8 @@
 import pytest
 
-from bench.files import read_json
-from bench.results.nightly.again import measure_again, slower_cells
-from bench.results.nightly.folder import second_measurements
+from bench.nightly.folder import second_measurements
+from bench.nightly.judge import measure_again, slower_cells
+from bench.storage import read_json
 from bench.study.directory import RunDirectory
 from tests.results.builder import build_run_directory, topology_json
 

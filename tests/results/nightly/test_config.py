@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from bench.errors import StudyError
-from bench.results.nightly.config import Entry, read_nightly
-from bench.study.study import configs_folder, load_study
+from bench.nightly.config import Entry, read_nightly
+from bench.study.load import configs_folder, load_study
 
 
 def read(tmp_path: Path, text: str):

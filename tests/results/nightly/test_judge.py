@@ -2,15 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.results.nightly.judge import (
-    FAILED,
-    FEWEST_NIGHTS,
-    NOT_MEASURED,
-    NightCell,
-    judge_cells,
-    level,
-    spread,
-)
+from bench.nightly.judge import FAILED, FEWEST_NIGHTS, NOT_MEASURED, NightCell, judge_cells, level, spread
 
 
 def nights(sd=0.003, count=28, seed=1):

@@ -5,19 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.files import write_json
-from bench.results.history.database import open_history
-from bench.results.history.remember import into_history
-from bench.results.nightly.night import Asked, judge_night
-from tests.results.history.synthetic import (
-    FINGERPRINT,
-    HOST,
-    cell_names,
-    made_results,
-    night_of,
-    quiet_rates,
-    rates_of,
-)
+from bench.history.database import open_history
+from bench.history.page import into_history
+from bench.nightly.judge import Asked, judge_night
+from bench.storage import write_json
+from tests.results.history.synthetic import FINGERPRINT, HOST, cell_names, made_results, night_of, quiet_rates, rates_of
 
 CELL = "pipeline_gpu2_numa0_vit32x6x512"
 

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from bench.results.nightly.folder import read_verdict
-from bench.results.nightly.write import notify, write_night
+from bench.nightly.folder import read_verdict
+from bench.nightly.write import notify, write_night
 
 CELL = {
     "name": "pipeline_gpu0_numa0_<b>", "verdict": "SLOWER", "effect": -0.05, "interval": [-0.06, -0.04],

@@ -1,6 +1,6 @@
 import pytest
 
-from bench.results.report.alone import ONE_NODE, nothing_compared
+from bench.report.text import ONE_NODE, nothing_compared
 
 
 def results(nodes=(0,), measured=(0,), near=None, hypervisor="none", device="cuda", rate=1.0, text=""):

@@ -3,8 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.results.report.answer import Answer, Loss, answers, best_node, cards
-from bench.results.report.notes import host_facts
+from bench.report.text import Answer, Loss, answers, best_node, cards, host_facts
 
 
 def loss(verdict="SLOWER", share=0.2, interval=(0.18, 0.22), node=2, label="vit32x2x128", sure=True):

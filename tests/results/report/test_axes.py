@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from bench.results.report.axes import axis_pictures, axis_sections, findings, what_matters
-from bench.results.report.labels import by_row, panels
+from bench.report.axes import axis_pictures, axis_sections, findings, what_matters
+from bench.report.labels import by_row, panels
 from tests.results.builder import build_run_directory, topology_json
 
 
@@ -27,8 +27,8 @@ def swept(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(swept):
-    from bench.results.load import load
-    from bench.results.results import build_results
+    from bench.analysis.load import load
+    from bench.report.build import build_results
 
     return build_results(load(swept), "test")
 
@@ -94,7 +94,7 @@ def test_96_cells_are_a_panel_a_model_and_no_picture_has_96_rows(results):
 
 
 def test_many_losses_are_told_by_model(results):
-    from bench.results.report.answer import answers
+    from bench.report.text import answers
 
     (answer,) = answers(results)
     (line,) = answer.lines

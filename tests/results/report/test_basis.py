@@ -1,6 +1,6 @@
 import pytest
 
-from bench.results.report.basis import doubts
+from bench.report.text import doubts
 
 TRUST = {"doubts": {}, "disturbed_by": {}, "throttled": [], "strangers": []}
 LOCALITY = {"error": None, "can_hold": True, "changes": [], "texts": []}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.results.report.compiling import compiling_lines, cost_of_compiling, paid_back_s
+from bench.report.axes import compiling_lines, cost_of_compiling, paid_back_s
 
 CELLS = {
     "eager": {"compile_s": None},

@@ -1,6 +1,6 @@
 import pytest
 
-from bench.results.report.heatmap import FULL_LOSS, maps, shade
+from bench.report.host_map import FULL_LOSS, maps, shade
 
 
 def test_one_map_a_model_and_the_far_node_is_darker(numa_results):

@@ -1,4 +1,4 @@
-from bench.results.report.hostmap import host_map
+from bench.report.host_map import host_map
 from tests.results.builder import topology_json
 
 

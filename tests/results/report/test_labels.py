@@ -1,5 +1,5 @@
-from bench.results.report.labels import device_label, panels, placements
-from bench.results.series import series_label
+from bench.analysis.axes import series_label
+from bench.report.labels import device_label, panels, placements
 
 
 def cell(name, model="vit32x6x512", cpu=0, mem=0, device="cuda"):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.results.report.lanes import lanes
+from bench.report.host_map import lanes
 from bench.trace.reader import read_trace
 
 TRACES = Path(__file__).parents[2] / "fixtures" / "traces"

@@ -1,6 +1,6 @@
 import copy
 
-from bench.results.report.limits import clock_rows, crossings, limit_rows, prediction_rows
+from bench.report.page import clock_rows, crossings, limit_rows, prediction_rows
 
 
 def test_the_largest_term_is_marked_and_the_copy_told(placed_results):

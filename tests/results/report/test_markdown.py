@@ -1,4 +1,4 @@
-from bench.results.report.markdown import markdown
+from bench.report.markdown import markdown
 
 
 def test_the_answer_trust_and_table_are_there(numa_results):

@@ -1,5 +1,5 @@
-from bench.results.report.answer import Loss
-from bench.results.report.over_settings import crowded_line
+from bench.report.axes import crowded_line
+from bench.report.text import Loss
 
 
 def loss(label, share, verdict="SLOWER"):

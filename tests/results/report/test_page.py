@@ -5,10 +5,10 @@ from urllib.parse import unquote
 
 import pytest
 
+from bench.analysis.load import load
 from bench.errors import StudyError
-from bench.results.load import load
-from bench.results.make import make_report
-from bench.results.report.page import render
+from bench.report.build import make_report
+from bench.report.page import render
 from tests.results.builder import edit_study
 
 HOSTILE = "<script>alert('x')</script><img src=//evil.example onerror=alert(1)>\"'&{{ 7*7 }}"

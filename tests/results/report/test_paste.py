@@ -3,8 +3,8 @@ import subprocess
 
 import pytest
 
-from bench.results.report.answer import answers
-from bench.results.report.paste import near_nodes, recipe_note, recipes
+from bench.report.page import near_nodes, recipe_note, recipes
+from bench.report.text import answers
 
 
 @pytest.fixture

@@ -7,19 +7,13 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib.figure import Figure
 
-from bench.results.links import alone_gb_s
-from bench.results.report.answer import answers
-from bench.results.report.plots.axes import axis_picture
-from bench.results.report.plots.bandwidth import bandwidth_pictures
-from bench.results.report.plots.latency import latency_pictures
-from bench.results.report.plots.penalty import penalty_pictures
-from bench.results.report.plots.perturbation import perturbation_pictures
-from bench.results.report.plots.scaling import scaling_pictures, series
-from bench.results.report.plots.stages import stage_pictures, stage_shares
-from bench.results.report.plots.style import draw_interval
-from bench.results.report.plots.throughput import throughput_pictures
-from bench.results.report.plots.timeline import representatives
-from bench.results.words import rate as rate_told
+from bench.analysis.aggregate import alone_gb_s
+from bench.report.plots.pipeline import perturbation_pictures, representatives, stage_pictures, stage_shares
+from bench.report.plots.placement import bandwidth_pictures, latency_pictures, penalty_pictures, throughput_pictures
+from bench.report.plots.style import draw_interval
+from bench.report.plots.sweeps import axis_picture, scaling_pictures, series
+from bench.report.text import answers
+from bench.words import rate as rate_told
 from tests.results.builder import build_run_directory
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -40,8 +34,8 @@ def parsed(picture):
 
 @pytest.fixture(scope="module")
 def scaling_cells(tmp_path_factory):
-    from bench.results.load import load
-    from bench.results.results import build_results
+    from bench.analysis.load import load
+    from bench.report.build import build_results
 
     path = tmp_path_factory.mktemp("scaling") / "run"
     build_run_directory(path, "model_scaling_study", {"repeats": 3})

@@ -1,4 +1,4 @@
-from bench.results.report.regimes import regime_line
+from bench.report.axes import regime_line
 
 
 def told(series, key="image_size", base=256):

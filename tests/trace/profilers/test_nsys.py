@@ -7,14 +7,13 @@ import time
 
 import pytest
 
-from bench.host.nsys import find_importer, find_nsys
-from bench.trace.database import open_export
-from bench.trace.errors import ProfilerError, TraceError
-from bench.trace.profilers.agent import agents
-from bench.trace.profilers.nsys import Nsys
-from bench.trace.profilers.process import run_tool
-from bench.trace.reader import read_trace
-from bench.trace.window import read_window
+from bench.errors import ProfilerError, TraceError
+from bench.host.fingerprint import find_importer, find_nsys
+from bench.trace.export import open_export
+from bench.trace.nsys import Nsys
+from bench.trace.nsys_agent import agents
+from bench.trace.profilers import run_tool
+from bench.trace.reader import read_trace, read_window
 from tests.real_nsys import traced
 
 
@@ -63,7 +62,7 @@ def _same_disk(one, other):
 
 def test_a_stream_without_an_importer_says_what_to_install(report, script, only_on_path, monkeypatch):
     only_on_path(script("nsys", "exit 0"))
-    monkeypatch.setattr("bench.host.nsys.IMPORTERS", ())
+    monkeypatch.setattr("bench.host.fingerprint.IMPORTERS", ())
     (report.parent / "cell.qdstrm").write_bytes(b"x")
     with pytest.raises(ProfilerError, match="QdstrmImporter") as caught:
         Nsys().collect(report, 0, "")
@@ -116,7 +115,7 @@ def test_refusals_are_told_by_name(report, log, what, code):
 
 def test_nsys_missing_is_told(report, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr("bench.host.nsys.INSTALLATIONS", ())
+    monkeypatch.setattr("bench.host.fingerprint.INSTALLATIONS", ())
     with pytest.raises(ProfilerError, match="nsys is not installed"):
         Nsys().command(["true"], report, "cuda")
 

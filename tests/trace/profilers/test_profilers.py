@@ -3,10 +3,8 @@ import sys
 
 import pytest
 
-from bench.errors import StudyError
-from bench.trace.errors import ProfilerError
-from bench.trace.profilers import choose_profiler, get_profiler
-from bench.trace.profilers.torch import Torch
+from bench.errors import ProfilerError, StudyError
+from bench.trace.profilers import Torch, choose_profiler, get_profiler
 
 
 def test_auto_is_nsys_on_cuda_where_it_is(script, only_on_path):
@@ -17,7 +15,7 @@ def test_auto_is_nsys_on_cuda_where_it_is(script, only_on_path):
 
 def test_auto_is_torch_where_there_is_no_nsys(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr("bench.host.nsys.INSTALLATIONS", ())
+    monkeypatch.setattr("bench.host.fingerprint.INSTALLATIONS", ())
     assert choose_profiler("auto", "cuda") == "torch"
     assert choose_profiler("nsys", "cuda") == "nsys"
 

@@ -1,0 +1,139 @@
+"""nightly.yaml: which studies a night measures, what they are compared with, whom to tell."""
+
+import datetime
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import StudyError
+from bench.study.load import parse_yaml, shipped_names, study_path
+from bench.study.settings import nearest
+
+STUDIES = ("NumaStudy", "QuickTest", "ScalingStudy", "SelfCheck")
+_KEYS = ("studies", "baseline_nights", "since", "on_regression")
+_ENTRY_KEYS = ("study", "baseline", "needs_gpu")
+NIGHTS = 28
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One study of a night. study: one of STUDIES, or ""; then config_file is another that ships, or the user's own.
+
+    overrides: keys of the study, checked by the study itself; baseline: a pinned run directory. needs_gpu: measured
+    on device cuda only, and left out where the host has no GPU at all.
+    """
+
+    study: str
+    config_file: Path | None
+    overrides: dict[str, Any]
+    baseline: Path | None
+    needs_gpu: bool = False
+
+    @property
+    def label(self) -> str:
+        name = self.study or str(self.config_file)
+        changed = ", ".join(f"{key}={value}" for key, value in self.overrides.items())
+        return f"{name} ({changed})" if changed else name
+
+
+@dataclass(frozen=True)
+class Nightly:
+    """nights: how many of the nights before make the baseline; since: not those before this date (ISO, or "")."""
+
+    studies: tuple[Entry, ...]
+    nights: int = NIGHTS
+    since: str = ""
+    on_regression: tuple[str, ...] = ()
+
+
+def read_nightly(path: Path) -> Nightly:
+    """Raise StudyError with the file, the key, what was found and what is allowed."""
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8"), path)
+    except OSError as error:
+        raise StudyError(
+            f"cannot read the list of nightly studies: {error.strerror}", str(path), "--config-file FILE"
+        ) from None
+    except ValueError as error:
+        raise StudyError(f"not valid YAML: {error}", str(path)) from None
+    if not isinstance(values, dict):
+        raise StudyError("this file is a mapping with the key studies", str(path))
+    for key in values:
+        if key not in _KEYS:
+            raise StudyError(f"unknown key {key!r}{nearest(str(key), _KEYS)}", str(path), f"the keys are {_KEYS}")
+    return Nightly(
+        studies=_read_studies(values.get("studies"), path),
+        nights=_read_nights(values.get("baseline_nights", NIGHTS), path),
+        since=_read_date(values.get("since"), path),
+        on_regression=_read_command(values.get("on_regression"), path),
+    )
+
+
+def _read_studies(value: Any, path: Path) -> tuple[Entry, ...]:
+    where = f"{path}: studies"
+    if not isinstance(value, list) or not value:
+        raise StudyError(f"found {value!r}, allowed is a list of studies", where, "name at least one, as QuickTest")
+    entries = tuple(_read_entry(item, f"{where}[{index}]", path.parent) for index, item in enumerate(value))
+    labels = [entry.label for entry in entries]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise StudyError(f"{label} is listed twice", where, "list it once; repeats are a key of the study")
+    return entries
+
+
+def _read_entry(value: Any, where: str, folder: Path) -> Entry:
+    values = {"study": value} if isinstance(value, str) else value
+    if not isinstance(values, dict) or not isinstance(values.get("study"), str):
+        raise StudyError(
+            f"found {value!r}, allowed is a name, or a mapping with the key study",
+            where,
+            f"one of {', '.join(STUDIES)}, or a study file",
+        )
+    name, baseline = values["study"], values.get("baseline")
+    file = None
+    if name not in STUDIES:
+        file = folder / name
+        if not file.is_file() and name in shipped_names():
+            file = study_path(name)
+        if not file.is_file():
+            known = (*STUDIES, *shipped_names())
+            raise StudyError(
+                f"no study is named {name!r}{nearest(name, known)}, and there is no such file",
+                where,
+                f"one of {', '.join(known)}, or a study file, relative to {folder}",
+            )
+    if baseline is not None and not (folder / str(baseline)).is_dir():
+        raise StudyError(
+            f"there is no run directory {baseline!r}", f"{where}.baseline", f"name one, relative to {folder}"
+        )
+    needs_gpu = values.get("needs_gpu", False)
+    if not isinstance(needs_gpu, bool):
+        raise StudyError(f"found {needs_gpu!r}, allowed is true or false", f"{where}.needs_gpu")
+    overrides = {key: item for key, item in values.items() if key not in _ENTRY_KEYS}
+    if needs_gpu:
+        overrides = {"device": "cuda"} | overrides
+    return Entry("" if file else name, file, overrides, None if baseline is None else folder / str(baseline), needs_gpu)
+
+
+def _read_nights(value: Any, path: Path) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 5 <= value <= 3650:
+        raise StudyError(f"found {value!r}, allowed is a whole number from 5 to 3650", f"{path}: baseline_nights")
+    return value
+
+
+def _read_date(value: Any, path: Path) -> str:
+    try:
+        return "" if value is None else datetime.date.fromisoformat(str(value)).isoformat()
+    except ValueError:
+        raise StudyError(f"found {value!r}, allowed is a date as 2026-11-22", f"{path}: since") from None
+
+
+def _read_command(value: Any, path: Path) -> tuple[str, ...]:
+    where = f"{path}: on_regression"
+    if isinstance(value, str):
+        # Splitting it here would be a shell that is none; the user should see what is run.
+        raise StudyError("found a text, allowed is a list of arguments", where, f"write {shlex.split(value)}")
+    if value is None or (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+        return tuple(value or ())
+    raise StudyError(f"found {value!r}, allowed is a list of texts", where, "for example [mail, -s, slower, me]")

@@ -1,0 +1,242 @@
+"""Atomic files, process-owned temporaries, SQLite on network file systems."""
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bench.errors import StudyError
+
+# --- owners
+# Whose a temporary file is, in its name: by process id, start time and boot. No clock is asked; clocks step.
+
+def start_ticks(pid: int) -> int | None:
+    """Clock ticks from boot to the start of the process (/proc/<pid>/stat, field 22); None if there is none."""
+    fields = stat_fields(pid)
+    return int(fields[19]) if fields and fields[0] != "Z" else None
+
+
+@cache
+def boot_id() -> str:
+    """Names one boot of the host: start times of another boot say nothing of this one's processes."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return "unknown"
+
+
+def owner() -> str:
+    """This process, for the name of a file: boot, space of process ids, id, start time."""
+    return f"{_space()}-{os.getpid()}-{start_ticks(os.getpid())}"
+
+
+def is_gone(owned_by: str) -> bool:
+    """Whether the process that called owner() has ended. Of one in another container nothing is known: False."""
+    *space, pid, ticks = owned_by.split("-")
+    if space[0] != boot_id()[:8]:
+        return True
+    return "-".join(space) == _space() and str(start_ticks(int(pid))) != ticks
+
+
+def stat_fields(pid: int) -> list[str] | None:
+    """Fields of /proc/<pid>/stat from the third (state) on; the second may hold spaces and brackets."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _space() -> str:
+    try:
+        return f"{boot_id()[:8]}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return f"{boot_id()[:8]}-0"
+
+
+# --- files
+# Files that appear whole or not at all.
+
+# Of the name of a file in that of its temporary one, which has more parts.
+MOST_NAME = 150
+
+
+@contextmanager
+def whole_file(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; on success it is fsynced and takes the name `path`.
+
+    Raise StudyError, and leave `path` as it was, if the file system refuses (full, read-only, no permission).
+    """
+    path = Path(path)
+    try:
+        with _renamed_at_the_end(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise StudyError(
+            f"cannot write: {error.strerror or error}", str(path), "make room or mend the permissions, then start again"
+        ) from None
+
+
+@contextmanager
+def _renamed_at_the_end(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name[:MOST_NAME]}.{owner()}."
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _sync(temporary)
+        # mkstemp makes 0600; a report is for others to read.
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write strict JSON: NaN and infinities are refused (ValueError), since other programs cannot read them."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Raise StudyError if the file is there but is not JSON; OSError if it cannot be read."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise StudyError(
+            f"not valid JSON: {error}", str(path), "delete the file; the next call writes it again"
+        ) from None
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove what processes that have ended left half done. The last-but-one part of its name, between dots, is
+    owner() of who made it."""
+    for path in folder.glob(pattern):
+        with suppress(OSError, ValueError, IndexError):
+            if is_gone(path.name.split(".")[-3]):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def sync_folders(path: Path, levels: int) -> None:
+    """Let a new folder, and the names of the `levels` folders above it, survive a power loss."""
+    for folder in (path, *path.parents[:levels]):
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# --- databases
+# SQLite files where SQLite can lock and write them: on a network file system a copy on the local disk is used.
+
+_NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "9p", "fuse", "glusterfs", "afs")
+
+
+@contextmanager
+def whole_database(path: Path) -> Iterator[Path]:
+    """Yield where to build a database that appears as `path`, whole or not at all. Raises StudyError as whole_file."""
+    if not on_network(path):
+        with whole_file(path) as temporary:
+            yield temporary
+        return
+    with tempfile.TemporaryDirectory(prefix="numastudy-") as folder:
+        local = Path(folder, path.name)
+        local.touch()
+        yield local
+        _copy_back(local, path)
+
+
+@contextmanager
+def local_copy(path: Path, wait_s: float) -> Iterator[Path]:
+    """Yield a copy of the database on the local disk; what was changed there takes its place at the end, whole.
+
+    Programs that do so take turns. Raise TimeoutError after wait_s, OSError, or StudyError.
+    """
+    with tempfile.TemporaryDirectory(prefix="numastudy-") as folder, _turn(path, wait_s):
+        local = Path(folder, path.name)
+        if path.exists():
+            shutil.copyfile(path, local)
+        before = _state(local)
+        yield local
+        if _state(local) != before:
+            _copy_back(local, path)
+
+
+def on_network(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
+    """Whether the file lies on a file system that other hosts may share."""
+    folder = path.resolve().parent
+    found, kind = Path("/"), ""
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return False
+    for line in lines:
+        point, name = line.split()[1:3]
+        place = Path(point.replace("\\040", " "))
+        if folder.is_relative_to(place) and len(place.parts) >= len(found.parts):
+            found, kind = place, name
+    return kind.startswith(_NETWORK)
+
+
+def _copy_back(local: Path, path: Path) -> None:
+    with whole_file(path) as temporary:
+        shutil.copyfile(local, temporary)
+
+
+@contextmanager
+def _turn(path: Path, wait_s: float) -> Iterator[None]:
+    deadline = time.monotonic() + wait_s
+    lock = os.open(path.parent / f".{path.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError from None
+                time.sleep(0.05)
+            except OSError:
+                # Mounted without locks: the last one to finish has its say.
+                break
+        yield
+    finally:
+        with suppress(OSError):
+            os.close(lock)
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    with suppress(FileNotFoundError):
+        status = path.stat()
+        return status.st_mtime_ns, status.st_size
+    return None

@@ -1,0 +1,143 @@
+"""Profiler interface, tool runner, torch.profiler."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from bench.errors import ProfilerError, StudyError
+from bench.host.fingerprint import find_nsys
+
+# --- profilers
+# What records a traced run, behind one small interface; torch is imported by none of it.
+#
+# A report is named by its path without an ending: the ending is the profiler's own.
+
+class Profiler(Protocol):
+    name: str
+
+    def trace_path(self, report: Path) -> Path:
+        """Where the trace is once collected."""
+
+    def command(self, argv: Sequence[str], report: Path, device: str) -> list[str]:
+        """The command that runs argv traced. Removes what an earlier attempt left. Raise ProfilerError."""
+
+    def settle(self, report: Path) -> None:
+        """End what the profiler may have left running, however the run ended. Always to be called after it."""
+
+    def collect(self, report: Path, exit_code: int, log: str) -> Path | None:
+        """After the run: the trace; None if the run failed for reasons of its own. Raise ProfilerError."""
+
+    def export(self, report: Path, sqlite: Path) -> None:
+        """Write the SQLite export, whole or not at all. Raise TraceError."""
+
+    def discard(self, report: Path) -> None:
+        """Remove the trace and what belongs to it."""
+
+
+def get_profiler(name: str) -> Profiler:
+    from bench.trace.nsys import Nsys
+
+    profilers: dict[str, Profiler] = {"nsys": Nsys(), "torch": Torch()}
+    if name not in profilers:
+        raise ProfilerError(f"unknown profiler {name!r}", advice="profiler is one of auto, nsys, torch")
+    return profilers[name]
+
+
+def choose_profiler(setting: str, device: str) -> str:
+    """`setting`, or what auto stands for here: on cuda nsys where it is installed, else torch.
+
+    device: cuda or cpu. Raise StudyError for a profiler that would record nothing there.
+    """
+    if setting == "nsys" and device == "cpu":
+        raise StudyError(
+            "profiler nsys records what CUDA does, and on the cpu device (auto where there is no GPU) that is nothing",
+            "profiler",
+            "set profiler to auto, which is torch here",
+        )
+    if setting != "auto":
+        return get_profiler(setting).name
+    return "nsys" if device == "cuda" and find_nsys() else "torch"
+
+
+# --- process
+# Run a profiler's own tools: bounded in time, nothing left behind.
+
+@dataclass(frozen=True)
+class Finished:
+    exit_code: int
+    output: str
+
+
+def run_tool(argv: Sequence[str], timeout_s: float) -> Finished:
+    """Run to the end; output is stdout and stderr together. Raise ProfilerError if it cannot start or hangs."""
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ProfilerError(f"cannot run {argv[0]}: {error.strerror}", advice="install Nsight Systems again") from None
+    try:
+        output, _ = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise ProfilerError(
+            f"{' '.join(argv[:2])} hung and was ended after {timeout_s:g} s",
+            advice="try again; else use profiler: torch",
+        ) from None
+    finally:
+        # nsys starts daemons of its own: the group goes, also when this process is told to stop.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return Finished(process.returncode, output)
+
+
+def last_line(output: str) -> str:
+    """What a tool said last; progress bars rewrite one line, so a carriage return ends a line too."""
+    lines = [line.strip() for line in output.replace("\r", "\n").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
+# --- torch
+# torch.profiler: the measured process itself writes a Chrome trace.
+
+class Torch:
+    name = "torch"
+
+    def trace_path(self, report: Path) -> Path:
+        return report.parent / f"{report.name}.trace.json.gz"
+
+    def command(self, argv: Sequence[str], report: Path, device: str) -> list[str]:
+        self.discard(report)
+        return [*argv, "--trace", str(self.trace_path(report))]
+
+    def settle(self, report: Path) -> None:
+        """It runs inside the measured process and ends with it."""
+
+    def collect(self, report: Path, exit_code: int, log: str) -> Path | None:
+        trace = self.trace_path(report)
+        if exit_code != 0:
+            return None
+        if not trace.exists() or not trace.stat().st_size:
+            raise ProfilerError(
+                "the run went well and torch.profiler left no trace", str(trace), "see the run's log; measure it again"
+            )
+        return trace
+
+    def export(self, report: Path, sqlite: Path) -> None:
+        from bench.trace.torch_trace import convert
+
+        convert(self.trace_path(report), sqlite)
+
+    def discard(self, report: Path) -> None:
+        self.trace_path(report).unlink(missing_ok=True)
