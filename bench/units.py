@@ -338,7 +338,7 @@ def _python_number(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-# Names of bench.results.words and effects, until their callers use those above.
+# Names of bench.words and analysis.axes, until their callers use those above.
 NONE = DASH
 seconds = duration
 size = byte_size

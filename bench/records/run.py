@@ -5,7 +5,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
-from bench.files import write_json
 from bench.records.base import (
     AtLeastOne,
     Count,
@@ -21,6 +20,7 @@ from bench.records.base import (
 )
 from bench.records.host import Probe
 from bench.records.study import TRACED, run_name
+from bench.storage import write_json
 
 # 2: typed records; reasons of doubt and of disturbance have a kind.
 SCHEMA = 2
