@@ -178,6 +178,45 @@ class Settings(Record, frozen=True, kw_only=True):
     ] = 600.0
     placement_threshold: Annotated[float, Meta(ge=0, le=1, description="share of pages that must be on the node")] = 1.0
 
+    @property
+    def batch_shape(self) -> tuple[int, int, int, int]:
+        """(batch, channels, height, width)"""
+        return (self.batch_size, 3, self.image_size, self.image_size)
+
+    @property
+    def bytes_per_element(self) -> int:
+        """Of a batch on the link: half-precision studies copy half-precision batches."""
+        return 2 if self.dtype in ("bf16", "fp16") else 4
+
+    @property
+    def copies_in(self) -> bool:
+        """False: the input stays on the device."""
+        return self.direction != "d2h"
+
+    @property
+    def copies_out(self) -> bool:
+        """False: the output stays on the device."""
+        return self.direction != "h2d"
+
+    @property
+    def input_bytes(self) -> int:
+        """Of one batch, copied or not."""
+        return math.prod(self.batch_shape) * self.bytes_per_element
+
+    @property
+    def bytes_in_per_batch(self) -> int:
+        """On the link."""
+        return self.input_bytes if self.copies_in else 0
+
+    @property
+    def batches_per_pass(self) -> int:
+        return -(-self.num_samples // self.batch_size)
+
+    @property
+    def batches_in_flight(self) -> int:
+        """Host batches that are prepared, copied or waiting at one time: the least a ring of inputs holds."""
+        return self.preprocess_queue + self.buffers + 1 if self.preprocess_queue else 2
+
 
 class StudySettings(Settings, frozen=True, kw_only=True):
     """The settings of a cell, and those of the study as a whole."""
@@ -260,11 +299,6 @@ class Cell(Settings, frozen=True, kw_only=True):
         return f"gpu{self.gpu}_{self.model.name}"
 
     @property
-    def batch_shape(self) -> tuple[int, int, int, int]:
-        """(batch, channels, height, width)"""
-        return (self.batch_size, 3, self.image_size, self.image_size)
-
-    @property
     def output_shape(self) -> tuple[int, ...]:
         """(batch, patches + 1, dim); with no compute the input's own shape."""
         if not self.model.computes:
@@ -273,43 +307,14 @@ class Cell(Settings, frozen=True, kw_only=True):
         return (self.batch_size, patches + 1, self.model.dim)
 
     @property
-    def bytes_per_element(self) -> int:
-        """Of a batch on the link: half-precision studies copy half-precision batches."""
-        return 2 if self.dtype in ("bf16", "fp16") else 4
-
-    @property
-    def copies_in(self) -> bool:
-        """False: the input stays on the device."""
-        return self.direction != "d2h"
-
-    @property
-    def copies_out(self) -> bool:
-        """False: the output stays on the device."""
-        return self.direction != "h2d"
-
-    @property
-    def input_bytes(self) -> int:
-        """Of one batch, copied or not."""
-        return math.prod(self.batch_shape) * self.bytes_per_element
-
-    @property
     def output_bytes(self) -> int:
         """Of one batch, copied or not."""
         return math.prod(self.output_shape) * self.bytes_per_element
 
     @property
-    def bytes_in_per_batch(self) -> int:
-        """On the link."""
-        return self.input_bytes if self.copies_in else 0
-
-    @property
     def bytes_out_per_batch(self) -> int:
         """On the link."""
         return self.output_bytes if self.copies_out else 0
-
-    @property
-    def batches_per_pass(self) -> int:
-        return -(-self.num_samples // self.batch_size)
 
 
 _IN_KEY_UNLESS_DEFAULT = {
