@@ -20,7 +20,7 @@ from bench.run.record import OK, read_head
 from bench.study.directory import Grid, RunDirectory
 from bench.study.order import Slot
 from bench.study.plan import Standing, standing
-from bench.words import rate
+from bench.units import rate
 from tasks.luigi_runtime import Stopped, end_worker, in_worker
 
 # --- terminal

@@ -11,7 +11,7 @@ from typing import Any
 from bench.analysis.bound import cell_bound
 from bench.analysis.pairs import counted
 from bench.analysis.verdicts import noise_class
-from bench.words import percent, plural
+from bench.units import percent, plural
 
 # --- peers
 # The processes that kept other GPUs busy while one was measured.

@@ -9,7 +9,7 @@ from typing import Any
 from bench.analysis.pairs import comparison, occurrences
 from bench.analysis.statistics import Estimate, estimate, holm, paired
 from bench.analysis.verdicts import Rules, Verdict, graph_of, judge
-from bench.words import at_most, significant, tells_nothing
+from bench.units import is_too_wide, significant, upper_bound
 
 # --- axes
 # The swept axes of a study: which settings have several values, and which cells differ in one axis alone.
@@ -180,7 +180,7 @@ def change(effect: float, interval: Sequence[float] | None = None) -> str:
 
     An interval that tells nothing is left out.
     """
-    if interval and tells_nothing((-interval[1], -interval[0])):
+    if interval and is_too_wide((-interval[1], -interval[0])):
         interval = None
     if effect + 1 >= _AS_FACTOR:
         factors = [1 + bound for bound in interval] if interval else []
@@ -264,7 +264,7 @@ def _in_words(lines: list[Record]) -> str:
         return "not measured"
     verdicts = {line["verdict"] for line in lines}
     if verdicts == {"SAME"}:
-        return f"SAME within {at_most(_bound(lines) or 0)}"
+        return f"SAME within {upper_bound(_bound(lines) or 0)}"
     return _seen_where(lines) if verdicts & set(_DIFFERENT) else f"undecided ({_seen(lines)})"
 
 
@@ -297,7 +297,7 @@ def _over_models(models: list[Record]) -> Iterable[str]:
     else:
         yield from (f"{one['model']} {one['text']}" for one in differ)
     if same := [one for one in models if one["state"] == SAME]:
-        yield f"{_names(same)} SAME within {at_most(max(one['bound'] for one in same))}"
+        yield f"{_names(same)} SAME within {upper_bound(max(one['bound'] for one in same))}"
     for doubt, before, after in ((PROBABLE, "probably ", ""), (NOISE, "not decided: ", ""), (ONCE, "", " in one pair")):
         if open_ := [one for one in models if one["doubt"] == doubt]:
             yield f"{before}{_numbers(open_)}{after}"

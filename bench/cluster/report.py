@@ -18,7 +18,7 @@ from bench.host.fingerprint import LABELS, NOT_COMPARED
 from bench.report.page import environment
 from bench.shape import ANY, NUMBER, PLAIN, POSITIVE, TEXT, Each, Must, misfit
 from bench.storage import write_json, write_text
-from bench.words import plural
+from bench.units import plural
 
 # --- outliers
 # Which hosts of one type differ from the others. Pure: medians and their spread, no files.

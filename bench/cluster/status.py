@@ -12,7 +12,7 @@ from bench.cluster.job_record import DRAINED, ENDED, RUNNING, last_word
 from bench.errors import StudyError
 from bench.run.record import NOT_RUNNABLE, OK, read_record
 from bench.study.directory import RunDirectory, run_name
-from bench.words import plural
+from bench.units import plural
 
 DONE = "done"
 WAITING = "waiting"

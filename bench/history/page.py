@@ -15,7 +15,7 @@ from bench.history.database import add_study, open_history
 from bench.history.query import Point, Series, Trend, history_path, series
 from bench.report.page import environment
 from bench.storage import write_text
-from bench.words import rate
+from bench.units import rate
 
 # --- trend
 # A cell through time as a small SVG: written by hand, since a page has one for every cell of every study.

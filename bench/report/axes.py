@@ -24,7 +24,7 @@ from bench.report.labels import device_label, node_label, place_of
 from bench.report.plots.style import Picture
 from bench.report.plots.sweeps import axis_picture
 from bench.report.swept import contention_lines
-from bench.words import at_most, percent, plural, rate, seconds, signed_share
+from bench.units import at_most, percent, plural, rate, seconds, signed_share
 
 # --- over_settings
 # A place in one sentence where every model was compared under several settings.

@@ -9,7 +9,7 @@ from bench.analysis.pairs import fastest_node
 from bench.report.labels import by_series, device_label, node_label, place_of, placements
 from bench.trace.intervals import union
 from bench.trace.reader import Kind, Trace
-from bench.words import percent, rate, size
+from bench.units import percent, rate, size
 
 # --- hostmap
 # The host as a drawing: nodes in a row, GPUs under the node that is nearest, a table of distances.

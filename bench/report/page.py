@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from bench import words
+from bench import units
 from bench.analysis.aggregate import MISSING, is_untraced, told_outcome
 from bench.analysis.axes import series_label
 from bench.analysis.bound import TERMS, copy_state
@@ -34,7 +34,7 @@ from bench.report.plots.style import NARROW_LABEL, STAGE_COLOURS, colour
 from bench.report.plots.sweeps import contention_pictures, scaling_pictures
 from bench.report.tables import COLUMNS, display_row
 from bench.report.text import Answer, answers, cards, doubts, fastest_ways
-from bench.words import NONE, microseconds, percent, rate, seconds, signed_share
+from bench.units import NONE, microseconds, percent, rate, seconds, signed_share
 
 # --- sections
 # The tables of the page as plain values: no markup here, no thinking in the templates.
@@ -498,7 +498,7 @@ def _legends(cells: list[Record]) -> Record:
         "lane_legend": [
             (name.upper() if "2" in name else name, STAGE_COLOURS[name]) for name in ("h2d", "compute", "d2h")
         ],
-        "scale": [(words.percent(FULL_LOSS * part / 4), shade(FULL_LOSS * part / 4)) for part in range(5)],
+        "scale": [(units.percent(FULL_LOSS * part / 4), shade(FULL_LOSS * part / 4)) for part in range(5)],
     }
 
 
@@ -547,9 +547,9 @@ def environment(package: str) -> Environment:
     source, _, _ = made.loader.get_source(made, "style.css")
     made.globals["css"] = Markup(source)
     made.filters["svg"] = Markup
-    made.filters["rate"] = words.rate
+    made.filters["rate"] = units.rate
     made.filters["signed"] = signed_percent
-    made.filters["share"] = words.percent
+    made.filters["share"] = units.percent
     made.filters["anchor"] = anchor
     return made
 
@@ -557,7 +557,7 @@ def environment(package: str) -> Environment:
 def signed_percent(share: float | None) -> str:
     """A change: +1.2 %, −5.0 %, or a dash."""
     if share is None:
-        return words.NONE
+        return units.NONE
     return f"{'−' if share < 0 else '+'}{abs(100 * share):.{1 if abs(share) >= 0.00995 else 2}f} %"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from bench.analysis.aggregate import WAYS, ceiling
 from bench.analysis.axes import change
 from bench.report.labels import Files, node_label
-from bench.words import NONE, at_most, bandwidth, microseconds, percent, rate, share_with_interval
+from bench.units import NONE, at_most, bandwidth, microseconds, percent, rate, share_with_interval
 
 # --- contention
 # Several GPUs at once, as plain values for the templates: what each keeps, and what they carry together.

@@ -12,7 +12,7 @@ import sqlite_utils
 from bench.analysis.aggregate import told_outcome
 from bench.storage import whole_database
 from bench.study.cell import LATER_SETTINGS
-from bench.words import bandwidth, microseconds, percent, rate
+from bench.units import bandwidth, microseconds, percent, rate
 
 # --- spreadsheet
 # CSV that a spreadsheet opens as what it says: no text of ours or of others is run as a formula.

@@ -10,7 +10,7 @@ from bench.analysis.axes import between, change, listed, plain, series_label
 from bench.analysis.fastest import WAYS
 from bench.report.axes import LONGEST_LIST, Finding, axis_name, crowded_line, is_crowded
 from bench.report.labels import device_label, node_label
-from bench.words import at_most, percent, plural, rate, seconds, share_with_interval
+from bench.units import at_most, percent, plural, rate, seconds, share_with_interval
 
 # --- notes
 # What is said before any number: warnings, the trust line, and in words how the study was done.

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import quantiles
+from bench import units
 from bench.errors import TraceError
 from bench.trace.intervals import Intervals, Times, gaps, join, overlap
 from bench.trace.reader import Activities, Kind, Trace
@@ -139,7 +139,7 @@ def check_conservation(
 
 def _latency_us(trace: Trace) -> dict[str, Any]:
     values = latencies(trace)
-    found = quantiles.summary(np.sort(values), scale=1000)
+    found = units.summary(np.sort(values), scale=1000)
     if not len(values):
         found["reasons"] = dict.fromkeys(("p50", "p90", "p99", "max"), "the batches are copied one way only")
     return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from bench.quantiles import percentile, samples_needed, summary, unsupported
+from bench.units import percentile, samples_needed, summary, unsupported
 from bench.workload.barrier import DONE, MEASURING, WARMUP, Progress
 from bench.workload.devices import Device, Event
 from bench.workload.failures import CRASHED, RunFailure
@@ -178,7 +178,7 @@ def no_latency(direction: str) -> str:
 
 
 def latency_us(values_us: Sequence[float], reason: str = "") -> dict[str, Any]:
-    """p50, p90, p99, max and their reasons (bench.quantiles), and `quantiles`: 101 values, percent 0 to 100.
+    """p50, p90, p99, max and their reasons (bench.units), and `quantiles`: 101 values, percent 0 to 100.
 
     null where the sample cannot support the value; the ends are the smallest and the largest seen. reason: why there
     is no sample.

@@ -11,7 +11,7 @@ from bench.report.host_map import LANES, Lanes, lanes
 from bench.report.labels import by_row, by_series, node_label, panels, place_of, placements, row_label
 from bench.report.plots.style import MUTED, STAGE_COLOURS, Picture, canvas, colour, panel_in, to_svg
 from bench.report.swept import link_device
-from bench.words import bandwidth, microseconds, percent
+from bench.units import bandwidth, microseconds, percent
 
 # --- stages
 # Where the window goes: compute, exposed copy, idle, as shares of it.

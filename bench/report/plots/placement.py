@@ -12,7 +12,7 @@ from bench.analysis.statistics import interval_of
 from bench.report.labels import by_row, device_label, is_swept, panels, place_of, placements
 from bench.report.plots.style import COLOURS, INK, MUTED, Picture, canvas, colour, draw_interval, panel_in, to_svg
 from bench.report.text import Answer, Loss
-from bench.words import bandwidth, microseconds, percent, rate
+from bench.units import bandwidth, microseconds, percent, rate
 
 # --- penalty
 # Penalty against compute per byte moved: where the transfer-bound end and the node stops to matter.

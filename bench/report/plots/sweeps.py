@@ -12,7 +12,7 @@ from bench.analysis.statistics import interval_of
 from bench.report.labels import device_label, place_of, placements, row_label
 from bench.report.plots.style import COLOURS, INK, MUTED, Picture, canvas, colour, draw_interval, to_svg
 from bench.report.swept import Group, group_title, groups, is_alike
-from bench.words import bandwidth, rate
+from bench.units import bandwidth, rate
 
 # --- axes
 # One swept axis: throughput against that of the base, with intervals; the base is the line at 1.
