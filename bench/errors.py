@@ -1,12 +1,8 @@
-"""StudyError, TraceError, ProbeError, BindingError: what, where, remedy, exit code."""
+"""The errors that a user may see. Each says what happened, where, and what to do next."""
 
-
-
-# --- errors
-# The errors a user may see. Each says what happened, where, and what to do next.
 
 class StudyError(Exception):
-    """A condition told to the user by name; anything else that escapes is a bug.
+    """A condition reported to the user by name; any other exception that escapes is a bug.
 
     what:   what happened, in one sentence.
     where:  the file, key path, run or command it happened in.
@@ -30,9 +26,6 @@ class StudyError(Exception):
         return "\n".join(lines)
 
 
-# --- errors
-# What can be wrong with a trace.
-
 class TraceError(StudyError):
     """A trace that is missing, damaged, or without the expected data. The outcome is trace_failed."""
 
@@ -41,4 +34,4 @@ class TraceError(StudyError):
 
 
 class ProfilerError(TraceError):
-    """The profiler could not be run, or left nothing that can be read."""
+    """The profiler could not be run, or wrote nothing that can be read."""

@@ -1,4 +1,4 @@
-"""Atomic files, process-owned temporaries, SQLite on network file systems."""
+"""Files that appear whole or not at all, their temporaries, and SQLite files on network file systems."""
 
 import fcntl
 import json
@@ -14,8 +14,13 @@ from typing import Any
 
 from bench.errors import StudyError
 
-# --- owners
-# Whose a temporary file is, in its name: by process id, start time and boot. No clock is asked; clocks step.
+# Of the name of a file, the part that its temporary file's name repeats: that one has more parts.
+MOST_NAME = 150
+_NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "9p", "fuse", "glusterfs", "afs")
+
+# A temporary file is named after the process that writes it: by process id, start time and boot. Clocks may be set,
+# so none is read.
+
 
 def start_ticks(pid: int) -> int | None:
     """Clock ticks from boot to the start of the process (/proc/<pid>/stat, field 22); None if there is none."""
@@ -25,7 +30,7 @@ def start_ticks(pid: int) -> int | None:
 
 @cache
 def boot_id() -> str:
-    """Names one boot of the host: start times of another boot say nothing of this one's processes."""
+    """Identifies one boot of the host: start times of another boot do not apply to its processes."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
@@ -33,17 +38,17 @@ def boot_id() -> str:
         return "unknown"
 
 
-def owner() -> str:
-    """This process, for the name of a file: boot, space of process ids, id, start time."""
-    return f"{_space()}-{os.getpid()}-{start_ticks(os.getpid())}"
+def process_identity() -> str:
+    """This process, for the name of a file: boot, PID namespace, PID, start time."""
+    return f"{_namespace()}-{os.getpid()}-{start_ticks(os.getpid())}"
 
 
-def is_gone(owned_by: str) -> bool:
-    """Whether the process that called owner() has ended. Of one in another container nothing is known: False."""
-    *space, pid, ticks = owned_by.split("-")
+def has_ended(identity: str) -> bool:
+    """Whether the process of this process_identity() has ended. False for one of another PID namespace: unknown."""
+    *space, pid, ticks = identity.split("-")
     if space[0] != boot_id()[:8]:
         return True
-    return "-".join(space) == _space() and str(start_ticks(int(pid))) != ticks
+    return "-".join(space) == _namespace() and str(start_ticks(int(pid))) != ticks
 
 
 def stat_fields(pid: int) -> list[str] | None:
@@ -55,18 +60,14 @@ def stat_fields(pid: int) -> list[str] | None:
         return None
 
 
-def _space() -> str:
+def _namespace() -> str:
     try:
         return f"{boot_id()[:8]}-{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
         return f"{boot_id()[:8]}-0"
 
 
-# --- files
-# Files that appear whole or not at all.
-
-# Of the name of a file in that of its temporary one, which has more parts.
-MOST_NAME = 150
+# Files.
 
 
 @contextmanager
@@ -77,18 +78,18 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        with _renamed_at_the_end(path) as temporary:
+        with _renamed_on_success(path) as temporary:
             yield temporary
     except OSError as error:
         raise StudyError(
-            f"cannot write: {error.strerror or error}", str(path), "make room or mend the permissions, then start again"
+            f"cannot write: {error.strerror or error}", str(path), "make room or fix the permissions, then start again"
         ) from None
 
 
 @contextmanager
-def _renamed_at_the_end(path: Path) -> Iterator[Path]:
+def _renamed_on_success(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name[:MOST_NAME]}.{owner()}."
+    prefix = f".{path.name[:MOST_NAME]}.{process_identity()}."
     handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
@@ -127,12 +128,14 @@ def read_json(path: Path | str) -> Any:
         ) from None
 
 
-def sweep(folder: Path, pattern: str) -> None:
-    """Remove what processes that have ended left half done. The last-but-one part of its name, between dots, is
-    owner() of who made it."""
+def remove_stale(folder: Path, pattern: str) -> None:
+    """Remove temporary files of processes that have ended.
+
+    Of the parts of such a name between dots, the last but two is the process_identity() of its writer.
+    """
     for path in folder.glob(pattern):
         with suppress(OSError, ValueError, IndexError):
-            if is_gone(path.name.split(".")[-3]):
+            if has_ended(path.name.split(".")[-3]):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -156,15 +159,12 @@ def _umask() -> int:
     return mask
 
 
-# --- databases
-# SQLite files where SQLite can lock and write them: on a network file system a copy on the local disk is used.
-
-_NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "9p", "fuse", "glusterfs", "afs")
+# SQLite files, where SQLite can lock and write them: for a network file system, in a copy on the local disk.
 
 
 @contextmanager
 def whole_database(path: Path) -> Iterator[Path]:
-    """Yield where to build a database that appears as `path`, whole or not at all. Raises StudyError as whole_file."""
+    """Yield where to build a database that appears as `path`, whole or not at all. Raise StudyError as whole_file."""
     if not on_network(path):
         with whole_file(path) as temporary:
             yield temporary
@@ -178,22 +178,22 @@ def whole_database(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def local_copy(path: Path, wait_s: float) -> Iterator[Path]:
-    """Yield a copy of the database on the local disk; what was changed there takes its place at the end, whole.
+    """Yield a copy of the database on the local disk; a changed copy replaces the original at the end, whole.
 
-    Programs that do so take turns. Raise TimeoutError after wait_s, OSError, or StudyError.
+    Programs that do so exclude each other. Raise TimeoutError after wait_s, OSError, or StudyError.
     """
-    with tempfile.TemporaryDirectory(prefix="numastudy-") as folder, _turn(path, wait_s):
+    with tempfile.TemporaryDirectory(prefix="numastudy-") as folder, _exclusive(path, wait_s):
         local = Path(folder, path.name)
         if path.exists():
             shutil.copyfile(path, local)
-        before = _state(local)
+        before = _version(local)
         yield local
-        if _state(local) != before:
+        if _version(local) != before:
             _copy_back(local, path)
 
 
 def on_network(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
-    """Whether the file lies on a file system that other hosts may share."""
+    """Whether the file is on a file system that other hosts may share."""
     folder = path.resolve().parent
     found, kind = Path("/"), ""
     try:
@@ -214,7 +214,7 @@ def _copy_back(local: Path, path: Path) -> None:
 
 
 @contextmanager
-def _turn(path: Path, wait_s: float) -> Iterator[None]:
+def _exclusive(path: Path, wait_s: float) -> Iterator[None]:
     deadline = time.monotonic() + wait_s
     lock = os.open(path.parent / f".{path.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
@@ -227,7 +227,7 @@ def _turn(path: Path, wait_s: float) -> Iterator[None]:
                     raise TimeoutError from None
                 time.sleep(0.05)
             except OSError:
-                # Mounted without locks: the last one to finish has its say.
+                # A file system without locks: the last writer wins.
                 break
         yield
     finally:
@@ -235,7 +235,7 @@ def _turn(path: Path, wait_s: float) -> Iterator[None]:
             os.close(lock)
 
 
-def _state(path: Path) -> tuple[int, int] | None:
+def _version(path: Path) -> tuple[int, int] | None:
     with suppress(FileNotFoundError):
         status = path.stat()
         return status.st_mtime_ns, status.st_size

@@ -6,7 +6,7 @@ from pathlib import Path
 import luigi
 
 from bench.errors import StudyError
-from bench.storage import sweep
+from bench.storage import remove_stale
 from bench.study.directory import RunDirectory, resolve, resolve_into
 from bench.study.load import TASKS, load_study, study_path
 from tasks.before_runs import preflight
@@ -74,7 +74,7 @@ class StudyTask(Overrides, luigi.WrapperTask):
             preflight(found, self.strict)
             host_lock()
             stop_cleanly()
-            sweep(found.path, "**/.*.part")
+            remove_stale(found.path, "**/.*.part")
             close_with_summary(found)
             wait_for_cooldown(found)
             _resolved[self.task_id] = found

@@ -17,7 +17,7 @@ from bench.host.binding import KILLED, bind_prefix, explain_bind_failure, explai
 from bench.run.lock import HostLock
 from bench.run.processes import adopt_orphans, die_with, end_adopted, end_session, start_ticks
 from bench.run.record import BIND_FAILED, CRASHED, MISPLACED, OK, OOM, TIMEOUT, failure
-from bench.storage import owner, read_json, sweep
+from bench.storage import process_identity, read_json, remove_stale
 from bench.study.cell import Cell
 
 # --- child
@@ -372,8 +372,8 @@ def workload_argv(cell_file: Path, mode: str, result: Path, *options: str) -> li
 def scratch_folder() -> tempfile.TemporaryDirectory[str]:
     """For what a run's processes leave each other; in memory where there is such a place."""
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
-    sweep(Path(place), "numastudy.*.scratch")
-    return tempfile.TemporaryDirectory(prefix=f"numastudy.{owner()}.", suffix=".scratch", dir=place)
+    remove_stale(Path(place), "numastudy.*.scratch")
+    return tempfile.TemporaryDirectory(prefix=f"numastudy.{process_identity()}.", suffix=".scratch", dir=place)
 
 
 def log_tail(path: Path) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from bench.storage import MOST_NAME, owner, whole_file
+from bench.storage import MOST_NAME, process_identity, whole_file
 from bench.workload.cell import Cell
 from bench.workload.failures import CRASHED, NOT_RUNNABLE, RunFailure
 from bench.workload.pipeline import Pipeline, Stage
@@ -159,7 +159,7 @@ def torch_profile(cell: Cell, trace: Path) -> Iterator[None]:
         activities.append(ProfilerActivity.CUDA)
     with profile(activities=activities, record_shapes=True) as profiler:
         yield
-    prefix = f".{trace.name[:MOST_NAME]}.{owner()}."
+    prefix = f".{trace.name[:MOST_NAME]}.{process_identity()}."
     with whole_file(trace) as temporary, TemporaryDirectory(prefix=prefix, suffix=".part", dir=trace.parent) as folder:
         # In a folder, since the last suffix decides whether torch compresses it.
         exported = Path(folder, trace.name)

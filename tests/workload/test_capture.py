@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from bench.storage import sweep
+from bench.storage import remove_stale
 from bench.workload.failures import RunFailure
 from bench.workload.profiling import RecordFunctionRanges, make_capture, named
 
@@ -56,7 +56,7 @@ def test_what_is_left_of_a_trace_by_a_process_that_was_killed_is_swept(tmp_path)
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "trace.json.gz")])
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "trace.json.gz").exists() and list(tmp_path.iterdir())
-    sweep(tmp_path, "**/.*.part")
+    remove_stale(tmp_path, "**/.*.part")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import StudyError
-from bench.storage import boot_id, owner, read_json, sweep, whole_file, write_json
+from bench.storage import boot_id, process_identity, read_json, remove_stale, whole_file, write_json
 
 KILLED = """
 import os, signal, sys
@@ -27,24 +27,24 @@ def test_a_writer_that_is_killed_leaves_no_file_of_that_name(tmp_path: Path) -> 
     (left,) = tmp_path.iterdir()
     with whole_file(path) as of_this_one:
         of_this_one.write_text("1")
-        sweep(tmp_path, "**/.*.part")
+        remove_stale(tmp_path, "**/.*.part")
         assert of_this_one.exists() and not left.exists()
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("name", [".r.json.x.part", ".r.json.part", ".part", ".a.1-2-3.part", ".r.OWNER.x.part"])
 def test_what_is_not_known_to_be_left_behind_stays(tmp_path: Path, name: str) -> None:
-    name = name.replace("OWNER", owner())  # of this process, which lives
+    name = name.replace("OWNER", process_identity())  # of this process, which lives
     if name == ".a.1-2-3.part":
         name = f".a.{boot_id()[:8]}-1-2-3.x.part"  # of a container whose processes are not seen here
     (tmp_path / name).touch()
-    sweep(tmp_path, "**/.*.part")
+    remove_stale(tmp_path, "**/.*.part")
     assert (tmp_path / name).exists()
 
 
 def test_what_an_earlier_boot_left_goes(tmp_path: Path) -> None:
     (tmp_path / ".r.json.00000000-4026531836-7-7.x.part").touch()
-    sweep(tmp_path, "**/.*.part")
+    remove_stale(tmp_path, "**/.*.part")
     assert list(tmp_path.iterdir()) == []
 
 
