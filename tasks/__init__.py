@@ -1,42 +1,31 @@
 """Every task a user names: `luigi --module tasks NumaStudy`."""
 
-from tasks.luigi_runtime import (
-    apply_project_settings,
-    hide_false_warnings,
-    hide_tracebacks,
-    keep_own_worker,
-    tell_of_the_same_command,
-)
-from tasks.progress import hush_luigi
+from tasks import luigi_runtime, progress
+from tasks.before_runs import MeasureLink, Probe
+from tasks.nightly import NightCheck, NightlySweep, NightVerdict
+from tasks.repeats import MoreRepeats, ProbeAgain
+from tasks.report import CellCheck, StudyCheck, StudyReport
+from tasks.stages import ExportSqlite, ExtractLatency, RunPipeline
+from tasks.studies import NumaStudy, QuickTest, ScalingStudy, SelfCheck, Study
 
-# Luigi imports this module before it reads its settings.
-apply_project_settings()
-keep_own_worker()
-hide_false_warnings()
-hide_tracebacks()
-tell_of_the_same_command()
-hush_luigi()
-
-from tasks.before_runs import MeasureLink  # noqa: E402
-from tasks.nightly import NightCheck, NightlySweep, NightVerdict  # noqa: E402
-from tasks.report import CellCheck, StudyCheck, StudyReport  # noqa: E402
-from tasks.stages import ExportSpan, ExportSqlite, ExtractLatency, ExtractSpan, RunPipeline, RunSpan  # noqa: E402
-from tasks.studies import NumaStudy, QuickTest, ScalingStudy, SelfCheck, Study  # noqa: E402
+# luigi imports this module before it reads its settings.
+luigi_runtime.install()
+progress.install()
 
 __all__ = [
     "CellCheck",
-    "ExportSpan",
     "ExportSqlite",
     "ExtractLatency",
-    "ExtractSpan",
     "MeasureLink",
+    "MoreRepeats",
     "NightCheck",
     "NightVerdict",
     "NightlySweep",
     "NumaStudy",
+    "Probe",
+    "ProbeAgain",
     "QuickTest",
     "RunPipeline",
-    "RunSpan",
     "ScalingStudy",
     "SelfCheck",
     "Study",

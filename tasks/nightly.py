@@ -1,10 +1,9 @@
 """One night: its studies one after the other, then the verdict against the nights before."""
 
-import atexit
 import datetime
 import hashlib
-import os
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -17,21 +16,29 @@ from bench.errors import StudyError
 from bench.host.topology import read_topology
 from bench.nightly.config import Entry, Nightly, read_nightly
 from bench.nightly.folder import OK, night_folder, read_verdict, second_measurements
-from bench.run.record import read_record
+from bench.records.run import ReportStage, read_record
 from bench.study.directory import RunDirectory
 from bench.study.load import configs_folder
 from bench.study.settings import nearest
-from tasks.luigi_runtime import INVOCATION, OVERRIDES, refusing
+from tasks.luigi_runtime import (
+    INVOCATION,
+    AlreadyRunning,
+    at_exit,
+    handle_signals,
+    lock_folder,
+    refusing,
+    release_stale_tasks,
+)
 from tasks.report import StudyCheck, StudyReport
-from tasks.studies import NumaStudy, QuickTest, ScalingStudy, SelfCheck, Study, StudyTask
+from tasks.studies import OVERRIDES, NumaStudy, QuickTest, ScalingStudy, SelfCheck, Study, StudyTask
 
 _KEYS = (*OVERRIDES, "strict", "baseline")
-_KINDS = {kind.__name__: kind for kind in (NumaStudy, QuickTest, ScalingStudy, SelfCheck)}
+_KINDS: dict[str, type[StudyTask]] = {kind.__name__: kind for kind in (NumaStudy, QuickTest, ScalingStudy, SelfCheck)}
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A study of the night, and its run directory; without one, `problem` says why."""
+    """A study of the night and its run directory; without one, `problem` is the reason."""
 
     entry: Entry
     directory: RunDirectory | None
@@ -42,7 +49,7 @@ class Planned:
         return bool(self.entry.overrides.get("strict"))
 
 
-class _Night(luigi.DateParameter):
+class NightParameter(luigi.DateParameter):
     def parse(self, text: str) -> datetime.date:
         with refusing():
             try:
@@ -51,42 +58,42 @@ class _Night(luigi.DateParameter):
                 raise StudyError(f"found {text!r}, allowed is a date such as 2026-11-22", "--date") from None
 
 
-class OfNight(luigi.Task):
-    date = _Night(default=datetime.date.today(), description="the night, as 2026-11-22")
-    config_file = luigi.Parameter(default=str(configs_folder() / "nightly.yaml"), description="what a night measures")
-    output_dir = luigi.Parameter(default="outputs", description="where run directories are made")
-    host = luigi.Parameter(default=socket.gethostname(), description="this host; not to be set")
+class NightTask(luigi.Task):
+    """A task of one night."""
+
+    date: datetime.date = NightParameter(default=datetime.date.today(), description="the night, as 2026-11-22")
+    config_file: str = luigi.Parameter(
+        default=str(configs_folder() / "nightly.yaml"), description="the list of the studies of a night"
+    )
+    output_dir: str = luigi.Parameter(default="outputs", description="the folder of all run directories")
+    host: str = luigi.Parameter(default=socket.gethostname(), description="this host; not to be set")
 
     @property
     def night(self) -> str:
         return self.date.isoformat()
 
     @property
-    def folder(self) -> Path:
-        return night_folder(Path(self.output_dir).resolve(), self.night)
+    def outputs(self) -> Path:
+        return Path(self.output_dir).resolve()
 
-    def of_night(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in ("date", "config_file", "output_dir", "host")}
+    @property
+    def folder(self) -> Path:
+        return night_folder(self.outputs, self.night)
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """The parameters that every task of this night shares."""
+        return {"date": self.date, "config_file": self.config_file, "output_dir": self.output_dir, "host": self.host}
 
     def verdict(self) -> dict[str, Any] | None:
         return read_verdict(self.folder)
 
-    def _again(self) -> list[str]:
-        """Run directories of second measurements."""
-        return [entry["run_directory"] for _, entry in sorted(second_measurements(self.folder).items())]
-
-    def inputs(self) -> str:
-        """Names what a verdict rests on: it is made again whenever a report was, or the list of studies changed."""
-        digest = hashlib.sha256(repr(config_of(self.config_file)).encode())
-        for planned in plan_of(self):
-            report = read_record(planned.directory.path / "report.json") if planned.directory else None
-            digest.update(repr((planned.entry.label, planned.problem, (report or {}).get("state"))).encode())
-        for path in self._again():
-            digest.update(repr((read_record(Path(path) / "report.json") or {}).get("state")).encode())
-        return digest.hexdigest()[:16]
+    def on_failure(self, exception: BaseException) -> str:
+        """What the scheduler's page shows for the failed task."""
+        return str(exception) if isinstance(exception, StudyError) else super().on_failure(exception)
 
 
-class NightVerdict(OfNight):
+class NightVerdict(NightTask):
     """outputs/nightly/<date>/verdict.json and verdict.html, when every study of the night has its report."""
 
     def output(self) -> luigi.LocalTarget:
@@ -94,115 +101,129 @@ class NightVerdict(OfNight):
 
     def complete(self) -> bool:
         verdict = self.verdict()
-        if verdict is None or verdict["inputs"] != self.inputs():
+        if verdict is None or verdict["inputs"] != self._inputs():
             return False
-        # A run that failed is to be tried again by a later call, and then judged again.
-        again = [StudyReport(run_dir=path, host=self.host) for path in self._again()]
-        return all(report.complete() for report in (*self._reports(), *again))
-
-    def _reports(self) -> list[StudyReport]:
-        """Of the night's studies; a second measurement follows from what they say."""
-        return [StudyReport(run_dir=str(one.directory.path), host=self.host) for one in plan_of(self) if one.directory]
+        # A run that failed is tried again by a later call, and then judged again.
+        second = [StudyReport(run_dir=str(path), host=self.host) for path in self._second_directories()]
+        return all(report.complete() for report in (*self._reports(), *second))
 
     def run(self) -> Iterator[Any]:
-        # One after the other: runs of two studies must not take turns on one host.
+        # One after the other: runs of two studies must not alternate on one host.
         for report in self._reports():
-            _ = yield report  # luigi sends the outputs back, which `yield from` a list would not take
+            _ = yield report  # luigi sends the outputs back, which `yield from` a list would not accept
         from bench.history.page import write_index
         from bench.history.query import history_path
         from bench.nightly.judge import measure_again, slower_cells
         from bench.nightly.write import write_night
 
         verdict = self._judge({})
-        again = {}
+        second: dict[str, Path] = {}
         for one in plan_of(self):
-            if cells := slower_cells(verdict).get(one.entry.label):
-                first = one.directory.path
-                again[one.entry.label] = measure_again(self.folder, one.entry.label, first, cells, INVOCATION)
-                _ = yield StudyReport(run_dir=str(again[one.entry.label]), host=self.host)
-        if again:
-            verdict = self._judge(again)
-        command = config_of(self.config_file).on_regression
-        if said := write_night(self.folder, verdict | {"inputs": self.inputs()}, command):
-            print(said, flush=True)
-        write_index(history_path(Path(self.output_dir).resolve()))
+            cells = slower_cells(verdict).get(one.entry.label)
+            if cells and one.directory:
+                label = one.entry.label
+                second[label] = measure_again(self.folder, label, one.directory.path, cells, INVOCATION)
+                _ = yield StudyReport(run_dir=str(second[label]), host=self.host)
+        if second:
+            verdict = self._judge(second)
+        notice = write_night(
+            self.folder, verdict | {"inputs": self._inputs()}, config_of(self.config_file).on_regression
+        )
+        if notice:
+            print(notice, flush=True)
+        write_index(history_path(self.outputs))
 
-    def _judge(self, again: dict[str, Path]) -> dict[str, Any]:
-        """again: second measurements, by label."""
+    def _reports(self) -> list[StudyReport]:
+        """Of the night's studies; a second measurement follows from their results."""
+        return [StudyReport(run_dir=str(one.directory.path), host=self.host) for one in plan_of(self) if one.directory]
+
+    def _second_directories(self) -> list[Path]:
+        return [Path(entry["run_directory"]) for _, entry in sorted(second_measurements(self.folder).items())]
+
+    def _inputs(self) -> str:
+        """A digest of the inputs: the night is judged again whenever a report or the list of studies changes."""
+        digest = hashlib.sha256(repr(config_of(self.config_file)).encode())
+        for one in plan_of(self):
+            state = _report_state(one.directory.path) if one.directory else None
+            digest.update(repr((one.entry.label, one.problem, state)).encode())
+        for path in self._second_directories():
+            digest.update(repr(_report_state(path)).encode())
+        return digest.hexdigest()[:16]
+
+    def _judge(self, second: dict[str, Path]) -> dict[str, Any]:
+        """second: run directories of second measurements, by label."""
         from bench.history.query import history_path
         from bench.nightly.judge import Asked, judge_night
 
-        config, database = config_of(self.config_file), history_path(Path(self.output_dir).resolve())
+        config = config_of(self.config_file)
         asked = [
             Asked(
                 one.entry.label,
-                one.directory and one.directory.path,
+                one.directory.path if one.directory else None,
                 one.problem,
                 one.entry.baseline,
                 one.strict,
-                again.get(one.entry.label),
+                second.get(one.entry.label),
             )
             for one in plan_of(self)
         ]
-        verdict = judge_night(self.night, self.host, asked, database, config.nights, config.since)
+        verdict = judge_night(self.night, self.host, asked, history_path(self.outputs), config.nights, config.since)
         left_out = [entry.label for entry in config.studies if entry not in entries_of(self.config_file)]
         return verdict | {
             "warnings": [*verdict["warnings"], *(f"{label}: left out, no GPU here" for label in left_out)]
         }
 
 
-class NightCheck(OfNight):
-    """Fails with what got slower, failed or was not measured: a red task that says so."""
+class NightCheck(NightTask):
+    """Fails with what got slower, failed or was not measured: a red task with the reason."""
 
     def requires(self) -> NightVerdict:
-        return NightVerdict(**self.of_night())
+        return NightVerdict(**self.where)
 
     def complete(self) -> bool:
         return self.requires().complete() and (self.verdict() or {}).get("verdict") == OK
 
     def run(self) -> None:
         verdict = self.verdict()
-        if verdict["verdict"] != OK:
+        if verdict is None or verdict["verdict"] != OK:
             raise StudyError(
-                f"night {self.night}: {verdict['text']}",
+                f"night {self.night}: {verdict['text'] if verdict else 'its verdict is missing'}",
                 str(self.folder / "verdict.html"),
-                "the page compares each cell with the nights before; a change that is meant: set since in "
+                "the page compares each cell with the nights before; after an intended change: set since in "
                 + self.config_file,
             )
 
-    def on_failure(self, exception: BaseException) -> str:
-        """What the scheduler's page shows for the red task."""
-        return str(exception)
 
-
-class NightlySweep(OfNight):
+class NightlySweep(NightTask):
     """Measure the studies of nightly.yaml for one date; fail if something got slower, failed or was not measured."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         with refusing():
-            datetime.date.fromisoformat(self.night)
+            self._check_date()
             studies_of(self)
             known = self.verdict()
             if known and known["host"] != self.host:
                 raise StudyError(
-                    f"this is the night of the host {known['host']}, and this one is {self.host}",
+                    f"this is the night of the host {known['host']}, and this host is {self.host}",
                     str(self.folder),
                     "give each host its own --output-dir",
                 )
 
     def complete(self) -> bool:
-        """By its verdict, not by its runs: a night that went well stays so when the host has changed since."""
+        """By its verdict, not by its runs: a night without findings stays complete if the host changes later."""
         verdict = self.verdict()
         asked = [entry.label for entry in entries_of(self.config_file)]
-        return bool(verdict) and verdict["verdict"] == OK and [one["study"] for one in verdict["studies"]] == asked
+        if verdict is None or verdict["verdict"] != OK:
+            return False
+        return [one["study"] for one in verdict["studies"]] == asked
 
     def requires(self) -> NightVerdict:
-        # What is registered first speaks last: the verdict comes after the tables of the studies.
-        _close_with(self.folder)
-        # Run directories are found, and made, in luigi's own process, before workers are forked.
+        # Registered before the summaries of the studies, so it is printed after them.
+        _print_verdict_at_exit(self.folder)
+        # Run directories are found, and created, in luigi's own process, before it forks workers.
         plan_of(self)
-        return NightVerdict(**self.of_night())
+        return NightVerdict(**self.where)
 
     def run(self) -> Iterator[Any]:
         checks = [
@@ -210,7 +231,15 @@ class NightlySweep(OfNight):
             for one in plan_of(self)
             if one.directory
         ]
-        yield [NightCheck(**self.of_night()), *checks]
+        yield [NightCheck(**self.where), *checks]
+
+    def _check_date(self) -> None:
+        today = datetime.date.today()
+        if self.date > today:
+            raise StudyError(f"{self.night} is in the future; today is {today.isoformat()}", "--date", "omit --date")
+        if self.date < today and self.verdict() is None:
+            meaning = "it is measured now, stored under that date and compared with the nights before it"
+            print(f"the night {self.night} is in the past: {meaning}", file=sys.stderr, flush=True)
 
 
 @cache
@@ -219,66 +248,78 @@ def config_of(file: str) -> Nightly:
 
 
 def entries_of(file: str) -> list[Entry]:
-    """The studies that this host can be asked for at all: without a GPU those that need one are left out."""
+    """The studies that this host can measure at all: without a GPU those that need one are left out."""
     return [entry for entry in config_of(file).studies if not entry.needs_gpu or has_gpu()]
 
 
 @cache
 def has_gpu() -> bool:
-    """Also one that the driver does not show: that it is gone is for the night to say."""
+    """Including one that the driver does not show: its loss is a finding of the night."""
     topology = read_topology()
     return bool(topology.gpus or topology.silent_gpus)
 
 
-def studies_of(night: OfNight) -> list[tuple[Entry, StudyTask]]:
-    """The night's studies as tasks. Raise StudyError for what could not be measured anywhere."""
-    found = []
+def studies_of(night: NightTask) -> list[tuple[Entry, StudyTask]]:
+    """The night's studies as tasks. Raise StudyError for what cannot be measured on any host."""
+    studies: list[tuple[Entry, StudyTask]] = []
     for entry in entries_of(night.config_file):
-        given = {"night": night.night, "output_dir": night.output_dir, "host": night.host, **entry.overrides}
         for key in entry.overrides:
             if key not in _KEYS:
                 advice = f"the keys are {', '.join(_KEYS)}"
                 raise StudyError(f"{entry.label}: unknown key {key!r}{nearest(key, _KEYS)}", night.config_file, advice)
+        given = {"night": night.night, "output_dir": night.output_dir, "host": night.host, **entry.overrides}
         if entry.config_file:
-            found.append((entry, Study(config_file=str(entry.config_file), **given)))
+            studies.append((entry, Study(config_file=str(entry.config_file), **given)))
         else:
-            found.append((entry, _KINDS[entry.study](**given)))
-    return found
+            studies.append((entry, _KINDS[entry.study](**given)))
+    return studies
 
 
 _planned: dict[tuple[str, str, str], list[Planned]] = {}
 
 
-def plan_of(night: OfNight) -> list[Planned]:
-    """Where the night's studies lie, resolved once in a call of luigi.
+def plan_of(night: NightTask) -> list[Planned]:
+    """The night's studies with their run directories, resolved once in a call of luigi.
 
-    A study that cannot be measured here is a finding of the night, and costs the others nothing.
+    A study that cannot be measured here is a finding of the night, and does not stop the others. On the command line
+    a second call of the same night ends here with exit code 10.
     """
-    known_as = (night.night, night.config_file, night.output_dir)
-    if known_as not in _planned:
-        found = []
-        for entry, study in studies_of(night):
-            try:
-                found.append(Planned(entry, study.resolved(), ""))
-            except StudyError as error:
-                found.append(Planned(entry, None, str(error)))
-        _planned[known_as] = found
-    return _planned[known_as]
+    key = (night.night, night.config_file, night.output_dir)
+    if key not in _planned:
+        handle_signals(night)
+        with refusing():
+            night.folder.mkdir(parents=True, exist_ok=True)
+            lock_folder(night.folder)
+            release_stale_tasks(night.folder, date=night.night, output_dir=night.output_dir, host=night.host)
+            _planned[key] = [_planned_study(entry, study) for entry, study in studies_of(night)]
+    return _planned[key]
 
 
-_closing: list[Path] = []
+def _planned_study(entry: Entry, study: StudyTask) -> Planned:
+    try:
+        return Planned(entry, study.resolved(), "")
+    except AlreadyRunning:
+        raise
+    except StudyError as error:
+        return Planned(entry, None, str(error))
 
 
-def _close_with(folder: Path) -> None:
-    """Say the verdict as the last words of luigi's own process."""
-    if not _closing:
-        owner = os.getpid()
-        atexit.register(lambda: os.getpid() == owner and print(_closing_words(_closing[0]), flush=True))
-        _closing.append(folder)
+def _report_state(run_directory: Path) -> str | None:
+    stage = read_record(run_directory / "report.json", ReportStage)
+    return stage.state if stage else None
 
 
-def _closing_words(folder: Path) -> str:
+_folders: list[Path] = []
+
+
+def _print_verdict_at_exit(folder: Path) -> None:
+    if not _folders:
+        at_exit(lambda: print(_summary(_folders[0]), flush=True))
+        _folders.append(folder)
+
+
+def _summary(folder: Path) -> str:
     verdict = read_verdict(folder)
     if verdict is None:
-        return f"night {folder.name}: no verdict yet; the same command goes on from here"
+        return f"night {folder.name}: no verdict yet; repeat the command to continue"
     return f"night {folder.name}: {verdict['text']}\nverdict: {folder / 'verdict.html'}"

@@ -1,4 +1,4 @@
-"""Progress in the terminal and on the scheduler page."""
+"""Progress of a study: a line for each run that ended and a live bar in the terminal, a message on luigi's page."""
 
 import logging
 import os
@@ -14,53 +14,52 @@ from typing import Any, TextIO
 from urllib.parse import quote
 
 import luigi
-from luigi.cmdline_parser import CmdlineParser
 
-from bench.run.record import OK, read_head
+from bench import units
+from bench.records.base import plain
+from bench.records.run import Run, read_head
 from bench.study.directory import Grid, RunDirectory
 from bench.study.order import Slot
 from bench.study.plan import Standing, standing
-from bench.units import rate
-from tasks.luigi_runtime import Stopped, end_worker, in_worker
-
-# --- terminal
-# The terminal: lines, one live bar below them, and luigi's own words kept out of the way.
+from tasks.luigi_runtime import INVOCATION, Stopped, in_worker
 
 _ERASE = "\r\x1b[K"
 _BAR_CELLS = 12
+# For so many seconds runs that ended are only counted: reading thousands of records takes a while.
+READ_INTERVAL_S = 1.0
+SEND_INTERVAL_S = 1.0
 
 
 class Terminal:
-    """A stream for people. Only where it is a terminal, and this process is in its foreground, is there a bar."""
+    """A stream for people. The bar is drawn only on a terminal, while this process is in its foreground."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._bar = ""
         self.live = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-        glyphs = ("█", "░") if "utf" in (stream.encoding or "").lower() else ("#", ".")
-        self._full, self._empty = glyphs
+        self._full, self._empty = ("█", "░") if "utf" in (stream.encoding or "").lower() else ("#", ".")
 
     def line(self, text: str) -> None:
         self._write((_ERASE if self.live else "") + text + "\n")
         self._bar = ""
 
     def bar(self, share: float, left: str, middle: str, right: str) -> None:
-        """One line that the next one replaces. The middle gives way, from its left, where the terminal is narrow."""
+        """One line, which the next one replaces. On a narrow terminal the middle is cut, from its left."""
         if not self.live or not self._in_foreground():
             return
         full = round(min(max(share, 0.0), 1.0) * _BAR_CELLS)
         head = self._full * full + self._empty * (_BAR_CELLS - full) + f" {left}  "
         tail = f"  {right}" if right else ""
-        room = self._columns() - 1 - len(head) - len(tail)
-        if len(middle) > room:
-            middle = "..." + middle[len(middle) - room + 3 :] if room > 3 else ""
+        width = self._columns() - 1 - len(head) - len(tail)
+        if len(middle) > width:
+            middle = "..." + middle[len(middle) - width + 3 :] if width > 3 else ""
         text = (head + middle + tail)[: self._columns() - 1]
         if text != self._bar:
             self._write(_ERASE + text)
             self._bar = text
 
     def clear(self) -> None:
-        """Make room for whatever somebody else, in this process or another, is about to write."""
+        """Remove the bar, before this process or another one writes to the terminal."""
         if self.live and self._in_foreground():
             self._write(_ERASE)
             self._bar = ""
@@ -78,14 +77,14 @@ class Terminal:
             return True
 
     def _write(self, text: str) -> None:
-        # A terminal that has gone away must not cost a measurement.
+        # A closed terminal must not cost a measurement.
         with suppress(OSError, ValueError):
             self._stream.write(text)
             self._stream.flush()
 
 
 def terminal() -> Terminal:
-    """stderr, where progress belongs; stdout where only that is a terminal."""
+    """stderr, where progress belongs; stdout if only that is a terminal."""
     return _terminal_on(sys.stdout if sys.stdout.isatty() and not sys.stderr.isatty() else sys.stderr)
 
 
@@ -94,74 +93,37 @@ def _terminal_on(stream: TextIO) -> Terminal:
     return Terminal(stream)
 
 
-def hush_luigi() -> None:
-    """Of luigi's own words show warnings, failures and the summary, unless its user asked for a log level."""
-    logger = logging.getLogger("luigi-interface")
-    if not any(isinstance(known, _Hush) for known in logger.filters):
-        logger.addFilter(_Hush())
+class RunProgress:
+    """One run in the terminal, from its start to its line."""
 
-
-class _Hush(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        shown = record.levelno >= logging.WARNING or "Luigi Execution Summary" in str(record.msg) or log_level_given()
-        if shown:
-            terminal().clear()
-        return shown
-
-
-def log_level_given() -> bool:
-    parser = CmdlineParser.get_instance()
-    on_command_line = parser is not None and parser.known_args.core_log_level
-    return bool(on_command_line) or luigi.configuration.get_config().has_option("core", "log_level")
-
-
-# --- watching
-# What a person at a terminal sees of a study: a line for each run that ended, and a live bar with the time left.
-
-# The stages that take seconds and report nothing themselves.
-_STAGES = {
-    "ExportSpan": "exporting traces",
-    "ExportSqlite": "exporting the trace",
-    "ExtractLatency": "reading the trace",
-    "ExtractSpan": "reading traces",
-    "MeasureLink": "measuring a link",
-    "MoreRepeats": "asking whether more repeats are needed",
-    "Probe": "probing locality",
-    "ProbeAgain": "probing locality again",
-    "StudyReport": "writing the report",
-}
-
-# Within so many seconds runs are only counted.
-LOOK_S = 1.0
-
-
-class RunOnTerminal:
-    """One run, from its start to its line."""
-
-    def __init__(self, directory: RunDirectory, grid: Grid, slot: Slot, what: str, invocation: str) -> None:
-        self._directory, self._grid, self._slot, self._invocation = directory, grid, slot, invocation
-        self._what = what
+    def __init__(self, directory: RunDirectory, grid: Grid, slot: Slot, title: str) -> None:
+        self._directory, self._grid, self._slot, self._title = directory, grid, slot, title
         self._terminal = terminal()
         self._since = time.monotonic()
-        self._standing = self._stand(slot)
-        self._waiting = WaitOnTerminal()
-        self._begun = False
+        self._standing = self._read(slot)
+        self._waiting = WaitProgress()
+        self._started = False
 
     def __call__(self, text: str, percent: int) -> None:
         if text.startswith("waiting for"):
             self._wait(text)
             return
-        if not self._begun:
-            # Time spent waiting for the host is no time of this run.
-            self._since, self._begun = time.monotonic(), True
-        self._draw(f"{short(self._slot.cell)} {self._what}, {text}", percent / 100)
+        if not self._started:
+            # The time spent waiting for the host is not part of the run.
+            self._since, self._started = time.monotonic(), True
+        self._draw(f"{short(self._slot.cell)} {self._title}, {text}", percent / 100)
 
-    def ended(self, record: dict[str, Any]) -> None:
-        now = _looks.counted(self._directory) or self._stand(None)
-        width = max(map(len, self._grid.cells))
-        count = f"{now.done:{len(str(now.total))}}/{now.total}"
-        words = [count, f"{self._slot.cell:{width}}", self._what, outcome(record)]
-        self._terminal.line("  ".join([*words, f"{record['wall_s']:.1f} s", *_eta(now.left_s(0.0), now)]))
+    def ended(self, record: Run) -> None:
+        now = _seen.count_one(self._directory) or self._read(None)
+        width = max(len(name) for name in self._grid.cells)
+        columns = [
+            f"{now.done:{len(str(now.total))}}/{now.total}",
+            f"{self._slot.cell:{width}}",
+            self._title,
+            outcome_text(record),
+            units.duration(record.wall_s),
+        ]
+        self._terminal.line("  ".join([*columns, *_eta(now.left_s(0.0), now)]))
 
     def clear(self) -> None:
         self._terminal.clear()
@@ -173,19 +135,18 @@ class RunOnTerminal:
             self._waiting(text)
 
     def _draw(self, middle: str, share: float) -> None:
-        where = self._standing
-        elapsed_s = time.monotonic() - self._since if self._begun else 0.0
-        left, eta = f"{where.done}/{where.total}", _eta(where.left_s(elapsed_s), where)
-        self._terminal.bar((where.done + share) / max(where.total, 1), left, middle, "".join(eta))
+        now = self._standing
+        elapsed_s = time.monotonic() - self._since if self._started else 0.0
+        eta = "".join(_eta(now.left_s(elapsed_s), now))
+        self._terminal.bar((now.done + share) / max(now.total, 1), f"{now.done}/{now.total}", middle, eta)
 
-    def _stand(self, current: Slot | None) -> Standing:
-        return _looks.recent(self._directory) or _looks.keep(
-            self._directory, study_standing(self._directory, self._grid, self._slot, self._invocation, current)
-        )
+    def _read(self, current: Slot | None) -> Standing:
+        recent = _seen.recent(self._directory)
+        return recent or _seen.keep(self._directory, study_standing(self._directory, self._grid, self._slot, current))
 
 
-class WaitOnTerminal:
-    """For whom a measurement waits: one line for each whom it waits for, or the bar."""
+class WaitProgress:
+    """What a measurement waits for: a line for each, or the bar."""
 
     def __init__(self) -> None:
         self._shown = ""
@@ -198,45 +159,44 @@ class WaitOnTerminal:
         self._shown = text
 
 
-class _Looks:
-    """When and what was last seen of each study. Looking at thousands of records takes a while."""
+class _Seen:
+    """The last standing of each study that was read, and when."""
 
     def __init__(self) -> None:
-        self._seen: dict[RunDirectory, tuple[float, Standing]] = {}
+        self._at: dict[RunDirectory, tuple[float, Standing]] = {}
 
     def recent(self, directory: RunDirectory) -> Standing | None:
-        at_s, seen = self._seen.get(directory, (0.0, None))
-        return seen if time.monotonic() - at_s < LOOK_S else None
+        at_s, seen = self._at.get(directory, (0.0, None))
+        return seen if time.monotonic() - at_s < READ_INTERVAL_S else None
 
-    def counted(self, directory: RunDirectory) -> Standing | None:
-        """What was seen within LOOK_S, and that one more run has ended since."""
+    def count_one(self, directory: RunDirectory) -> Standing | None:
+        """The recent standing with one more run that ended; None if it is too old."""
         seen = self.recent(directory)
         if seen is None:
             return None
         done = seen.done + 1
         now = replace(seen, done=done, total=max(seen.total, done), current_s=None if seen.current_s is None else 0.0)
-        self._seen[directory] = self._seen[directory][0], now
+        self._at[directory] = self._at[directory][0], now
         return now
 
     def keep(self, directory: RunDirectory, seen: Standing) -> Standing:
-        self._seen[directory] = time.monotonic(), seen
+        self._at[directory] = time.monotonic(), seen
         return seen
 
 
-_looks = _Looks()
+_seen = _Seen()
 
 
-def study_standing(
-    directory: RunDirectory, grid: Grid, present: Slot | None, invocation: str, current: Slot | None
-) -> Standing:
-    """Where the study stands on disk. Repeats beyond its own count once they are there, or are `present`."""
+def study_standing(directory: RunDirectory, grid: Grid, present: Slot, current: Slot | None) -> Standing:
+    """The standing on disk. Repeats beyond the study's count once they have a record, or are `present`."""
     asked = {*grid.asked(directory.study()["repeats"])}
-    records = {}
+    records: dict[Slot, dict[str, Any] | None] = {}
     for slot, path in _paths(directory).items():
         record = read_head(path)
         if record or slot in asked or slot == present:
-            records[slot] = record
-    return standing(records, invocation, [name for name, cell in grid.cells.items() if cell.reason], current)
+            # Until the plan takes typed records.
+            records[slot] = plain(record) if record else None
+    return standing(records, INVOCATION, [name for name, cell in grid.cells.items() if cell.reason], current)
 
 
 @lru_cache(maxsize=4)
@@ -244,55 +204,58 @@ def _paths(directory: RunDirectory) -> dict[Slot, Path]:
     return {slot: directory.record(slot.cell, slot.repeat) for slot in directory.grid().order}
 
 
-def outcome(record: dict[str, Any]) -> str:
-    """ "ok, 12,345 samples/s", or why not."""
-    tries = f" ({record['attempts']} attempts)" if record["attempts"] > 1 else ""
-    if record["status"] == OK:
-        return f"ok, {rate(record['result']['throughput_samples_s'])} samples/s{tries}"
-    return " ".join(f"{record['status']}: {record['reason']}{tries}".split())
+def outcome_text(record: Run) -> str:
+    """ "ok, 12,345 samples/s", or why there is no result."""
+    attempts = f" ({record.attempts} attempts)" if record.attempts > 1 else ""
+    if record.ok:
+        return f"ok, {units.rate(record.throughput)} samples/s{attempts}"
+    return " ".join(f"{record.status}: {record.reason}{attempts}".split())
 
 
 def short(cell: str) -> str:
     return cell.removeprefix("pipeline_")
 
 
-def duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, hours = whole // 60, whole // 3600
-    return f"{minutes} min {whole % 60} s" if not hours else f"{hours} h {minutes % 60} min"
+def _eta(left_s: float | None, now: Standing) -> list[str]:
+    return [f"ETA {units.duration(left_s)}"] if left_s is not None and now.done < now.total else []
 
 
-def _eta(left_s: float | None, where: Standing) -> list[str]:
-    return [f"ETA {duration(left_s)}"] if left_s is not None and where.done < where.total else []
+def install() -> None:
+    """Keep luigi's log and the bar apart; after the log's other filters, which decide what is shown."""
+    logging.getLogger("luigi-interface").addFilter(_ClearBar())
+
+
+class _ClearBar(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        terminal().clear()
+        return True
 
 
 @luigi.Task.event_handler(luigi.Event.START)
-def _show_stage(task: luigi.Task) -> None:
-    words = _STAGES.get(type(task).__name__)
-    if words and terminal().live:
-        terminal().bar(
-            1.0 if getattr(task, "when", "") != "before" else 0.0, words, short(getattr(task, "cell", "")), ""
-        )
+def _show_activity(task: luigi.Task) -> None:
+    activity = getattr(task, "activity", "")
+    if activity and terminal().live:
+        terminal().bar(getattr(task, "share_done", 1.0), activity, short(getattr(task, "cell", "")), "")
 
 
 @luigi.Task.event_handler(luigi.Event.SUCCESS)
-def _hide_stage(task: luigi.Task) -> None:
-    if type(task).__name__ in _STAGES:
+def _hide_activity(task: luigi.Task) -> None:
+    if getattr(task, "activity", ""):
         terminal().clear()
 
 
-# --- reporting
-# Tell the scheduler how far a run is. Best effort: a scheduler that is gone must not cost a measurement.
+# luigi's page
+
 
 class Reporter:
-    """Sends the newest message and percentage from a thread of its own: a call to a dead luigid blocks for a minute."""
+    """Sends the newest message and percentage to the scheduler, from its own thread: a call to a dead luigid blocks.
 
-    def __init__(self, task: Any, interval_s: float = 1.0) -> None:
+    Best effort: a lost scheduler must not cost a measurement.
+    """
+
+    def __init__(self, task: Any) -> None:
         self._set_message, self._set_percent = task.set_status_message, task.set_progress_percentage
         self._set_url = task.set_tracking_url
-        self._interval_s = interval_s
         self._newest: tuple[str, int] | None = None
         self._url = ""
         self._wake = threading.Event()
@@ -307,7 +270,7 @@ class Reporter:
         self._url = url
 
     def close(self) -> None:
-        """Stop sending; wait a moment for a last message, never for a dead scheduler."""
+        """Stop sending; wait shortly for the last message, but not for a dead scheduler."""
         self._ended = True
         self._wake.set()
         self._thread.join(2.0)
@@ -316,7 +279,7 @@ class Reporter:
         sent: tuple[str, int] | None = None
         linked = ended = False
         while not ended:
-            self._wake.wait(self._interval_s)
+            self._wake.wait(SEND_INTERVAL_S)
             # Once more after the end: the last message is the outcome.
             ended = self._ended
             try:
@@ -330,26 +293,27 @@ class Reporter:
                     self._set_message(newest[0])
                     sent = newest
             except Exception:
-                # Whatever the scheduler's client raises: the next second is another chance.
+                # Any error of the scheduler's client: it is tried again in a second.
                 continue
 
 
 @contextmanager
-def reporting(task: Any) -> Iterator[Reporter]:
-    """A reporter for what goes on inside. A stop that comes meanwhile leaves a forked worker at once."""
+def reporting(task: luigi.Task) -> Iterator[Reporter]:
+    """A reporter for the time inside. A forked worker that is stopped meanwhile exits at once: multiprocessing would
+    print a traceback."""
     reporter = Reporter(task)
     try:
         yield reporter
     except Stopped as stopped:
         if in_worker():
-            end_worker(stopped)
+            os._exit(128 + stopped.number)
         raise
     finally:
         reporter.close()
 
 
-def link_task(task: Any, path: Path, output_dir: Path) -> None:
-    """Let the task's link on the page lead to this file. Luigi takes it only from inside run()."""
+def link_task(task: luigi.Task, path: Path, output_dir: Path) -> None:
+    """Link the task on the page to this file. luigi accepts a link only from inside run()."""
     reporter = Reporter(task)
     reporter.link(outputs_url(path, output_dir))
     reporter.close()

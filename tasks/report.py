@@ -1,39 +1,43 @@
-"""The end of a study: its report, and a red task for each run that failed."""
+"""The end of a study: its report, a red task for each run that failed, and the summary in the terminal."""
 
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import luigi
 
 from bench.errors import StudyError
+from bench.records.run import Head, Outcome, ReportStage, read_head, read_record, write_record
 from bench.run.experiment_log import log_what_is_missing
-from bench.run.record import NOT_RUNNABLE, OK, failure, write_record
-from bench.study.directory import run_name
-from bench.study.order import TRACED
-from tasks.luigi_runtime import INVOCATION, host_lock
-from tasks.of_study import OfStudy, Recorded
+from bench.storage import read_json
+from bench.study.directory import RunDirectory, run_name
+from bench.study.order import TRACED, Slot
+from tasks.base import DirectoryTask, RecordTask, grid_of
+from tasks.luigi_runtime import INVOCATION, at_exit, host_lock
 from tasks.progress import link_task
-from tasks.repeats import ProbeAgain, further_stages
-from tasks.stages import Stage, base_stages, base_tasks, last_stage, task_of
+from tasks.repeats import ProbeAgain, further_slots
+from tasks.stages import asked_slots, asked_tasks, is_done, last_record, task_of
+
+STRICT = "a cell that cannot run on this host is a failure"
 
 
-class StudyReport(Recorded):
+class StudyReport(RecordTask):
     """results.json, tables and report.html, from the records of all cells, failed ones included."""
 
-    def requires(self) -> list[luigi.Task]:
-        return [ProbeAgain(run_dir=self.run_dir, host=self.host), *base_tasks(self)]
+    activity = "writing the report"
 
-    @cached_property
+    def requires(self) -> list[luigi.Task]:
+        return [ProbeAgain(**self.where), *asked_tasks(self)]
+
+    @property
     def record_path(self) -> Path:
         return self.directory.path / "report.json"
 
     def complete(self) -> bool:
-        record = self.record()
-        if record is None or record["state"] != self.directory.state():
+        stage = read_record(self.record_path, ReportStage)
+        if stage is None or stage.state != self.directory.state():
             return False
-        # Once a call: what kept the study out of the history is mended by somebody, or by nobody.
-        if not record.get("in_history", True) and record["invocation"] != INVOCATION:
+        # Once a call: what kept the study out of the history may have been repaired.
+        if not stage.in_history and stage.invocation != INVOCATION:
             return False
         return all(task.complete() for task in self.requires())
 
@@ -48,81 +52,120 @@ class StudyReport(Recorded):
         state = self.directory.state()
         results = make_report(self.directory.path, INVOCATION)
         remember(results, self.directory.outputs)
-        # Many hosts writing one database over a network: there the report of all of them adds each.
-        known = self.directory.of_cluster or into_history(results, self.directory.outputs)
-        record = {"invocation": INVOCATION, "state": state, "in_history": known, **failure(OK, "")}
-        write_record(self.record_path, record)
+        # Where many hosts write one database over a network, the report of all of them adds each.
+        in_history = self.directory.of_cluster or into_history(results, self.directory.outputs)
+        write_record(
+            self.record_path,
+            ReportStage(status=Outcome.OK, invocation=INVOCATION, state=state, in_history=in_history),
+        )
 
 
-class CellCheck(OfStudy):
-    """Fails with the reason of a run that failed: a red task with a name. Green once the run is mended."""
+class CellCheck(DirectoryTask):
+    """Fails with the reason of a run that failed: a red task with a name. Green once the run succeeds."""
 
-    cell = luigi.Parameter(description="the cell's name")
-    repeat = luigi.Parameter(description="1, 2, ... or traced")
-    strict = luigi.BoolParameter(description="a cell that cannot run on this host is a failure")
-
-    def requires(self) -> luigi.Task:
-        return task_of(self, self.cell, self.repeat)
+    cell: str = luigi.Parameter(description="the cell's name")
+    repeat: str = luigi.Parameter(description="1, 2, ... or traced")
+    strict: bool = luigi.BoolParameter(description=STRICT)
 
     @property
-    def stage(self) -> Stage:
-        return last_stage(self, self.cell, self.repeat)
+    def slot(self) -> Slot:
+        return grid_of(self.run_dir).slot(self.cell, TRACED if self.repeat == TRACED else int(self.repeat))
+
+    def requires(self) -> luigi.Task:
+        return task_of(self, self.slot)
 
     def complete(self) -> bool:
-        return self.stage.complete() and is_good(self.stage.record(), self.strict)
+        return is_done(self.directory, self.slot) and is_good(_ended(self.directory, self.slot), self.strict)
 
     def run(self) -> None:
-        record = self.stage.record()
-        if not is_good(record, self.strict):
-            run = run_name(self.cell, self.repeat)
-            link_task(self, self.directory.log(run, "stderr"), self.directory.outputs)
-            raise StudyError(
-                f"{run}: {record['status']}: {record['reason']}",
-                str(self.directory.log(run, "stderr")),
-                record["advice"],
-            )
-
-    def on_failure(self, exception: BaseException) -> str:
-        """What the scheduler's page shows for the red task."""
-        return str(exception)
+        run, head = run_name(self.cell, self.slot.repeat), _ended(self.directory, self.slot)
+        if is_good(head, self.strict):
+            return
+        log = self.directory.log(run, "stderr")
+        link_task(self, log, self.directory.outputs)
+        if head is None:
+            raise StudyError(f"{run}: its record is missing", str(log), "repeat the command to measure it again")
+        raise StudyError(f"{run}: {head.status}: {head.reason}", str(log), head.advice)
 
 
-class StudyCheck(OfStudy):
+class StudyCheck(DirectoryTask):
     """Complete when every run that was asked for is ok."""
 
-    strict = luigi.BoolParameter(description="a cell that cannot run on this host is a failure")
+    strict: bool = luigi.BoolParameter(description=STRICT)
 
     def requires(self) -> list[luigi.Task]:
-        # Runs that an earlier call left failed: their red tasks are on the page already and must turn green
-        # if this call mends them, so the scheduler has to hear of them.
-        return [StudyReport(run_dir=self.run_dir, host=self.host), *self._checks(of_this_call=False)]
+        # Runs that an earlier call left failed: the page shows their red tasks already, which must turn green if this
+        # call repairs them, so the scheduler has to know them.
+        return [StudyReport(**self.where), *self._checks(of_this_call=False)]
 
     def complete(self) -> bool:
-        report = StudyReport(run_dir=self.run_dir, host=self.host)
-        return report.complete() and all(is_good(stage.record(), self.strict) for stage in self._stages())
+        return StudyReport(**self.where).complete() and all(
+            is_good(_ended(self.directory, slot), self.strict) for slot in self._slots()
+        )
 
-    def run(self) -> Any:
+    def run(self) -> Iterator[list[CellCheck]]:
         yield self._checks(of_this_call=True)
 
-    def _stages(self) -> list[Stage]:
-        return [*base_stages(self), *further_stages(self)]
+    def _slots(self) -> list[Slot]:
+        return [*asked_slots(self.run_dir), *further_slots(self.directory)]
 
     def _checks(self, of_this_call: bool) -> list[CellCheck]:
-        checks = []
-        for stage in self._stages():
-            record = stage.record()
-            if record and not is_good(record, self.strict) and (record["invocation"] == INVOCATION) is of_this_call:
-                checks.append(
-                    CellCheck(
-                        run_dir=self.run_dir,
-                        host=self.host,
-                        cell=stage.cell,
-                        repeat=getattr(stage, "repeat", TRACED),
-                        strict=self.strict,
-                    )
-                )
-        return checks
+        heads = [(slot, _ended(self.directory, slot)) for slot in self._slots()]
+        return [
+            CellCheck(**self.where, cell=slot.cell, repeat=str(slot.repeat), strict=self.strict)
+            for slot, head in heads
+            if head and not is_good(head, self.strict) and (head.invocation == INVOCATION) is of_this_call
+        ]
 
 
-def is_good(record: dict[str, Any] | None, strict: bool) -> bool:
-    return record is not None and (record["status"] == OK or (record["status"] == NOT_RUNNABLE and not strict))
+def is_good(head: Head | None, strict: bool) -> bool:
+    return head is not None and (head.ok or (head.status is Outcome.NOT_RUNNABLE and not strict))
+
+
+def _ended(directory: RunDirectory, slot: Slot) -> Head | None:
+    return read_head(last_record(directory, slot))
+
+
+# The summary at the end of a call
+
+_directories: list[RunDirectory] = []
+
+
+def print_summary_at_exit(directory: RunDirectory) -> None:
+    """Print the summary of this run directory when luigi's own process ends."""
+    if not _directories:
+        at_exit(_print_summaries)
+    if directory not in _directories:
+        _directories.append(directory)
+
+
+def _print_summaries() -> None:
+    for directory in _directories:
+        try:
+            text = summary(directory)
+        except (OSError, StudyError) as error:
+            # What made the study fail may prevent its summary too.
+            text = f"no summary: {error}; repeat the command to continue"
+        print("\n" + text, flush=True)
+
+
+def summary(directory: RunDirectory) -> str:
+    """The table of the cells, the share of time in measured windows, and where the report is."""
+    heads = [read_head(path) for path in directory.path.glob("runs/*.json")]
+    measured = sum(head is not None and head.invocation == INVOCATION for head in heads)
+    if not directory.results.exists():
+        ended = f"{len(heads)} runs have ended, {measured} of them in this call"
+        return f"no report yet: {ended}, in {directory.path}; repeat the command to continue"
+    from bench.report.tables import cells_table
+
+    results = read_json(directory.results)
+    lines = [cells_table(results)]
+    if results["busy_s"] and "windows_s" in results:
+        share = 100 * results["windows_s"] / results["busy_s"]
+        lines.append(f"measured windows: {share:.0f} % of the {results['busy_s']:.0f} s that runs took")
+    if not measured:
+        up_to_date = all(cell["outcome"] in (Outcome.OK, Outcome.NOT_RUNNABLE) for cell in results["cells"])
+        more = ": the study is up to date. `--fresh` measures it again." if up_to_date else "."
+        lines.append(f"Nothing was measured now{more}")
+    lines.append(f"report: {directory.path / 'report.html'}")
+    return "\n".join(lines)

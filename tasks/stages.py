@@ -1,292 +1,253 @@
-"""Run, export and metrics tasks over one or several consecutive slots."""
+"""The stages of a cell: run, export, metrics. Each writes a small record; a failed cell is a result, not an error.
 
-from collections.abc import Iterable, Iterator, Sequence
+luigi's scheduler takes a time that is quadratic in the number of tasks. Up to TASK_PER_RUN runs of a study are a task
+each, with its own line and message on the page. Beyond, the runs are shared among LARGE_STUDY_TASKS tasks, each for
+runs that follow each other in the measuring order. Timed and traced runs never share a task.
+"""
+
+from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 import luigi
 
 from bench.errors import StudyError
+from bench.records.base import convert
+from bench.records.run import Demand, Outcome, Run, read_head, read_record
 from bench.run.attempt import Report, execute
-from bench.run.record import TRACE_FAILED, is_final, read_head, read_record
 from bench.study.directory import RunDirectory, run_name
 from bench.study.order import TRACED, Slot
+from tasks.base import DirectoryTask, Exclusive, grid_of
 from tasks.before_runs import before_runs
 from tasks.luigi_runtime import INVOCATION, finishing, host_lock
-from tasks.of_study import InTurn, OfStudy, Recorded, grid_of
-from tasks.progress import RunOnTerminal, outcome, outputs_url, reporting
+from tasks.progress import RunProgress, outcome_text, outputs_url, reporting
 
-# --- stages
-# The stages of a cell: run, export, metrics. Each leaves a small record; a failed cell is a result, not an error.
+TASK_PER_RUN = 1000
+LARGE_STUDY_TASKS = 250
 
-class Stage(InTurn, Recorded):
-    """A step of one cell. Only one at a time: an export beside a timed run would change its time."""
 
-    cell = luigi.Parameter(description="the cell's name")
+class Stage(Exclusive):
+    """One stage of one run, or of several. Each run has its own record, and only what is missing is done.
+
+    Only one at a time: an export beside a timed run would change its time.
+    """
+
+    cell: str = luigi.Parameter(description="the cell of the first run")
+    count: int = luigi.IntParameter(
+        default=1, description="places in the measuring order from the first run on; more than 1 only in large studies"
+    )
+
+    @property
+    def first(self) -> Slot:
+        """Export and metrics belong to the traced run."""
+        return grid_of(self.run_dir).slot(self.cell, TRACED)
+
+    @cached_property
+    def slots(self) -> list[Slot]:
+        begin = self.first.position
+        places = [*grid_of(self.run_dir).order[begin : begin + self.count]]
+        if self.count == 1:
+            return places
+        # Repeats beyond those of the study have places of their own, after these.
+        asked = asked_slots(self.run_dir)
+        demand = read_record(self.directory.demand, Demand)
+        repeats = demand.repeats if demand else {}
+        return [slot for slot in places if slot in asked] or [
+            slot for slot in places if isinstance(slot.repeat, int) and slot.repeat <= repeats.get(slot.cell, 0)
+        ]
+
+    def is_done(self, slot: Slot) -> bool:
+        raise NotImplementedError
+
+    def complete(self) -> bool:
+        return all(self.is_done(slot) for slot in self.slots)
 
 
 class RunPipeline(Stage):
-    """One process that executes one cell once."""
+    """A process for each run, which executes one cell once."""
 
-    repeat = luigi.Parameter(description="1, 2, ... for a timed run, or traced")
-
-    @property
-    def slot(self) -> Slot:
-        return grid_of(self.run_dir).slot(self.cell, self._repeat)
+    repeat: str = luigi.Parameter(description="1, 2, ... for a timed run, or traced")
 
     @property
-    def _repeat(self) -> int | str:
-        return TRACED if self.repeat == TRACED else int(self.repeat)
+    def first(self) -> Slot:
+        return grid_of(self.run_dir).slot(self.cell, TRACED if self.repeat == TRACED else int(self.repeat))
 
     @property
-    def priority(self) -> int:
-        """The measuring order. Everything else has 0, so all runs of a study come before its first export."""
-        return len(grid_of(self.run_dir).order) - self.slot.position
-
-    @cached_property
-    def record_path(self) -> Path:
-        return self.directory.record(self.cell, self._repeat)
-
-    def complete(self) -> bool:
-        if not super().complete():
-            return False
-        if self._repeat != TRACED:
-            return True
-        # A trace that an earlier call could not use is to be taken again, though its run went well.
-        later = read_head(self.directory.metrics(self.cell))
-        unusable = later is not None and later["status"] == TRACE_FAILED and later["invocation"] != INVOCATION
-        return not unusable or self.record()["invocation"] == INVOCATION
+    def priority(self) -> int:  # type: ignore[override]  # luigi declares an attribute, and reads it only
+        """The measuring order. Other tasks have 0, so all runs of a study come before its first export."""
+        return len(grid_of(self.run_dir).order) - self.first.position
 
     def requires(self) -> list[luigi.Task]:
         return before_runs(self)
 
+    def is_done(self, slot: Slot) -> bool:
+        return run_is_done(self.directory, slot)
+
     def run(self) -> None:
+        todo = [slot for slot in self.slots if not self.is_done(slot)]
         with reporting(self) as reporter:
-            reporter.link(outputs_url(self.directory.log(self.run_name, "stderr"), self.directory.outputs))
-            self.measure(reporter)
-
-    def measure(self, tell: Report) -> None:
-        """Execute the cell and leave its record. tell(message, percent): how far it is."""
-        grid, what = grid_of(self.run_dir), self._what()
-        terminal = RunOnTerminal(self.directory, grid, self.slot, what, INVOCATION)
-
-        def report(text: str, percent: int) -> None:
-            tell(f"{what}, {text}", percent)
-            terminal(text, percent)
-
-        try:
-            record = execute(
-                self.directory, grid.cells[self.cell], self.slot, INVOCATION, host_lock(), report, self.complete
-            )
-            tell(f"{what}: {outcome(record)}", 100)
-            terminal.ended(record)
-        finally:
-            terminal.clear()
-
-    @property
-    def run_name(self) -> str:
-        return run_name(self.cell, self._repeat)
-
-    def _what(self) -> str:
-        asked = self.directory.study()["repeats"]
-        if self._repeat == TRACED:
-            return "traced run"
-        return f"repeat {self.repeat}/{asked}" if self._repeat <= asked else f"repeat {self.repeat}, on demand"
+            if self.count == 1:
+                reporter.link(outputs_url(_log(self.directory, self.first), self.directory.outputs))
+            for number, slot in enumerate(todo):
+                if number and finishing():
+                    raise StudyError(f"stopped: {len(todo) - number} runs of this task are not measured")
+                measure(self.directory, slot, reporter if self.count == 1 else _part(reporter, number, todo))
 
 
-class FollowUp(Stage):
-    """A stage that reads what the one before it left; done again whenever that one was."""
+class ExportSqlite(Stage):
+    """The trace as SQLite, in the nsys schema for every profiler."""
 
-    def complete(self) -> bool:
-        record = self.record()
-        if not is_final(record, INVOCATION):
-            return False
-        before = self.stage_before.record()
-        return before is not None and record.get("source") == source_of(before) and self.stage_before.complete()
-
-    @cached_property
-    def stage_before(self) -> Stage:
-        return self.requires()
-
-    def run(self) -> None:
-        # Another call of the same study may have done it meanwhile.
-        if not self.complete():
-            self.follow_up()
-
-    def follow_up(self) -> None:
-        raise NotImplementedError
-
-
-class ExportSqlite(FollowUp):
-    """The trace as SQLite, in the nsys schema whatever the profiler was."""
+    activity = "exporting the trace"
 
     def requires(self) -> RunPipeline:
-        return RunPipeline(run_dir=self.run_dir, host=self.host, cell=self.cell, repeat=TRACED)
+        return RunPipeline(**self.where, cell=self.cell, repeat=TRACED, count=self.count)
 
-    @cached_property
-    def record_path(self) -> Path:
-        return self.directory.export_record(self.cell)
+    def is_done(self, slot: Slot) -> bool:
+        return export_is_done(self.directory, slot)
 
-    def follow_up(self) -> None:
+    def run(self) -> None:
         from bench.run.stages import export_trace
 
-        export_trace(self.directory, grid_of(self.run_dir).cells[self.cell], INVOCATION)
+        for slot in self.slots:
+            # Another call of the same study may have done it meanwhile.
+            if not self.is_done(slot):
+                export_trace(self.directory, grid_of(self.run_dir).cells[slot.cell], INVOCATION)
 
 
-class ExtractLatency(FollowUp):
+class ExtractLatency(Stage):
     """The metrics of the trace."""
 
+    activity = "reading the trace"
+
     def requires(self) -> ExportSqlite:
-        return ExportSqlite(run_dir=self.run_dir, host=self.host, cell=self.cell)
+        return ExportSqlite(**self.where, cell=self.cell, count=self.count)
 
-    @cached_property
-    def record_path(self) -> Path:
-        return self.directory.metrics(self.cell)
+    def is_done(self, slot: Slot) -> bool:
+        return metrics_are_done(self.directory, slot)
 
-    def follow_up(self) -> None:
+    def run(self) -> None:
         from bench.run.stages import extract_metrics
 
-        extract_metrics(self.directory, grid_of(self.run_dir).cells[self.cell], INVOCATION)
+        for slot in self.slots:
+            if not self.is_done(slot):
+                extract_metrics(self.directory, grid_of(self.run_dir).cells[slot.cell], INVOCATION)
 
 
-def source_of(record: dict[str, Any]) -> str:
-    """What names one making of a record: its own source, or when its run started."""
-    return record.get("source") or record["started_at"]
+# One run
 
 
-# --- spans
-# Several consecutive runs as one task: luigi's scheduler takes a time that is quadratic in tasks.
-#
-# Up to ALONE runs of a study are a task each, with its own line and message on the page. Beyond, the runs are shared
-# among SPANS tasks. Timed and traced runs never share one.
-
-ALONE = 1000
-SPANS = 250
-
-
-class Span(InTurn):
-    """One stage of consecutive runs. Each leaves its own record, and only what is missing is done."""
-
-    first = luigi.IntParameter(description="place of the first run in the measuring order")
-    last = luigi.IntParameter(description="place of the last one")
-
-    @property
-    def where(self) -> dict[str, object]:
-        return {"run_dir": self.run_dir, "host": self.host, "first": self.first, "last": self.last}
-
-    def slots(self) -> list[Slot]:
-        own = grid_of(self.run_dir).order[self.first : self.last + 1]
-        return [slot for slot in own if slot in asked_of(self.run_dir)] or self._demanded(own)
-
-    def stage(self, slot: Slot) -> Stage:
-        """The one that this span covers, of one run."""
-        raise NotImplementedError
-
-    @cached_property
-    def stages(self) -> list[Stage]:
-        return [self.stage(slot) for slot in self.slots()]
-
-    def complete(self) -> bool:
-        return all(stage.complete() for stage in self.stages)
-
-    def _demanded(self, own: Iterable[Slot]) -> list[Slot]:
-        """Runs beyond the study's repeats lie apart from those it asks for."""
-        repeats = (read_record(self.directory.demand) or {}).get("repeats") or {}
-        return [slot for slot in own if slot.repeat != TRACED and slot.repeat <= repeats.get(slot.cell, 0)]
+def run_is_done(directory: RunDirectory, slot: Slot) -> bool:
+    head = read_head(directory.record(slot.cell, slot.repeat))
+    if head is None or not head.is_final(INVOCATION):
+        return False
+    if slot.repeat != TRACED or head.invocation == INVOCATION:
+        return True
+    # If an earlier call could not use the trace, it is taken again, though its run succeeded.
+    metrics = read_head(directory.metrics(slot.cell))
+    return metrics is None or metrics.status is not Outcome.TRACE_FAILED or metrics.invocation == INVOCATION
 
 
-class RunSpan(Span):
-    """Consecutive runs of the measuring order."""
-
-    @property
-    def priority(self) -> int:
-        return len(grid_of(self.run_dir).order) - self.first
-
-    def requires(self) -> list[luigi.Task]:
-        return before_runs(self)
-
-    def stage(self, slot: Slot) -> RunPipeline:
-        return run_of(self, slot)
-
-    def run(self) -> None:
-        todo = [stage for stage in self.stages if not stage.complete()]
-        with reporting(self) as reporter:
-            for number, stage in enumerate(todo):
-                if finishing():
-                    raise StudyError(f"stopped: {len(todo) - number} runs of this task are not measured")
-
-                def tell(text: str, percent: int, number: int = number, run: str = stage.run_name) -> None:
-                    reporter(f"{number + 1}/{len(todo)} {run}: {text}", (100 * number + percent) // len(todo))
-
-                stage.measure(tell)
-
-    def on_failure(self, exception: BaseException) -> str:
-        return str(exception)
+def export_is_done(directory: RunDirectory, slot: Slot) -> bool:
+    run, export = directory.record(slot.cell, slot.repeat), directory.export_record(slot.cell)
+    return _is_made_from(run, export) and run_is_done(directory, slot)
 
 
-class ExportSpan(Span):
-    """The exports of consecutive traced runs."""
-
-    def requires(self) -> RunSpan:
-        return RunSpan(**self.where)
-
-    def stage(self, slot: Slot) -> Stage:
-        return ExportSqlite(run_dir=self.run_dir, host=self.host, cell=slot.cell)
-
-    def run(self) -> None:
-        for stage in self.stages:
-            stage.run()
+def metrics_are_done(directory: RunDirectory, slot: Slot) -> bool:
+    export, metrics = directory.export_record(slot.cell), directory.metrics(slot.cell)
+    return _is_made_from(export, metrics) and export_is_done(directory, slot)
 
 
-class ExtractSpan(ExportSpan):
-    """The metrics of consecutive traces."""
-
-    def requires(self) -> ExportSpan:
-        return ExportSpan(**self.where)
-
-    def stage(self, slot: Slot) -> Stage:
-        return last_stage(self, slot.cell, slot.repeat)
+def is_done(directory: RunDirectory, slot: Slot) -> bool:
+    """Whether the last stage of the run is done: a traced run ends with its metrics."""
+    return metrics_are_done(directory, slot) if slot.repeat == TRACED else run_is_done(directory, slot)
 
 
-def base_stages(task: OfStudy) -> list[Stage]:
-    """The last stage of every run that the study itself asks for: their records tell how the runs ended."""
-    return _base_stages(task.run_dir, task.host)
+def last_record(directory: RunDirectory, slot: Slot) -> Path:
+    """The record that says how the run ended."""
+    return directory.metrics(slot.cell) if slot.repeat == TRACED else directory.record(slot.cell, slot.repeat)
 
 
-def base_tasks(task: OfStudy) -> list[luigi.Task]:
-    """The tasks after which these stages have their records."""
-    return [_last_task(task, piece) for piece in _base_pieces(task.run_dir)]
+def _is_made_from(source: Path, made: Path) -> bool:
+    before, after = read_head(source), read_head(made)
+    return before is not None and after is not None and after.is_final(INVOCATION) and after.source == before.origin
 
 
-def run_tasks(task: OfStudy, slots: Sequence[Slot]) -> list[luigi.Task]:
-    """The tasks of runs that are demanded beyond these."""
+def measure(directory: RunDirectory, slot: Slot, report: Report) -> None:
+    """Execute one run and write its record. report(message, percent) is called with its progress."""
+    grid, title = grid_of(str(directory.path)), _title(directory, slot)
+    progress = RunProgress(directory, grid, slot, title)
+
+    def report_both(text: str, percent: int) -> None:
+        report(f"{title}, {text}", percent)
+        progress(text, percent)
+
+    try:
+        made = execute(
+            directory, grid.cells[slot.cell], slot, INVOCATION, host_lock(), report_both,
+            lambda: run_is_done(directory, slot),
+        )  # fmt: skip
+        # Until execute() returns a typed record.
+        rate = (made["result"] or {}).get("throughput_samples_s")
+        head = {key: made[key] for key in ("run", "cell", "repeat", "status", "reason", "attempts", "wall_s")}
+        record = convert(head | {"result": {"throughput_samples_s": rate} if rate else None}, Run)
+        report(f"{title}: {outcome_text(record)}", 100)
+        progress.ended(record)
+    finally:
+        progress.clear()
+
+
+def _title(directory: RunDirectory, slot: Slot) -> str:
+    asked = directory.study()["repeats"]
+    if slot.repeat == TRACED:
+        return "traced run"
+    return f"repeat {slot.repeat}/{asked}" if slot.repeat <= asked else f"repeat {slot.repeat}, on demand"
+
+
+def _log(directory: RunDirectory, slot: Slot) -> Path:
+    return directory.log(run_name(slot.cell, slot.repeat), "stderr")
+
+
+def _part(report: Report, number: int, runs: Sequence[Slot]) -> Report:
+    """Reports of one of several runs: with the run's name, and as a share of all."""
+    run = run_name(runs[number].cell, runs[number].repeat)
+
+    def report_part(text: str, percent: int) -> None:
+        report(f"{number + 1}/{len(runs)} {run}: {text}", (100 * number + percent) // len(runs))
+
+    return report_part
+
+
+# All runs of a study
+
+
+@cache
+def asked_slots(run_dir: str) -> dict[Slot, None]:
+    """The runs that the study itself asks for, in measuring order; further ones are measured on demand."""
+    return dict.fromkeys(grid_of(run_dir).asked(RunDirectory(Path(run_dir)).study()["repeats"]))
+
+
+def asked_tasks(task: DirectoryTask) -> list[luigi.Task]:
+    """The tasks after which the last stage of each of these runs has its record."""
+    return [_last_task(task, piece) for piece in _asked_pieces(task.run_dir)]
+
+
+def demanded_tasks(task: DirectoryTask, slots: Sequence[Slot]) -> list[luigi.Task]:
+    """The tasks of runs that are demanded beyond those of the study."""
     in_order = sorted(slots, key=lambda slot: slot.position)
-    return [_run_task(task, piece) for piece in pieces(in_order)]
+    return [_last_task(task, piece) for piece in pieces(in_order)]
 
 
-def task_of(task: OfStudy, cell: str, repeat: str) -> luigi.Task:
-    """The task after which the record of this run's last stage is there."""
-    slot = grid_of(task.run_dir).slot(cell, TRACED if repeat == TRACED else int(repeat))
-    piece = next((piece for piece in _base_pieces(task.run_dir) if slot in piece), (slot,))
-    return _last_task(task, piece)
-
-
-def run_of(task: OfStudy, slot: Slot) -> RunPipeline:
-    return RunPipeline(run_dir=task.run_dir, host=task.host, cell=slot.cell, repeat=str(slot.repeat))
-
-
-def last_stage(task: OfStudy, cell: str, repeat: int | str) -> Stage:
-    """Whose record tells how a run ended: a traced run ends with its metrics."""
-    where = {"run_dir": task.run_dir, "host": task.host, "cell": cell}
-    return ExtractLatency(**where) if repeat == TRACED else RunPipeline(**where, repeat=str(repeat))
+def task_of(task: DirectoryTask, slot: Slot) -> luigi.Task:
+    """The task after which the last stage of this run has its record."""
+    return _last_task(task, next((piece for piece in _asked_pieces(task.run_dir) if slot in piece), (slot,)))
 
 
 def pieces(slots: Sequence[Slot]) -> list[tuple[Slot, ...]]:
-    """The runs in their order, cut into what one task covers."""
-    length = 1 if len(slots) <= ALONE else -(-len(slots) // SPANS)
-    return [*_cut([slot for slot in slots if slot.repeat != TRACED], length),
-            *_cut([slot for slot in slots if slot.repeat == TRACED], length)]  # fmt: skip
+    """The runs, which are in measuring order, divided among tasks."""
+    length = 1 if len(slots) <= TASK_PER_RUN else -(-len(slots) // LARGE_STUDY_TASKS)
+    timed = [slot for slot in slots if slot.repeat != TRACED]
+    traced = [slot for slot in slots if slot.repeat == TRACED]
+    return [*_cut(timed, length), *_cut(traced, length)]
 
 
 def _cut(slots: Sequence[Slot], length: int) -> Iterator[tuple[Slot, ...]]:
@@ -294,30 +255,12 @@ def _cut(slots: Sequence[Slot], length: int) -> Iterator[tuple[Slot, ...]]:
 
 
 @cache
-def asked_of(run_dir: str) -> dict[Slot, None]:
-    """The runs that the study itself asks for, in measuring order."""
-    return dict.fromkeys(grid_of(run_dir).asked(RunDirectory(Path(run_dir)).study()["repeats"]))
+def _asked_pieces(run_dir: str) -> list[tuple[Slot, ...]]:
+    return pieces([*asked_slots(run_dir)])
 
 
-@cache
-def _base_stages(run_dir: str, host: str) -> list[Stage]:
-    task = OfStudy(run_dir=run_dir, host=host)
-    return [last_stage(task, slot.cell, slot.repeat) for slot in asked_of(run_dir)]
-
-
-@cache
-def _base_pieces(run_dir: str) -> list[tuple[Slot, ...]]:
-    return pieces([*asked_of(run_dir)])
-
-
-def _run_task(task: OfStudy, piece: tuple[Slot, ...]) -> luigi.Task:
-    if len(piece) == 1:
-        return run_of(task, piece[0])
-    return RunSpan(run_dir=task.run_dir, host=task.host, first=piece[0].position, last=piece[-1].position)
-
-
-def _last_task(task: OfStudy, piece: tuple[Slot, ...]) -> luigi.Task:
-    if len(piece) == 1:
-        return last_stage(task, piece[0].cell, piece[0].repeat)
-    kind = ExtractSpan if piece[0].repeat == TRACED else RunSpan
-    return kind(run_dir=task.run_dir, host=task.host, first=piece[0].position, last=piece[-1].position)
+def _last_task(task: DirectoryTask, piece: tuple[Slot, ...]) -> luigi.Task:
+    first, count = piece[0], piece[-1].position - piece[0].position + 1
+    if first.repeat == TRACED:
+        return ExtractLatency(**task.where, cell=first.cell, count=count)
+    return RunPipeline(**task.where, cell=first.cell, repeat=str(first.repeat), count=count)

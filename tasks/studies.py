@@ -1,52 +1,101 @@
 """The studies a user names: each expands into runs, exports, metrics, a report and a check."""
 
+import contextlib
+import json
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import luigi
 
 from bench.errors import StudyError
 from bench.storage import remove_stale
+from bench.study import settings
 from bench.study.directory import RunDirectory, resolve, resolve_into
 from bench.study.load import TASKS, load_study, study_path
 from tasks.before_runs import preflight
 from tasks.luigi_runtime import (
     INVOCATION,
-    OVERRIDES,
-    Overrides,
-    close_with_summary,
-    given,
-    host_lock,
+    handle_signals,
+    lock_folder,
     refusing,
-    stop_cleanly,
+    release_stale_tasks,
+    require_scheduler,
     wait_for_cooldown,
 )
-from tasks.report import StudyCheck
+from tasks.report import STRICT, StudyCheck, print_summary_at_exit
+
+Task = TypeVar("Task", bound=type[luigi.Task])
 
 _resolved: dict[str, RunDirectory] = {}
 
 
-class StudyTask(Overrides, luigi.WrapperTask):
+class OverrideParameter(luigi.Parameter):
+    """A key of a study on luigi's command line: JSON, or a plain word. "" if it is not given.
+
+    Its value is canonical JSON text: the study itself checks it, and reports what is allowed.
+    """
+
+    def __init__(self, description: str) -> None:
+        super().__init__(default="", description=description)
+
+    def normalize(self, value: Any) -> str:
+        if isinstance(value, str):
+            value = value.strip()
+            if not value:
+                return ""
+            with contextlib.suppress(ValueError):
+                value = json.loads(value)
+        return json.dumps(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    """Without luigi's frozen dicts and lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+OVERRIDES = {key: OverrideParameter(text) for key, text in settings.OVERRIDES.items()}
+
+
+def with_overrides(task: Task) -> Task:
+    """Add one parameter for each key of a study to the task."""
+    for key, parameter in OVERRIDES.items():
+        setattr(task, key, parameter)
+        # As Python does for what a class body assigns.
+        parameter.__set_name__(task, key)
+    return task
+
+
+@with_overrides
+class StudyTask(luigi.WrapperTask):
     """A study with its overrides, on this host. Complete when everything it asks for was measured and is ok."""
 
-    output_dir = luigi.Parameter(default="outputs", description="where run directories are made")
-    fresh = luigi.BoolParameter(description="measure all of it again, in a new run directory")
-    strict = luigi.BoolParameter(description="a cell that cannot run on this host is a failure")
-    night = luigi.Parameter(default="", description="measured anew for each night; NightlySweep sets it")
-    host = luigi.Parameter(default=socket.gethostname(), description="this host; not to be set")
-    into = luigi.Parameter(default="", description="one host's folder among many; numastudy submit sets it, and host")
+    output_dir: str = luigi.Parameter(default="outputs", description="the folder of all run directories")
+    fresh: bool = luigi.BoolParameter(description="measure everything again, in a new run directory")
+    strict: bool = luigi.BoolParameter(description=STRICT)
+    night: str = luigi.Parameter(default="", description="measured again for each night; NightlySweep sets it")
+    host: str = luigi.Parameter(default=socket.gethostname(), description="this host; not to be set")
+    into: str = luigi.Parameter(default="", description="the folder of one of many hosts; numastudy submit sets it")
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Bad input ends here, before the scheduler hears of anything. Nothing is made or deleted yet:
-        # luigi constructs tasks before it takes its own lock.
+        # Invalid input is rejected here, before any task is scheduled and before anything is created or deleted.
         with refusing():
-            self.study = load_study(self.study_file(), given(self))
+            self.study = load_study(self.study_file(), self.overrides())
+            require_scheduler()
+
+    def overrides(self) -> dict[str, Any]:
+        """The overrides that were given, as plain values by key."""
+        texts: dict[str, str] = {key: getattr(self, key) for key in OVERRIDES}
+        return {key: json.loads(text) for key, text in texts.items() if text}
 
     def study_file(self) -> Path:
         name = type(self).__name__
         if name not in TASKS:
-            raise StudyError(f"{name} itself is no study", advice=f"name one: {', '.join(TASKS)}, Study")
+            raise StudyError(f"{name} itself is not a study", advice=f"name one: {', '.join(TASKS)}, Study")
         return study_path(name)
 
     def to_str_params(self, only_significant: bool = False, only_public: bool = False) -> dict[str, str]:
@@ -62,22 +111,23 @@ class StudyTask(Overrides, luigi.WrapperTask):
             return self.resolved()
 
     def resolved(self) -> RunDirectory:
-        """Resolved once in a call of luigi, when the scheduler first asks, and then remembered.
+        """The run directory, resolved when the scheduler first asks and then remembered for this call of luigi.
 
-        Raise StudyError if this host cannot measure the study.
+        Raise StudyError if this host cannot measure the study, AlreadyRunning if another call measures it.
         """
         if self.task_id not in _resolved:
             if self.into:
-                found = resolve_into(self.study, Path(self.into), self.host, INVOCATION)
+                directory = resolve_into(self.study, Path(self.into), self.host, INVOCATION)
             else:
-                found = resolve(self.study, Path(self.output_dir), self.fresh, INVOCATION, self.night)
-            preflight(found, self.strict)
-            host_lock()
-            stop_cleanly()
-            remove_stale(found.path, "**/.*.part")
-            close_with_summary(found)
-            wait_for_cooldown(found)
-            _resolved[self.task_id] = found
+                directory = resolve(self.study, Path(self.output_dir), self.fresh, INVOCATION, self.night)
+            lock_folder(directory.path)
+            preflight(directory, self.strict)
+            handle_signals(self)
+            remove_stale(directory.path, "**/.*.part")
+            print_summary_at_exit(directory)
+            release_stale_tasks(directory.path, run_dir=str(directory.path))
+            wait_for_cooldown(directory)
+            _resolved[self.task_id] = directory
         return _resolved[self.task_id]
 
     def requires(self) -> StudyCheck:
@@ -101,12 +151,12 @@ class SelfCheck(StudyTask):
 
 
 class Study(StudyTask):
-    """Any other study: --config-file FILE, or the name of one that ships."""
+    """Any other study: --config-file FILE, or the name of a shipped one."""
 
-    config_file = luigi.Parameter(default="", description="the study file, or the name of one that ships; needed")
+    config_file: str = luigi.Parameter(default="", description="the study file, or the name of a shipped one; required")
 
     def study_file(self) -> Path:
-        # Left to luigi, a parameter that is missing is a traceback.
+        # luigi would report a missing parameter with a traceback.
         if not self.config_file:
-            raise StudyError("Study needs a file", "Study", "add --config-file FILE, or the name of one that ships")
+            raise StudyError("Study needs a file", "Study", "add --config-file FILE, or the name of a shipped study")
         return study_path(self.config_file)

@@ -82,8 +82,12 @@ class Stage(Record, frozen=True, kw_only=True):
 
 
 class Head(Stage, frozen=True, kw_only=True):
-    """The part of a stage's record that progress and task states need; without what is large."""
+    """The part of a stage's record that progress and task states need; without what is large.
 
+    state: of a stage of the whole study, RunDirectory.state() when it was written.
+    """
+
+    state: str = ""
     started_at: str = ""
     ended_at: str = ""
     wall_s: Number = 0.0

@@ -22,8 +22,8 @@ def test_sigusr1_finishes_the_current_run_and_stops(calls: ApartCalls, workers: 
     luigi.send_signal(signal.SIGUSR1)
     said, _ = luigi.communicate(timeout=60)
     assert luigi.returncode == 128 + signal.SIGUSR1, said
-    assert "the current task is finished, then this call ends" in said
-    assert "the same command goes on from here" in said and "Traceback" not in said
+    assert "this call ends after the current task" in said
+    assert "repeat the command to continue" in said and "Traceback" not in said
     assert measured and living(calls) == []
     # Of the order's runs the first two: the one that was over, and the one that the signal met.
     assert calls.measured() == calls.order()[:2]
@@ -47,14 +47,14 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(calls: ApartCalls, sign
     assert living(calls) == [] and "Traceback" not in said
 
 
-def test_the_same_study_started_twice_by_different_commands_is_measured_once(calls: ApartCalls) -> None:
+def test_a_study_started_twice_by_different_commands_is_measured_once(calls: ApartCalls) -> None:
     behave(calls, SLOW)
     first = calls.start("--workers", "1")
     assert wait_until(lambda: bool(calls.children()))
     second = calls.start("--workers", "2")
-    said = [call.communicate(timeout=240)[0] for call in (first, second)]
-    assert (first.returncode, second.returncode) == (0, 0), said
-    assert "waiting for" in said[1]
+    texts = [call.communicate(timeout=240)[0] for call in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 10), texts
+    assert "already running" in texts[1]
     look_at_the_whole(calls)
 
 

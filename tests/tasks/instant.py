@@ -1,11 +1,11 @@
-"""luigi with stubs in place of what takes time: `python -m tests.tasks.instant` as one would say `luigi`.
+"""luigi with stubs in place of what takes time: `python -m tests.tasks.instant` in place of `luigi`.
 
-Stubbed are the runs (a record is there at once), the exports, the metrics, the report, and the statistics that ask for
-more repeats. Real are luigi, every task, the study, its run directory, and what is read of it again and again.
+Stubbed are the runs (each writes its record at once), the exports, the metrics, the report, and the statistics that
+ask for more repeats. Real are luigi, every task, the study, its run directory, and what is read of it again and again.
 
 INSTANT_FAIL: cells whose runs crash, separated by commas. INSTANT_SIGNAL: a signal that the second run sends to luigi.
 INSTANT_DEMAND: timed repeats of every cell that the statistics ask for.
-INSTANT_ALONE: runs up to which each is a task of its own; INSTANT_SPANS: tasks beyond that.
+INSTANT_TASK_PER_RUN: runs up to which each is a task of its own; INSTANT_TASKS: tasks beyond that.
 """
 
 import json
@@ -78,8 +78,8 @@ def install() -> None:
     stub_module("bench.report.build", make_report=lambda *_: {})
     stub_module("bench.analysis.noise_floor", remember=lambda *_: None)
     stub_module("bench.history.page", into_history=lambda *_: True)
-    tasks.stages.ALONE = int(os.environ.get("INSTANT_ALONE", tasks.stages.ALONE))
-    tasks.stages.SPANS = int(os.environ.get("INSTANT_SPANS", tasks.stages.SPANS))
+    tasks.stages.TASK_PER_RUN = int(os.environ.get("INSTANT_TASK_PER_RUN", tasks.stages.TASK_PER_RUN))
+    tasks.stages.LARGE_STUDY_TASKS = int(os.environ.get("INSTANT_TASKS", tasks.stages.LARGE_STUDY_TASKS))
 
 
 if __name__ == "__main__":

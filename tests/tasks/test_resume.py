@@ -89,7 +89,7 @@ def test_a_signal_ends_the_child_first_and_says_how_to_go_on(calls: Calls, numbe
     assert luigi.returncode == 128 + number, stderr
     assert workloads(calls) == []
     assert "Traceback" not in stderr + stdout
-    assert "the running measurement was ended; the same command goes on from here" in stderr + stdout
+    assert "the running measurement was ended; repeat the command to continue" in stderr + stdout
 
 
 def test_a_signal_that_meets_no_measurement_says_so(
@@ -114,15 +114,15 @@ def test_a_signal_that_meets_no_measurement_says_so(
         running.wait()
         other.release()
     assert luigi.returncode == 128 + signal.SIGINT, said
-    assert "stopped by SIGINT: nothing was being measured; the same command goes on from here" in said
+    assert "stopped by SIGINT: nothing was being measured; repeat the command to continue" in said
 
 
-def test_a_second_call_of_the_same_study_is_told_that_it_runs_already(calls: Calls) -> None:
+def test_second_call_of_a_running_study_is_refused(calls: Calls) -> None:
     luigi = start(calls)
     wait_for_workload(calls, luigi)
-    second = calls.run()
+    second = calls.run("--workers", "2")
     assert second.returncode == 10, second.stderr
-    assert "the same command runs already, and goes on; this call started nothing" in second.stderr
+    assert second.stderr.startswith("refused: already running; this call started nothing\n  where: ")
     luigi.communicate(timeout=120)
     assert luigi.returncode == 0
     assert all(count == 1 for count in calls.times_measured().values())

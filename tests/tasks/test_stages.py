@@ -1,46 +1,21 @@
-"""Studies of so many runs that a task covers several: the same order, records, checks and exit codes."""
+"""Studies with so many runs that a task covers several: the same order, records, checks and exit codes."""
 
-import os
-import re
 import signal
-import subprocess
-import sys
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from bench.study.directory import resolve, run_name
+import tasks.stages
+from bench.study.directory import RunDirectory, resolve, run_name
 from bench.study.load import read_study
 from bench.study.order import TRACED, Slot, measuring_order
 from tasks.progress import Reporter
-from tasks.stages import ALONE, SPANS, RunPipeline, RunSpan, pieces
-from tests.tasks.study_calls import TINY, Calls
+from tasks.stages import LARGE_STUDY_TASKS, TASK_PER_RUN, RunPipeline, pieces
+from tests.tasks.instant_calls import InstantCalls
+from tests.tasks.study_calls import TINY
 
-CHECKOUT = Path(__file__).parents[2]
 FIRST, SECOND = "pipeline_gpu0_numa0_vit0x0x0", "pipeline_gpu0_numa0_vit0x0x0_again"
-
-
-@dataclass
-class InstantCalls(Calls):
-    """Real calls of luigi; the runs are stubs that leave their records at once (tests.tasks.instant)."""
-
-    stub: dict[str, str] = field(default_factory=dict)
-
-    def command(self, *options: str) -> list[str]:
-        return [sys.executable, "-m", "tests.tasks.instant", *super().command(*options, "--log-level", "INFO")[3:]]
-
-    def environment(self) -> dict[str, str]:
-        # The study has more runs than that: its tasks cover several.
-        lock = {"NUMASTUDY_LOCK_DIR": str(self.folder)}
-        few = {"INSTANT_ALONE": "3", "INSTANT_SPANS": "3"}
-        return os.environ | lock | few | self.stub | {"PYTHONPATH": str(CHECKOUT)}
-
-    def ran(self, done: subprocess.CompletedProcess[str]) -> Counter[str]:
-        """Tasks that were executed, by kind."""
-        return Counter(re.findall(r"\] Worker .* (?:done|failed) +(\w+)\(", done.stderr))
 
 
 @pytest.fixture
@@ -57,7 +32,7 @@ def test_a_failed_cell_is_a_result_and_the_second_call_mends_only_it(calls: Inst
     assert calls.measured() == calls.order()
     # Six runs: two tasks of timed ones, and one of the traced ones with its export and its metrics.
     kinds = calls.ran(first)
-    assert (kinds["RunSpan"], kinds["ExportSpan"], kinds["ExtractSpan"], kinds["RunPipeline"]) == (3, 1, 1, 0)
+    assert (kinds["RunPipeline"], kinds["ExportSqlite"], kinds["ExtractLatency"]) == (3, 1, 1)
     for run in ("r1", "r2", "traced"):
         assert f"CellCheck: {SECOND}_{run}: crashed: instantly" in first.stderr
 
@@ -69,7 +44,7 @@ def test_a_failed_cell_is_a_result_and_the_second_call_mends_only_it(calls: Inst
         run: 2 if run.startswith(SECOND) else 1 for run in calls.order()
     }
     third = calls.run()
-    assert third.returncode == 0 and calls.times_measured() == times and "RunSpan" not in calls.ran(third)
+    assert third.returncode == 0 and calls.times_measured() == times and "RunPipeline" not in calls.ran(third)
 
 
 def test_an_interrupted_task_goes_on_where_it_was(calls: InstantCalls) -> None:
@@ -79,7 +54,7 @@ def test_an_interrupted_task_goes_on_where_it_was(calls: InstantCalls) -> None:
     again = calls.run()
     assert again.returncode == 0, again.stderr
     assert calls.measured() == [*calls.order(), missing]
-    assert calls.ran(again)["RunSpan"] == 1
+    assert calls.ran(again)["RunPipeline"] == 1
 
 
 def test_further_repeats_are_covered_too(calls: InstantCalls) -> None:
@@ -92,8 +67,7 @@ def test_further_repeats_are_covered_too(calls: InstantCalls) -> None:
     assert asked == calls.order()
     assert sorted(further) == sorted(f"{cell}_r{repeat}" for cell in (FIRST, SECOND) for repeat in (3, 4))
     assert [run[-1] for run in further] == ["3", "3", "4", "4"]
-    kinds = calls.ran(done)
-    assert kinds["RunSpan"] == 3 + 2 and "RunPipeline" not in kinds
+    assert calls.ran(done)["RunPipeline"] == 3 + 2
     # The next call is asked for more of them, and one of them failed before.
     calls.stub = {"INSTANT_DEMAND": "6", "INSTANT_FAIL": FIRST}
     (calls.run_directory() / "runs" / f"{SECOND}_r4.json").unlink()
@@ -109,7 +83,7 @@ def test_further_repeats_are_covered_too(calls: InstantCalls) -> None:
 
 
 def test_a_task_of_several_runs_ends_with_the_one_that_goes_on_when_it_is_asked_to(calls: InstantCalls) -> None:
-    calls.stub = {"INSTANT_SIGNAL": str(int(signal.SIGUSR1)), "INSTANT_ALONE": "1", "INSTANT_SPANS": "1"}
+    calls.stub = {"INSTANT_SIGNAL": str(int(signal.SIGUSR1)), "INSTANT_TASK_PER_RUN": "1", "INSTANT_TASKS": "1"}
     stopped = calls.run()
     assert stopped.returncode == 128 + signal.SIGUSR1, stopped.stderr
     assert calls.measured() == calls.order()[:2]
@@ -121,36 +95,35 @@ def test_a_task_of_several_runs_ends_with_the_one_that_goes_on_when_it_is_asked_
 
 def test_the_page_is_told_which_run_of_the_task_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = resolve(read_study(TINY | {"repeats": 2}, "f"), tmp_path / "outputs", False, "now")
-    host = {"run_dir": str(directory.path), "host": "here"}
-    span = RunSpan(**host, first=0, last=3)
-    told: list[tuple[int, str]] = []
+    first = directory.grid().order[0]
+    task = RunPipeline(run_dir=str(directory.path), host="here", cell=first.cell, repeat=str(first.repeat), count=4)
+    reported: list[tuple[int, str]] = []
 
-    def measure(stage: RunPipeline, tell: Callable[[str, int], None]) -> None:
-        tell("measuring 50 %", 50)
-        # The thread that tells the scheduler looks once a second: what is told is asked of the reporter.
-        told.append((span_reporter[-1]._newest[1], span_reporter[-1]._newest[0]))
+    def measure(_directory: RunDirectory, _slot: Slot, report: Callable[[str, int], None]) -> None:
+        report("measuring 50 %", 50)
+        # The thread that informs the scheduler wakes once a second: the newest message is read from the reporter.
+        reported.append((reporters[-1]._newest[1], reporters[-1]._newest[0]))
 
-    span_reporter: list[Reporter] = []
+    reporters: list[Reporter] = []
     for name in ("set_status_message", "set_progress_percentage", "set_tracking_url"):
-        setattr(span, name, lambda *_: None)
+        setattr(task, name, lambda *_: None)
     init = Reporter.__init__
-    monkeypatch.setattr(Reporter, "__init__", lambda one, task: (init(one, task), span_reporter.append(one))[0])
-    monkeypatch.setattr(RunPipeline, "measure", measure)
-    span.run()
+    monkeypatch.setattr(Reporter, "__init__", lambda one, task: (init(one, task), reporters.append(one))[0])
+    monkeypatch.setattr(tasks.stages, "measure", measure)
+    task.run()
     runs = [run_name(slot.cell, slot.repeat) for slot in directory.grid().order[:4]]
-    assert told == [
+    assert reported == [
         (percent, f"{number}/4 {run}: measuring 50 %")
         for number, percent, run in zip((1, 2, 3, 4), (12, 37, 62, 87), runs, strict=True)
     ]
 
 
 def test_few_runs_are_a_task_each(calls: InstantCalls) -> None:
-    calls.stub = {"INSTANT_ALONE": "6"}
+    calls.stub = {"INSTANT_TASK_PER_RUN": "6"}
     done = calls.run()
     assert done.returncode == 0, done.stderr
     kinds = calls.ran(done)
     assert (kinds["RunPipeline"], kinds["ExportSqlite"], kinds["ExtractLatency"]) == (6, 2, 2)
-    assert not [kind for kind in kinds if "Span" in kind]
 
 
 def order(cells: int, repeats: int) -> list[Slot]:
@@ -163,5 +136,5 @@ def test_pieces_hold_every_run_once_in_order_and_never_both_kinds(cells: int, re
     found = pieces(slots)
     assert [slot for piece in found for slot in piece] == slots
     assert all(len({slot.repeat == TRACED for slot in piece}) == 1 for piece in found)
-    assert len(found) <= max(ALONE, SPANS + 2)
-    assert (max(map(len, found)) == 1) is (len(slots) <= ALONE)
+    assert len(found) <= max(TASK_PER_RUN, LARGE_STUDY_TASKS + 2)
+    assert (max(map(len, found)) == 1) is (len(slots) <= TASK_PER_RUN)
