@@ -1,351 +1,427 @@
-"""Runs, export and metrics of a cell folded into one cell."""
+"""The runs, export and metrics of a cell folded into one cell; links likewise."""
 
-import hashlib
-import json
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from bench.analysis.bound import cell_bound
-from bench.analysis.pairs import counted
+from bench.analysis.load import RunData
+from bench.analysis.pairs import exclude_disturbed, number_duplicates
 from bench.analysis.verdicts import noise_class
-from bench.units import percent, plural
+from bench.records.base import Repeat
+from bench.records.results import (
+    CellRemark, CellRemarkKind, CellRun, CellState, Clocks, Extremes, LinkEntry, MeasuredCell, PeerMeans, PeerRates,
+    PenaltyClass, TransferBytes, Values,
+)  # fmt: skip
+from bench.records.run import Latency, Link, Outcome, Peer, Result, Run, Stage, Stages, StartMethod
+from bench.records.study import TRACED, Cell, Settings, Study
+from bench.records.trace import Metrics, Regime
 
-# --- peers
-# The processes that kept other GPUs busy while one was measured.
-
-Record = dict[str, Any]
-DIRECTIONS = ("h2d", "d2h")
-
-
-def carried_gb_s(samples_s: float | None, bytes_per_batch: Record | None, batch_size: int) -> dict[str, float | None]:
-    """What a pipeline moves in each direction at this pace, GB = 1e9; None where that is not known."""
-    if not samples_s or not bytes_per_batch:
-        return dict.fromkeys(DIRECTIONS)
-    return {way: samples_s / batch_size * bytes_per_batch[way] / 1e9 for way in DIRECTIONS}
-
-
-def peers_of_run(run: Record, batch_size: int) -> list[Record]:
-    """gpu, cpu_node, mem_node (None: not bound), status, throughput_samples_s, h2d_gb_s, d2h_gb_s, placement of each.
-
-    Peers have the batch size of the measured cell.
-    """
-    return [_peer(peer, batch_size) for peer in run.get("peers") or []]
-
-
-def peers_of_cell(timed: Iterable[Record], batch_size: int) -> list[Record]:
-    """The same over the timed runs of a cell, rates as geometric means of the runs that have one; runs: how many."""
-    seen: dict[Any, list[Record]] = {}
-    for run in timed:
-        for peer in peers_of_run(run, batch_size):
-            seen.setdefault(peer["gpu"], []).append(peer)
-    return [_over_runs(own) for _, own in sorted(seen.items())]
-
-
-def _over_runs(peers: list[Record]) -> Record:
-    good = [peer for peer in peers if peer["throughput_samples_s"]]
-    rates = {
-        key: statistics.geometric_mean(known) if (known := [peer[key] for peer in good if peer[key]]) else None
-        for key in ("throughput_samples_s", "h2d_gb_s", "d2h_gb_s")
-    }
-    kept = {key: peers[0][key] for key in ("gpu", "cpu_node", "mem_node")}
-    return kept | {"runs": len(good), "failed": len(peers) - len(good)} | rates
-
-
-def _peer(peer: Record, batch_size: int) -> Record:
-    result = peer.get("result") or {}
-    samples_s = result.get("throughput_samples_s")
-    moved = {"h2d": result.get("bytes_in_per_batch"), "d2h": result.get("bytes_out_per_batch")}
-    carried = carried_gb_s(samples_s, None if None in moved.values() else moved, batch_size)
-    return {
-        **{key: peer.get(key) for key in ("gpu", "cpu_node", "mem_node")},
-        "status": peer.get("status") or ("ok" if samples_s else "crashed"),
-        "throughput_samples_s": samples_s,
-        "h2d_gb_s": carried["h2d"],
-        "d2h_gb_s": carried["d2h"],
-        "placement": (result.get("certificate") or {}).get("verdict"),
-    }
-
-
-# --- clocks
-# Whether three clocks tell the same: the host's timer, CUDA events, and the profiler's trace.
-
-Record = dict[str, Any]
-LIMIT = 0.02
+PENALTY_CLASSES = {
+    Regime.TRANSFER_BOUND: PenaltyClass.MEMORY_BOUND,
+    Regime.BALANCED: PenaltyClass.BALANCED,
+    Regime.COMPUTE_BOUND: PenaltyClass.COMPUTE_BOUND,
+}
+CLOCKS_AGREE_WITHIN = 0.02
+# A profiler that costs more than this made another run of it; latencies of the two are then not compared.
 PERTURBED = 0.05
-"""A profiler that costs more than this made another run of it; latencies of the two are then not compared."""
-ENDS_NS = 500_000
-"""The host's window also holds the first launch and the closing synchronise: 0.18 to 0.26 ms on one H200."""
+# The host's window also has the first launch and the closing synchronise: 0.18 to 0.26 ms on one H200.
+WINDOW_ENDS_NS = 500_000
 
 
-def clocks(
-    traced: Record | None, metrics: Record | None, latency_us: Record | None, perturbation: float | None
-) -> Record:
-    """The clocks of one cell against its trace; a ratio is None where one of the two is not known.
+def measured_cells(data: RunData) -> tuple[MeasuredCell, ...]:
+    """The cells of a run directory with what was measured of each, in the order of the study."""
+    return tuple(
+        measured_cell(
+            entry,
+            cell,
+            data.runs_of(cell.name),
+            data.exports.get(cell.name),
+            data.extractions.get(cell.name),
+            data.metrics.get(cell.name),
+            data.study.repeats,
+        )
+        for cell, entry in zip(data.cells, unmeasured_cells(data.cells, data.study), strict=True)
+    )
 
-    host_over_trace: the traced pass by the host's timer over the window of its trace, the same run.
-    events_over_trace: median latency by CUDA events (on the cpu device the host's clock) of the timed runs over
-    that of the trace, which is another run; events_comparable: the profiler did not change the pace.
-    disagree: sentences, one for each pair that differs by more than LIMIT.
+
+def unmeasured_cells(cells: Sequence[Cell], study: Study) -> list[MeasuredCell]:
+    """Cells of a grid before any run."""
+    occurrences = number_duplicates(cells, lambda cell: (cell.gpu, cell.placement, cell.model, cell.settings))
+    first_heads: dict[str, int] = {}
+    entries = []
+    for cell, occurrence in zip(cells, occurrences, strict=True):
+        heads = first_heads.setdefault(cell.model.name, cell.model.heads)
+        differing: Values = {} if cell.model.heads == heads else {"heads": cell.model.heads}
+        differing |= {
+            key: value
+            for key in Settings.__struct_fields__
+            if (value := getattr(cell, key)) != getattr(study, key)
+        }
+        entries.append(
+            MeasuredCell(
+                name=cell.name,
+                key=cell.key,
+                gpu=cell.gpu,
+                gpu_uuid=cell.gpu_uuid,
+                cpu_node=cell.cpu_node,
+                mem_node=cell.mem_node,
+                model=cell.model,
+                settings=cell.settings,
+                differing_settings=differing,
+                occurrence=occurrence,
+            )
+        )
+    return entries
+
+
+def measured_cell(
+    entry: MeasuredCell,
+    cell: Cell,
+    runs: Sequence[Run],
+    export: Stage | None,
+    extraction: Stage | None,
+    metrics: Metrics | None,
+    repeats: int,
+) -> MeasuredCell:
+    """entry: of the same cell before any run. runs: timed ones by repeat, then the traced one.
+
+    repeats: timed runs that the study asks for; there may be more, measured on demand. throughput_samples_s is the
+    geometric mean over the timed runs that succeeded and count (pairs.exclude_disturbed).
     """
-    host_ns = _host_ns(traced)
-    trace_ns = (metrics or {}).get("window_ns")
-    host = host_ns / trace_ns if host_ns and trace_ns else None
-    medians = ((latency_us or {}).get("p50"), ((metrics or {}).get("latency_us") or {}).get("p50"))
-    events = medians[0] / medians[1] if all(medians) else None
-    comparable = perturbation is not None and abs(perturbation - 1) <= PERTURBED
-    disagree = []
-    if host and not (host >= 1 - LIMIT and host_ns - trace_ns <= LIMIT * trace_ns + ENDS_NS):
-        disagree.append(f"the host's timer gives the traced pass {_differs(host)} than its trace")
-    if events and comparable and abs(events - 1) > LIMIT:
-        disagree.append(f"the events of the timed runs give the median latency {_differs(events)} than the trace")
-    return {
-        "host_over_trace": host,
-        "events_over_trace": events,
-        "events_comparable": comparable,
-        "disagree": disagree,
-    }
-
-
-def _differs(ratio: float) -> str:
-    return f"{abs(ratio - 1):.1%} {'longer' if ratio > 1 else 'shorter'}".replace("%", " %")
-
-
-def _host_ns(traced: Record | None) -> float | None:
-    windows = ((traced or {}).get("result") or {}).get("windows") or []
-    return 1e9 * sum(window["duration_s"] for window in windows) if windows else None
-
-
-# --- outcomes
-# The outcome of a cell in the words of a table: what is only not there yet says how far the cell has come.
-
-Record = dict[str, Any]
-MISSING = "missing"
-NOT_TRACED, NOT_READ = "not traced", "trace not read"
-
-
-def told_outcome(cell: Record) -> str:
-    """Of a cell of results.json its outcome; where that is only missing "2 runs so far", "not traced" if nothing but
-    the traced run is to come, "trace not read" if that is there and its metrics are not."""
-    timed = [run for run in cell["runs"] if run["repeat"] != "traced" and run["status"] == "ok"]
-    if cell["outcome"] != MISSING or not timed:
-        return cell["outcome"]
-    if not cell["failed_run"].endswith("_traced"):
-        return f"{plural(len(timed), 'run')} so far"
-    traced = any(run["repeat"] == "traced" and run["status"] == "ok" for run in cell["runs"])
-    return NOT_READ if traced else NOT_TRACED
-
-
-def is_untraced(cells: Iterable[Record]) -> bool:
-    """Whether something was timed, and no trace at all tells anything."""
-    cells = list(cells)
-    return any(cell["throughput_samples_s"] for cell in cells) and not any(cell["metrics"] for cell in cells)
-
-
-# --- remarks
-# What a reader should know of one cell before believing its numbers.
-
-Record = dict[str, Any]
-PENALTY_CLASSES = {"transfer-bound": "memory-bound", "balanced": "balanced", "compute-bound": "compute-bound"}
-"""By measured regime. Launch-bound and stalled cells have none: neither copies nor kernels set their pace."""
-
-
-def penalty_class(regime: str | None) -> str | None:
-    return PENALTY_CLASSES.get(regime or "")
-
-
-def remarks(cell: Record, runs: list[Record]) -> list[str]:
-    """Sentences, none if all is well. cell: of results.json, with clocks and bound; runs: its records."""
-    said = list((cell["metrics"] or {}).get("remarks") or [])
-    said += cell["clocks"]["disagree"]
-    if cell["perturbation"] is not None and abs(cell["perturbation"] - 1) > PERTURBED:
-        said.append(f"the profiler changed the pace: the traced run made {percent(cell['perturbation'])} of the "
-                    "timed throughput, and shares and regime are those of that run")  # fmt: skip
-    if (cell["bound"] or {}).get("reason"):
-        said.append(f"no efficiency against the bound: {cell['bound']['reason']}")
-    return said + _unsettled(runs)
-
-
-def _unsettled(runs: list[Record]) -> list[str]:
-    timed = [run for run in runs if run["repeat"] != "traced" and run["status"] == "ok"]
-    warmups = [(run.get("result") or {}).get("warmup") or {} for run in timed]
-    spreads = [warmup.get("spread") or 0.0 for warmup in warmups if warmup.get("settled") is False]
-    if not spreads:
-        return []
-    return [f"the warm-up of {len(spreads)} of {len(timed)} timed runs had not settled when its limit came: "
-            f"its last windows differed by up to {percent(max(spreads))}"]  # fmt: skip
-
-
-# --- cells
-# One cell's runs, export and metrics folded into its entry in results.json.
-
-Record = dict[str, Any]
-_IDENTITY = ("name", "key", "group", "gpu", "gpu_uuid", "cpu_node", "mem_node", "model", "reason")
-_PERCENTILES = ("p50", "p90", "p99")
-
-
-def cell_entry(cell: Record, runs: list[Record], export: Record | None, metrics: Record | None, repeats: int) -> Record:
-    """The entry of a cell in results.json.
-
-    cell: as frozen in grid.json; its reason says why it cannot run here.
-    runs: its records, timed ones by repeat, then the traced one.
-    repeats: timed runs the study asks for; there may be more, measured on demand.
-    A run, export or metrics record that is not there yet has the status "missing". throughput_samples_s is
-    the geometric mean over the timed runs that are ok and count (pairs.counted).
-    """
-    name = cell["name"]
-    wanted = [f"{name}_r{repeat}" for repeat in range(1, repeats + 1)] + [f"{name}_traced"]
-    by_name = {run["run"]: run for run in runs}
-    further = [run["run"] for run in runs if run["run"] not in wanted]
-    stages = [by_name.get(run) or _absent(run, cell) for run in [*wanted, *further]]
-    measured = [run for run in runs if run["repeat"] != "traced" and run["status"] == "ok" and run.get("result")]
-    timed = counted(measured, _was_disturbed)
-    traced = by_name.get(f"{name}_traced")
-    rates = [run["result"]["throughput_samples_s"] for run in timed]
-    throughput = statistics.geometric_mean(rates) if rates else None
-    contract = _contract_metrics(metrics)
-    failed = _first_failure(stages, export, metrics, name)
-    latency = merge_latencies([run["result"].get("latency_us") for run in timed])
-    # Traced runs have interpreters of their own: what was forked is not what they are compared with.
-    alike = [rate for rate, run in zip(rates, timed, strict=True) if run.get("start", "exec") == "exec"]
+    traced = next((run for run in runs if not run.timed), None)
+    succeeded = [run for run in runs if run.timed and run.ok]
+    counted = exclude_disturbed(succeeded, lambda run: run.disturbed)
+    results = [run.result for run in counted if run.result]
+    rates = [result.throughput_samples_s for result in results]
+    latency = merge_latencies(result.latency_us for result in results)
+    # Traced runs have interpreters of their own: forked runs are not what they are compared with.
+    alike = [run.throughput for run in counted if run.start is StartMethod.EXEC and run.throughput]
     perturbation = _ratio(traced, statistics.geometric_mean(alike) if alike else None)
-    entry: Record = {
-        **grid_entry(cell),
-        "outcome": failed["status"] if failed else "ok",
-        "reason": failed.get("reason", "") or "" if failed else "",
-        "advice": failed.get("advice", "") or "" if failed else "",
-        "log_tail": _log_tail(failed),
-        "failed_run": failed.get("run", f"{name}_traced") if failed else None,
-        "throughput_samples_s": throughput,
-        "throughput_spread": statistics.stdev(rates) / statistics.fmean(rates) if len(rates) > 1 else None,
-        "throughput_runs": rates,
-        "penalty_class": penalty_class((contract or {}).get("regime")),
-        "latency_us": latency,
-        "solo_us": _median_of(run["result"].get("solo_us") for run in timed),
-        "compile_s": _compile_s(runs),
-        "issue_us": _median(run["result"].get("issue_us") for run in timed),
-        "buffer_layout": next((run["result"].get("buffer_layout") for run in timed), None) or "separate",
-        "bytes_per_batch": _bytes_per_batch(timed),
-        "metrics": contract,
-        "perturbation": perturbation,
-        "clocks": clocks(traced, contract, latency, perturbation),
-        "peers": peers_of_cell(timed, cell["batch_size"]),
-        "runs": [_run_entry(run, cell["batch_size"]) for run in runs],
-    }
-    entry["bound"] = cell_bound(entry)
-    limits = entry["bound"] or {}
-    entry["efficiency_solo"] = limits.get("efficiency")
-    entry["noise_class"] = noise_class((contract or {}).get("regime"), limits.get("limit"))
-    aside = [f"{len(measured) - len(timed)} of {len(measured)} timed runs were disturbed and are not counted"]
-    return entry | {"remarks": remarks(entry, runs) + (aside if len(timed) < len(measured) else [])}
+    regime = metrics.regime if metrics else None
+    failure = _first_failure(cell, runs, export, extraction, repeats)
+    measured = msgspec.structs.replace(
+        entry,
+        outcome=failure.outcome if failure else Outcome.OK,
+        state=_state(failure, runs),
+        reason=failure.reason if failure else "",
+        advice=failure.advice if failure else "",
+        log_tail=failure.log_tail if failure else (),
+        failed_run=failure.run if failure else None,
+        failed_repeat=failure.repeat if failure else None,
+        throughput_samples_s=statistics.geometric_mean(rates) if rates else None,
+        throughput_spread=statistics.stdev(rates) / statistics.fmean(rates) if len(rates) > 1 else None,
+        throughput_runs=tuple(rates),
+        penalty_class=PENALTY_CLASSES.get(regime) if regime else None,
+        latency_us=latency,
+        solo_us=_median_stages(results),
+        compile_s=_compile_s(runs),
+        issue_us=_median(result.issue_us for result in results),
+        buffer_layout=results[0].buffer_layout or "separate" if results else "separate",
+        bytes_per_batch=_bytes_per_batch(results[0]) if results else None,
+        metrics=metrics,
+        perturbation=perturbation,
+        clocks=clocks(traced, metrics, latency, perturbation),
+        peers=peers_of_cell(counted, cell.batch_size),
+        runs=tuple(_cell_run(run, cell.batch_size) for run in runs),
+    )
+    bound = cell_bound(measured)
+    measured = msgspec.structs.replace(
+        measured,
+        bound=bound,
+        efficiency_solo=bound.efficiency if bound else None,
+        noise_class=noise_class(regime, bound.limit if bound else None),
+    )
+    return msgspec.structs.replace(measured, remarks=_remarks(measured, succeeded, len(succeeded) - len(counted)))
 
 
-def grid_entry(cell: Record) -> Record:
-    """Who a cell of the grid is, and what it is set to."""
-    who = {
-        "name": cell["name"],
-        "key": cell.get("key") or settings_hash(cell),
-        "gpu": cell.get("gpu"),
-        "gpu_uuid": cell.get("gpu_uuid"),
-        "cpu_node": cell.get("cpu_node"),
-        "mem_node": cell.get("mem_node"),
-        "model": cell["model"],
-    }
-    return who | {"settings": {key: value for key, value in cell.items() if key not in _IDENTITY}}
+@dataclass(frozen=True)
+class _Failure:
+    """The first stage of a cell that did not succeed; outcome MISSING: it has no record yet."""
+
+    outcome: Outcome
+    run: str
+    repeat: Repeat
+    reason: str = ""
+    advice: str = ""
+    log_tail: tuple[str, ...] = ()
 
 
-def settings_hash(cell: Record) -> str:
-    """Known by its settings across studies: host and GPU identity, name and retries left out."""
-    kept = {key: value for key, value in cell.items() if key not in ("name", "key", "reason")}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def _first_failure(
+    cell: Cell, runs: Sequence[Run], export: Stage | None, extraction: Stage | None, repeats: int
+) -> _Failure | None:
+    """A run that cannot run here takes precedence."""
+    by_repeat = {run.repeat: run for run in runs}
+    asked: list[Repeat] = [*range(1, repeats + 1), TRACED]
+    wanted = [*asked, *(run.repeat for run in runs if run.repeat not in asked)]
+    of_runs = [_failure(cell, repeat, by_repeat.get(repeat), cell.reason) for repeat in wanted]
+    refused = [failure for failure in of_runs if failure and failure.outcome is Outcome.NOT_RUNNABLE]
+    later = [_failure(cell, TRACED, stage) for stage in (export, extraction)]
+    return next((failure for failure in (*refused, *of_runs, *later) if failure), None)
 
 
-def merge_latencies(latencies: Iterable[Record | None]) -> Record | None:
+def _failure(cell: Cell, repeat: Repeat, stage: Stage | None, why_not: str = "") -> _Failure | None:
+    """why_not: why the cell cannot run on this host."""
+    run = f"{cell.name}_{TRACED}" if repeat == TRACED else f"{cell.name}_r{repeat}"
+    if stage is None:
+        outcome = Outcome.NOT_RUNNABLE if why_not else Outcome.MISSING
+        return _Failure(outcome, run, repeat, why_not)
+    if stage.ok:
+        return None
+    log_tail = tuple(stage.log_tail) if isinstance(stage, Run) else ()
+    return _Failure(stage.status, run, repeat, stage.reason, stage.advice, log_tail)
+
+
+def _state(failure: _Failure | None, runs: Sequence[Run]) -> CellState:
+    if failure is None:
+        return CellState.DONE
+    if failure.outcome is not Outcome.MISSING:
+        return CellState.FAILED
+    if not any(run.timed and run.ok for run in runs):
+        return CellState.NOT_STARTED
+    if failure.repeat != TRACED:
+        return CellState.STARTED
+    traced = any(run.ok and not run.timed for run in runs)
+    return CellState.TRACE_NOT_READ if traced else CellState.NOT_TRACED
+
+
+def merge_latencies(latencies: Iterable[Latency | None]) -> Latency | None:
     """Over runs: the median of each percentile (of those runs that support it), the largest maximum."""
     known = [latency for latency in latencies if latency]
     if not known:
         return None
-    merged: Record = {"count": sum(latency.get("count") or 0 for latency in known)}
-    for key in _PERCENTILES:
-        merged[key] = _median(latency.get(key) for latency in known)
-    merged["max"] = max((latency["max"] for latency in known if latency.get("max") is not None), default=None)
-    curves = [latency["quantiles"] for latency in known if len(latency.get("quantiles") or []) == 101]
-    merged["quantiles"] = [_median(values) for values in zip(*curves, strict=True)] if curves else []
-    return merged
+    curves = [latency.quantiles for latency in known if len(latency.quantiles) == 101]
+    return Latency(
+        count=sum(latency.count for latency in known),
+        p50=_median(latency.p50 for latency in known),
+        p90=_median(latency.p90 for latency in known),
+        p99=_median(latency.p99 for latency in known),
+        max=max((latency.max for latency in known if latency.max is not None), default=None),
+        quantiles=[_median(values) for values in zip(*curves, strict=True)] if curves else [],
+    )
 
 
-def _first_failure(stages: list[Record], export: Record | None, metrics: Record | None, name: str) -> Record | None:
-    refused = next((run for run in stages if run["status"] == "not_runnable"), None)
-    later = [
-        record or {"status": MISSING, "reason": "not made yet", "advice": "start the study again"}
-        for record in (export, metrics)
-    ]
-    failed = refused or next((record for record in [*stages, *later] if record["status"] != "ok"), None)
-    if failed and "run" not in failed:
-        failed = failed | {"run": f"{name}_traced"}
-    return failed
+def clocks(
+    traced: Run | None, metrics: Metrics | None, latency_us: Latency | None, perturbation: float | None
+) -> Clocks:
+    """Whether the clocks of a cell agree: the host's timer, CUDA events (the host's clock on the cpu device), the trace.
+
+    latency_us: of the timed runs.
+    """
+    host_ns = 1e9 * sum(window.duration_s for window in traced.result.windows) if traced and traced.result else None
+    host = host_ns / metrics.window_ns if host_ns and metrics and metrics.window_ns else None
+    timed_p50, traced_p50 = latency_us.p50 if latency_us else None, metrics.latency_us.p50 if metrics else None
+    events = timed_p50 / traced_p50 if timed_p50 and traced_p50 else None
+    comparable = perturbation is not None and abs(perturbation - 1) <= PERTURBED
+    host_differs = False
+    if host and host_ns and metrics:
+        most_ns = CLOCKS_AGREE_WITHIN * metrics.window_ns + WINDOW_ENDS_NS
+        host_differs = host < 1 - CLOCKS_AGREE_WITHIN or host_ns - metrics.window_ns > most_ns
+    return Clocks(
+        host_over_trace=host,
+        events_over_trace=events,
+        events_comparable=comparable,
+        host_differs=host_differs,
+        events_differ=events is not None and comparable and abs(events - 1) > CLOCKS_AGREE_WITHIN,
+    )
 
 
-def _absent(run: str, cell: Record) -> Record:
-    if cell.get("reason"):
-        return {"run": run, "status": "not_runnable", "reason": cell["reason"], "advice": ""}
-    reason = "the traced run is to come" if run.endswith("_traced") else "not measured yet"
-    return {"run": run, "status": MISSING, "reason": reason, "advice": "start the study again"}
+def _remarks(cell: MeasuredCell, succeeded: list[Run], excluded: int) -> tuple[CellRemark, ...]:
+    """succeeded: the timed runs that did; excluded: how many of them were disturbed and do not count."""
+    found = []
+    if cell.clocks and cell.clocks.host_differs:
+        found.append(CellRemark(kind=CellRemarkKind.HOST_CLOCK_DIFFERS, ratio=cell.clocks.host_over_trace))
+    if cell.clocks and cell.clocks.events_differ:
+        found.append(CellRemark(kind=CellRemarkKind.EVENT_CLOCK_DIFFERS, ratio=cell.clocks.events_over_trace))
+    if cell.perturbation is not None and abs(cell.perturbation - 1) > PERTURBED:
+        found.append(CellRemark(kind=CellRemarkKind.PROFILER_CHANGED_RATE, ratio=cell.perturbation))
+    if (bound := cell.bound) and bound.is_above_measured:
+        ratio = bound.bound_us / bound.batch_us
+        found.append(CellRemark(kind=CellRemarkKind.BOUND_ABOVE_MEASURED, term=bound.limit, ratio=ratio))
+    warmups = [run.result.warmup for run in succeeded if run.result]
+    spreads = [warmup.spread or 0.0 for warmup in warmups if not warmup.settled]
+    total = len(succeeded)
+    if spreads:
+        kind = CellRemarkKind.WARMUP_NOT_SETTLED
+        found.append(CellRemark(kind=kind, count=len(spreads), total=total, ratio=max(spreads)))
+    if excluded:
+        found.append(CellRemark(kind=CellRemarkKind.DISTURBED_EXCLUDED, count=excluded, total=total))
+    return tuple(found)
 
 
-def _contract_metrics(record: Record | None) -> Record | None:
-    if not record or record["status"] != "ok":
+def _cell_run(run: Run, batch_size: int) -> CellRun:
+    return CellRun(
+        run=run.run,
+        repeat=run.repeat,
+        status=run.status,
+        reason=run.reason,
+        block=run.block,
+        position=run.position,
+        attempts=run.attempts,
+        wall_s=run.wall_s,
+        throughput_samples_s=run.throughput,
+        placement=run.certificate.verdict if run.certificate else None,
+        disturbed=run.disturbed,
+        started_at=run.started_at or None,
+        peers=tuple(_peer_rates(peer, batch_size) for peer in run.peers),
+    )
+
+
+# Concurrent load
+
+
+def transfer_rates_gb_s(
+    samples_s: float | None, moved: TransferBytes | None, batch_size: int
+) -> tuple[float | None, float | None]:
+    """(H2D, D2H) of a pipeline at this throughput, GB = 1e9 bytes; None where that is not known."""
+    if not samples_s or moved is None:
+        return None, None
+    return samples_s / batch_size * moved.h2d / 1e9, samples_s / batch_size * moved.d2h / 1e9
+
+
+def peers_of_cell(runs: Iterable[Run], batch_size: int) -> tuple[PeerMeans, ...]:
+    """The other GPUs over the timed runs of a cell, by GPU. Peers have the batch size of the measured cell."""
+    by_gpu: dict[int, list[PeerRates]] = {}
+    for run in runs:
+        for peer in run.peers:
+            by_gpu.setdefault(peer.gpu, []).append(_peer_rates(peer, batch_size))
+    return tuple(_peer_means(peers) for _, peers in sorted(by_gpu.items()))
+
+
+def _peer_means(peers: list[PeerRates]) -> PeerMeans:
+    good = [peer for peer in peers if peer.throughput_samples_s]
+    return PeerMeans(
+        gpu=peers[0].gpu,
+        cpu_node=peers[0].cpu_node,
+        mem_node=peers[0].mem_node,
+        runs=len(good),
+        failed=len(peers) - len(good),
+        throughput_samples_s=_geometric_mean(peer.throughput_samples_s for peer in good),
+        h2d_gb_s=_geometric_mean(peer.h2d_gb_s for peer in good),
+        d2h_gb_s=_geometric_mean(peer.d2h_gb_s for peer in good),
+    )
+
+
+def _peer_rates(peer: Peer, batch_size: int) -> PeerRates:
+    result = peer.result
+    samples_s = result.throughput_samples_s if result else None
+    h2d_gb_s, d2h_gb_s = transfer_rates_gb_s(samples_s, _bytes_per_batch(result) if result else None, batch_size)
+    return PeerRates(
+        gpu=peer.gpu,
+        cpu_node=peer.cpu_node,
+        mem_node=peer.mem_node,
+        status=peer.status,
+        throughput_samples_s=samples_s,
+        h2d_gb_s=h2d_gb_s,
+        d2h_gb_s=d2h_gb_s,
+        placement=result.certificate.verdict if result and result.certificate else None,
+    )
+
+
+# Links
+
+
+class CeilingSource(StrEnum):
+    NVBANDWIDTH = "nvbandwidth"
+    MICROBENCHMARK = "microbenchmark"
+    ISOLATED_BATCH = "isolated_batch"
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The best bandwidth of one GPU's link in one direction, and what measured it."""
+
+    gb_s: float
+    source: CeilingSource
+
+
+def link_entries(links: dict[str, Link]) -> tuple[LinkEntry, ...]:
+    """By GPU and placement, where CPU and memory are on one node first."""
+    entries = [_link_entry(name, link) for name, link in links.items()]
+    return tuple(sorted(entries, key=lambda entry: (entry.gpu, entry.cpu_node != entry.mem_node, entry.mem_node)))
+
+
+def _link_entry(name: str, link: Link) -> LinkEntry:
+    facts: dict[str, Any] = {
+        "name": name, "gpu": link.gpu, "cpu_node": link.cpu_node, "mem_node": link.mem_node,
+        "status": link.status, "reason": link.reason,
+    }  # fmt: skip
+    result = link.result
+    if not link.ok or result is None:
+        return LinkEntry(**facts)
+    return LinkEntry(
+        **facts,
+        device=result.device.type,
+        placement=result.certificate.verdict if result.certificate else None,
+        copies=tuple(result.copies),
+        nvbandwidth_h2d_gb_s=result.nvbandwidth_h2d_gb_s,
+        nvbandwidth_d2h_gb_s=result.nvbandwidth_d2h_gb_s,
+        small_copy_us=result.small_copy_us,
+        launch_us=result.launch_us,
+        reasons=result.reasons,
+    )
+
+
+def ceiling(links: Iterable[LinkEntry], cells: Iterable[MeasuredCell], gpu: int, direction: str) -> Ceiling | None:
+    """Of a GPU, over all its placements, direction h2d or d2h.
+
+    By nvbandwidth's definition; where that was not measured, the largest bandwidth of the microbenchmark's copies;
+    without microbenchmarks the best copy of a batch in isolation.
+    """
+    own = [link for link in links if link.gpu == gpu]
+    defined = [rate for link in own if (rate := getattr(link, f"nvbandwidth_{direction}_gb_s"))]
+    if defined:
+        return Ceiling(max(defined), CeilingSource.NVBANDWIDTH)
+    copies = [copy.median_gb_s for link in own for copy in link.copies if copy.direction == direction]
+    if copies:
+        return Ceiling(max(copies), CeilingSource.MICROBENCHMARK)
+    isolated = [rate for cell in cells if cell.gpu == gpu and (rate := isolated_gb_s(cell, direction))]
+    return Ceiling(max(isolated), CeilingSource.ISOLATED_BATCH) if isolated else None
+
+
+def isolated_gb_s(cell: MeasuredCell, direction: str) -> float | None:
+    """Of a copy of the batch's own size without the other stages, direction h2d or d2h."""
+    solo_us = getattr(cell.solo_us, direction) if cell.solo_us else None
+    moved = getattr(cell.bytes_per_batch, direction) if cell.bytes_per_batch else None
+    return moved / (1e3 * solo_us) if solo_us and moved else None
+
+
+# Small parts
+
+
+def _bytes_per_batch(result: Result) -> TransferBytes | None:
+    """Bytes on the link for a batch, as the run counted them."""
+    if result.bytes_in_per_batch is None or result.bytes_out_per_batch is None:
         return None
-    return {
-        key: value
-        for key, value in record.items()
-        if key not in ("schema", "status", "reason", "advice", "invocation", "name", "timeline")
-    }
+    return TransferBytes(h2d=result.bytes_in_per_batch, d2h=result.bytes_out_per_batch)
 
 
-def _run_entry(run: Record, batch_size: int) -> Record:
-    entry = {
-        key: run.get(key) for key in ("run", "repeat", "status", "reason", "block", "position", "attempts", "wall_s")
-    }
-    result = run.get("result") or {}
-    placement = (result.get("certificate") or {}).get("verdict")
-    return entry | {
-        "throughput_samples_s": result.get("throughput_samples_s"),
-        "placement": placement,
-        "disturbed": _was_disturbed(run),
-        "started_at": run.get("started_at"),
-        "peers": peers_of_run(run, batch_size),
-    }
+def _compile_s(runs: Iterable[Run]) -> Extremes | None:
+    """Over the processes that compiled the model, the traced one too: the most is without a cache."""
+    compilations = [run.result.compile for run in runs if run.result and run.result.compile]
+    known = [compilation.compile_s for compilation in compilations if compilation.compile_s]
+    return Extremes(least=min(known), most=max(known)) if known else None
 
 
-def _compile_s(runs: list[Record]) -> Record | None:
-    """Least and most over the processes that compiled the model, the traced one too: the most without a cache."""
-    facts = [(run.get("result") or {}).get("compile") or {} for run in runs]
-    known = [found["compile_s"] for found in facts if found.get("compile_s")]
-    return {"least": min(known), "most": max(known)} if known else None
+def _ratio(traced: Run | None, throughput: float | None) -> float | None:
+    return traced.throughput / throughput if traced and traced.throughput and throughput else None
 
 
-def _was_disturbed(run: Record) -> bool:
-    return bool((run.get("monitor") or {}).get("disturbed"))
-
-
-def _bytes_per_batch(timed: list[Record]) -> dict[str, int] | None:
-    """What a batch moves in each direction, as the run counted it."""
-    result = timed[0]["result"] if timed else {}
-    both = {"h2d": result.get("bytes_in_per_batch"), "d2h": result.get("bytes_out_per_batch")}
-    return None if None in both.values() else both
-
-
-def _log_tail(failed: Record | None) -> list[str]:
-    tail = (failed or {}).get("log_tail") or []
-    return tail.splitlines() if isinstance(tail, str) else [str(line) for line in tail]
-
-
-def _ratio(traced: Record | None, throughput: float | None) -> float | None:
-    rate = ((traced or {}).get("result") or {}).get("throughput_samples_s")
-    return rate / throughput if rate and throughput else None
+def _median_stages(results: Sequence[Result]) -> Stages | None:
+    known = [result.solo_us for result in results if result.solo_us]
+    if not known:
+        return None
+    return Stages(
+        h2d=_median(solo.h2d for solo in known),
+        compute=_median(solo.compute for solo in known),
+        d2h=_median(solo.d2h for solo in known),
+        prepare=_median(solo.prepare for solo in known),
+    )
 
 
 def _median(values: Iterable[float | None]) -> float | None:
@@ -353,64 +429,6 @@ def _median(values: Iterable[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _median_of(records: Iterable[Record | None]) -> Record | None:
-    known = [record for record in records if record]
-    return {key: _median(record.get(key) for record in known) for key in known[0]} if known else None
-
-
-# --- links
-# The links as the microbenchmarks found them: what the report's percentages refer to.
-
-Record = dict[str, Any]
-WAYS = ("h2d", "d2h")
-_KEPT = (
-    *("copies", "nvbandwidth_h2d_gb_s", "nvbandwidth_d2h_gb_s", "nvbandwidth_definition", "small_copy_us"),
-    *("launch_us", "reasons"),
-)
-
-
-@dataclass(frozen=True)
-class Ceiling:
-    """The best that one GPU's link gave in one direction; source says what measured it."""
-
-    gb_s: float
-    source: str
-
-
-def link_entries(records: dict[str, Record]) -> list[Record]:
-    """The `links` of results.json, by GPU and placement.
-
-    name, gpu, cpu_node, mem_node, status, reason, device, placement (the certificate's verdict), and of those that are
-    ok copies [{direction, bytes, median_gb_s, count}], nvbandwidth_h2d_gb_s, nvbandwidth_d2h_gb_s,
-    nvbandwidth_definition, small_copy_us, launch_us, reasons; None where that was not measured.
-    """
-    found = []
-    for name, record in records.items():
-        result = record.get("result") or {}
-        entry = {"name": name, **{key: record.get(key) for key in ("gpu", "cpu_node", "mem_node", "status", "reason")}}
-        measured = result if record["status"] == "ok" else {}
-        entry |= {"placement": (measured.get("certificate") or {}).get("verdict")}
-        entry |= {"device": (measured.get("device") or {}).get("type")}
-        found.append(entry | {key: measured.get(key) for key in _KEPT} | {"copies": measured.get("copies") or []})
-    return sorted(found, key=lambda entry: (entry["gpu"], entry["cpu_node"] != entry["mem_node"], entry["mem_node"]))
-
-
-def ceiling(links: Iterable[Record], cells: Iterable[Record], gpu: int, way: str) -> Ceiling | None:
-    """Of a GPU, over all its placements: by nvbandwidth's definition; where that was not measured, the largest
-    bandwidth of the microbenchmark's copies; without microbenchmarks the best copy of a batch alone."""
-    own = [link for link in links if link["gpu"] == gpu]
-    defined = [link[f"nvbandwidth_{way}_gb_s"] for link in own if link[f"nvbandwidth_{way}_gb_s"]]
-    if defined:
-        return Ceiling(max(defined), "nvbandwidth's definition")
-    copies = [copy["median_gb_s"] for link in own for copy in link["copies"] if copy["direction"] == way]
-    if copies:
-        return Ceiling(max(copies), "the best copy of the microbenchmarks")
-    alone = [rate for cell in cells if cell["gpu"] == gpu and (rate := alone_gb_s(cell, way))]
-    return Ceiling(max(alone), "the best copy of a batch alone") if alone else None
-
-
-def alone_gb_s(cell: Record, way: str) -> float | None:
-    """Of a copy of the batch's own size with the other stages off."""
-    solo_us = (cell.get("solo_us") or {}).get(way)
-    moved = (cell.get("bytes_per_batch") or {}).get(way)
-    return moved / (1e3 * solo_us) if solo_us and moved else None
+def _geometric_mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value]
+    return statistics.geometric_mean(known) if known else None

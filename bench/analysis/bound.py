@@ -1,33 +1,35 @@
-"""What the pipeline could do at best, and what slower copies would cost. Formulas: docs, "Bound"."""
+"""The shortest possible time of a pipeline, and what slower copies would cost. Formulas: docs, "Bound"."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from enum import StrEnum
 
 import numpy as np
 
+from bench.analysis.pairs import identity
 from bench.errors import StudyError
+from bench.records.results import Bound, HiddenCopies, MeasuredCell, Penalty, PenaltyKind, Prediction, Term
+from bench.records.study import Model
 
-Record = dict[str, Any]
-TOO_GOOD = 0.05
-"""Between processes and between the stages alone and together a few percent are noise."""
-TERMS = {
-    "h2d": "the copy in",
-    "compute": "compute",
-    "d2h": "the copy out",
-    "issue": "issuing",
-    "buffers": "copy and compute of one buffer",
-    "prepare": "preparing",
-}
-CPU_TERMS = ("issue", "prepare")
-HIDDEN, EXPOSED, CPU_PACED = "hidden", "exposed", "CPU sets the pace"
+# Between processes, and between the stages in isolation and together, a few percent are noise.
+BOUND_NOISE = 0.05
+CPU_TERMS = (Term.ISSUE, Term.PREPARE)
+Terms = Mapping[Term, float]
+
+
+class CopyState(StrEnum):
+    """Only compute hides a copy. While the GPU waits for the CPU, a copy costs nothing and hides behind nothing."""
+
+    HIDDEN = "hidden"
+    EXPOSED = "exposed"
+    CPU_PACED = "cpu_paced"
 
 
 @dataclass(frozen=True)
-class Stages:
+class StageTimes:
     """Times per batch in us, each measured without the other stages; issue: CPU time to issue a batch.
 
-    0 for a stage that the cell does not have: a direction that is not copied, no compute, nothing to prepare.
+    0 for a stage that the cell does not have: a direction that is not copied, no compute, no preprocessing.
     """
 
     h2d_us: float
@@ -36,12 +38,12 @@ class Stages:
     issue_us: float = 0.0
     prepare_us: float = 0.0
 
-    def slowed(self, ratio_h2d: float, ratio_d2h: float) -> "Stages":
+    def slowed(self, ratio_h2d: float, ratio_d2h: float) -> "StageTimes":
         return replace(self, h2d_us=self.h2d_us * ratio_h2d, d2h_us=self.d2h_us * ratio_d2h)
 
 
 @dataclass(frozen=True)
-class Predicted:
+class PredictedPenalty:
     """Penalties as fractions; the other stages hide all they can at `low`, nothing at `high`, and the other way round
     where copies are faster there: low <= penalty <= high always."""
 
@@ -50,7 +52,7 @@ class Predicted:
     high: float
 
 
-def bound_terms(stages: Stages, buffers: int, separate: bool = True) -> dict[str, float]:
+def bound_terms(stages: StageTimes, buffers: int, separate: bool = True) -> dict[Term, float]:
     """The lower limits of the time per batch in us, by what sets them; "buffers" is the wait for a free one.
 
     separate: input and output have buffers of their own; else one slot is held until its D2H ends.
@@ -59,156 +61,204 @@ def bound_terms(stages: Stages, buffers: int, separate: bool = True) -> dict[str
         raise StudyError(f"{buffers} device buffers", "bound", "at least 1")
     h, k, d = stages.h2d_us, stages.compute_us, stages.d2h_us
     held = max(h + k, k + d) if separate else h + k + d
-    terms = {"h2d": h, "compute": k, "d2h": d, "issue": stages.issue_us, "buffers": held / buffers}
+    terms = {
+        Term.H2D: h, Term.COMPUTE: k, Term.D2H: d, Term.ISSUE: stages.issue_us, Term.BUFFERS: held / buffers,
+    }  # fmt: skip
     # One thread prepares batch after batch, whatever the number of buffers.
-    return terms | ({"prepare": stages.prepare_us} if stages.prepare_us else {})
+    return terms | ({Term.PREPARE: stages.prepare_us} if stages.prepare_us else {})
 
 
-def bound_us(stages: Stages, buffers: int, separate: bool = True) -> float:
+def bound_us(stages: StageTimes, buffers: int, separate: bool = True) -> float:
     """T*: the shortest possible time per batch with n device buffers, the largest of its terms."""
     return max(bound_terms(stages, buffers, separate).values())
 
 
-def copy_state(terms_us: Mapping[str, float]) -> str:
-    """Only compute hides a copy. While the GPU waits for the CPU, a copy costs nothing and hides behind nothing."""
+def copy_state(terms_us: Terms) -> CopyState:
     gpu = max(time for term, time in terms_us.items() if term not in CPU_TERMS)
     if max(terms_us.get(term, 0.0) for term in CPU_TERMS) > gpu:
-        return CPU_PACED
-    return HIDDEN if terms_us["compute"] >= gpu else EXPOSED
+        return CopyState.CPU_PACED
+    return CopyState.HIDDEN if terms_us[Term.COMPUTE] >= gpu else CopyState.EXPOSED
 
 
-def cell_terms(cell: Record) -> dict[str, float] | None:
-    """bound_terms of a cell of results.json; None where its stages were not measured."""
+def cell_terms(cell: MeasuredCell) -> dict[Term, float] | None:
+    """bound_terms of a cell; None where its stages were not measured."""
     stages = cell_stages(cell)
-    if stages is None:
-        return None
-    return bound_terms(stages, int(cell["settings"].get("buffers") or 2), _separate(cell))
+    return bound_terms(stages, cell.settings.buffers, _separate(cell)) if stages else None
 
 
-def cell_bound(cell: Record) -> Record | None:
-    """T* of a cell of results.json, its terms and T* / t, t its timed time per batch; None where not measured.
-
-    limit: the largest term. efficiency: None, and reason says why, where T* is longer than t by more than
-    TOO_GOOD: no pipeline beats its bound, so a stage was slower while it was measured alone.
-    """
+def cell_bound(cell: MeasuredCell) -> Bound | None:
+    """T* of a cell, its terms and T* / t, t its timed time per batch; None where not measured."""
     terms, t = cell_terms(cell), batch_us(cell)
     if terms is None or t is None:
         return None
     limit = max(terms, key=lambda term: terms[term])
     ratio = terms[limit] / t
-    slowed = ratio > 1 + TOO_GOOD
-    return {
-        "bound_us": terms[limit],
-        "terms_us": terms,
-        "limit": limit,
-        "batch_us": t,
-        "efficiency": None if slowed else ratio,
-        "reason": f"alone, {TERMS[limit]} took {ratio:.2f} times as long as a batch of the whole pipeline: "
-        "something slowed that down while it was measured"
-        if slowed
-        else "",
-    }
+    efficiency = None if ratio > 1 + BOUND_NOISE else ratio
+    return Bound(bound_us=terms[limit], terms_us=terms, limit=limit, batch_us=t, efficiency=efficiency)
 
 
-def efficiency_solo(cell: Record) -> float | None:
-    """T* / t, None where it cannot be computed; see cell_bound."""
-    return (cell_bound(cell) or {}).get("efficiency")
+def cell_stages(cell: MeasuredCell) -> StageTimes | None:
+    solo = cell.solo_us
+    if solo is None or solo.h2d is None or solo.compute is None or solo.d2h is None:
+        return None
+    return StageTimes(solo.h2d, solo.compute, solo.d2h, cell.issue_us or 0.0, solo.prepare or 0.0)
+
+
+def batch_us(cell: MeasuredCell) -> float | None:
+    """The timed time per batch."""
+    return 1e6 * cell.settings.batch_size / cell.throughput_samples_s if cell.throughput_samples_s else None
+
+
+# Predictions
 
 
 def predict(
-    stages: Stages, t_us: float, buffers: int, ratio_h2d: float, ratio_d2h: float, separate: bool = True
-) -> Predicted:
+    stages: StageTimes, t_us: float, buffers: int, ratio_h2d: float, ratio_d2h: float, separate: bool = True
+) -> PredictedPenalty:
     """The penalty if copies take ratio times as long (bandwidth ratios at the batch's own size).
 
     For the cell with CPU local and memory remote only. t_us: time per batch where it is local.
     """
     if min(ratio_h2d, ratio_d2h) <= 0 or t_us <= 0:
-        raise StudyError(
-            f"ratios {ratio_h2d}, {ratio_d2h} at {t_us} us per batch", "bound", "all of them are above 0"
-        )
+        raise StudyError(f"ratios {ratio_h2d}, {ratio_d2h} at {t_us} us per batch", "bound", "all must be above 0")
     h, d = stages.h2d_us, stages.d2h_us
     slow = max(t_us, bound_us(stages.slowed(ratio_h2d, ratio_d2h), buffers, separate))
     least = max(t_us, ratio_h2d * h, ratio_d2h * d)
     most = t_us + (ratio_h2d - 1) * h + (ratio_d2h - 1) * d
     penalty, *ends = (1 - t_us / there for there in (slow, least, most))
-    return Predicted(penalty, min(penalty, *ends), max(penalty, *ends))
+    return PredictedPenalty(penalty, min(penalty, *ends), max(penalty, *ends))
 
 
-@dataclass(frozen=True)
-class Hidden:
-    """batch_size: where the copy stops being hidden behind compute, or None; text says why."""
+def predict_cell(local: MeasuredCell, remote: MeasuredCell) -> PredictedPenalty | None:
+    """For two cells, CPU local, memory local and remote: ratios from their copies in isolation.
 
-    batch_size: float | None
-    text: str
-
-
-def copy_stops_being_hidden(by_batch_size: Mapping[int, Mapping[str, float]]) -> Hidden:
-    """From the terms of the bound at several batch sizes of one model; linear between the sizes measured.
-
-    See copy_state; sizes at which the CPU sets the pace are named and left aside. Nothing is said beyond the sizes
-    measured: small batches leave a GPU half empty, so that lines bend.
-    """
-    if not by_batch_size:
-        raise StudyError("no batch size was measured", "bound", "measure at least two")
-    if not any(terms["compute"] for terms in by_batch_size.values()):
-        return Hidden(None, "no compute that could hide the copy")
-    paced, sizes = [], []
-    for size in sorted(by_batch_size):
-        (paced if copy_state(by_batch_size[size]) == CPU_PACED else sizes).append(size)
-    told = [f"the CPU sets the pace at {_batches(paced)}"] if paced else []
-    exposed = next((at for at, size in enumerate(sizes) if copy_state(by_batch_size[size]) == EXPOSED), None)
-    batch_size = None
-    if exposed == 0:
-        told.append(f"the copy is not hidden at batch {sizes[0]} already")
-    elif exposed:
-        batch_size = _crossing(*((size, by_batch_size[size]) for size in sizes[exposed - 1 : exposed + 1]))
-        told.append(f"the copy stops being hidden at about batch {batch_size:.0f}")
-    elif sizes:
-        told.append(f"the copy is hidden at {_batches(sizes)}")
-    return Hidden(batch_size, "; ".join(told))
-
-
-def _crossing(hidden: tuple[int, Mapping[str, float]], exposed: tuple[int, Mapping[str, float]]) -> float:
-    """The batch size between two at which the first term grows longer than compute."""
-    sizes, both = zip(hidden, exposed, strict=True)
-    excess = ([terms[term] - terms["compute"] for terms in both] for term in ("h2d", "d2h", "buffers"))
-    return min(float(np.interp(0.0, ends, sizes)) for ends in excess if ends[1] > 0)
-
-
-def _batches(sizes: Sequence[int]) -> str:
-    return f"batch {sizes[0]}" if len(sizes) == 1 else f"batches {', '.join(map(str, sizes))}"
-
-
-def cell_stages(cell: Record) -> Stages | None:
-    solo = cell.get("solo_us") or {}
-    times = [solo.get(stage) for stage in ("h2d", "compute", "d2h")]
-    if any(time is None for time in times):
-        return None
-    return Stages(*times, issue_us=cell.get("issue_us") or 0.0, prepare_us=solo.get("prepare") or 0.0)
-
-
-def batch_us(cell: Record) -> float | None:
-    """The timed time per batch."""
-    throughput = cell.get("throughput_samples_s")
-    return 1e6 * cell["settings"]["batch_size"] / throughput if throughput else None
-
-
-def predict_cell(local: Record, remote: Record) -> Predicted | None:
-    """For two cells of results.json, CPU local, memory local and remote: ratios from their solo copies.
-
-    None where they were not measured, or something slowed a local stage while it was (see cell_bound); of a remote one
-    that would hide a prediction which fails.
+    None where they were not measured, or something slowed a local stage while it was (see Bound); of a remote one that
+    would hide a prediction which fails.
     """
     here, there, t = cell_stages(local), cell_stages(remote), batch_us(local)
     if here is None or there is None or t is None or not (here.h2d_us or here.d2h_us):
         return None
-    if (cell_bound(local) or {}).get("reason"):
+    if (bound := cell_bound(local)) and bound.is_above_measured:
         return None
-    buffers = int(local["settings"].get("buffers") or 2)
     # A direction that is not copied takes no time here nor there.
-    ratios = [b / a if a else 1.0 for a, b in ((here.h2d_us, there.h2d_us), (here.d2h_us, there.d2h_us))]
-    return predict(here, t, buffers, *ratios, separate=_separate(local))
+    ratio_h2d = there.h2d_us / here.h2d_us if here.h2d_us else 1.0
+    ratio_d2h = there.d2h_us / here.d2h_us if here.d2h_us else 1.0
+    return predict(here, t, local.settings.buffers, ratio_h2d, ratio_d2h, _separate(local))
 
 
-def _separate(cell: Record) -> bool:
-    return cell.get("buffer_layout", "separate") == "separate"
+def predictions(
+    penalties: Sequence[Penalty], cells: Sequence[MeasuredCell], margin: float
+) -> tuple[Prediction, ...]:
+    """For each penalty of remote memory under a local CPU, the only case that the bound covers.
+
+    agrees: the bracket and the observed interval (the penalty itself where there is none) meet, or miss each other by
+    no more than the margin, below which a difference needs no action.
+    """
+    by_name = {cell.name: cell for cell in cells}
+    found = []
+    for entry in penalties:
+        if entry.kind is not PenaltyKind.MEMORY or entry.penalty is None:
+            continue
+        predicted = predict_cell(by_name[entry.local_cell], by_name[entry.remote_cell])
+        if predicted is None:
+            continue
+        low, high = entry.interval or (entry.penalty, entry.penalty)
+        agrees = low <= predicted.high + margin and high >= predicted.low - margin
+        found.append(
+            Prediction(
+                remote_cell=entry.remote_cell,
+                predicted=predicted.penalty,
+                low=predicted.low,
+                high=predicted.high,
+                agrees=agrees,
+            )
+        )
+    return tuple(found)
+
+
+# Copies hidden behind compute
+
+
+def hidden_copies(cells: Sequence[MeasuredCell]) -> tuple[HiddenCopies, ...]:
+    """For cells that differ in batch size alone: where the copy stops being hidden."""
+    groups: dict[Hashable, dict[int, tuple[str, Terms]]] = {}
+    for cell in cells:
+        if terms := cell_terms(cell):
+            place = identity(cell, ignore=("batch_size",)), cell.cpu_node, cell.mem_node
+            groups.setdefault(place, {})[cell.settings.batch_size] = (cell.name, terms)
+    return tuple(
+        hidden_by_batch_size(
+            {size: terms for size, (_, terms) in sizes.items()},
+            tuple(sizes[size][0] for size in sorted(sizes)),
+        )
+        for sizes in groups.values()
+    )
+
+
+def hidden_by_batch_size(by_batch_size: Mapping[int, Terms], cells: tuple[str, ...] = ()) -> HiddenCopies:
+    """From the terms of the bound at several batch sizes of one model; linear between the sizes measured.
+
+    Nothing is claimed beyond the sizes measured: small batches leave a GPU half empty, so that lines bend.
+    """
+    if not by_batch_size:
+        raise StudyError("no batch size was measured", "bound", "measure at least two")
+    states = {size: copy_state(by_batch_size[size]) for size in sorted(by_batch_size)}
+    computes = any(terms[Term.COMPUTE] for terms in by_batch_size.values())
+    on_gpu = [size for size, state in states.items() if state is not CopyState.CPU_PACED]
+    first = next((at for at, size in enumerate(on_gpu) if states[size] is CopyState.EXPOSED), 0)
+    crossing = None
+    if computes and first:
+        crossing = _crossing(*((size, by_batch_size[size]) for size in on_gpu[first - 1 : first + 1]))
+
+    def sizes(wanted: CopyState) -> tuple[int, ...]:
+        return tuple(size for size, state in states.items() if state is wanted)
+
+    return HiddenCopies(
+        cells=cells,
+        computes=computes,
+        batch_size=crossing,
+        hidden=sizes(CopyState.HIDDEN),
+        exposed=sizes(CopyState.EXPOSED),
+        cpu_paced=sizes(CopyState.CPU_PACED),
+    )
+
+
+def _crossing(hidden: tuple[int, Terms], exposed: tuple[int, Terms]) -> float:
+    """The batch size between two at which the first term grows longer than compute."""
+    ends = []
+    for term in (Term.H2D, Term.D2H, Term.BUFFERS):
+        excess = [terms[term] - terms[Term.COMPUTE] for _, terms in (hidden, exposed)]
+        if excess[1] > 0:
+            ends.append(float(np.interp(0.0, excess, [hidden[0], exposed[0]])))
+    return min(ends)
+
+
+def _separate(cell: MeasuredCell) -> bool:
+    return cell.buffer_layout == "separate"
+
+
+# Arithmetic intensity
+
+
+def forward_flops(model: Model, image_size: int) -> int:
+    """Floating-point operations of one sample's forward pass; a multiply-add counts as two.
+
+    Of a ViT with n tokens (patches + 1) of width d, mlp 4 d: patch embedding 2 (n - 1) 3 p^2 d; per layer 24 n d^2 for
+    the four projections and the mlp, 4 n^2 d for the two attention products. Norms, softmax and activations are left
+    out (below 1 % from d = 256 up).
+    """
+    if not model.depth:
+        return 0
+    patches = (image_size // model.patch_size) ** 2
+    tokens = patches + 1
+    per_layer = 24 * tokens * model.dim**2 + 4 * tokens**2 * model.dim
+    return 2 * patches * 3 * model.patch_size**2 * model.dim + model.depth * per_layer
+
+
+def flops_per_byte(cell: MeasuredCell) -> float | None:
+    """Operations per byte on the link, both directions; None if it did not run."""
+    moved = cell.bytes_per_batch
+    if moved is None:
+        return None
+    flops = forward_flops(cell.model, cell.settings.image_size) * cell.settings.batch_size
+    return flops / (moved.h2d + moved.d2h)

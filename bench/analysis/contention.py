@@ -1,86 +1,79 @@
-"""Several GPUs at work at once: what each keeps of its own pace, and what they carry together."""
+"""Several GPUs at work at once: what each keeps of its throughput in isolation, and what they transfer together."""
 
-import re
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
-from bench.analysis.aggregate import DIRECTIONS, carried_gb_s
+from bench.analysis.aggregate import transfer_rates_gb_s
 from bench.analysis.pairs import runs_by_block
 from bench.analysis.statistics import interval_of
+from bench.records.results import AxisComparison, CellRun, Contention, Line, MeasuredCell, Sum, Total
 
-Record = dict[str, Any]
 AXIS = "concurrent_gpus"
+_CONCURRENCY = (AXIS, "concurrent_load", "concurrent_placement")
 
 
-def contention(cells: Sequence[Record], comparisons: Sequence[Record]) -> list[Record]:
-    """One entry a cell of which GPUs were busy together, and one for each cell alone that these are compared with.
-
-    An entry has cell, gpu, cpu_node, mem_node, model (with its other settings, as vit32x6x512 bf16), busy (GPUs, the
-    measured one included), load, placement (None where it was alone), samples_s, h2d_gb_s, d2h_gb_s of the measured
-    GPU, base_cell, effect, interval, verdict and text against it alone (paired by block; None where it was not measured
-    alone), together: the sums over all GPUs, each {value, interval}, and others: what each peer carried. Sums are of
-    the runs in which every peer gave a figure.
-    """
-    # Of an axis that changes something else along, what is left would not be the company's doing alone.
-    company = {AXIS, "concurrent_load", "concurrent_placement"}
-    to_one = [entry for entry in comparisons if entry["base"].get(AXIS) == 1 and set(entry["keys"]) <= company]
-    crowded = [cell for cell in cells if (cell["settings"].get(AXIS) or 1) > 1]
-    against = {line["name"]: line for entry in to_one for line in entry["lines"]}
-    alone = {against[cell["name"]]["base_cell"] for cell in crowded if cell["name"] in against}
-    shown = [cell for cell in cells if cell in crowded or cell["name"] in alone]
-    return [_entry(cell, against.get(cell["name"])) for cell in shown]
+def contention(cells: Sequence[MeasuredCell], comparisons: Sequence[AxisComparison]) -> tuple[Contention, ...]:
+    """One entry for each cell during which GPUs were busy together, and one for each that these are compared with."""
+    # Where an axis changes something else along, the difference would not be due to the concurrent load only.
+    to_one = [entry for entry in comparisons if entry.base.get(AXIS) == 1 and set(entry.keys) <= set(_CONCURRENCY)]
+    lines = {line.name: line for entry in to_one for line in entry.lines}
+    concurrent = [cell for cell in cells if cell.settings.concurrent_gpus > 1]
+    isolated = {lines[cell.name].base_cell for cell in concurrent if cell.name in lines}
+    shown = [cell for cell in cells if cell.settings.concurrent_gpus > 1 or cell.name in isolated]
+    return tuple(_entry(cell, lines.get(cell.name)) for cell in shown)
 
 
-def _entry(cell: Record, line: Record | None) -> Record:
-    busy = cell["settings"].get(AXIS) or 1
-    line = line or {}
-    batch_size = cell["settings"]["batch_size"]
-    carried = carried_gb_s(cell["throughput_samples_s"], cell["bytes_per_batch"], batch_size)
-    return {
-        "cell": cell["name"],
-        **{key: cell[key] for key in ("gpu", "cpu_node", "mem_node")},
-        "model": _series(line.get("base_cell") or cell["name"], cell["model"]["name"]),
-        "busy": busy,
-        "load": cell["settings"]["concurrent_load"] if busy > 1 else None,
-        "placement": cell["settings"]["concurrent_placement"] if busy > 1 else None,
-        "samples_s": cell["throughput_samples_s"],
-        **{f"{way}_gb_s": carried[way] for way in DIRECTIONS},
-        "base_cell": line.get("base_cell"),
-        **{key: line.get(key) for key in ("effect", "interval", "verdict", "text")},
-        "together": _together(cell, busy, batch_size),
-        "others": cell["peers"],
-    }
+def _entry(cell: MeasuredCell, line: Line | None) -> Contention:
+    settings = cell.settings
+    busy = settings.concurrent_gpus
+    h2d_gb_s, d2h_gb_s = transfer_rates_gb_s(cell.throughput_samples_s, cell.bytes_per_batch, settings.batch_size)
+    return Contention(
+        cell=cell.name,
+        gpu=cell.gpu,
+        cpu_node=cell.cpu_node,
+        mem_node=cell.mem_node,
+        model=cell.model.name,
+        settings={key: value for key, value in cell.differing_settings.items() if key not in _CONCURRENCY},
+        busy_gpus=busy,
+        load=settings.concurrent_load if busy > 1 else None,
+        placement=settings.concurrent_placement if busy > 1 else None,
+        throughput_samples_s=cell.throughput_samples_s,
+        h2d_gb_s=h2d_gb_s,
+        d2h_gb_s=d2h_gb_s,
+        isolated=line,
+        total=_total(cell),
+        peers=cell.peers,
+    )
 
 
-def _series(name: str, model: str) -> str:
-    """The model and what sets its cell apart from others of it, but for the company and the CPU node."""
-    suffixes = name.partition(f"_{model}")[2].split("_")
-    company = re.compile(r"cpu\d+|gpus\d+|.*-load")
-    return " ".join([model, *(part for part in suffixes if part and not company.fullmatch(part))])
+def _total(cell: MeasuredCell) -> Total:
+    peers = cell.settings.concurrent_gpus - 1
+    sums = [_sums(run, cell) for run in runs_by_block(cell).values() if len(run.peers) >= peers]
+    whole = [values for values in sums if None not in values]
+    samples_s, h2d_gb_s, d2h_gb_s = ([values[column] for values in whole] for column in range(3))
+    return Total(
+        runs=len(whole), throughput_samples_s=_mean(samples_s), h2d_gb_s=_mean(h2d_gb_s), d2h_gb_s=_mean(d2h_gb_s)
+    )
 
 
-def _together(cell: Record, busy: int, batch_size: int) -> Record:
-    """Over all busy GPUs: samples_s, h2d_gb_s, d2h_gb_s, each with the interval of its mean over runs, and runs."""
-    rows = [
-        _row(run, cell, batch_size) for run in runs_by_block(cell).values() if len(run.get("peers") or []) >= busy - 1
-    ]
-    whole = [row for row in rows if None not in row.values()]
-    sums: Record = {"runs": len(whole)}
-    for key in ("samples_s", "h2d_gb_s", "d2h_gb_s"):
-        values = [row[key] for row in whole if row[key]]
-        sums[key] = {
-            "value": statistics.geometric_mean(values) if values else None,
-            "interval": list(interval_of(values)) if len(values) > 1 else None,
-        }
-    return sums
+def _sums(run: CellRun, cell: MeasuredCell) -> tuple[float | None, float | None, float | None]:
+    """Throughput and rates (H2D, D2H) of one run over all GPUs; None where one of them gave no figure."""
+    own = transfer_rates_gb_s(run.throughput_samples_s, cell.bytes_per_batch, cell.settings.batch_size)
+    rows = [(run.throughput_samples_s, *own)]
+    rows += [(peer.throughput_samples_s, peer.h2d_gb_s, peer.d2h_gb_s) for peer in run.peers]
+    samples_s, h2d_gb_s, d2h_gb_s = zip(*rows, strict=True)
+    return _sum(samples_s), _sum(h2d_gb_s), _sum(d2h_gb_s)
 
 
-def _row(run: Record, cell: Record, batch_size: int) -> dict[str, float | None]:
-    own = carried_gb_s(run["throughput_samples_s"], cell["bytes_per_batch"], batch_size)
-    parts = {"samples_s": [run["throughput_samples_s"]]} | {f"{way}_gb_s": [own[way]] for way in DIRECTIONS}
-    for peer in run.get("peers") or []:
-        parts["samples_s"].append(peer["throughput_samples_s"])
-        for way in DIRECTIONS:
-            parts[f"{way}_gb_s"].append(peer[f"{way}_gb_s"])
-    return {key: None if None in values else sum(values) for key, values in parts.items()}
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _mean(values: Sequence[float | None]) -> Sum:
+    """A direction that is not copied has none."""
+    known = [value for value in values if value]
+    return Sum(
+        value=statistics.geometric_mean(known) if known else None,
+        interval=interval_of(known) if len(known) > 1 else None,
+    )

@@ -1,133 +1,144 @@
-"""Of several ways to run one model: the fastest, and which others cannot be told from it."""
+"""Of several execution settings of one model: the fastest, and which others cannot be distinguished from it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-from bench.analysis.axes import settings_of
+import msgspec
+
+from bench.analysis.axes import shared_settings
 from bench.analysis.pairs import comparison, identity
 from bench.analysis.statistics import Estimate, Sample, estimate, paired
-from bench.analysis.verdicts import Rules
+from bench.analysis.verdicts import rules_of
+from bench.records.results import AxisComparison, Execution, Fastest, Interval, Line, MeasuredCell, Rules, Value
+from bench.records.study import Study
 
-Record = dict[str, Any]
-Lines = Mapping[tuple[str, str], Record]
-# What a user may choose: the samples are the same. A dtype is a choice only where its precision will do.
-WAYS = ("dtype", "cuda_graph", "compile_model", "buffers", "host_memory", "copy_granularity")
+# By base and other cell.
+Lines = Mapping[tuple[str, str], Line]
+# What a user may choose: the samples are the same. A dtype is a choice only where its precision is sufficient.
+EXECUTION_SETTINGS = ("dtype", "cuda_graph", "compile_model", "buffers", "host_memory", "copy_granularity")
 
 
 def fastest(
-    cells: Sequence[Record], study: Record, rules: Rules | None = None, compared: Sequence[Record] = ()
-) -> list[Record]:
-    """One entry for each model, place and workload that was measured in several ways; the study's order.
+    cells: Sequence[MeasuredCell],
+    study: Study,
+    rules: Rules | None = None,
+    compared: Sequence[AxisComparison] = (),
+) -> tuple[Fastest, ...]:
+    """One entry for each model, place and workload that was measured with several execution settings.
 
-    An entry has cell, gpu, cpu_node, mem_node, model (with the workload, as "vit32x2x128 bs50"), dtype, ways (how many
-    were measured), way (the fastest, as "bf16 graph"; "base" has the study's own values), samples_s, base_cell, effect
-    and interval against the base (None where that was not measured or is the fastest), pairs (the most of its
-    comparisons), rivals (ways that are not surely slower), and same_dtype: the like among the ways of the study's own
-    dtype, None where that is the fastest one's.
-
-    Surely slower: one-sided, at the study's level shared among all ways. Each could have come out fastest by luck; one
-    that is not is then left without a rival in at most that share of studies (Bonferroni). Models are not corrected for
-    each other. Where two ways are compared along an axis (compared: results.json's comparisons), that comparison stands
-    here too: a page says one thing of two cells.
+    Significantly slower: one-sided, at the study's level shared among all candidates. Each could have come out fastest
+    by chance; one that is not is then left without a rival in at most that share of studies (Bonferroni). Models are
+    not corrected for each other. Where two candidates are compared along an axis, that comparison is used here too, so
+    that a page has one result for two cells.
     """
-    rules = rules or Rules()
-    lines = {(line["base_cell"], line["name"]): line for entry in compared for line in entry["lines"]}
-    groups: dict[Any, dict[Any, Record]] = {}
+    rules = rules or rules_of(study)
+    lines = {(line.base_cell, line.name): line for entry in compared for line in entry.lines}
+    groups: dict[Hashable, dict[Hashable, MeasuredCell]] = {}
     for cell in cells:
-        if cell["throughput_samples_s"]:
-            place = identity(cell, ignore=WAYS), cell["cpu_node"], cell["mem_node"]
-            groups.setdefault(place, {}).setdefault(_way(cell), cell)
+        if cell.throughput_samples_s:
+            place = identity(cell, ignore=EXECUTION_SETTINGS), cell.cpu_node, cell.mem_node
+            groups.setdefault(place, {}).setdefault(_execution_of(cell), cell)
     races = [list(own.values()) for own in groups.values() if len(own) > 1]
     entries = _entries(races, study, rules, lines)
-    apart = [index for index, entry in enumerate(entries) if entry["dtype"] != study.get("dtype")]
-    alike = [[cell for cell in races[index] if cell["settings"].get("dtype") == study.get("dtype")] for index in apart]
-    kept = [index for index, race in zip(apart, alike, strict=True) if len(race) > 1]
-    told = dict(zip(kept, _entries([race for race in alike if len(race) > 1], study, rules, lines), strict=True))
-    return [entry | {"same_dtype": told.get(index)} for index, entry in enumerate(entries)]
+    other_dtype = [index for index, entry in enumerate(entries) if entry.execution.dtype != study.dtype]
+    alike = {index: [cell for cell in races[index] if cell.settings.dtype == study.dtype] for index in other_dtype}
+    alike = {index: race for index, race in alike.items() if len(race) > 1}
+    same_dtype = dict(zip(alike, _entries(list(alike.values()), study, rules, lines), strict=True))
+    return tuple(
+        msgspec.structs.replace(entry, same_dtype=same_dtype.get(index)) for index, entry in enumerate(entries)
+    )
 
 
-def _entries(races: list[list[Record]], study: Record, rules: Rules, lines: Lines) -> list[Record]:
-    """Variances are pooled over all comparisons with a fastest way."""
-    winners = [max(race, key=lambda cell: cell["throughput_samples_s"]) for race in races]
+def _entries(races: list[list[MeasuredCell]], study: Study, rules: Rules, lines: Lines) -> list[Fastest]:
+    """Variances are pooled over all comparisons with a fastest cell."""
+    winners = [max(race, key=lambda cell: cell.throughput_samples_s or 0.0) for race in races]
     samples = [
         _sample(winner, cell)
         for winner, race in zip(winners, races, strict=True)
         for cell in race
         if cell is not winner
     ]
-    told = estimate([sample for sample in samples if sample], rules.confidence, rules.margin)
-    found = {one.label: one for one in told}
+    estimates = estimate([sample for sample in samples if sample], rules.confidence, rules.margin)
+    found = {one.label: one for one in estimates}
     entries = []
     for winner, race in zip(winners, races, strict=True):
-        names = [cell["name"] for cell in race if cell["name"] in found and cell is not winner]
-        own = {name: _as_along_an_axis(found[name], winner["name"], lines) for name in names}
+        names = [cell.name for cell in race if cell.name in found and cell is not winner]
+        own = {name: _as_along_an_axis(found[name], winner.name, lines) for name in names}
         entries.append(_entry(winner, race, own, study, rules))
     return entries
 
 
-def _entry(winner: Record, race: list[Record], found: dict[str, Estimate], study: Record, rules: Rules) -> Record:
+def _entry(
+    winner: MeasuredCell, race: list[MeasuredCell], found: dict[str, Estimate], study: Study, rules: Rules
+) -> Fastest:
     others = [cell for cell in race if cell is not winner]
-    suffixes = {cell["name"]: settings_of(cell).split() for cell in race}
-    shared = [part for part in suffixes[winner["name"]] if all(part in own for own in suffixes.values())]
+    shared = shared_settings([winner, *others])
+    own = tuple(getattr(study, key) for key in EXECUTION_SETTINGS)
 
-    def way(cell: Record) -> str:
-        plain = "base" if _way(cell) == own else str(cell["settings"].get("dtype"))
-        return " ".join(part for part in suffixes[cell["name"]] if part not in shared) or plain
+    def execution(cell: MeasuredCell) -> Execution:
+        settings = {key: value for key, value in cell.differing_settings.items() if key not in shared}
+        is_base = _execution_of(cell) == own
+        return Execution(cell=cell.name, settings=settings, dtype=cell.settings.dtype, is_base=is_base)
 
-    own = tuple(study.get(key) for key in WAYS)
-    base = next((cell for cell in others if _way(cell) == own), None)
+    base = next((cell for cell in others if _execution_of(cell) == own), None)
+    gain, interval = _gain(found.get(base.name) if base else None)
     level = (1 - rules.confidence) / len(race)
-    return {
-        "cell": winner["name"],
-        **{key: winner[key] for key in ("gpu", "cpu_node", "mem_node")},
-        "model": " ".join([winner["model"]["name"], *shared]),
-        "dtype": winner["settings"].get("dtype"),
-        "ways": len(race),
-        "way": way(winner),
-        "samples_s": winner["throughput_samples_s"],
-        "base_cell": base["name"] if base else None,
-        **_gain(found.get(base["name"]) if base else None),
-        "pairs": max((found[cell["name"]].pairs for cell in others if cell["name"] in found), default=0),
-        "rivals": [way(cell) for cell in others if not _surely_slower(found.get(cell["name"]), level)],
-    }
+    return Fastest(
+        cell=winner.name,
+        gpu=winner.gpu,
+        cpu_node=winner.cpu_node,
+        mem_node=winner.mem_node,
+        model=winner.model.name,
+        settings=shared,
+        execution=execution(winner),
+        candidates=len(race),
+        throughput_samples_s=winner.throughput_samples_s or 0.0,
+        base_cell=base.name if base else None,
+        effect=gain,
+        interval=interval,
+        pairs=max((found[cell.name].pairs for cell in others if cell.name in found), default=0),
+        rivals=tuple(execution(cell) for cell in others if not _is_slower(found.get(cell.name), level)),
+    )
 
 
 def _as_along_an_axis(found: Estimate, winner: str, lines: Lines) -> Estimate:
     """found: of winner (local) and another cell (remote)."""
     for pair, sign in (((winner, found.label), 1), ((found.label, winner), -1)):
         line = lines.get(pair)
-        if line and line["effect"] is not None:
-            ends = line["interval"] and [sign * math.log1p(end) for end in line["interval"]]
-            mean_log = sign * math.log1p(line["effect"])
+        if line and line.effect is not None:
+            ends = [sign * math.log1p(end) for end in line.interval] if line.interval else None
+            mean_log = sign * math.log1p(line.effect)
             return replace(
                 found,
-                pairs=line["pairs"],
+                pairs=line.pairs,
                 mean_log=mean_log,
                 penalty=-math.expm1(mean_log),
                 interval=(-math.expm1(max(ends)), -math.expm1(min(ends))) if ends else None,
-                p_difference=line["p"],
+                p_difference=line.p_difference,
             )
     return found
 
 
-def _gain(base: Estimate | None) -> Record:
+def _gain(base: Estimate | None) -> tuple[float | None, Interval | None]:
     """Throughput of the fastest over that of the base - 1, from the base's against the fastest."""
     if base is None:
-        return {"effect": None, "interval": None}
-    ends = base.interval and [1 / (1 - penalty) - 1 for penalty in base.interval]
-    return {"effect": math.expm1(-base.mean_log), "interval": ends}
+        return None, None
+    interval = None
+    if base.interval:
+        low, high = (1 / (1 - penalty) - 1 for penalty in base.interval)
+        interval = low, high
+    return math.expm1(-base.mean_log), interval
 
 
-def _surely_slower(found: Estimate | None, level: float) -> bool:
+def _is_slower(found: Estimate | None, level: float) -> bool:
     return bool(found and found.p_difference is not None and found.penalty > 0 and found.p_difference / 2 <= level)
 
 
-def _sample(winner: Record, cell: Record) -> Sample | None:
-    pairs, _ = comparison(cell["name"], winner, cell)
+def _sample(winner: MeasuredCell, cell: MeasuredCell) -> Sample | None:
+    pairs, _ = comparison(cell.name, winner, cell)
     return paired(pairs) if pairs.local_runs.keys() & pairs.remote_runs.keys() else None
 
 
-def _way(cell: Record) -> tuple[Any, ...]:
-    return tuple(cell["settings"].get(key) for key in WAYS)
+def _execution_of(cell: MeasuredCell) -> tuple[Value, ...]:
+    return tuple(getattr(cell.settings, key) for key in EXECUTION_SETTINGS)

@@ -1,127 +1,114 @@
-"""A run directory as typed records, damage listed."""
+"""A run directory as typed records. What is damaged or half written is listed, and the rest is read."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from bench.analysis import shapes
 from bench.errors import StudyError
-from bench.shape import ANY, Each, Must, parse
-from bench.study.frozen import FRESH as _FRESH
-from bench.study.frozen import read_frozen_study
+from bench.records.base import DamagedRecord, Record, convert, read
+from bench.records.host import Check, Host, Preflight, Probe
+from bench.records.results import Damage, Results
+from bench.records.run import Export, Link, ProbeStage, Run, Stage
+from bench.records.study import Cell, Grid, Slot, Study
+from bench.records.trace import Metrics
+from bench.study.frozen import FRESH, read_frozen_study
 
-# --- load
-# A run directory as plain values. What is damaged or half written is named, and the rest is read.
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Damage:
-    """path: relative to the run directory; what: why the file could not be used."""
-
-    path: str
-    what: str
+Kind = TypeVar("Kind", bound=Record)
 
 
 @dataclass(frozen=True)
-class Stored:
-    """All that a run directory holds. runs are keyed by run, exports and metrics by cell, links by their name."""
+class RunData:
+    """All that a run directory holds.
+
+    runs are keyed by run; exports, extractions (the stages that read the traces) and their metrics by cell; links by
+    name; probes by when: before, after.
+    """
 
     path: Path
-    study: Record
-    cells: tuple[Record, ...]
-    order: tuple[Record, ...]
-    topology: Record
-    probes: dict[str, Record]
-    preflight: tuple[Record, ...]
-    runs: dict[str, Record]
-    exports: dict[str, Record]
-    metrics: dict[str, Record]
-    links: dict[str, Record]
+    study: Study
+    cells: tuple[Cell, ...]
+    order: tuple[Slot, ...]
+    host: Host
+    probes: dict[str, Probe]
+    preflight: tuple[Check, ...]
+    runs: dict[str, Run]
+    exports: dict[str, Export]
+    extractions: dict[str, Stage]
+    metrics: dict[str, Metrics]
+    links: dict[str, Link]
     damaged: tuple[Damage, ...]
 
-    def runs_of(self, cell: str) -> list[Record]:
+    def runs_of(self, cell: str) -> list[Run]:
         """The runs of a cell: timed ones by repeat, then the traced one."""
-        own = [record for record in self.runs.values() if record["cell"] == cell]
-        return sorted(own, key=lambda record: (record["repeat"] == "traced", str(record["repeat"]).zfill(9)))
+        own = [run for run in self.runs.values() if run.cell == cell]
+        return sorted(own, key=lambda run: (not run.timed, run.repeat if isinstance(run.repeat, int) else 0))
 
 
-def load(run_dir: Path | str) -> Stored:
-    """Read a run directory. Raise StudyError if it holds no resolved study or grid; damage is listed."""
+def load(run_dir: Path | str) -> RunData:
+    """Read a run directory. Raise StudyError if it has no resolved study or grid; damage is listed."""
     path = Path(run_dir)
-    study = read_frozen_study(path)
-    cells, order = _read_grid(path)
+    study, grid = convert(read_frozen_study(path), Study), _read_grid(path)
     damaged: list[Damage] = []
 
-    def records(pattern: str, shape: Any, wrong: Callable[[Record], str | None] = lambda _: None) -> list:
-        found = []
+    def records(pattern: str, kind: type[Kind]) -> Iterator[tuple[Path, Kind]]:
         for file in sorted(path.glob(pattern)):
-            record = _read_record(file, shape)
-            record = record if isinstance(record, str) else wrong(record) or record
-            if isinstance(record, str):
-                damaged.append(Damage(str(file.relative_to(path)), record))
-            else:
-                found.append((file, record))
-        return found
+            try:
+                yield file, read(file, kind)
+            except (DamagedRecord, OSError) as error:
+                damaged.append(Damage(path=str(file.relative_to(path)), what=_what(error)))
 
-    topology = dict(records("topology.json", shapes.TOPOLOGY))
-    probes = records("probe_*.json", shapes.PROBE)
-    preflight = next((record["checks"] for _, record in records("preflight.json", shapes.PREFLIGHT)), [])
-    runs = records("runs/*.json", shapes.RUN, shapes.wrong_run)
-    exports = records("nsys_reports/*.export.json", shapes.EXPORT)
-    metrics = records("latency/*.json", shapes.METRICS)
-    links = records("links/*.json", shapes.LINK)
-    return Stored(
+    extractions, metrics = {}, {}
+    for file, stage in records("latency/*.json", Stage):
+        try:
+            if stage.ok:
+                metrics[file.stem] = read(file, Metrics)
+            extractions[file.stem] = stage
+        except (DamagedRecord, OSError) as error:
+            damaged.append(Damage(path=str(file.relative_to(path)), what=_what(error)))
+    return RunData(
         path=path,
         study=study,
-        cells=cells,
-        order=order,
-        topology=next(iter(topology.values()), {}),
-        probes={file.stem.removeprefix("probe_"): record.get("found") or {} for file, record in probes},
-        preflight=tuple(preflight),
-        runs={record["run"]: record for _, record in runs},
-        exports={file.name.removesuffix(".export.json"): record for file, record in exports},
-        metrics={file.stem: record for file, record in metrics},
-        links={file.stem: record for file, record in links},
+        cells=grid.cells,
+        order=grid.order,
+        host=next((host for _, host in records("topology.json", Host)), Host()),
+        probes={file.stem.removeprefix("probe_"): stage.found for file, stage in records("probe_*.json", ProbeStage)},
+        preflight=next((preflight.checks for _, preflight in records("preflight.json", Preflight)), ()),
+        runs={run.run: run for _, run in records("runs/*.json", Run)},
+        exports={
+            file.name.removesuffix(".export.json"): export
+            for file, export in records("nsys_reports/*.export.json", Export)
+        },
+        extractions=extractions,
+        metrics=metrics,
+        links={file.stem: link for file, link in records("links/*.json", Link)},
         damaged=tuple(damaged),
     )
 
 
-def read_results(run_dir: Path | str) -> Record:
-    """results.json of a run directory. Raise StudyError if it is not there or damaged."""
+def read_results(run_dir: Path | str) -> Results:
+    """results.json of a run directory. Raise StudyError if it is missing or damaged."""
     path = Path(run_dir) / "results.json"
-    results = _read_record(path, {"cells": Must([ANY]), "counts": Must(Each(ANY))})
-    if isinstance(results, str):
-        advice = f"make it again: numastudy report {run_dir}"
-        raise StudyError(f"the results cannot be used: {results}", str(path), advice)
-    return results
-
-
-def _read_grid(path: Path) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-    """The cells and the measuring order."""
-    file = path / "grid.json"
-    grid = _read_record(file, shapes.GRID)
-    if isinstance(grid, str):
-        raise StudyError(f"the grid of the study: {grid}", str(file), _FRESH)
-    if not grid["cells"]:
-        raise StudyError("the grid names no cells", str(file), _FRESH)
-    return tuple(grid["cells"]), tuple(grid["order"])
-
-
-def _read_record(file: Path, shape: Any) -> Record | str:
-    """The record, or what is wrong with it."""
     try:
-        return parse(file.read_bytes(), shape)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return read(path, Results)
+    except (DamagedRecord, OSError) as error:
+        advice = f"regenerate it: numastudy report {run_dir}"
+        raise StudyError(f"the results cannot be used: {_what(error)}", str(path), advice) from None
 
 
-# --- measured
-# When a study was measured, which is not when its report was made.
+def measured_at(results: Results) -> str:
+    """Start of the first run, ISO 8601 in UTC, which is not when the report was made; without runs it is that."""
+    started = [run.started_at for cell in results.cells for run in cell.runs if run.started_at]
+    return min(started, default=results.created_at)
 
-def measured_at(results: dict[str, Any]) -> str:
-    """Start of the first run, ISO 8601 in UTC; of results without runs, when they were made."""
-    started = [run["started_at"] for cell in results["cells"] for run in cell["runs"] if run.get("started_at")]
-    return min(started, default=results["created_at"])
+
+def _read_grid(path: Path) -> Grid:
+    file = path / "grid.json"
+    try:
+        return read(file, Grid)
+    except (DamagedRecord, OSError) as error:
+        raise StudyError(f"the grid of the study: {_what(error)}", str(file), FRESH) from None
+
+
+def _what(error: DamagedRecord | OSError) -> str:
+    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)

@@ -1,173 +1,117 @@
-"""SelfCheck and the noise floor of a host."""
+"""SelfCheck: a cell against itself under two names. What differs here is the noise floor of the host.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+It is remembered beside the studies of a host and quoted by every later report of that host.
+"""
+
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 from scipy import stats
 
 from bench.analysis.load import measured_at
-from bench.analysis.pairs import class_of, comparison, identity, occurrences, throughputs
+from bench.analysis.pairs import class_of, comparison, identity, throughputs
 from bench.analysis.statistics import MARGIN, estimate, paired
-from bench.analysis.verdicts import Verdict, judge, percent, rules_of
-from bench.shape import NUMBER, TEXT, Each, Must, parse
+from bench.analysis.verdicts import judge
+from bench.records.base import DamagedRecord, plain, read
+from bench.records.results import MeasuredCell, NoiseClass, ProcessSpread, Results, SelfCheck, SelfComparison, Verdict
 from bench.storage import write_json
 
-# --- selfcheck
-# A/A: a cell against itself under two labels. What differs here is the noise floor of the host.
 
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Between-process relative standard deviation of the runs of one model on one GPU and placement.
-
-    upper: its upper 80 % bound.
-    """
-
-    gpu: int | None
-    cpu_node: int
-    mem_node: int
-    model: str
-    noise_class: str
-    runs: int
-    spread: float
-    upper: float
-
-
-@dataclass(frozen=True)
-class SelfCheck:
-    """comparisons: how many; false_differences: labels of those called SLOWER or FASTER."""
-
-    comparisons: tuple[Record, ...]
-    false_differences: tuple[str, ...]
-    intervals_without_zero: int
-    spreads: tuple[Spread, ...]
-    text: str
-
-    def as_json(self) -> Record:
-        return {
-            "comparisons": list(self.comparisons),
-            "false_differences": list(self.false_differences),
-            "intervals_without_zero": self.intervals_without_zero,
-            "spreads": [vars(spread) for spread in self.spreads],
-            "noise_floor": self.noise_floor(),
-            "text": self.text,
-        }
-
-    def noise_floor(self) -> dict[str, float]:
-        """By model: the upper bound of its spread; the largest where it was measured in several places."""
-        floor: dict[str, float] = {}
-        for spread in self.spreads:
-            floor[spread.model] = max(floor.get(spread.model, 0.0), spread.upper)
-        return floor
-
-
-def evaluate(cells: Sequence[Record], margin: float = MARGIN) -> SelfCheck:
-    """From cells of results.json. Cells that differ in nothing but their name are compared, each with the
-    first of its kind; the runs of all of them give the spread."""
-    kinds: dict[Any, list[Record]] = {}
-    numbered = occurrences(cells, lambda cell: (identity(cell), cell["cpu_node"], cell["mem_node"]))
-    for cell, (kind, _) in numbered:
-        kinds.setdefault(kind, []).append(cell)
-    pairs = [
-        comparison(f"{twin['name']} / {same[0]['name']}", same[0], twin)[0]
-        for same in kinds.values()
-        for twin in same[1:]
-    ]
-    pairs = [pair for pair in pairs if pair.local_runs and pair.remote_runs]
-    told, false, missed = [], [], 0
-    for one in estimate([paired(pair) for pair in pairs], margin=margin):
-        said = judge(one)
-        if said.verdict in (Verdict.SLOWER, Verdict.FASTER):
-            false.append(one.label)
-        missed += bool(one.interval and not one.interval[0] <= 0 <= one.interval[1])
-        told.append(
-            {
-                "name": one.label,
-                "noise_class": one.noise_class,
-                "verdict": said.verdict.value,
-                "penalty": one.penalty,
-                "interval": None if one.interval is None else list(one.interval),
-                "pairs": one.pairs,
-                "text": said.text,
-            }
+def evaluate(cells: Sequence[MeasuredCell], margin: float = MARGIN) -> SelfCheck:
+    """Cells that differ in nothing but their name are compared, each with the first of its kind; the runs of all of
+    them give the spread."""
+    kinds: dict[Hashable, list[MeasuredCell]] = {}
+    for cell in cells:
+        kinds.setdefault((identity(cell), cell.cpu_node, cell.mem_node), []).append(cell)
+    twins = [(twin, same[0]) for same in kinds.values() for twin in same[1:]]
+    pairs = [comparison(twin.name, first, twin)[0] for twin, first in twins]
+    measured = [(twin, first, pair) for (twin, first), pair in zip(twins, pairs, strict=True)
+                if pair.local_runs and pair.remote_runs]  # fmt: skip
+    estimates = estimate([paired(pair) for _, _, pair in measured], margin=margin)
+    compared = []
+    for (twin, first, _), one in zip(measured, estimates, strict=True):
+        judgement = judge(one, twin.settings)
+        compared.append(
+            SelfComparison(
+                cells=(twin.name, first.name),
+                penalty=one.penalty,
+                interval=one.interval,
+                verdict=judgement.verdict,
+                reason=judgement.reason,
+                remedy=judgement.remedy,
+                pairs=one.pairs,
+                mde=one.mde,
+                repeats_needed=judgement.repeats,
+                p_difference=one.p_difference,
+                noise_class=one.noise_class,
+            )
         )
-    spreads = tuple(filter(None, map(_spread, kinds.values())))
-    return SelfCheck(tuple(told), tuple(false), missed, spreads, _text(told, false, spreads))
+    spreads = tuple(spread for same in kinds.values() if (spread := _spread(same)))
+    return SelfCheck(
+        comparisons=tuple(compared),
+        false_differences=tuple(
+            one.cells for one in compared if one.verdict in (Verdict.SLOWER, Verdict.FASTER)
+        ),
+        intervals_without_zero=sum(
+            not one.interval[0] <= 0 <= one.interval[1] for one in compared if one.interval is not None
+        ),
+        spreads=spreads,
+        noise_floor=_noise_floor(spreads),
+    )
 
 
-def _spread(same: list[Record]) -> Spread | None:
-    """Levels are taken out cell by cell, so that a real difference between twins is not called noise."""
+def remember(results: Results, outputs: Path) -> SelfCheck | None:
+    """Keep what a study with cells listed twice found. None if the study has no such cells."""
+    found = evaluate(results.cells, results.rules.margin)
+    if not found.comparisons:
+        return None
+    record = msgspec.structs.replace(found, study=results.study_name, measured_at=measured_at(results))
+    write_json(_path(outputs), plain(recall_all(outputs) | {results.host: record}))
+    return record
+
+
+def recall(host: str, outputs: Path) -> float | None:
+    """The largest spread between processes (its upper 80 % bound) of the host's models that are not launch-bound."""
+    known = recall_all(outputs).get(host)
+    spreads = known.spreads if known else ()
+    return max((spread.upper for spread in spreads if spread.noise_class is NoiseClass.DEVICE_BOUND), default=None)
+
+
+def recall_all(outputs: Path) -> dict[str, SelfCheck]:
+    """By host; empty where the file is missing or damaged."""
+    try:
+        return read(_path(outputs), dict[str, SelfCheck])
+    except (OSError, DamagedRecord):
+        return {}
+
+
+def _spread(same: list[MeasuredCell]) -> ProcessSpread | None:
+    """Levels are taken out cell by cell, so that a real difference between twins does not count as noise."""
     logs = [np.log(list(throughputs(cell).values())) for cell in same if throughputs(cell)]
     df = sum(len(values) - 1 for values in logs)
     if df < 1:
         return None
     spread = float(np.sqrt(sum(np.sum((values - values.mean()) ** 2) for values in logs) / df))
     first = same[0]
-    return Spread(
-        first["gpu"],
-        first["cpu_node"],
-        first["mem_node"],
-        first["model"]["name"],
-        class_of(*same),
-        sum(map(len, logs)),
-        spread,
-        spread * float(np.sqrt(df / stats.chi2.ppf(0.2, df))),
+    return ProcessSpread(
+        gpu=first.gpu,
+        cpu_node=first.cpu_node,
+        mem_node=first.mem_node,
+        model=first.model.name,
+        noise_class=class_of(*same),
+        runs=sum(map(len, logs)),
+        spread=spread,
+        upper=spread * float(np.sqrt(df / stats.chi2.ppf(0.2, df))),
     )
 
 
-def _text(told: list[Record], false: list[str], spreads: tuple[Spread, ...]) -> str:
-    lines = [f"{len(false)} of {len(told)} comparisons of a cell with itself came out different"]
-    lines += [f"  {name}" for name in false]
-    lines += [
-        f"{spread.model} on GPU {spread.gpu}, node {spread.mem_node}: {percent(spread.spread)} between "
-        f"{spread.runs} processes (upper 80 % bound {percent(spread.upper)}, {spread.noise_class})"
-        for spread in spreads
-    ]
-    return "\n".join(lines)
-
-
-# --- noise_floor
-# The noise floor of a host: measured by SelfCheck, quoted by every later report of that host.
-
-Record = dict[str, Any]
-_SHAPE = Each(Must({"spreads": [Must({"upper": Must(NUMBER), "noise_class": Must(TEXT)})]}))
-
-
-def remember(results: Record, outputs: Path) -> Record | None:
-    """Keep what an A/A study (cells listed twice) found. None if the study has no such cells."""
-    found = evaluate(results["cells"], rules_of(results["study"]).margin)
-    if not found.comparisons:
-        return None
-    record = found.as_json() | {"study": results["study_name"], "measured_at": measured_at(results)}
-    path = _path(outputs)
-    known = recall_all(outputs)
-    write_json(path, known | {_host(results): record})
-    return record
-
-
-def recall(results: Record, outputs: Path) -> float | None:
-    """The largest between-process spread (its upper 80 % bound) of the host's models that are not launch-bound."""
-    record = recall_all(outputs).get(_host(results))
-    spreads = [spread["upper"] for spread in (record or {}).get("spreads") or [] if spread["noise_class"] == "rest"]
-    return max(spreads, default=None)
-
-
-def recall_all(outputs: Path) -> Record:
-    """By host; nothing where the file is not there or damaged."""
-    try:
-        found = parse(_path(outputs).read_bytes(), _SHAPE)
-    except OSError:
-        return {}
-    return {} if isinstance(found, str) else found
-
-
-def _host(results: Record) -> str:
-    return str(results["host"].get("name") or "unknown")
+def _noise_floor(spreads: Sequence[ProcessSpread]) -> dict[str, float]:
+    floor: dict[str, float] = {}
+    for spread in spreads:
+        floor[spread.model] = max(floor.get(spread.model, 0.0), spread.upper)
+    return floor
 
 
 def _path(outputs: Path) -> Path:

@@ -1,4 +1,8 @@
-"""Effects with uncertainty, intervals, drift."""
+"""Effects with their uncertainty: log ratios, pooled variances, intervals, tests, drift.
+
+The unit is the process run. All effects are differences of natural logarithms of throughput; a penalty is
+1 - exp(mean log ratio), positive when the second condition (remote, new) is the slower one.
+"""
 
 import math
 import statistics
@@ -6,17 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from scipy.special import digamma, polygamma
+from scipy.special import digamma, polygamma, stdtrit
 
 from bench.errors import StudyError
+from bench.records.results import Drift, Interval, NoiseClass
 
-# --- statistics
-# Effects with their uncertainty: log ratios, pooled variances, intervals, tests.
-#
-# The unit is the process run. All effects are differences of natural logarithms of throughput; a penalty is
-# 1 - exp(mean log ratio), positive when the second condition (remote, new) is the slower one.
-
+Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
 MARGIN = 0.02
 # Several looks at the data narrow the intervals by chance: 95 % would cover 92-94 % (docs/validity.md).
@@ -24,8 +25,6 @@ CONFIDENCE_AFTER_LOOKS = 0.96
 # Few comparisons say little about how unlike their variances are: never trust the others more than 4 runs.
 MAX_PRIOR_DF = 4.0
 MIN_POOLED = 6
-# The class of what was not traced: it may hold both, and variances are never pooled across classes.
-UNKNOWN = "unknown"
 # Run values agree no better than this by more than luck: keeps a variance of zero out of the logarithms.
 _SMALLEST_SD = 1e-6
 # Beyond a factor of e^36 a penalty is 1 in a float; beyond e^709 the end of an interval is infinite.
@@ -37,11 +36,11 @@ _MOST_END_LOG = 700.0
 class Comparison:
     """Two conditions measured in pairs: {block: throughput in samples/s} of each.
 
-    noise_class: variances are pooled within it and never across ("launch-bound", "rest"); not at all in "unknown".
+    Variances are pooled within a noise class and never across; not at all where it is unknown.
     """
 
     label: str
-    noise_class: str
+    noise_class: NoiseClass
     local_runs: Mapping[int, float]
     remote_runs: Mapping[int, float]
 
@@ -55,7 +54,7 @@ class Sample:
     """
 
     label: str
-    noise_class: str
+    noise_class: NoiseClass
     mean: float
     variance: float
     df: int
@@ -65,20 +64,20 @@ class Sample:
 
 @dataclass(frozen=True)
 class Estimate:
-    """An effect as it is told.
+    """An effect with its uncertainty.
 
-    penalty and interval: fractions; interval and both p-values are None where one pair stands alone, and where
-    the others of its class are so unlike each other that they are worth less than one degree of freedom.
+    penalty and interval: fractions; interval and both p-values are None where there is a single pair, unless the
+    others of its class are enough alike to be worth a degree of freedom.
     sd: of one log ratio, after pooling; df: degrees of freedom it has. p_same: TOST against the margin.
     mde: the smallest penalty found with power 0.8 if sd is at its upper 80 % bound.
     """
 
     label: str
-    noise_class: str
+    noise_class: NoiseClass
     pairs: int
     mean_log: float
     penalty: float
-    interval: tuple[float, float] | None
+    interval: Interval | None
     sd: float | None
     df: float
     scale: float
@@ -90,7 +89,7 @@ class Estimate:
     margin: float
 
 
-def log_ratios(local: Mapping[int, float], remote: Mapping[int, float]) -> np.ndarray:
+def log_ratios(local: Mapping[int, float], remote: Mapping[int, float]) -> Floats:
     """ln(remote / local) of each block that has both, in the order of the blocks.
 
     Raises StudyError for a throughput that is not a positive number.
@@ -118,7 +117,7 @@ def paired(comparison: Comparison) -> Sample:
     )
 
 
-def unpaired(label: str, noise_class: str, base: Sequence[float], new: Sequence[float]) -> Sample:
+def unpaired(label: str, noise_class: NoiseClass, base: Sequence[float], new: Sequence[float]) -> Sample:
     """ln(new / base) of runs that were not measured side by side; one variance for both groups."""
     if not len(base) or not len(new):
         raise StudyError(f"{label}: one side has no run", "statistics", "measure the failed runs again")
@@ -136,8 +135,8 @@ def unpaired(label: str, noise_class: str, base: Sequence[float], new: Sequence[
     )
 
 
-def fit_prior(variances: np.ndarray, dfs: np.ndarray) -> tuple[float, float]:
-    """(degrees of freedom, variance) of what the other comparisons tell about a variance.
+def fit_prior(variances: Floats, dfs: Floats) -> tuple[float, float]:
+    """(degrees of freedom, variance) of the information that the other comparisons have about a variance.
 
     Scaled inverse chi-square prior fitted by the moments of the log variances: Smyth, Stat. Appl. Genet. Mol.
     Biol. 3 (2004), article 3, section 6.2, with the degrees of freedom held at or below MAX_PRIOR_DF. Its
@@ -158,17 +157,17 @@ def estimate(
 ) -> list[Estimate]:
     """An Estimate of each sample, in their order; variances pooled within each noise class.
 
-    A class with fewer than MIN_POOLED comparisons that have a variance is not pooled (plain Student), nor is UNKNOWN.
+    A class with fewer than MIN_POOLED comparisons that have a variance is not pooled (plain Student), nor is the unknown one.
     """
     if not 0 < margin < 1 or not 0 < confidence < 1:
         raise StudyError(
-            f"margin {margin}, confidence {confidence}", "statistics", "both lie between 0 and 1"
+            f"margin {margin}, confidence {confidence}", "statistics", "both must be between 0 and 1"
         )
     found: dict[int, Estimate] = {}
     for noise_class in {sample.noise_class for sample in samples}:
         members = [i for i, sample in enumerate(samples) if sample.noise_class == noise_class]
-        told = _estimate_class([samples[i] for i in members], confidence, margin)
-        found.update(zip(members, told, strict=True))
+        estimates = _estimate_class([samples[i] for i in members], confidence, margin)
+        found.update(zip(members, estimates, strict=True))
     return [found[i] for i in range(len(samples))]
 
 
@@ -185,23 +184,25 @@ def holm(p_values: Sequence[float]) -> list[float]:
     stepped = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(stepped, 1.0)
-    return adjusted.tolist()
+    return [float(value) for value in adjusted]
 
 
 def repeats_to_decide(found: Estimate, power: float = 0.8) -> int | None:
-    """The pairs after which SLOWER, FASTER or SAME would be said with this power, if the effect and the
-    spread are as estimated now; None where there is no spread to plan with."""
+    """The number of pairs that decides SLOWER, FASTER or SAME with this power, if effect and spread are as estimated.
+
+    None where there is no spread to plan with; at most 10**7.
+    """
     if found.sd is None:
         return None
     effect, alpha = abs(found.mean_log), 1 - found.confidence
-    room = -np.log1p(-found.margin) - effect
+    reserve = -np.log1p(-found.margin) - effect
 
     def decides(n: int) -> bool:
         df = max(found.df + n - found.pairs, 1.0)
         error = found.sd * np.sqrt(found.scale * found.pairs / n)
         reach = stats.t.ppf([1 - alpha / 2, 0.95, power, (1 + power) / 2], df) * error
         # Near an effect of zero both one-sided tests have to succeed: hence the half of the failures each.
-        return bool(reach[0] + reach[2] <= effect or reach[1] + reach[3] <= room)
+        return bool(reach[0] + reach[2] <= effect or reach[1] + reach[3] <= reserve)
 
     low, high = 1, 2
     while not decides(high):
@@ -218,7 +219,7 @@ def _estimate_class(samples: Sequence[Sample], confidence: float, margin: float)
     variances = np.array([sample.variance for sample in samples])
     dfs = np.array([sample.df for sample in samples], dtype=float)
     known = dfs > 0
-    pooled = int(known.sum()) >= MIN_POOLED and samples[0].noise_class != UNKNOWN
+    pooled = int(known.sum()) >= MIN_POOLED and samples[0].noise_class is not NoiseClass.UNKNOWN
     prior_df, prior = fit_prior(variances[known], dfs[known]) if pooled else (0.0, 0.0)
     own = np.where(known, np.where(known, variances, 0.0) * dfs, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -239,41 +240,41 @@ def _estimate_class(samples: Sequence[Sample], confidence: float, margin: float)
         planned = np.sqrt(np.clip((prior_df * common + own) / df / posterior, 1.0, 4.0)) * error
     worst = planned * np.sqrt(df / stats.chi2.ppf(0.2, df))
     mde = -np.expm1(-worst * (stats.t.ppf((1 + confidence) / 2, df) + stats.t.ppf(0.8, df)))
-    told = []
+    estimates = []
     for i, sample in enumerate(samples):
-        alone = df[i] < 1
-        told.append(
+        single = df[i] < 1
+        estimates.append(
             Estimate(
                 label=sample.label,
                 noise_class=sample.noise_class,
                 pairs=sample.pairs,
                 mean_log=float(mean[i]),
                 penalty=float(-np.expm1(mean[i])),
-                interval=None if alone else _penalties(mean[i], half[i]),
-                sd=None if alone else float(np.sqrt(posterior[i])),
+                interval=None if single else _penalties(mean[i], half[i]),
+                sd=None if single else float(np.sqrt(posterior[i])),
                 df=float(df[i]),
                 scale=sample.scale,
-                p_difference=None if alone else float(p_difference[i]),
-                p_same=None if alone else float(p_same[i]),
-                mde=None if alone else float(mde[i]),
+                p_difference=None if single else float(p_difference[i]),
+                p_same=None if single else float(p_same[i]),
+                mde=None if single else float(mde[i]),
                 pooled=pooled,
                 confidence=confidence,
                 margin=margin,
             )
         )
-    return told
+    return estimates
 
 
-def _penalties(mean: float, half: float) -> tuple[float, float]:
+def _penalties(mean: float, half: float) -> Interval:
     low, high = np.clip([mean - half, mean + half], -_MOST_END_LOG, _MOST_END_LOG)
     return float(-np.expm1(high)), float(-np.expm1(low))
 
 
-def _variance(values: np.ndarray) -> float:
+def _variance(values: Floats) -> float:
     return float(values.var(ddof=1)) if len(values) > 1 else float("nan")
 
 
-def _logs(throughputs: np.ndarray, side: str) -> np.ndarray:
+def _logs(throughputs: Floats, side: str) -> Floats:
     if not np.all(np.isfinite(throughputs) & (throughputs > 0)):
         raise StudyError(
             f"a {side} throughput is not a positive number", "statistics", "look at its run record"
@@ -295,53 +296,31 @@ def _inverse_trigamma(y: float) -> float:
     return float(x)
 
 
-# --- intervals
-# The uncertainty of one cell's throughput.
-
-def interval_of(rates: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+def interval_of(rates: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Student interval of the geometric mean of at least two independent runs (same unit as the rates)."""
-    from scipy.special import stdtrit
-
     logs = [math.log(rate) for rate in rates]
     mean = statistics.fmean(logs)
-    half = stdtrit(len(logs) - 1, (1 + confidence) / 2) * statistics.stdev(logs) / math.sqrt(len(logs))
+    half = float(stdtrit(len(logs) - 1, (1 + confidence) / 2)) * statistics.stdev(logs) / math.sqrt(len(logs))
     return math.exp(mean - half), math.exp(mean + half)
 
 
-# --- drift
-# How the host drifted while a study ran. Pairs remove it from the penalties; the report states it.
-
 @dataclass(frozen=True)
-class Run:
-    """time: anything that grows through the study, its start in seconds or its position."""
+class Measured:
+    """One run, for drift. time: anything that grows through the study, its start in seconds or its position."""
 
     cell: str
-    noise_class: str
+    noise_class: NoiseClass
     time: float
     throughput_samples_s: float
 
 
-@dataclass(frozen=True)
-class Drift:
-    """change: relative change of throughput from the first run to the last, as a straight line.
+def drift(runs: Sequence[Measured], confidence: float = CONFIDENCE) -> Drift | None:
+    """How the host drifted while a study ran; pairs remove it from the penalties. None without three repeats of a cell.
 
-    swing: highest less lowest fifth of the study (by time), which sees a step or a warm-up too. Both are
-    fractions; None where too little was repeated.
+    Least squares over all cells with a level for each cell, weighted by the median variance of its class. A cell's own
+    variance would give most weight to those that chance made quiet, and an interval that is too narrow.
     """
-
-    change: float
-    interval: tuple[float, float]
-    swing: float
-    runs: int
-
-
-def drift(runs: Sequence[Run], confidence: float = CONFIDENCE) -> Drift | None:
-    """Least squares over all cells with a level for each cell, weighted by the median variance of its class.
-
-    A cell's own variance would give most weight to those that chance made quiet, and an interval that is too
-    narrow. None below three repeats of any cell.
-    """
-    cells: dict[str, list[Run]] = {}
+    cells: dict[str, list[Measured]] = {}
     for run in runs:
         cells.setdefault(run.cell, []).append(run)
     kept = [own for own in cells.values() if len(own) >= 3]
@@ -373,11 +352,12 @@ def drift(runs: Sequence[Run], confidence: float = CONFIDENCE) -> Drift | None:
     return Drift(
         change=float(np.expm1(slope)),
         interval=(float(np.expm1(slope - half)), float(np.expm1(slope + half))),
-        swing=float(np.expm1(max(levels) - min(levels))),
+        range=float(np.expm1(max(levels) - min(levels))),
         runs=len(y),
     )
 
 
-def _centred(values: Sequence[float] | np.ndarray) -> np.ndarray:
+def _centred(values: ArrayLike) -> Floats:
     array = np.asarray(values, dtype=float)
-    return array - array.mean()
+    centred: Floats = array - array.mean()
+    return centred

@@ -79,12 +79,16 @@ class Reason(StrEnum):
 
 
 class Remedy(StrEnum):
-    """What would make a comparison decidable."""
+    """What would make a comparison decidable; repeat: see repeats_needed.
+
+    Where the CPU is the noise: a CUDA graph, with one fewer launches, and on the cpu device less work per batch.
+    """
 
     REPEAT = "repeat"
     SEE_FAILED_RUNS = "see_failed_runs"
     USE_CUDA_GRAPH = "use_cuda_graph"
-    RAISE_BATCH_SIZE = "raise_batch_size"
+    REDUCE_LAUNCHES = "reduce_launches"
+    REDUCE_CPU_WORK = "reduce_cpu_work"
     FIND_DISTURBANCE = "find_disturbance"
 
 
@@ -241,7 +245,9 @@ class CellRemark(Record, omit_defaults=True, frozen=True, kw_only=True):
 class MeasuredCell(Record, frozen=True, kw_only=True):
     """A cell of the grid with its runs, export and metrics.
 
-    occurrence: 0, or 1 and more for a further cell with the same settings. reason, advice, log_tail: of the record
+    differing_settings: those that are not the study's own, and heads where they are not those of the first model of
+    this name; in the order of the suffixes of a cell's name. occurrence: 0, or 1 and more for a further cell with the
+    same settings. reason, advice, log_tail: of the record
     that failed, as it was raised. throughput_samples_s: geometric mean over the timed runs that count, throughput_runs;
     throughput_spread: their relative standard deviation. perturbation: traced over timed throughput.
     """
@@ -254,8 +260,8 @@ class MeasuredCell(Record, frozen=True, kw_only=True):
     mem_node: int
     model: Model
     settings: Settings
+    differing_settings: Values = {}
     occurrence: int = 0
-    group: str = ""
     outcome: Outcome = Outcome.MISSING
     state: CellState = CellState.NOT_STARTED
     reason: str = ""
@@ -604,9 +610,9 @@ class Damage(Record, frozen=True, kw_only=True):
 class Rules(Record, frozen=True, kw_only=True):
     """What the comparisons were judged by: a difference below margin is the same."""
 
-    margin: float
-    max_repeats: int
-    confidence: float
+    margin: float = 0.02
+    max_repeats: int = 20
+    confidence: float = 0.95
 
 
 class Results(Record, frozen=True, kw_only=True):
