@@ -205,7 +205,7 @@ def compare(base: str, new: str, output: str | None, margin: float, max_repeats:
 @click.argument("run_dir", type=click.Path(path_type=Path))
 def report(run_dir: Path) -> None:
     """Make the report of RUN_DIR again from what is stored there. Measures nothing."""
-    from bench.report.build import make_report
+    from bench.legacy.build import make_report
     from bench.report.tables import cells_table
     from bench.study.frozen import check_run_directory
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.analysis import shapes
-from bench.analysis.pairs import class_of, occurrences, throughputs
-from bench.analysis.statistics import MARGIN, Estimate, Sample, estimate, unpaired
-from bench.analysis.verdicts import MAX_REPEATS, Verdict, graph_of, judge
 from bench.errors import StudyError
+from bench.legacy import shapes
+from bench.legacy.pairs import class_of, occurrences, throughputs
+from bench.legacy.statistics import MARGIN, Estimate, Sample, estimate, unpaired
+from bench.legacy.verdicts import MAX_REPEATS, Verdict, graph_of, judge
 from bench.report.tables import csv_table
 from bench.shape import misfit
 from bench.storage import read_json
@@ -50,8 +50,8 @@ def _in_directory(path: Path) -> Path:
 
 
 def _built(path: Path) -> Record:
-    from bench.analysis.load import load
-    from bench.report.build import build_results
+    from bench.legacy.build import build_results
+    from bench.legacy.load import load
 
     return build_results(load(path), invocation="compare")
 

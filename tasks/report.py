@@ -42,9 +42,9 @@ class StudyReport(RecordTask):
         return all(task.complete() for task in self.requires())
 
     def run(self) -> None:
-        from bench.analysis.noise_floor import remember
         from bench.history.page import into_history
-        from bench.report.build import make_report
+        from bench.legacy.build import make_report
+        from bench.legacy.noise_floor import remember
 
         log_what_is_missing(self.directory)
         host_lock().release()

@@ -15,8 +15,19 @@ from bench.analysis.pairs import exclude_disturbed, number_duplicates
 from bench.analysis.verdicts import noise_class
 from bench.records.base import Repeat
 from bench.records.results import (
-    CellRemark, CellRemarkKind, CellRun, CellState, Clocks, Extremes, LinkEntry, MeasuredCell, PeerMeans, PeerRates,
-    PenaltyClass, TransferBytes, Values,
+    CellRemark,
+    CellRemarkKind,
+    CellRun,
+    CellState,
+    Clocks,
+    Extremes,
+    LinkEntry,
+    MeasuredCell,
+    PeerMeans,
+    PeerRates,
+    PenaltyClass,
+    TransferBytes,
+    Values,
 )  # fmt: skip
 from bench.records.run import Latency, Link, Outcome, Peer, Result, Run, Stage, Stages, StartMethod
 from bench.records.study import TRACED, Cell, Settings, Study
@@ -209,9 +220,9 @@ def merge_latencies(latencies: Iterable[Latency | None]) -> Latency | None:
 def clocks(
     traced: Run | None, metrics: Metrics | None, latency_us: Latency | None, perturbation: float | None
 ) -> Clocks:
-    """Whether the clocks of a cell agree: the host's timer, CUDA events (the host's clock on the cpu device), the trace.
+    """Whether the clocks of a cell agree: the host's timer, CUDA events, the trace.
 
-    latency_us: of the timed runs.
+    latency_us: of the timed runs, by CUDA events; on the cpu device by the host's clock.
     """
     host_ns = 1e9 * sum(window.duration_s for window in traced.result.windows) if traced and traced.result else None
     host = host_ns / metrics.window_ns if host_ns and metrics and metrics.window_ns else None

@@ -10,7 +10,16 @@ from bench.analysis.pairs import comparison
 from bench.analysis.statistics import Estimate, estimate, holm, paired
 from bench.analysis.verdicts import judge, rules_of
 from bench.records.results import (
-    AxisComparison, AxisState, Line, MeasuredCell, ModelSummary, Rules, UndecidedReason, Value, Values, ValueSummary,
+    AxisComparison,
+    AxisState,
+    Line,
+    MeasuredCell,
+    ModelSummary,
+    Rules,
+    UndecidedReason,
+    Value,
+    Values,
+    ValueSummary,
     Verdict,
 )  # fmt: skip
 from bench.records.run import Outcome

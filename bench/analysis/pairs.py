@@ -31,7 +31,8 @@ class LocalNode:
 
 def runs_by_block(cell: MeasuredCell) -> dict[int, CellRun]:
     """The timed runs of a cell that succeeded, by block. Of a block measured again the last one counts."""
-    runs = [run for run in cell.runs if run.repeat != "traced" and run.status is Outcome.OK and run.throughput_samples_s]
+    timed = [run for run in cell.runs if run.repeat != "traced"]
+    runs = [run for run in timed if run.status is Outcome.OK and run.throughput_samples_s]
     runs.sort(key=lambda run: run.position or 0)
     return {_block(run): run for run in runs}
 

@@ -157,7 +157,8 @@ def estimate(
 ) -> list[Estimate]:
     """An Estimate of each sample, in their order; variances pooled within each noise class.
 
-    A class with fewer than MIN_POOLED comparisons that have a variance is not pooled (plain Student), nor is the unknown one.
+    The unknown class is not pooled (plain Student), nor is one with fewer than MIN_POOLED comparisons that have a
+    variance.
     """
     if not 0 < margin < 1 or not 0 < confidence < 1:
         raise StudyError(

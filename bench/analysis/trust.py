@@ -7,7 +7,14 @@ from datetime import datetime
 
 from bench.records.host import Fingerprint, FingerprintChange
 from bench.records.results import (
-    Counts, FailedCell, ForeignFingerprint, MeasuredCell, NoiseClass, Results, Summary, Trust,
+    Counts,
+    FailedCell,
+    ForeignFingerprint,
+    MeasuredCell,
+    NoiseClass,
+    Results,
+    Summary,
+    Trust,
 )  # fmt: skip
 from bench.records.run import Doubt, Outcome, PlacementVerdict, Run
 
@@ -41,7 +48,7 @@ def trust(
 
 
 def foreign_fingerprints(runs: Iterable[Run], fingerprint: Fingerprint) -> tuple[ForeignFingerprint, ...]:
-    """The runs of each fingerprint that is not the study's. Facts that one of the two does not have are not compared."""
+    """The runs of each fingerprint that is not the study's. Facts that only one of the two has are not compared."""
     groups: dict[tuple[FingerprintChange, ...], list[str]] = {}
     for run in runs:
         changes = tuple(

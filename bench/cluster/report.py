@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from bench.analysis import shapes
-from bench.analysis.load import read_results
 from bench.cluster.directory import HOSTS, ClusterDirectory
 from bench.cluster.status import DONE, ClusterStatus, HostStatus, cluster_status
 from bench.errors import StudyError
 from bench.host.fingerprint import LABELS, NOT_COMPARED
+from bench.legacy import shapes
+from bench.legacy.load import read_results
 from bench.report.page import environment
 from bench.shape import ANY, NUMBER, PLAIN, POSITIVE, TEXT, Each, Must, misfit
 from bench.storage import write_json, write_text
@@ -173,7 +173,7 @@ def differences(hosts: Mapping[str, Mapping[str, str]]) -> list[Difference]:
 # What the hosts measured, as one record: cells by host, hosts by type, who is off, how they are set up.
 
 SCHEMA = 1
-# Classes of noise in results.json; bench.analysis.verdicts, which names them, would bring scipy into numastudy status.
+# Classes of noise in results.json; bench.legacy.verdicts, which names them, would bring scipy into numastudy status.
 REST, UNKNOWN = "rest", "unknown"
 Record = dict[str, Any]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import sqlite_utils
 
-from bench.analysis.load import measured_at
-from bench.analysis.pairs import throughputs
 from bench.errors import StudyError
+from bench.legacy.load import measured_at
+from bench.legacy.pairs import throughputs
 from bench.storage import local_copy, on_network
 
 # --- schema

@@ -157,8 +157,8 @@ def history_command(
 
 
 def _add(run_dirs: Sequence[Path], path: Path) -> None:
-    from bench.analysis.load import read_results
     from bench.history.database import add_study
+    from bench.legacy.load import read_results
 
     for run_dir in run_dirs:
         results = read_results(run_dir)

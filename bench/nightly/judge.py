@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from sqlite_utils import Database
 
-from bench.analysis.load import read_results
-from bench.analysis.statistics import Estimate, Sample, estimate
-from bench.analysis.verdicts import Verdict, decided, percent, told
 from bench.compare import fingerprint_differences
 from bench.history.database import add_study, calm_throughput, open_history, writing
+from bench.legacy.load import read_results
+from bench.legacy.statistics import Estimate, Sample, estimate
+from bench.legacy.verdicts import Verdict, decided, percent, told
 from bench.nightly.folder import OK, SLOWER, second_measurements
 from bench.storage import write_json
 from bench.study.directory import RunDirectory, freeze, most_repeats, new_directory

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.analysis.verdicts import Verdict
+from bench.legacy.verdicts import Verdict
 from bench.nightly.folder import OK, read_verdict
 from bench.nightly.judge import FAILED, NOT_MEASURED
 from bench.report.page import environment

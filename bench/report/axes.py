@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from bench.analysis.axes import (
+from bench.legacy.axes import (
     MATTERS,
     ONCE,
     PROBABLE,
@@ -19,7 +19,7 @@ from bench.analysis.axes import (
     value_label,
     values_only,
 )
-from bench.analysis.contention import AXIS
+from bench.legacy.contention import AXIS
 from bench.report.labels import device_label, node_label, place_of
 from bench.report.plots.style import Picture
 from bench.report.plots.sweeps import axis_picture

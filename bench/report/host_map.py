@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.analysis.pairs import fastest_node
+from bench.legacy.pairs import fastest_node
 from bench.report.labels import by_series, device_label, node_label, place_of, placements
 from bench.trace.intervals import union
 from bench.trace.reader import Kind, Trace

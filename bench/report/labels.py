@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from bench.analysis.axes import series_label, settings_of
+from bench.legacy.axes import series_label, settings_of
 
 # --- labels
 # What cells, nodes and devices are called on the page.

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from bench.analysis.load import measured_at
+from bench.legacy.load import measured_at
 from bench.report.axes import findings, what_matters
 from bench.report.tables import COLUMNS, display_row
 from bench.report.text import answers, cards, doubts, fastest_ways, notes, trust_items

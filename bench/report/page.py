@@ -9,11 +9,11 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from bench import units
-from bench.analysis.aggregate import MISSING, is_untraced, told_outcome
-from bench.analysis.axes import series_label
-from bench.analysis.bound import TERMS, copy_state
-from bench.analysis.load import Stored, measured_at
-from bench.analysis.verdicts import is_blind, rules_of
+from bench.legacy.aggregate import MISSING, is_untraced, told_outcome
+from bench.legacy.axes import series_label
+from bench.legacy.bound import TERMS, copy_state
+from bench.legacy.load import Stored, measured_at
+from bench.legacy.verdicts import is_blind, rules_of
 from bench.report import axes
 from bench.report import swept as contention
 from bench.report import swept as link_table
@@ -173,7 +173,7 @@ def kernel_rows(metrics: Record) -> list[tuple[str, str, str, str]]:
 
 def twins(results: Record) -> list[Record]:
     """A model listed twice, against itself: name and what came out."""
-    from bench.analysis.noise_floor import evaluate
+    from bench.legacy.noise_floor import evaluate
 
     cells = [cell for cell in results["cells"] if cell["throughput_samples_s"]]
     labels = {cell["name"]: series_label(cell) for cell in cells}

@@ -3,8 +3,8 @@
 from statistics import geometric_mean
 from typing import Any
 
-from bench.analysis.aggregate import WAYS, ceiling
-from bench.analysis.axes import change
+from bench.legacy.aggregate import WAYS, ceiling
+from bench.legacy.axes import change
 from bench.report.labels import Files, node_label
 from bench.units import NONE, at_most, bandwidth, microseconds, percent, rate, share_with_interval
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlite_utils
 
-from bench.analysis.aggregate import told_outcome
+from bench.legacy.aggregate import told_outcome
 from bench.storage import whole_database
 from bench.study.cell import LATER_SETTINGS
 from bench.units import bandwidth, microseconds, percent, rate

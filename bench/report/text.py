@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.analysis.aggregate import MISSING, NOT_READ, NOT_TRACED, is_untraced, told_outcome
-from bench.analysis.axes import between, change, listed, plain, series_label
-from bench.analysis.fastest import WAYS
+from bench.legacy.aggregate import MISSING, NOT_READ, NOT_TRACED, is_untraced, told_outcome
+from bench.legacy.axes import between, change, listed, plain, series_label
+from bench.legacy.fastest import WAYS
 from bench.report.axes import LONGEST_LIST, Finding, axis_name, crowded_line, is_crowded
 from bench.report.labels import device_label, node_label
 from bench.units import at_most, percent, plural, rate, seconds, share_with_interval

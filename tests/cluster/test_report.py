@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.analysis.load import load
 from bench.cluster.directory import ClusterDirectory, find_or_make
 from bench.cluster.report import gather, headline, make_cluster_report, render
 from bench.cluster.status import cluster_status
 from bench.history.database import open_history
 from bench.history.query import history_path, studies
-from bench.report.build import build_results
+from bench.legacy.build import build_results
+from bench.legacy.load import load
 from bench.storage import write_json
 from bench.study.load import load_study
 from tests.results.builder import build_run_directory, topology_json

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from bench.analysis.load import load
-from bench.analysis.repeats import demanded
 from bench.compare import read_results
 from bench.errors import StudyError
-from bench.report.build import build_results
+from bench.legacy.build import build_results
+from bench.legacy.load import load
+from bench.legacy.repeats import demanded
 from bench.report.tables import cells_table, csv_text
 from bench.study.directory import RunDirectory, study_fingerprint
 from bench.study.load import Study, configs_folder, load_study

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.analysis.load import load
 from bench.compare import read_results
 from bench.errors import StudyError
+from bench.legacy.load import load
 from bench.study.directory import RunDirectory
 from bench.study.load import load_study
 from bench.trace import export as database

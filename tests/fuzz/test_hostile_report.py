@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.analysis.load import load
 from bench.history.query import history_command
-from bench.report.build import make_report
+from bench.legacy.build import make_report
+from bench.legacy.load import load
 from tests.browser import open_browser
 from tests.results.builder import build_run_directory, topology_json
 

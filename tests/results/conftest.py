@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from bench.analysis.load import load
-from bench.report.build import build_results
+from bench.legacy.build import build_results
+from bench.legacy.load import load
 from tests.results.builder import NUMA_FAILURES, build_run_directory, topology_json
 
 

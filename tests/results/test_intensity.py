@@ -1,5 +1,4 @@
 import pytest
-
 from bench.analysis.predictions import flops_per_byte, forward_flops
 
 

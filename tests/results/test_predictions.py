@@ -1,6 +1,6 @@
 import pytest
-
 from bench.analysis.predictions import hidden_copies, predictions
+
 from tests.results.made_cells import made_cell
 
 

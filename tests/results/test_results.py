@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.analysis.load import load
-from bench.report.build import build_results
+from bench.legacy.build import build_results
+from bench.legacy.load import load
 from tests.results.builder import build_run_directory, topology_json
 
 

@@ -2,15 +2,15 @@ import json
 
 import pytest
 
-from bench.analysis.pairs import throughputs
 from bench.compare import compare_command, read_results
 from bench.errors import StudyError
+from bench.legacy.pairs import throughputs
 from tests.results.builder import build_run_directory
 
 
 @pytest.fixture(scope="module")
 def run_directory(tmp_path_factory):
-    from bench.report.build import make_report
+    from bench.legacy.build import make_report
 
     path = build_run_directory(tmp_path_factory.mktemp("stored") / "run", "quick_test", {"repeats": 3})
     make_report(path, "synthetic")

@@ -5,8 +5,8 @@ from typing import Any
 
 from matplotlib.ticker import NullLocator
 
-from bench.analysis.axes import series_label
 from bench.errors import StudyError
+from bench.legacy.axes import series_label
 from bench.report.host_map import LANES, Lanes, lanes
 from bench.report.labels import by_row, by_series, node_label, panels, place_of, placements, row_label
 from bench.report.plots.style import MUTED, STAGE_COLOURS, Picture, canvas, colour, panel_in, to_svg

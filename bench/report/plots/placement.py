@@ -5,10 +5,10 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from bench.analysis.aggregate import alone_gb_s, ceiling
-from bench.analysis.axes import series_label
-from bench.analysis.predictions import flops_per_byte
-from bench.analysis.statistics import interval_of
+from bench.legacy.aggregate import alone_gb_s, ceiling
+from bench.legacy.axes import series_label
+from bench.legacy.predictions import flops_per_byte
+from bench.legacy.statistics import interval_of
 from bench.report.labels import by_row, device_label, is_swept, panels, place_of, placements
 from bench.report.plots.style import COLOURS, INK, MUTED, Picture, canvas, colour, draw_interval, panel_in, to_svg
 from bench.report.text import Answer, Loss

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
-from bench.analysis.axes import settings_of, values_only
-from bench.analysis.statistics import interval_of
+from bench.legacy.axes import settings_of, values_only
+from bench.legacy.statistics import interval_of
 from bench.report.labels import device_label, place_of, placements, row_label
 from bench.report.plots.style import COLOURS, INK, MUTED, Picture, canvas, colour, draw_interval, to_svg
 from bench.report.swept import Group, group_title, groups, is_alike

@@ -27,8 +27,8 @@ def swept(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(swept):
-    from bench.analysis.load import load
-    from bench.report.build import build_results
+    from bench.legacy.build import build_results
+    from bench.legacy.load import load
 
     return build_results(load(swept), "test")
 

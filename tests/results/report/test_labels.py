@@ -1,4 +1,4 @@
-from bench.analysis.axes import series_label
+from bench.legacy.axes import series_label
 from bench.report.labels import device_label, panels, placements
 
 

@@ -5,9 +5,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from bench.analysis.load import load
 from bench.errors import StudyError
-from bench.report.build import make_report
+from bench.legacy.build import make_report
+from bench.legacy.load import load
 from bench.report.page import render
 from tests.results.builder import edit_study
 

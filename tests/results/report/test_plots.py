@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib.figure import Figure
 
-from bench.analysis.aggregate import alone_gb_s
+from bench.legacy.aggregate import alone_gb_s
 from bench.report.plots.pipeline import perturbation_pictures, representatives, stage_pictures, stage_shares
 from bench.report.plots.placement import bandwidth_pictures, latency_pictures, penalty_pictures, throughput_pictures
 from bench.report.plots.style import draw_interval
@@ -34,8 +34,8 @@ def parsed(picture):
 
 @pytest.fixture(scope="module")
 def scaling_cells(tmp_path_factory):
-    from bench.analysis.load import load
-    from bench.report.build import build_results
+    from bench.legacy.build import build_results
+    from bench.legacy.load import load
 
     path = tmp_path_factory.mktemp("scaling") / "run"
     build_run_directory(path, "model_scaling_study", {"repeats": 3})

@@ -1,0 +1,1 @@
+"""TEMPORARY: the analysis of untyped records, for the rooms that are not converted yet. To be deleted."""
