@@ -70,9 +70,7 @@ def unmeasured_cells(cells: Sequence[Cell], study: Study) -> list[MeasuredCell]:
         heads = first_heads.setdefault(cell.model.name, cell.model.heads)
         differing: Values = {} if cell.model.heads == heads else {"heads": cell.model.heads}
         differing |= {
-            key: value
-            for key in Settings.__struct_fields__
-            if (value := getattr(cell, key)) != getattr(study, key)
+            key: value for key in Settings.__struct_fields__ if (value := getattr(cell, key)) != getattr(study, key)
         }
         entries.append(
             MeasuredCell(

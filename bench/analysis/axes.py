@@ -154,9 +154,7 @@ def _without_compute(cell: MeasuredCell, keys: tuple[str, ...]) -> bool:
 # Comparisons
 
 
-def comparisons(
-    cells: Sequence[MeasuredCell], study: Study, rules: Rules | None = None
-) -> tuple[AxisComparison, ...]:
+def comparisons(cells: Sequence[MeasuredCell], study: Study, rules: Rules | None = None) -> tuple[AxisComparison, ...]:
     """Variances are pooled within an axis; headline: Holm's correction goes over all lines of the study."""
     rules = rules or rules_of(study)
     found = [(axis, matched(axis, cells)) for axis in axes(cells, study)]

@@ -146,9 +146,7 @@ def predict_cell(local: MeasuredCell, remote: MeasuredCell) -> PredictedPenalty 
     return predict(here, t, local.settings.buffers, ratio_h2d, ratio_d2h, _separate(local))
 
 
-def predictions(
-    penalties: Sequence[Penalty], cells: Sequence[MeasuredCell], margin: float
-) -> tuple[Prediction, ...]:
+def predictions(penalties: Sequence[Penalty], cells: Sequence[MeasuredCell], margin: float) -> tuple[Prediction, ...]:
     """For each penalty of remote memory under a local CPU, the only case that the bound covers.
 
     agrees: the bracket and the observed interval (the penalty itself where there is none) meet, or miss each other by

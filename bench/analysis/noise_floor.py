@@ -51,9 +51,7 @@ def evaluate(cells: Sequence[MeasuredCell], margin: float = MARGIN) -> SelfCheck
     spreads = tuple(spread for same in kinds.values() if (spread := _spread(same)))
     return SelfCheck(
         comparisons=tuple(compared),
-        false_differences=tuple(
-            one.cells for one in compared if one.verdict in (Verdict.SLOWER, Verdict.FASTER)
-        ),
+        false_differences=tuple(one.cells for one in compared if one.verdict in (Verdict.SLOWER, Verdict.FASTER)),
         intervals_without_zero=sum(
             not one.interval[0] <= 0 <= one.interval[1] for one in compared if one.interval is not None
         ),

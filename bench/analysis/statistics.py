@@ -103,9 +103,7 @@ def paired(comparison: Comparison) -> Sample:
     """Raises StudyError where no block has both runs."""
     ratios = log_ratios(comparison.local_runs, comparison.remote_runs)
     if not len(ratios):
-        raise StudyError(
-            f"{comparison.label}: no block has both runs", "statistics", "measure the failed runs again"
-        )
+        raise StudyError(f"{comparison.label}: no block has both runs", "statistics", "measure the failed runs again")
     return Sample(
         comparison.label,
         comparison.noise_class,
@@ -152,18 +150,14 @@ def fit_prior(variances: Floats, dfs: Floats) -> tuple[float, float]:
     return df, float(np.exp(location))
 
 
-def estimate(
-    samples: Sequence[Sample], confidence: float = CONFIDENCE, margin: float = MARGIN
-) -> list[Estimate]:
+def estimate(samples: Sequence[Sample], confidence: float = CONFIDENCE, margin: float = MARGIN) -> list[Estimate]:
     """An Estimate of each sample, in their order; variances pooled within each noise class.
 
     The unknown class is not pooled (plain Student), nor is one with fewer than MIN_POOLED comparisons that have a
     variance.
     """
     if not 0 < margin < 1 or not 0 < confidence < 1:
-        raise StudyError(
-            f"margin {margin}, confidence {confidence}", "statistics", "both must be between 0 and 1"
-        )
+        raise StudyError(f"margin {margin}, confidence {confidence}", "statistics", "both must be between 0 and 1")
     found: dict[int, Estimate] = {}
     for noise_class in {sample.noise_class for sample in samples}:
         members = [i for i, sample in enumerate(samples) if sample.noise_class == noise_class]
@@ -277,9 +271,7 @@ def _variance(values: Floats) -> float:
 
 def _logs(throughputs: Floats, side: str) -> Floats:
     if not np.all(np.isfinite(throughputs) & (throughputs > 0)):
-        raise StudyError(
-            f"a {side} throughput is not a positive number", "statistics", "look at its run record"
-        )
+        raise StudyError(f"a {side} throughput is not a positive number", "statistics", "look at its run record")
     return np.log(throughputs)
 
 
