@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.results.builder import NUMA_FAILURES, build_run_directory
+from tests.run_directories import NUMA_FAILURES, build_run_directory
 
 MAKE = "import sys; from bench.legacy.build import make_report; make_report(sys.argv[1], 'bench')"
 

@@ -18,7 +18,7 @@ from bench.legacy.build import build_results
 from bench.legacy.load import load
 from bench.storage import write_json
 from bench.study.load import load_study
-from tests.results.builder import build_run_directory, topology_json
+from tests.run_directories import build_run_directory, topology_json
 
 HOSTS = ["n1", "n2", "n3", "n4"]
 OVERRIDES = {"gpu_ids": [0, 1], "repeats": 3}

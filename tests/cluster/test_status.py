@@ -16,7 +16,7 @@ from bench.errors import StudyError
 from bench.run.record import failure, write_record
 from bench.storage import write_json
 from bench.study.load import load_study
-from tests.results.builder import build_run_directory, topology_json
+from tests.run_directories import build_run_directory, topology_json
 
 WHOLE = Runs(done=6, failed=0, asked=6, last_record_s=1.0, reported=True)
 HALF = Runs(done=3, failed=1, asked=6, last_record_s=1.0, reported=False)

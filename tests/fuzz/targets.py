@@ -24,7 +24,7 @@ from bench.study.load import Study, configs_folder, load_study
 from bench.study.plan import plan
 from bench.trace.analyze import analyze_file
 from tests.fuzz.mutations import mutate_bytes, mutate_json
-from tests.results.builder import build_run_directory, topology_json
+from tests.run_directories import build_run_directory, topology_json
 from tests.trace.trace_builder import VERSIONS, pipeline, write
 
 # What is read must not take more memory than this beyond what the interpreter has, nor longer than that.

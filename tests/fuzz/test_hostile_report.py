@@ -11,7 +11,7 @@ from bench.history.query import history_command
 from bench.legacy.build import make_report
 from bench.legacy.load import load
 from tests.browser import open_browser
-from tests.results.builder import build_run_directory, topology_json
+from tests.run_directories import build_run_directory, topology_json
 
 MARKUP = (
     "<script>window.pwned=1</script>\"'><img src=x onerror=window.pwned=1><svg/onload=window.pwned=1>"

@@ -4,7 +4,7 @@ import pytest
 
 from bench.legacy.build import build_results
 from bench.legacy.load import load
-from tests.results.builder import NUMA_FAILURES, build_run_directory, topology_json
+from tests.run_directories import NUMA_FAILURES, build_run_directory, topology_json
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from bench.legacy.trust import experiment_summary
 from bench.report.markdown import markdown
 from bench.report.page import render
 from bench.storage import read_json, write_json, write_text
-from tests.results.builder import build_run_directory, topology_json
+from tests.run_directories import build_run_directory, topology_json
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference" / "example_two_nodes"
 KEPT = ("study.yaml", "topology.json", "results.csv")

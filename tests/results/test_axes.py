@@ -1,7 +1,7 @@
 import pytest
 
 from bench.analysis.axes import axes, matched
-from tests.results.made_cells import made_cell
+from tests.analysis.cells import made_cell
 
 RUNS = [100.0, 101.0]
 

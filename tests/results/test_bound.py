@@ -14,7 +14,7 @@ from bench.analysis.bound import (
     predict_cell,
 )
 from bench.errors import StudyError
-from tests.results.made_cells import made_cell
+from tests.analysis.cells import made_cell
 
 us = st.floats(0.1, 1e4)
 maybe_us = st.one_of(st.just(0.0), us)

@@ -7,7 +7,7 @@ from scipy import stats
 
 from bench.compare import compare, compare_command, fingerprint_differences
 from bench.errors import StudyError
-from tests.results.made_cells import made_cell, noisy
+from tests.analysis.cells import made_cell, noisy
 
 FACTS = {"host": "a", "cpu": "Xeon", "gpus": "H100 GPU-1", "driver": "580", "torch": "2.11"}
 

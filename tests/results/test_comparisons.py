@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bench.analysis.axes import comparisons
-from tests.results.made_cells import made_cell, noisy
+from tests.analysis.cells import made_cell, noisy
 
 
 def test_a_setting_is_compared_pair_by_pair_with_the_studys_own_value(placed_results):

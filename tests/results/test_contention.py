@@ -10,7 +10,7 @@ from bench.analysis.load import load
 from bench.report.build import build_results
 from bench.report.plots.sweeps import contention_pictures
 from bench.report.swept import contention_lines, contention_parts
-from tests.results.builder import build_run_directory, topology_json
+from tests.run_directories import build_run_directory, topology_json
 
 STUDY = {
     "name": "busy", "gpu_ids": [0, 4], "numa_nodes": [0], "models": ["vit0x0x0"], "repeats": 6,

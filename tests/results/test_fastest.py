@@ -7,7 +7,7 @@ from bench.analysis.axes import comparisons
 from bench.analysis.fastest import fastest
 from bench.analysis.statistics import Comparison, estimate_pairs
 from bench.report.text import fastest_ways
-from tests.results.made_cells import made_cell, noisy
+from tests.analysis.cells import made_cell, noisy
 
 STUDY = {"dtype": "fp32", "cuda_graph": False, "compile_model": "off", "buffers": 2}
 SUFFIXES = {"dtype": "{}", "cuda_graph": "graph", "compile_model": "compiled-{}", "batch_size": "bs{}"}

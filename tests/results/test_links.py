@@ -4,8 +4,8 @@ import pytest
 
 from bench.analysis.aggregate import alone_gb_s, ceiling, link_entries
 from bench.analysis.load import load
-from tests.results.builder import build_run_directory, topology_json
-from tests.results.made_runs import made_link
+from tests.child_results import made_link
+from tests.run_directories import build_run_directory, topology_json
 
 NEAR = {0: 0}
 CELL = {"gpu": 0, "solo_us": {"h2d": 100.0, "d2h": 50.0}, "bytes_per_batch": {"h2d": 5_000_000, "d2h": 1_000_000}}

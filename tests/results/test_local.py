@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bench.analysis.pairs import Local, fastest_node, local_nodes
-from tests.results.made_cells import made_cell, noisy
+from tests.analysis.cells import made_cell, noisy
 
 MODELS = ("vit0x0x0", "vit32x2x128", "vit16x8x768")
 

@@ -5,7 +5,7 @@ import pytest
 
 from bench.errors import StudyError
 from bench.legacy.build import make_report
-from tests.results.builder import build_run_directory, edit_study
+from tests.run_directories import build_run_directory, edit_study
 
 MADE = {"results.json", "experiment_summary.json", "results.csv", "results.db", "report.md", "report.html"}
 

@@ -1,5 +1,5 @@
 from bench.analysis.pairs import class_of, comparison, identity, occurrences, runs_by_block, throughputs
-from tests.results.made_cells import made_cell
+from tests.analysis.cells import made_cell
 
 
 def test_only_timed_runs_that_are_ok_count():

@@ -6,7 +6,7 @@ import pytest
 from bench.analysis.pairs import Local
 from bench.analysis.penalties import penalties, penalties_from
 from bench.analysis.verdicts import Rules
-from tests.results.made_cells import made_cell, noisy
+from tests.analysis.cells import made_cell, noisy
 
 MODELS = [f"m{i}" for i in range(6)]
 REPORTED = {"gpus": [{"index": 0, "node": 0}]}

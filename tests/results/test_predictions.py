@@ -1,7 +1,7 @@
 import pytest
 from bench.analysis.predictions import hidden_copies, predictions
 
-from tests.results.made_cells import made_cell
+from tests.analysis.cells import made_cell
 
 
 def test_only_remote_memory_under_a_local_cpu_is_predicted(placed_results):

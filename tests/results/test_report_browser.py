@@ -8,7 +8,7 @@ import pytest
 
 from bench.legacy.build import make_report
 from tests.browser import open_browser
-from tests.results.builder import build_run_directory, topology_json
+from tests.run_directories import build_run_directory, topology_json
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
 

@@ -6,7 +6,7 @@ import pytest
 
 from bench.legacy.build import build_results
 from bench.legacy.load import load
-from tests.results.builder import build_run_directory, topology_json
+from tests.run_directories import build_run_directory, topology_json
 
 
 def test_counts_are_of_cells_and_runs(numa_results):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from bench.analysis.noise_floor import evaluate
-from tests.results.made_cells import made_cell, noisy
+from tests.analysis.cells import made_cell, noisy
 
 
 def host(shift=0.0, sd=0.003):

@@ -5,7 +5,7 @@ import pytest
 from bench.compare import compare_command, read_results
 from bench.errors import StudyError
 from bench.legacy.pairs import throughputs
-from tests.results.builder import build_run_directory
+from tests.run_directories import build_run_directory
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 from bench.legacy.build import make_report
 from bench.study.directory import RunDirectory
 from tasks.report import summary
-from tests.results.builder import build_run_directory, topology_json
+from tests.run_directories import build_run_directory, topology_json
 
 
 def test_summary_has_the_report_and_the_measured_share(tmp_path):

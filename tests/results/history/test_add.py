@@ -2,8 +2,8 @@ import pytest
 
 from bench.history.database import add_study, calm_throughput, open_history, stored_path
 from bench.history.query import studies, with_cells
-from tests.results.builder import build_run_directory
 from tests.results.history.synthetic import made_results, quiet_rates, rates_of
+from tests.run_directories import build_run_directory
 
 
 def dump(path):

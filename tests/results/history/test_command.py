@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from bench.cli import main
 from bench.storage import write_json
-from tests.results.builder import build_run_directory
+from tests.run_directories import build_run_directory
 
 
 def call(*options):

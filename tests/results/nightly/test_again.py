@@ -4,7 +4,7 @@ from bench.nightly.folder import second_measurements
 from bench.nightly.judge import measure_again, slower_cells
 from bench.storage import read_json
 from bench.study.directory import RunDirectory
-from tests.results.builder import build_run_directory, topology_json
+from tests.run_directories import build_run_directory, topology_json
 
 CELL, OTHER = "pipeline_gpu0_numa0_vit0x0x0", "pipeline_gpu0_numa0_vit32x4x512"
 

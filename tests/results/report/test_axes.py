@@ -6,7 +6,7 @@ import pytest
 
 from bench.report.axes import axis_pictures, axis_sections, findings, what_matters
 from bench.report.labels import by_row, panels
-from tests.results.builder import build_run_directory, topology_json
+from tests.run_directories import build_run_directory, topology_json
 
 
 @pytest.fixture(scope="module")

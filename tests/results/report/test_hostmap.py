@@ -1,5 +1,5 @@
 from bench.report.host_map import host_map
-from tests.results.builder import topology_json
+from tests.run_directories import topology_json
 
 
 def results(topology, cells=(), device="cuda"):

@@ -9,7 +9,7 @@ from bench.errors import StudyError
 from bench.legacy.build import make_report
 from bench.legacy.load import load
 from bench.report.page import render
-from tests.results.builder import edit_study
+from tests.run_directories import edit_study
 
 HOSTILE = "<script>alert('x')</script><img src=//evil.example onerror=alert(1)>\"'&{{ 7*7 }}"
 

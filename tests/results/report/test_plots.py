@@ -14,7 +14,7 @@ from bench.report.plots.style import draw_interval
 from bench.report.plots.sweeps import axis_picture, scaling_pictures, series
 from bench.report.text import answers
 from bench.units import rate as rate_told
-from tests.results.builder import build_run_directory
+from tests.run_directories import build_run_directory
 
 SVG = "{http://www.w3.org/2000/svg}"
 FAMILIES = {

@@ -14,7 +14,7 @@ from bench.study.directory import freeze
 from bench.study.grid import expand
 from bench.study.load import configs_folder, load_study
 from bench.study.order import measuring_order
-from tests.results.made_runs import child_result, made_link, peers
+from tests.child_results import child_result, made_link, peers
 
 SYNTHETIC = "synthetic-host"
 Record = dict[str, Any]
@@ -47,8 +47,9 @@ def topology_json(gpus: int = 4, near: tuple[int | None, ...] = (0, 0, 2, 2), no
                 "name": "Synthetic GPU 80GB",
                 "node": near[gpu],
                 "verdict": "agreed" if near[gpu] is not None else "unknown",
+                "agreement": "agreed" if near[gpu] is not None else "unknown",
                 "explanation": f"sysfs numa_node says {near[gpu]}" if near[gpu] is not None else "no answer",
-                "answers": {"sysfs numa_node": [near[gpu]] if near[gpu] is not None else []},
+                "answers": {"sysfs_numa_node": [near[gpu]] if near[gpu] is not None else []},
                 "link_generation": 5,
                 "link_generation_max": 5,
                 "link_width": 16,
@@ -253,7 +254,7 @@ def trace_metrics(cell: Record, result: Record) -> Record:
         "window_ns": window,
         "h2d": copy(result["bytes_in_per_batch"], h2d),
         "d2h": copy(result["bytes_out_per_batch"], d2h),
-        "compute": {"kernels": batches * 40, "busy_ns": busy},
+        "compute": {"kernels": batches * 40, "graph_launches": 0, "memsets": 0, "device_copies": 0, "busy_ns": busy},
         "overlap_ns": int(batches * min(h2d, compute)),
         "exposed_h2d_ns": exposed,
         "exposed_d2h_ns": 0,
@@ -262,7 +263,15 @@ def trace_metrics(cell: Record, result: Record) -> Record:
         "pipeline_efficiency": min(1.0, max(busy, h2d * batches) / window),
         "bottleneck": "compute" if compute > h2d else "h2d",
         "regime": regime,
-        "latency_us": {"p50": whole_us, "p90": 1.05 * whole_us, "p99": None, "max": 1.1 * whole_us},
+        "regime_evidence": dict.fromkeys(("late_share", "call_share", "rho"))
+        | {"idle_share": idle / window, "late_idle_ns": 0, "call_idle_ns": 0},
+        "latency_us": {"count": batches, "p50": whole_us, "p90": 1.05 * whole_us, "p99": None, "max": 1.1 * whole_us,
+                       "reasons": {}},
+        "complete": {"launches": 42 * batches, "recorded": 42 * batches, "untimed": 0, "before_call": 0,
+                     "other_threads": 0},
+        "devices": [],
+        "launch_gaps": {"count": 0, "total_ns": 0, "max_ns": 0},
+        "export": {"product": "synthetic", "version": None, "schema": None},
         "remarks": [],
         "top_kernels": [{"name": "synthetic_gemm<float>", "calls": 12 * batches, "total_ns": int(0.7 * busy)}]
         if result["synthetic_us"]["compute"]

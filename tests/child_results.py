@@ -113,6 +113,7 @@ def _peer(cell: Record, gpu: int, slot: Any, near: Record, seed: int) -> Record:
         "cpu_node": node if bound else None,
         "mem_node": node if bound else None,
         "command": ["python", "-m", "bench.workload", "--mode", "load"],
+        "status": "ok",
         "exit_code": 0,
         "result": child_result(own, slot, near, seed),
     }
