@@ -47,7 +47,6 @@ def topology_json(gpus: int = 4, near: tuple[int | None, ...] = (0, 0, 2, 2), no
                 "name": "Synthetic GPU 80GB",
                 "node": near[gpu],
                 "verdict": "agreed" if near[gpu] is not None else "unknown",
-                "agreement": "agreed" if near[gpu] is not None else "unknown",
                 "explanation": f"sysfs numa_node says {near[gpu]}" if near[gpu] is not None else "no answer",
                 "answers": {"sysfs_numa_node": [near[gpu]] if near[gpu] is not None else []},
                 "link_generation": 5,
