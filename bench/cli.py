@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command numastudy: everything about a study but running it."""
 
 import json
 import sys
@@ -9,29 +9,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from bench.cluster.directory import ClusterDirectory, is_cluster
-from bench.cluster.report import headline, make_cluster_report
-from bench.cluster.slurm import choose_hosts
-from bench.cluster.status import render
-from bench.cluster.status import status as status_of_command
-from bench.cluster.submit import Asked, dry_run
-from bench.cluster.submit import submit as submit_of_command
 from bench.errors import StudyError
-from bench.study.load import Study
 from bench.study.settings import OVERRIDES
 
-# --- cli
-# The command numastudy: everything about a study that is not running it.
-
 if TYPE_CHECKING:
-    from bench.study.load import Study
+    from bench.study.load import StudyDefinition
 
 _OUTPUT_DIR = click.option(
     "--output-dir",
     type=click.Path(path_type=Path),
     default=Path("outputs"),
     show_default=True,
-    help="where run directories are made",
+    help="where run directories are created",
 )
 _PORT = click.IntRange(1, 65535)
 _JSON = click.option("--json", "as_json", is_flag=True, help="for programs")
@@ -46,7 +35,7 @@ class _Commands(click.Group):
         except StudyError as error:
             _end(error)
         except OSError as error:
-            # Of a path or an address that the user named; what fails in a study's own files is told where it is read.
+            # A path or an address that the user named; errors in a study's own files are reported where they are read.
             where = str(error.filename or "")
             _end(StudyError(error.strerror or str(error), where, "look at the path, its permissions, the space left"))
 
@@ -74,16 +63,16 @@ def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return file(command)
 
 
-def load_given(study: str, config_file: Path | None, given: dict[str, str | None]) -> "Study":
+def load_given(study: str, config_file: Path | None, given: dict[str, str | None]) -> "StudyDefinition":
     """Raise StudyError."""
     from bench.study.load import load_study
 
-    if study == "Study" and config_file is None:
-        raise StudyError("Study needs a file", "Study", "add --config-file FILE, or the name of one that ships")
     if study != "Study" and config_file is not None:
-        raise StudyError(f"{study} has a file of its own", "--config-file", f"say Study, or {config_file} alone")
-    overrides = {key: _value(text) for key, text in given.items() if text is not None}
-    return load_study(config_file if study == "Study" else study, overrides)
+        raise StudyError(f"{study} has a file of its own", "--config-file", f"name Study, or only {config_file}")
+    file = config_file if study == "Study" else study
+    if file is None:
+        raise StudyError("Study needs a file", "Study", "add --config-file FILE, or name a study that ships")
+    return load_study(file, {key: _value(text) for key, text in given.items() if text is not None})
 
 
 @main.command()
@@ -98,8 +87,8 @@ def plan(
     """Print what STUDY would measure here, what is done and how long the rest takes. Runs nothing.
 
     STUDY is NumaStudy, QuickTest, ScalingStudy, SelfCheck, the name of another study that ships, a study file, or
-    Study with --config-file. Options in JSON (or plain words) override what it says, as the task's parameters do;
-    docs/axes.md has every key with its default.
+    Study with --config-file. Options in JSON (or plain words) override its values, as the task's parameters do;
+    docs/axes.md lists every key with its default.
     """
     from bench.study.plan import plan as make_plan
     from bench.study.plan import render
@@ -129,7 +118,7 @@ def analyze(path: Path, as_json: bool) -> None:
 @click.argument("trace", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="where the clean copy goes")
 def redact(trace: Path, output: Path) -> None:
-    """Copy TRACE (.sqlite, .sqlite.gz) for publication: what metrics are made of, without names, paths, environment.
+    """Copy TRACE (.sqlite, .sqlite.gz) for publication: the input of the metrics, without names, paths, environment.
 
     Reports of nsys (.nsys-rep) cannot be cleaned: publish the copy instead.
     """
@@ -144,7 +133,7 @@ def redact(trace: Path, output: Path) -> None:
 @click.option("--strict", is_flag=True, help="a warning is an error")
 @_OUTPUT_DIR
 def doctor(as_json: bool, strict: bool, output_dir: Path) -> None:
-    """Look for what makes a study of this host fail or lie. Exit code 1 if there is an error."""
+    """Check what can make a study of this host fail or mislead. Exit code 1 if there is an error."""
     from bench.host.doctor import doctor_command
 
     text, code = doctor_command(as_json, strict, output_dir if output_dir.is_dir() else Path())
@@ -159,9 +148,9 @@ def doctor(as_json: bool, strict: bool, output_dir: Path) -> None:
     type=click.Choice(["cuda", "cpu"]),
     default="cuda",
     show_default=True,
-    help="cpu: between nodes, where there is no GPU",
+    help="cpu: between nodes, for a host without a GPU",
 )
-@click.option("--output", type=click.Path(path_type=Path), help="write the JSON to this file too")
+@click.option("--output", type=click.Path(path_type=Path), help="also write the JSON to this file")
 def probe(as_json: bool, device: str, output: Path | None) -> None:
     """Measure which node is near each GPU: 64-byte copies from each node, or from each CPU of a host with one node."""
     from bench.host.probe import probe_command
@@ -186,11 +175,11 @@ def probe(as_json: bool, device: str, output: Path | None) -> None:
     type=click.IntRange(1),
     default=20,
     show_default=True,
-    help="say how many repeats would decide, up to this many",
+    help="report the number of repeats that would decide, up to this one",
 )
 @click.option("--force", is_flag=True, help="compare different machines too")
 def compare(base: str, new: str, output: str | None, margin: float, max_repeats: int, force: bool) -> None:
-    """Compare each cell of NEW with its like in BASE. Exit code 3 if something got slower.
+    """Compare each cell of NEW with the same cell of BASE. Exit code 3 if something is slower.
 
     BASE and NEW are run directories, results.json, or results.db[?condition on cells].
     """
@@ -204,10 +193,10 @@ def compare(base: str, new: str, output: str | None, margin: float, max_repeats:
 @main.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
 def report(run_dir: Path) -> None:
-    """Make the report of RUN_DIR again from what is stored there. Measures nothing."""
+    """Regenerate the report of RUN_DIR from its stored records. Measures nothing."""
     from bench.legacy.build import make_report
     from bench.report.tables import cells_table
-    from bench.study.frozen import check_run_directory
+    from bench.study.directory import check_run_directory
 
     check_run_directory(run_dir)
     click.echo(cells_table(make_report(run_dir, "report")))
@@ -218,13 +207,13 @@ def report(run_dir: Path) -> None:
 @click.argument("study")
 @click.option("--nodes", default="", metavar="n1,n2", help="these hosts")
 @click.option("--nodelist", default="", metavar="EXPR", help="the hosts of a Slurm host list, as 'n[1-9]'")
-@click.option("--count", default=0, metavar="N", type=click.IntRange(0), help="so many hosts")
+@click.option("--count", default=0, metavar="N", type=click.IntRange(0), help="number of hosts")
 @click.option("--constraint", default="", metavar="FEATURE", help="with --count: hosts that have this feature")
 @click.option("--scheduler", default="", metavar="HOST:PORT", help="a central luigid; else each job schedules itself")
 @click.option("--sbatch", "options", multiple=True, metavar="OPTION", help="as time=04:00:00, gres=gpu:8")
 @click.option("--template", type=click.Path(path_type=Path), help="a batch script of your site, made from ours")
 @_OUTPUT_DIR
-@click.option("--fresh", is_flag=True, help="measure all of it again, in a new run directory")
+@click.option("--fresh", is_flag=True, help="measure everything again, in a new run directory")
 @click.option("--dry-run", is_flag=True, help="print the script instead")
 @_study_options
 def submit(
@@ -244,13 +233,21 @@ def submit(
 ) -> None:
     """Measure STUDY on many hosts: one exclusive Slurm job a host, one run directory with a folder a host.
 
-    STUDY and the options in JSON are as for plan. The same command again submits what is missing, and nothing that
-    runs or is done.
+    STUDY and the options in JSON are as for plan. The same command again submits only what is missing.
     """
-    from bench.cluster.submit import Asked
+    from bench.cluster import submit as cluster
+    from bench.cluster.slurm import choose_hosts
 
-    asked = Asked(nodes, nodelist, count, constraint, scheduler, options, template)
-    click.echo(submit_command(load_given(study, config_file, given), asked, output_dir, fresh, dry_run))
+    definition = load_given(study, config_file, given)
+    asked = cluster.Asked(nodes, nodelist, count, constraint, scheduler, options, template)
+    hosts = choose_hosts(nodes, nodelist, count, constraint)
+    if dry_run:
+        click.echo(cluster.dry_run(definition, hosts, asked, output_dir).rstrip())
+        return
+    directory, outcomes = cluster.submit(definition, hosts, asked, output_dir, fresh)
+    width = max(map(len, outcomes))
+    lines = [f"{host:{width}}  {outcome}" for host, outcome in outcomes.items()]
+    click.echo("\n".join([*lines, "", f"numastudy status {directory.path}"]))
 
 
 @main.command()
@@ -258,9 +255,22 @@ def submit(
 @_JSON
 @click.option("--report", "with_report", is_flag=True, help="make the report of all hosts now")
 def status(run_dir: Path, as_json: bool, with_report: bool) -> None:
-    """Print where each host of RUN_DIR stands: runs, state of its job, and why a host is not done."""
+    """Print the state of each host of RUN_DIR: runs, its job, and why a host is not done."""
 
-    click.echo(status_command(run_dir, as_json, with_report))
+    from bench.cluster.directory import ClusterDirectory, is_cluster
+    from bench.cluster.report import headline, make_cluster_report
+    from bench.cluster.status import render
+    from bench.cluster.status import status as status_of
+
+    lines = []
+    if with_report:
+        if not is_cluster(run_dir):
+            what = "not the folder of a study on many hosts"
+            raise StudyError(what, str(run_dir), "numastudy report writes the report of one host")
+        directory = ClusterDirectory(run_dir)
+        lines = [headline(make_cluster_report(directory)), f"report: {directory.report}"]
+    found = status_of(run_dir)
+    click.echo(json.dumps(found.as_json(), indent=1) if as_json else "\n".join([render(found), *lines]))
 
 
 @main.command()
@@ -281,7 +291,7 @@ def history(
 ) -> None:
     """List the finished studies of an output directory, newest first, from its history.db."""
     from bench.history.query import history_command
-    from bench.study.frozen import check_run_directory
+    from bench.study.directory import check_run_directory
 
     for run_dir in add:
         # Results are all that is added; where there are none, numastudy report makes them of a run directory alone.
@@ -308,31 +318,3 @@ def ui(state: Path, outputs: Path, port: int, outputs_port: int) -> None:
     from bench.ui import serve
 
     sys.exit(serve(state, outputs, configs_folder().parent / "luigi.cfg", port, outputs_port))
-
-
-# --- command
-# numastudy submit and numastudy status, from plain values to text.
-
-def submit_command(study: Study, asked: Asked, output_dir: Path, fresh: bool, only_print: bool) -> str:
-    """Raise StudyError."""
-    hosts = choose_hosts(asked.nodes, asked.nodelist, asked.count, asked.constraint)
-    if only_print:
-        return dry_run(study, hosts, asked, output_dir).rstrip()
-    directory, said = submit_of_command(study, hosts, asked, output_dir, fresh)
-    width = max(map(len, said))
-    lines = [f"{host:{width}}  {what}" for host, what in said.items()]
-    return "\n".join([*lines, "", f"numastudy status {directory.path}"])
-
-
-def status_command(path: Path, as_json: bool, report: bool) -> str:
-    """report: make the report of all hosts first. Raise StudyError."""
-    said = ""
-    if report:
-        if not is_cluster(path):
-            raise StudyError(
-                "not the folder of a study on many hosts", str(path), "numastudy report is for that of one"
-            )
-        directory = ClusterDirectory(path)
-        said = f"\n{headline(make_cluster_report(directory))}\nreport: {directory.report}"
-    found = status_of_command(path)
-    return json.dumps(found.as_json(), indent=1) if as_json else render(found) + said

@@ -8,7 +8,8 @@ import luigi
 
 from bench.errors import StudyError
 from bench.records.run import Head, read_head
-from bench.study.directory import Grid, RunDirectory
+from bench.records.study import Grid
+from bench.study.directory import RunDirectory
 from tasks.luigi_runtime import INVOCATION
 
 

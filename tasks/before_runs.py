@@ -9,10 +9,10 @@ import luigi
 from bench.errors import StudyError
 from bench.host.doctor import OK as CHECK_OK
 from bench.host.doctor import run_doctor
+from bench.records.study import Cell
 from bench.run.record import OK, failure, write_record
 from bench.run.stages import link_cells, measure_link
 from bench.storage import write_json
-from bench.study.cell import Cell
 from bench.study.directory import RunDirectory
 from tasks.base import DirectoryTask, Exclusive, RecordTask, grid_of
 from tasks.luigi_runtime import INVOCATION, host_lock
@@ -23,7 +23,7 @@ def preflight(directory: RunDirectory, strict: bool) -> None:
     """Check the host once for a study and print what is not ok. Raise StudyError for any of it if strict."""
     if directory.preflight.exists() and not strict:
         return
-    largest_mb = max(cell.memory_size_mb for cell in grid_of(str(directory.path)).cells.values())
+    largest_mb = max(cell.memory_size_mb for cell in grid_of(str(directory.path)).cells)
     checks = run_doctor(directory.path, largest_mb << 20)
     write_json(directory.preflight, {"checks": [vars(check) for check in checks]})
     failed = [check for check in checks if check.state != CHECK_OK]
@@ -60,7 +60,7 @@ class Probe(Exclusive, RecordTask):
                 wait(text)
 
             host_lock().acquire(str(self.directory.path), report_wait)
-            found = measured_locality(self.directory.study()["device"])
+            found = measured_locality(self.directory.study().device)
         state = self.directory.state()
         write_record(self.record_path, {"invocation": INVOCATION, "state": state, **failure(OK, ""), "found": found})
 
@@ -90,8 +90,8 @@ class MeasureLink(Exclusive, RecordTask):
 @cache
 def links_of(run_dir: str) -> dict[str, Cell]:
     """By name, the links that the study measures."""
-    wanted = RunDirectory(Path(run_dir)).study()["measure_link"]
-    return link_cells(grid_of(run_dir).cells.values()) if wanted else {}
+    wanted = RunDirectory(Path(run_dir)).study().measure_link
+    return link_cells(grid_of(run_dir).cells) if wanted else {}
 
 
 def before_runs(task: DirectoryTask) -> list[luigi.Task]:

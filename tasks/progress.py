@@ -16,11 +16,10 @@ from urllib.parse import quote
 import luigi
 
 from bench import units
-from bench.records.base import plain
-from bench.records.run import Run, read_head
-from bench.study.directory import Grid, RunDirectory
-from bench.study.order import Slot
-from bench.study.plan import Standing, standing
+from bench.records.run import Head, Run, read_head
+from bench.records.study import Grid, Slot
+from bench.study.directory import RunDirectory
+from bench.study.plan import StudyProgress, study_progress
 from tasks.luigi_runtime import INVOCATION, Stopped, in_worker
 
 _ERASE = "\r\x1b[K"
@@ -100,7 +99,7 @@ class RunProgress:
         self._directory, self._grid, self._slot, self._title = directory, grid, slot, title
         self._terminal = terminal()
         self._since = time.monotonic()
-        self._standing = self._read(slot)
+        self._progress = self._read(slot)
         self._waiting = WaitProgress()
         self._started = False
 
@@ -115,7 +114,7 @@ class RunProgress:
 
     def ended(self, record: Run) -> None:
         now = _seen.count_one(self._directory) or self._read(None)
-        width = max(len(name) for name in self._grid.cells)
+        width = max(len(cell.name) for cell in self._grid.cells)
         columns = [
             f"{now.done:{len(str(now.total))}}/{now.total}",
             f"{self._slot.cell:{width}}",
@@ -123,7 +122,7 @@ class RunProgress:
             outcome_text(record),
             units.duration(record.wall_s),
         ]
-        self._terminal.line("  ".join([*columns, *_eta(now.left_s(0.0), now)]))
+        self._terminal.line("  ".join([*columns, *_eta(now.remaining_s(0.0), now)]))
 
     def clear(self) -> None:
         self._terminal.clear()
@@ -135,14 +134,14 @@ class RunProgress:
             self._waiting(text)
 
     def _draw(self, middle: str, share: float) -> None:
-        now = self._standing
+        now = self._progress
         elapsed_s = time.monotonic() - self._since if self._started else 0.0
-        eta = "".join(_eta(now.left_s(elapsed_s), now))
+        eta = "".join(_eta(now.remaining_s(elapsed_s), now))
         self._terminal.bar((now.done + share) / max(now.total, 1), f"{now.done}/{now.total}", middle, eta)
 
-    def _read(self, current: Slot | None) -> Standing:
+    def _read(self, current: Slot | None) -> StudyProgress:
         recent = _seen.recent(self._directory)
-        return recent or _seen.keep(self._directory, study_standing(self._directory, self._grid, self._slot, current))
+        return recent or _seen.keep(self._directory, read_progress(self._directory, self._grid, self._slot, current))
 
 
 class WaitProgress:
@@ -160,17 +159,17 @@ class WaitProgress:
 
 
 class _Seen:
-    """The last standing of each study that was read, and when."""
+    """The last progress of each study that was read, and when."""
 
     def __init__(self) -> None:
-        self._at: dict[RunDirectory, tuple[float, Standing]] = {}
+        self._at: dict[RunDirectory, tuple[float, StudyProgress]] = {}
 
-    def recent(self, directory: RunDirectory) -> Standing | None:
+    def recent(self, directory: RunDirectory) -> StudyProgress | None:
         at_s, seen = self._at.get(directory, (0.0, None))
         return seen if time.monotonic() - at_s < READ_INTERVAL_S else None
 
-    def count_one(self, directory: RunDirectory) -> Standing | None:
-        """The recent standing with one more run that ended; None if it is too old."""
+    def count_one(self, directory: RunDirectory) -> StudyProgress | None:
+        """The recent progress with one more run that ended; None if it is too old."""
         seen = self.recent(directory)
         if seen is None:
             return None
@@ -179,7 +178,7 @@ class _Seen:
         self._at[directory] = self._at[directory][0], now
         return now
 
-    def keep(self, directory: RunDirectory, seen: Standing) -> Standing:
+    def keep(self, directory: RunDirectory, seen: StudyProgress) -> StudyProgress:
         self._at[directory] = time.monotonic(), seen
         return seen
 
@@ -187,16 +186,15 @@ class _Seen:
 _seen = _Seen()
 
 
-def study_standing(directory: RunDirectory, grid: Grid, present: Slot, current: Slot | None) -> Standing:
-    """The standing on disk. Repeats beyond the study's count once they have a record, or are `present`."""
-    asked = {*grid.asked(directory.study()["repeats"])}
-    records: dict[Slot, dict[str, Any] | None] = {}
+def read_progress(directory: RunDirectory, grid: Grid, present: Slot, current: Slot | None) -> StudyProgress:
+    """The progress on disk. Repeats beyond the study's count once they have a record, or are `present`."""
+    asked = {*grid.asked(directory.study().repeats)}
+    heads: dict[Slot, Head | None] = {}
     for slot, path in _paths(directory).items():
-        record = read_head(path)
-        if record or slot in asked or slot == present:
-            # Until the plan takes typed records.
-            records[slot] = plain(record) if record else None
-    return standing(records, INVOCATION, [name for name, cell in grid.cells.items() if cell.reason], current)
+        head = read_head(path)
+        if head or slot in asked or slot == present:
+            heads[slot] = head
+    return study_progress(heads, INVOCATION, [cell.name for cell in grid.cells if cell.reason], current)
 
 
 @lru_cache(maxsize=4)
@@ -216,8 +214,8 @@ def short(cell: str) -> str:
     return cell.removeprefix("pipeline_")
 
 
-def _eta(left_s: float | None, now: Standing) -> list[str]:
-    return [f"ETA {units.duration(left_s)}"] if left_s is not None and now.done < now.total else []
+def _eta(remaining_s: float | None, now: StudyProgress) -> list[str]:
+    return [f"ETA {units.duration(remaining_s)}"] if remaining_s is not None and now.done < now.total else []
 
 
 def install() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import luigi
 
 from bench.records.run import Demand, Outcome, read_record, write_record
+from bench.records.study import Slot
 from bench.study.directory import RunDirectory
-from bench.study.order import Slot
 from tasks.base import RecordTask, grid_of
 from tasks.before_runs import Probe
 from tasks.luigi_runtime import INVOCATION
@@ -74,5 +74,5 @@ def further_slots(directory: RunDirectory) -> list[Slot]:
 
 
 def _further(directory: RunDirectory, demanded: Mapping[str, int]) -> list[Slot]:
-    grid, repeats = grid_of(str(directory.path)), directory.study()["repeats"]
+    grid, repeats = grid_of(str(directory.path)), directory.study().repeats
     return [grid.slot(cell, repeat) for cell, most in demanded.items() for repeat in range(repeats + 1, most + 1)]

@@ -7,10 +7,10 @@ import luigi
 
 from bench.errors import StudyError
 from bench.records.run import Head, Outcome, ReportStage, read_head, read_record, write_record
+from bench.records.study import TRACED, Slot, run_name
 from bench.run.experiment_log import log_what_is_missing
 from bench.storage import read_json
-from bench.study.directory import RunDirectory, run_name
-from bench.study.order import TRACED, Slot
+from bench.study.directory import RunDirectory
 from tasks.base import DirectoryTask, RecordTask, grid_of
 from tasks.luigi_runtime import INVOCATION, at_exit, host_lock
 from tasks.progress import link_task

@@ -14,9 +14,9 @@ import luigi
 from bench.errors import StudyError
 from bench.records.base import convert
 from bench.records.run import Demand, Outcome, Run, read_head, read_record
+from bench.records.study import TRACED, Slot, run_name
 from bench.run.attempt import Report, execute
-from bench.study.directory import RunDirectory, run_name
-from bench.study.order import TRACED, Slot
+from bench.study.directory import RunDirectory
 from tasks.base import DirectoryTask, Exclusive, grid_of
 from tasks.before_runs import before_runs
 from tasks.luigi_runtime import INVOCATION, finishing, host_lock
@@ -111,7 +111,7 @@ class ExportSqlite(Stage):
         for slot in self.slots:
             # Another call of the same study may have done it meanwhile.
             if not self.is_done(slot):
-                export_trace(self.directory, grid_of(self.run_dir).cells[slot.cell], INVOCATION)
+                export_trace(self.directory, grid_of(self.run_dir).cell(slot.cell), INVOCATION)
 
 
 class ExtractLatency(Stage):
@@ -130,7 +130,7 @@ class ExtractLatency(Stage):
 
         for slot in self.slots:
             if not self.is_done(slot):
-                extract_metrics(self.directory, grid_of(self.run_dir).cells[slot.cell], INVOCATION)
+                extract_metrics(self.directory, grid_of(self.run_dir).cell(slot.cell), INVOCATION)
 
 
 # One run
@@ -183,7 +183,7 @@ def measure(directory: RunDirectory, slot: Slot, report: Report) -> None:
 
     try:
         made = execute(
-            directory, grid.cells[slot.cell], slot, INVOCATION, host_lock(), report_both,
+            directory, grid.cell(slot.cell), slot, INVOCATION, host_lock(), report_both,
             lambda: run_is_done(directory, slot),
         )  # fmt: skip
         # Until execute() returns a typed record.
@@ -197,7 +197,7 @@ def measure(directory: RunDirectory, slot: Slot, report: Report) -> None:
 
 
 def _title(directory: RunDirectory, slot: Slot) -> str:
-    asked = directory.study()["repeats"]
+    asked = directory.study().repeats
     if slot.repeat == TRACED:
         return "traced run"
     return f"repeat {slot.repeat}/{asked}" if slot.repeat <= asked else f"repeat {slot.repeat}, on demand"
@@ -223,7 +223,7 @@ def _part(report: Report, number: int, runs: Sequence[Slot]) -> Report:
 @cache
 def asked_slots(run_dir: str) -> dict[Slot, None]:
     """The runs that the study itself asks for, in measuring order; further ones are measured on demand."""
-    return dict.fromkeys(grid_of(run_dir).asked(RunDirectory(Path(run_dir)).study()["repeats"]))
+    return dict.fromkeys(grid_of(run_dir).asked(RunDirectory(Path(run_dir)).study().repeats))
 
 
 def asked_tasks(task: DirectoryTask) -> list[luigi.Task]:

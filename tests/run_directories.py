@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from msgspec import structs
 
 from bench.host.topology import Topology
+from bench.records.base import convert, plain
+from bench.records.study import Grid, Study
 from bench.study.directory import freeze
 from bench.study.grid import expand
 from bench.study.load import configs_folder, load_study
@@ -83,30 +86,31 @@ def build_run_directory(
     """
     topology = topology or topology_json()
     file = Path(config) if config.endswith(".yaml") else configs_folder() / f"{config}.yaml"
-    study = load_study(file, overrides)
-    device = study.settings["device"].replace("auto", "cuda" if topology["gpus"] else "cpu")
-    study.settings.update(
-        device=device,
-        profiler="nsys" if device == "cuda" else "torch",
-        binding=study.settings["binding"].replace("auto", "numactl"),
-    )
-    cells = expand(study, Topology.from_json(topology))
+    definition = load_study(file, overrides)
+    device = definition.settings.device.replace("auto", "cuda" if topology["gpus"] else "cpu")
+    resolved = {
+        "device": device,
+        "profiler": "nsys" if device == "cuda" else "torch",
+        "binding": definition.settings.binding.replace("auto", "numactl"),
+    }
+    study = convert(definition.as_json() | resolved, Study)
+    cells = expand(replace(definition, settings=study.settings), Topology.from_json(topology))
     for suffix, changes in (variants or {}).items():
         cells += [
-            replace(cell, name=f"{cell.name}_{suffix}", group=f"{cell.group}_{suffix}", **changes)
+            structs.replace(cell, name=f"{cell.name}_{suffix}", group=f"{cell.group}_{suffix}", **changes)
             for cell in cells
             if suffix not in cell.name
         ]
-    order = measuring_order([(cell.name, cell.group) for cell in cells], study.settings["repeats"], 0)
+    order = measuring_order([(cell.name, cell.group) for cell in cells], study.repeats, 0)
     path.mkdir(parents=True)
     for part in ("runs", "logs", "nsys_reports", "latency"):
         (path / part).mkdir()
     facts = fingerprint(topology)
-    freeze(path, study.as_json(), topology | {"fingerprint": facts}, cells, order)
+    freeze(path, study, topology | {"fingerprint": facts}, Grid(cells=tuple(cells), order=tuple(order)))
     near = {gpu["index"]: gpu["node"] for gpu in topology["gpus"]}
     start = datetime(2026, 11, 22, 18, tzinfo=UTC)
     for slot in order:
-        cell = next(cell for cell in cells if cell.name == slot.cell).as_json()
+        cell = plain(next(cell for cell in cells if cell.name == slot.cell))
         failure = (failures or {}).get(f"{slot.cell}_{slot.repeat}")
         start += timedelta(seconds=write_run(path, cell, slot, start, facts, near, failure, seed))
     if links:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.errors import StudyError
-from bench.records.base import DamagedRecord, Record, convert, read
+from bench.records.base import DamagedRecord, Record, read
 from bench.records.host import Check, Host, Preflight, Probe
 from bench.records.results import Damage, Results
 from bench.records.run import Export, Link, ProbeStage, Run, Stage
-from bench.records.study import Cell, Grid, Slot, Study
+from bench.records.study import Cell, Slot, Study
 from bench.records.trace import Metrics
-from bench.study.frozen import FRESH, read_frozen_study
+from bench.study.directory import RunDirectory, read_resolved_study
 
 Kind = TypeVar("Kind", bound=Record)
 
@@ -48,7 +48,7 @@ class RunData:
 def load(run_dir: Path | str) -> RunData:
     """Read a run directory. Raise StudyError if it has no resolved study or grid; damage is listed."""
     path = Path(run_dir)
-    study, grid = convert(read_frozen_study(path), Study), _read_grid(path)
+    study, grid = read_resolved_study(path), RunDirectory(path).grid()
     damaged: list[Damage] = []
 
     def records(pattern: str, kind: type[Kind]) -> Iterator[tuple[Path, Kind]]:
@@ -100,14 +100,6 @@ def measured_at(results: Results) -> str:
     """Start of the first run, ISO 8601 in UTC, which is not when the report was made; without runs it is that."""
     started = [run.started_at for cell in results.cells for run in cell.runs if run.started_at]
     return min(started, default=results.created_at)
-
-
-def _read_grid(path: Path) -> Grid:
-    file = path / "grid.json"
-    try:
-        return read(file, Grid)
-    except (DamagedRecord, OSError) as error:
-        raise StudyError(f"the grid of the study: {_what(error)}", str(file), FRESH) from None
 
 
 def _what(error: DamagedRecord | OSError) -> str:

@@ -13,10 +13,11 @@ from typing import Any
 import yaml
 
 from bench.errors import StudyError
+from bench.records.study import IndexEntry
 from bench.shape import TEXT, Each, Kind, Must, misfit
 from bench.storage import read_json, write_json, write_text
 from bench.study.directory import HOSTS, RunDirectory, new_directory, study_fingerprint, study_index, without_locks
-from bench.study.load import Study
+from bench.study.load import StudyDefinition
 
 SCHEMA = 1
 Record = dict[str, Any]
@@ -118,14 +119,16 @@ def is_cluster(path: Path) -> bool:
     return (path / "cluster.json").is_file()
 
 
-def find_or_make(study: Study, hosts: list[str], output_dir: Path, scheduler: str, fresh: bool) -> ClusterDirectory:
+def find_or_make(
+    study: StudyDefinition, hosts: list[str], output_dir: Path, scheduler: str, fresh: bool
+) -> ClusterDirectory:
     """The folder of this study on these hosts: the one it has, or a new one if there is none or `fresh`."""
     folder = output_dir.resolve() / study.name
     known_as = study_fingerprint(study.as_json() | {HOSTS: sorted(hosts)}, "")
     with study_index(folder) as index:
         entry = index.get(known_as)
-        if entry and not fresh and is_cluster(folder / entry["path"]):
-            return ClusterDirectory(folder / entry["path"])
+        if entry and not fresh and is_cluster(folder / entry.path):
+            return ClusterDirectory(folder / entry.path)
         made = ClusterDirectory(new_directory(folder, (HOSTS,)))
         write_text(made.study_file, study_text(study))
         made.write(
@@ -137,11 +140,11 @@ def find_or_make(study: Study, hosts: list[str], output_dir: Path, scheduler: st
                 "hosts": {host: {"jobs": []} for host in hosts},
             }
         )
-        index[known_as] = {"path": str(made.path.relative_to(folder)), "invocation": ""}
+        index[known_as] = IndexEntry(path=str(made.path.relative_to(folder)), invocation="")
         return made
 
 
-def study_text(study: Study) -> str:
+def study_text(study: StudyDefinition) -> str:
     """A study file that gives this study again."""
     values = study.as_json()
     if values["placements"] == "all":

@@ -10,8 +10,9 @@ from bench.cluster import slurm
 from bench.cluster.directory import ClusterDirectory, is_cluster
 from bench.cluster.job_record import DRAINED, ENDED, RUNNING, last_word
 from bench.errors import StudyError
+from bench.records.study import run_name
 from bench.run.record import NOT_RUNNABLE, OK, read_record
-from bench.study.directory import RunDirectory, run_name
+from bench.study.directory import RunDirectory
 from bench.units import plural
 
 DONE = "done"
@@ -59,7 +60,7 @@ def status(path: Path) -> ClusterStatus:
         return cluster_status(ClusterDirectory(path))
     directory = RunDirectory(path)
     try:
-        facts, study = directory.topology(), directory.study()["name"]
+        facts, study = directory.topology(), directory.study().name
         host = facts.get("host") or facts["fingerprint"]["host"]
     except (OSError, KeyError, TypeError, AttributeError):
         raise StudyError("not a run directory", str(path), "name a folder outputs/<study>/<date>/<time>") from None
@@ -105,7 +106,7 @@ def count_runs(directory: RunDirectory) -> Runs:
     asked, damage = None, ""
     try:
         if (directory.path / "grid.json").exists():
-            of_all = directory.grid().asked(directory.study()["repeats"])
+            of_all = directory.grid().asked(directory.study().repeats)
             asked = len({*records, *(run_name(slot.cell, slot.repeat) for slot in of_all)})
     except StudyError as error:
         damage = f"{error.where}: {error.what}"

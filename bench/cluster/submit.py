@@ -17,7 +17,7 @@ from bench.cluster.job import SIGNAL_BEFORE_S, split_address
 from bench.cluster.slurm import check_known, check_names
 from bench.cluster.status import DONE, WAITING, HostStatus, cluster_status
 from bench.errors import StudyError
-from bench.study.load import Study, configs_folder
+from bench.study.load import StudyDefinition, configs_folder
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*(=[^\s\"'\\`$]+)?")
 _SIGNAL = re.compile(r"signal=B:USR1@([1-9]\d{0,4})")
@@ -40,7 +40,7 @@ class Asked:
 
 
 def submit(
-    study: Study, hosts: list[str], asked: Asked, output_dir: Path, fresh: bool
+    study: StudyDefinition, hosts: list[str], asked: Asked, output_dir: Path, fresh: bool
 ) -> tuple[ClusterDirectory, dict[str, str]]:
     """Submit a job for each host that has none and is not done. Returns the folder and what became of each host.
 
@@ -88,7 +88,7 @@ def _why_not(status: HostStatus) -> str:
     return status.reason if status.state == WAITING else f"job {status.job_id} is {status.job_state.lower()}"
 
 
-def dry_run(study: Study, hosts: list[str], asked: Asked, output_dir: Path) -> str:
+def dry_run(study: StudyDefinition, hosts: list[str], asked: Asked, output_dir: Path) -> str:
     """The script of the first host, and whose scripts are the same but for the name."""
     _check(asked)
     clock = time.strftime("%Y-%m-%d/%H-%M-%S")

@@ -1,5 +1,6 @@
 """A run directory as typed records, damage listed."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +8,9 @@ from typing import Any
 
 from bench.errors import StudyError
 from bench.legacy import shapes
+from bench.records.base import plain
 from bench.shape import ANY, Each, Must, parse
-from bench.study.frozen import FRESH as _FRESH
-from bench.study.frozen import read_frozen_study
+from bench.study.directory import RunDirectory, read_resolved_study
 
 # --- load
 # A run directory as plain values. What is damaged or half written is named, and the rest is read.
@@ -51,8 +52,10 @@ class Stored:
 def load(run_dir: Path | str) -> Stored:
     """Read a run directory. Raise StudyError if it holds no resolved study or grid; damage is listed."""
     path = Path(run_dir)
-    study = read_frozen_study(path)
-    cells, order = _read_grid(path)
+    study = json.loads(json.dumps(plain(read_resolved_study(path))))
+    grid = RunDirectory(path).grid()
+    cells = tuple({**plain(cell), "key": cell.key} for cell in grid.cells)
+    order = tuple(plain(slot) for slot in grid.order)
     damaged: list[Damage] = []
 
     def records(pattern: str, shape: Any, wrong: Callable[[Record], str | None] = lambda _: None) -> list:
@@ -97,17 +100,6 @@ def read_results(run_dir: Path | str) -> Record:
         advice = f"make it again: numastudy report {run_dir}"
         raise StudyError(f"the results cannot be used: {results}", str(path), advice)
     return results
-
-
-def _read_grid(path: Path) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-    """The cells and the measuring order."""
-    file = path / "grid.json"
-    grid = _read_record(file, shapes.GRID)
-    if isinstance(grid, str):
-        raise StudyError(f"the grid of the study: {grid}", str(file), _FRESH)
-    if not grid["cells"]:
-        raise StudyError("the grid names no cells", str(file), _FRESH)
-    return tuple(grid["cells"]), tuple(grid["order"])
 
 
 def _read_record(file: Path, shape: Any) -> Record | str:

@@ -10,9 +10,10 @@ from scipy import stats
 from bench.errors import StudyError
 from bench.legacy.statistics import CONFIDENCE_AFTER_LOOKS, MARGIN, Comparison, Estimate, estimate_pairs
 from bench.legacy.verdicts import MAX_REPEATS
+from bench.records.base import plain
+from bench.records.study import TRACED
 from bench.run.record import OK, read_record
 from bench.study.directory import RunDirectory
-from bench.study.order import TRACED
 
 # --- demand
 # Which cells need more timed runs than the study asks for: for precision, or because a pair was disturbed.
@@ -25,7 +26,7 @@ def demanded(directory: RunDirectory) -> dict[str, int]:
 
     The number for a cell never falls while records are added, so that asking again after each round ends.
     """
-    study = directory.study()
+    study = plain(directory.study())
     needed = _for_disturbed(directory, study["repeats"], study["disturbed_repeats"])
     if study["target_precision"]:
         for cell, repeats in _for_precision(directory, study).items():
@@ -58,8 +59,8 @@ def _compared(directory: RunDirectory) -> dict[str, set[str]]:
     for slot in grid.order:
         groups.setdefault(slot.group, set()).add(slot.cell)
     found = {cell: group - {cell} for group in groups.values() if len(group) > 1 for cell in group}
-    entries = [grid_entry(cell.as_json()) for cell in grid.cells.values()]
-    for axis in axes(entries, directory.study()):
+    entries = [grid_entry({**plain(cell), "key": cell.key}) for cell in grid.cells]
+    for axis in axes(entries, plain(directory.study())):
         for base, other in matched(axis, entries):
             found.setdefault(base["name"], set()).add(other["name"])
             found.setdefault(other["name"], set()).add(base["name"])

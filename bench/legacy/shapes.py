@@ -2,13 +2,13 @@
 
 import re
 
+from bench.records.study import TRACED
 from bench.run.record import OK, OUTCOMES
 from bench.shape import ANY, COUNT, FLAG, NAME, NUMBER, PLAIN, POSITIVE, TEXT, TEXTS, Each, Kind, Must, OneOf
-from bench.study.frozen import GRID, REPEAT
-from bench.study.order import TRACED
 
-__all__ = ["EXPORT", "GRID", "LINK", "METRICS", "PREFLIGHT", "PROBE", "RESULTS", "RUN", "TOPOLOGY", "wrong_run"]
+__all__ = ["EXPORT", "LINK", "METRICS", "PREFLIGHT", "PROBE", "RESULTS", "RUN", "TOPOLOGY", "wrong_run"]
 
+REPEAT = Kind(f"a repeat or {TRACED!r}", lambda value: value == TRACED or (COUNT.fits(value) and 0 < value < 10**6))
 SPREAD = Each(NUMBER)
 STAGE = {"status": Must(OneOf(OUTCOMES)), "reason": TEXT, "advice": TEXT, "invocation": TEXT}
 

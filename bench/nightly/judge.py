@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 from sqlite_utils import Database
 
 from bench.compare import fingerprint_differences
@@ -18,8 +19,9 @@ from bench.legacy.load import read_results
 from bench.legacy.statistics import Estimate, Sample, estimate
 from bench.legacy.verdicts import Verdict, decided, percent, told
 from bench.nightly.folder import OK, SLOWER, second_measurements
+from bench.records.study import Grid
 from bench.storage import write_json
-from bench.study.directory import RunDirectory, freeze, most_repeats, new_directory
+from bench.study.directory import RunDirectory, freeze, new_directory
 from bench.study.order import measuring_order
 
 # --- baseline
@@ -570,9 +572,9 @@ def measure_again(folder: Path, label: str, first: Path, cells: list[str], invoc
 
 
 def _small_study(first: RunDirectory, names: list[str], invocation: str) -> Path:
-    study = first.study() | {"again_of": str(first.path), "created_by": invocation, "measure_link": False}
-    cells = [cell for cell in first.grid().cells.values() if cell.name in names]
-    order = measuring_order([(cell.name, cell.group) for cell in cells], most_repeats(study), study["seed"])
+    study = structs.replace(first.study(), again_of=str(first.path), created_by=invocation, measure_link=False)
+    cells = tuple(cell for cell in first.grid().cells if cell.name in names)
+    order = measuring_order([(cell.name, cell.group) for cell in cells], study.most_repeats, study.seed)
     path = new_directory(first.path.parents[1])
-    freeze(path, study, first.topology(), cells, order)
+    freeze(path, study, first.topology(), Grid(cells=cells, order=tuple(order)))
     return path

@@ -288,7 +288,7 @@ class Cell(Settings, frozen=True, kw_only=True):
         values: dict[str, Any] = {key: getattr(self, key) for key in _ALWAYS_IN_KEY}
         model = self.model
         values["model"] = {key: getattr(model, key) for key in ("patch_size", "depth", "dim", "heads")}
-        defaults = _IN_KEY_UNLESS_DEFAULT.items()
+        defaults = OPTIONAL_IN_KEY.items()
         values |= {key: getattr(self, key) for key, default in defaults if getattr(self, key) != default}
         # By json.dumps, whose spaces are part of what is hashed: another text would begin a new series.
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
@@ -317,7 +317,8 @@ class Cell(Settings, frozen=True, kw_only=True):
         return self.output_bytes if self.copies_out else 0
 
 
-_IN_KEY_UNLESS_DEFAULT = {
+# Settings that are part of a cell's key only where they are not at this default.
+OPTIONAL_IN_KEY: dict[str, Any] = {
     setting.name: setting.default
     for setting in msgspec.structs.fields(Settings)
     if setting.name not in (*_ALWAYS_IN_KEY, *_NEVER_IN_KEY)
@@ -418,3 +419,15 @@ class Study(StudySettings, frozen=True, kw_only=True):
         """Repeats that have a place in the order: asked for, allowed by target_precision, and for disturbed pairs."""
         wanted = max(self.repeats, self.max_repeats) if self.target_precision else self.repeats
         return wanted + self.disturbed_repeats
+
+
+class IndexEntry(Record, frozen=True, kw_only=True):
+    """Of index.json of a study's folder, by the study's fingerprint: its run directory, and the call that made it.
+
+    path: relative to the folder, and inside it.
+    """
+
+    path: Annotated[
+        str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,+=-]{0,254}(/[A-Za-z0-9][A-Za-z0-9_.,+=-]{0,254})*(?!\n)$")
+    ]
+    invocation: str

@@ -10,8 +10,8 @@ from typing import Any
 import sqlite_utils
 
 from bench.legacy.aggregate import told_outcome
+from bench.records.study import OPTIONAL_IN_KEY
 from bench.storage import whole_database
-from bench.study.cell import LATER_SETTINGS
 from bench.units import bandwidth, microseconds, percent, rate
 
 # --- spreadsheet
@@ -46,7 +46,7 @@ def _cell(value: Any) -> Any:
 Record = dict[str, Any]
 _SETTINGS = (
     *("batch_size", "num_samples", "image_size", "memory_size_mb", "buffers", "dtype", "compile_model", "cuda_graph"),
-    *LATER_SETTINGS,
+    *OPTIONAL_IN_KEY,
     *("device", "profiler", "binding"),
 )
 

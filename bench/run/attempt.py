@@ -13,6 +13,8 @@ from bench.host.binding import trial_bind
 from bench.host.monitor import Monitor
 from bench.host.peers import NoPeers, Peer
 from bench.host.topology import Topology
+from bench.records.base import plain
+from bench.records.study import TRACED, Cell, Slot, run_name
 from bench.run.child import ChildEnd, Process, log_tail, scratch_folder, workload_argv
 from bench.run.experiment_log import Progress, log_runs
 from bench.run.forkserver import FORK, SERVERS, how_to_start, served
@@ -32,9 +34,7 @@ from bench.run.record import (
     write_record,
 )
 from bench.storage import write_json, write_text
-from bench.study.cell import Cell
-from bench.study.directory import RunDirectory, run_name
-from bench.study.order import TRACED, Slot
+from bench.study.directory import RunDirectory
 from bench.trace.profilers import Profiler, get_profiler
 
 # --- starts
@@ -122,6 +122,7 @@ def _words(pid: int) -> str:
 # --- step_aside
 # Keep the process that waits off the CPUs where the measured one runs.
 
+
 @contextmanager
 def step_aside(host: Topology, cpu_node: int, binding: str) -> Iterator[set[int]]:
     """Move this process to allowed CPUs outside cpu_node, if there are any; back at the end. Yields where it was."""
@@ -174,14 +175,14 @@ class _Measured:
     ) -> None:
         self._directory, self._cell, self._peers, self._append_logs = directory, cell, peers, append_logs
         self._host, self._block = directory.host(), slot.block
-        self.start = how_to_start(directory.study()["start"], slot, cell.concurrent_gpus)
+        self.start = how_to_start(directory.study().start, slot, cell.concurrent_gpus)
         self._trace = directory.report(cell.name)
         self._profiler = get_profiler(cell.profiler) if slot.repeat == TRACED else None
         self._progress = Progress(scratch / "progress")
         run, result = run_name(cell.name, slot.repeat), scratch / "result.json"
         cell_file = directory.path / "cells" / f"{cell.name}.json"
         if not cell_file.exists():
-            write_json(cell_file, cell.as_json())
+            write_json(cell_file, plain(cell))
         mode = "traced" if self._profiler else "timed"
         argv = workload_argv(cell_file, mode, result, "--progress", str(scratch / "progress"), *peers.options)
         self._process = Process(cell, argv, (directory.log(run, "stdout"), directory.log(run, "stderr")), result)
@@ -322,7 +323,7 @@ def _before_the_start(directory: RunDirectory, cell: Cell, slot: Slot, invocatio
     if cell.reason:
         advice = "choose a GPU and nodes that numastudy doctor lists"
         return failure(NOT_RUNNABLE, cell.reason, advice) | {"by_grid": True}
-    for earlier in range(1, slot.repeat if slot.repeat != TRACED else directory.study()["repeats"] + 1):
+    for earlier in range(1, slot.repeat if slot.repeat != TRACED else directory.study().repeats + 1):
         record = read_head(directory.record(cell.name, earlier))
         if record and record["status"] in LASTING and record["invocation"] == invocation:
             return failure(record["status"], f"as repeat {earlier}: {record['reason']}", record["advice"])

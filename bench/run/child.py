@@ -14,11 +14,11 @@ from typing import Any, BinaryIO, Protocol
 
 from bench.errors import StudyError
 from bench.host.binding import KILLED, bind_prefix, explain_bind_failure, explain_kill
+from bench.records.study import Cell
 from bench.run.lock import HostLock
 from bench.run.processes import adopt_orphans, die_with, end_adopted, end_session, start_ticks
 from bench.run.record import BIND_FAILED, CRASHED, MISPLACED, OK, OOM, TIMEOUT, failure
 from bench.storage import process_identity, read_json, remove_stale
-from bench.study.cell import Cell
 
 # --- child
 # Start one measured process in a session of its own, watch it, and leave nothing of it behind.

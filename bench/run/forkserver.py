@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
+from bench.records.study import TRACED, Slot
 from bench.run.child import Launch, NotStarted, Start, start_process
 from bench.run.processes import end_session, start_ticks
-from bench.study.order import TRACED, Slot
 
 EXEC, FORK = "exec", "fork"
 _PROGRAM, _SERVER = ["-m", "bench.workload"], ["-m", "bench.workload.serve"]

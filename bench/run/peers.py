@@ -3,16 +3,19 @@
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from bench.host.peers import FOUND, Peer, choose_peers
+from bench.records.base import plain
+from bench.records.study import Cell
 from bench.run.child import ChildEnd, Process, workload_argv
 from bench.run.lock import HostLock
 from bench.run.record import CRASHED, OK, TIMEOUT, failure, read_record
 from bench.storage import write_json
-from bench.study.cell import Cell
 from bench.study.directory import RunDirectory
 
 # For a peer to write its result when the measured process is through, and to end after a timeout of both.
@@ -116,7 +119,7 @@ class Peers:
         name = f"{run}_peer_gpu{peer.gpu}"
         own = peer_cell(cell, peer)
         cell_file = directory.path / "cells" / f"{cell.name}_peer_gpu{peer.gpu}.json"
-        write_json(cell_file, own.as_json())
+        write_json(cell_file, plain(own))
         result = self._barrier.parent / f"peer_gpu{peer.gpu}.json"
         logs = directory.log(name, "stdout"), directory.log(name, "stderr")
         return Process(own, workload_argv(cell_file, "load", result, *self.options), logs, result)
@@ -163,10 +166,10 @@ def probed_nodes(directory: RunDirectory) -> dict[int, int | None]:
 
 def peer_cell(cell: Cell, peer: Peer) -> Cell:
     """What a peer executes: the measured cell on another GPU and node. The workload knows of concurrent_load."""
-    own = replace(cell, gpu=peer.gpu, gpu_uuid=peer.gpu_uuid)
+    own = structs.replace(cell, gpu=peer.gpu, gpu_uuid=peer.gpu_uuid)
     if cell.concurrent_placement == FOUND:
-        return replace(own, binding="none")
-    return replace(own, cpu_node=peer.node, mem_node=peer.node)
+        return structs.replace(own, binding="none")
+    return structs.replace(own, cpu_node=peer.node, mem_node=peer.node)
 
 
 def failed_at(process: Process, ended_at_s: float) -> float:

@@ -3,23 +3,25 @@
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from bench.errors import StudyError
+from bench.records.base import plain
+from bench.records.study import OPTIONAL_IN_KEY, TRACED, Cell
 from bench.run.attempt import Report, step_aside
 from bench.run.child import Process, scratch_folder
 from bench.run.lock import HostLock
 from bench.run.record import CRASHED, NOT_RUNNABLE, OK, TRACE_FAILED, failure, passed_on, read_record, write_record
 from bench.storage import write_json
-from bench.study.cell import LATER_SETTINGS, Cell
 from bench.study.directory import RunDirectory
-from bench.study.order import TRACED
 from bench.trace.profilers import get_profiler
 
 # --- export
 # The export stage: a traced run's profile becomes SQLite, or a record that says why not.
+
 
 def export_trace(directory: RunDirectory, cell: Cell, invocation: str) -> dict[str, Any]:
     """Write nsys_reports/<cell>.sqlite and its record. A failed run is passed on."""
@@ -53,6 +55,7 @@ def export_trace(directory: RunDirectory, cell: Cell, invocation: str) -> dict[s
 
 # --- extract
 # The metrics stage: SQLite becomes the contract metrics, or a record that says why not.
+
 
 def extract_metrics(directory: RunDirectory, cell: Cell, invocation: str) -> dict[str, Any]:
     """Write latency/<cell>.json. Bytes and batches must be those of the run (conservation), else trace_failed."""
@@ -107,7 +110,7 @@ def _check_gpu(cell: Cell, devices: list[dict[str, Any]]) -> None:
 
 def _apply_retention(directory: RunDirectory, cell: Cell, status: str) -> None:
     """keep: every trace stays; failed: those of cells that went well go; none: all go."""
-    retention = directory.study()["retention"]
+    retention = directory.study().retention
     if retention == "keep" or (retention == "failed" and status not in (OK, NOT_RUNNABLE)):
         return
     directory.sqlite(cell.name).unlink(missing_ok=True)
@@ -140,7 +143,7 @@ def measure_link(
 ) -> dict[str, Any]:
     """Write links/<name>.json: what was measured, or an outcome that says why nothing was."""
     cell_file = directory.path / "cells" / f"link_{name}.json"
-    write_json(cell_file, cell.as_json())
+    write_json(cell_file, plain(cell))
     lock.acquire(str(directory.path), lambda holder: report(holder, 1))
     report("measuring the link", 50)
     begin = time.monotonic()
@@ -176,4 +179,4 @@ def _outcome(process: Process, directory: RunDirectory, lock: HostLock) -> dict[
 
 def _plain(cell: Cell) -> Cell:
     """The cell as far as the link is concerned."""
-    return replace(cell, timeout_s=TIMEOUT_S, **{setting: getattr(Cell, setting) for setting in LATER_SETTINGS})
+    return structs.replace(cell, timeout_s=TIMEOUT_S, **OPTIONAL_IN_KEY)

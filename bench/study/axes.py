@@ -1,30 +1,32 @@
-"""The axes of a study and their combinations."""
+"""What a study varies, the combinations that it makes, and the names of their cells."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, product
-from typing import Any
+from typing import Any, TypeVar
+
+from msgspec import structs
 
 from bench.errors import StudyError
-from bench.study.model import Model, default_heads, parse_model
+from bench.records.study import Model, Placement, Settings
 from bench.study.settings import (
     AXIS_KEYS,
     SETTINGS,
     SHAPE,
-    Placement,
     check_keys,
+    default_heads,
     not_json,
     read_id,
     read_list,
+    read_model,
     read_placement,
 )
 
-# --- axes
-# What a study varies: axes that are crossed, lists that go together, combinations left out and added.
-
+SettingsKind = TypeVar("SettingsKind", bound=Settings)
+MOST_COMBINATIONS = 100_000
 Values = tuple[Any, ...]
-# These take the place of the study's own list; what is left after folding them in are settings and shapes.
+# As axes these replace the study's own list; the others are settings and parts of a shape.
 FOLDED = ("gpu_ids", "placements", "model")
 
 
@@ -32,8 +34,8 @@ FOLDED = ("gpu_ids", "placements", "model")
 class Axes:
     """Values by key: gpu_ids (int), placements (CPU node, memory node), model (Model), parts of a shape, settings.
 
-    crossed: every value with every other. zipped: the n-th values of each key together; at each place stands a
-    tuple of alternatives. exclude: a combination that matches all keys of one of these is dropped. include: added.
+    crossed: every value with every other. zipped: the n-th values of each key together; each place is a tuple of
+    alternatives. exclude: a combination that matches all keys of one of these is dropped. include: added.
     """
 
     crossed: dict[str, Values] = field(default_factory=dict)
@@ -47,14 +49,14 @@ class Axes:
         return {key for part in (self.crossed, *self.zipped, *self.include) for key in part}
 
     def without(self, keys: Iterable[str]) -> "Axes":
-        """The same without these axes; of lists that go together the others stay."""
+        """The same without these axes; of zipped lists the others stay."""
         gone = set(keys)
         left = ({key: values for key, values in zipped.items() if key not in gone} for zipped in self.zipped)
         crossed = {key: values for key, values in self.crossed.items() if key not in gone}
         return replace(self, crossed=crossed, zipped=tuple(zipped for zipped in left if zipped))
 
     def as_json(self) -> dict[str, Any]:
-        """As a study file would say it; only what is there."""
+        """As in a study file, without empty parts."""
         zipped = [
             {key: [_single([_plain(v) for v in place]) for place in values] for key, values in one.items()}
             for one in self.zipped
@@ -70,16 +72,16 @@ def axis_key(key: str) -> str:
 
 
 def read_axes(values: Mapping[str, Any], at: Callable[[str], str]) -> Axes:
-    """From the keys axes, zip, exclude and include; at: where a key stands. Raise StudyError naming the value."""
+    """From the keys axes, zip, exclude and include; at: the place of a key, for errors. Raise StudyError."""
     return Axes(
         crossed=read_crossed(values.get("axes"), at("axes")),
         zipped=tuple(_read_zip(one, f"{at('zip')}[{index}]") for index, one in enumerate(_optional(values, "zip", at))),
         exclude=tuple(
-            _read_match(one, f"{at('exclude')}[{index}]", read_named)
+            _read_match(one, f"{at('exclude')}[{index}]", _read_pattern)
             for index, one in enumerate(_optional(values, "exclude", at))
         ),
         include=tuple(
-            _read_match(one, f"{at('include')}[{index}]", parse_model)
+            _read_match(one, f"{at('include')}[{index}]", read_model)
             for index, one in enumerate(_optional(values, "include", at))
         ),
     )
@@ -95,23 +97,23 @@ def check_once(axes: Axes, where: str) -> None:
             seen.add(key)
 
 
-def read_crossed(value: Any, where: str) -> dict[str, Values]:
-    """{key: values}; equal values are kept once, models excepted. The whole value of a place may be "all"."""
-    crossed: dict[str, Values] = {}
+def read_crossed(value: Any, where: str) -> dict[str, Any]:
+    """Values by key; equal ones are kept once, models excepted. Of GPUs and nodes the text "all" may take their place,
+    which then replaces that of the study."""
+    crossed: dict[str, Any] = {}
     for key, items in ({} if value is None else _mapping(value, where)).items():
         if items == "all" and key in ("gpu_ids", "numa_nodes"):
-            found: Values | str = "all"
-        else:
-            listed = enumerate(read_list(items, f"{where}.{key}"))
-            found = tuple(atom for i, item in listed for atom in _atoms(key, item, f"{where}.{key}[{i}]", parse_model))
-            found = found if axis_key(key) == "model" else tuple(dict.fromkeys(found))
-        crossed[axis_key(key)] = found
+            crossed[axis_key(key)] = "all"
+            continue
+        listed = enumerate(read_list(items, f"{where}.{key}"))
+        values = tuple(atom for i, item in listed for atom in _atoms(key, item, f"{where}.{key}[{i}]", read_model))
+        crossed[axis_key(key)] = values if axis_key(key) == "model" else tuple(dict.fromkeys(values))
     return crossed
 
 
-def read_named(value: Any, where: str) -> "Model | str":
+def _read_pattern(value: Any, where: str) -> Model | str:
     """A model to look for: with its heads if they are given, else by its name."""
-    model = parse_model(value, where)
+    model = read_model(value, where)
     return model if isinstance(value, Mapping) and "heads" in value else model.name
 
 
@@ -119,44 +121,42 @@ def _read_zip(value: Any, where: str) -> dict[str, tuple[Values, ...]]:
     zipped: dict[str, tuple[Values, ...]] = {}
     for key, items in _mapping(value, where).items():
         places = enumerate(read_list(items, f"{where}.{key}"))
-        zipped[axis_key(key)] = tuple(_atoms(key, item, f"{where}.{key}[{i}]", parse_model) for i, item in places)
+        zipped[axis_key(key)] = tuple(_atoms(key, item, f"{where}.{key}[{i}]", read_model) for i, item in places)
     lengths = {key: len(places) for key, places in zipped.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{key} has {length}" for key, length in lengths.items())
-        raise StudyError(f"lists that vary together are equally long: {told}", where, "give each the same length")
+        counts = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+        raise StudyError(f"lists that vary together are equally long: {counts}", where, "give each the same length")
     return zipped
 
 
-def _read_match(value: Any, where: str, read_model: Callable[[Any, str], Any]) -> dict[str, Values]:
-    return {
-        axis_key(key): _atoms(key, item, f"{where}.{key}", read_model) for key, item in _mapping(value, where).items()
-    }
+def _read_match(value: Any, where: str, reader: Callable[[Any, str], Any]) -> dict[str, Values]:
+    return {axis_key(key): _atoms(key, item, f"{where}.{key}", reader) for key, item in _mapping(value, where).items()}
 
 
-def _atoms(key: str, value: Any, where: str, read_model: Callable[[Any, str], Any]) -> Values:
+def _atoms(key: str, value: Any, where: str, reader: Callable[[Any, str], Any]) -> Values:
     """The values that `value` stands for: itself, or each one of a list."""
     several = isinstance(value, list | tuple)
     if key == "placements" and several and value and not isinstance(value[0], list | tuple):
         several = False  # a single [CPU node, memory node]
     if several:
         listed = enumerate(read_list(value, where))
-        return tuple(_atom(key, item, f"{where}[{index}]", read_model) for index, item in listed)
-    return (_atom(key, value, where, read_model),)
+        return tuple(_atom(key, item, f"{where}[{index}]", reader) for index, item in listed)
+    return (_atom(key, value, where, reader),)
 
 
-def _atom(key: str, value: Any, where: str, read_model: Callable[[Any, str], Any]) -> Any:
+def _atom(key: str, value: Any, where: str, reader: Callable[[Any, str], Any]) -> Any:
     if key == "placements":
         return read_placement(value, where)
     if key == "numa_nodes":
         return (read_id(value, where),) * 2
     if key in ("model", "models"):
-        return read_model(value, where)
+        return reader(value, where)
     if key not in SETTINGS:
         return read_id(value, where)
     read = SETTINGS[key].read(value, where)
     if read == "auto":
         named = ", ".join(choice for choice in SETTINGS[key].choices if choice != "auto")
-        raise StudyError("auto is no value of an axis", where, f"name what it stands for: {named}")
+        raise StudyError("auto cannot be a value of an axis", where, f"write one of {named}")
     return read
 
 
@@ -194,30 +194,28 @@ def _single(values: list[Any]) -> Any:
     return values[0] if len(values) == 1 else values
 
 
-# --- combinations
-# Every combination that a study asks for, before any host is looked at.
-
-MOST = 100_000
-Point = dict[str, Any]
-
-
 @dataclass(frozen=True)
 class Combination:
-    """copy: how often the same model stood in the study's list before; settings: those that differ from its own;
-    added: by include, which exclude does not look at."""
+    """copy: how often the study's list has the same model before this one; changes: the settings that differ from the
+    study's own; added: by include, which exclude does not apply to."""
 
     gpu: int
     placement: Placement
     model: Model
     copy: int
-    settings: dict[str, Any]
+    changes: dict[str, Any]
     added: bool = False
 
-    def value(self, key: str, base: dict[str, Any]) -> Any:
-        if key in SHAPE or key == "model":
-            return self.model if key == "model" else getattr(self.model, key)
-        own = {"gpu_ids": self.gpu, "placements": self.placement}
-        return own[key] if key in own else self.settings.get(key, base[key])
+    def settings(self, base: SettingsKind) -> SettingsKind:
+        return structs.replace(base, **self.changes) if self.changes else base
+
+    def value(self, key: str, base: Settings) -> Any:
+        if key == "model":
+            return self.model
+        if key in SHAPE:
+            return getattr(self.model, key)
+        own = {"gpu_ids": self.gpu, "placements": self.placement} | self.changes
+        return own[key] if key in own else getattr(base, key)
 
 
 def combinations(
@@ -225,13 +223,13 @@ def combinations(
     placements: Sequence[Placement],
     models: Sequence[Model],
     axes: Axes,
-    base: dict[str, Any],
+    base: Settings,
     where: str,
 ) -> list[Combination]:
     """GPU x placement x model x axes, in this order, without those excluded; then those included.
 
     base: the study's own settings. A combination that arises twice is kept once.
-    Raise StudyError for more than MOST, and for none.
+    Raise StudyError for more than MOST_COMBINATIONS, and for none.
     """
     own = _own(gpus, placements, models)
     grid = _grid(own, axes)
@@ -241,7 +239,7 @@ def combinations(
     found: dict[Any, Combination] = {}
     more = (replace(one, added=True) for points in added for one in _product(points, base))
     for one in chain(kept, more):
-        found.setdefault((one.gpu, one.placement, one.model, one.copy, tuple(sorted(one.settings.items()))), one)
+        found.setdefault((one.gpu, one.placement, one.model, one.copy, tuple(sorted(one.changes.items()))), one)
     if not found:
         raise StudyError("exclude drops every combination", where, "leave at least one")
     return list(found.values())
@@ -252,7 +250,7 @@ def idle_excludes(
     placements: Sequence[Placement],
     models: Sequence[Model],
     axes: Axes,
-    base: dict[str, Any],
+    base: Settings,
 ) -> list[int]:
     """Which entries of axes.exclude match nothing: misspelt perhaps, or of values that a command line replaced."""
     idle = dict(enumerate(axes.exclude))
@@ -264,83 +262,15 @@ def idle_excludes(
     return list(idle)
 
 
-def _own(gpus: Sequence[int], placements: Sequence[Placement], models: Sequence[Model]) -> dict[str, list[Point]]:
-    return {
-        "gpu_ids": [{"gpu_ids": gpu} for gpu in gpus],
-        "placements": [{"placements": placement} for placement in placements],
-        "model": _numbered(models),
-    }
-
-
-def _grid(own: dict[str, list[Point]], axes: Axes) -> list[list[Point]]:
-    zips = [_points_of_zip(zipped) for zipped in axes.zipped]
-    zipped = {key for one in axes.zipped for key in one}
-    return [*(points for key, points in own.items() if key not in zipped), *_crossed(axes.crossed), *zips]
-
-
-def _numbered(models: Sequence[Model]) -> list[Point]:
-    seen: dict[Model, int] = {}
-    points = []
-    for model in models:
-        points.append({"model": model, "copy": seen.get(model, 0)})
-        seen[model] = seen.get(model, 0) + 1
-    return points
-
-
-def _points_of_zip(zipped: dict[str, tuple[tuple[Any, ...], ...]]) -> list[Point]:
-    """One point for each place; several where alternatives stand at it."""
-    points = []
-    for places in zip(*zipped.values(), strict=True):
-        points += [dict(zip(zipped, values, strict=True)) for values in product(*places)]
-    return points
-
-
-def _crossed(entry: dict[str, tuple[Any, ...]]) -> list[list[Point]]:
-    return [[{key: value} for value in values] for key, values in entry.items()]
-
-
-def _product(dimensions: Iterable[list[Point]], base: dict[str, Any]) -> Iterator[Combination]:
-    for points in product(*dimensions):
-        merged: Point = {}
-        for point in points:
-            merged |= point
-        shape = {key: merged.pop(key) for key in SHAPE if key in merged}
-        gpu, placement, model = (merged.pop(key) for key in ("gpu_ids", "placements", "model"))
-        copy = merged.pop("copy", 0)
-        settings = {key: value for key, value in merged.items() if value != base[key]}
-        if len(shape) == len(SHAPE):
-            copy = 0  # the shape alone says which model it is, whatever the study lists
-        yield Combination(gpu, placement, reshaped(model, shape), copy, settings)
-
-
-def reshaped(model: Model, shape: dict[str, int]) -> Model:
+def reshaped(model: Model, shape: Mapping[str, int]) -> Model:
     """The model with parts of its shape replaced. Without compute it has no shape, unless all of it is given."""
     if not shape or not (model.computes or len(shape) == len(SHAPE)):
         return model
     heads = default_heads(shape["dim"]) if "dim" in shape else model.heads
-    return replace(model, **shape, heads=heads)
+    return structs.replace(model, **shape, heads=heads)
 
 
-def _matches(one: Combination, entry: dict[str, tuple[Any, ...]], base: dict[str, Any]) -> bool:
-    for key, allowed in entry.items():
-        value = one.value(key, base)
-        if value not in allowed and not (key == "model" and value.name in allowed):
-            return False
-    return True
-
-
-def _check_size(grids: list[list[list[Point]]], where: str) -> None:
-    count = sum(math.prod(len(points) for points in grid) for grid in grids)
-    if count > MOST:
-        raise StudyError(
-            f"{count:,} combinations, allowed are {MOST:,}", where, "vary less at once, or make several studies of it"
-        )
-
-
-# --- names
-# What the cells of a study are called, and which of them are measured side by side.
-
-def named(combinations: Iterable[Combination], base: dict[str, Any]) -> Iterator[tuple[Combination, str, str]]:
+def name_cells(combinations: Iterable[Combination]) -> Iterator[tuple[Combination, str, str]]:
     """(combination, name of its cell, group) for each; names are unique.
 
     `pipeline_gpu{N}_numa{memory node}_vit{patch}x{depth}x{dim}` and a suffix for each thing that differs: the CPU
@@ -350,15 +280,88 @@ def named(combinations: Iterable[Combination], base: dict[str, Any]) -> Iterator
     first_heads: dict[str, int] = {}
     for one in combinations:
         model = one.model
-        what = [model.name]
-        if first_heads.setdefault(model.name, model.heads) != model.heads:
-            what.append(f"heads{model.heads}")
-        what += [setting.told(one.settings[key]) for key, setting in SETTINGS.items() if key in one.settings]
+        suffixes = [f"heads{model.heads}"] if first_heads.setdefault(model.name, model.heads) != model.heads else []
+        suffixes += [
+            setting.axis.suffix_of(one.changes[key])
+            for key, setting in SETTINGS.items()
+            if key in one.changes and setting.axis
+        ]
         cpu_node, mem_node = one.placement
         name = [f"pipeline_gpu{one.gpu}_numa{mem_node}", model.name]
         if cpu_node != mem_node:
             name.append(f"cpu{cpu_node}")
-        name += what[1:]
+        name += suffixes
         if one.copy:
             name.append("again" if one.copy == 1 else f"again{one.copy}")
-        yield one, "_".join(name), "_".join([f"gpu{one.gpu}", *what])
+        yield one, "_".join(name), "_".join([f"gpu{one.gpu}", model.name, *suffixes])
+
+
+# The values of some keys that go together.
+_Point = dict[str, Any]
+
+
+def _own(gpus: Sequence[int], placements: Sequence[Placement], models: Sequence[Model]) -> dict[str, list[_Point]]:
+    return {
+        "gpu_ids": [{"gpu_ids": gpu} for gpu in gpus],
+        "placements": [{"placements": placement} for placement in placements],
+        "model": _numbered(models),
+    }
+
+
+def _grid(own: dict[str, list[_Point]], axes: Axes) -> list[list[_Point]]:
+    zips = [_points_of_zip(zipped) for zipped in axes.zipped]
+    zipped = {key for one in axes.zipped for key in one}
+    return [*(points for key, points in own.items() if key not in zipped), *_crossed(axes.crossed), *zips]
+
+
+def _numbered(models: Sequence[Model]) -> list[_Point]:
+    seen: dict[Model, int] = {}
+    points = []
+    for model in models:
+        points.append({"model": model, "copy": seen.get(model, 0)})
+        seen[model] = seen.get(model, 0) + 1
+    return points
+
+
+def _points_of_zip(zipped: dict[str, tuple[Values, ...]]) -> list[_Point]:
+    """One point for each place; several where it has alternatives."""
+    points = []
+    for places in zip(*zipped.values(), strict=True):
+        points += [dict(zip(zipped, values, strict=True)) for values in product(*places)]
+    return points
+
+
+def _crossed(entry: dict[str, Values]) -> list[list[_Point]]:
+    return [[{key: value} for value in values] for key, values in entry.items()]
+
+
+def _product(dimensions: Iterable[list[_Point]], base: Settings) -> Iterator[Combination]:
+    for points in product(*dimensions):
+        merged: _Point = {}
+        for point in points:
+            merged |= point
+        shape = {key: merged.pop(key) for key in SHAPE if key in merged}
+        gpu, placement, model = (merged.pop(key) for key in ("gpu_ids", "placements", "model"))
+        copy = merged.pop("copy", 0)
+        changes = {key: value for key, value in merged.items() if value != getattr(base, key)}
+        if len(shape) == len(SHAPE):
+            copy = 0  # the whole shape is given: it identifies the model, whatever the study lists
+        yield Combination(gpu, placement, reshaped(model, shape), copy, changes)
+
+
+def _matches(one: Combination, entry: dict[str, Values], base: Settings) -> bool:
+    for key, allowed in entry.items():
+        value = one.value(key, base)
+        if value not in allowed and not (key == "model" and value.name in allowed):
+            return False
+    return True
+
+
+def _check_size(grids: list[list[list[_Point]]], where: str) -> None:
+    count = sum(math.prod(len(points) for points in grid) for grid in grids)
+    if count > MOST_COMBINATIONS:
+        raise StudyError(
+            f"{count:,} combinations, allowed are {MOST_COMBINATIONS:,}",
+            where,
+            "vary less at once, or make several studies of it",
+        )

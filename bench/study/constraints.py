@@ -1,188 +1,169 @@
-"""Combinations that no host can run, or that would measure what another one measures."""
+"""Cells that cannot be measured: settings that contradict each other, and what this host does not have."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from bench.errors import StudyError
-from bench.study.model import Model, check_model
-from bench.study.settings import SETTINGS
+from bench.host.peers import why_no_peers
+from bench.host.topology import Topology
+from bench.records.host import format_cpulist
+from bench.records.study import Model, Placement, Settings
+from bench.study.settings import SETTINGS, SHAPE
+from bench.workload.constraints import Constraint, Violation, why_impossible
 
-Settings = dict[str, Any]
-_TOLD = 8
+_NAMED = 8
+
+
+def violation(model: Model, settings: Settings, varied: Collection[str] = ()) -> Violation | None:
+    """The first constraint that these settings violate in a study which varies the keys `varied`; None if none."""
+    found = next(chain(_whole_batches(settings), _no_effect(settings, varied), _pool(settings, varied)), None)
+    found = found or why_impossible(model, settings)
+    if found and found.constraint is Constraint.NO_SUCH_MODEL and set(SHAPE) & set(varied):
+        # Parts of the shape are varied: they identify the model.
+        return replace(found, keys=(*SHAPE, "image_size"))
+    return found
+
+
+def _whole_batches(settings: Settings) -> Iterator[Violation]:
+    samples, batch = settings.num_samples, settings.batch_size
+    if samples % batch:
+        yield Violation(
+            Constraint.WHOLE_BATCHES,
+            f"num_samples {samples} is not a multiple of batch_size {batch}",
+            "a pass is made of whole batches: change one of the two",
+            ("batch_size", "num_samples"),
+        )
+
+
+def _no_effect(settings: Settings, varied: Collection[str]) -> Iterator[Violation]:
+    """A value that has no effect while the setting it needs is off.
+
+    A study that varies what it needs may have it; varied itself it would make two cells of one thing.
+    """
+    needs = {} if settings.preprocess_queue else {"preprocess_node": "preprocess_queue"}
+    if settings.concurrent_gpus == 1:
+        needs |= {"concurrent_load": "concurrent_gpus", "concurrent_placement": "concurrent_gpus"}
+    for key, needed in needs.items():
+        value = getattr(settings, key)
+        if value != SETTINGS[key].default and (key in varied or needed not in varied):
+            yield Violation(
+                Constraint.NO_EFFECT,
+                f"{key} {value} has no effect with {needed} {getattr(settings, needed)}",
+                f"set {needed} too",
+                (key, needed),
+            )
+
+
+def _pool(settings: Settings, varied: Collection[str]) -> Iterator[Violation]:
+    """A pool is made large enough for the batches in flight (bench.workload.host_memory): as an axis it would be one
+    value under several names."""
+    if "memory_size_mb" not in varied or settings.direction == "d2h":
+        return
+    needed_bytes = settings.batches_in_flight * settings.input_bytes
+    if settings.memory_size_mb << 20 < needed_bytes:
+        queue = ("preprocess_queue", "buffers") if settings.preprocess_queue else ()
+        yield Violation(
+            Constraint.POOL_TOO_SMALL,
+            f"memory_size_mb {settings.memory_size_mb} does not hold the {settings.batches_in_flight} batches in "
+            f"flight: it would become {-(-needed_bytes >> 20)}",
+            "vary pools that hold them; smaller batches need less",
+            ("memory_size_mb", "batch_size", "image_size", "dtype", *queue),
+        )
+
+
+def why_not_here(topology: Topology, gpu: int, placement: Placement, settings: Settings) -> str:
+    """What this host lacks for a cell, or "". On the cpu device the number of a GPU is only a label."""
+    cpu_node, mem_node = placement
+    preparing = settings.preprocess_node if settings.preprocess_queue and settings.preprocess_node >= 0 else cpu_node
+    return (
+        (_gpu_reason(topology, gpu) if settings.device == "cuda" else "")
+        or _cpu_reason(topology, cpu_node)
+        or _memory_reason(topology, mem_node)
+        or _cpu_reason(topology, preparing)
+        or why_no_peers(topology, gpu, settings.concurrent_gpus - 1, settings.concurrent_placement, settings.device)
+        or ""
+    )
+
+
+def _gpu_reason(topology: Topology, index: int) -> str:
+    gpu = topology.gpu(index)
+    if gpu is None:
+        if topology.nvml_error:
+            return f"no such GPU: {index} (NVML: {topology.nvml_error})"
+        return f"no such GPU: {index} (this host has {format_cpulist(gpu.index for gpu in topology.gpus)})"
+    if gpu.mig:
+        return f"GPU {index} ({gpu.pci_bus_id}) is split by MIG: its instances are not measured"
+    return ""
+
+
+def _cpu_reason(topology: Topology, node_id: int) -> str:
+    node = topology.node(node_id)
+    if node is None:
+        return _no_such_node(topology, node_id)
+    if not node.cpus:
+        return f"node {node_id} has no CPUs: it can only be a memory node"
+    if not node.allowed_cpus:
+        return f"the CPUs of node {node_id} ({format_cpulist(node.cpus)}) are outside this process's cpuset"
+    return ""
+
+
+def _memory_reason(topology: Topology, node_id: int) -> str:
+    node = topology.node(node_id)
+    if node is None:
+        return _no_such_node(topology, node_id)
+    if not node.memory_bytes:
+        return f"node {node_id} has no memory: it can only be a CPU node"
+    if not node.memory_allowed:
+        return f"the memory of node {node_id} is outside this process's cpuset (Mems_allowed)"
+    return ""
+
+
+def _no_such_node(topology: Topology, node_id: int) -> str:
+    return f"no such NUMA node: {node_id} (this host has {format_cpulist(node.id for node in topology.nodes)})"
 
 
 @dataclass(frozen=True)
-class Contradiction:
-    """keys: the settings (or parts of the model's shape) that contradict each other."""
+class Refused:
+    """A cell that cannot be measured. values: by key, those of the violation's keys that the study varies.
 
-    what: str
-    advice: str
-    keys: tuple[str, ...]
-
-
-def contradiction(model: Model, settings: Settings, varied: Collection[str] = ()) -> Contradiction | None:
-    """Why the settings cannot go together; None if they can. varied: the keys that the study varies.
-
-    A device of auto contradicts nothing: the same question is asked again when the host is known.
+    added: by include.
     """
-    rules = (_whole_batches, _one_execution, _needs_cuda, _needs_copies_in, _needs_queue, _needs_company, _needs_room)
-    for rule in rules:
-        if found := rule(settings, varied):
-            return found
-    return _no_such_model(model, settings["image_size"], bool({"patch_size", "depth", "dim"} & set(varied)))
+
+    cell: str
+    why: Violation
+    values: dict[str, Any]
+    added: bool
 
 
-def refuse(
-    found: Sequence[tuple[str, Contradiction, Callable[[str], Any], bool]],
-    count: int,
-    varied: Collection[str],
-    where: str,
-) -> None:
-    """Raise StudyError naming the impossible cells of `count`, and what to exclude.
-
-    found: (name of the cell, why, its value by key, whether include adds it).
-    """
-    if not found:
+def refuse(cells: Sequence[Refused], count: int, where: str) -> None:
+    """Raise StudyError for these of `count` cells, if any, with what to exclude."""
+    if not cells:
         return
-    first = found[0][1]
-    keys = [key for key in first.keys if key in varied]
-    if not keys:
+    first = cells[0].why
+    if not cells[0].values:
         raise StudyError(first.what, where, first.advice)
-    lines = [f"{name}: {why.what}" for name, why, _, _ in found[:_TOLD]]
-    if len(found) > _TOLD:
-        lines.append(f"and {len(found) - _TOLD} more")
-    wanted = [{key: value(key) for key in why.keys if key in varied} for _, why, value, added in found if not added]
-    # Of what is impossible as a whole nothing would be left.
-    excluded = any(wanted) and len(found) < count
-    advice = [f"leave them out with exclude: {json.dumps(_merged(wanted))}"] if excluded else []
-    if any(added for _, _, _, added in found):
+    lines = [f"{one.cell}: {one.why.what}" for one in cells[:_NAMED]]
+    if len(cells) > _NAMED:
+        lines.append(f"and {len(cells) - _NAMED} more")
+    excluded = [one.values for one in cells if one.values and not one.added]
+    advice = []
+    # If all of them are impossible, excluding them would leave nothing.
+    if excluded and len(cells) < count:
+        advice.append(f"leave them out with exclude: {json.dumps(_merged(excluded))}")
+    if any(one.added for one in cells):
         advice.append("take them out of include, which adds them")
     raise StudyError(
-        f"{len(found)} of {count} combinations are impossible:\n  " + "\n  ".join(lines),
+        f"{len(cells)} of {count} combinations are impossible:\n  " + "\n  ".join(lines),
         where,
         "; or ".join([" and ".join(advice), first.advice] if advice else [first.advice]),
     )
 
 
-@lru_cache(maxsize=4096)
-def _no_such_model(model: Model, image_size: int, shaped: bool) -> Contradiction | None:
-    """shaped: parts of the shape are varied, and say which model it is."""
-    try:
-        check_model(model, image_size, "")
-    except StudyError as error:
-        keys = ("patch_size", "depth", "dim") if shaped else ("model",)
-        return Contradiction(error.what, error.advice, (*keys, "image_size"))
-    return None
-
-
-def _whole_batches(settings: Settings, varied: Collection[str]) -> Contradiction | None:
-    samples, batch = settings["num_samples"], settings["batch_size"]
-    if samples % batch == 0:
-        return None
-    return Contradiction(
-        f"num_samples {samples} is not a multiple of batch_size {batch}",
-        "a pass is made of whole batches: change one of the two",
-        ("batch_size", "num_samples"),
-    )
-
-
-def _one_execution(settings: Settings, varied: Collection[str]) -> Contradiction | None:
-    if not settings["cuda_graph"] or settings["compile_model"] == "off":
-        return None
-    return Contradiction(
-        "cuda_graph and compile_model exclude each other",
-        "choose one of them: compile_model reduce-overhead uses CUDA graphs itself",
-        ("cuda_graph", "compile_model"),
-    )
-
-
-def _needs_cuda(settings: Settings, varied: Collection[str]) -> Contradiction | None:
-    if settings["device"] != "cpu":
-        return None
-    why = {
-        "cuda_graph": {True: "cuda_graph needs device cuda"},
-        "dtype": {"tf32": "tf32 is a mode of a GPU's matrix units, it needs device cuda"},
-        "compile_model": {
-            "reduce-overhead": "compile_model reduce-overhead records CUDA graphs: on the cpu device it is default"
-        },
-        "host_memory": {
-            "write-combined": "host_memory write-combined is an allocation of the CUDA driver, it needs device cuda",
-            "registered": "host_memory registered is memory that the CUDA driver has pinned, it needs device cuda",
-        },
-    }
-    for key, values in why.items():
-        if settings[key] in values:
-            return Contradiction(values[settings[key]], f"leave {key} out, or set device: cuda", (key,))
-    return None
-
-
-def _needs_copies_in(settings: Settings, varied: Collection[str]) -> Contradiction | None:
-    if settings["direction"] != "d2h":
-        return None
-    if settings["preprocess_queue"]:
-        return Contradiction(
-            "direction d2h copies nothing in: what preprocess_queue prepares would be thrown away",
-            "set direction to both or h2d, or preprocess_queue to 0",
-            ("direction", "preprocess_queue"),
-        )
-    if settings["host_memory"] == "write-combined":
-        return Contradiction(
-            "host_memory write-combined is for copies in, and direction d2h makes none",
-            "set direction to both or h2d, or host_memory to pinned",
-            ("direction", "host_memory"),
-        )
-    return None
-
-
-def _needs_queue(settings: Settings, varied: Collection[str]) -> Contradiction | None:
-    if settings["preprocess_queue"]:
-        return None
-    return _idle("preprocess_node", "preprocess_queue", settings, varied)
-
-
-def _needs_company(settings: Settings, varied: Collection[str]) -> Contradiction | None:
-    if settings["concurrent_gpus"] > 1:
-        return None
-    idle = (_idle(key, "concurrent_gpus", settings, varied) for key in ("concurrent_load", "concurrent_placement"))
-    return next((found for found in idle if found), None)
-
-
-def _needs_room(settings: Settings, varied: Collection[str]) -> Contradiction | None:
-    """A pool is made large enough for the batches in flight (bench.workload.host_memory): as an axis it would be one
-    value under several names."""
-    if "memory_size_mb" not in varied or settings["direction"] == "d2h":
-        return None
-    queue = settings["preprocess_queue"]
-    in_flight = queue + settings["buffers"] + 1 if queue else 2
-    element_bytes = 2 if settings["dtype"] in ("bf16", "fp16") else 4
-    needed_bytes = in_flight * settings["batch_size"] * 3 * settings["image_size"] ** 2 * element_bytes
-    if settings["memory_size_mb"] << 20 >= needed_bytes:
-        return None
-    return Contradiction(
-        f"memory_size_mb {settings['memory_size_mb']} does not hold the {in_flight} batches in flight: it would become "
-        f"{-(-needed_bytes >> 20)}",
-        "vary pools that hold them; smaller batches need less",
-        ("memory_size_mb", "batch_size", "image_size", "dtype", *(("preprocess_queue", "buffers") if queue else ())),
-    )
-
-
-def _idle(key: str, needs: str, settings: Settings, varied: Collection[str]) -> Contradiction | None:
-    """A value that has no effect while `needs` is off.
-
-    It may stand in a study that varies `needs`; varied itself it would make two cells of one thing.
-    """
-    if settings[key] == SETTINGS[key].default or (key not in varied and needs in varied):
-        return None
-    return Contradiction(
-        f"{key} {settings[key]} has no effect with {needs} {settings[needs]}", f"set {needs} too", (key, needs)
-    )
-
-
-def _merged(entries: list[Settings]) -> list[Settings]:
-    """The distinct entries; those that differ in their last key only are one with a list."""
+def _merged(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The distinct entries; those that differ in their last key only become one with a list."""
     merged: dict[Any, list[Any]] = {}
     for entry in entries:
         *others, (last, value) = entry.items()

@@ -1,4 +1,4 @@
-"""The run directory and the index that finds it."""
+"""The run directory: one study on one host, self-contained. And the index that finds it again."""
 
 import fcntl
 import hashlib
@@ -8,37 +8,31 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from msgspec import structs
 
 from bench.errors import StudyError
-from bench.host.binding import choose_binding
 from bench.host.fingerprint import fingerprint, fingerprint_changes
 from bench.host.topology import Topology, read_topology
-from bench.shape import NAME, TEXT, Each, Kind, Must, misfit
+from bench.records.base import DamagedRecord, Kind, convert, plain, read
+from bench.records.study import Grid, IndexEntry, Study, run_name
 from bench.storage import read_json, sync_folders, write_json, write_text
-from bench.study.cell import Cell
-from bench.study.frozen import FRESH, GRID, read_frozen_study
-from bench.study.grid import expand
-from bench.study.load import Study
-from bench.study.order import TRACED, Slot, measuring_order
-from bench.trace.profilers import choose_profiler
-
-# --- directory
-# The run directory: one study on one host, self-contained. And the index that finds it again.
+from bench.study.grid import Expansion, expand_here
+from bench.study.load import LARGEST_FILE_BYTES, StudyDefinition, parse_yaml
+from bench.study.settings import KEYS
 
 INDEX = "index.json"
 PARTS = ("runs", "logs", "nsys_reports", "latency")
-_BELOW = Kind(
-    "a path below the study's folder",
-    lambda value: isinstance(value, str) and all(map(NAME.fits, value.split("/"))),
-)
 # Of a study on many hosts: the folder of their run directories.
 HOSTS = "hosts"
+_FRESH = "start the study again with --fresh"
+_NAME_A_RUN = "name a folder outputs/<study name>/<date>/<time>"
+_NO_RUN = "no {}: this is not a run directory"
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,7 @@ class RunDirectory:
         return self.path / "logs" / f"{run}.{stream}"
 
     def report(self, cell: str) -> Path:
-        """Where the trace of a cell goes, without its ending (that is the profiler's)."""
+        """The trace of a cell, without its ending (that is the profiler's)."""
         return self.path / "nsys_reports" / cell
 
     def sqlite(self, cell: str) -> Path:
@@ -76,7 +70,7 @@ class RunDirectory:
         return self.path / "latency" / f"{cell}.json"
 
     def state(self) -> str:
-        """Names one state of all records: what was made from them is made again whenever one of them was."""
+        """Identifies one state of all records: what is made from them is made again when it changes."""
         digest = hashlib.sha256()
         for folder, ending in (("runs", ".json"), ("nsys_reports", ".export.json"), ("latency", ".json")):
             with suppress(FileNotFoundError), os.scandir(self.path / folder) as entries:
@@ -88,7 +82,7 @@ class RunDirectory:
         return digest.hexdigest()[:16]
 
     def link(self, name: str) -> Path:
-        """What one GPU's link gave from one placement."""
+        """The measured link of one GPU from one placement."""
         return self.path / "links" / f"{name}.json"
 
     def probe(self, when: str) -> Path:
@@ -97,7 +91,7 @@ class RunDirectory:
 
     @property
     def preflight(self) -> Path:
-        """What doctor said when the study began."""
+        """The checks of doctor when the study began."""
         return self.path / "preflight.json"
 
     @property
@@ -113,65 +107,76 @@ class RunDirectory:
     def experiment_log(self) -> Path:
         return self.path / "logs" / "experiment.log"
 
-    def study(self) -> dict[str, Any]:
-        """The resolved study as it was frozen. It is read once: not to be changed."""
+    def study(self) -> Study:
+        """The resolved study. Raise StudyError if it is missing or damaged. It is read once."""
         file = self.path / "study.yaml"
         return _study_at(self.path, file.stat().st_mtime_ns if file.exists() else 0)
 
     def topology(self) -> dict[str, Any]:
-        return read_json(self.path / "topology.json")
+        facts: dict[str, Any] = read_json(self.path / "topology.json")
+        return facts
 
     def host(self) -> Topology:
         """The nodes and GPUs of the host as they were when the study began."""
         facts = self.topology()
         return Topology.from_json({key: value for key, value in facts.items() if key not in ("host", "fingerprint")})
 
-    def grid(self) -> "Grid":
-        file = self.path / "grid.json"
-        record = read_json(file)
-        wrong = misfit(record, GRID) or _stranger(record)
-        if wrong:
-            raise StudyError(f"the grid of the study is damaged: {wrong}", str(file), FRESH)
-        try:
-            return Grid(
-                cells={cell["name"]: Cell.from_json(cell) for cell in record["cells"]},
-                order=tuple(Slot(**slot) for slot in record["order"]),
-            )
-        except TypeError as error:
-            raise StudyError(f"the grid of the study is not of this version: {error}", str(file), FRESH) from None
+    def grid(self) -> Grid:
+        """Raise StudyError if it is damaged."""
+        return _read(self.path / "grid.json", Grid, "the grid of the study")
 
 
-def _stranger(record: dict[str, Any]) -> str | None:
-    names = {cell["name"] for cell in record["cells"]}
-    return next((f"no cell is named {slot['cell']}" for slot in record["order"] if slot["cell"] not in names), None)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The cells by name, and every run in measuring order."""
-
-    cells: dict[str, Cell]
-    order: tuple[Slot, ...]
-
-    @cached_property
-    def _slots(self) -> dict[tuple[str, int | str], Slot]:
-        return {(slot.cell, slot.repeat): slot for slot in self.order}
-
-    def asked(self, repeats: int) -> list[Slot]:
-        """The runs that every cell has: its first repeats and the traced run. Later ones are measured on demand."""
-        return [slot for slot in self.order if slot.repeat == TRACED or slot.repeat <= repeats]
-
-    def slot(self, cell: str, repeat: int | str) -> Slot:
-        return self._slots[cell, repeat]
+def check_run_directory(path: Path) -> None:
+    """Raise StudyError for a folder that is not a run directory; one that is damaged is reported where it is read."""
+    if (path / "cluster.json").is_file():
+        advice = f"its run directories are hosts/<host>; numastudy status --report {path} reports on all of them"
+        raise StudyError("the folder of a study on many hosts, not a run directory", str(path), advice)
+    if not (path / "study.yaml").exists():
+        raise StudyError(_NO_RUN.format("study.yaml"), str(path), _NAME_A_RUN)
+    if not (path / "grid.json").exists():
+        # It is written last. A call that was killed before is continued by the next one.
+        advice = f"{_NAME_A_RUN}; if the start of the study was interrupted, the same command continues from here"
+        raise StudyError(_NO_RUN.format("grid.json"), str(path), advice)
 
 
 @lru_cache(maxsize=64)
-def _study_at(path: Path, _mtime_ns: int) -> dict[str, Any]:
-    return read_frozen_study(path)
+def _study_at(path: Path, _mtime_ns: int) -> Study:
+    return read_resolved_study(path)
 
 
-def run_name(cell: str, repeat: int | str) -> str:
-    return f"{cell}_{TRACED}" if repeat == TRACED else f"{cell}_r{repeat}"
+def read_resolved_study(path: Path) -> Study:
+    """study.yaml of the run directory `path`. Raise StudyError if it is missing or damaged."""
+    file = path / "study.yaml"
+    try:
+        if file.stat().st_size > LARGEST_FILE_BYTES:
+            raise StudyError(f"the resolved study has more than {LARGEST_FILE_BYTES} bytes", str(file), _FRESH)
+        text = file.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise StudyError(_NO_RUN.format("study.yaml"), str(path), _NAME_A_RUN) from None
+    except (OSError, ValueError) as error:
+        raise StudyError(f"the resolved study cannot be read: {error}", str(file), _FRESH) from None
+    try:
+        return convert(parse_yaml(text, file, aliases=False), Study)
+    except StudyError as error:
+        raise StudyError(f"the resolved study cannot be read: {error.what}", error.where, _FRESH) from None
+    except DamagedRecord as error:
+        raise StudyError(f"the resolved study is damaged: {error}", str(file), _FRESH) from None
+
+
+def _read(file: Path, kind: type[Kind], name: str, advice: str = _FRESH) -> Kind:
+    try:
+        return read(file, kind)
+    except DamagedRecord as error:
+        raise StudyError(f"{name} is damaged: {error}", str(file), advice) from None
+
+
+def freeze(path: Path, study: Study, topology: dict[str, Any], grid: Grid) -> None:
+    """Write the files that a run directory is based on. grid.json last: a directory with it is complete."""
+    values = {key: value for key, value in plain(study).items() if value not in ("", {}, ())}
+    ordered = {key: values[key] for key in (*KEYS, *values) if key in values}
+    write_text(path / "study.yaml", yaml.safe_dump(ordered, sort_keys=False))
+    write_json(path / "topology.json", topology)
+    write_json(path / "grid.json", plain(grid))
 
 
 def study_fingerprint(study: dict[str, Any], host: str) -> str:
@@ -179,22 +184,19 @@ def study_fingerprint(study: dict[str, Any], host: str) -> str:
     return hashlib.sha256(json.dumps([study, host], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_index(folder: Path) -> dict[str, dict[str, str]]:
-    """What study_index() yields. Raise StudyError if it is damaged, or leads out of the folder."""
+# The index of outputs/<study name>/: run directories by the study's fingerprint.
+Index = dict[str, IndexEntry]
+
+
+def read_index(folder: Path) -> Index:
+    """Raise StudyError if it is damaged, or points out of the folder."""
     path = folder / INDEX
-    index = read_json(path) if path.exists() else {}
-    wrong = misfit(index, Each(Must({"path": Must(_BELOW), "invocation": Must(TEXT)})))
-    if wrong:
-        raise StudyError(f"the index of the study is damaged: {wrong}", str(path), "delete it, or mend it by hand")
-    return index
+    return _read(path, Index, "the index of the study", "delete it, or repair it by hand") if path.exists() else {}
 
 
 @contextmanager
-def study_index(folder: Path) -> Iterator[dict[str, dict[str, str]]]:
-    """The index of outputs/<study name>/: {fingerprint: {"path", "invocation"}}, locked; written back if changed.
-
-    Raise StudyError if it cannot be written or locked.
-    """
+def study_index(folder: Path) -> Iterator[Index]:
+    """The index, locked; written back if it was changed. Raise StudyError if it cannot be written or locked."""
     with _writing_below(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".index.lock").open("a")
@@ -203,12 +205,11 @@ def study_index(folder: Path) -> Iterator[dict[str, dict[str, str]]]:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             raise without_locks(error, folder) from None
-        path = folder / INDEX
         index = read_index(folder)
-        before = json.dumps(index)
+        before = dict(index)
         yield index
-        if json.dumps(index) != before:
-            write_json(path, index)
+        if index != before:
+            write_json(folder / INDEX, plain(index))
 
 
 def without_locks(error: OSError, where: Path) -> StudyError:
@@ -222,7 +223,7 @@ def without_locks(error: OSError, where: Path) -> StudyError:
 def new_directory(folder: Path, parts: tuple[str, ...] = PARTS) -> Path:
     """outputs/<study name>/<YYYY-MM-DD>/<HH-MM-SS>/, created with its parts; a second one in that second gets -2.
 
-    Raise StudyError if it cannot be made.
+    Raise StudyError if it cannot be created.
     """
     day = folder / time.strftime("%Y-%m-%d")
     clock = time.strftime("%H-%M-%S")
@@ -234,14 +235,14 @@ def new_directory(folder: Path, parts: tuple[str, ...] = PARTS) -> Path:
             except FileExistsError:
                 continue
             make_parts(path, parts)
-            # Below the study's folder, the day's.
+            # The folders of the time, of the day and of the study, and the one above.
             sync_folders(path, levels=3)
         return path
     raise StudyError("too many run directories in one second", str(day), "try again")
 
 
 def make_parts(path: Path, parts: tuple[str, ...] = PARTS) -> None:
-    """Raise StudyError if they cannot be made."""
+    """Raise StudyError if they cannot be created."""
     with _writing_below(path):
         for part in parts:
             (path / part).mkdir(parents=True, exist_ok=True)
@@ -259,141 +260,90 @@ def _writing_below(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def freeze(path: Path, study: dict[str, Any], topology: dict[str, Any], cells: list[Cell], order: list[Slot]) -> None:
-    """Write what a run directory stands on. grid.json last: a directory with it is whole."""
-    write_text(path / "study.yaml", yaml.safe_dump(study, sort_keys=False))
-    write_json(path / "topology.json", topology)
-    write_json(
-        path / "grid.json",
-        {"cells": [cell.as_json() for cell in cells], "order": [vars(slot) for slot in order]},
-    )
-
-
-# --- resolve
-# From a study to its run directory: found again by the same call, made by a new one.
-
-@dataclass(frozen=True)
-class Expansion:
-    """A study with everything of this host filled in."""
-
-    study: Study
-    cells: list[Cell]
-    order: list[Slot]
-    binding_reason: str
-
-
-def expand_here(study: Study, topology: Topology) -> Expansion:
-    """Fill in device, profiler and binding where they are auto, and lay out the grid and the order."""
-    settings = dict(study.settings)
-    if settings["device"] == "auto":
-        settings["device"] = "cuda" if topology.gpus else "cpu"
-    settings["profiler"] = choose_profiler(settings["profiler"], settings["device"])
-    reason = f"binding {settings['binding']} as the study says"
-    if settings["binding"] == "auto":
-        settings["binding"], reason = choose_binding("auto", topology)
-    study = replace(study, settings=settings)
-    cells = expand(study, topology)
-    order = measuring_order(
-        [(cell.name, cell.group) for cell in cells],
-        most_repeats(settings),
-        settings["seed"],
-        families={cell.group: cell.family for cell in cells},
-    )
-    return Expansion(study, cells, order, reason)
-
-
-def most_repeats(settings: dict[str, Any]) -> int:
-    """Repeats that have a place in the order: those asked for, those that may be, and those for disturbed pairs."""
-    wanted = max(settings["repeats"], settings["max_repeats"]) if settings["target_precision"] else settings["repeats"]
-    return wanted + settings["disturbed_repeats"]
-
-
-def resolve(study: Study, output_dir: Path, fresh: bool, invocation: str, night: str = "") -> RunDirectory:
+def resolve(
+    definition: StudyDefinition, output_dir: Path, fresh: bool, invocation: str, night: str = ""
+) -> RunDirectory:
     """The run directory of this study on this host: the one it has, or a new one if there is none or `fresh`.
 
     night: a date, for which the study is measured once; each has a run directory of its own.
-    Raise StudyError if the host has changed since the directory was made.
+    Raise StudyError if the host has changed since the directory was created.
     """
     host = socket.gethostname()
     of_night = {"night": night} if night else {}
-    known_as = study_fingerprint(study.as_json() | of_night, host)
-    folder = output_dir.resolve() / study.name
+    identity = study_fingerprint(definition.as_json() | of_night, host)
+    folder = output_dir.resolve() / definition.name
     with study_index(folder) as index:
-        entry = index.get(known_as)
-        found = _usable(folder, entry, fresh, invocation)
+        entry = _own_entry(index.get(identity), fresh, invocation)
         topology = read_topology()
         facts = fingerprint(topology)
-        if found:
+        if entry and _is_complete(folder / entry.path):
+            found = RunDirectory(folder / entry.path)
             _check_same_host(found, facts)
             return found
-        here = expand_here(study, topology)
-        path = _begun(folder, entry, fresh, invocation) or new_directory(folder)
+        here = expand_here(definition, topology)
+        path = folder / entry.path if entry and _is_unused(folder / entry.path) else new_directory(folder)
         make_parts(path)
-        # Entered before it is whole: one that is whole and not in the index would never be found again.
-        index[known_as] = {"path": str(path.relative_to(folder)), "invocation": invocation}
-        write_json(folder / INDEX, index)
-        _freeze_here(path, here, of_night | {"created_by": invocation}, host, facts, topology)
+        # Entered before it is complete: a complete one that is not in the index would never be found again.
+        index[identity] = IndexEntry(path=str(path.relative_to(folder)), invocation=invocation)
+        write_json(folder / INDEX, plain(index))
+        _freeze_here(path, here, night, invocation, host, facts, topology)
         return RunDirectory(path)
 
 
-def resolve_into(study: Study, path: Path, host: str, invocation: str) -> RunDirectory:
+def resolve_into(definition: StudyDefinition, path: Path, host: str, invocation: str) -> RunDirectory:
     """This folder as the run directory of one host of many, which its caller alone may use.
 
-    host: the name it has among them. Raise StudyError if the host has changed since the directory was made.
+    host: the name it has among them. Raise StudyError if the host has changed since the directory was created.
     """
     found = RunDirectory(path.resolve())
     topology = read_topology()
     facts = fingerprint(topology)
-    if (found.path / "grid.json").exists():
+    if _is_complete(found.path):
         _check_same_host(found, facts)
         return found
-    here = expand_here(study, topology)
+    here = expand_here(definition, topology)
     make_parts(found.path)
-    _freeze_here(found.path, here, {"created_by": invocation}, host, facts, topology)
+    _freeze_here(found.path, here, "", invocation, host, facts, topology)
     return found
 
 
 def _freeze_here(
-    path: Path, here: Expansion, more: dict[str, str], host: str, facts: dict[str, str], topology: Topology
+    path: Path, here: Expansion, night: str, invocation: str, host: str, facts: dict[str, str], topology: Topology
 ) -> None:
     freeze(
         path,
-        here.study.as_json() | more | {"binding_reason": here.binding_reason},
+        structs.replace(here.study, night=night, created_by=invocation),
         {"host": host, "fingerprint": facts, **topology.to_json()},
-        here.cells,
-        here.order,
+        here.grid,
     )
 
 
-def find(study: Study, output_dir: Path) -> RunDirectory | None:
-    """The run directory that resolve() would complete, without making one."""
-    folder = output_dir.resolve() / study.name
-    if not (folder / INDEX).exists():
-        return None
-    entry = read_index(folder).get(study_fingerprint(study.as_json(), socket.gethostname()))
-    return _usable(folder, entry, False, "")
+def find(definition: StudyDefinition, output_dir: Path) -> RunDirectory | None:
+    """The run directory that resolve() would complete, without creating one."""
+    folder = output_dir.resolve() / definition.name
+    entry = read_index(folder).get(study_fingerprint(definition.as_json(), socket.gethostname()))
+    return RunDirectory(folder / entry.path) if entry and _is_complete(folder / entry.path) else None
 
 
-def _usable(folder: Path, entry: dict[str, str] | None, fresh: bool, invocation: str) -> RunDirectory | None:
-    if entry is None or (fresh and entry["invocation"] != invocation):
-        return None
-    path = folder / entry["path"]
-    return RunDirectory(path) if (path / "grid.json").exists() else None
+def _own_entry(entry: IndexEntry | None, fresh: bool, invocation: str) -> IndexEntry | None:
+    """None for one that this call must not use: with --fresh, those of other calls."""
+    return None if entry is None or (fresh and entry.invocation != invocation) else entry
 
 
-def _begun(folder: Path, entry: dict[str, str] | None, fresh: bool, invocation: str) -> Path | None:
-    """A run directory that a call was killed in making."""
-    if entry is None or (fresh and entry["invocation"] != invocation):
-        return None
-    path = folder / entry["path"]
-    return path if path.is_dir() and not (path / "grid.json").exists() and not any(path.glob("runs/*")) else None
+def _is_complete(path: Path) -> bool:
+    return (path / "grid.json").exists()
+
+
+def _is_unused(path: Path) -> bool:
+    """Whether a call was killed while it created this run directory."""
+    return path.is_dir() and not any(path.glob("runs/*"))
 
 
 def _check_same_host(directory: RunDirectory, facts: dict[str, str]) -> None:
     changes = fingerprint_changes(directory.topology()["fingerprint"], facts)
     if changes:
         raise StudyError(
-            "this host is not what it was when the study began: " + "; ".join(changes),
+            "this host has changed since the study began: " + "; ".join(changes),
             str(directory.path),
             "numbers of two systems do not belong in one study: start a new one with --fresh",
         )

@@ -1,89 +1,112 @@
 """A study on a host: which cells there are, and which of them cannot run here."""
 
 import json
-from functools import cache
+from dataclasses import dataclass, replace
+from typing import Any
 
 from bench.errors import StudyError
-from bench.host.peers import why_no_peers
-from bench.host.runnable import why_not_runnable
+from bench.host.binding import choose_binding
 from bench.host.topology import Topology
-from bench.study.axes import Combination, combinations, idle_excludes, named
-from bench.study.cell import CELL_SETTINGS, Cell
-from bench.study.constraints import Settings, contradiction
-from bench.study.load import Study
-from bench.study.settings import Placement
+from bench.records.base import convert
+from bench.records.study import Cell, Grid, Placement, Settings, Study, StudySettings
+from bench.study.axes import combinations, idle_excludes, name_cells
+from bench.study.constraints import violation, why_not_here
+from bench.study.load import StudyDefinition
+from bench.study.order import measuring_order
+from bench.trace.profilers import choose_profiler
 
 
-def expand(study: Study, topology: Topology) -> list[Cell]:
-    """GPU x placement x model x axes, in the order of the study. `device`, `profiler`, `binding` must be resolved.
+@dataclass(frozen=True)
+class Expansion:
+    """A study on this host, with nothing left at auto."""
+
+    study: Study
+    grid: Grid
+
+
+def expand_here(definition: StudyDefinition, topology: Topology) -> Expansion:
+    """Replace auto in device, profiler and binding; lay out the grid and the order. Raise StudyError."""
+    study = convert(definition.as_json() | _resolved(definition.settings, topology), Study)
+    definition = replace(definition, settings=study.settings)
+    cells = expand(definition, topology)
+    order = measuring_order(
+        [(cell.name, cell.group) for cell in cells],
+        study.most_repeats,
+        study.seed,
+        families={cell.group: cell.family for cell in cells},
+    )
+    return Expansion(study, Grid(cells=tuple(cells), order=tuple(order)))
+
+
+def _resolved(settings: StudySettings, topology: Topology) -> dict[str, str]:
+    """What can be auto, and why this binding."""
+    device = ("cuda" if topology.gpus else "cpu") if settings.device == "auto" else settings.device
+    reason = f"binding {settings.binding} as the study says"
+    binding: str = settings.binding
+    if binding == "auto":
+        binding, reason = choose_binding("auto", topology)
+    profiler = choose_profiler(settings.profiler, device)
+    return {"device": device, "profiler": profiler, "binding": binding, "binding_reason": reason}
+
+
+def expand(study: StudyDefinition, topology: Topology) -> list[Cell]:
+    """GPU x placement x model x axes, in the order of the study. No setting may be auto.
 
     Raise StudyError if an axis is empty on this host or no cell at all can run.
     """
-    base = {key: study.settings[key] for key in CELL_SETTINGS}
-    device = base["device"]
-
-    @cache
-    def why_not(gpu: int, cpu_node: int, mem_node: int) -> str | None:
-        return why_not_runnable(topology, gpu, cpu_node, mem_node, device)
-
-    def reason(gpu: int, cpu_node: int, mem_node: int, settings: Settings) -> str | None:
-        yet = why_not(gpu, cpu_node, mem_node)
-        if not yet and settings["preprocess_queue"] and settings["preprocess_node"] >= 0:
-            yet = why_not(gpu, settings["preprocess_node"], mem_node)
-        if not yet and settings["concurrent_gpus"] > 1:
-            busy, placement = settings["concurrent_gpus"] - 1, settings["concurrent_placement"]
-            yet = why_no_peers(topology, gpu, busy, placement, device)
-        return yet
-
+    base = study.settings
     found = combinations(
         _gpus(study, topology), _placements(study, topology), study.models, study.axes, base, study.name
     )
-    cells = []
-    for one, name, group in named(found, base):
-        gpu, (cpu_node, mem_node), settings = one.gpu, one.placement, base | one.settings
-        # A device of auto has become this host's: what cannot go together on it is no fault of the study.
-        why = contradiction(one.model, settings, study.axes.varied)
-        known = topology.gpu(gpu) if device == "cuda" else None
+    cells: list[Cell] = []
+    advice = ""
+    for one, name, group in name_cells(found):
+        settings = one.settings(base)
+        # A device of auto is now known: what it cannot do is a property of the host, not an error of the study.
+        why = violation(one.model, settings, study.axes.varied)
+        if why and not cells:
+            advice = why.advice
+        known = topology.gpu(one.gpu) if base.device == "cuda" else None
         cells.append(
             Cell(
                 name=name,
-                gpu=gpu,
+                gpu=one.gpu,
                 gpu_uuid=known.uuid if known else None,
-                cpu_node=cpu_node,
-                mem_node=mem_node,
+                cpu_node=one.placement[0],
+                mem_node=one.placement[1],
                 model=one.model,
                 group=group,
-                reason=why.what if why else reason(gpu, cpu_node, mem_node, settings) or "",
-                **settings,
+                reason=why.what if why else why_not_here(topology, one.gpu, one.placement, settings),
+                **_cell_settings(settings),
             )
         )
     if all(cell.reason for cell in cells):
         raise StudyError(
             f"no cell of {study.name} can run on this host: {cells[0].reason}",
             f"the first of {len(cells)} cells, {cells[0].name}",
-            _what_would_run(found[0], base, study, topology),
+            advice or _runnable_here(base, topology),
         )
     return cells
 
 
-def idle_entries(study: Study, topology: Topology) -> list[str]:
-    """What a reader should know of the entries of exclude that drop nothing, one line each.
+def _cell_settings(settings: Settings) -> dict[str, Any]:
+    return {key: getattr(settings, key) for key in Settings.__struct_fields__}
 
-    Raise StudyError as expand does.
-    """
+
+def idle_entries(study: StudyDefinition, topology: Topology) -> list[str]:
+    """A line for each entry of exclude that drops nothing. Raise StudyError as expand does."""
     if not study.axes.exclude:
         return []
-    base = {key: study.settings[key] for key in CELL_SETTINGS}
     places = _gpus(study, topology), _placements(study, topology)
-    said = [_as_written(entry) for entry in study.axes.as_json()["exclude"]]
+    written = [_as_written(entry) for entry in study.axes.as_json()["exclude"]]
     return [
-        f"exclude[{index}] drops nothing: {json.dumps(said[index])}"
-        for index in idle_excludes(*places, study.models, study.axes, base)
+        f"exclude[{index}] drops nothing: {json.dumps(written[index])}"
+        for index in idle_excludes(*places, study.models, study.axes, study.settings)
     ]
 
 
-def _as_written(entry: Settings) -> Settings:
-    """Of nodes with CPUs and memory on them only their numbers."""
+def _as_written(entry: dict[str, Any]) -> dict[str, Any]:
+    """A placement with CPUs and memory on one node as that node."""
     places = entry.get("placements") or [[0, 1]]
     if any(cpu_node != mem_node for cpu_node, mem_node in places):
         return entry
@@ -91,19 +114,16 @@ def _as_written(entry: Settings) -> Settings:
     return {key: value for key, value in entry.items() if key != "placements"} | nodes
 
 
-def _what_would_run(first: Combination, base: Settings, study: Study, topology: Topology) -> str:
-    """The advice where no cell can run, after the reason of the first one."""
-    if why := contradiction(first.model, base | first.settings, study.axes.varied):
-        return why.advice
-    if base["device"] == "cuda" and not topology.gpus:
+def _runnable_here(base: Settings, topology: Topology) -> str:
+    if base.device == "cuda" and not topology.gpus:
         return "without a GPU: --device cpu, which copies between the memories of the nodes"
-    return "choose GPUs and nodes that are here: --gpu-ids '[0]' --numa-nodes '[0]', or all"
+    return "choose GPUs and nodes of this host: --gpu-ids '[0]' --numa-nodes '[0]', or all"
 
 
-def _gpus(study: Study, topology: Topology) -> list[int]:
+def _gpus(study: StudyDefinition, topology: Topology) -> list[int]:
     if not isinstance(study.gpu_ids, str):
         return list(study.gpu_ids)
-    if study.settings["device"] == "cpu":
+    if study.settings.device == "cpu":
         return [0]
     if not topology.gpus:
         why = f" ({topology.nvml_error})" if topology.nvml_error else ""
@@ -111,7 +131,7 @@ def _gpus(study: Study, topology: Topology) -> list[int]:
     return [gpu.index for gpu in topology.gpus]
 
 
-def _placements(study: Study, topology: Topology) -> list[Placement]:
+def _placements(study: StudyDefinition, topology: Topology) -> list[Placement]:
     if not isinstance(study.placements, str):
         return list(study.placements)
     found = [(node.id, node.id) for node in topology.nodes if node.kind == "cpu+memory"]

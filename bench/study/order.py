@@ -6,22 +6,10 @@ machine, the Python version, the number of workers or what else is in the study.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from bench.errors import StudyError
-
-TRACED = "traced"
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One run in its place. `block` counts from 1, `position` from 0 over the whole study."""
-
-    cell: str
-    repeat: int | str
-    block: int
-    position: int
-    group: str
+from bench.records.base import Repeat
+from bench.records.study import TRACED, Slot
 
 
 def measuring_order(
@@ -39,15 +27,15 @@ def measuring_order(
     families: by group. Groups of one family (same GPU and model, different settings) follow one another, since
         they will be compared too. A group without one is its own.
 
-    The slots of repeats 1..n are the same for every larger number of repeats, so that a study can go on.
-    Raises StudyError for a cell named twice or a negative number of repeats.
+    The slots of repeats 1..n are the same for every larger number of repeats, so that a study can be continued.
+    Raise StudyError for a cell named twice or a negative number of repeats.
     """
     groups = _grouped(cells)
     if repeats < 0:
         raise StudyError(f"repeats is {repeats}", "measuring order", "ask for 0 or more")
     # Half of the groups begin with AB, half with BA: an effect of coming first cancels inside a block too.
     turn = {name: index % 2 for index, name in enumerate(_shuffled(groups, seed, "turns"))}
-    passes: list[tuple[int | str, int]] = [(block, block) for block in range(1, repeats + 1)]
+    passes: list[tuple[Repeat, int]] = [(block, block) for block in range(1, repeats + 1)]
     if traced:
         passes.append((TRACED, repeats + 1))
     slots: list[Slot] = []
@@ -58,7 +46,7 @@ def measuring_order(
         for family in _shuffled(together, seed, str(repeat)):
             for group in _shuffled(together[family], seed, str(repeat)):
                 for cell in turned(groups[group], block - 1 + turn[group]):
-                    slots.append(Slot(cell, repeat, block, len(slots), group))
+                    slots.append(Slot(cell=cell, repeat=repeat, block=block, position=len(slots), group=group))
     return slots
 
 

@@ -1,57 +1,75 @@
-"""What a study would do here and how long it would take."""
+"""What a study would do on this host and how long it would take; how far one is that runs."""
 
 import os
 import socket
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from bench.errors import StudyError
 from bench.host.topology import Topology, read_topology
-from bench.run.record import LASTING, OK, is_final
-from bench.shape import NUMBER, TEXT, Must, misfit
-from bench.storage import read_json
-from bench.study.cell import Cell
-from bench.study.directory import Grid, RunDirectory, expand_here, find, run_name
-from bench.study.grid import idle_entries
-from bench.study.load import Study
-from bench.study.order import TRACED, Slot
+from bench.records.run import LASTING, Head, Outcome, read_head
+from bench.records.study import TRACED, Cell, Slot, run_name
+from bench.study.directory import RunDirectory, find
+from bench.study.grid import expand_here, idle_entries
+from bench.study.load import StudyDefinition
+from bench.units import duration, plural
 
-# --- plan
-# What a study would do here: its grid, what is done, and what the rest would cost. Runs nothing.
-
-# Where a host with GPUs has no earlier run of the kind: whole processes on an H100 host took about this long.
+# For a host with GPUs and no earlier run of the kind: whole processes on an H100 host took about this long.
 TIMED_RUN_S = 11.0
 TRACED_RUN_S = 18.0
 # Bytes in a report and its SQLite for one activity, of the fixtures: 120 in the report, 450 in the SQLite.
 BYTES_PER_ACTIVITY = 600
 ACTIVITIES_PER_LAYER = 30
 ACTIVITIES_PER_BATCH = 16
-# The runs of an earlier study that tell the time: a study of thousands of cells is not read as a whole.
+# The runs of an earlier study that are read for their time: reading thousands of cells takes too long.
 _TIMED_BY = (1, 2, TRACED)
 _EARLIER_STUDIES = 5
 _MEASURED = "earlier runs on this host"
 _TYPICAL = "typical times of an H100 host, where this host has no earlier run of the kind"
 # A CPU may take any multiple of a GPU's time.
 _UNKNOWN = "no earlier run of the kind on this host"
-_NOT_RUNNABLE = "not_runnable"
+
+# A class of runs of about equal duration, and the wall times of such runs.
+_Class = tuple[str | bool, ...]
+_Times = dict[_Class, list[float]]
 
 
-# What a run is like, and the wall times of such runs.
-_Like = tuple[str | bool, ...]
-_Times = dict[_Like, list[float]]
+class CellState(StrEnum):
+    DONE = "done"
+    TODO = "todo"
+    FAILED = "failed"
+    NOT_RUNNABLE = "not_runnable"
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """model: its name. reason: of a cell that failed or cannot run here. runs: timed ones and the traced one."""
+
+    name: str
+    gpu: int
+    cpu_node: int
+    mem_node: int
+    model: str
+    state: CellState
+    reason: str
+    runs_done: int
+    runs: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """estimate_s: for the runs to do; None where it is not known. estimate_from: why it is, or why it is not."""
+    """estimate_s: for the runs to do; None if unknown. estimate_from: its source, or why it is unknown."""
 
     study: str
     directory: str | None
-    cells: list[dict[str, Any]]
+    cells: list[PlannedCell]
     runs: int
     runs_to_do: int
     estimate_s: float | None
@@ -60,89 +78,61 @@ class Plan:
     notes: list[str]
 
     def as_json(self) -> dict[str, Any]:
-        return vars(self)
+        return asdict(self)
 
 
-def plan(study: Study, output_dir: Path, fresh: bool = False, topology: Topology | None = None) -> Plan:
-    """Raise StudyError for what would be refused at the start too."""
-    own = find(study, output_dir)
+def plan(definition: StudyDefinition, output_dir: Path, fresh: bool = False, topology: Topology | None = None) -> Plan:
+    """Raise StudyError for whatever the start of the study would refuse too."""
+    own = find(definition, output_dir)
     directory = None if fresh else own
     if directory:
         grid = directory.grid()
     else:
         topology = topology or read_topology()
-        here = expand_here(study, topology)
-        grid = Grid({cell.name: cell for cell in here.cells}, tuple(here.order))
-    known, order = grid.cells, grid.asked(study.settings["repeats"])
-    records: dict[str, list[dict[str, Any] | None]] = {name: [] for name in known}
+        grid = expand_here(definition, topology).grid
+    order = grid.asked(definition.settings.repeats)
+    heads: dict[str, list[Head | None]] = {cell.name: [] for cell in grid.cells}
     todo = []
-    there = _run_files(directory)
+    existing = _run_files(directory)
     for slot in order:
-        record = _record(directory, slot, there) if directory else None
-        records[slot.cell].append(record)
-        good = (record or {}).get("status") == "ok"
-        if not known[slot.cell].reason and not good and not (directory and _awaits_metrics(directory, slot)):
+        head = _head(directory, slot, existing) if directory else None
+        heads[slot.cell].append(head)
+        measured = (head and head.ok) or (directory and _awaits_metrics(directory, slot))
+        if not grid.cell(slot.cell).reason and not measured:
             todo.append(slot)
-    entries = [_entry(cell, records[cell.name]) for cell in known.values()]
-    estimate_s, estimate_from = _estimate(known, todo, _known_times(output_dir, own) if todo else {})
+    cells = {cell.name: cell for cell in grid.cells}
+    estimate_s, estimate_from = _estimate(cells, todo, _known_times(output_dir, own) if todo else {})
     return Plan(
-        study=study.name,
+        study=definition.name,
         directory=str(directory.path) if directory else None,
-        cells=entries,
+        cells=[_planned(cell, heads[cell.name]) for cell in grid.cells],
         runs=len(order),
         runs_to_do=len(todo),
         estimate_s=estimate_s,
         estimate_from=estimate_from,
-        disk_bytes=sum(trace_bytes(known[slot.cell]) for slot in todo if slot.repeat == TRACED),
-        notes=[*_notes(list(known.values())), *_idle(study, topology)],
+        disk_bytes=sum(trace_bytes(cells[slot.cell]) for slot in todo if slot.is_traced),
+        notes=[*_notes(grid.cells), *_idle_entries(definition, topology)],
     )
-
-
-def _idle(study: Study, topology: Topology | None) -> list[str]:
-    """Of a study that is there already the GPUs may be gone: that is no reason not to plan."""
-    if not study.axes.exclude:
-        return []
-    try:
-        return idle_entries(study, topology or read_topology())
-    except StudyError:
-        return []
-
-
-def _notes(cells: list[Cell]) -> list[str]:
-    """What a reader of the names could take wrongly."""
-    labels = list(dict.fromkeys(cell.gpu for cell in cells))
-    if labels == [0] or any(cell.device != "cpu" for cell in cells):
-        return []
-    repeated = ": cells that differ in it alone measure the same" if len(labels) > 1 else ""
-    return [f"CPU device: the number of a GPU is a label here{repeated}"]
 
 
 def render(plan: Plan) -> str:
     """The plan for a terminal."""
-    width = max(len(cell["name"]) for cell in plan.cells)
-    lines = [
-        f"{cell['name']:{width}}  {cell['state']}{': ' + cell['reason'] if cell['reason'] else ''}"
-        for cell in plan.cells
-    ]
-    states = [cell["state"] for cell in plan.cells]
+    width = max(len(cell.name) for cell in plan.cells)
+    lines = [f"{cell.name:{width}}  {cell.state}{': ' + cell.reason if cell.reason else ''}" for cell in plan.cells]
+    states = [cell.state for cell in plan.cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    cells = f"{len(plan.cells)} {'cell' if len(plan.cells) == 1 else 'cells'}"
+    cells = plural(len(plan.cells), "cell")
     lines += ["", f"{plan.study}: {cells} ({counts}), {plan.runs} runs, {plan.runs_to_do} to do"]
     if plan.runs_to_do:
+        time = "unknown" if plan.estimate_s is None else f"about {duration(plan.estimate_s)}"
         lines += [
-            _time(plan),
+            f"time: {time} ({plan.estimate_from})",
             f"disk: about {plan.disk_bytes / 1e6:,.0f} MB of traces while all are kept (retention)",
         ]
     lines += plan.notes
     if plan.directory:
-        lines.append(f"goes on in {plan.directory}")
+        lines.append(f"continues in {plan.directory}")
     return "\n".join(lines)
-
-
-def _time(plan: Plan) -> str:
-    if plan.estimate_s is None:
-        return f"time: not known: {plan.estimate_from}"
-    return f"time: about {_duration(plan.estimate_s)} ({plan.estimate_from})"
 
 
 def trace_bytes(cell: Cell) -> int:
@@ -151,71 +141,76 @@ def trace_bytes(cell: Cell) -> int:
     return int(1e6 + batches * BYTES_PER_ACTIVITY * (ACTIVITIES_PER_BATCH + ACTIVITIES_PER_LAYER * cell.model.depth))
 
 
+def _idle_entries(definition: StudyDefinition, topology: Topology | None) -> list[str]:
+    """If the study has a run directory, its GPUs may be missing now: that is no reason not to plan."""
+    if not definition.axes.exclude:
+        return []
+    try:
+        return idle_entries(definition, topology or read_topology())
+    except StudyError:
+        return []
+
+
+def _notes(cells: Iterable[Cell]) -> list[str]:
+    """What a reader of the names could misunderstand."""
+    labels = list(dict.fromkeys(cell.gpu for cell in cells))
+    if labels == [0] or any(cell.device != "cpu" for cell in cells):
+        return []
+    repeated = ": cells that differ in it alone measure the same" if len(labels) > 1 else ""
+    return [f"CPU device: the number of a GPU is a label here{repeated}"]
+
+
 def _run_files(directory: RunDirectory | None) -> set[str]:
-    """Names in runs/: asking for each of thousands of files by itself takes seconds."""
+    """Names in runs/: a look at each of thousands of files takes seconds."""
     folder = directory.path / "runs" if directory else None
     return {entry.name for entry in os.scandir(folder)} if folder and folder.is_dir() else set()
 
 
-def _record(directory: RunDirectory, slot: Slot, there: set[str]) -> dict[str, Any] | None:
-    if slot.repeat != TRACED and f"{run_name(slot.cell, slot.repeat)}.json" not in there:
-        return None
-    try:
-        if slot.repeat == TRACED:
-            # A traced run is done when its metrics are.
-            later = _read(directory.metrics(slot.cell))
-            if not later or later["status"] != "ok":
-                return later
-        return _read(directory.record(slot.cell, slot.repeat))
-    except (OSError, StudyError):
-        return None
+def _head(directory: RunDirectory, slot: Slot, existing: set[str]) -> Head | None:
+    if slot.is_traced:
+        # A traced run is done when its metrics are.
+        metrics = read_head(directory.metrics(slot.cell))
+        return metrics if metrics is None or not metrics.ok else read_head(directory.record(slot.cell, TRACED))
+    return read_head(directory.record(slot.cell, slot.repeat)) if f"{slot.run}.json" in existing else None
 
 
 def _awaits_metrics(directory: RunDirectory, slot: Slot) -> bool:
-    """Of a traced run that went well: its metrics are made after the last timed run, and take no run."""
-    if slot.repeat != TRACED or directory.metrics(slot.cell).exists():
+    """Of a traced run that succeeded: its metrics are computed after the last timed run, and need no run."""
+    if not slot.is_traced or directory.metrics(slot.cell).exists():
         return False
-    try:
-        return (_read(directory.record(slot.cell, TRACED)) or {}).get("status") == "ok"
-    except (OSError, StudyError):
-        return False
+    head = read_head(directory.record(slot.cell, TRACED))
+    return head is not None and head.ok
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """A record as far as a plan needs it; None if it is damaged, and will be made again."""
-    record = read_json(path)
-    return None if misfit(record, {"status": Must(TEXT), "reason": TEXT, "wall_s": NUMBER}) else record
-
-
-def _entry(cell: Cell, records: list[dict[str, Any] | None]) -> dict[str, Any]:
-    failed = next((record for record in records if record and record["status"] not in ("ok", _NOT_RUNNABLE)), None)
-    refused = next((record for record in records if record and record["status"] == _NOT_RUNNABLE), None)
+def _planned(cell: Cell, heads: list[Head | None]) -> PlannedCell:
+    bad = [head for head in heads if head and not head.ok]
+    failed = next((head for head in bad if head.status is not Outcome.NOT_RUNNABLE), None)
     if cell.reason:
-        state, reason = _NOT_RUNNABLE, cell.reason
+        state, reason = CellState.NOT_RUNNABLE, cell.reason
     elif failed:
-        state, reason = "failed", f"{failed['status']}: {failed.get('reason') or ''}"
-    elif refused:
-        state, reason = _NOT_RUNNABLE, refused.get("reason") or ""
+        state, reason = CellState.FAILED, f"{failed.status}: {failed.reason}"
+    elif bad:
+        state, reason = CellState.NOT_RUNNABLE, bad[0].reason
     else:
-        state, reason = ("todo" if None in records else "done"), ""
-    return {
-        "name": cell.name,
-        "gpu": cell.gpu,
-        "cpu_node": cell.cpu_node,
-        "mem_node": cell.mem_node,
-        "model": cell.model.name,
-        "state": state,
-        "reason": reason,
-        "runs_done": sum((record or {}).get("status") == "ok" for record in records),
-        "runs": len(records),
-    }
+        state, reason = (CellState.TODO if None in heads else CellState.DONE), ""
+    return PlannedCell(
+        name=cell.name,
+        gpu=cell.gpu,
+        cpu_node=cell.cpu_node,
+        mem_node=cell.mem_node,
+        model=cell.model.name,
+        state=state,
+        reason=reason,
+        runs_done=sum(head is not None and head.ok for head in heads),
+        runs=len(heads),
+    )
 
 
 def _known_times(output_dir: Path, own: RunDirectory | None) -> _Times:
-    """Wall times of runs of this host that went well, by what a run may be like (see _likes).
+    """Wall times of successful runs of this host, by the classes that a run may belong to (see _classes).
 
-    own: this study's run directory, finished or not. Its runs come first, and tell of cells that have no run of their
-    kind too; those of the newest other studies tell of their kind alone.
+    own: this study's run directory, finished or not. Its runs come first, and also give estimates for cells without a
+    run of their kind; those of the newest other studies give them for their kind alone.
     """
     others = islice(_of_this_host(output_dir, own), _EARLIER_STUDIES)
     return _collected(others, False) | _collected([own] if own else [], True)
@@ -225,8 +220,8 @@ def _collected(directories: Iterable[RunDirectory], own: bool) -> _Times:
     times: _Times = {}
     for directory in directories:
         for cell, traced, wall_s in _walls(directory):
-            for like in _likes(cell, traced, own):
-                times.setdefault(like, []).append(wall_s)
+            for one in _classes(cell, traced, own):
+                times.setdefault(one, []).append(wall_s)
     return times
 
 
@@ -243,44 +238,42 @@ def _of_this_host(output_dir: Path, own: RunDirectory | None) -> Iterator[RunDir
 
 
 def _walls(directory: RunDirectory) -> Iterator[tuple[Cell, bool, float]]:
-    """Of runs that went well: cell, whether traced, seconds."""
+    """Of successful runs: cell, whether traced, seconds."""
     try:
-        there = _run_files(directory)
-        cells = directory.grid().cells.values() if there else ()
+        existing = _run_files(directory)
+        cells = directory.grid().cells if existing else ()
     except (OSError, StudyError):  # of another version, or another user's
         return
     for cell in cells:
         for repeat in _TIMED_BY:
-            if f"{run_name(cell.name, repeat)}.json" not in there:
+            if f"{run_name(cell.name, repeat)}.json" not in existing:
                 continue
-            try:
-                record = _read(directory.record(cell.name, repeat))
-            except (OSError, StudyError):
-                continue
-            if record and record["status"] == "ok" and "wall_s" in record:
-                yield cell, repeat == TRACED, record["wall_s"]
+            head = read_head(directory.record(cell.name, repeat))
+            if head and head.ok and head.wall_s:
+                yield cell, repeat == TRACED, head.wall_s
 
 
-def _likes(cell: Cell, traced: bool, own: bool = True) -> list[_Like]:
-    """What tells how long a run takes, the nearest first: its kind, in the study itself (own) its mode, its kind in the
-    other mode, and all runs of the study.
+def _classes(cell: Cell, traced: bool, own: bool = True) -> list[_Class]:
+    """By what the duration of a run is estimated, the closest first: its kind, in the study itself (own) its mode, its
+    kind in the other mode, and all runs of the study.
 
-    Cells of one kind take the same time: GPU and node apart, all is equal.
+    Cells of one kind take the same time: they are equal but for GPU and nodes.
     """
-    kind = replace(cell, gpu=0, cpu_node=0, mem_node=0).key
-    likes: list[_Like] = [(kind, traced), (traced,), (kind,), ()]
-    return likes if own else [like for like in likes if kind in like]
+    kind = structs.replace(cell, gpu=0, cpu_node=0, mem_node=0).key
+    classes: list[_Class] = [(kind, traced), (traced,), (kind,), ()]
+    return classes if own else [one for one in classes if kind in one]
 
 
 def _estimate(cells: dict[str, Cell], todo: list[Slot], times: _Times) -> tuple[float | None, str]:
-    """Seconds that these runs may take, or None, and where that is from."""
-    means = {like: statistics.fmean(walls) for like, walls in times.items()}
-    seconds, source, found = 0.0, _MEASURED, {}
+    """Seconds that these runs may take, or None, and the source of that."""
+    means = {one: statistics.fmean(walls) for one, walls in times.items()}
+    seconds, source = 0.0, _MEASURED
+    expected: dict[tuple[str, bool], float | None] = {}
     for slot in todo:
-        cell, traced = cells[slot.cell], slot.repeat == TRACED
-        if (slot.cell, traced) not in found:
-            found[slot.cell, traced] = next((means[like] for like in _likes(cell, traced) if like in means), None)
-        known = found[slot.cell, traced]
+        cell, traced = cells[slot.cell], slot.is_traced
+        if (slot.cell, traced) not in expected:
+            expected[slot.cell, traced] = next((means[one] for one in _classes(cell, traced) if one in means), None)
+        known = expected[slot.cell, traced]
         if known is None and cell.device == "cpu":
             return None, _UNKNOWN
         if known is None:
@@ -289,69 +282,62 @@ def _estimate(cells: dict[str, Cell], todo: list[Slot], times: _Times) -> tuple[
     return round(seconds, 1), source
 
 
-def _duration(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes:.0f} min" if minutes < 90 else f"{hours:.1f} h"
+# Progress of a study that runs
 
-
-# --- remaining
-# How far a study is, and how long the rest may take: from its own finished runs.
-
-Records = Mapping[Slot, Mapping[str, Any] | None]
+Heads = Mapping[Slot, Head | None]
 
 
 @dataclass(frozen=True)
-class Standing:
-    """done of total runs; current_s and rest_s: what the running one and those after it may take, None if unknown."""
+class StudyProgress:
+    """done of total runs; current_s, rest_s: expected for the current run and for those after it, None if unknown."""
 
     done: int
     total: int
     current_s: float | None
     rest_s: float | None
 
-    def left_s(self, elapsed_s: float) -> float | None:
-        """Time left when the running one has run for elapsed_s."""
+    def remaining_s(self, elapsed_s: float) -> float | None:
+        """When the current run has run for elapsed_s."""
         if self.current_s is None or self.rest_s is None:
             return None
         return self.rest_s + max(self.current_s - elapsed_s, 0.0)
 
 
-def standing(records: Records, invocation: str, free: Iterable[str] = (), current: Slot | None = None) -> Standing:
-    """Where a study stands.
+def study_progress(
+    heads: Heads, invocation: str, not_runnable: Iterable[str] = (), current: Slot | None = None
+) -> StudyProgress:
+    """How far a study is.
 
-    records: its runs, each with its record or None.
-    free: cells that end at once, since this host cannot run them.
-    current: the run that goes on now; it counts as not done.
+    heads: of its runs, None where there is no record. not_runnable: cells that this host cannot run, whose runs end at
+    once. current: the run in progress; it counts as not done.
     """
-    done = {slot for slot, record in records.items() if slot != current and is_final(record, invocation)}
-    over = {*free, *_given_up(records, invocation)}
-    estimate = _estimates(records, done)
-    rest = [estimate(slot) for slot in records if slot not in done and slot != current and slot.cell not in over]
-    now = estimate(current) if current else 0.0
-    known = now is not None and None not in rest
-    return Standing(len(done), len(records), now if known else None, sum(rest) if known else None)
+    done = {slot for slot, head in heads.items() if slot != current and head and head.is_final(invocation)}
+    over = {*not_runnable, *_given_up(heads, invocation)}
+    expected_s = _expected(heads, done)
+    rest = [expected_s(slot) for slot in heads if slot not in done and slot != current and slot.cell not in over]
+    now = expected_s(current) if current else 0.0
+    if now is None or None in rest:
+        return StudyProgress(len(done), len(heads), None, None)
+    return StudyProgress(len(done), len(heads), now, sum(one for one in rest if one is not None))
 
 
-def _given_up(records: Records, invocation: str) -> set[str]:
+def _given_up(heads: Heads, invocation: str) -> set[str]:
     """Cells whose further runs end as the first one did, without being started."""
     return {
-        slot.cell
-        for slot, record in records.items()
-        if record and record["status"] in LASTING and record["invocation"] == invocation
+        slot.cell for slot, head in heads.items() if head and head.status in LASTING and head.invocation == invocation
     }
 
 
-def _estimates(records: Records, done: set[Slot]) -> Callable[[Slot], float | None]:
-    """The mean over a run's like: those of its group, else of its mode, else all. None before any run has ended."""
-    walls: dict[tuple[str | bool, ...], list[float]] = {}
-    for slot, record in records.items():
-        if record and slot in done and record["status"] == OK:
-            for like in _likes_of_remaining(slot):
-                walls.setdefault(like, []).append(record["wall_s"])
-    means = {like: statistics.fmean(values) for like, values in walls.items()}
-    return lambda slot: next((means[like] for like in _likes_of_remaining(slot) if like in means), None)
+def _expected(heads: Heads, done: set[Slot]) -> Callable[[Slot], float | None]:
+    """The mean over similar runs: those of its group, else of its mode, else all. None before any run has ended."""
+    walls: _Times = {}
+    for slot, head in heads.items():
+        if head and slot in done and head.ok:
+            for one in _slot_classes(slot):
+                walls.setdefault(one, []).append(head.wall_s)
+    means = {one: statistics.fmean(values) for one, values in walls.items()}
+    return lambda slot: next((means[one] for one in _slot_classes(slot) if one in means), None)
 
 
-def _likes_of_remaining(slot: Slot) -> list[tuple[str | bool, ...]]:
-    traced = slot.repeat == TRACED
-    return [(traced, slot.group), (traced,), ()]
+def _slot_classes(slot: Slot) -> list[_Class]:
+    return [(slot.is_traced, slot.group), (slot.is_traced,), ()]

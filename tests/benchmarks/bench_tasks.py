@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bench.records.study import TRACED
 from bench.run.record import write_record
 from bench.study.directory import RunDirectory, resolve
 from bench.study.load import configs_folder, load_study
-from bench.study.order import TRACED
 
 # 48 cells that any machine can run: on the cpu device the GPU is a label.
 GRID = {"gpu_ids": list(range(8)), "numa_nodes": [0]}
@@ -38,7 +38,7 @@ def all_done(tmp_path: Path) -> Path:
     study = load_study(configs_folder() / "numa_locality_study.yaml", {"device": "cpu", **GRID})
     directory = resolve(study, tmp_path / "outputs", False, "earlier")
     done = {"status": "ok", "reason": "", "advice": "", "invocation": "earlier", "started_at": "t", "source": "t"}
-    for slot in directory.grid().asked(study.settings["repeats"]):
+    for slot in directory.grid().asked(study.settings.repeats):
         write_record(directory.record(slot.cell, slot.repeat), {**done, "monitor": None, "repeat": slot.repeat})
         if slot.repeat == TRACED:
             write_record(directory.export_record(slot.cell), done)

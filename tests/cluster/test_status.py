@@ -96,9 +96,9 @@ def test_a_damaged_host_is_told_and_hides_no_other(directory: ClusterDirectory) 
     (directory.host("n1").path / "grid.json").write_text("{")
     first, second = cluster_status(directory).hosts
     assert (first.state, first.runs_done, first.runs) == ("incomplete", 3, None)
-    assert "grid.json: not valid JSON" in first.reason
+    assert "grid.json: the grid of the study is damaged" in first.reason
     assert second.reason == "no job was submitted for it: submit the study again"
-    assert "grid.json: not valid JSON" in status(directory.host("n1").path).hosts[0].reason
+    assert "grid.json: the grid of the study is damaged" in status(directory.host("n1").path).hosts[0].reason
 
 
 @pytest.mark.parametrize("facts", ["[]", "{}", '{"fingerprint": []}', '{"fingerprint": {}}'])

@@ -20,7 +20,7 @@ from bench.legacy.load import load
 from bench.legacy.repeats import demanded
 from bench.report.tables import cells_table, csv_text
 from bench.study.directory import RunDirectory, study_fingerprint
-from bench.study.load import Study, configs_folder, load_study
+from bench.study.load import StudyDefinition, configs_folder, load_study
 from bench.study.plan import plan
 from bench.trace.analyze import analyze_file
 from tests.fuzz.mutations import mutate_bytes, mutate_json
@@ -134,7 +134,7 @@ def _sound() -> Path:
 
 
 @cache
-def _study() -> Study:
+def _study() -> StudyDefinition:
     """What the sound directory is of, so that a plan of it looks into the directory."""
     study = load_study(_sound().parents[3] / "study.yaml")
     assert plan(study, _sound().parents[2]).directory

@@ -52,7 +52,7 @@ def record(calls: Calls, folder: Path) -> Path:
     directory = RunDirectory(calls.run_directory())
     recorded = folder / "recorded"
     recorded.mkdir(parents=True)
-    for name, cell in directory.grid().cells.items():
+    for name, cell in ((cell.name, cell) for cell in directory.grid().cells):
         for repeat, mode in ((1, "timed"), ("traced", "traced")):
             result = json.loads(directory.record(name, repeat).read_text())["result"]
             (recorded / f"{name}.{mode}.json").write_text(json.dumps(result))

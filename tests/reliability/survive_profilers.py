@@ -68,7 +68,7 @@ def measure(calls: ApartCalls) -> tuple[RunDirectory, dict, dict]:
     """Run a cell timed and traced; returns the timed record and the cell's metrics record."""
     directory = resolved(calls)
     grid = directory.grid()
-    (cell,) = grid.cells.values()
+    (cell,) = grid.cells
     lock = HostLock(calls.lock)
     for repeat in (1, "traced"):
         execute(directory, cell, grid.slot(cell.name, repeat), "now", lock, lambda text, percent: None)

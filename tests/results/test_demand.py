@@ -7,8 +7,9 @@ import pytest
 
 from bench.analysis.repeats import demanded
 from bench.host.topology import Node, Topology
+from bench.records.study import run_name
 from bench.run.record import write_record
-from bench.study.directory import RunDirectory, resolve, run_name
+from bench.study.directory import RunDirectory, resolve
 from bench.study.load import read_study
 
 BASE = {
@@ -47,7 +48,8 @@ def test_cells_of_an_axis_are_a_pair_too(tmp_path: Path) -> None:
     """On one node each cell of a sweep is a group of its own; its base is in another."""
     swept = {"models": ["vit32x2x128"], "axes": {"dtype": ["fp32", "bf16"], "buffers": [1, 2]}}
     directory = resolve(read_study(BASE | swept, "f"), tmp_path, False, "now")
-    _, plain, other, lost = sorted(directory.grid().cells, key=lambda name: ("buf1" in name, "bf16" in name))
+    names = [cell.name for cell in directory.grid().cells]
+    _, plain, other, lost = sorted(names, key=lambda name: ("buf1" in name, "bf16" in name))
     for slot in directory.grid().asked(2):
         monitor = {"disturbed": ["throttled"] if (slot.cell, slot.repeat) == (lost, 1) else []}
         record = {"cell": slot.cell, "repeat": slot.repeat, "status": "ok", "invocation": "now", "monitor": monitor}

@@ -21,7 +21,7 @@ TINY = {
 def run(tmp_path: Path, repeat: int | str = 1, **changes: object) -> tuple[RunDirectory, dict, list]:
     directory = resolve(read_study(TINY | changes, "f"), tmp_path / "outputs", False, "now")
     grid = directory.grid()
-    (cell,) = grid.cells.values()
+    (cell,) = grid.cells
     said: list[tuple[str, int]] = []
     lock = HostLock(tmp_path / "lock")
     slot = grid.slot(cell.name, repeat)
@@ -78,7 +78,7 @@ def test_numactl_that_is_absent_is_bind_failed(tmp_path: Path, monkeypatch: pyte
 
 def test_a_cell_that_takes_the_host_down_is_given_up(tmp_path: Path) -> None:
     directory = resolve(read_study(TINY, "f"), tmp_path / "outputs", False, "now")
-    (name,) = directory.grid().cells
+    (name,) = (cell.name for cell in directory.grid().cells)
     starts = directory.record(name, 1).with_suffix(".starts")
     starts.write_text("an-earlier-boot\nanother-boot\na-third-boot")
     _, record, _ = run(tmp_path)
@@ -88,7 +88,7 @@ def test_a_cell_that_takes_the_host_down_is_given_up(tmp_path: Path) -> None:
 
 def test_starts_that_were_only_killed_are_no_reason_to_give_up(tmp_path: Path) -> None:
     directory = resolve(read_study(TINY, "f"), tmp_path / "outputs", False, "now")
-    (name,) = directory.grid().cells
+    (name,) = (cell.name for cell in directory.grid().cells)
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     directory.record(name, 1).with_suffix(".starts").write_text("\n".join([boot] * 5))
     assert run(tmp_path)[1]["status"] == "ok"

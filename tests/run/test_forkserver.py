@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.records.study import TRACED, Slot
 from bench.run import forkserver
 from bench.run.attempt import execute
 from bench.run.child import ChildEnd, child_environment, run_child
@@ -21,7 +22,6 @@ from bench.run.lock import HostLock
 from bench.run.processes import session_members, start_ticks
 from bench.study.directory import resolve
 from bench.study.load import read_study
-from bench.study.order import TRACED, Slot
 
 ROOT = Path(__file__).parents[2]
 LIGHT = ["-m", "tests.run.light_server"]
@@ -227,7 +227,7 @@ def test_nothing_outlives_a_killed_owner(tmp_path: Path) -> None:
 
 def test_the_first_block_and_traces_have_interpreters_of_their_own() -> None:
     def slot(repeat: int | str, block: int) -> Slot:
-        return Slot("cell", repeat, block, 0, "group")
+        return Slot(cell="cell", repeat=repeat, block=block, position=0, group="group")
 
     assert [how_to_start(FORK, slot(repeat, 3), 1) for repeat in (1, 2, 9, TRACED)] == [EXEC, FORK, FORK, EXEC]
     assert how_to_start(EXEC, slot(2, 2), 1) == EXEC
@@ -247,7 +247,7 @@ def test_a_study_that_asks_for_forks_has_them_from_the_second_block_on(tmp_path:
     }  # fmt: skip
     directory = resolve(read_study(asked, "f"), tmp_path / "outputs", False, "now")
     grid, lock = directory.grid(), HostLock(tmp_path / "lock")
-    (cell,) = grid.cells.values()
+    (cell,) = grid.cells
     records, sessions, seen = {}, {}, {}
     for how, repeat in ((EXEC, 1), (FORK, 2)):
 

@@ -1,14 +1,14 @@
 """Links, measured by the real program on the cpu device, and what is left where it fails."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
+from bench.records.study import Cell
 from bench.run.lock import HostLock
 from bench.run.stages import link_cells, link_name, measure_link
 from bench.storage import read_json
-from bench.study.cell import Cell
 from bench.study.directory import RunDirectory, resolve
 from bench.study.load import read_study
 
@@ -25,14 +25,14 @@ def directory(tmp_path: Path) -> RunDirectory:
 
 
 def cells_of(directory: RunDirectory) -> list[Cell]:
-    return [*directory.grid().cells.values()]
+    return [*directory.grid().cells]
 
 
 def test_one_link_for_each_gpu_and_placement_that_can_run(directory: RunDirectory) -> None:
     cells = cells_of(directory)
     assert [*link_cells(cells)] == ["gpu0_numa0", "gpu1_numa0"]
-    apart = replace(cells[0], cpu_node=3)
-    absent = replace(cells[0], gpu=7, reason="no such GPU: 7")
+    apart = structs.replace(cells[0], cpu_node=3)
+    absent = structs.replace(cells[0], gpu=7, reason="no such GPU: 7")
     found = link_cells([*cells, apart, absent])
     assert [*found] == ["gpu0_numa0", "gpu1_numa0", "gpu0_numa0_cpu3"] and found["gpu0_numa0_cpu3"].cpu_node == 3
     assert link_name(apart) == "gpu0_numa0_cpu3"
@@ -65,6 +65,6 @@ def test_what_fails_is_a_record_with_its_outcome(
 ) -> None:
     name, cell = next(iter(link_cells(cells_of(directory)).items()))
     record = measure_link(
-        directory, name, replace(cell, **change), "now", HostLock(tmp_path / "lock"), lambda *_: None
+        directory, name, structs.replace(cell, **change), "now", HostLock(tmp_path / "lock"), lambda *_: None
     )
     assert record["status"] == outcome and words in record["reason"] and record["advice"]

@@ -4,12 +4,12 @@ import signal
 
 import pytest
 
+from bench.records.study import Cell, Model
 from bench.run.child import ChildEnd, judge
-from bench.study.cell import Cell
-from bench.study.model import Model
 
 CELL = Cell(
-    name="pipeline_gpu0_numa3_vit32x2x128", gpu=0, gpu_uuid=None, cpu_node=3, mem_node=3, model=Model(32, 2, 128, 4),
+    name="pipeline_gpu0_numa3_vit32x2x128", gpu=0, gpu_uuid=None, cpu_node=3, mem_node=3, 
+    model=Model(patch_size=32, depth=2, dim=128, heads=4),
     image_size=224, batch_size=10, num_samples=100, warmup_samples=10, memory_size_mb=64, buffers=2,
     compile_model="off", cuda_graph=False, dtype="fp32", device="cpu", profiler="torch", binding="numactl", seed=0,
     windows=9, window_s=0.1, timeout_s=60.0, placement_threshold=1.0,

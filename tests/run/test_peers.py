@@ -10,16 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from bench.host.peers import Peer
+from bench.records.study import Cell, Grid
 from bench.run.attempt import execute
 from bench.run.lock import HostLock
 from bench.run.peers import peer_cell, peers_of, probed_nodes
 from bench.run.processes import session_members
 from bench.run.record import failure, write_record
 from bench.storage import write_json
-from bench.study.cell import Cell
-from bench.study.directory import Grid, RunDirectory, resolve
+from bench.study.directory import RunDirectory, resolve
 from bench.study.load import read_study
 
 TINY = {
@@ -39,7 +40,7 @@ class Call:
 
     def __init__(self, tmp_path: Path, repeat: int | str = 1, **changes: object) -> None:
         self.directory, grid = resolved(tmp_path, **changes)
-        (self.cell,) = grid.cells.values()
+        (self.cell,) = grid.cells
         self.lock = HostLock(tmp_path / "lock")
         self.record: dict = {}
         slot = grid.slot(self.cell.name, repeat)
@@ -124,7 +125,7 @@ TOO_MUCH_MB = 2**20
 
 def test_what_a_peer_says_of_its_failure_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def too_large(cell: Cell, peer: Peer) -> Cell:
-        return replace(peer_cell(cell, peer), memory_size_mb=TOO_MUCH_MB)
+        return structs.replace(peer_cell(cell, peer), memory_size_mb=TOO_MUCH_MB)
 
     monkeypatch.setattr("bench.run.peers.peer_cell", too_large)
     record = Call(tmp_path).ended()
@@ -135,7 +136,7 @@ def test_what_a_peer_says_of_its_failure_is_the_reason(tmp_path: Path, monkeypat
 
 def test_what_fails_first_is_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def small(cell: Cell, peer: Peer) -> Cell:
-        return replace(peer_cell(cell, peer), memory_size_mb=1)
+        return structs.replace(peer_cell(cell, peer), memory_size_mb=1)
 
     monkeypatch.setattr("bench.run.peers.peer_cell", small)
     record = Call(tmp_path, memory_size_mb=TOO_MUCH_MB).ended()
@@ -167,7 +168,7 @@ def test_peers_that_do_not_listen_are_ended_with_the_run(tmp_path: Path) -> None
 
 def test_what_nobody_knows_is_not_runnable(tmp_path: Path) -> None:
     directory, grid = resolved(tmp_path)
-    (cell,) = grid.cells.values()
+    (cell,) = grid.cells
     here = directory.host()
     nodes = (here.nodes[0], replace(here.nodes[0], id=5))
     facts = directory.topology() | replace(here, nodes=nodes).to_json()
@@ -180,11 +181,11 @@ def test_what_nobody_knows_is_not_runnable(tmp_path: Path) -> None:
 
 def test_a_peer_is_the_measured_cell_on_another_gpu_and_node(tmp_path: Path) -> None:
     _, grid = resolved(tmp_path)
-    (cell,) = grid.cells.values()
-    bound = peer_cell(replace(cell, binding="numactl"), Peer(3, "GPU-3", 7))
+    (cell,) = grid.cells
+    bound = peer_cell(structs.replace(cell, binding="numactl"), Peer(3, "GPU-3", 7))
     assert (bound.gpu, bound.gpu_uuid, bound.cpu_node, bound.mem_node) == (3, "GPU-3", 7, 7)
     assert (bound.binding, bound.model, bound.concurrent_gpus) == ("numactl", cell.model, 2)
-    found = replace(cell, binding="numactl", concurrent_placement="found")
+    found = structs.replace(cell, binding="numactl", concurrent_placement="found")
     assert peer_cell(found, Peer(3, None, None)).binding == "none"
 
 
@@ -194,8 +195,8 @@ def test_the_probe_tells_nodes(tmp_path: Path) -> None:
     found = {"gpus": [{"index": 0, "measured_node": 2}, {"index": 1, "measured_node": None}, {"index": 2}]}
     write_record(directory.probe("before"), {**failure("ok", ""), "invocation": "a", "found": found})
     assert probed_nodes(directory) == {0: 2, 1: None, 2: None}
-    (cell,) = grid.cells.values()
-    assert peers_of(directory, replace(cell, concurrent_gpus=1)) == ()
+    (cell,) = grid.cells
+    assert peers_of(directory, structs.replace(cell, concurrent_gpus=1)) == ()
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.study.directory import RunDirectory, run_name
+from bench.records.study import run_name
+from bench.study.directory import RunDirectory
 from tests.slurm.local_slurm import LocalSlurm, wait_until
 from tests.tasks.study_calls import BIN, Calls
 
@@ -96,7 +97,7 @@ class ManyHosts:
     def check_whole(self, host: str) -> int:
         """Every run of the host is there, ok, and was measured once. Returns their number."""
         directory = self.directory(host)
-        asked = {run_name(slot.cell, slot.repeat) for slot in directory.grid().asked(directory.study()["repeats"])}
+        asked = {run_name(slot.cell, slot.repeat) for slot in directory.grid().asked(directory.study().repeats)}
         records = {path.stem: json.loads(path.read_text()) for path in directory.path.glob("runs/*.json")}
         lost = asked - records.keys()
         assert not lost, f"{host} lost {sorted(lost)[:5]}"

@@ -8,22 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import StudyError
-from bench.study.axes import Combination, combinations, idle_excludes, named
-from bench.study.load import Study, read_study
+from bench.study.axes import Combination, combinations, idle_excludes, name_cells
+from bench.study.load import StudyDefinition, read_study
 
 BASE = {"name": "s", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit32x2x128"]}
 
 
-def study(overrides: dict | None = None, **values: object) -> Study:
+def study(overrides: dict | None = None, **values: object) -> StudyDefinition:
     return read_study({key: value for key, value in (BASE | values).items() if value is not None}, "f.yaml", overrides)
 
 
-def grid(study: Study) -> list[Combination]:
+def grid(study: StudyDefinition) -> list[Combination]:
     return combinations(study.gpu_ids, study.placements, study.models, study.axes, study.settings, "f")
 
 
-def names(study: Study) -> list[str]:
-    return [name.removeprefix("pipeline_gpu0_numa0_") for _, name, _ in named(grid(study), study.settings)]
+def names(study: StudyDefinition) -> list[str]:
+    return [name.removeprefix("pipeline_gpu0_numa0_") for _, name, _ in name_cells(grid(study))]
 
 
 def test_axes_are_crossed_in_the_order_they_are_written() -> None:
@@ -139,7 +139,7 @@ def test_a_value_on_the_command_line_ends_the_files_axis_and_is_the_base_of_a_sw
         ({"axes": ["dtype"]}, ["allowed is a mapping"]),
         ({"axes": {"numa_nodes": [0], "placements": [[0, 2]]}}, ["exclude each other"]),
         ({"axes": {"placements": [[0]]}}, ["[CPU node, memory node]", "axes.placements[0]"]),
-        ({"axes": {"binding": ["auto", "none"]}}, ["auto is no value of an axis"]),
+        ({"axes": {"binding": ["auto", "none"]}}, ["auto cannot be a value of an axis"]),
         ({"zip": {"dtype": ["bf16"]}}, ["allowed is a list of mappings", "f.yaml: zip"]),
         ({"zip": [{"dtype": ["bf16"], "batch_size": [10, 20]}]}, ["dtype has 1, batch_size has 2", "zip[0]"]),
         ({"zip": [{"dtype": ["bf16"]}], "axes": {"dtype": ["fp16"]}}, ["dtype is varied twice"]),
@@ -162,7 +162,7 @@ def test_what_is_refused_names_place_and_what_is_allowed(values: dict, words: li
 
 @pytest.mark.parametrize("key", ["gpu_ids", "models", "exclude"])
 def test_a_text_that_was_meant_as_json_is_told_as_that(key: str) -> None:
-    with pytest.raises(StudyError, match="this is no JSON"):
+    with pytest.raises(StudyError, match="this is not valid JSON"):
         study({key: "[0"})
 
 
@@ -171,7 +171,7 @@ def test_a_sweep_that_is_wrong_is_named_as_the_option() -> None:
         ({"dtype": ["x"]}, "--sweep.dtype[0]"),
         ([1], "--sweep"),
         ({"dephs": [1]}, "did you mean depth"),
-        ("{dtype: [bf16]}", "this is no JSON"),
+        ("{dtype: [bf16]}", "this is not valid JSON"),
     ):
         with pytest.raises(StudyError) as refused:
             study({"sweep": sweep})
@@ -220,10 +220,10 @@ def test_any_grid_is_what_an_oracle_counts(dtypes: list, batches: list, exclude:
             study(gpu_ids=list(_GPUS), axes=axes, exclude=exclude, include=include)
         return
     made = study(gpu_ids=list(_GPUS), axes=axes, exclude=exclude, include=include)
-    found = [(one.settings.get("dtype", "fp32"), one.settings.get("batch_size", 10), one.gpu) for one in grid(made)]
+    found = [(one.changes.get("dtype", "fp32"), one.changes.get("batch_size", 10), one.gpu) for one in grid(made)]
     assert len(found) == len(set(found))
     assert set(found) == wanted
-    assert len({name for _, name, _ in named(grid(made), made.settings)}) == len(found)
+    assert len({name for _, name, _ in name_cells(grid(made))}) == len(found)
     idle = idle_excludes(made.gpu_ids, made.placements, made.models, made.axes, made.settings)
     assert idle == [
         index

@@ -5,14 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from bench.errors import StudyError
 from bench.host.topology import Node, Topology, read_topology
-from bench.study.cell import LATER_SETTINGS, Cell
+from bench.records.base import convert, decode, plain
+from bench.records.study import Cell
 from bench.study.grid import expand
 from bench.study.load import configs_folder, load_study, read_study
-from bench.study.settings import SETTINGS
-from bench.workload import cell as workload
 
 GIB = 1 << 30
 HOSTS = Path(__file__).parents[1] / "fixtures" / "hosts"
@@ -27,7 +27,14 @@ def host(*nodes: Node) -> Topology:
 
 
 def cells_of(values: dict, topology: Topology) -> list[Cell]:
-    base = {"name": "s", "gpu_ids": [0], "models": ["vit32x2x128"], "device": "cpu", "profiler": "torch"}
+    base = {
+        "name": "s",
+        "gpu_ids": [0],
+        "models": ["vit32x2x128"],
+        "device": "cpu",
+        "profiler": "torch",
+        "binding": "none",
+    }
     return expand(read_study(base | values, "f"), topology)
 
 
@@ -63,13 +70,12 @@ def test_cells_that_cannot_run_carry_the_reason_and_the_others_run() -> None:
     cells = cells_of({"numa_nodes": [0, 2, 3]}, host(node(0), node(3, cpus=())))
     assert [bool(cell.reason) for cell in cells] == [False, True, True]
     assert "no such NUMA node: 2" in cells[1].reason
-    assert cells[1].as_json()["outcome"] == "not_runnable"
 
 
 @pytest.mark.parametrize(
     ("values", "advice"),
     [
-        ({"numa_nodes": [7]}, "choose GPUs and nodes that are here"),
+        ({"numa_nodes": [7]}, "choose GPUs and nodes of this host"),
         ({"numa_nodes": [0], "device": "cuda"}, "--device cpu"),
     ],
 )
@@ -82,7 +88,7 @@ def test_no_cell_that_can_run_is_an_error_that_says_what_would_run(values: dict,
 def test_what_a_host_without_a_gpu_cannot_do_is_to_be_left_out() -> None:
     asked = load_study(configs_folder() / "quick_test.yaml", {"cuda_graph": True})
     with pytest.raises(StudyError, match="cuda_graph needs device cuda") as refused:
-        expand(replace(asked, settings=asked.settings | {"device": "cpu"}), host(node(0)))
+        expand(replace(asked, settings=structs.replace(asked.settings, device="cpu")), host(node(0)))
     assert "leave cuda_graph out" in refused.value.advice
 
 
@@ -101,28 +107,16 @@ def test_all_of_what_is_not_there_is_named() -> None:
         cells_of({"numa_nodes": "all"}, host(node(0, cpus=())))
 
 
-def test_a_cell_reads_back_from_json() -> None:
+def test_cells_survive_json() -> None:
     for cell in cells_of({"numa_nodes": [0, 9]}, host(node(0))):
-        assert Cell.from_json(json.loads(json.dumps(cell.as_json()))) == cell
+        assert decode(json.dumps(plain(cell)).encode(), Cell) == cell
 
 
-def test_a_setting_that_came_later_stands_for_what_was_done_before_in_study_and_workload_alike() -> None:
-    assert LATER_SETTINGS[0] == "host_memory" and "batch_size" not in LATER_SETTINGS
-    for key in LATER_SETTINGS:
-        assert getattr(Cell, key) == getattr(workload.Cell, key) == SETTINGS[key].default
-
-
-def test_run_directories_of_version_0_1_are_read() -> None:
-    """Their cells name no group and none of the later settings."""
+def test_key_of_a_stored_cell_is_unchanged() -> None:
     record = json.loads((Path(__file__).parents[1] / "fixtures" / "study" / "cell_0_1.json").read_text())
-    cell = Cell.from_json(record)
+    cell = convert(record, Cell)
     assert (cell.group, cell.host_memory, cell.concurrent_gpus) == ("", "pinned", 1)
     assert cell.key == record["key"]
-    assert cell.as_json() == record | {
-        "group": "", "host_memory": "pinned", "copy_granularity": "batch", "direction": "both",
-        "preprocess_queue": 0, "preprocess_node": -1, "concurrent_gpus": 1, "concurrent_load": "pipeline",
-        "concurrent_placement": "local",
-    }  # fmt: skip
 
 
 def test_variants_of_one_gpu_and_model_are_of_one_family() -> None:
@@ -139,7 +133,9 @@ def test_what_this_host_cannot_do_is_a_reason_and_not_a_refusal() -> None:
     values = {"numa_nodes": [0], "axes": {"cuda_graph": [False, True], "preprocess_queue": [0, 4]}}
     base = {"name": "s", "gpu_ids": [0], "models": ["vit32x2x128"], "preprocess_node": 7}
     study = read_study(base | values, "f")
-    cells = expand(replace(study, settings=study.settings | {"device": "cpu", "profiler": "torch"}), host(node(0)))
+    cells = expand(
+        replace(study, settings=structs.replace(study.settings, device="cpu", profiler="torch")), host(node(0))
+    )
     reasons = {cell.name.removeprefix("pipeline_gpu0_numa0_vit32x2x128"): cell.reason for cell in cells}
     assert reasons[""] == ""
     assert reasons["_graph"] == "cuda_graph needs device cuda"

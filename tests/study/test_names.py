@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.study.axes import combinations, named
+from bench.study.axes import combinations, name_cells
 from bench.study.load import read_study
 from bench.study.settings import AXIS_KEYS, SETTINGS
 
@@ -13,7 +13,7 @@ STEM = "pipeline_gpu1_numa2_vit32x6x512"
 def called(**values: object) -> list[tuple[str, str]]:
     study = read_study(BASE | values, "f")
     found = combinations(study.gpu_ids, study.placements, study.models, study.axes, study.settings, "f")
-    return [(name, group) for _, name, group in named(found, study.settings)]
+    return [(name, group) for _, name, group in name_cells(found)]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def called(**values: object) -> list[tuple[str, str]]:
     ],
 )  # fmt: skip
 def test_a_setting_that_differs_from_the_studys_own(key: str, value: object, suffix: str, base: dict) -> None:
-    own = read_study(BASE | base, "f").settings[key]
+    own = getattr(read_study(BASE | base, "f").settings, key)
     assert called(**base, axes={key: [own, value]}) == [
         (STEM, "gpu1_vit32x6x512"),
         (f"{STEM}_{suffix}", f"gpu1_vit32x6x512_{suffix}"),
@@ -72,7 +72,7 @@ def test_a_setting_that_differs_from_the_studys_own(key: str, value: object, suf
 
 def test_every_value_of_every_choice_has_a_suffix_of_its_own() -> None:
     suffixes = [
-        setting.told(value)
+        setting.axis.suffix_of(value)
         for key, setting in SETTINGS.items()
         if key in AXIS_KEYS
         for value in (setting.choices or ((True, False) if setting.kind is bool else (7,)))
@@ -96,7 +96,7 @@ def test_places_are_no_part_of_a_group_and_the_cpu_node_comes_first() -> None:
     del study["numa_nodes"]
     study = read_study(study, "f")
     found = combinations(study.gpu_ids, study.placements, study.models, study.axes, study.settings, "f")
-    assert [(name, group) for _, name, group in named(found, study.settings)] == [
+    assert [(name, group) for _, name, group in name_cells(found)] == [
         (f"{STEM}_bf16", "gpu1_vit32x6x512_bf16"),
         (f"{STEM}_cpu0_bf16", "gpu1_vit32x6x512_bf16"),
     ]

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import StudyError
-from bench.study.order import TRACED, measuring_order, turned
+from bench.records.study import TRACED
+from bench.study.order import measuring_order, turned
 
 PAIRS = [(f"g{g}_numa{n}", f"g{g}") for g in range(5) for n in (0, 2)]
 

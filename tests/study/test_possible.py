@@ -6,12 +6,12 @@ import re
 import pytest
 
 from bench.errors import StudyError
-from bench.study.load import Study, read_study
+from bench.study.load import StudyDefinition, read_study
 
 BASE = {"name": "s", "gpu_ids": [0, 1], "numa_nodes": [0], "models": ["vit32x2x128"]}
 
 
-def study(**values: object) -> Study:
+def study(**values: object) -> StudyDefinition:
     return read_study(BASE | values, "f.yaml")
 
 
@@ -119,4 +119,4 @@ def test_many_are_counted_and_the_first_are_named() -> None:
 
 
 def test_auto_contradicts_nothing_until_the_host_is_known() -> None:
-    assert study(axes={"cuda_graph": [False, True], "dtype": ["fp32", "tf32"]}).settings["device"] == "auto"
+    assert study(axes={"cuda_graph": [False, True], "dtype": ["fp32", "tf32"]}).settings.device == "auto"

@@ -13,7 +13,7 @@ from bench.host.topology import read_topology
 from bench.run.record import write_record
 from bench.storage import write_json
 from bench.study.directory import RunDirectory, find, resolve
-from bench.study.load import Study, read_study
+from bench.study.load import StudyDefinition, read_study
 from bench.study.plan import plan, render
 
 TINY = {
@@ -22,7 +22,7 @@ TINY = {
 }  # fmt: skip
 
 
-def study(**changes: object) -> Study:
+def study(**changes: object) -> StudyDefinition:
     return read_study(TINY | changes, "f")
 
 
@@ -40,14 +40,14 @@ def test_a_sweep_is_part_of_what_the_study_is(tmp_path: Path) -> None:
     assert swept != plain and len(swept.grid().cells) == 2 * len(plain.grid().cells)
     assert find(study(axes={"buffers": [1, 2]}), tmp_path) == swept
     assert find(read_study(TINY, "f", {"sweep": {"buffers": [1, 3]}}), tmp_path) is None
-    assert swept.study()["axes"] == {"buffers": [1, 2]}
+    assert swept.study().axes == {"buffers": (1, 2)}
 
 
 def test_variants_of_a_gpu_and_model_are_measured_near_each_other(tmp_path: Path) -> None:
     axes = {"buffers": [1, 2, 3], "dtype": ["fp32", "bf16"]}
     directory = resolve(study(axes=axes, models=["vit0x0x0", "vit32x2x128", "vit32x4x128"]), tmp_path, False, "a")
     grid = directory.grid()
-    families = [grid.cells[slot.cell].family for slot in grid.order if slot.block == 1]
+    families = [grid.cell(slot.cell).family for slot in grid.order if slot.block == 1]
     assert sum(one != other for one, other in pairwise(families)) == 2
     groups = [slot.group for slot in grid.order if slot.block == 1]
     assert sum(one != other for one, other in pairwise(groups)) == 3 * 6 - 1
@@ -83,7 +83,7 @@ def test_what_is_frozen_reads_back(tmp_path: Path) -> None:
     grid = directory.grid()
     assert len(grid.cells) == 4
     assert [slot.position for slot in grid.order] == list(range(8))
-    assert directory.study()["profiler"] == "torch"
+    assert directory.study().profiler == "torch"
     assert directory.host().node(0) is not None
 
 
@@ -125,10 +125,10 @@ def test_a_run_directory_that_cannot_be_made_is_named(tmp_path: Path, monkeypatc
 def test_a_plan_runs_nothing_and_says_what_is_done(tmp_path: Path) -> None:
     made = plan(study(), tmp_path)
     assert not list(tmp_path.iterdir())
-    assert [cell["state"] for cell in made.cells] == ["todo", "todo", "not_runnable", "not_runnable"]
+    assert [cell.state for cell in made.cells] == ["todo", "todo", "not_runnable", "not_runnable"]
     assert (made.runs, made.runs_to_do) == (8, 4)
     assert (made.estimate_s, made.estimate_from) == (None, "no earlier run of the kind on this host")
-    assert "\ntime: not known: no earlier run of the kind on this host\n" in render(made)
+    assert "\ntime: unknown (no earlier run of the kind on this host)\n" in render(made)
 
     directory = resolve(study(), tmp_path, False, "a")
     for name, status in (("vit0x0x0", "ok"), ("vit32x2x128", "timeout")):
@@ -138,16 +138,16 @@ def test_a_plan_runs_nothing_and_says_what_is_done(tmp_path: Path) -> None:
             write_record(directory.record(cell, repeat), record | {"repeat": repeat})
         write_record(directory.metrics(cell), record)
     made = plan(study(), tmp_path)
-    assert [cell["state"] for cell in made.cells] == ["done", "failed", "not_runnable", "not_runnable"]
-    assert made.cells[1]["reason"] == "timeout: late"
+    assert [cell.state for cell in made.cells] == ["done", "failed", "not_runnable", "not_runnable"]
+    assert made.cells[1].reason == "timeout: late"
     assert made.runs_to_do == 2
-    assert "goes on in" in render(made)
+    assert "continues in" in render(made)
     json.dumps(made.as_json())
 
     # What was stopped before its metrics were made has no run left to do, and is not done.
     directory.metrics("pipeline_gpu0_numa0_vit0x0x0").unlink()
     made = plan(study(), tmp_path)
-    assert (made.cells[0]["state"], made.runs_to_do) == ("todo", 2)
+    assert (made.cells[0].state, made.runs_to_do) == ("todo", 2)
 
     fresh = plan(study(), tmp_path, fresh=True)
     assert fresh.directory is None and fresh.runs_to_do == 4
@@ -157,19 +157,19 @@ def test_what_only_a_run_found_out_to_be_not_runnable_is_planned_as_such(tmp_pat
     """As where the kernel has no huge pages: the next call tries it again."""
     directory = resolve(study(), tmp_path, False, "a")
     record = {"status": "not_runnable", "reason": "no huge pages", "invocation": "a", "wall_s": 3.0}
-    for cell in directory.grid().cells:
+    for cell in (cell.name for cell in directory.grid().cells):
         for repeat in (1, "traced"):
             write_record(directory.record(cell, repeat), record)
         write_record(directory.metrics(cell), record)
     made = plan(study(), tmp_path)
-    assert {cell["state"] for cell in made.cells} == {"not_runnable"}
-    assert made.cells[0]["reason"] == "no huge pages"
+    assert {cell.state for cell in made.cells} == {"not_runnable"}
+    assert made.cells[0].reason == "no huge pages"
     assert made.runs_to_do == 4, "node 99 is not there: the grid says so, and nothing will try those cells"
 
 
 def test_an_estimate_comes_from_earlier_runs_of_the_kind(tmp_path: Path) -> None:
     directory = resolve(study(), tmp_path, False, "a")
-    for cell in directory.grid().cells:
+    for cell in (cell.name for cell in directory.grid().cells):
         for repeat, wall_s in ((1, 2.0), ("traced", 5.0)):
             record = {"cell": cell, "repeat": repeat, "status": "ok", "reason": "", "invocation": "a", "wall_s": wall_s}
             write_record(directory.record(cell, repeat), record)

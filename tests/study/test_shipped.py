@@ -11,8 +11,17 @@ import pytest
 
 from bench.errors import StudyError
 from bench.host.topology import Topology, read_topology
-from bench.study.directory import expand_here
-from bench.study.load import TASKS, Study, configs_folder, load_study, parse_yaml, read_yaml, shipped_names, study_path
+from bench.study.grid import expand_here
+from bench.study.load import (
+    TASKS,
+    StudyDefinition,
+    configs_folder,
+    load_study,
+    parse_yaml,
+    read_yaml,
+    shipped_names,
+    study_path,
+)
 from bench.study.plan import plan
 from bench.study.settings import AXIS_KEYS, SETTINGS, Setting
 
@@ -50,7 +59,7 @@ def test_a_shipped_study_is_found_by_name_and_has_its_count(name: str, two_socke
     made = plan(study, tmp_path, topology=two_sockets)
     assert (study.name, len(made.cells)) == (name, COUNTS[name])
     assert study.question.endswith("?")
-    assert made.runs == COUNTS[name] * (study.settings["repeats"] + 1)
+    assert made.runs == COUNTS[name] * (study.settings.repeats + 1)
     assert not made.notes
 
 
@@ -62,7 +71,7 @@ def test_on_its_nodes_all_of_it_can_run(name: str, two_sockets: Topology) -> Non
         overrides["placements"] = [[0, 0], [0, 1], [1, 0], [1, 1]]
     elif name in ("numa_locality_study", "rq4_numa"):
         overrides["numa_nodes"] = [0, 1]
-    reasons = {cell.name: cell.reason for cell in expand_here(load_study(name, overrides), two_sockets).cells}
+    reasons = {cell.name: cell.reason for cell in expand_here(load_study(name, overrides), two_sockets).grid.cells}
     left = {cell for cell, reason in reasons.items() if reason}
     assert left == {cell for cell in reasons if "_gpus8" in cell}
 
@@ -74,7 +83,7 @@ def readme_commands() -> list[tuple[str, int]]:
     return [(command, int(count)) for command, count in found]
 
 
-def asked(command: str) -> Study:
+def asked(command: str) -> StudyDefinition:
     task, *words = shlex.split(command)
     values: dict[str, Any] = {}
     for option, text in zip(words[::2], words[1::2], strict=True):
@@ -132,7 +141,7 @@ def test_the_order_of_the_first_studies_is_that_of_version_0_1(
     name: str, runs: int, digest: str, two_sockets: Topology
 ) -> None:
     overrides = {"binding": "none", "profiler": "torch"} | ({"numa_nodes": [0, 1]} if name.startswith("numa") else {})
-    order = expand_here(load_study(name, overrides), two_sockets).order
+    order = expand_here(load_study(name, overrides), two_sockets).grid.order
     text = json.dumps([[slot.cell, slot.repeat, slot.group] for slot in order])
     assert (len(order), hashlib.sha256(text.encode()).hexdigest()[:16]) == (runs, digest)
 
@@ -216,7 +225,7 @@ def test_a_row_says_what_the_setting_says(key: str) -> None:
     for value in allowed:
         assert value in values
         if value != "auto":
-            told = setting.told({"true": True, "false": False}.get(value, value))
+            told = setting.axis.suffix_of({"true": True, "false": False}.get(value, value))
             assert f"`_{told}`" in suffix
     if not allowed:
-        assert f"{setting.minimum:g}" in values and f"`_{setting.suffix.format('N')}`" in suffix
+        assert f"{setting.minimum:g}" in values and f"`_{setting.axis.suffix.format('N')}`" in suffix

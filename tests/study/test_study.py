@@ -31,7 +31,7 @@ def test_shipped_studies_have_their_grids(stem: str, gpus: int, placements: int,
     assert (study.name, len(study.gpu_ids), len(study.placements), len(study.models)) == (
         stem, gpus, placements, models,
     )  # fmt: skip
-    assert study.settings["num_samples"] == samples
+    assert study.settings.num_samples == samples
 
 
 def test_heads_of_the_shipped_models_are_those_of_the_design() -> None:
@@ -54,7 +54,7 @@ def test_heads_of_the_shipped_models_are_those_of_the_design() -> None:
         ({"models": []}, ["empty list", "f.yaml: models"]),
         ({"gpu_ids": []}, ["empty list", "f.yaml: gpu_ids"]),
         ({"gpu_ids": [0, -1]}, ["found -1", "f.yaml: gpu_ids[1]"]),
-        ({"gpu_ids": [1, 1]}, ["stands twice"]),
+        ({"gpu_ids": [1, 1]}, ["an id twice"]),
         ({"numa_nodes": None}, ["missing key numa_nodes"]),
         ({"name": "../../etc"}, ["'../../etc'", "f.yaml: name"]),
         ({"models": ["vit30x2x128"]}, ["224 pixels cannot be cut into patches of 30", "28 and 32"]),
@@ -86,8 +86,8 @@ def test_a_question_may_be_left_empty() -> None:
 
 def test_overrides_win_and_are_named_as_options() -> None:
     study = read_study(GOOD, "f.yaml", {"gpu_ids": "all", "numa_nodes": [1], "batch_size": 5, "compile_model": True})
-    assert (study.gpu_ids, study.placements, study.settings["batch_size"]) == ("all", ((1, 1),), 5)
-    assert study.settings["compile_model"] == "default"
+    assert (study.gpu_ids, study.placements, study.settings.batch_size) == ("all", ((1, 1),), 5)
+    assert study.settings.compile_model == "default"
     with pytest.raises(StudyError, match="--batch-size"):
         read_study(GOOD, "f.yaml", {"batch_size": 0})
 

@@ -18,10 +18,9 @@ from typing import Any
 
 import bench.run.stages
 import tasks.stages
+from bench.records.study import TRACED, Cell, Slot, run_name
 from bench.run.record import CRASHED, OK, failure, passed_on, read_record
-from bench.study.cell import Cell
-from bench.study.directory import RunDirectory, run_name
-from bench.study.order import TRACED, Slot
+from bench.study.directory import RunDirectory
 
 Record = dict[str, Any]
 FAIL = os.environ.get("INSTANT_FAIL", "").split(",")
@@ -60,7 +59,7 @@ def write(path: Path, record: Record) -> Record:
 
 def demanded(directory: RunDirectory) -> dict[str, int]:
     most = int(os.environ.get("INSTANT_DEMAND", "0"))
-    return dict.fromkeys(directory.grid().cells, most) if most else {}
+    return dict.fromkeys((cell.name for cell in directory.grid().cells), most) if most else {}
 
 
 def stub_module(name: str, **functions: object) -> None:

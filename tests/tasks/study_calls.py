@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from bench.study.directory import run_name
+from bench.records.study import run_name
 
 BIN = Path(sys.executable).parent
 PROJECT_CONFIG = Path(__file__).parents[2] / "luigi.cfg"

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 import tasks.stages
-from bench.study.directory import RunDirectory, resolve, run_name
+from bench.records.study import TRACED, Slot, run_name
+from bench.study.directory import RunDirectory, resolve
 from bench.study.load import read_study
-from bench.study.order import TRACED, Slot, measuring_order
+from bench.study.order import measuring_order
 from tasks.progress import Reporter
 from tasks.stages import LARGE_STUDY_TASKS, TASK_PER_RUN, RunPipeline, pieces
 from tests.tasks.instant_calls import InstantCalls

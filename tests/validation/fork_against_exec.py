@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.host.topology import Topology, read_topology
+from bench.records.base import plain
+from bench.records.study import Cell
 from bench.run.attempt import step_aside
 from bench.run.child import Child, Launch, Process, child_environment, run_child, scratch_folder, workload_argv
 from bench.run.forkserver import EXEC, FORK, ForkServers, served
 from bench.run.lock import HostLock
 from bench.run.record import OK
 from bench.storage import read_json, write_json
-from bench.study.cell import Cell
-from bench.study.directory import expand_here
+from bench.study.grid import expand_here
 from bench.study.load import read_study
 from bench.study.order import measuring_order
 from bench.workload.run import process_start
@@ -75,7 +76,7 @@ class Runner:
     def run(self, cell: Cell, how: str, block: int) -> Record | None:
         """None after a failure, which is noted."""
         cell_file, result = self.folder / f"{cell.name}.json", self.folder / "result.json"
-        write_json(cell_file, cell.as_json())
+        write_json(cell_file, plain(cell))
         result.unlink(missing_ok=True)
         logs = (self.folder / "stdout", self.folder / "stderr")
         process = Process(cell, workload_argv(cell_file, "timed", result), logs, result)

@@ -21,10 +21,10 @@ def test_a_small_study_of_the_slower_cells_beside_the_first_one(tmp_path):
     again = RunDirectory(measure_again(folder, "QuickTest", first, [CELL], "test"))
     assert again.path.parents[1] == first.parents[1] and again.path != first
     grid = again.grid()
-    assert list(grid.cells) == [CELL]
-    assert grid.cells[CELL] == RunDirectory(first).grid().cells[CELL]
+    assert [cell.name for cell in grid.cells] == [CELL]
+    assert grid.cell(CELL) == RunDirectory(first).grid().cell(CELL)
     assert [slot.repeat for slot in grid.asked(3)] == [1, 2, 3, "traced"]
-    assert again.study()["again_of"] == str(first) and again.study()["measure_link"] is False
+    assert again.study().again_of == str(first) and again.study().measure_link is False
 
 
 def test_it_is_made_once_a_night_and_anew_only_for_a_further_cell(tmp_path):

@@ -89,4 +89,4 @@ def test_a_study_that_needs_a_gpu_is_measured_on_cuda_only(tmp_path):
 def test_what_ships_works_with_and_without_a_gpu():
     quick, numa = read_nightly(configs_folder() / "nightly.yaml").studies
     assert (quick.study, quick.needs_gpu, numa.study, numa.needs_gpu) == ("QuickTest", False, "NumaStudy", True)
-    assert load_study(configs_folder() / "numa_locality_study.yaml", numa.overrides).settings["cuda_graph"] is True
+    assert load_study(configs_folder() / "numa_locality_study.yaml", numa.overrides).settings.cuda_graph is True

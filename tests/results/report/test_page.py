@@ -113,7 +113,7 @@ def test_a_cell_with_a_name_that_is_no_file_name_is_refused(quick_run):
     odd = 'pipeline_gpu0_numa0_vit0x0x0 #?"<'
     text = json.dumps(grid).replace('"pipeline_gpu0_numa0_vit0x0x0"', json.dumps(odd))
     (quick_run / "grid.json").write_text(text)
-    with pytest.raises(StudyError, match="not a name"):
+    with pytest.raises(StudyError, match="matching regex"):
         page_of(quick_run)
 
 

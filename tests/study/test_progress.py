@@ -1,64 +1,63 @@
 """How far a study is, and how long the rest may take."""
 
-from typing import Any
-
-from bench.study.order import TRACED, Slot
-from bench.study.plan import standing
+from bench.records.run import Head, Outcome
+from bench.records.study import TRACED, Slot
+from bench.study.plan import study_progress
 
 # Two groups of two cells each: one repeat, and the traced runs.
 SLOTS = [
-    Slot(f"{group}{node}", repeat, block, position, group)
+    Slot(cell=f"{group}{node}", repeat=repeat, block=block, position=position, group=group)
     for position, (repeat, block, group, node) in enumerate(
         (repeat, block, group, node) for repeat, block in ((1, 1), (TRACED, 2)) for group in "ab" for node in "01"
     )
 ]
 
 
-def record(wall_s: float = 0.0, status: str = "ok", invocation: str = "now") -> dict[str, Any]:
-    return {"status": status, "invocation": invocation, "wall_s": wall_s}
+def record(wall_s: float = 0.0, status: str = "ok", invocation: str = "now") -> Head:
+    return Head(status=Outcome(status), invocation=invocation, wall_s=wall_s)
 
 
-def study(**known: dict[str, Any]) -> dict[Slot, dict[str, Any] | None]:
+def study(**known: Head) -> dict[Slot, Head | None]:
     """Records by cell and repeat, as a0_1 or a0_traced."""
     return {slot: known.get(f"{slot.cell}_{slot.repeat}") for slot in SLOTS}
 
 
 def test_nothing_is_known_before_a_run_has_ended() -> None:
-    found = standing(study(), "now", current=SLOTS[0])
+    found = study_progress(study(), "now", current=SLOTS[0])
     assert (found.done, found.total) == (0, 8)
-    assert found.left_s(3.0) is None
+    assert found.remaining_s(3.0) is None
 
 
 def test_a_run_takes_as_long_as_its_group_in_the_same_mode_else_its_mode_else_any() -> None:
     known = study(a0_1=record(10), a1_1=record(14), b0_1=record(30), a0_traced=record(100))
-    found = standing(known, "now", current=SLOTS[3])
+    found = study_progress(known, "now", current=SLOTS[3])
     assert found.done == 4
     # b1 like b0; the traced runs: of a as a's, of b as all traced ones.
     assert (found.current_s, found.rest_s) == (30, 300)
-    assert found.left_s(10) == 320
-    first = standing(study(a0_1=record(10)), "now")
+    assert found.remaining_s(10) == 320
+    first = study_progress(study(a0_1=record(10)), "now")
     assert first.rest_s == 7 * 10
 
 
 def test_a_run_that_takes_longer_than_its_like_leaves_the_rest() -> None:
-    found = standing(study(a0_1=record(10)), "now", current=SLOTS[1])
-    assert found.left_s(1000) == found.rest_s == 60
+    found = study_progress(study(a0_1=record(10)), "now", current=SLOTS[1])
+    assert found.remaining_s(1000) == found.rest_s == 60
 
 
 def test_failures_count_as_done_in_this_call_only_and_give_no_estimate() -> None:
     crashed = study(a0_1=record(5, "crashed"), a1_1=record(7))
-    now = standing(crashed, "now")
+    now = study_progress(crashed, "now")
     assert (now.done, now.rest_s) == (2, 6 * 7)
-    later = standing(crashed | {SLOTS[1]: record(7, invocation="before")}, "later")
+    later = study_progress(crashed | {SLOTS[1]: record(7, invocation="before")}, "later")
     assert (later.done, later.rest_s) == (1, 7 * 7)
 
 
 def test_cells_that_are_not_run_take_no_time() -> None:
     known = study(a0_1=record(10), a1_1=record(2, "oom"))
-    assert standing(known, "now").rest_s == 5 * 10
-    assert standing(known, "now", free=["b0", "b1"]).rest_s == 10
+    assert study_progress(known, "now").rest_s == 5 * 10
+    assert study_progress(known, "now", not_runnable=["b0", "b1"]).rest_s == 10
 
 
 def test_a_finished_study_has_nothing_left() -> None:
-    found = standing({slot: record(1.0) for slot in SLOTS}, "now")
-    assert (found.done, found.total, found.left_s(0)) == (8, 8, 0)
+    found = study_progress({slot: record(1.0) for slot in SLOTS}, "now")
+    assert (found.done, found.total, found.remaining_s(0)) == (8, 8, 0)
