@@ -302,6 +302,23 @@ def history(
 
 
 @main.command()
+@click.argument("file", default="")
+def schema(file: str) -> None:
+    """Print the JSON Schema of FILE, as results.json or runs/*.json, or of all stored files.
+
+    docs/files.md lists them.
+    """
+    from bench.records.schema import STORED
+    from bench.records.schema import schema as schema_of
+    from bench.study.settings import nearest
+
+    if file and file not in STORED:
+        what = f"there is no schema of that name{nearest(file, tuple(STORED))}"
+        raise StudyError(what, file, "name one of " + ", ".join(STORED))
+    click.echo(json.dumps(schema_of(file), indent=1))
+
+
+@main.command()
 @click.option("--state", type=click.Path(path_type=Path), required=True, help="folder of luigid's state and log")
 @click.option(
     "--outputs",
