@@ -26,12 +26,12 @@ def names(study: StudyDefinition) -> list[str]:
     return [name.removeprefix("pipeline_gpu0_numa0_") for _, name, _ in name_cells(grid(study))]
 
 
-def test_axes_are_crossed_in_the_order_they_are_written() -> None:
+def test_axes_are_crossed_in_written_order() -> None:
     made = study(axes={"dtype": ["fp32", "bf16"], "batch_size": [10, 20]})
     assert names(made) == ["vit32x2x128", "vit32x2x128_bs20", "vit32x2x128_bf16", "vit32x2x128_bs20_bf16"]
 
 
-def test_an_axis_of_places_or_models_takes_the_place_of_the_key() -> None:
+def test_axis_of_places_or_models_replaces_the_key() -> None:
     axes = {"gpu_ids": [0, 1], "numa_nodes": [[0], [2]], "model": ["vit0x0x0", "vit0x0x0"]}
     made = study(axes=axes, gpu_ids=None, numa_nodes=None, models=None)
     assert made == study(gpu_ids=[0, 1], numa_nodes=[0, 2], models=["vit0x0x0", "vit0x0x0"])
@@ -39,41 +39,41 @@ def test_an_axis_of_places_or_models_takes_the_place_of_the_key() -> None:
     assert study(axes={"gpu_ids": "all"}).gpu_ids == "all"
 
 
-def test_an_axis_of_a_shape_varies_the_models_that_compute() -> None:
+def test_axis_of_a_shape_varies_models_that_compute() -> None:
     made = study(models=["vit0x0x0", "vit32x2x128", "vit32x6x128"], axes={"depth": [2, 4]})
     assert names(made) == ["vit0x0x0", "vit32x2x128", "vit32x4x128"]
     assert [one.model.heads for one in grid(study(axes={"dim": [256, 1024]}))] == [8, 16]
 
 
-def test_a_whole_shape_makes_one_model_of_whatever_is_listed() -> None:
+def test_whole_shape_makes_one_model() -> None:
     axes = {"patch_size": [16, 32], "depth": [1, 2], "dim": [64]}
     assert names(study(models=["vit0x0x0", "vit32x6x512", "vit32x6x512"], axes=axes)) == [
         "vit16x1x64", "vit16x2x64", "vit32x1x64", "vit32x2x64",
     ]  # fmt: skip
 
 
-def test_a_model_listed_twice_stays_twice_along_every_axis() -> None:
+def test_model_listed_twice_stays_twice_along_every_axis() -> None:
     made = study(models=["vit32x2x128"] * 2, axes={"depth": [2, 4], "dtype": ["bf16", "bf16"]})
     assert names(made) == [
         "vit32x2x128_bf16", "vit32x4x128_bf16", "vit32x2x128_bf16_again", "vit32x4x128_bf16_again",
     ]  # fmt: skip
 
 
-def test_a_zip_varies_its_lists_together() -> None:
+def test_zip_varies_its_lists_together() -> None:
     made = study(zip=[{"image_size": [224, 448], "patch_size": [16, 32]}], axes={"dtype": ["fp32", "bf16"]})
     assert names(made) == [
         "vit16x2x128", "vit32x2x128_px448", "vit16x2x128_bf16", "vit32x2x128_px448_bf16",
     ]  # fmt: skip
 
 
-def test_a_zip_gives_each_gpu_its_own_nodes() -> None:
+def test_zip_gives_each_gpu_its_own_nodes() -> None:
     made = study(gpu_ids=[0, 1, 2, 3], zip=[{"gpu_ids": [[0, 1], [2, 3]], "numa_nodes": [0, 2]}])
     assert [(one.gpu, one.placement) for one in grid(made)] == [
         (0, (0, 0)), (1, (0, 0)), (2, (2, 2)), (3, (2, 2)),
     ]  # fmt: skip
 
 
-def test_exclude_drops_what_matches_every_key() -> None:
+def test_exclude_drops_combinations_that_match_every_key() -> None:
     made = study(
         models=["vit32x2x128", "vit32x4x128"],
         axes={"dtype": ["fp32", "bf16", "fp16"], "batch_size": [10, 20]},
@@ -85,7 +85,7 @@ def test_exclude_drops_what_matches_every_key() -> None:
     ]  # fmt: skip
 
 
-def test_exclude_knows_places_shapes_and_heads() -> None:
+def test_exclude_matches_places_shapes_and_heads() -> None:
     values = {"gpu_ids": [0, 1], "numa_nodes": [0, 2], "axes": {"depth": [2, 4]}}
     made = study(**values, exclude=[{"gpu_ids": 0, "numa_nodes": 2}, {"gpu_ids": 1, "depth": 4}])
     assert [(one.gpu, one.placement[1], one.model.depth) for one in grid(made)] == [
@@ -95,7 +95,7 @@ def test_exclude_knows_places_shapes_and_heads() -> None:
     assert names(study(models=models, exclude=[{"model": {"model": "vit32x2x256", "heads": 4}}])) == ["vit32x2x256"]
 
 
-def test_include_adds_what_is_named_and_takes_the_rest_from_the_study() -> None:
+def test_include_fills_other_keys_from_the_study() -> None:
     made = study(
         models=["vit32x2x128", "vit0x0x0"],
         axes={"dtype": ["bf16"]},
@@ -109,7 +109,7 @@ def test_include_adds_what_is_named_and_takes_the_rest_from_the_study() -> None:
     ]  # fmt: skip
 
 
-def test_a_sweep_is_more_axes_and_replaces_one_of_the_same_key() -> None:
+def test_sweep_adds_axes_and_replaces_the_same_key() -> None:
     file = {"axes": {"dtype": ["fp32", "bf16"], "batch_size": [10, 20]}}
     made = study({"sweep": {"dtype": ["fp16"], "buffers": [1, 2]}}, **file)
     assert made == study(axes={"batch_size": [10, 20], "dtype": ["fp16"], "buffers": [1, 2]})
@@ -117,7 +117,7 @@ def test_a_sweep_is_more_axes_and_replaces_one_of_the_same_key() -> None:
     assert zipped == study(zip=[{"batch_size": [10, 20]}], axes={"dtype": ["fp16"]})
 
 
-def test_a_value_on_the_command_line_ends_the_files_axis_and_is_the_base_of_a_sweep() -> None:
+def test_override_replaces_the_axis_of_the_file() -> None:
     file = {"axes": {"dtype": ["fp32", "bf16"], "depth": [2, 4]}}
     assert names(study({"dtype": "fp16"}, **file)) == ["vit32x2x128", "vit32x4x128"]
     assert names(study({"depth": 6}, **file)) == ["vit32x6x128", "vit32x6x128_bf16"]
@@ -153,7 +153,7 @@ def test_a_value_on_the_command_line_ends_the_files_axis_and_is_the_base_of_a_sw
         ({"axes": {"batch_size": list(range(1, 1001)), "num_samples": list(range(1, 1001))}}, ["1,000,000"]),
     ],
 )  # fmt: skip
-def test_what_is_refused_names_place_and_what_is_allowed(values: dict, words: list[str]) -> None:
+def test_error_names_place_and_allowed_values(values: dict, words: list[str]) -> None:
     with pytest.raises(StudyError) as refused:
         study(**values)
     for word in words:
@@ -161,12 +161,12 @@ def test_what_is_refused_names_place_and_what_is_allowed(values: dict, words: li
 
 
 @pytest.mark.parametrize("key", ["gpu_ids", "models", "exclude"])
-def test_a_text_that_was_meant_as_json_is_told_as_that(key: str) -> None:
+def test_error_recognises_invalid_json(key: str) -> None:
     with pytest.raises(StudyError, match="this is not valid JSON"):
         study({key: "[0"})
 
 
-def test_a_sweep_that_is_wrong_is_named_as_the_option() -> None:
+def test_error_in_a_sweep_names_the_option() -> None:
     for sweep, word in (
         ({"dtype": ["x"]}, "--sweep.dtype[0]"),
         ([1], "--sweep"),
@@ -178,7 +178,7 @@ def test_a_sweep_that_is_wrong_is_named_as_the_option() -> None:
         assert word in str(refused.value)
 
 
-def test_what_is_varied_reads_back_as_the_same_study() -> None:
+def test_axes_survive_yaml() -> None:
     made = study(
         models=["vit0x0x0", "vit32x2x128"],
         axes={"compile_model": [False, True], "depth": [2, 4]},
@@ -204,7 +204,9 @@ _entries = st.lists(st.fixed_dictionaries({}, optional=_ENTRY), max_size=3)
 
 
 @given(_subset(_DTYPES), _subset(_BATCHES), _entries, _entries)
-def test_any_grid_is_what_an_oracle_counts(dtypes: list, batches: list, exclude: list, include: list) -> None:
+def test_any_grid_has_the_cells_of_a_brute_force_oracle(
+    dtypes: list, batches: list, exclude: list, include: list
+) -> None:
     def matches(dtype: str, batch: int, gpu: int, entry: dict) -> bool:
         found = {"dtype": dtype, "batch_size": batch, "gpu_ids": gpu}
         return all(found[key] in values for key, values in entry.items())

@@ -46,19 +46,19 @@ def test_names_of_the_shipped_scaling_study() -> None:
     assert names[6] == "pipeline_gpu0_numa0_vit32x6x512_again"
 
 
-def test_the_same_model_twice_has_one_key_and_is_measured_side_by_side() -> None:
+def test_model_listed_twice_has_one_key_and_one_group() -> None:
     first, second = cells_of({"numa_nodes": [0], "models": ["vit32x2x128"] * 2}, host(node(0)))
     assert first.key == second.key
     assert first.group == second.group
 
 
-def test_heads_tell_models_of_one_name_apart() -> None:
+def test_heads_distinguish_models_of_one_name() -> None:
     models = ["vit32x2x128", {"model": "vit32x2x128", "heads": 8}]
     names = [cell.name for cell in cells_of({"numa_nodes": [0], "models": models}, host(node(0)))]
     assert names == ["pipeline_gpu0_numa0_vit32x2x128", "pipeline_gpu0_numa0_vit32x2x128_heads8"]
 
 
-def test_placements_name_the_memory_node_and_a_cpu_node_that_differs() -> None:
+def test_name_has_the_memory_node_and_another_cpu_node() -> None:
     cells = cells_of({"placements": [[0, 0], [0, 2], [2, 0]]}, host(node(0), node(2)))
     assert [cell.name.removeprefix("pipeline_") for cell in cells] == [
         "gpu0_numa0_vit32x2x128", "gpu0_numa2_vit32x2x128_cpu0", "gpu0_numa0_vit32x2x128_cpu2",
@@ -66,7 +66,7 @@ def test_placements_name_the_memory_node_and_a_cpu_node_that_differs() -> None:
     assert len({cell.group for cell in cells}) == 1
 
 
-def test_cells_that_cannot_run_carry_the_reason_and_the_others_run() -> None:
+def test_cells_that_cannot_run_have_a_reason() -> None:
     cells = cells_of({"numa_nodes": [0, 2, 3]}, host(node(0), node(3, cpus=())))
     assert [bool(cell.reason) for cell in cells] == [False, True, True]
     assert "no such NUMA node: 2" in cells[1].reason
@@ -79,25 +79,25 @@ def test_cells_that_cannot_run_carry_the_reason_and_the_others_run() -> None:
         ({"numa_nodes": [0], "device": "cuda"}, "--device cpu"),
     ],
 )
-def test_no_cell_that_can_run_is_an_error_that_says_what_would_run(values: dict, advice: str) -> None:
+def test_error_advises_when_no_cell_can_run(values: dict, advice: str) -> None:
     with pytest.raises(StudyError, match="no cell of s can run on this host") as refused:
         cells_of(values, host(node(0)))
     assert advice in refused.value.advice
 
 
-def test_what_a_host_without_a_gpu_cannot_do_is_to_be_left_out() -> None:
+def test_error_advises_when_no_cell_can_run_without_a_gpu() -> None:
     asked = load_study(configs_folder() / "quick_test.yaml", {"cuda_graph": True})
     with pytest.raises(StudyError, match="cuda_graph needs device cuda") as refused:
         expand(replace(asked, settings=structs.replace(asked.settings, device="cpu")), host(node(0)))
     assert "leave cuda_graph out" in refused.value.advice
 
 
-def test_all_takes_the_nodes_that_have_both_cpus_and_memory() -> None:
+def test_all_takes_nodes_with_both_cpus_and_memory() -> None:
     cells = cells_of({"numa_nodes": "all", "gpu_ids": "all"}, host(node(0), node(3, cpus=()), node(5)))
     assert [(cell.gpu, cell.mem_node) for cell in cells] == [(0, 0), (0, 5)]
 
 
-def test_all_of_what_is_not_there_is_named() -> None:
+def test_all_is_refused_when_the_host_has_none() -> None:
     with pytest.raises(StudyError, match=r"this host has no GPU \(Driver Not Loaded\)"):
         cells_of(
             {"gpu_ids": "all", "numa_nodes": [0], "device": "cuda"},
@@ -119,7 +119,7 @@ def test_key_of_a_stored_cell_is_unchanged() -> None:
     assert cell.key == record["key"]
 
 
-def test_variants_of_one_gpu_and_model_are_of_one_family() -> None:
+def test_variants_of_one_gpu_and_model_have_one_family() -> None:
     values = {"numa_nodes": [0, 1], "axes": {"dtype": ["fp32", "bf16"], "batch_size": [10, 20]}}
     cells = cells_of(values, host(node(0), node(1)))
     assert len(cells) == 8 and {cell.family for cell in cells} == {"gpu0_vit32x2x128"}
@@ -128,7 +128,7 @@ def test_variants_of_one_gpu_and_model_are_of_one_family() -> None:
     assert len(pairs) == 4
 
 
-def test_what_this_host_cannot_do_is_a_reason_and_not_a_refusal() -> None:
+def test_limit_of_the_host_is_a_reason_when_device_is_auto() -> None:
     """With device auto; a study that says device: cpu is refused."""
     values = {"numa_nodes": [0], "axes": {"cuda_graph": [False, True], "preprocess_queue": [0, 4]}}
     base = {"name": "s", "gpu_ids": [0], "models": ["vit32x2x128"], "preprocess_node": 7}
@@ -142,7 +142,7 @@ def test_what_this_host_cannot_do_is_a_reason_and_not_a_refusal() -> None:
     assert "no such NUMA node: 7" in reasons["_prep4"]
 
 
-def test_company_that_is_not_there_is_named() -> None:
+def test_cell_has_a_reason_when_other_gpus_are_missing() -> None:
     topology = read_topology(HOSTS / "two_sockets")
     values = {"numa_nodes": [0], "axes": {"concurrent_gpus": [1, 4, 8]}, "device": "cuda", "profiler": "torch"}
     alone, four, eight = cells_of(values, topology)

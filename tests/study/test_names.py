@@ -62,7 +62,7 @@ def called(**values: object) -> list[tuple[str, str]]:
         ("binding", "numactl", "bound", {"binding": "none"}),
     ],
 )  # fmt: skip
-def test_a_setting_that_differs_from_the_studys_own(key: str, value: object, suffix: str, base: dict) -> None:
+def test_setting_has_a_suffix_when_it_differs(key: str, value: object, suffix: str, base: dict) -> None:
     own = getattr(read_study(BASE | base, "f").settings, key)
     assert called(**base, axes={key: [own, value]}) == [
         (STEM, "gpu1_vit32x6x512"),
@@ -70,7 +70,7 @@ def test_a_setting_that_differs_from_the_studys_own(key: str, value: object, suf
     ]
 
 
-def test_every_value_of_every_choice_has_a_suffix_of_its_own() -> None:
+def test_every_value_of_every_choice_has_its_own_suffix() -> None:
     suffixes = [
         setting.axis.suffix_of(value)
         for key, setting in SETTINGS.items()
@@ -82,7 +82,7 @@ def test_every_value_of_every_choice_has_a_suffix_of_its_own() -> None:
     assert not any("_" in suffix or "/" in suffix or " " in suffix for suffix in suffixes)
 
 
-def test_suffixes_stand_in_one_order_and_again_is_last() -> None:
+def test_suffixes_have_one_order_and_again_is_last() -> None:
     values = {"batch_size": 50, "dtype": "bf16", "cuda_graph": True, "buffers": 3, "num_samples": 2000}
     axes = {key: [value] for key, value in reversed(values.items())}
     (first, _), (again, group) = called(models=["vit32x6x512"] * 2, axes=axes)
@@ -91,7 +91,7 @@ def test_suffixes_stand_in_one_order_and_again_is_last() -> None:
     assert group == "gpu1_vit32x6x512_bs50_bf16_graph_buf3_n2000"
 
 
-def test_places_are_no_part_of_a_group_and_the_cpu_node_comes_first() -> None:
+def test_group_has_no_places_and_cpu_node_comes_first() -> None:
     study = BASE | {"placements": [[2, 2], [0, 2]], "axes": {"dtype": ["bf16"]}}
     del study["numa_nodes"]
     study = read_study(study, "f")
@@ -102,7 +102,7 @@ def test_places_are_no_part_of_a_group_and_the_cpu_node_comes_first() -> None:
     ]
 
 
-def test_heads_tell_models_of_one_name_apart() -> None:
+def test_heads_distinguish_models_of_one_name() -> None:
     models = ["vit32x6x512", {"model": "vit32x6x512", "heads": 4}]
     assert called(models=models, axes={"dtype": ["bf16"]})[1] == (
         f"{STEM}_heads4_bf16", "gpu1_vit32x6x512_heads4_bf16",

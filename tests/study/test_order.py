@@ -21,7 +21,7 @@ grids = st.builds(
 
 
 @given(grids, st.integers(0, 7), st.integers(-(2**40), 2**40), st.booleans())
-def test_every_cell_once_a_block_with_its_group_side_by_side(cells, repeats, seed, traced):
+def test_each_block_has_every_cell_next_to_its_group(cells, repeats, seed, traced):
     slots = measuring_order(cells, repeats, seed, traced)
     assert [slot.position for slot in slots] == list(range(len(slots)))
     assert [slot.block for slot in slots] == sorted(slot.block for slot in slots)
@@ -36,7 +36,7 @@ def test_every_cell_once_a_block_with_its_group_side_by_side(cells, repeats, see
 
 
 @given(st.integers(0, 1000))
-def test_pairs_go_ab_ba_by_turns_and_half_of_them_begin_with_b(seed):
+def test_pairs_alternate_and_half_of_them_begin_with_b(seed):
     slots = measuring_order(PAIRS, 6, seed, traced=False)
     first = {}
     for slot in slots:
@@ -49,7 +49,7 @@ def test_pairs_go_ab_ba_by_turns_and_half_of_them_begin_with_b(seed):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
-def test_each_name_takes_each_place_equally_often(count):
+def test_each_name_takes_each_position_equally_often(count):
     names = [f"n{i}" for i in range(count)]
     places = Counter((name, place) for turn in range(2 * count) for place, name in enumerate(turned(names, turn)))
     assert set(places.values()) == {2}
@@ -59,7 +59,7 @@ def test_three_nodes_take_all_six_orders():
     assert len({tuple(turned("abc", turn)) for turn in range(6)}) == 6
 
 
-def test_a_longer_study_begins_with_the_shorter_one():
+def test_longer_study_begins_with_the_shorter_one():
     assert measuring_order(PAIRS, 20, 7, traced=False)[:60] == measuring_order(PAIRS, 6, 7, traced=False)
 
 
@@ -70,7 +70,7 @@ def test_blocks_and_seeds_give_different_orders():
     assert [s.cell for s in slots] != [s.cell for s in measuring_order(PAIRS, 6, 8, traced=False)]
 
 
-def test_the_order_is_the_same_in_another_process_with_another_hash_seed():
+def test_order_does_not_depend_on_the_hash_seed():
     code = f"from bench.study.order import measuring_order as m;print([s.cell for s in m({PAIRS!r}, 3, 42)])"
     outputs = {
         subprocess.run(
@@ -85,7 +85,7 @@ def test_the_order_is_the_same_in_another_process_with_another_hash_seed():
     assert outputs == {f"{[s.cell for s in measuring_order(PAIRS, 3, 42)]}\n"}
 
 
-def test_the_order_of_a_seed_is_frozen():
+def test_order_of_a_seed_never_changes():
     """Run directories store positions: a change of the algorithm would mix two orders in one study."""
     slots = measuring_order([("a0", "a"), ("a2", "a"), ("b0", "b"), ("b2", "b")], 2, 0)
     assert " ".join(slot.cell for slot in slots) == FROZEN
@@ -94,7 +94,7 @@ def test_the_order_of_a_seed_is_frozen():
 FROZEN = "a0 a2 b2 b0 a2 a0 b0 b2 a0 a2 b2 b0"
 
 
-def test_a_cell_named_twice_is_refused():
+def test_cell_named_twice_is_refused():
     with pytest.raises(StudyError, match="'x' is listed twice"):
         measuring_order([("x", "g"), ("x", "h")], 1, 0)
 

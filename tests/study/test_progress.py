@@ -22,13 +22,13 @@ def study(**known: Head) -> dict[Slot, Head | None]:
     return {slot: known.get(f"{slot.cell}_{slot.repeat}") for slot in SLOTS}
 
 
-def test_nothing_is_known_before_a_run_has_ended() -> None:
+def test_time_is_unknown_before_a_run_has_ended() -> None:
     found = study_progress(study(), "now", current=SLOTS[0])
     assert (found.done, found.total) == (0, 8)
     assert found.remaining_s(3.0) is None
 
 
-def test_a_run_takes_as_long_as_its_group_in_the_same_mode_else_its_mode_else_any() -> None:
+def test_estimate_is_from_group_then_mode_then_any() -> None:
     known = study(a0_1=record(10), a1_1=record(14), b0_1=record(30), a0_traced=record(100))
     found = study_progress(known, "now", current=SLOTS[3])
     assert found.done == 4
@@ -39,12 +39,12 @@ def test_a_run_takes_as_long_as_its_group_in_the_same_mode_else_its_mode_else_an
     assert first.rest_s == 7 * 10
 
 
-def test_a_run_that_takes_longer_than_its_like_leaves_the_rest() -> None:
+def test_late_run_adds_no_time() -> None:
     found = study_progress(study(a0_1=record(10)), "now", current=SLOTS[1])
     assert found.remaining_s(1000) == found.rest_s == 60
 
 
-def test_failures_count_as_done_in_this_call_only_and_give_no_estimate() -> None:
+def test_failures_are_done_in_this_call_only() -> None:
     crashed = study(a0_1=record(5, "crashed"), a1_1=record(7))
     now = study_progress(crashed, "now")
     assert (now.done, now.rest_s) == (2, 6 * 7)
@@ -52,12 +52,12 @@ def test_failures_count_as_done_in_this_call_only_and_give_no_estimate() -> None
     assert (later.done, later.rest_s) == (1, 7 * 7)
 
 
-def test_cells_that_are_not_run_take_no_time() -> None:
+def test_cells_that_cannot_run_take_no_time() -> None:
     known = study(a0_1=record(10), a1_1=record(2, "oom"))
     assert study_progress(known, "now").rest_s == 5 * 10
     assert study_progress(known, "now", not_runnable=["b0", "b1"]).rest_s == 10
 
 
-def test_a_finished_study_has_nothing_left() -> None:
+def test_finished_study_has_no_remaining_time() -> None:
     found = study_progress({slot: record(1.0) for slot in SLOTS}, "now")
     assert (found.done, found.total, found.remaining_s(0)) == (8, 8, 0)

@@ -54,7 +54,7 @@ def test_every_file_is_counted() -> None:
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_a_shipped_study_is_found_by_name_and_has_its_count(name: str, two_sockets: Topology, tmp_path: Path) -> None:
+def test_shipped_study_is_found_by_name(name: str, two_sockets: Topology, tmp_path: Path) -> None:
     study = load_study(name, FIXED)
     made = plan(study, tmp_path, topology=two_sockets)
     assert (study.name, len(made.cells)) == (name, COUNTS[name])
@@ -64,7 +64,7 @@ def test_a_shipped_study_is_found_by_name_and_has_its_count(name: str, two_socke
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_on_its_nodes_all_of_it_can_run(name: str, two_sockets: Topology) -> None:
+def test_shipped_study_can_run_on_its_nodes(name: str, two_sockets: Topology) -> None:
     """The files say node 2; this host's second node is node 1. It has four GPUs, not eight."""
     overrides = dict(FIXED)
     if name == "placement_2x2":
@@ -94,18 +94,18 @@ def asked(command: str) -> StudyDefinition:
     return load_study(values.pop("config_file", TASKS.get(task, task)), FIXED | values)
 
 
-def test_the_readme_has_the_five_scenarios() -> None:
+def test_readme_has_the_five_scenarios() -> None:
     assert sorted(count for _, count in readme_commands()) == [9, 12, 18, 48, 96]
 
 
 @pytest.mark.parametrize(("command", "count"), readme_commands())
-def test_a_command_of_the_readme_has_the_cells_it_says(
+def test_readme_command_has_the_stated_number_of_cells(
     command: str, count: int, two_sockets: Topology, tmp_path: Path
 ) -> None:
     assert len(plan(asked(command), tmp_path, topology=two_sockets).cells) == count
 
 
-def test_the_readme_lists_each_study_with_its_count() -> None:
+def test_readme_lists_each_study_with_its_count() -> None:
     rows = dict(re.findall(r"^\| `([a-z0-9_]+)` \| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE))
     tasks = set(TASKS.values())
     assert {name: int(count) for name, count in rows.items()} == {
@@ -113,7 +113,7 @@ def test_the_readme_lists_each_study_with_its_count() -> None:
     }
 
 
-def test_a_file_of_that_name_comes_before_the_one_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_file_is_preferred_to_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert study_path("compile_study") == study_path("compile_study.yaml") == configs_folder() / "compile_study.yaml"
     (tmp_path / "compile_study.yaml").write_text("")
@@ -137,16 +137,14 @@ def test_a_file_of_that_name_comes_before_the_one_that_ships(tmp_path: Path, mon
         ("self_check", 80, "722fe1cd44b280dc"),
     ],
 )
-def test_the_order_of_the_first_studies_is_that_of_version_0_1(
-    name: str, runs: int, digest: str, two_sockets: Topology
-) -> None:
+def test_order_of_the_first_studies_never_changes(name: str, runs: int, digest: str, two_sockets: Topology) -> None:
     overrides = {"binding": "none", "profiler": "torch"} | ({"numa_nodes": [0, 1]} if name.startswith("numa") else {})
     order = expand_here(load_study(name, overrides), two_sockets).grid.order
     text = json.dumps([[slot.cell, slot.repeat, slot.group] for slot in order])
     assert (len(order), hashlib.sha256(text.encode()).hexdigest()[:16]) == (runs, digest)
 
 
-def test_the_example_of_the_documentation_is_a_study(two_sockets: Topology, tmp_path: Path) -> None:
+def test_example_of_the_documentation_is_a_study(two_sockets: Topology, tmp_path: Path) -> None:
     text = re.search(r"```yaml\n(.+?)```", (ROOT / "docs" / "axes.md").read_text(), re.DOTALL).group(1)
     path = tmp_path / "example.yaml"
     path.write_text(text)
@@ -158,7 +156,7 @@ def test_the_example_of_the_documentation_is_a_study(two_sockets: Topology, tmp_
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))
-def test_the_commands_of_the_documentation_are_read(task: str, two_sockets: Topology, tmp_path: Path) -> None:
+def test_commands_of_the_documentation_are_read(task: str, two_sockets: Topology, tmp_path: Path) -> None:
     """Each --sweep of the page with every study that is a task."""
     text = (ROOT / "docs" / "axes.md").read_text()
     sweeps = [json.loads(found) for found in re.findall(r"--sweep '(.+?)'", text)]
@@ -184,7 +182,7 @@ def table(section: str) -> dict[str, list[str]]:
         ("include: [{model: a, batch_size: 1, model: b}]\n", "model", (1, 1)),
     ],
 )
-def test_a_key_given_twice_is_named_and_its_lines(tmp_path: Path, text: str, key: str, lines: tuple[int, int]) -> None:
+def test_key_given_twice_is_named_with_its_lines(tmp_path: Path, text: str, key: str, lines: tuple[int, int]) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(text)
     with pytest.raises(StudyError) as refused:
@@ -193,13 +191,13 @@ def test_a_key_given_twice_is_named_and_its_lines(tmp_path: Path, text: str, key
     assert refused.value.where == f"{path}:{lines[1]}" and "keep one" in refused.value.advice
 
 
-def test_a_key_is_given_again_where_yaml_means_it_to_be() -> None:
+def test_merged_keys_may_be_given_again() -> None:
     """What << brings in gives way to the mapping's own; the same key in two mappings is two keys."""
     text = "a: &base {k: 1, m: 2}\nb: {<<: *base, k: 3}\nc: {<<: *base}\n"
     assert parse_yaml(text, Path("f")) == {"a": {"k": 1, "m": 2}, "b": {"k": 3, "m": 2}, "c": {"k": 1, "m": 2}}
 
 
-def test_each_axis_has_its_row_in_the_documentation() -> None:
+def test_documentation_has_a_row_for_each_axis() -> None:
     assert set(table("The axes")) == set(AXIS_KEYS)
     assert all(len(row) == 6 and all(row) for row in table("The axes").values())
     rest = table("Of the whole study")
@@ -217,7 +215,7 @@ def default_of(setting: Setting) -> str:
 
 
 @pytest.mark.parametrize("key", [key for key in AXIS_KEYS if key in SETTINGS])
-def test_a_row_says_what_the_setting_says(key: str) -> None:
+def test_documentation_row_agrees_with_the_setting(key: str) -> None:
     setting, (meaning, values, default, _, suffix, _) = SETTINGS[key], table("The axes")[key]
     assert meaning == setting.meaning
     assert default == default_of(setting)

@@ -80,7 +80,7 @@ def test_bad_values_are_refused_with_place_and_remedy(changes: dict, words: list
         assert word in str(refused.value)
 
 
-def test_a_question_may_be_left_empty() -> None:
+def test_question_may_be_empty() -> None:
     assert read_study(GOOD | {"question": None}, "f").question == ""
 
 
@@ -92,13 +92,13 @@ def test_overrides_win_and_are_named_as_options() -> None:
         read_study(GOOD, "f.yaml", {"batch_size": 0})
 
 
-def test_numa_nodes_on_the_command_line_replace_placements_of_the_file() -> None:
+def test_numa_nodes_option_replaces_placements_of_the_file() -> None:
     values = changed(numa_nodes=None, placements=[[0, 2], [2, 2]])
     assert read_study(values, "f").placements == ((0, 2), (2, 2))
     assert read_study(values, "f", {"numa_nodes": [1]}).placements == ((1, 1),)
 
 
-def test_placements_on_the_command_line_replace_numa_nodes_of_the_file() -> None:
+def test_placements_option_replaces_numa_nodes_of_the_file() -> None:
     assert read_study(GOOD, "f", {"placements": [[0, 2], [2, 0]]}).placements == ((0, 2), (2, 0))
     with pytest.raises(StudyError, match="numa_nodes and placements exclude each other"):
         read_study(GOOD, "f", {"placements": [[0, 2]], "numa_nodes": [0]})
@@ -121,7 +121,7 @@ def test_model_overrides_change_every_model_that_computes_once() -> None:
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
     ],
 )
-def test_files_that_are_no_study_are_named(tmp_path: Path, text: str, words: str) -> None:
+def test_file_that_is_not_a_study_is_named(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "f.yaml"
     path.write_text(text)
     with pytest.raises(StudyError, match=words) as refused:
@@ -129,7 +129,7 @@ def test_files_that_are_no_study_are_named(tmp_path: Path, text: str, words: str
     assert str(path) in str(refused.value)
 
 
-def test_a_missing_file_names_the_studies_that_ship() -> None:
+def test_error_for_a_missing_file_names_shipped_studies() -> None:
     with pytest.raises(StudyError, match="quick_test"):
         load_study("nowhere.yaml")
 

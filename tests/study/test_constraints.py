@@ -59,7 +59,7 @@ def refusal(**values: object) -> str:
          "direction d2h makes none", [{"direction": "d2h", "host_memory": "write-combined"}]),
     ],
 )  # fmt: skip
-def test_it_is_named_with_its_cell_and_what_to_exclude(
+def test_error_names_the_cell_and_what_to_exclude(
     axes: dict, base: dict, suffix: str, words: str, exclude: list | None
 ) -> None:
     text = refusal(axes=axes, **base)
@@ -73,19 +73,19 @@ def test_it_is_named_with_its_cell_and_what_to_exclude(
     assert study(axes=axes, exclude=offered, **base).axes.exclude
 
 
-def test_where_nothing_would_be_left_no_exclude_is_offered() -> None:
+def test_no_exclude_is_offered_when_nothing_would_remain() -> None:
     text = refusal(axes={"batch_size": [7, 11]})
     assert "4 of 4 combinations are impossible" in text and "exclude" not in text
 
 
-def test_what_include_adds_is_not_told_to_be_excluded() -> None:
+def test_included_cells_are_not_offered_for_exclude() -> None:
     text = refusal(include=[{"cuda_graph": True, "compile_model": "default"}])
     assert "take them out of include" in text and "exclude:" not in text
     both = refusal(axes={"batch_size": [10, 32]}, include=[{"batch_size": 7, "dtype": "bf16"}])
     assert 'exclude: [{"batch_size": 32}] and take them out of include' in both
 
 
-def test_only_the_models_that_cannot_be_are_told_to_be_excluded() -> None:
+def test_only_impossible_models_are_offered_for_exclude() -> None:
     """240 pixels are 15 patches of 16, and no whole number of 32."""
     models = ["vit32x2x128", "vit16x2x128"]
     text = refusal(models=models, axes={"image_size": [224, 240]})
@@ -94,7 +94,7 @@ def test_only_the_models_that_cannot_be_are_told_to_be_excluded() -> None:
     assert study(models=models, axes={"image_size": [224, 240]}, exclude=[entry])
 
 
-def test_all_is_not_taken_for_the_place_that_is_excluded() -> None:
+def test_all_is_not_mistaken_for_an_excluded_place() -> None:
     """GPU 0 and node 0 only stand for "all" here: on a host there are others."""
     for key in ("gpu_ids", "numa_nodes"):
         assert study(**{key: "all"}, exclude=[{key: 0}])
@@ -102,21 +102,21 @@ def test_all_is_not_taken_for_the_place_that_is_excluded() -> None:
         assert "batch_size 7" in text
 
 
-def test_a_study_without_axes_is_told_plainly() -> None:
+def test_error_is_short_when_the_study_has_no_axes() -> None:
     assert "combinations" not in refusal(num_samples=1001)
     assert "no effect" in refusal(preprocess_node=0)
     assert "no effect" in refusal(concurrent_load="copies")
 
 
-def test_a_value_may_wait_for_the_setting_that_an_axis_turns_on() -> None:
+def test_value_may_depend_on_a_setting_that_an_axis_enables() -> None:
     study(concurrent_load="copies", axes={"concurrent_gpus": [1, 4]})
     study(preprocess_node=0, axes={"preprocess_queue": [0, 4]})
 
 
-def test_many_are_counted_and_the_first_are_named() -> None:
+def test_error_counts_all_and_names_the_first() -> None:
     text = refusal(models=[f"vit32x{depth}x128" for depth in range(1, 11)], axes={"batch_size": [10, 32]})
     assert "20 of 40 combinations are impossible" in text and "and 12 more" in text
 
 
-def test_auto_contradicts_nothing_until_the_host_is_known() -> None:
+def test_auto_violates_nothing_until_the_host_is_known() -> None:
     assert study(axes={"cuda_graph": [False, True], "dtype": ["fp32", "tf32"]}).settings.device == "auto"

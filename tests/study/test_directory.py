@@ -26,7 +26,7 @@ def study(**changes: object) -> StudyDefinition:
     return read_study(TINY | changes, "f")
 
 
-def test_the_same_study_has_the_same_directory_and_another_one_another(tmp_path: Path) -> None:
+def test_same_study_has_the_same_directory(tmp_path: Path) -> None:
     first = resolve(study(), tmp_path, False, "a")
     assert resolve(study(), tmp_path, False, "b") == first
     assert resolve(study(num_samples=40), tmp_path, False, "b") != first
@@ -34,7 +34,7 @@ def test_the_same_study_has_the_same_directory_and_another_one_another(tmp_path:
     assert find(study(seed=7), tmp_path) is None
 
 
-def test_a_sweep_is_part_of_what_the_study_is(tmp_path: Path) -> None:
+def test_sweep_is_part_of_the_identity_of_a_study(tmp_path: Path) -> None:
     plain = resolve(study(), tmp_path, False, "a")
     swept = resolve(read_study(TINY, "f", {"sweep": {"buffers": [1, 2]}}), tmp_path, False, "a")
     assert swept != plain and len(swept.grid().cells) == 2 * len(plain.grid().cells)
@@ -43,7 +43,7 @@ def test_a_sweep_is_part_of_what_the_study_is(tmp_path: Path) -> None:
     assert swept.study().axes == {"buffers": (1, 2)}
 
 
-def test_variants_of_a_gpu_and_model_are_measured_near_each_other(tmp_path: Path) -> None:
+def test_variants_of_a_gpu_and_model_are_neighbours(tmp_path: Path) -> None:
     axes = {"buffers": [1, 2, 3], "dtype": ["fp32", "bf16"]}
     directory = resolve(study(axes=axes, models=["vit0x0x0", "vit32x2x128", "vit32x4x128"]), tmp_path, False, "a")
     grid = directory.grid()
@@ -54,7 +54,7 @@ def test_variants_of_a_gpu_and_model_are_measured_near_each_other(tmp_path: Path
     assert [slot.group for slot in grid.order if slot.block == 2] != groups
 
 
-def test_fresh_makes_one_directory_a_call(tmp_path: Path) -> None:
+def test_fresh_creates_one_directory_a_call(tmp_path: Path) -> None:
     first = resolve(study(), tmp_path, False, "a")
     second = resolve(study(), tmp_path, True, "b")
     assert second != first
@@ -62,13 +62,13 @@ def test_fresh_makes_one_directory_a_call(tmp_path: Path) -> None:
     assert resolve(study(), tmp_path, False, "c") == second
 
 
-def test_a_directory_that_was_removed_is_made_again(tmp_path: Path) -> None:
+def test_removed_directory_is_created_again(tmp_path: Path) -> None:
     first = resolve(study(), tmp_path, False, "a")
     shutil.rmtree(first.path)
     assert (resolve(study(), tmp_path, False, "b").path / "grid.json").exists()
 
 
-def test_a_directory_whose_making_was_cut_short_is_completed_unless_it_has_runs(tmp_path: Path) -> None:
+def test_interrupted_directory_is_completed_unless_it_has_runs(tmp_path: Path) -> None:
     first = resolve(study(), tmp_path, False, "a")
     (first.path / "grid.json").unlink()
     assert resolve(study(), tmp_path, False, "b") == first
@@ -78,7 +78,7 @@ def test_a_directory_whose_making_was_cut_short_is_completed_unless_it_has_runs(
     assert resolve(study(), tmp_path, False, "c") != first
 
 
-def test_what_is_frozen_reads_back(tmp_path: Path) -> None:
+def test_frozen_study_and_grid_are_read_back(tmp_path: Path) -> None:
     directory = resolve(study(), tmp_path, False, "a")
     grid = directory.grid()
     assert len(grid.cells) == 4
@@ -87,7 +87,7 @@ def test_what_is_frozen_reads_back(tmp_path: Path) -> None:
     assert directory.host().node(0) is not None
 
 
-def test_a_changed_host_is_named_and_asks_for_fresh(tmp_path: Path) -> None:
+def test_changed_host_is_refused_and_named(tmp_path: Path) -> None:
     directory = resolve(study(), tmp_path, False, "a")
     facts = directory.topology()
     facts["fingerprint"]["kernel"] = "2.6.32"
@@ -99,7 +99,7 @@ def test_a_changed_host_is_named_and_asks_for_fresh(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "auto"])
-def test_a_profiler_that_would_record_nothing_is_refused_before_anything_is_made(tmp_path: Path, device: str) -> None:
+def test_useless_profiler_is_refused_before_anything_is_created(tmp_path: Path, device: str) -> None:
     asked, no_gpu = study(profiler="nsys", device=device), replace(read_topology(), gpus=())
     with pytest.raises(StudyError, match="profiler nsys records what CUDA does"):
         plan(asked, tmp_path, topology=no_gpu)
@@ -108,13 +108,13 @@ def test_a_profiler_that_would_record_nothing_is_refused_before_anything_is_made
     assert not list(tmp_path.rglob("grid.json"))
 
 
-def test_an_output_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_read_only_output_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="--output-dir"):
         resolve(study(), tmp_path / "file", False, "a")
 
 
-def test_a_run_directory_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_directory_that_cannot_be_created_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.study.directory.time.strftime", lambda form: form.replace("%", ""))
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "Y-m-d").write_text("")
@@ -122,7 +122,7 @@ def test_a_run_directory_that_cannot_be_made_is_named(tmp_path: Path, monkeypatc
         resolve(study(), tmp_path, False, "a")
 
 
-def test_a_plan_runs_nothing_and_says_what_is_done(tmp_path: Path) -> None:
+def test_plan_runs_nothing_and_reports_what_is_done(tmp_path: Path) -> None:
     made = plan(study(), tmp_path)
     assert not list(tmp_path.iterdir())
     assert [cell.state for cell in made.cells] == ["todo", "todo", "not_runnable", "not_runnable"]
@@ -153,7 +153,7 @@ def test_a_plan_runs_nothing_and_says_what_is_done(tmp_path: Path) -> None:
     assert fresh.directory is None and fresh.runs_to_do == 4
 
 
-def test_what_only_a_run_found_out_to_be_not_runnable_is_planned_as_such(tmp_path: Path) -> None:
+def test_plan_shows_cells_that_a_run_found_not_runnable(tmp_path: Path) -> None:
     """As where the kernel has no huge pages: the next call tries it again."""
     directory = resolve(study(), tmp_path, False, "a")
     record = {"status": "not_runnable", "reason": "no huge pages", "invocation": "a", "wall_s": 3.0}
@@ -167,7 +167,7 @@ def test_what_only_a_run_found_out_to_be_not_runnable_is_planned_as_such(tmp_pat
     assert made.runs_to_do == 4, "node 99 is not there: the grid says so, and nothing will try those cells"
 
 
-def test_an_estimate_comes_from_earlier_runs_of_the_kind(tmp_path: Path) -> None:
+def test_estimate_comes_from_earlier_runs_of_the_kind(tmp_path: Path) -> None:
     directory = resolve(study(), tmp_path, False, "a")
     for cell in (cell.name for cell in directory.grid().cells):
         for repeat, wall_s in ((1, 2.0), ("traced", 5.0)):
@@ -185,7 +185,7 @@ def write_walls(directory: RunDirectory, walls: dict[str, float]) -> None:
         write_record(directory.record(f"pipeline_gpu0_numa0_{model}", repeat), record)
 
 
-def test_an_interrupted_study_tells_the_time_of_its_rest(tmp_path: Path) -> None:
+def test_interrupted_study_estimates_its_rest(tmp_path: Path) -> None:
     directory = resolve(study(repeats=2), tmp_path, False, "a")
     write_walls(directory, {"vit0x0x0_1": 2.0, "vit32x2x128_1": 4.0})
     # One more run of each cell as its first; of the traced runs nothing is known but what the study's runs take.
@@ -199,7 +199,7 @@ def test_an_interrupted_study_tells_the_time_of_its_rest(tmp_path: Path) -> None
     assert plan(study(repeats=2), tmp_path, fresh=True).estimate_s == 2 * 6.0 + 2 * 10.0
 
 
-def test_another_study_tells_the_time_of_its_kinds_alone(tmp_path: Path) -> None:
+def test_another_study_estimates_only_its_own_kinds(tmp_path: Path) -> None:
     other = resolve(study(seed=1), tmp_path, False, "a")
     write_walls(other, {"vit0x0x0_1": 2.0, "vit0x0x0_traced": 3.0})
     asked = study(seed=1, repeats=2)  # another study of the same cells
@@ -211,13 +211,13 @@ def test_another_study_tells_the_time_of_its_kinds_alone(tmp_path: Path) -> None
     assert plan(asked, tmp_path).estimate_s is None
 
 
-def test_a_host_with_gpus_and_no_run_of_the_kind_is_told_typical_times(tmp_path: Path) -> None:
+def test_estimate_is_typical_when_a_gpu_host_has_no_runs(tmp_path: Path) -> None:
     two_sockets = read_topology(Path(__file__).parents[1] / "fixtures" / "hosts" / "two_sockets")
     made = plan(study(device="cuda"), tmp_path, topology=two_sockets)
     assert made.estimate_s == 2 * (11.0 + 18.0) and "typical times of an H100 host" in made.estimate_from
 
 
-def test_a_plan_names_what_excludes_nothing(tmp_path: Path) -> None:
+def test_plan_names_entries_that_exclude_nothing(tmp_path: Path) -> None:
     exclude = [{"model": "vit0x0x0", "dtype": "bf16"}, {"dtype": ["fp16"], "model": "vit32x2x128"}]
     said = 'exclude[1] drops nothing: {"dtype": ["fp16"], "model": ["vit32x2x128"]}'
     asked = study(axes={"dtype": ["fp32", "bf16"]}, exclude=exclude)
@@ -229,7 +229,7 @@ def test_a_plan_names_what_excludes_nothing(tmp_path: Path) -> None:
     assert 'exclude[0] drops nothing: {"numa_nodes": [7]}' in made.notes
 
 
-def test_an_earlier_study_that_cannot_be_read_costs_no_plan(tmp_path: Path) -> None:
+def test_plan_skips_an_earlier_study_that_cannot_be_read(tmp_path: Path) -> None:
     other = tmp_path / "of_another_user" / "2026-11-22" / "22-00-00"
     (other / "grid.json").mkdir(parents=True)  # in place of a file that may not be read
     (other / "runs").mkdir()
