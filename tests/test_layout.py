@@ -1,0 +1,90 @@
+"""The rooms of the code: imports run one way, modules stay short, and luigi's tasks import no numerical library."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Each floor may import itself and those below it.
+FLOORS = (
+    ("bench.errors", "bench.records", "bench.storage", "bench.units"),
+    ("bench.host", "bench.trace", "bench.workload"),
+    ("bench.run", "bench.study"),
+    ("bench.analysis",),
+    ("bench.report",),
+    ("bench.compare", "bench.history", "bench.nightly"),
+    ("bench.cli", "bench.cluster", "bench.ui", "tasks"),
+)
+MOST_LINES = 450
+# A list of types, and a list of sentences, are read by name and not from top to bottom.
+LONG_BY_NATURE = ("bench/records/", "bench/report/text")
+
+
+def modules() -> list[Path]:
+    return sorted(path for top in ("bench", "tasks") for path in (ROOT / top).rglob("*.py"))
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def floor_of(module: str) -> int | None:
+    return next(
+        (
+            number
+            for number, rooms in enumerate(FLOORS)
+            for room in rooms
+            if module == room or module.startswith(f"{room}.")
+        ),
+        None,
+    )
+
+
+def test_every_module_is_in_a_room():
+    assert [path for path in modules() if dotted(path) != "bench" and floor_of(dotted(path)) is None] == []
+
+
+def test_imports_run_one_way():
+    upward = [
+        f"{dotted(path)} imports {name}"
+        for path in modules()
+        for name in imported(path)
+        if (floor_of(name) or 0) > (floor_of(dotted(path)) or 0)
+    ]
+    assert upward == []
+
+
+def test_no_module_outside_tasks_imports_luigi():
+    assert [
+        path
+        for path in modules()
+        if dotted(path).startswith("bench") and "luigi" in {n.split(".")[0] for n in imported(path)}
+    ] == []
+
+
+@pytest.mark.parametrize("library", ["torch", "pandas", "numpy", "scipy", "matplotlib", "timm"])
+def test_tasks_import_no_numerical_library(library):
+    program = f"import sys, tasks; sys.exit({library!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+def test_no_module_is_too_long():
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in modules()
+        if (lines := len(path.read_text().splitlines())) > MOST_LINES
+        and not str(path.relative_to(ROOT)).startswith(LONG_BY_NATURE)
+    }
+    assert long == {}
