@@ -153,9 +153,17 @@ def doctor(as_json: bool, strict: bool, output_dir: Path) -> None:
 @click.option("--output", type=click.Path(path_type=Path), help="also write the JSON to this file")
 def probe(as_json: bool, device: str, output: Path | None) -> None:
     """Measure which node is near each GPU: 64-byte copies from each node, or from each CPU of a host with one node."""
-    from bench.host.probe import probe_command
+    from bench.host.probe import probe as probe_gpus
+    from bench.host.probe import probe_cpu
+    from bench.host.topology import read_topology
+    from bench.records.base import plain
+    from bench.report.locality_text import probe_text
+    from bench.storage import write_json
 
-    click.echo(probe_command(as_json, device, output))
+    probed = probe_gpus(read_topology()) if device == "cuda" else probe_cpu(read_topology())
+    if output is not None:
+        write_json(output, plain(probed))
+    click.echo(json.dumps(plain(probed), indent=1) if as_json else probe_text(probed))
 
 
 @main.command()

@@ -11,7 +11,9 @@ from sqlite_utils import Database
 
 from bench.errors import StudyError
 from bench.history.database import open_history
-from bench.host.fingerprint import fingerprint_changes
+from bench.host.fingerprint import describe_change, fingerprint_changes
+from bench.records.base import convert
+from bench.records.host import Fingerprint
 
 # --- query
 # Questions to the history, answered with plain values.
@@ -95,11 +97,11 @@ def series(database: Database) -> list[Series]:
 
 def changes(of_series: list[Record]) -> dict[int, list[str]]:
     """What of the host differs from the study before, by study id: "the NVIDIA driver was 580, is 590"."""
-    facts = [json.loads(study["fingerprint"] or "{}") for study in of_series]
+    facts = [convert(json.loads(study["fingerprint"] or "{}"), Fingerprint) for study in of_series]
     found = {
-        study["id"]: fingerprint_changes(before, after)
+        study["id"]: list(map(describe_change, fingerprint_changes(before, after)))
         for study, (before, after) in zip(of_series[1:], pairwise(facts), strict=True)
-        if before and after
+        if before != Fingerprint() != after
     }
     return {study_id: texts for study_id, texts in found.items() if texts}
 

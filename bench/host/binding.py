@@ -7,15 +7,13 @@ import signal
 import subprocess
 
 from bench.errors import StudyError
-from bench.host.topology import Topology
+from bench.records.host import Topology
+from bench.records.run import Failure, Outcome
 
 BINDINGS = ("auto", "numactl", "none")
 # Exit codes of what SIGKILL ended: of subprocess, and as a shell or nsys passes it on.
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 INSTALL = "install numactl (Debian: apt-get install numactl), or measure unbound with binding none"
-
-Failure = tuple[str, str, str]
-"""(outcome, reason, advice)"""
 
 _PERMISSION = (
     "the system refuses to bind CPUs or memory (Operation not permitted)",
@@ -29,12 +27,12 @@ class BindingError(StudyError):
 
 
 def bind_prefix(binding: str, cpu_node: int, mem_node: int, program: str = "numactl") -> list[str]:
-    """Return the words before a command that bind it; none for binding "none"."""
+    """The arguments to put before a command to bind it; none for binding "none"."""
     return [] if binding == "none" else [program, f"--cpunodebind={cpu_node}", f"--membind={mem_node}"]
 
 
 def choose_binding(asked: str, topology: Topology) -> tuple[str, str]:
-    """Return ("numactl"|"none", reason).
+    """The binding that this host gives ("numactl" or "none"), and why.
 
     auto takes numactl if a trial bind to some node with CPUs and memory works. Raise BindingError if
     numactl was asked for by name and does not work.
@@ -46,19 +44,20 @@ def choose_binding(asked: str, topology: Topology) -> tuple[str, str]:
     node, failure = bindable_node(topology)
     if failure is None:
         return "numactl", f"numactl binds here (tried on node {node})"
-    _, reason, advice = failure
     if asked == "numactl":
-        raise BindingError(f"cannot bind with numactl: {reason}", "binding numactl", advice)
-    return "none", f"nothing is bound: {reason}"
+        raise BindingError(f"cannot bind with numactl: {failure.reason}", "binding numactl", failure.advice)
+    return "none", f"nothing is bound: {failure.reason}"
 
 
 def bindable_node(topology: Topology) -> tuple[int | None, Failure | None]:
-    """(the first node to which a trial bind works, None), or (None, why the last one was refused)."""
-    failure: Failure | None = ("bind_failed", "no node has both CPUs and memory for this process", "")
-    for node in (node.id for node in topology.nodes if node.usable):
-        failure = trial_bind(node, node)
-        if failure is None:
-            return node, None
+    """(the first node to which a trial bind works, None), or (None, the failure of the last one)."""
+    failure = _bind_failed("no node has both CPUs and memory for this process", "")
+    for node in topology.nodes:
+        if node.usable:
+            refused = trial_bind(node.id, node.id)
+            if refused is None:
+                return node.id, None
+            failure = refused
     return None, failure
 
 
@@ -66,7 +65,7 @@ def trial_bind(cpu_node: int, mem_node: int) -> Failure | None:
     """Bind a process that does nothing. Return None if it works."""
     program = shutil.which("numactl")
     if program is None:
-        return "bind_failed", "numactl is not installed", INSTALL
+        return _bind_failed("numactl is not installed", INSTALL)
     prefix = bind_prefix("numactl", cpu_node, mem_node, program=program)
     try:
         trial = subprocess.run(
@@ -77,22 +76,30 @@ def trial_bind(cpu_node: int, mem_node: int) -> Failure | None:
             env=os.environ | {"LC_ALL": "C"},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return "bind_failed", f"numactl does not run: {error}", INSTALL
+        return _bind_failed(f"numactl does not run: {error}", INSTALL)
     if trial.returncode == 0:
         return None
-    explained = explain_bind_failure(trial.returncode, trial.stderr)
+    if explained := explain_bind_failure(trial.returncode, trial.stderr):
+        return explained
     last = trial.stderr.strip().splitlines()[-1:] or ["no message"]
-    reason, advice = explained or (f"numactl failed with exit code {trial.returncode}: {last[0]}", INSTALL)
-    return "bind_failed", reason, advice
+    return _bind_failed(f"numactl failed with exit code {trial.returncode}: {last[0]}", INSTALL)
 
 
-def explain_bind_failure(exit_code: int, stderr_text: str) -> tuple[str, str] | None:
-    """Return (reason, advice) if a command behind bind_prefix() ended because numactl was refused, else None.
+def explain_bind_failure(exit_code: int, stderr_text: str) -> Failure | None:
+    """The failure of a command behind bind_prefix() that ended because numactl was refused, else None.
 
-    numactl (2.0.16) leaves with 1 and these texts before it starts the program.
+    numactl (2.0.16) exits with 1 and these texts before it starts the program.
     """
-    if exit_code != 1:
-        return None
+    explained = _explain(stderr_text) if exit_code == 1 else None
+    return _bind_failed(*explained) if explained else None
+
+
+def _bind_failed(reason: str, advice: str) -> Failure:
+    return Failure(status=Outcome.BIND_FAILED, reason=reason, advice=advice)
+
+
+def _explain(stderr_text: str) -> tuple[str, str] | None:
+    """(reason, advice)"""
     if match := re.search(r"libnuma: Warning: node argument (\S+) is out of range", stderr_text):
         return (
             f"node {match[1]} does not exist here, or this process may not use it",
@@ -122,8 +129,8 @@ def explain_kill(exit_code: int, mem_node: int) -> Failure | None:
     """
     if exit_code not in KILLED:
         return None
-    return (
-        "oom",
-        f"killed (SIGKILL), as the kernel does when memory node {mem_node} cannot hold what is bound to it",
-        f"reduce memory_size_mb, or free memory on node {mem_node} (numactl --hardware shows it)",
+    return Failure(
+        status=Outcome.OOM,
+        reason=f"killed (SIGKILL), as the kernel does when memory node {mem_node} cannot hold what is bound to it",
+        advice=f"reduce memory_size_mb, or free memory on node {mem_node} (numactl --hardware shows it)",
     )

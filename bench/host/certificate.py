@@ -1,166 +1,39 @@
-"""Collect and judge the placement certificate."""
+"""The placement certificate: where, by the kernel's answers, the measured process ran and its buffers were, and whether
+that is where the cell puts them.
+
+It runs in the measured child, and in guests that have the standard library and msgspec only.
+"""
 
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, TypeVar
 
-from bench.host.cpulist import format_cpulist, parse_cpulist
+from msgspec.structs import replace
+
 from bench.host.memory_calls import ABSENT, UNKNOWN, PageQuery, memory_policy, sched_getcpu
-
-# --- placement
-# Judging a placement certificate: did the process run, and did its buffers lie, where the cell says?
-
-PROVED, MISPLACED, UNPROVED, NOT_BOUND = "proved", "misplaced", "unproved", "not_bound"
-
-
-def judge(facts: dict[str, Any], cell: dict[str, Any]) -> tuple[str, list[str]]:
-    """Return (verdict, reasons) for the facts of a certificate.
-
-    proved: every look agrees with the cell. misplaced: some look contradicts it. unproved: nothing
-    contradicts it, yet something could not be seen. not_bound: there is nothing to prove.
-    """
-    if cell["binding"] == "none":
-        return NOT_BOUND, ["nothing was bound (binding none)"]
-    wrong = [
-        *_threads_of_placement(facts, cell),
-        *_cpus_seen(facts, cell),
-        *_policies(facts, cell),
-        *_buffers(facts, cell),
-    ]
-    if wrong:
-        return MISPLACED, wrong
-    unseen = _unseen(facts, cell)
-    return (UNPROVED, unseen) if unseen else (PROVED, [])
-
-
-def share_on_node(buffer: dict[str, Any], node: int) -> float | None:
-    """The share of a buffer's pages seen on a node, the smaller of start and end; None if not looked at."""
-    looks = [buffer["start"], buffer["end"]]
-    if None in looks or not buffer["pages"]:
-        return None
-    return min(look.get(str(node), 0) / sum(look.values()) for look in looks)
-
-
-def _threads_of_placement(facts: dict[str, Any], cell: dict[str, Any]) -> list[str]:
-    if facts["node_cpus"] is None:
-        return []
-    node_cpus = set(parse_cpulist(facts["node_cpus"]))
-    return [
-        f"at the {when}, {group['threads']} thread(s) ({', '.join(group['examples'])}) may run on CPUs "
-        f"{group['allowed_cpus']}; node {cell['cpu_node']} has CPUs {facts['node_cpus']}"
-        for when in ("start", "end")
-        for group in facts["threads"][when] or ()
-        if not set(parse_cpulist(group["allowed_cpus"])) <= node_cpus and not _prepares(group, facts)
-    ] + _preparing_thread(facts, cell, node_cpus)
-
-
-def _preparing_thread(facts: dict[str, Any], cell: dict[str, Any], node_cpus: set[int]) -> list[str]:
-    """A thread that prepares batches on another node must be there, and it alone."""
-    preparing_cpus = facts.get("preparing_cpus")
-    if preparing_cpus is None or set(parse_cpulist(preparing_cpus)) <= node_cpus:
-        return []
-    return [
-        f"at the {when}, no thread that prepares batches was bound to node {cell['preprocess_node']} ({preparing_cpus})"
-        for when in ("start", "end")
-        if facts["threads"][when] is not None and not any(_prepares(group, facts) for group in facts["threads"][when])
-    ]
-
-
-def _prepares(group: dict[str, Any], facts: dict[str, Any]) -> bool:
-    preparing_cpus = facts.get("preparing_cpus")
-    if preparing_cpus is None or group["examples"] != ["preparing"] or group["threads"] != 1:
-        return False
-    return set(parse_cpulist(group["allowed_cpus"])) <= set(parse_cpulist(preparing_cpus))
-
-
-def _cpus_seen(facts: dict[str, Any], cell: dict[str, Any]) -> list[str]:
-    if facts["node_cpus"] is None:
-        return []
-    node_cpus = set(parse_cpulist(facts["node_cpus"]))
-    outside = {int(cpu): batches for cpu, batches in facts["cpus_seen"].items() if int(cpu) not in node_cpus}
-    if not outside:
-        return []
-    return [
-        f"{sum(outside.values())} of {sum(facts['cpus_seen'].values())} batches were issued from CPUs "
-        f"{format_cpulist(outside)}, outside node {cell['cpu_node']} ({facts['node_cpus']})"
-    ]
-
-
-def _policies(facts: dict[str, Any], cell: dict[str, Any]) -> list[str]:
-    wanted = {"mode": "bind", "nodes": [cell["mem_node"]]}
-    reasons = [
-        f"at the {when}, the memory policy is {_policy_text(policy)}, not {_policy_text(wanted)}"
-        for when, policy in facts["policy"].items()
-        if policy is not None and policy != wanted
-    ]
-    for name, buffer in facts["buffers"].items():
-        policy = buffer["policy"]
-        # A mapping without a policy of its own follows the thread's.
-        if policy is not None and policy["mode"] != "default" and policy != wanted:
-            reasons.append(f"the policy of {name} is {_policy_text(policy)}, not {_policy_text(wanted)}")
-    return reasons
-
-
-def _buffers(facts: dict[str, Any], cell: dict[str, Any]) -> list[str]:
-    reasons = []
-    for name, buffer in facts["buffers"].items():
-        for when in ("start", "end"):
-            elsewhere = {
-                node: pages
-                for node, pages in (buffer[when] or {}).items()
-                if node not in (str(cell["mem_node"]), ABSENT, UNKNOWN)
-            }
-            pages = sum(elsewhere.values())
-            looked_at = sum((buffer[when] or {}).values())
-            # As a quotient: 0.9 of 100 pages are exactly 90 then, and not a little less.
-            if pages and (looked_at - pages) / looked_at < _threshold(cell):
-                where = ", ".join(f"{count} on node {node}" for node, count in elsewhere.items())
-                reasons.append(
-                    f"at the {when}, {pages} of {looked_at} pages of {name} lay elsewhere than on node "
-                    f"{cell['mem_node']}: {where}"
-                )
-    return reasons
-
-
-def _unseen(facts: dict[str, Any], cell: dict[str, Any]) -> list[str]:
-    reasons = [*facts["problems"]]
-    if not facts["cpus_seen"]:
-        reasons.append("no batch told which CPU it was issued from")
-    if not facts["buffers"]:
-        reasons.append("no buffer was looked at")
-    for name, buffer in facts["buffers"].items():
-        share = share_on_node(buffer, cell["mem_node"])
-        if share is not None and share < _threshold(cell):
-            counts = {state: max(buffer[when].get(state, 0) for when in ("start", "end"))
-                      for state in (ABSENT, UNKNOWN)}  # fmt: skip
-            reasons.append(
-                f"of {buffer['pages']} pages of {name}, {counts[ABSENT]} were not in memory and "
-                f"{counts[UNKNOWN]} could not be located (-14, as automatic NUMA balancing or memory that a driver "
-                "maps causes)"
-            )
-    return reasons
-
-
-def _threshold(cell: dict[str, Any]) -> float:
-    return float(cell.get("placement_threshold", 1.0))
-
-
-def _policy_text(policy: dict[str, Any]) -> str:
-    return policy["mode"] + (f" to node {format_cpulist(policy['nodes'])}" if policy["nodes"] else "")
-
-
-# --- certificate
-# The placement certificate: where, by the kernel's word, the measured process ran and its buffers lay.
-#
-# Standard library only: it runs in the measured child, and in guests that have nothing else.
+from bench.records.host import format_cpulist, parse_cpulist
+from bench.records.run import (
+    BufferObserved,
+    Certificate,
+    Doubt,
+    DoubtKind,
+    HugePageModes,
+    PlacementVerdict,
+    Policy,
+    PolicyObserved,
+    ThreadGroup,
+    ThreadsObserved,
+)
+from bench.records.study import Cell
 
 NOT_COVERED = (
     "buffers of the driver, page tables and kernel memory",
     "interrupts and the CPUs that serve them",
-    "a page or thread that left and came back between two looks",
+    "a page or thread that left and came back between two observations",
     "in a virtual machine: where the host placed the guest's CPUs and memory",
 )
 _COUNTERS = (
@@ -170,26 +43,29 @@ _COUNTERS = (
 )
 MAX_CPUS = 8192  # the most that Linux can be built for
 START_PAGES = 8192
-"""Pages of a buffer looked at before the window: evenly spaced. After it, every page is."""
+"""Pages of a buffer that are queried before the window, evenly spaced. After it, every page is."""
 _CODE = ("libtorch", "libcuda", "libcudart", "libc10")
+PREPROCESSING_THREAD = "preparing"
+"""The name of the thread that may be bound to another node than the rest of the process."""
+
+Answer = TypeVar("Answer")
 
 
 class Certifier:
-    """Looks at the placement before and after the measured window, and at the CPU of every batch in it.
+    """Observes the placement before and after the measured window, and the CPU of every batch in it.
 
-    cell: the cell as JSON (cpu_node, mem_node, binding, placement_threshold; preprocess_queue, preprocess_node).
     buffers: name -> (address, nbytes) of memory that is allocated and was written to.
     """
 
-    def __init__(self, cell: dict[str, Any], buffers: dict[str, tuple[int, int]]) -> None:
+    def __init__(self, cell: Cell, buffers: Mapping[str, tuple[int, int]]) -> None:
         self._cell = cell
         self._problems: list[str] = []
         self._cost_s = 0.0
         self._batches_on = [0] * MAX_CPUS
-        self._start: dict[str, Any] = {}
         started = time.perf_counter()
         self._queries = {name: PageQuery(*place) for name, place in buffers.items()}
         self._cost_s += time.perf_counter() - started
+        self._start: _Observation | None = None
         self.see_cpu = self._make_see_cpu()
 
     def _make_see_cpu(self) -> Callable[[], None]:
@@ -197,85 +73,80 @@ class Certifier:
         getcpu, batches_on = sched_getcpu, self._batches_on
 
         def see_cpu() -> None:
-            """Note the CPU that the calling thread is on; call it once per batch."""
+            """Count a batch for the CPU that the calling thread is on; call it once per batch."""
             batches_on[getcpu()] += 1
 
         return see_cpu
 
     def start(self) -> None:
-        """Look at the start of the window."""
-        self._start = self._look(most_pages=START_PAGES)
+        """Observe the start of the window."""
+        self._start = self._observe(most_pages=START_PAGES)
 
-    def finish(self) -> dict[str, Any]:
-        """Look at the end of the window and return the certificate, ready for JSON."""
-        end = self._look()
+    def finish(self) -> Certificate:
+        """Observe the end of the window and judge. start() must have been called."""
+        assert self._start is not None
+        start, end, cell = self._start, self._observe(), self._cell
         began = time.perf_counter()
-        seen = {str(cpu): batches for cpu, batches in enumerate(self._batches_on) if batches}
-        facts = {
-            "binding": self._cell["binding"],
-            "cpu_node": self._cell["cpu_node"],
-            "mem_node": self._cell["mem_node"],
-            "node_cpus": self._try("CPUs of the node", _node_cpus, self._cell["cpu_node"]),
-            "preparing_cpus": self._preparing_cpus(),
-            "cpus_seen": seen,
-            "threads": {"start": self._start["threads"], "end": end["threads"]},
-            "policy": {"start": self._start["policy"], "end": end["policy"]},
-            "buffers": {
-                name: {
-                    "bytes": query.nbytes,
-                    "pages": query.pages,
-                    "policy": self._try(f"policy of {name}", _policy, query.address),
-                    "start": self._start["pages"][name],
-                    "end": end["pages"][name],
-                }
-                for name, query in self._queries.items()
-            },
-            "code_pages": self._try("/proc/self/numa_maps", code_pages),
-            "transparent_huge_pages": {
-                "private": _selected(_read("/sys/kernel/mm/transparent_hugepage/enabled")),
-                "shared": _selected(_read("/sys/kernel/mm/transparent_hugepage/shmem_enabled")),
-            },
-            "numa_balancing": _read("/proc/sys/kernel/numa_balancing").strip() or None,
-            "system_counters": _differences(self._start["counters"], end["counters"]),
-            "main_thread_migrations": _difference(self._start["migrations"], end["migrations"]),
-            "involuntary_switches": end["switches"] - self._start["switches"],
-            "problems": self._problems,
+        buffers = {
+            name: BufferObserved(
+                bytes=query.nbytes,
+                pages=query.pages,
+                policy=self._try(f"policy of {name}", _policy, query.address),
+                start=start.pages[name],
+                end=end.pages[name],
+            )
+            for name, query in self._queries.items()
         }
-        facts["share_on_node"] = {
-            name: share_on_node(buffer, self._cell["mem_node"]) for name, buffer in facts["buffers"].items()
-        }
-        verdict, reasons = judge(facts, self._cell)
+        facts = Certificate(
+            binding=cell.binding,
+            cpu_node=cell.cpu_node,
+            mem_node=cell.mem_node,
+            node_cpus=self._try("CPUs of the node", _node_cpus, cell.cpu_node),
+            preprocess_cpus=self._preprocess_cpus(),
+            cpus_seen={str(cpu): batches for cpu, batches in enumerate(self._batches_on) if batches},
+            threads=ThreadsObserved(start=start.threads, end=end.threads),
+            policy=PolicyObserved(start=start.policy, end=end.policy),
+            buffers=buffers,
+            share_on_node={name: share_on_node(buffer, cell.mem_node) for name, buffer in buffers.items()},
+            code_pages=self._try("/proc/self/numa_maps", code_pages),
+            transparent_huge_pages=HugePageModes(
+                private=_selected(_read("/sys/kernel/mm/transparent_hugepage/enabled")),
+                shared=_selected(_read("/sys/kernel/mm/transparent_hugepage/shmem_enabled")),
+            ),
+            numa_balancing=_read("/proc/sys/kernel/numa_balancing").strip() or None,
+            system_counters={name: end.counters[name] - start.counters[name] for name in start.counters},
+            main_thread_migrations=_difference(start.migrations, end.migrations),
+            involuntary_switches=end.switches - start.switches,
+            problems=self._problems,
+            not_covered=list(NOT_COVERED),
+        )
+        verdict, doubts = judge(facts, cell)
         self._cost_s += time.perf_counter() - began
-        return facts | {
-            "verdict": verdict,
-            "reasons": reasons,
-            "not_covered": list(NOT_COVERED),
-            "cost_ms": round(self._cost_s * 1e3, 2),
-        }
+        return replace(facts, verdict=verdict, reasons=doubts, cost_ms=round(self._cost_s * 1e3, 2))
 
-    def _look(self, most_pages: int | None = None) -> dict[str, Any]:
+    def _observe(self, most_pages: int | None = None) -> "_Observation":
         began = time.perf_counter()
-        facts = {
-            "threads": self._try("threads", _threads),
-            "policy": self._try("memory policy", _policy),
-            "pages": {
+        observation = _Observation(
+            threads=self._try("threads", _threads),
+            policy=self._try("memory policy", _policy),
+            pages={
                 name: self._try(f"pages of {name}", query.count, most_pages) for name, query in self._queries.items()
             },
-            "counters": _counters(),
-            "migrations": _migrations(),
-            "switches": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
-        }
+            counters=_counters(),
+            migrations=_migrations(),
+            switches=resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
+        )
         self._cost_s += time.perf_counter() - began
-        return facts
+        return observation
 
-    def _preparing_cpus(self) -> str | None:
-        """Of the node that a thread prepares batches on, where the cell names one."""
-        node = self._cell.get("preprocess_node", -1) if self._cell.get("preprocess_queue") else -1
-        return self._try("CPUs of the preparing node", _node_cpus, node) if node >= 0 else None
+    def _preprocess_cpus(self) -> str | None:
+        """CPUs of the node of the preprocessing thread, where the cell names one."""
+        node = self._cell.preprocess_node if self._cell.preprocess_queue else -1
+        return self._try("CPUs of the preprocessing node", _node_cpus, node) if node >= 0 else None
 
-    def _try(self, what: str, look: Callable[..., Any], *arguments: Any) -> Any:
+    def _try(self, what: str, observe: Callable[..., Answer], *arguments: Any) -> Answer | None:
         try:
-            return look(*arguments)
+            return observe(*arguments)
         except OSError as error:
             problem = f"{what}: {error}"
             if problem not in self._problems:
@@ -283,26 +154,176 @@ class Certifier:
             return None
 
 
+@dataclass(frozen=True)
+class _Observation:
+    """The process at one moment. None: could not be observed."""
+
+    threads: list[ThreadGroup] | None
+    policy: Policy | None
+    pages: dict[str, dict[str, int] | None]
+    counters: dict[str, int]
+    migrations: int | None
+    switches: int
+
+
+def judge(facts: Certificate, cell: Cell) -> tuple[PlacementVerdict, list[Doubt]]:
+    """Whether the facts of a certificate prove the placement of the cell, and what speaks against it."""
+    if cell.binding == "none":
+        return PlacementVerdict.NOT_BOUND, [Doubt(kind=DoubtKind.NOT_BOUND, text="nothing was bound (binding none)")]
+    contradictions = [
+        *_thread_doubts(facts, cell),
+        *_preprocessing_doubts(facts, cell),
+        *_issuing_doubts(facts, cell),
+        *_policy_doubts(facts, cell),
+        *_page_doubts(facts, cell),
+    ]
+    if contradictions:
+        return PlacementVerdict.MISPLACED, contradictions
+    gaps = _gaps(facts, cell)
+    return (PlacementVerdict.UNPROVED, gaps) if gaps else (PlacementVerdict.PROVED, [])
+
+
+def share_on_node(buffer: BufferObserved, node: int) -> float | None:
+    """The share of a buffer's pages on a node, the smaller of start and end; None if not observed."""
+    if buffer.start is None or buffer.end is None or not buffer.pages:
+        return None
+    return min(pages.get(str(node), 0) / sum(pages.values()) for pages in (buffer.start, buffer.end))
+
+
+def _thread_doubts(facts: Certificate, cell: Cell) -> list[Doubt]:
+    if facts.node_cpus is None:
+        return []
+    node_cpus = set(parse_cpulist(facts.node_cpus))
+    return [
+        Doubt(
+            kind=DoubtKind.THREADS,
+            text=f"at the {when}, {group.threads} thread(s) ({', '.join(group.examples)}) may run on CPUs "
+            f"{group.allowed_cpus}; node {cell.cpu_node} has CPUs {facts.node_cpus}",
+        )
+        for when, groups in (("start", facts.threads.start), ("end", facts.threads.end))
+        for group in groups or ()
+        if not set(parse_cpulist(group.allowed_cpus)) <= node_cpus and not _preprocesses(group, facts)
+    ]
+
+
+def _preprocessing_doubts(facts: Certificate, cell: Cell) -> list[Doubt]:
+    """A preprocessing thread on another node must be there, and it alone."""
+    if facts.node_cpus is None or facts.preprocess_cpus is None:
+        return []
+    if set(parse_cpulist(facts.preprocess_cpus)) <= set(parse_cpulist(facts.node_cpus)):
+        return []
+    return [
+        Doubt(
+            kind=DoubtKind.PREPROCESSING_THREAD,
+            text=f"at the {when}, no preprocessing thread was bound to node {cell.preprocess_node} "
+            f"({facts.preprocess_cpus})",
+        )
+        for when, groups in (("start", facts.threads.start), ("end", facts.threads.end))
+        if groups is not None and not any(_preprocesses(group, facts) for group in groups)
+    ]
+
+
+def _preprocesses(group: ThreadGroup, facts: Certificate) -> bool:
+    if facts.preprocess_cpus is None or group.examples != [PREPROCESSING_THREAD] or group.threads != 1:
+        return False
+    return set(parse_cpulist(group.allowed_cpus)) <= set(parse_cpulist(facts.preprocess_cpus))
+
+
+def _issuing_doubts(facts: Certificate, cell: Cell) -> list[Doubt]:
+    if facts.node_cpus is None:
+        return []
+    node_cpus = set(parse_cpulist(facts.node_cpus))
+    outside = {int(cpu): batches for cpu, batches in facts.cpus_seen.items() if int(cpu) not in node_cpus}
+    if not outside:
+        return []
+    text = (
+        f"{sum(outside.values())} of {sum(facts.cpus_seen.values())} batches were issued from CPUs "
+        f"{format_cpulist(outside)}, outside node {cell.cpu_node} ({facts.node_cpus})"
+    )
+    return [Doubt(kind=DoubtKind.ISSUING_CPUS, text=text)]
+
+
+def _policy_doubts(facts: Certificate, cell: Cell) -> list[Doubt]:
+    wanted = Policy(mode="bind", nodes=[cell.mem_node])
+    found = [
+        (f"at the {when}, the memory policy", policy)
+        for when, policy in (("start", facts.policy.start), ("end", facts.policy.end))
+        if policy is not None and policy != wanted
+    ]
+    found += [
+        (f"the policy of {name}", buffer.policy)
+        for name, buffer in facts.buffers.items()
+        # A mapping without a policy of its own follows the thread's.
+        if buffer.policy is not None and buffer.policy.mode != "default" and buffer.policy != wanted
+    ]
+    return [
+        Doubt(kind=DoubtKind.POLICY, text=f"{subject} is {_policy_text(policy)}, not {_policy_text(wanted)}")
+        for subject, policy in found
+    ]
+
+
+def _page_doubts(facts: Certificate, cell: Cell) -> list[Doubt]:
+    doubts = []
+    for name, buffer in facts.buffers.items():
+        for when, counts in (("start", buffer.start or {}), ("end", buffer.end or {})):
+            elsewhere = {
+                node: pages for node, pages in counts.items() if node not in (str(cell.mem_node), ABSENT, UNKNOWN)
+            }
+            pages, queried = sum(elsewhere.values()), sum(counts.values())
+            # As a quotient: 0.9 of 100 pages are exactly 90 then, and not a little less.
+            if pages and (queried - pages) / queried < cell.placement_threshold:
+                where = ", ".join(f"{count} on node {node}" for node, count in elsewhere.items())
+                text = f"at the {when}, {pages} of {queried} pages of {name} were not on node {cell.mem_node}: {where}"
+                doubts.append(Doubt(kind=DoubtKind.PAGES, text=text))
+    return doubts
+
+
+def _gaps(facts: Certificate, cell: Cell) -> list[Doubt]:
+    """What could not be observed."""
+    gaps = [Doubt(kind=DoubtKind.NOT_OBSERVED, text=problem) for problem in facts.problems]
+    if not facts.cpus_seen:
+        gaps.append(Doubt(kind=DoubtKind.NOT_OBSERVED, text="no batch recorded the CPU that it was issued from"))
+    if not facts.buffers:
+        gaps.append(Doubt(kind=DoubtKind.NOT_OBSERVED, text="no buffer was observed"))
+    for name, buffer in facts.buffers.items():
+        share = share_on_node(buffer, cell.mem_node)
+        if share is not None and share < cell.placement_threshold:
+            absent, unknown = (
+                max((counts or {}).get(state, 0) for counts in (buffer.start, buffer.end))
+                for state in (ABSENT, UNKNOWN)
+            )
+            text = (
+                f"of {buffer.pages} pages of {name}, {absent} were not in memory and {unknown} could not be located "
+                "(-14, as automatic NUMA balancing or memory that a driver maps causes)"
+            )
+            gaps.append(Doubt(kind=DoubtKind.PAGES_UNKNOWN, text=text))
+    return gaps
+
+
+def _policy_text(policy: Policy) -> str:
+    return policy.mode + (f" to node {format_cpulist(policy.nodes)}" if policy.nodes else "")
+
+
 def code_pages(numa_maps: str | PathLike[str] = "/proc/self/numa_maps") -> dict[str, dict[str, int]]:
-    """Resident pages of torch's and CUDA's libraries by node. They lie where the first reader left them."""
+    """Resident pages of torch's and CUDA's libraries by node: the node of the first process that read them."""
     pages: dict[str, dict[str, int]] = {}
     with open(numa_maps) as lines:
         for line in lines:
             if " file=" not in line:
                 continue
-            words = line.split()
-            name = next(word for word in words if word.startswith("file=")).rpartition("/")[2]
+            fields = line.split()
+            name = next(field for field in fields if field.startswith("file=")).rpartition("/")[2]
             if not name.startswith(_CODE):
                 continue
             counts = pages.setdefault(name, {})
-            for word in words:
-                node, _, count = word.partition("=")
+            for field in fields:
+                node, _, count = field.partition("=")
                 if node[:1] == "N" and node[1:].isdigit():
                     counts[node[1:]] = counts.get(node[1:], 0) + int(count)
     return pages
 
 
-def _threads() -> list[dict[str, Any]]:
+def _threads() -> list[ThreadGroup]:
     """Group this process's threads by the CPUs they may run on."""
     groups: dict[frozenset[int], list[str]] = {}
     for thread in os.listdir("/proc/self/task"):
@@ -312,18 +333,18 @@ def _threads() -> list[dict[str, Any]]:
             continue
         groups.setdefault(allowed, []).append(thread)
     return [
-        {
-            "allowed_cpus": format_cpulist(allowed),
-            "threads": len(threads),
-            "examples": [_read(f"/proc/self/task/{thread}/comm").strip() for thread in threads[:3]],
-        }
+        ThreadGroup(
+            allowed_cpus=format_cpulist(allowed),
+            threads=len(threads),
+            examples=[_read(f"/proc/self/task/{thread}/comm").strip() for thread in threads[:3]],
+        )
         for allowed, threads in sorted(groups.items(), key=lambda group: -len(group[1]))
     ]
 
 
-def _policy(address: int | None = None) -> dict[str, Any]:
+def _policy(address: int | None = None) -> Policy:
     mode, nodes = memory_policy(address)
-    return {"mode": mode, "nodes": list(nodes)}
+    return Policy(mode=mode, nodes=list(nodes))
 
 
 def _node_cpus(node: int) -> str:
@@ -332,8 +353,8 @@ def _node_cpus(node: int) -> str:
 
 
 def _counters() -> dict[str, int]:
-    words = (line.split() for line in _read("/proc/vmstat").splitlines())
-    return {name: int(value) for name, value in words if name in _COUNTERS}
+    fields = (line.split() for line in _read("/proc/vmstat").splitlines())
+    return {name: int(value) for name, value in fields if name in _COUNTERS}
 
 
 def _migrations() -> int | None:
@@ -345,10 +366,6 @@ def _migrations() -> int | None:
 
 def _selected(modes: str) -> str | None:
     return modes.partition("[")[2].partition("]")[0] or None
-
-
-def _differences(start: dict[str, int], end: dict[str, int]) -> dict[str, int]:
-    return {name: end[name] - start[name] for name in start if name in end}
 
 
 def _difference(start: int | None, end: int | None) -> int | None:

@@ -1,47 +1,62 @@
-"""Preflight checks."""
+"""Preflight checks: one for each trap that makes a NUMA study fail or report wrong numbers.
 
-import dataclasses
-import json
+Facts are gathered first, from files (live or recorded) and by trying on the live host; judging them is pure.
+"""
+
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from bench.host.binding import bindable_node
-from bench.host.cpulist import format_cpulist, parse_cpulist
 from bench.host.fingerprint import container, find_importer, find_nsys, hypervisor
-from bench.host.gpus import query_nvml
-from bench.host.topology import Topology, meminfo, read_topology
-from bench.storage import read_json
+from bench.host.gpus import read_nvml
+from bench.host.topology import describe_answers, free_bytes, read_text, read_topology
+from bench.records.base import Count, Record, read
+from bench.records.host import (
+    Check,
+    CheckName,
+    CheckState,
+    Nvml,
+    Preflight,
+    RemappedRows,
+    Topology,
+    format_cpulist,
+    parse_cpulist,
+)
+from bench.records.run import Failure
+from bench.units import byte_size
 
-# --- facts
-# What the preflight judges: read from files (live or recorded), and tried on the live host.
-#
-# Gathering is here, judging in bench.host.doctor: so that a recorded host can stand for a real one.
+PROCESS_BYTES = 3 << 30
+"""Host memory of a run besides its pool: torch, CUDA and what the driver mirrors of them (2.1-2.6 GiB measured)."""
+DISK_LOW_BYTES, DISK_FULL_BYTES = 5 << 30, 512 << 20
+HIDDEN_USE_BYTES = 4 << 30
+"""GPU memory in use beyond what a driver reserves for itself: another process, if a hidden one."""
+ACTIVE_STATE = 2  # performance states P0-P2: the link runs at full speed; P8 is idle
 
-@dataclass(frozen=True)
-class Tried:
-    """What only trying tells; a recorded host has it in live.json.
 
-    bind_failure: (reason, advice) of a refused trial bind. nsys_importer: whether its stream can
-    become a .nsys-rep.
+class Tried(Record, frozen=True, kw_only=True):
+    """What only trying can answer; a recorded host has it in live.json.
+
+    bind_failure: of a refused trial bind. nsys_importer: whether nsys can turn its stream into a .nsys-rep.
     """
 
-    bind_failure: tuple[str, str] | None
-    nsys: str | None
-    nsys_importer: bool
-    disk_free_bytes: int
+    bind_failure: Failure | None = None
+    nsys: str | None = None
+    nsys_importer: bool = False
+    disk_free_bytes: Count
 
 
 @dataclass(frozen=True)
 class Facts:
-    """One host, as the preflight sees it. nvml: the answers of query_nvml(); sizes by node id."""
+    """One host, as the preflight judges it. node_free_bytes: by node id."""
 
     topology: Topology
-    nvml: dict[str, Any]
-    node_free_bytes: dict[int, int]
+    nvml: Nvml
+    node_free_bytes: Mapping[int, int]
     numa_balancing: str
     governors: tuple[str, ...]
     perf_event_paranoid: int | None
@@ -54,15 +69,14 @@ class Facts:
 
 def gather(root: Path = Path("/"), folder: Path = Path()) -> Facts:
     """Read a host's facts. folder: where the study will write. Under another root, nothing is tried."""
-    live = root == Path("/")
-    nvml = query_nvml() if live else read_json(root / "nvml.json")
+    nvml = read_nvml(root)
     topology = read_topology(root, nvml)
     governors = {_read(path) for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")}
     paranoid = _read(root / "proc/sys/kernel/perf_event_paranoid")
     return Facts(
         topology=topology,
         nvml=nvml,
-        node_free_bytes={node.id: _free(root, node.id) for node in topology.nodes if node.memory_bytes},
+        node_free_bytes={node.id: free_bytes(root, node.id) for node in topology.nodes if node.memory_bytes},
         numa_balancing=_read(root / "proc/sys/kernel/numa_balancing") or "0",
         governors=tuple(sorted(governors)),
         perf_event_paranoid=int(paranoid) if paranoid else None,
@@ -70,31 +84,18 @@ def gather(root: Path = Path("/"), folder: Path = Path()) -> Facts:
         hypervisor=hypervisor(root),
         container=container(root),
         own_pid=os.getpid(),
-        tried=try_live(topology, folder) if live else recorded(root / "live.json"),
+        tried=try_live(topology, folder) if root == Path("/") else read(root / "live.json", Tried),
     )
 
 
 def try_live(topology: Topology, folder: Path) -> Tried:
-    _, failure = bindable_node(topology)
     nsys = find_nsys()
     return Tried(
-        bind_failure=failure[1:] if failure else None,
+        bind_failure=bindable_node(topology)[1],
         nsys=str(nsys) if nsys else None,
         nsys_importer=nsys is not None and find_importer(nsys) is not None,
         disk_free_bytes=shutil.disk_usage(_existing(folder)).free,
     )
-
-
-def recorded(path: Path) -> Tried:
-    record = read_json(path)
-    failure = record["bind_failure"]
-    return Tried(**record | {"bind_failure": tuple(failure) if failure else None})
-
-
-def _free(root: Path, node: int) -> int:
-    """Memory a new process could get on a node: free pages and the page cache that would make room."""
-    values = meminfo(root, node)
-    return values.get("MemFree", 0) + values.get("Active(file)", 0) + values.get("Inactive(file)", 0)
 
 
 def _affinity(root: Path) -> tuple[int, ...]:
@@ -110,72 +111,44 @@ def _existing(folder: Path) -> Path:
 
 
 def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
+    return read_text(path).strip()
 
 
-# --- doctor
-# The preflight: one line for each trap that makes a NUMA study lie or fail.
-
-OK, WARNING, ERROR = "ok", "warning", "error"
-
-PROCESS_BYTES = 3 << 30
-"""Host memory of a run besides its pool: torch, CUDA and the driver's shadow of them (2.1-2.6 GiB seen)."""
-DISK_LOW_BYTES, DISK_FULL_BYTES = 5 << 30, 512 << 20
-HIDDEN_USE_BYTES = 4 << 30
-"""GPU memory in use beyond what a driver reserves for itself: another process, if a hidden one."""
-ACTIVE_STATE = 2  # performance states P0-P2: the link runs at full speed; P8 is idle
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the preflight. state: ok, warning or error; remedy is empty where there is nothing to do."""
-
-    name: str
-    state: str
-    fact: str
-    remedy: str = ""
-
-
-def checks(facts: Facts, pool_bytes: int = 512 << 20) -> list[Check]:
+def checks(facts: Facts, pool_bytes: int = 512 << 20) -> tuple[Check, ...]:
     """Judge a host; one check per trap, always in this order. pool_bytes: the pinned pool of one run."""
     judges: tuple[Callable[[Facts], Check], ...] = (
         *(driver, nodes, gpu_node, gpu_busy, mig, ecc, throttling, link),
         *(binding, cpuset, numa_balancing, lambda facts: node_memory(facts, pool_bytes)),
         *(governor, nsys, perf_permission, disk),
     )
-    return [judge(facts) for judge in judges]
+    return tuple(judge(facts) for judge in judges)
 
 
-def run_doctor(folder: Path = Path(), pool_bytes: int = 512 << 20) -> list[Check]:
+def run_doctor(folder: Path = Path(), pool_bytes: int = 512 << 20) -> Preflight:
     """The preflight of this host, for a study that writes under folder."""
-    return checks(gather(folder=folder), pool_bytes)
+    return Preflight(checks=checks(gather(folder=folder), pool_bytes))
 
 
 def doctor_command(as_json: bool, strict: bool, folder: Path = Path()) -> tuple[str, int]:
     """Return (text to print, exit code): 0, or 1 if there is an error, or with strict also a warning."""
-    found = run_doctor(folder)
-    return (to_json(found) if as_json else to_text(found)), (1 if fatal(found, strict) else 0)
+    preflight = run_doctor(folder)
+    text = msgspec.json.format(msgspec.json.encode(preflight), indent=1).decode() if as_json else to_text(preflight)
+    return text, 1 if fatal(preflight.checks, strict) else 0
 
 
 def fatal(found: Iterable[Check], strict: bool) -> list[Check]:
     """The checks that must stop a study."""
-    return [check for check in found if check.state == ERROR or (strict and check.state == WARNING)]
+    states = (CheckState.ERROR, CheckState.WARNING) if strict else (CheckState.ERROR,)
+    return [check for check in found if check.state in states]
 
 
-def to_json(found: list[Check]) -> str:
-    return json.dumps({"checks": [dataclasses.asdict(check) for check in found]}, indent=1)
-
-
-def to_text(found: list[Check]) -> str:
-    wide = max(len(check.name) for check in found)
+def to_text(preflight: Preflight) -> str:
+    width = max(len(check.name) for check in preflight.checks)
     lines = []
-    for check in found:
-        lines.append(f"{check.state:<8}{check.name:<{wide}}  {check.fact}")
+    for check in preflight.checks:
+        lines.append(f"{check.state:<8}{check.name:<{width}}  {check.fact}")
         if check.remedy:
-            lines.append(f"{'':<8}{'':<{wide}}  -> {check.remedy}")
+            lines.append(f"{'':<8}{'':<{width}}  -> {check.remedy}")
     return "\n".join(lines)
 
 
@@ -183,124 +156,122 @@ def driver(facts: Facts) -> Check:
     if facts.topology.gpus:
         topology = facts.topology
         versions = f"driver {topology.driver_version}, CUDA {topology.cuda_driver_version}"
-        return Check("driver", OK, f"{len(topology.gpus)} GPU(s), {versions}")
+        return _ok(CheckName.DRIVER, f"{len(topology.gpus)} GPU(s), {versions}")
     if facts.topology.silent_gpus:
-        return Check(
-            "driver",
-            WARNING,
+        return _warning(
+            CheckName.DRIVER,
             f"GPU(s) at {', '.join(facts.topology.silent_gpus)} without NVML: {facts.topology.nvml_error}",
             "install the NVIDIA driver, or start the container with its GPUs (--gpus all)",
         )
-    return Check("driver", OK, "no GPU: studies run on the cpu device")
+    return _ok(CheckName.DRIVER, "no GPU: studies run on the cpu device")
 
 
 def nodes(facts: Facts) -> Check:
     if not facts.topology.numa:
-        return Check(
-            "nodes",
-            WARNING,
+        return _warning(
+            CheckName.NODES,
             "the kernel reports no NUMA nodes; the whole machine counts as node 0",
             "use a kernel with CONFIG_NUMA, not started with numa=off",
         )
     kinds = "; ".join(f"node {node.id} {node.kind}" for node in facts.topology.nodes)
-    return Check("nodes", OK, kinds)
+    return _ok(CheckName.NODES, kinds)
 
 
 def gpu_node(facts: Facts) -> Check:
     unsure = [gpu for gpu in facts.topology.gpus if gpu.node is None]
     if not unsure:
         known = "; ".join(f"GPU {gpu.index} near node {gpu.node}" for gpu in facts.topology.gpus)
-        return Check("gpu_node", OK, known or "no GPU")
-    fact = "; ".join(f"GPU {gpu.index} {gpu.verdict}: {gpu.explanation}" for gpu in unsure)
+        return _ok(CheckName.GPU_NODE, known or "no GPU")
+    fact = "; ".join(f"GPU {gpu.index} {gpu.agreement}: {describe_answers(gpu.answers)}" for gpu in unsure)
     virtual = f" (hypervisor: {facts.hypervisor})" if facts.hypervisor != "none" else ""
-    return Check("gpu_node", WARNING, fact + virtual, "run `numastudy probe`: it measures the nearest node of each GPU")
+    remedy = "run `numastudy probe`: it measures the nearest node of each GPU"
+    return _warning(CheckName.GPU_NODE, fact + virtual, remedy)
 
 
 def gpu_busy(facts: Facts) -> Check:
     busy = []
-    for index, gpu in enumerate(facts.nvml["gpus"]):
-        others = [pid for pid in gpu.get("processes") or () if pid != facts.own_pid]
-        used = gpu.get("memory_used_bytes") or 0
+    for index, gpu in enumerate(facts.nvml.gpus):
+        others = [pid for pid in gpu.processes if pid != facts.own_pid]
+        used = gpu.memory_used_bytes or 0
         if others:
             busy.append(f"GPU {index} is used by process {', '.join(map(str, others))}")
         elif used > HIDDEN_USE_BYTES:
-            busy.append(f"GPU {index} has {used / 2**30:.1f} GiB in use by a process not visible here")
-    return _warn("gpu_busy", busy, "no other process", "stop it, or leave the GPU out (gpu_ids): it disturbs every run")
+            busy.append(f"GPU {index} has {byte_size(used)} in use by a process not visible here")
+    remedy = "stop it, or exclude the GPU (gpu_ids): it disturbs every run"
+    return _warn_if(CheckName.GPU_BUSY, busy, "no other process", remedy)
 
 
 def mig(facts: Facts) -> Check:
     split = [f"GPU {gpu.index} is split by MIG" for gpu in facts.topology.gpus if gpu.mig]
-    return _warn(
-        "mig", split, "off", "nvidia-smi -i <GPU> -mig 0 (root, idle GPU); until then its cells are not_runnable"
-    )
+    remedy = "nvidia-smi -i <GPU> -mig 0 (root, idle GPU); until then its cells are not_runnable"
+    return _warn_if(CheckName.MIG, split, "off", remedy)
 
 
 def ecc(facts: Facts) -> Check:
-    broken, worn = [], []
-    for index, gpu in enumerate(facts.nvml["gpus"]):
-        rows = gpu.get("remapped_rows") or {}
-        if gpu.get("ecc_uncorrected"):
-            broken.append(f"GPU {index}: {gpu['ecc_uncorrected']} uncorrected ECC errors since the driver started")
-        if rows.get("failed"):
+    broken, pending = [], []
+    for index, gpu in enumerate(facts.nvml.gpus):
+        rows = gpu.remapped_rows or RemappedRows()
+        if gpu.ecc_uncorrected:
+            broken.append(f"GPU {index}: {gpu.ecc_uncorrected} uncorrected ECC errors since the driver started")
+        if rows.failed:
             broken.append(f"GPU {index}: a row remapping failed")
-        if rows.get("pending"):
-            worn.append(f"GPU {index}: a row remapping waits for a reset")
+        if rows.pending:
+            pending.append(f"GPU {index}: a row remapping is pending until a reset")
     if broken:
-        return Check("ecc", ERROR, "; ".join(broken), "reset the GPU (nvidia-smi -r), and have it tested")
-    return _warn("ecc", worn, "no uncorrected errors", "reset the GPU (nvidia-smi -r) before the study")
+        remedy = "reset the GPU (nvidia-smi -r), and have it tested"
+        return Check(name=CheckName.ECC, state=CheckState.ERROR, fact="; ".join(broken), remedy=remedy)
+    return _warn_if(CheckName.ECC, pending, "no uncorrected errors", "reset the GPU (nvidia-smi -r) before the study")
 
 
 def throttling(facts: Facts) -> Check:
     slowed = [
-        f"GPU {index}: {', '.join(gpu['throttle_reasons'])}"
-        for index, gpu in enumerate(facts.nvml["gpus"])
-        if gpu.get("throttle_reasons")
+        f"GPU {index}: {', '.join(gpu.throttle_reasons)}"
+        for index, gpu in enumerate(facts.nvml.gpus)
+        if gpu.throttle_reasons
     ]
-    return _warn(
-        "throttling", slowed, "none", "mend cooling or the power limit (nvidia-smi -q -d PERFORMANCE), then start"
-    )
+    remedy = "fix cooling or the power limit (nvidia-smi -q -d PERFORMANCE), then start"
+    return _warn_if(CheckName.THROTTLING, slowed, "none", remedy)
 
 
 def link(facts: Facts) -> Check:
     """Below its maximum: a narrow link always; a slow one only if the GPU is active, since idle links slow down."""
     slow = []
-    for index, gpu in enumerate(facts.nvml["gpus"]):
-        width, most = gpu.get("link_width"), gpu.get("link_width_max")
-        generation, best = gpu.get("link_generation"), gpu.get("link_generation_max")
-        state = gpu.get("performance_state")
+    for index, gpu in enumerate(facts.nvml.gpus):
+        width, most = gpu.link_width, gpu.link_width_max
+        generation, best = gpu.link_generation, gpu.link_generation_max
+        state = gpu.performance_state
         active = state is not None and state <= ACTIVE_STATE
         if width and most and width < most:
             slow.append(f"GPU {index}: link x{width} of x{most}")
         if active and generation and best and generation < best:
             slow.append(f"GPU {index}: link generation {generation} of {best} in P{state}")
-    return _warn(
-        "link", slow, "at full width; runs check the generation under load", "reseat the card, check BIOS and slot"
-    )
+    fine = "at full width; runs check the generation under load"
+    return _warn_if(CheckName.LINK, slow, fine, "reseat the card, check BIOS and slot")
 
 
 def binding(facts: Facts) -> Check:
     if facts.tried.bind_failure is None:
-        return Check("binding", OK, "a trial bind with numactl works")
-    reason, advice = facts.tried.bind_failure
+        return _ok(CheckName.BINDING, "a trial bind with numactl works")
+    failure = facts.tried.bind_failure
     where = f" (container: {facts.container})" if facts.container != "none" else ""
-    return Check("binding", WARNING, f"nothing can be bound: {reason}{where}", advice)
+    return _warning(CheckName.BINDING, f"nothing can be bound: {failure.reason}{where}", failure.advice)
 
 
 def cpuset(facts: Facts) -> Check:
     all_nodes = facts.topology.nodes
     cut = [
-        f"node {node.id}: {len(node.allowed_cpus)} of {len(node.cpus)} CPUs allowed"
+        f"node {node.id}: {len(node.allowed_cpu_ids)} of {len(node.cpu_ids)} CPUs allowed"
         for node in all_nodes
-        if len(node.allowed_cpus) < len(node.cpus)
+        if len(node.allowed_cpu_ids) < len(node.cpu_ids)
     ]
     cut += [
         f"node {node.id}: memory not allowed" for node in all_nodes if node.memory_bytes and not node.memory_allowed
     ]
-    cpus = {cpu for node in all_nodes for cpu in node.allowed_cpus}
+    cpus = {cpu for node in all_nodes for cpu in node.allowed_cpu_ids}
     if not cut and facts.affinity and not cpus <= set(facts.affinity):
-        cut.append(f"this process is held to CPUs {format_cpulist(facts.affinity)} (taskset?)")
-    return _warn(
-        "cpuset",
+        cut.append(f"this process is restricted to CPUs {format_cpulist(facts.affinity)} (taskset?)")
+    return _warn_if(
+        CheckName.CPUSET,
         cut,
         f"all {len(cpus)} CPUs and all memory nodes",
         "ask for whole nodes (Slurm: --exclusive --mem=0, srun --cpu-bind=none; Docker: no --cpuset-*)",
@@ -308,10 +279,10 @@ def cpuset(facts: Facts) -> Check:
 
 
 def numa_balancing(facts: Facts) -> Check:
-    on = ["automatic NUMA balancing is on: it moves and unmaps pages during runs"]
-    return _warn(
-        "numa_balancing", on if facts.numa_balancing != "0" else [], "off", "sysctl -w kernel.numa_balancing=0"
-    )
+    if facts.numa_balancing == "0":
+        return _ok(CheckName.NUMA_BALANCING, "off")
+    fact = "automatic NUMA balancing is on: it moves and unmaps pages during runs"
+    return _warning(CheckName.NUMA_BALANCING, fact, "sysctl -w kernel.numa_balancing=0")
 
 
 def node_memory(facts: Facts, pool_bytes: int) -> Check:
@@ -319,49 +290,50 @@ def node_memory(facts: Facts, pool_bytes: int) -> Check:
     # A node of other memory (CXL, a GPU's own) is judged like any other: cells may name it.
     small = {node: free for node, free in facts.node_free_bytes.items() if free < needed}
     if not small:
-        return Check("node_memory", OK, f"at least {needed / 2**30:.1f} GiB on every node with memory")
-    fact = "; ".join(f"node {node} has {free / 2**30:.1f} GiB" for node, free in small.items())
+        return _ok(CheckName.NODE_MEMORY, f"at least {byte_size(needed)} on every node with memory")
+    fact = "; ".join(f"node {node} has {byte_size(free)}" for node, free in small.items())
     return Check(
-        "node_memory",
-        ERROR if len(small) == len(facts.node_free_bytes) else WARNING,
-        f"{fact}; a bound run of this pool needs about {needed / 2**30:.1f} GiB, or it is killed",
-        "free memory there, or lower memory_size_mb",
+        name=CheckName.NODE_MEMORY,
+        state=CheckState.ERROR if len(small) == len(facts.node_free_bytes) else CheckState.WARNING,
+        fact=f"{fact}; a bound run of this pool needs about {byte_size(needed)}, or it is killed",
+        remedy="free memory there, or lower memory_size_mb",
     )
 
 
 def governor(facts: Facts) -> Check:
     slow = [name for name in facts.governors if name != "performance"]
-    return _warn(
-        "governor",
+    return _warn_if(
+        CheckName.GOVERNOR,
         [f"CPU frequency governor: {', '.join(slow)}"] if slow else [],
-        "performance" if facts.governors else "the host does not say",
+        "performance" if facts.governors else "not reported by the host",
         "cpupower frequency-set -g performance",
     )
 
 
 def nsys(facts: Facts) -> Check:
     if not facts.topology.gpus and facts.tried.nsys is None:
-        return Check("nsys", OK, "not installed, and not needed without a GPU")
+        return _ok(CheckName.NSYS, "not installed, and not needed without a GPU")
     if facts.tried.nsys is None:
-        return Check("nsys", WARNING, "nsys is not installed: torch.profiler traces instead",
-                     "install Nsight Systems (developer.nvidia.com/nsight-systems)")  # fmt: skip
+        return _warning(
+            CheckName.NSYS,
+            "nsys is not installed: torch.profiler traces instead",
+            "install Nsight Systems (developer.nvidia.com/nsight-systems)",
+        )
     if not facts.tried.nsys_importer:
-        return Check(
-            "nsys",
-            WARNING,
+        return _warning(
+            CheckName.NSYS,
             f"{facts.tried.nsys} has no QdstrmImporter: it would leave a .qdstrm and exit 0",
             "install all of Nsight Systems: QdstrmImporter is in its host folder (host-linux-x64)",
         )
-    return Check("nsys", OK, facts.tried.nsys)
+    return _ok(CheckName.NSYS, facts.tried.nsys)
 
 
 def perf_permission(facts: Facts) -> Check:
     level = facts.perf_event_paranoid
     if facts.tried.nsys is None or level is None or level <= 2:
-        return Check("perf_permission", OK, f"perf_event_paranoid {level}" if level is not None else "not limited")
-    return Check(
-        "perf_permission",
-        WARNING,
+        return _ok(CheckName.PERF_PERMISSION, f"perf_event_paranoid {level}" if level is not None else "not limited")
+    return _warning(
+        CheckName.PERF_PERMISSION,
         f"perf_event_paranoid is {level}: nsys may refuse to start",
         "sysctl -w kernel.perf_event_paranoid=2",
     )
@@ -369,10 +341,20 @@ def perf_permission(facts: Facts) -> Check:
 
 def disk(facts: Facts) -> Check:
     free = facts.tried.disk_free_bytes
-    state = ERROR if free < DISK_FULL_BYTES else WARNING if free < DISK_LOW_BYTES else OK
-    remedy = "make room, or choose another --output-dir" if state != OK else ""
-    return Check("disk", state, f"{free / 2**30:.1f} GiB free for the run directory", remedy)
+    state = (
+        CheckState.ERROR if free < DISK_FULL_BYTES else CheckState.WARNING if free < DISK_LOW_BYTES else CheckState.OK
+    )
+    remedy = "" if state is CheckState.OK else "free disk space, or choose another --output-dir"
+    return Check(name=CheckName.DISK, state=state, fact=f"{byte_size(free)} free for the run directory", remedy=remedy)
 
 
-def _warn(name: str, found: list[Any], fine: str, remedy: str) -> Check:
-    return Check(name, WARNING, "; ".join(found), remedy) if found else Check(name, OK, fine)
+def _ok(name: CheckName, fact: str) -> Check:
+    return Check(name=name, state=CheckState.OK, fact=fact)
+
+
+def _warning(name: CheckName, fact: str, remedy: str) -> Check:
+    return Check(name=name, state=CheckState.WARNING, fact=fact, remedy=remedy)
+
+
+def _warn_if(name: CheckName, findings: Sequence[str], fact_if_none: str, remedy: str) -> Check:
+    return _warning(name, "; ".join(findings), remedy) if findings else _ok(name, fact_if_none)

@@ -1,4 +1,4 @@
-"""Comparable facts of a host and its tools."""
+"""What of a host and its tools can change its numbers, as short texts that can be compared."""
 
 import hashlib
 import os
@@ -10,71 +10,10 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from bench.host.cpulist import format_cpulist
-from bench.host.topology import Topology
+from bench.host.topology import read_text
+from bench.records.host import Fingerprint, FingerprintChange, Topology
 
-# --- nsys
-# Where Nsight Systems is on this host, and which one it is.
-
-INSTALLATIONS = (
-    "/opt/nvidia/nsight-systems*/*/bin/nsys",
-    "/opt/nvidia/nsight-systems*/*/target-linux-*/nsys",
-    "/usr/local/cuda*/bin/nsys",
-    "/usr/lib/nsight-systems/bin/nsys",
-)
-# Nsight Compute brings an nsys too; it cannot make a report and is not looked for.
-IMPORTERS = (
-    "/usr/lib/nsight-systems/host-*/QdstrmImporter",
-    "/opt/nvidia/nsight-systems*/*/host-*/QdstrmImporter",
-)
-
-
-def find_nsys() -> Path | None:
-    """nsys on PATH, else the newest of the usual places."""
-    on_path = shutil.which("nsys")
-    return Path(on_path) if on_path else _newest(INSTALLATIONS)
-
-
-def find_importer(nsys: Path) -> Path | None:
-    """QdstrmImporter: in nsys's own folder or a host folder beside it, where nsys itself looks, else in the usual
-    places."""
-    own = nsys.resolve().parent
-    places = (own, *sorted(own.parent.glob("host-*")), *sorted(own.parent.parent.glob("host-*")))
-    beside = (place / "QdstrmImporter" for place in places)
-    return next((importer for importer in beside if importer.exists()), None) or _newest(IMPORTERS)
-
-
-def nsys_version() -> str:
-    """For instance "2025.3.2"; "none" where there is no nsys, "unknown" where it does not say."""
-    nsys = find_nsys()
-    if nsys is None:
-        return "none"
-    # The installer's folder names the version; starting nsys takes much longer than reading it.
-    if match := re.search(r"/(\d{4}\.\d+(?:\.\d+)*)/", os.path.realpath(nsys)):
-        return match[1]
-    return _ask(nsys)
-
-
-@lru_cache
-def _ask(nsys: Path) -> str:
-    try:
-        answer = subprocess.run([nsys, "--version"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    match = re.search(r"version (\S+)", answer.stdout)
-    return match[1] if match else "unknown"
-
-
-def _newest(patterns: tuple[str, ...]) -> Path | None:
-    found = [path for pattern in patterns for path in Path("/").glob(pattern.lstrip("/"))]
-    return max(found, key=lambda path: [int(number) for number in re.findall(r"\d+", str(path))], default=None)
-
-
-# --- fingerprint
-# What of a host can change its numbers, as short texts that can be compared.
-
-NOT_COMPARED = frozenset({"host"})
-
+_NOT_COMPARED = frozenset({"host"})
 _CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 LABELS = {
     "kernel": "the kernel",
@@ -93,42 +32,55 @@ LABELS = {
     "nsys": "Nsight Systems",
     "constraints": "constraints.txt",
 }
+INSTALLATIONS = (
+    "/opt/nvidia/nsight-systems*/*/bin/nsys",
+    "/opt/nvidia/nsight-systems*/*/target-linux-*/nsys",
+    "/usr/local/cuda*/bin/nsys",
+    "/usr/lib/nsight-systems/bin/nsys",
+)
+# Nsight Compute brings an nsys too; it cannot make a report and is not looked for.
+IMPORTERS = (
+    "/usr/lib/nsight-systems/host-*/QdstrmImporter",
+    "/opt/nvidia/nsight-systems*/*/host-*/QdstrmImporter",
+)
 
 
-def fingerprint(topology: Topology, root: Path = Path("/")) -> dict[str, str]:
-    """Describe the host by name and text. "host" is for the reader and never compared."""
-    return {
-        "host": platform.node(),
-        "kernel": _read(root, "proc/sys/kernel/osrelease") or "unknown",
-        "machine": platform.machine(),
-        "cpu": cpu_model(_read(root, "proc/cpuinfo")),
-        "nodes": "; ".join(f"{node.id}: CPUs {format_cpulist(node.cpus)}" for node in topology.nodes),
-        "governor": _read(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "none",
-        "smt": _read(root, "sys/devices/system/cpu/smt/control") or "unknown",
-        "numa_balancing": _read(root, "proc/sys/kernel/numa_balancing") or "not in this kernel",
-        "hugepages": hugepages(root),
-        "hypervisor": hypervisor(root),
-        "container": container(root),
-        "driver": topology.driver_version or "none",
-        "cuda_driver": topology.cuda_driver_version or "none",
-        "gpus": "; ".join(f"{gpu.name} {gpu.uuid or gpu.pci_bus_id}" for gpu in topology.gpus) or "none",
-        "gpu_clocks": gpu_clocks(topology),
-        "python": platform.python_version(),
-        "torch": _package("torch"),
-        "timm": _package("timm"),
-        "nsys": nsys_version(),
-        "constraints": _hash(_CONSTRAINTS),
-    }
+def fingerprint(topology: Topology, root: Path = Path("/")) -> Fingerprint:
+    return Fingerprint(
+        host=platform.node(),
+        kernel=_read(root, "proc/sys/kernel/osrelease") or "unknown",
+        machine=platform.machine(),
+        cpu=cpu_model(_read(root, "proc/cpuinfo")),
+        nodes="; ".join(f"{node.id}: CPUs {node.cpus or 'none'}" for node in topology.nodes),
+        governor=_read(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "none",
+        smt=_read(root, "sys/devices/system/cpu/smt/control") or "unknown",
+        numa_balancing=_read(root, "proc/sys/kernel/numa_balancing") or "not in this kernel",
+        hugepages=hugepages(root),
+        hypervisor=hypervisor(root),
+        container=container(root),
+        driver=topology.driver_version or "none",
+        cuda_driver=topology.cuda_driver_version or "none",
+        gpus="; ".join(f"{gpu.name} {gpu.uuid or gpu.pci_bus_id}" for gpu in topology.gpus) or "none",
+        gpu_clocks=gpu_clocks(topology),
+        python=platform.python_version(),
+        torch=_package("torch"),
+        timm=_package("timm"),
+        nsys=nsys_version(),
+        constraints=_hash(_CONSTRAINTS),
+    )
 
 
-def fingerprint_changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    """Name each difference for a user: "the kernel was 6.1.0, is 6.8.0". Empty if the hosts are alike."""
-    changes = []
-    for key in [*old, *(key for key in new if key not in old)]:
-        before, after = old.get(key, "not recorded"), new.get(key, "not recorded")
-        if key not in NOT_COMPARED and before != after:
-            changes.append(f"{LABELS.get(key, key)} was {before}, is {after}")
-    return changes
+def fingerprint_changes(old: Fingerprint, new: Fingerprint) -> tuple[FingerprintChange, ...]:
+    """The facts that differ. Empty if the hosts are alike."""
+    facts = [fact for fact in Fingerprint.__struct_fields__ if fact not in _NOT_COMPARED]
+    changes = (FingerprintChange(fact=fact, before=getattr(old, fact), after=getattr(new, fact)) for fact in facts)
+    return tuple(change for change in changes if change.before != change.after)
+
+
+def describe_change(change: FingerprintChange) -> str:
+    """ "the kernel was 6.1.0, is 6.8.0"."""
+    before, after = change.before or "not recorded", change.after or "not recorded"
+    return f"{LABELS.get(change.fact, change.fact)} was {before}, is {after}"
 
 
 def cpu_model(cpuinfo: str) -> str:
@@ -190,8 +142,46 @@ def _selected(modes: str) -> str:
     return match[1] if match else "unknown"
 
 
-def _read(root: Path, path: str) -> str:
+def find_nsys() -> Path | None:
+    """nsys on PATH, else the newest of the usual places."""
+    on_path = shutil.which("nsys")
+    return Path(on_path) if on_path else _newest(INSTALLATIONS)
+
+
+def find_importer(nsys: Path) -> Path | None:
+    """QdstrmImporter: in nsys's own folder or a host folder beside it, where nsys itself searches, else in the usual
+    places."""
+    own = nsys.resolve().parent
+    places = (own, *sorted(own.parent.glob("host-*")), *sorted(own.parent.parent.glob("host-*")))
+    beside = (place / "QdstrmImporter" for place in places)
+    return next((importer for importer in beside if importer.exists()), None) or _newest(IMPORTERS)
+
+
+def nsys_version() -> str:
+    """For instance "2025.3.2"; "none" where there is no nsys, "unknown" where its version cannot be read."""
+    nsys = find_nsys()
+    if nsys is None:
+        return "none"
+    # The installer's folder names the version; starting nsys takes much longer than reading it.
+    if match := re.search(r"/(\d{4}\.\d+(?:\.\d+)*)/", os.path.realpath(nsys)):
+        return match[1]
+    return _ask_version(nsys)
+
+
+@lru_cache
+def _ask_version(nsys: Path) -> str:
     try:
-        return (root / path).read_text().strip()
-    except OSError:
-        return ""
+        answer = subprocess.run([nsys, "--version"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    match = re.search(r"version (\S+)", answer.stdout)
+    return match[1] if match else "unknown"
+
+
+def _newest(patterns: tuple[str, ...]) -> Path | None:
+    found = [path for pattern in patterns for path in Path("/").glob(pattern.lstrip("/"))]
+    return max(found, key=lambda path: [int(number) for number in re.findall(r"\d+", str(path))], default=None)
+
+
+def _read(root: Path, path: str) -> str:
+    return read_text(root / path).strip()

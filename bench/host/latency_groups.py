@@ -7,13 +7,20 @@ at least 99.8 % on 64 and 128 CPUs with a noise of 2 to 4 %, 98 % on 16 CPUs wit
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from math import comb
+from math import comb, log
 
 import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from bench.records.host import Distance, GroupEvidence, HiddenNodes
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 P_VALUE = 0.005
 SMALLER_SHARE = 0.20
@@ -35,47 +42,59 @@ class Groups:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What two scans say. groups: of the first scan, None if there are none; holds: CPUs stay in their group."""
+class Comparison:
+    """Of two scans. groups: of the first scan, None unless state is FOUND; holds: CPUs stay in their group."""
 
-    groups: Groups | None
-    holds: bool | None
-    rand_index: float | None
-    reason: str
+    state: HiddenNodes
+    evidence: GroupEvidence
+    groups: Groups | None = None
+    rand_index: float | None = None
+
+    @property
+    def holds(self) -> bool | None:
+        return None if self.rand_index is None else self.rand_index >= HOLD_AT
 
 
-def compare_scans(first: dict[int, float], second: dict[int, float], tick_us: float = 0.0) -> Verdict:
-    """Declare two groups only if both scans show them at the same latencies; then see whether they hold.
+@dataclass(frozen=True)
+class Rejected:
+    """Why one scan does not show two groups, with the numbers of GroupEvidence."""
+
+    state: HiddenNodes
+    smaller_share: float | None = None
+    gap: float | None = None
+    gap_needed: float | None = None
+
+
+def compare_scans(first: Mapping[int, float], second: Mapping[int, float], tick_us: float = 0.0) -> Comparison:
+    """Report two groups only if both scans show them at the same latencies; then see whether they hold.
 
     The dip tests of the two scans are combined by Fisher's method: on 16 CPUs one scan alone sees too little.
     tick_us: the clock's resolution, spread by jitter so that ties do not dip.
     """
     cpus = sorted(set(first) & set(second))
+    evidence = GroupEvidence(cpus=len(cpus))
     if len(cpus) < MIN_CPUS:
-        return _none(f"{len(cpus)} CPUs are too few to tell groups apart")
+        return Comparison(HiddenNodes.TOO_FEW_CPUS, evidence)
     logs = [_log_latencies([scan[cpu] for cpu in cpus], tick_us, seed) for seed, scan in enumerate((first, second))]
     p_value = fisher(*(dip_p_value(dip(values), len(cpus)) for values in logs))
+    evidence = replace(evidence, p_value=p_value)
     if p_value >= P_VALUE:
-        return _none(f"one group (dip test of two scans, p = {p_value:.3f})")
-    found = [find_groups(cpus, values) for values in logs]
-    for number, (groups, why) in enumerate(found, 1):
-        if groups is None:
-            return _none(f"scan {number}: {why}")
-    one, two = (groups for groups, _ in found if groups is not None)
-    apart = max(abs(a / b - 1) for a, b in zip(one.centres_us, two.centres_us, strict=True))
-    if apart > CENTRES_WITHIN:
-        return _none(f"the groups' latencies moved by {apart:.1%} between the scans")
-    index = agreement(one, two)
-    near, far = one.centres_us
-    reason = f"{len(one.fast)} CPUs at {near:.2f} us, {len(one.slow)} at {far:.2f} us"
-    return Verdict(one, index >= HOLD_AT, index, reason)
+        return Comparison(HiddenNodes.ONE_GROUP, evidence)
+    found = []
+    for number, values in enumerate(logs, 1):
+        groups = find_groups(cpus, values)
+        if isinstance(groups, Rejected):
+            numbers = {"smaller_share": groups.smaller_share, "gap": groups.gap, "gap_needed": groups.gap_needed}
+            return Comparison(groups.state, replace(evidence, scan=number, **numbers))
+        found.append(groups)
+    one, two = found
+    shift = max(abs(a / b - 1) for a, b in zip(one.centres_us, two.centres_us, strict=True))
+    if shift > CENTRES_WITHIN:
+        return Comparison(HiddenNodes.UNSTABLE_LATENCIES, replace(evidence, shift=shift))
+    return Comparison(HiddenNodes.FOUND, evidence, one, agreement(one, two))
 
 
-def _none(reason: str) -> Verdict:
-    return Verdict(None, None, None, reason)
-
-
-def _log_latencies(latencies_us: Sequence[float], tick_us: float, seed: int) -> np.ndarray:
+def _log_latencies(latencies_us: Sequence[float], tick_us: float, seed: int) -> Floats:
     jitter = np.random.default_rng(seed).uniform(-tick_us / 2, tick_us / 2, len(latencies_us))
     return np.log(np.asarray(latencies_us) + jitter)
 
@@ -83,27 +102,27 @@ def _log_latencies(latencies_us: Sequence[float], tick_us: float, seed: int) -> 
 def fisher(first: float, second: float) -> float:
     """The chance of two independent p-values with a product as small as theirs (Fisher's method, in closed form)."""
     product = first * second
-    return product * (1 - np.log(product)) if product > 0 else 0.0
+    return product * (1 - log(product)) if product > 0 else 0.0
 
 
-def find_groups(cpus: Sequence[int], logs: np.ndarray) -> tuple[Groups | None, str]:
-    """Split one scan (log latencies by CPU) into two; None with the reason if no two nodes look like that."""
+def find_groups(cpus: Sequence[int], logs: Floats) -> Groups | Rejected:
+    """Split one scan (log latencies by CPU) into two groups, if they can be two nodes."""
     numbers = np.asarray(cpus)
     slow = split(logs)
-    share = min(slow.mean(), 1 - slow.mean())
+    share = float(min(slow.mean(), 1 - slow.mean()))
     if share < SMALLER_SHARE:
-        return None, f"the smaller group has {share:.0%} of the CPUs"
+        return Rejected(HiddenNodes.SMALL_GROUP, smaller_share=share)
     centres = [float(np.median(logs[group])) for group in (~slow, slow)]
     gap = centres[1] - centres[0]
     within = np.concatenate([np.abs(logs[~slow] - centres[0]), np.abs(logs[slow] - centres[1])])
-    needed = max(np.log1p(GAP), GAP_IN_MADS * float(np.median(within)))
+    needed = max(float(np.log1p(GAP)), GAP_IN_MADS * float(np.median(within)))
     if gap < needed:
-        return None, f"the groups are {np.expm1(gap):.1%} apart, less than {np.expm1(needed):.1%}"
-    members = (tuple(int(cpu) for cpu in numbers[group]) for group in (~slow, slow))
-    return Groups(*members, (float(np.exp(centres[0])), float(np.exp(centres[1])))), "two groups"
+        return Rejected(HiddenNodes.CLOSE_GROUPS, gap=float(np.expm1(gap)), gap_needed=float(np.expm1(needed)))
+    fast_cpus, slow_cpus = (tuple(int(cpu) for cpu in numbers[group]) for group in (~slow, slow))
+    return Groups(fast_cpus, slow_cpus, (float(np.exp(centres[0])), float(np.exp(centres[1]))))
 
 
-def split(values: np.ndarray) -> np.ndarray:
+def split(values: Floats) -> Mask:
     """Mask of the upper group of the split into two with the least squares within the groups."""
     order = np.sort(values)
     below = np.arange(1, len(order))
@@ -111,15 +130,16 @@ def split(values: np.ndarray) -> np.ndarray:
     low, high = sums[:-1], sums[-1] - sums[:-1]
     # The sum of squares between groups; largest where that within them is least.
     between = low**2 / below + high**2 / (len(order) - below)
-    return values > order[int(np.argmax(between))]
+    above: Mask = values > order[int(np.argmax(between))]
+    return above
 
 
-def dip(values: np.ndarray) -> float:
+def dip(values: Floats) -> float:
     """Hartigan's dip: the largest distance between the sample's distribution and the nearest unimodal one.
 
     J. A. Hartigan, P. M. Hartigan, The Dip Test of Unimodality, Ann. Statist. 13 (1985) 70-84, with the algorithm
     of P. M. Hartigan, AS 217, Appl. Statist. 34 (1985): narrow the modal interval to where minorant and
-    majorant of the distribution are widest apart, until what is left outside departs more than they do.
+    majorant of the distribution are widest apart, until what remains outside departs more than they do.
     """
     x = np.sort(np.asarray(values, dtype=float)).tolist()
     low, high, found = 0, len(x) - 1, 1.0
@@ -194,7 +214,7 @@ def dip_p_value(statistic: float, count: int) -> float:
 
 
 @lru_cache
-def _uniform_dips(count: int, samples: int = 2000) -> np.ndarray:
+def _uniform_dips(count: int, samples: int = 2000) -> Floats:
     random = np.random.default_rng(20251130)
     return np.array([dip(random.random(count)) for _ in range(samples)])
 
@@ -209,21 +229,20 @@ def adjusted_rand_index(first: Sequence[object], second: Sequence[object]) -> fl
     """L. Hubert, P. Arabie, Comparing partitions, J. Classif. 2 (1985) 193-218."""
     both = Counter(zip(first, second, strict=True))
     together = sum(comb(count, 2) for count in both.values())
-    alone = [sum(comb(count, 2) for count in Counter(labels).values()) for labels in (first, second)]
+    each = [sum(comb(count, 2) for count in Counter(labels).values()) for labels in (first, second)]
     pairs = comb(len(first), 2)
-    expected = alone[0] * alone[1] / pairs if pairs else 0.0
-    most = sum(alone) / 2
+    expected = each[0] * each[1] / pairs if pairs else 0.0
+    most = sum(each) / 2
     return 1.0 if most == expected else (together - expected) / (most - expected)
 
 
-def what_was_seen(first: Groups, other_context: Groups) -> str:
-    """Tell the GPU's distance from that of the driver's memory.
+def distance_of(first: Groups, other_context: Groups) -> Distance:
+    """Whether the latencies follow the distance to the GPU or that to the driver's memory.
 
     other_context: the groups once more, with the CUDA context created on a CPU of first.slow. Memory that the
-    driver allocates then lies near that group: if it is the fast one now, the latency follows that memory.
+    driver allocates is then near that group: if it is the fast one now, the latency follows that memory.
     """
-    index = agreement(first, other_context)
-    if index >= HOLD_AT:
-        near_again = len({*first.fast} & {*other_context.fast}) > len({*first.fast} & {*other_context.slow})
-        return "distance to the GPU" if near_again else "distance to the driver's memory"
-    return "not clear: the groups changed between the scans"
+    if agreement(first, other_context) < HOLD_AT:
+        return Distance.GROUPS_CHANGED
+    same_are_fast = len({*first.fast} & {*other_context.fast}) > len({*first.fast} & {*other_context.slow})
+    return Distance.GPU if same_are_fast else Distance.DRIVER_MEMORY

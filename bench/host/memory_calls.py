@@ -1,4 +1,4 @@
-"""The kernel's own answers about this process's memory: where pages lie, and under which policy."""
+"""The kernel's own answers about this process's memory: on which node each page is, and under which policy."""
 
 import ctypes
 import os
@@ -50,7 +50,7 @@ def bind_memory(address: int, nbytes: int, node: int) -> None:
 
 
 class PageQuery:
-    """Where the pages of one buffer lie, by move_pages(2) in its query form: it moves nothing.
+    """The nodes of the pages of one buffer, by move_pages(2) in its query form: it moves nothing.
 
     address, nbytes: the buffer; a page that it only partly covers counts as one of its pages.
     """
@@ -63,10 +63,9 @@ class PageQuery:
     def count(self, most: int | None = None) -> dict[str, int]:
         """Return pages by node ("0", "1", ...), "absent" (not resident) and "unknown".
 
-        most: look at no more pages than this, evenly spaced. Raise OSError where the call is forbidden.
-        -14 means a page that the kernel would not tell of, not one that is not there: automatic NUMA
-        balancing unmaps resident pages to see who touches them. A read maps them again, and they are asked
-        once more.
+        most: query no more pages than this, evenly spaced. Raise OSError where the call is forbidden.
+        -14 means a page whose node the kernel does not report, not an absent one: automatic NUMA balancing unmaps
+        resident pages to see who touches them. A read maps them again, and they are queried once more.
         """
         step = -(-self.pages // most) if most else 1
         counts = self._ask(step)
@@ -81,7 +80,7 @@ class PageQuery:
 
     def _ask(self, step: int) -> dict[int, int]:
         addresses = self._addresses[::step]
-        status = array("i", bytes(4 * len(addresses)))
+        status: array[int] = array("i", bytes(4 * len(addresses)))
         count = ctypes.c_ulong(len(addresses))
         asked, answers = (ctypes.c_void_p(list_.buffer_info()[0]) for list_ in (addresses, status))
         _call("move_pages", 0, count, asked, None, answers, 0)
@@ -92,14 +91,14 @@ class PageQuery:
         memory[::PAGE_BYTES].tobytes()
 
 
-def _page_addresses(first: int, end: int) -> array:
+def _page_addresses(first: int, end: int) -> "array[int]":
     # Ten times faster by numpy, where torch has loaded it anyway; too slow to load for this alone.
     if numpy := sys.modules.get("numpy"):
         return array("Q", numpy.arange(first, end, PAGE_BYTES, dtype=numpy.uint64).tobytes())
     return array("Q", range(first, end, PAGE_BYTES))
 
 
-def count_values(status: array) -> dict[int, int]:
+def count_values(status: "array[int]") -> dict[int, int]:
     """Count the values of an array of 32-bit integers; quick where all are below 256, as node ids are."""
     raw = status.tobytes()
     if all(raw[place::4].count(0) == len(status) for place in (1, 2, 3)):
@@ -110,7 +109,7 @@ def count_values(status: array) -> dict[int, int]:
 
 def _call(name: str, *arguments: object) -> None:
     if name not in _NUMBERS:
-        raise OSError(f"{name}: its number on {os.uname().machine} is not known here")
+        raise OSError(f"{name}: its number on {os.uname().machine} is not known; it is known for {', '.join(_CALLS)}")
     if _libc.syscall(ctypes.c_long(_NUMBERS[name]), *arguments) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"{name}: {os.strerror(error)}")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.errors import StudyError
-from bench.host.topology import Topology
+from bench.records.host import Topology
 
 LOCAL, REMOTE, FOUND = "local", "remote", "found"
 
@@ -31,7 +31,7 @@ def choose_peers(
         first other node. probed: the nearest node by measurement, by GPU. device: on "cpu" a GPU is only a label.
     """
     if device == "cpu":
-        others = [(gpu + step, None) for step in range(1, count + 1)]
+        others: list[tuple[int, str | None]] = [(gpu + step, None) for step in range(1, count + 1)]
     else:
         usable = [other for other in topology.gpus if not other.mig and other.index != gpu]
         usable.sort(key=lambda other: (other.index < gpu, other.index))

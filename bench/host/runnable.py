@@ -1,7 +1,6 @@
 """Cells against the host: why a placement cannot run here."""
 
-from bench.host.cpulist import format_cpulist
-from bench.host.topology import Node, Topology
+from bench.records.host import Node, Topology, format_cpulist
 
 
 def why_not_runnable(topology: Topology, gpu: int, cpu_node: int, mem_node: int, device: str) -> str | None:
@@ -30,10 +29,10 @@ def _cpu_reason(topology: Topology, node_id: int) -> str | None:
     node = topology.node(node_id)
     if node is None:
         return _no_such_node(topology, node_id)
-    if not node.cpus:
+    if not node.cpu_ids:
         return f"node {node_id} has no CPUs: it can only be a memory node"
-    if not node.allowed_cpus:
-        return f"the CPUs of node {node_id} ({format_cpulist(node.cpus)}) are outside this process's cpuset"
+    if not node.allowed_cpu_ids:
+        return f"the CPUs of node {node_id} ({node.cpus}) are outside this process's cpuset"
     return None
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.host.probe import still_holds
+from bench.host.probe import locality_changes
 from bench.legacy.aggregate import cell_entry, link_entries
 from bench.legacy.axes import comparisons
 from bench.legacy.contention import contention
@@ -18,6 +18,9 @@ from bench.legacy.predictions import hidden_copies, predictions
 from bench.legacy.statistics import Run, drift
 from bench.legacy.trust import busy_s, count, duration_s, experiment_summary, trust, windows_s
 from bench.legacy.verdicts import rules_of
+from bench.records.base import convert, plain
+from bench.records.host import Probe
+from bench.report.locality_text import locality_change_text, probed_text
 from bench.report.markdown import markdown
 from bench.report.page import render
 from bench.report.tables import csv_text, write_database
@@ -110,16 +113,20 @@ def _with_measured_nodes(topology: Record, probe: Record) -> Record:
 
 def _locality(probes: dict[str, Record]) -> Record:
     """What the probe says of each GPU, and what changed between the start and the end of the study."""
-    before, after = probes.get("before", {}), probes.get("after", {})
-    both = before.get("gpus") and after.get("gpus")
-    kept = ("index", "reported_node", "reported_by", "measured_node", "agreement", "hidden_groups", "text")
+    before, after = (convert(probes.get(when, {}), Probe) for when in ("before", "after"))
+    both = before.gpus and after.gpus
+    kept = ("index", "reported_node", "measured_node", "agreement", "hidden_groups")
+    gpus = [
+        {key: plain(getattr(gpu, key)) for key in kept} | {"text": f"GPU {gpu.index}: {probed_text(gpu)}"}
+        for gpu in before.gpus
+    ]
     return {
-        "gpus": [{key: gpu.get(key) for key in kept} for gpu in before.get("gpus", [])],
-        "texts": [gpu["text"] for gpu in before.get("gpus", [])],
-        "error": before.get("error"),
-        "can_hold": before.get("can_hold"),
+        "gpus": gpus,
+        "texts": [gpu["text"] for gpu in gpus],
+        "error": before.error or None,
+        "can_hold": before.can_hold,
         "repeated": bool(both),
-        "changes": still_holds(before, after) if both else [],
+        "changes": list(map(locality_change_text, locality_changes(before, after))) if both else [],
     }
 
 

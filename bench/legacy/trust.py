@@ -38,7 +38,9 @@ def trust(runs: Iterable[Record], cells: Iterable[Record], fingerprint: Record |
         "unseen": sorted(run for run, monitor in monitors.items() if monitor.get("throttle_known") is False),
         "throttled": sorted(run for run, monitor in monitors.items() if monitor.get("throttle_reasons")),
         "disturbed": sorted(run for run, monitor in monitors.items() if monitor.get("disturbed")),
-        "disturbed_by": {run: monitor["disturbed"] for run, monitor in monitors.items() if monitor.get("disturbed")},
+        "disturbed_by": {
+            run: list(map(_text, monitor["disturbed"])) for run, monitor in monitors.items() if monitor.get("disturbed")
+        },
         "noise": {name: statistics.median(values) for name, values in sorted(spreads.items())},
         "noise_floor": None,
         "strangers": strangers(good, fingerprint or {}),
@@ -71,7 +73,7 @@ def _verdict(run: Record) -> str | None:
 def _doubts(run: Record) -> str:
     if not _certificate(run):
         return "it left no certificate"
-    return "; ".join(_certificate(run).get("reasons") or ()) or "it gives no reason"
+    return "; ".join(map(_text, _certificate(run).get("reasons") or ())) or "it gives no reason"
 
 
 # --- summary
@@ -142,3 +144,7 @@ def _epoch_s(text: Any) -> float | None:
         return datetime.fromisoformat(text).timestamp()
     except (TypeError, ValueError):
         return None
+
+
+def _text(reason: str | Record) -> str:
+    return reason if isinstance(reason, str) else reason["text"]

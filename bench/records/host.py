@@ -85,9 +85,9 @@ class Agreement(StrEnum):
 class LocalitySource(StrEnum):
     """Who reports the NUMA nodes nearest to a GPU."""
 
-    SYSFS = "sysfs_numa_node"
-    NVML_MEMORY = "nvml_memory_affinity"
-    NVML_CPU = "nvml_cpu_affinity"
+    SYSFS = "sysfs numa_node"
+    NVML_MEMORY = "NVML memory affinity"
+    NVML_CPU = "NVML CPU affinity"
 
 
 class Gpu(Record, frozen=True, kw_only=True):

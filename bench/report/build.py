@@ -19,9 +19,8 @@ from bench.analysis.penalties import penalties
 from bench.analysis.statistics import Measured, drift
 from bench.analysis.trust import busy_s, count, duration_s, measured_s, summarise, trust
 from bench.analysis.verdicts import rules_of
-from bench.host.probe import still_holds
-from bench.records.base import convert, plain
-from bench.records.host import Fingerprint, LocalityChange, Probe, Topology
+from bench.host.probe import locality_changes
+from bench.records.host import Fingerprint, Probe, Topology
 from bench.records.results import Drift, Locality, MeasuredCell, Results
 from bench.records.run import Run
 from bench.report.markdown import markdown
@@ -111,7 +110,7 @@ def _locality(probes: dict[str, Probe]) -> Locality:
         error=before.error,
         can_hold=before.can_hold,
         repeated=repeated,
-        changes=convert(still_holds(plain(before), plain(after)), tuple[LocalityChange, ...]) if repeated else (),
+        changes=locality_changes(before, after) if repeated else (),
     )
 
 

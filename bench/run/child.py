@@ -250,14 +250,15 @@ def judge(cell: Cell, end: ChildEnd, result: dict[str, Any] | None, log_tail: li
     if cell.binding == "numactl":
         refused = explain_bind_failure(end.exit_code, "\n".join(log_tail))
         if refused:
-            return failure(BIND_FAILED, *refused)
+            return failure(BIND_FAILED, refused.reason, refused.advice)
     # Another signal is the run's own doing, whatever else the kernel killed meanwhile.
     if end.oom_kills > 0 and (end.exit_code in KILLED or 0 < end.exit_code < 128):
         killed = explain_kill(-signal.SIGKILL, cell.mem_node) if cell.binding == "numactl" else None
         return failure(
             *(
-                killed
-                or (
+                (killed.status, killed.reason, killed.advice)
+                if killed
+                else (
                     OOM,
                     "killed by the kernel: the host is out of memory",
                     "reduce memory_size_mb or batch_size, or free memory",
@@ -273,7 +274,7 @@ def _judge_placement(result: dict[str, Any]) -> dict[str, Any]:
         return failure(OK, "")
     return failure(
         MISPLACED,
-        "the run was not where its label says: " + "; ".join(certificate["reasons"]),
+        "the run was not where its label says: " + "; ".join(doubt["text"] for doubt in certificate["reasons"]),
         "the certificate in the run record names each buffer; numastudy doctor names what moves pages and threads",
     )
 

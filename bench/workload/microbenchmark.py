@@ -13,6 +13,8 @@ import click
 import torch
 
 from bench.host.certificate import Certifier
+from bench.records.base import convert, plain
+from bench.records.study import Cell as StudyCell
 from bench.storage import read_json
 from bench.workload.cell import Cell, parse_cell
 from bench.workload.devices import CpuDevice, Device, open_device
@@ -131,7 +133,8 @@ def measure(raw: Record, largest_mb: int | None = None) -> Record:
     ends = make_ends(device, memory, largest_bytes, cell.mem_node if cell.binding == "numactl" else None)
     device.synchronize()
     places = {name: getattr(ends, name) for name in ("host_in", "host_out")}
-    witness = Certifier(raw, {name: (place.data_ptr(), place.nbytes) for name, place in places.items()})
+    addresses = {name: (place.data_ptr(), place.nbytes) for name, place in places.items()}
+    witness = Certifier(convert(raw, StudyCell), addresses)
     witness.start()
     began = time.perf_counter()
     rows = [row for size in sizes_bytes(largest_bytes) for row in copies(device, ends, size, witness.see_cpu)]
@@ -147,7 +150,7 @@ def measure(raw: Record, largest_mb: int | None = None) -> Record:
         "nvbandwidth_definition": NVBANDWIDTH,
         "measured_s": time.perf_counter() - began,
         "process_s": time.clock_gettime(time.CLOCK_BOOTTIME) - process_start(),
-        "certificate": witness.finish(),
+        "certificate": plain(witness.finish()),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bench.host.cpulist import format_cpulist
+from bench.records.host import format_cpulist
 from bench.workload.devices import Device, Event
 from bench.workload.host_memory import Rings
 from bench.workload.preprocessing import Preparer

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench.host.cpulist import format_cpulist, parse_cpulist
+from bench.records.host import format_cpulist, parse_cpulist
 from bench.workload.cell import Cell
 from bench.workload.devices import Device, Event
 from bench.workload.failures import NOT_RUNNABLE, RunFailure

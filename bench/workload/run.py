@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from bench.host.certificate import Certifier
+from bench.records.base import convert, plain
+from bench.records.study import Cell as StudyCell
 from bench.storage import start_ticks
 from bench.workload.barrier import Barrier, Progress
 from bench.workload.cell import Cell, parse_cell
@@ -108,7 +110,7 @@ class Job:
 
     def witness(self) -> Certifier:
         """The proof of placement around the windows, started."""
-        witness = Certifier(self.raw, self.pipeline.addresses())
+        witness = Certifier(convert(self.raw, StudyCell), self.pipeline.addresses())
         witness.start()
         return witness
 
@@ -132,7 +134,7 @@ def timed(job: Job) -> dict[str, Any]:
     )  # fmt: skip
     after = device.allocations(), pipeline.waited, compilations()
     allocations, waited, compiled = (b - a for a, b in zip(before, after, strict=True))
-    certificate = witness.finish()
+    certificate = plain(witness.finish())
     job.end_load()
     refuse_compilations(compiled)
     job.phases.mark("measure")
@@ -159,7 +161,7 @@ def traced(job: Job, trace: Path | None) -> dict[str, Any]:
     warmup = job.warm_up(ranges)
     witness = job.witness()
     window = trace_pass(pipeline, cell.batches_per_pass, ranges, capture, job.progress, witness.see_cpu)
-    certificate = witness.finish()
+    certificate = plain(witness.finish())
     job.end_load()
     job.phases.mark("measure")
     return {
@@ -181,7 +183,7 @@ def load(job: Job) -> dict[str, Any]:
     beat = job.progress.counting(witness.see_cpu)
     windows = load_windows(pipeline, cell.window_s, warmup.batch_s, cell.timeout_s, meeting.is_done, beat)
     meeting.stopped()
-    certificate = witness.finish()
+    certificate = plain(witness.finish())
     job.phases.mark("measure")
     return {
         "warmup": warmup.as_json(),

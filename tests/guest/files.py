@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numa
 SUITE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
 # The kernel of linux-image-amd64: that of the cloud package lacks 9p.
+PYTHON = (3, 11)
 PACKAGES = "python3,numactl,linux-image-amd64"
 # A guest has no modprobe: of what the kernel asks for by itself, crc32c is for ext4.
 MODULES = ("virtio_pci", "9pnet_virtio", "9p", "virtio_blk", "crc32c_generic", "ext4", "overlay", "nfsd", "nfsv4")
@@ -24,6 +26,8 @@ def missing() -> list[str]:
     lacking = [f"{name} (package {package})" for name, package in programs.items() if not shutil.which(name)]
     if busybox() is None:
         lacking.append("busybox, static (package busybox-static)")
+    if sys.version_info[:2] != PYTHON:
+        lacking.append(f"Python {'.'.join(map(str, PYTHON))}, which the guest has: msgspec is built for it")
     if os.geteuid() != 0:
         lacking.append("root (the guest's files are made from Debian packages)")
     return lacking

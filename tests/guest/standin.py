@@ -1,4 +1,6 @@
-"""A stand-in for the measured process: two buffers, some batches and the real Certifier. Standard library only.
+"""A stand-in for the measured process: two buffers, some batches and the real Certifier.
+
+Needs the standard library and msgspec only.
 
 usage: python3 tests/guest/standin.py CELL_JSON [SABOTAGE]      prints the certificate
 The sabotage happens in the middle of the window, except "mbind elsewhere", before the buffers are touched.
@@ -11,17 +13,29 @@ import os
 import sys
 from array import array
 
+import msgspec
+
 from bench.host.certificate import Certifier
-from bench.host.cpulist import parse_cpulist
+from bench.records.base import convert
+from bench.records.host import parse_cpulist
+from bench.records.run import Certificate
+from bench.records.study import Cell
 
 BUFFER_BYTES = 4 << 20
 BATCHES = 20
 _libc = ctypes.CDLL(None, use_errno=True)
 _MBIND, _SET_MEMPOLICY, _MOVE_PAGES = 237, 238, 279  # x86-64
 _BIND = 2
+REST_OF_CELL = {
+    "name": "standin",
+    "gpu": 0,
+    "model": {"patch_size": 0, "depth": 0, "dim": 0, "heads": 0},
+    "device": "cpu",
+    "profiler": "torch",
+}
 
 
-def main(cell: dict, sabotage: str) -> dict:
+def main(cell: dict, sabotage: str) -> Certificate:
     size = cell.get("buffer_bytes", BUFFER_BYTES)
     memory = {
         # Anonymous private memory is what malloc gives; shared is what cudaHostAlloc pins (/dev/zero).
@@ -33,7 +47,7 @@ def main(cell: dict, sabotage: str) -> dict:
         mbind(*buffers["shared"], other_node(cell["mem_node"]))
     for address, nbytes in buffers.values():
         ctypes.memset(address, 1, nbytes)
-    certifier = Certifier(cell, buffers)
+    certifier = Certifier(convert(REST_OF_CELL | cell, Cell), buffers)
     certifier.start()
     for batch in range(BATCHES):
         if batch == BATCHES // 2:
@@ -109,4 +123,5 @@ def cpus_of(node: int) -> set[int]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(json.loads(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "")))
+    certificate = main(json.loads(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "")
+    print(msgspec.json.encode(certificate).decode())

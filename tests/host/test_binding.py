@@ -3,21 +3,23 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bench.host.binding import BindingError, bind_prefix, choose_binding, explain_bind_failure, explain_kill, trial_bind
 from bench.host.doctor import try_live
 from bench.host.topology import read_topology
-from tests.host.conftest import HOSTS
+from bench.records.host import Nvml
+from bench.records.run import Outcome
+from tests.host.made_hosts import host_topology
 
 needs_numactl = pytest.mark.skipif(shutil.which("numactl") is None, reason="numactl is not installed")
 FORBID = str(Path(__file__).with_name("forbid.py"))
 
 
-def test_the_words_before_a_command() -> None:
+def test_bind_prefix_names_both_nodes() -> None:
     assert bind_prefix("numactl", 0, 2) == ["numactl", "--cpunodebind=0", "--membind=2"]
     assert bind_prefix("none", 0, 2) == []
 
@@ -33,38 +35,40 @@ def test_the_words_before_a_command() -> None:
         ("No NUMA support available on this system.\n", "the kernel has no NUMA support"),
     ],
 )
-def test_refusals_are_named(stderr: str, reason: str) -> None:
+def test_refusals_are_explained(stderr: str, reason: str) -> None:
     found = explain_bind_failure(1, stderr)
-    assert found is not None and reason in found[0] and found[1]
+    assert found is not None and reason in found.reason and found.advice
 
 
-def test_a_failing_program_is_no_refused_bind() -> None:
+def test_failing_program_is_not_a_refused_bind() -> None:
     assert explain_bind_failure(1, "Traceback (most recent call last):\nValueError: out of range\n") is None
     assert explain_bind_failure(0, "libnuma: Warning: node argument 4 is out of range") is None
 
 
-def test_sigkill_behind_membind_is_memory() -> None:
-    assert explain_kill(137, 3)[0] == explain_kill(-9, 3)[0] == "oom"
+def test_sigkill_of_a_bound_process_is_out_of_memory() -> None:
+    assert explain_kill(137, 3) == explain_kill(-9, 3)
+    assert explain_kill(-9, 3).status is Outcome.OOM
     assert explain_kill(-11, 3) is None
 
 
 @needs_numactl
-def test_a_real_node_that_does_not_exist() -> None:
-    missing = max(node.id for node in read_topology(nvml={"gpus": []}).nodes) + 1
-    outcome, reason, advice = trial_bind(missing, missing)
-    assert outcome == "bind_failed" and f"node {missing} does not exist" in reason and "numactl --hardware" in advice
+def test_bind_to_a_missing_node_is_refused() -> None:
+    missing = max(node.id for node in read_topology(nvml=Nvml()).nodes) + 1
+    failure = trial_bind(missing, missing)
+    assert failure.status is Outcome.BIND_FAILED and f"node {missing} does not exist" in failure.reason
+    assert "numactl --hardware" in failure.advice
 
 
-def test_without_numactl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_nothing_is_bound_when_numactl_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    topology = read_topology(HOSTS / "two_sockets")
-    assert trial_bind(0, 0) == ("bind_failed", "numactl is not installed", trial_bind(0, 0)[2])
+    topology = host_topology("two_sockets")
+    assert trial_bind(0, 0).reason == "numactl is not installed"
     assert choose_binding("auto", topology) == ("none", "nothing is bound: numactl is not installed")
     with pytest.raises(BindingError, match="numactl is not installed"):
         choose_binding("numactl", topology)
 
 
-def test_a_node_without_memory_does_not_speak_for_the_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_trial_bind_skips_nodes_without_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A stand-in for numactl: this machine need not have the nodes of the recorded one."""
     numactl = tmp_path / "numactl"
     numactl.write_text(
@@ -72,25 +76,25 @@ def test_a_node_without_memory_does_not_speak_for_the_host(monkeypatch: pytest.M
     )
     numactl.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    topology = read_topology(HOSTS / "two_sockets")
+    topology = host_topology("two_sockets")
     first, second = topology.nodes
     cpus_only = replace(topology, nodes=(replace(first, memory_bytes=0), second))
     assert choose_binding("auto", cpus_only) == ("numactl", "numactl binds here (tried on node 1)")
     assert try_live(cpus_only, tmp_path).bind_failure is None
-    no_memory = replace(topology, nodes=(replace(first, memory_allowed=False), replace(second, allowed_cpus=())))
-    assert try_live(no_memory, tmp_path).bind_failure == ("no node has both CPUs and memory for this process", "")
+    no_memory = replace(topology, nodes=(replace(first, memory_allowed=False), replace(second, allowed_cpus="")))
+    assert try_live(no_memory, tmp_path).bind_failure.reason == "no node has both CPUs and memory for this process"
 
 
-def test_an_unknown_binding_is_refused() -> None:
+def test_unknown_binding_is_refused() -> None:
     with pytest.raises(BindingError, match="unknown binding 'cgroup'"):
-        choose_binding("cgroup", read_topology(HOSTS / "two_sockets"))
+        choose_binding("cgroup", host_topology("two_sockets"))
 
 
 @needs_numactl
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the filter knows the call numbers of x86-64")
 @pytest.mark.parametrize("call", ["set_mempolicy", "sched_setaffinity"])
-def test_a_container_that_forbids_binding(call: str) -> None:
-    code = "from bench.host.binding import trial_bind; print(trial_bind(0, 0)[1])"
+def test_binding_is_refused_when_a_container_forbids_it(call: str) -> None:
+    code = "from bench.host.binding import trial_bind; print(trial_bind(0, 0).reason)"
     command = [sys.executable, FORBID, call, sys.executable, "-c", code]
     root = str(Path(__file__).parents[2])
     ran = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root})

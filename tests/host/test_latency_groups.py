@@ -13,10 +13,11 @@ from bench.host.latency_groups import (
     compare_scans,
     dip,
     dip_p_value,
+    distance_of,
     fisher,
     split,
-    what_was_seen,
 )
+from bench.records.host import Distance, HiddenNodes
 
 
 def dip_by_linear_programs(values: np.ndarray) -> float:
@@ -57,18 +58,18 @@ def dip_by_linear_programs(values: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_the_dip_equals_its_definition(seed: int) -> None:
+def test_dip_equals_its_definition(seed: int) -> None:
     random = np.random.default_rng(seed)
     count = int(random.integers(4, 13))
     values = random.random(count) if seed % 2 else np.r_[random.normal(0, 1, count // 2), random.normal(6, 1, 5)]
     assert dip(values) == pytest.approx(dip_by_linear_programs(values), abs=1e-9)
 
 
-def test_the_dip_of_equal_values_is_a_step() -> None:
+def test_dip_of_equal_values_is_a_step() -> None:
     assert dip(np.full(10, 3.0)) == 0.05
 
 
-def test_p_values_of_the_published_table() -> None:
+def test_p_values_match_the_published_table() -> None:
     """n = 50: 5 % beyond 0.0702737, 1 % beyond 0.0808 (Hartigan and Hartigan's table, recomputed by diptest)."""
     assert dip_p_value(0.0703, 50) == pytest.approx(0.05, abs=0.015)
     assert dip_p_value(0.0808, 50) == pytest.approx(0.01, abs=0.007)
@@ -97,7 +98,7 @@ def two_groups(random: np.random.Generator, members: np.ndarray, noise: float) -
     return dict(enumerate(centres * np.exp(random.normal(0, noise, len(members)))))
 
 
-def test_the_case_to_recognise() -> None:
+def test_two_groups_are_recognised_and_whether_they_hold() -> None:
     """H200 x 4: 9.1 us on half of 64 CPUs, 11.2 us on the others; a second scan puts 53 of 64 in the same group."""
     random = np.random.default_rng(1)
     members = np.arange(64) % 2 == 1
@@ -110,15 +111,37 @@ def test_the_case_to_recognise() -> None:
     assert later.groups is not None and later.holds is False and later.rand_index < 0.5
 
 
-def test_ties_of_a_coarse_clock_make_no_groups() -> None:
+def test_ties_of_a_coarse_clock_are_not_groups() -> None:
     scan = {cpu: 9.0 + 0.5 * (cpu % 2) for cpu in range(64)}
     assert compare_scans(scan, scan).groups is not None
-    assert compare_scans(scan, scan, tick_us=0.5).groups is None
+    smeared = compare_scans(scan, scan, tick_us=0.5)
+    assert smeared.state is HiddenNodes.ONE_GROUP and smeared.groups is None
 
 
-def test_few_slow_cpus_are_no_node() -> None:
+def test_few_slow_cpus_are_not_a_node() -> None:
     scan = {cpu: (11.2 if cpu < 8 else 9.1) + 0.01 * (cpu % 7) for cpu in range(64)}
     assert compare_scans(scan, scan).groups is None
+    more = {cpu: (11.2 if cpu < 12 else 9.1) + 0.0001 * (cpu % 7) for cpu in range(64)}
+    found = compare_scans(more, more)
+    assert found.state is HiddenNodes.SMALL_GROUP and found.groups is None
+    assert found.evidence.scan == 1 and found.evidence.smaller_share == 12 / 64
+
+
+def test_groups_need_enough_cpus() -> None:
+    found = compare_scans(dict.fromkeys(range(7), 9.1), dict.fromkeys(range(8), 9.1))
+    assert found.state is HiddenNodes.TOO_FEW_CPUS and found.evidence.cpus == 7
+
+
+def test_groups_must_be_far_enough_apart() -> None:
+    scan = {cpu: (9.3 if cpu % 2 else 9.1) + 0.0001 * (cpu % 7) for cpu in range(64)}
+    found = compare_scans(scan, scan)
+    assert found.state is HiddenNodes.CLOSE_GROUPS and found.evidence.gap < 0.05 <= found.evidence.gap_needed
+
+
+def test_groups_must_keep_their_latencies() -> None:
+    first = {cpu: 9.1 if cpu % 2 else 11.2 for cpu in range(64)}
+    found = compare_scans(first, {cpu: 1.1 * latency for cpu, latency in first.items()})
+    assert found.state is HiddenNodes.UNSTABLE_LATENCIES and found.evidence.shift == pytest.approx(1 - 1 / 1.1)
 
 
 UNIMODAL: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
@@ -129,7 +152,7 @@ UNIMODAL: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
 }
 
 
-def test_a_real_machine_of_16_cpus() -> None:
+def test_groups_of_a_real_machine_with_16_cpus() -> None:
     """Two scans of an H200 machine with 16 virtual CPUs, 10 ms a CPU: 6.5 and 7.4 us, and some CPUs moved."""
     first = {9: 6.49, 14: 6.49, 0: 6.5, 10: 6.5, 1: 6.51, 8: 6.52, 12: 6.63, 11: 7.06, 4: 7.13, 7: 7.25, 13: 7.3,
              2: 7.34, 5: 7.37, 6: 7.41, 3: 7.52, 15: 7.6}  # fmt: skip
@@ -164,10 +187,10 @@ def test_balanced_groups_are_found(cpus: int, noise: float) -> None:
     assert found >= 0.988 * 300
 
 
-def test_what_the_latency_follows() -> None:
+def test_distance_is_distinguished_by_the_other_context() -> None:
     first = Groups((0, 1, 2, 3), (4, 5, 6, 7), (9.1, 11.2))
     turned = Groups(first.slow, first.fast, (9.1, 11.2))
     mixed = Groups((0, 1, 4, 5), (2, 3, 6, 7), (9.1, 11.2))
-    assert what_was_seen(first, first) == "distance to the GPU"
-    assert what_was_seen(first, turned) == "distance to the driver's memory"
-    assert what_was_seen(first, mixed).startswith("not clear")
+    assert distance_of(first, first) is Distance.GPU
+    assert distance_of(first, turned) is Distance.DRIVER_MEMORY
+    assert distance_of(first, mixed) is Distance.GROUPS_CHANGED

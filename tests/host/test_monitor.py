@@ -7,7 +7,9 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.host.monitor import ForeignLoad, Monitor, OwnProcesses, busy_ticks, keep_off, summarize
+from bench.host.monitor import ForeignLoad, OwnProcesses, Sample, Watch, avoid_cpus, busy_ticks, summarise
+from bench.records.host import ThrottleReason
+from bench.records.run import DisturbanceKind, Spread
 
 WORK_S = 0.5
 QUIET: dict[str, Any] = {
@@ -16,72 +18,93 @@ QUIET: dict[str, Any] = {
     "memory_clock_mhz": 2619,
     "temperature_c": 50,
     "power_w": 400.0,
-    "throttle_reasons": [],
+    "throttle_reasons": (),
     "link_generation": 5,
     "link_generation_max": 5,
     "link_width": 16,
-    "other_processes": [],
+    "other_processes": (),
     "foreign_cpus": 0.01,
 }
 
 
-def samples(count: int = 100, **changes: Any) -> list[dict[str, Any]]:
-    return [QUIET | {"at_s": 0.1 * number} | changes for number in range(count)]
+def samples(count: int = 100, **changes: Any) -> list[Sample]:
+    return [Sample(**QUIET | {"at_s": 0.1 * number} | changes) for number in range(count)]
 
 
-def test_a_quiet_run() -> None:
-    found = summarize(samples())
-    assert found["disturbed"] == [] and found["rate_hz"] == 10.0
-    assert found["sm_clock_mhz"] == {"min": 1980, "p10": 1980, "p50": 1980, "max": 1980}
+def test_quiet_run_is_not_disturbed() -> None:
+    found = summarise(samples())
+    assert found.disturbed == [] and found.rate_hz == 10.0 and found.throttle_known
+    assert found.sm_clock_mhz == Spread(min=1980, p10=1980, p50=1980, max=1980)
 
 
 @pytest.mark.parametrize(
-    ("seen", "reason"),
+    ("seen", "kind", "text"),
     [
-        (samples(95) + samples(5, throttle_reasons=["power brake"]), "throttled (power brake) in 5% of the samples"),
-        (samples(99) + samples(1, other_processes=[4242]), "other processes on the GPU: 4242"),
-        (samples(link_generation=3), "the link ran at generation 3 of 5 under load"),
-        (samples(80) + samples(20, sm_clock_mhz=1200), "SM clock fell from 1980 to 1200 MHz"),
-        (samples(foreign_cpus=0.8), "other processes used 0.8 of the run's CPUs"),
+        (
+            samples(95) + samples(5, throttle_reasons=(ThrottleReason.POWER_BRAKE,)),
+            DisturbanceKind.THROTTLED,
+            "throttled (power brake) in 5.0 % of the samples",
+        ),
+        (
+            samples(99) + samples(1, other_processes=(4242,)),
+            DisturbanceKind.OTHER_PROCESSES,
+            "other processes on the GPU: 4242",
+        ),
+        (
+            samples(link_generation=3),
+            DisturbanceKind.LINK_GENERATION,
+            "the link ran at generation 3 of 5 under load",
+        ),
+        (
+            samples(80) + samples(20, sm_clock_mhz=1200),
+            DisturbanceKind.CLOCK,
+            "SM clock fell from 1980 to 1200 MHz",
+        ),
+        (
+            samples(foreign_cpus=0.8),
+            DisturbanceKind.OTHER_CPU_LOAD,
+            "other processes used 0.8 of the run's CPUs",
+        ),
     ],
 )
-def test_each_disturbance_is_named_alone(seen: list[dict[str, Any]], reason: str) -> None:
-    assert summarize(seen)["disturbed"] == [reason]
+def test_each_disturbance_is_reported_by_itself(seen: list[Sample], kind: DisturbanceKind, text: str) -> None:
+    (disturbance,) = summarise(seen).disturbed
+    assert (disturbance.kind, disturbance.text) == (kind, text)
 
 
-def test_an_idle_gpu_is_not_a_disturbed_one() -> None:
-    idle = samples(50, utilization=0, sm_clock_mhz=345, link_generation=1, throttle_reasons=["power cap"])
-    assert summarize(idle + samples(50))["disturbed"] == []
+def test_idle_gpu_is_not_disturbed() -> None:
+    idle = samples(50, utilization=0, sm_clock_mhz=345, link_generation=1, throttle_reasons=(ThrottleReason.POWER_CAP,))
+    assert summarise(idle + samples(50)).disturbed == []
 
 
-def test_one_throttled_sample_in_a_hundred_passes() -> None:
-    found = summarize(samples(99) + samples(1, throttle_reasons=["power brake"]))
-    assert found["disturbed"] == [] and found["throttle_reasons"] == ["power brake"]
+def test_one_throttled_sample_in_a_hundred_is_accepted() -> None:
+    found = summarise(samples(99) + samples(1, throttle_reasons=(ThrottleReason.POWER_BRAKE,)))
+    assert found.disturbed == [] and found.throttle_reasons == ["power brake"]
 
 
-def test_a_power_cap_is_named_and_disturbs_nothing() -> None:
-    capped = samples(50, throttle_reasons=["power cap"])
-    found = summarize(capped + samples(50, throttle_reasons=["power cap"], sm_clock_mhz=1335))
-    assert found["disturbed"] == [] and found["throttle_shares"] == {"power cap": 1.0}
+def test_power_cap_is_recorded_but_not_a_disturbance() -> None:
+    capped = samples(50, throttle_reasons=(ThrottleReason.POWER_CAP,))
+    found = summarise(capped + samples(50, throttle_reasons=(ThrottleReason.POWER_CAP,), sm_clock_mhz=1335))
+    assert found.disturbed == [] and found.throttle_shares == {"power cap": 1.0}
 
 
-def test_nothing_seen_claims_nothing() -> None:
-    found = summarize([])
-    assert found["samples"] == 0 and not found["throttle_known"] and found["disturbed"] == []
+def test_nothing_is_known_without_samples() -> None:
+    found = summarise([])
+    assert found.samples == 0 and not found.throttle_known and found.disturbed == []
 
 
-def test_a_live_watch_of_this_host() -> None:
+def test_watch_samples_this_host() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.6)"], start_new_session=True)
-    monitor = Monitor(None, sorted(os.sched_getaffinity(0)), lambda: [child.pid], interval_s=0.05).start()
+    monitor = Watch(None, sorted(os.sched_getaffinity(0)), lambda: [child.pid], interval_s=0.05).start()
     child.wait()
     found = monitor.summary()
-    assert found["samples"] >= 3 and found["foreign_cpus"] is not None and not found["throttle_known"]
+    assert found.samples >= 3 and found.foreign_cpus is not None and not found.throttle_known
 
 
-def test_a_broken_driver_leaves_the_cpus_watched() -> None:
-    monitor = Monitor("GPU-that-is-not-there", [0], list, interval_s=0.01).start()
+def test_cpus_are_watched_when_the_driver_fails() -> None:
+    monitor = Watch("GPU-that-is-not-there", [0], list, interval_s=0.01).start()
     time.sleep(0.1)
-    assert monitor.summary()["foreign_cpus"] is not None
+    assert monitor.summary().foreign_cpus is not None
 
 
 def spin(cpu: int) -> subprocess.Popen[bytes]:
@@ -100,7 +123,7 @@ def until_it_worked(child: subprocess.Popen) -> float:
     return time.monotonic() - began
 
 
-def test_the_runs_own_work_is_not_foreign_and_that_of_others_is() -> None:
+def test_own_work_is_not_foreign_and_other_work_is() -> None:
     cpu = min(os.sched_getaffinity(0))
     child = spin(cpu)
     try:
@@ -115,7 +138,7 @@ def test_the_runs_own_work_is_not_foreign_and_that_of_others_is() -> None:
     assert (as_foreign - as_own) * waited_s > WORK_S / 2
 
 
-def test_the_work_of_each_of_a_runs_sessions_is_its_own() -> None:
+def test_work_of_all_sessions_of_a_run_is_its_own() -> None:
     cpu = min(os.sched_getaffinity(0))
     children = [spin(cpu), spin(cpu)]
     try:
@@ -131,7 +154,7 @@ def test_the_work_of_each_of_a_runs_sessions_is_its_own() -> None:
     assert (with_foreign - without_foreign) * waited_s > WORK_S / 2
 
 
-def test_the_work_of_a_peer_that_is_bound_elsewhere_hides_nothing() -> None:
+def test_work_of_a_peer_bound_elsewhere_hides_nothing() -> None:
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
         pytest.skip("a peer elsewhere needs a second CPU")
@@ -149,7 +172,7 @@ def test_the_work_of_a_peer_that_is_bound_elsewhere_hides_nothing() -> None:
             child.communicate()
 
 
-def test_no_load_is_claimed_where_none_is_counted() -> None:
+def test_load_is_unknown_when_the_kernel_counts_none() -> None:
     load = ForeignLoad(frozenset({10**6}), list)
     assert load.read() is None
     time.sleep(0.01)
@@ -164,19 +187,19 @@ def test_busy_ticks_only_grow() -> None:
     assert busy_ticks([cpu, *others]) >= apart
 
 
-def test_the_watch_keeps_off_measured_cpus_only_where_others_are() -> None:
+def test_watch_avoids_measured_cpus_when_others_are_allowed() -> None:
     everything = os.sched_getaffinity(0)
     try:
-        keep_off(frozenset(everything))
+        avoid_cpus(frozenset(everything))
         assert os.sched_getaffinity(0) == everything
         if len(everything) > 1:
-            keep_off(frozenset({min(everything)}))
+            avoid_cpus(frozenset({min(everything)}))
             assert os.sched_getaffinity(0) == everything - {min(everything)}
     finally:
         os.sched_setaffinity(0, everything)
 
 
-def test_a_process_stays_the_runs_own_when_its_session_is_gone() -> None:
+def test_process_stays_own_when_its_session_is_gone() -> None:
     """The driver lists a process until it is quite gone; its session is not a living one by then."""
     child = subprocess.Popen(["sleep", "60"], start_new_session=True)
     sessions = [child.pid]

@@ -1,16 +1,15 @@
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from bench.host.peers import NoPeers, Peer, choose_peers, why_no_peers
-from bench.host.topology import Topology, read_topology
-from tests.host.conftest import HOSTS
+from bench.records.host import Topology
+from tests.host.made_hosts import host_topology
 
 
 @pytest.fixture
 def two_sockets() -> Topology:
     """Four GPUs: 0 and 1 on node 0, 2 and 3 on node 1."""
-    return read_topology(HOSTS / "two_sockets")
+    return host_topology("two_sockets")
 
 
 def placed(peers: tuple[Peer, ...]) -> list[tuple[int, int | None]]:
@@ -71,7 +70,7 @@ def test_one_node_is_near_to_all_and_no_other_is_there(two_sockets: Topology) ->
 
 def test_a_node_that_is_not_for_this_process_is_named(two_sockets: Topology) -> None:
     third = replace(two_sockets.nodes[0], id=7)
-    shut = replace(two_sockets.nodes[0], allowed_cpus=())
+    shut = replace(two_sockets.nodes[0], allowed_cpus="")
     host = replace(two_sockets, nodes=(shut, two_sockets.nodes[1], third))
     (near_node_0,) = [gpu.index for gpu in host.gpus if gpu.node == 0][-1:]
     reason = why_no_peers(host, near_node_0 - 1, 1, "local", "cuda")

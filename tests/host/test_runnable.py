@@ -2,7 +2,8 @@ import pytest
 
 from bench.host.runnable import why_not_runnable
 from bench.host.topology import read_topology
-from tests.host.conftest import HOSTS
+from bench.records.host import Nvml
+from tests.host.made_hosts import host_root, host_topology
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ from tests.host.conftest import HOSTS
 def test_placements_against_recorded_hosts(
     host: str, gpu: int, cpu_node: int, mem_node: int, reason: str | None
 ) -> None:
-    assert why_not_runnable(read_topology(HOSTS / host), gpu, cpu_node, mem_node, "cuda") == reason
+    assert why_not_runnable(host_topology(host), gpu, cpu_node, mem_node, "cuda") == reason
 
 
 def test_a_split_gpu_is_not_measured(trap_root) -> None:
@@ -34,6 +35,6 @@ def test_a_split_gpu_is_not_measured(trap_root) -> None:
 
 
 def test_on_the_cpu_device_a_gpu_is_only_a_label() -> None:
-    topology = read_topology(HOSTS / "two_sockets", {"error": "Driver Not Loaded", "gpus": []})
+    topology = read_topology(host_root("two_sockets"), Nvml(error="Driver Not Loaded"))
     assert why_not_runnable(topology, 0, 0, 1, "cpu") is None
     assert why_not_runnable(topology, 0, 0, 1, "cuda") == "no such GPU: 0 (NVML: Driver Not Loaded)"

@@ -1,28 +1,24 @@
-import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bench.host.topology import Topology, judge_nearest, read_topology
-from tests.host.conftest import HOSTS
+from bench.host.topology import describe_answers, free_bytes, judge_nearest, meminfo, read_topology
+from bench.records.base import decode
+from bench.records.host import Agreement, LocalitySource, Nvml, Topology, format_cpulist, parse_cpulist
+from tests.host.made_hosts import HOSTS, host_topology
 
-FOUND = sorted(path.name for path in HOSTS.iterdir() if (path / "sys").is_dir())
-
-RECORDED = [
-    *("container_cpuset", "cxl_memory", "dgx_a100", "grace_hopper"),
-    *("sparse_ids", "two_sockets", "virtual_machine"),
-]
-
-
-def test_the_seven_recorded_hosts_are_there() -> None:
-    assert FOUND == RECORDED
+SYSFS, MEMORY = LocalitySource.SYSFS, LocalitySource.NVML_MEMORY
+NO_GPU = Nvml(error="not asked")
 
 
-@pytest.mark.parametrize("name", RECORDED)
-def test_a_topology_survives_json(name: str) -> None:
-    topology = read_topology(HOSTS / name)
-    assert Topology.from_json(json.loads(json.dumps(topology.to_json()))) == topology
+@pytest.mark.parametrize("name", HOSTS)
+def test_topology_survives_json(name: str) -> None:
+    topology = host_topology(name)
+    assert decode(msgspec.json.encode(topology), Topology) == topology
 
 
 @pytest.mark.parametrize(
@@ -37,69 +33,111 @@ def test_a_topology_survives_json(name: str) -> None:
         ("container_cpuset", [1, 1]),
     ],
 )
-def test_nearest_node_of_each_gpu(name: str, near: list[int | None]) -> None:
-    topology = read_topology(HOSTS / name)
+def test_nearest_node_of_each_gpu_is_found(name: str, near: list[int | None]) -> None:
+    topology = host_topology(name)
     assert [topology.local_node(gpu.index) for gpu in topology.gpus] == near
 
 
-def test_a_silent_host_is_unknown_and_says_who_was_silent() -> None:
-    gpu = read_topology(HOSTS / "virtual_machine").gpus[0]
-    assert gpu.verdict == "unknown"
-    assert gpu.explanation == "no answer from sysfs numa_node, NVML memory affinity, NVML CPU affinity"
+def test_node_is_unknown_when_no_source_answers() -> None:
+    gpu = host_topology("virtual_machine").gpus[0]
+    assert gpu.agreement is Agreement.UNKNOWN
+    assert describe_answers(gpu.answers) == "no answer from sysfs numa_node, NVML memory affinity, NVML CPU affinity"
 
 
-def test_a_gpus_own_memory_node_is_not_near_it() -> None:
-    topology = read_topology(HOSTS / "grace_hopper")
+def test_own_memory_node_of_a_gpu_is_not_near_it() -> None:
+    topology = host_topology("grace_hopper")
     assert topology.node(1).kind == "memory only" and topology.node(2).kind == "empty"
-    assert topology.gpus[0].answers["sysfs numa_node"] == (0,)
+    assert topology.gpus[0].answers[SYSFS] == (0,)
     assert topology.gpus[0].node == 0
 
 
-def test_classes_and_distances_with_gaps_in_the_ids() -> None:
-    topology = read_topology(HOSTS / "sparse_ids")
+def test_kinds_and_distances_when_ids_have_gaps() -> None:
+    topology = host_topology("sparse_ids")
     kinds = {node.id: node.kind for node in topology.nodes}
     assert kinds == {0: "cpu+memory", 4: "cpu only", 8: "cpu+memory", 255: "memory only"}
     assert topology.node(0).distances == {0: 10, 4: 20, 8: 40, 255: 80}
     assert topology.node(1) is None
 
 
-def test_a_cpuset_narrows_cpus_and_memory() -> None:
-    nodes = {node.id: node for node in read_topology(HOSTS / "container_cpuset").nodes}
-    assert nodes[0].allowed_cpus == () and not nodes[0].memory_allowed
-    assert nodes[1].allowed_cpus == tuple(range(32, 44)) and nodes[1].memory_allowed
+def test_cpuset_narrows_cpus_and_memory() -> None:
+    nodes = {node.id: node for node in host_topology("container_cpuset").nodes}
+    assert nodes[0].allowed_cpus == "" and not nodes[0].memory_allowed
+    assert nodes[1].allowed_cpus == "32-43" and nodes[1].memory_allowed
 
 
-def test_the_live_host_by_the_same_code() -> None:
-    topology = read_topology(nvml={"error": "not asked", "gpus": []})
-    cpus = {cpu for node in topology.nodes for cpu in node.allowed_cpus}
+def test_live_host_is_read() -> None:
+    topology = read_topology(nvml=NO_GPU)
+    cpus = {cpu for node in topology.nodes for cpu in node.allowed_cpu_ids}
     assert os.sched_getaffinity(0) <= cpus
     assert sum(node.memory_bytes for node in topology.nodes) > 0
 
 
-def test_a_kernel_without_nodes_counts_as_one(tmp_path: Path) -> None:
+def test_one_node_is_assumed_when_the_kernel_reports_none(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal: 1024 kB\n")
     (tmp_path / "sys/devices/system/cpu").mkdir(parents=True)
     (tmp_path / "sys/devices/system/cpu/online").write_text("0-3\n")
-    topology = read_topology(tmp_path, {"error": "none", "gpus": []})
+    topology = read_topology(tmp_path, NO_GPU)
     assert not topology.numa
-    assert [(node.id, node.cpus, node.memory_bytes) for node in topology.nodes] == [(0, (0, 1, 2, 3), 1 << 20)]
+    assert [(node.id, node.cpus, node.memory_bytes) for node in topology.nodes] == [(0, "0-3", 1 << 20)]
 
 
 @pytest.mark.parametrize(
-    ("said", "node", "verdict"),
+    ("answers", "node", "agreement"),
     [
-        ({"a": (2,), "b": (2,)}, 2, "agreed"),
-        ({"a": (2,), "b": ()}, 2, "agreed"),
-        ({"a": (2,), "b": (2, 3)}, 2, "agreed"),
-        ({"a": (), "b": (2, 3)}, None, "unknown"),
-        ({"a": (0,), "b": (2,)}, None, "disagreed"),
-        ({"a": (), "b": ()}, None, "unknown"),
+        ({SYSFS: (2,), MEMORY: (2,)}, 2, "agreed"),
+        ({SYSFS: (2,), MEMORY: ()}, 2, "agreed"),
+        ({SYSFS: (2,), MEMORY: (2, 3)}, 2, "agreed"),
+        ({SYSFS: (), MEMORY: (2, 3)}, None, "unknown"),
+        ({SYSFS: (0,), MEMORY: (2,)}, None, "disagreed"),
+        ({SYSFS: (), MEMORY: ()}, None, "unknown"),
     ],
 )
-def test_judging_who_says_what(said: dict[str, tuple[int, ...]], node: int | None, verdict: str) -> None:
-    assert judge_nearest(said)[:2] == (node, verdict)
+def test_nearest_node_is_what_all_answers_share(
+    answers: dict[LocalitySource, tuple[int, ...]], node: int | None, agreement: str
+) -> None:
+    assert judge_nearest(answers) == (node, agreement)
 
 
-def test_a_disagreement_names_both() -> None:
-    assert judge_nearest({"a": (0,), "b": (2,)})[2] == "a says 0; b says 2"
+def test_answers_are_described_with_their_sources() -> None:
+    assert describe_answers({SYSFS: (0,), MEMORY: (2,)}) == "sysfs numa_node reports 0; NVML memory affinity reports 2"
+    narrowed = "narrowed only to nodes 2-3: NVML memory affinity reports 2-3; no answer from sysfs numa_node"
+    assert describe_answers({SYSFS: (), MEMORY: (2, 3)}) == narrowed
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("0-3,8", (0, 1, 2, 3, 8)), ("", ()), ("none", ()), ("5\n", (5,)), ("0,2-3,128-129", (0, 2, 3, 128, 129))],
+)
+def test_kernel_lists_are_read(text: str, numbers: tuple[int, ...]) -> None:
+    assert parse_cpulist(text) == numbers
+
+
+def test_other_text_is_no_kernel_list() -> None:
+    with pytest.raises(ValueError):
+        parse_cpulist("node0")
+
+
+@given(st.sets(st.integers(0, 300)))
+def test_kernel_list_reads_back_as_written(numbers: set[int]) -> None:
+    assert set(parse_cpulist(format_cpulist(numbers))) == numbers
+
+
+def write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+
+
+def test_meminfo_of_a_node_and_of_the_machine_are_read(tmp_path: Path) -> None:
+    write(tmp_path / "proc/meminfo", "MemTotal:        4 kB\nActive(file):  2 kB\nHugePages_Total:  7\n")
+    write(tmp_path / "sys/devices/system/node/node2/meminfo", "Node 2 MemTotal:   3 kB\nNode 2 Active(file): 1 kB\n")
+    assert meminfo(tmp_path, 2) == {"MemTotal": 3072, "Active(file)": 1024}
+    assert meminfo(tmp_path, 0) == {"MemTotal": 4096, "Active(file)": 2048}
+    assert free_bytes(tmp_path, 0) == 2048
+
+
+def test_meminfo_is_empty_when_a_node_has_none(tmp_path: Path) -> None:
+    write(tmp_path / "proc/meminfo", "MemTotal: 4 kB\n")
+    (tmp_path / "sys/devices/system/node/node1").mkdir(parents=True)
+    assert meminfo(tmp_path, 1) == {}
+    assert meminfo(tmp_path / "elsewhere", 0) == {}
