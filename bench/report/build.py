@@ -20,6 +20,7 @@ from bench.analysis.statistics import Measured, drift
 from bench.analysis.trust import busy_s, count, duration_s, measured_s, summarise, trust
 from bench.analysis.verdicts import rules_of
 from bench.host.probe import locality_changes
+from bench.records.base import convert, plain
 from bench.records.host import Fingerprint, Probe, Topology
 from bench.records.results import Drift, Locality, MeasuredCell, Results
 from bench.records.run import Run

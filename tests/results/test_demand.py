@@ -66,8 +66,8 @@ def test_target_precision_asks_for_the_next_look_only_where_it_is_not_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A stub of a host with two nodes: here only records are read, nothing is run.
-    nodes = tuple(Node(i, (i,), (i,), 1 << 34, True, {0: 10, 1: 20}) for i in (0, 1))
-    two_nodes = Topology(nodes, (), True, None, None, None)
+    nodes = tuple(Node(id=i, cpus=str(i), allowed_cpus=str(i), memory_bytes=1 << 34) for i in (0, 1))
+    two_nodes = Topology(nodes=nodes)
     monkeypatch.setattr("bench.study.directory.read_topology", lambda: two_nodes)
     changes = {"numa_nodes": [0, 1], "models": ["vit0x0x0", "vit32x2x128"], "repeats": 6, "target_precision": 0.02}
     directory = resolve(read_study(BASE | changes, "f"), tmp_path, False, "now")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import StudyError
-from bench.host.doctor import WARNING, Check
+from bench.records.host import Check, CheckName, CheckState, Preflight
 from bench.study.directory import RunDirectory, resolve
 from bench.study.load import read_study
 from tasks.before_runs import preflight
@@ -22,9 +22,12 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What the doctor was asked about, in bytes."""
     asked: list[int] = []
 
-    def doctor(folder: Path, pool_bytes: int) -> list[Check]:
+    def doctor(folder: Path, pool_bytes: int) -> Preflight:
         asked.append(pool_bytes)
-        return [Check("disk", "ok", "room"), Check("node_memory", WARNING, "node 0 is nearly full", "free some")]
+        disk = Check(name=CheckName.DISK, state=CheckState.OK, fact="room")
+        fact, remedy = "node 0 is nearly full", "free some"
+        memory = Check(name=CheckName.NODE_MEMORY, state=CheckState.WARNING, fact=fact, remedy=remedy)
+        return Preflight(checks=(disk, memory))
 
     monkeypatch.setattr("tasks.before_runs.run_doctor", doctor)
     return asked

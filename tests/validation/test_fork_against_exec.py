@@ -2,17 +2,15 @@
 
 import json
 from copy import deepcopy
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench.host.topology import read_topology
+from tests.host.made_hosts import host_topology
 from tests.validation import fork_against_exec
 from tests.validation.fork_against_exec import BEGIN, END, MODELS, PAGE, joined, page, the_cells
 from tests.validation.fork_results import facts, judged, variance_ratio
 
-TWO_SOCKETS = Path(__file__).parents[1] / "fixtures" / "hosts" / "two_sockets"
 NEAR, FAR = "pipeline_gpu0_numa0_{}", "pipeline_gpu0_numa2_{}"
 RESULT = {
     "throughput_samples_s": 1000.0,
@@ -148,7 +146,7 @@ def test_several_calls_are_joined_and_the_page_tells_them():
 
 
 def test_cells_are_those_of_the_page_on_two_nodes_where_there_are():
-    cells = the_cells("cuda", read_topology(TWO_SOCKETS), None)
+    cells = the_cells("cuda", host_topology("two_sockets"), None)
     assert [(cell.model.name, cell.cuda_graph) for cell in cells[::2]] == [*MODELS["cuda"].items()]
     assert {(cell.mem_node, cell.num_samples) for cell in cells} == {(0, 1000), (1, 1000)}
     assert BEGIN in PAGE.read_text() and END in PAGE.read_text()
@@ -167,7 +165,7 @@ def test_a_block_begins_only_if_it_fits_the_time(monkeypatch):
             return sample(1000.0)
 
     monkeypatch.setattr(fork_against_exec, "_gpu", lambda topology, cell: "a stub")
-    cells = the_cells("cuda", read_topology(TWO_SOCKETS), ["vit0x0x0"])
+    cells = the_cells("cuda", host_topology("two_sockets"), ["vit0x0x0"])
     record = fork_against_exec.measure(Runner(), cells, 5, None)
     assert {name: [*blocks] for name, blocks in record["runs"].items()} == {cell.name: ["1"] for cell in cells}
     assert record["runs"][cells[0].name]["1"].keys() == {"exec", "fork"}
