@@ -7,8 +7,9 @@ from pathlib import Path
 import luigi
 
 from bench.errors import StudyError
-from bench.host.doctor import OK as CHECK_OK
 from bench.host.doctor import run_doctor
+from bench.records.base import plain
+from bench.records.host import CheckState
 from bench.records.study import Cell
 from bench.run.record import OK, failure, write_record
 from bench.run.stages import link_cells, measure_link
@@ -24,9 +25,9 @@ def preflight(directory: RunDirectory, strict: bool) -> None:
     if directory.preflight.exists() and not strict:
         return
     largest_mb = max(cell.memory_size_mb for cell in grid_of(str(directory.path)).cells)
-    checks = run_doctor(directory.path, largest_mb << 20)
-    write_json(directory.preflight, {"checks": [vars(check) for check in checks]})
-    failed = [check for check in checks if check.state != CHECK_OK]
+    found = run_doctor(directory.path, largest_mb << 20)
+    write_json(directory.preflight, plain(found))
+    failed = [check for check in found.checks if check.state is not CheckState.OK]
     for check in failed:
         print(f"{check.state}: {check.name}: {check.fact}\n  to do: {check.remedy}", file=sys.stderr)
     if strict and failed:
@@ -60,7 +61,7 @@ class Probe(Exclusive, RecordTask):
                 wait(text)
 
             host_lock().acquire(str(self.directory.path), report_wait)
-            found = measured_locality(self.directory.study().device)
+            found = plain(measured_locality(self.directory.study().device))
         state = self.directory.state()
         write_record(self.record_path, {"invocation": INVOCATION, "state": state, **failure(OK, ""), "found": found})
 

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from msgspec import structs
 
-from bench.host.topology import Topology
 from bench.records.base import convert, plain
+from bench.records.host import Host
 from bench.records.study import Grid, Study
 from bench.study.directory import freeze
 from bench.study.grid import expand
@@ -30,7 +30,6 @@ def topology_json(gpus: int = 4, near: tuple[int | None, ...] = (0, 0, 2, 2), no
         "nodes": [
             {
                 "id": node,
-                "kind": "cpu+memory",
                 "cpus": f"{16 * node}-{16 * node + 15}",
                 "allowed_cpus": f"{16 * node}-{16 * node + 15}",
                 "memory_bytes": 128 << 30,
@@ -49,9 +48,8 @@ def topology_json(gpus: int = 4, near: tuple[int | None, ...] = (0, 0, 2, 2), no
                 "uuid": f"GPU-synthetic-{gpu}",
                 "name": "Synthetic GPU 80GB",
                 "node": near[gpu],
-                "verdict": "agreed" if near[gpu] is not None else "unknown",
-                "explanation": f"sysfs numa_node says {near[gpu]}" if near[gpu] is not None else "no answer",
-                "answers": {"sysfs_numa_node": [near[gpu]] if near[gpu] is not None else []},
+                "agreement": "agreed" if near[gpu] is not None else "unknown",
+                "answers": {"sysfs numa_node": [near[gpu]] if near[gpu] is not None else []},
                 "link_generation": 5,
                 "link_generation_max": 5,
                 "link_width": 16,
@@ -94,7 +92,7 @@ def build_run_directory(
         "binding": definition.settings.binding.replace("auto", "numactl"),
     }
     study = convert(definition.as_json() | resolved, Study)
-    cells = expand(replace(definition, settings=study.settings), Topology.from_json(topology))
+    cells = expand(replace(definition, settings=study.settings), convert(topology, Host))
     for suffix, changes in (variants or {}).items():
         cells += [
             structs.replace(cell, name=f"{cell.name}_{suffix}", group=f"{cell.group}_{suffix}", **changes)
@@ -106,7 +104,7 @@ def build_run_directory(
     for part in ("runs", "logs", "nsys_reports", "latency"):
         (path / part).mkdir()
     facts = fingerprint(topology)
-    freeze(path, study, topology | {"fingerprint": facts}, Grid(cells=tuple(cells), order=tuple(order)))
+    freeze(path, study, convert(topology | {"fingerprint": facts}, Host), Grid(cells=tuple(cells), order=tuple(order)))
     near = {gpu["index"]: gpu["node"] for gpu in topology["gpus"]}
     start = datetime(2026, 11, 22, 18, tzinfo=UTC)
     for slot in order:

@@ -576,5 +576,5 @@ def _small_study(first: RunDirectory, names: list[str], invocation: str) -> Path
     cells = tuple(cell for cell in first.grid().cells if cell.name in names)
     order = measuring_order([(cell.name, cell.group) for cell in cells], study.most_repeats, study.seed)
     path = new_directory(first.path.parents[1])
-    freeze(path, study, first.topology(), Grid(cells=cells, order=tuple(order)))
+    freeze(path, study, first.host(), Grid(cells=cells, order=tuple(order)))
     return path

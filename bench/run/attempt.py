@@ -10,10 +10,10 @@ from typing import Any
 
 from bench.errors import StudyError
 from bench.host.binding import trial_bind
-from bench.host.monitor import Monitor
+from bench.host.monitor import Watch
 from bench.host.peers import NoPeers, Peer
-from bench.host.topology import Topology
 from bench.records.base import plain
+from bench.records.host import Topology
 from bench.records.study import TRACED, Cell, Slot, run_name
 from bench.run.child import ChildEnd, Process, log_tail, scratch_folder, workload_argv
 from bench.run.experiment_log import Progress, log_runs
@@ -128,7 +128,7 @@ def step_aside(host: Topology, cpu_node: int, binding: str) -> Iterator[set[int]
     """Move this process to allowed CPUs outside cpu_node, if there are any; back at the end. Yields where it was."""
     before = os.sched_getaffinity(0)
     node = host.node(cpu_node) if binding != "none" else None
-    elsewhere = before - set(node.cpus) if node else set()
+    elsewhere = before - set(node.cpu_ids) if node else set()
     if elsewhere:
         os.sched_setaffinity(0, elsewhere)
     try:
@@ -226,7 +226,7 @@ class _Measured:
                 self._peers.start(lock, cpus, self._append_logs)
                 end = process.run(lock, cpus, look, append_logs=self._append_logs, start=start)
             finally:
-                seen = watch.summary() if watch else None
+                seen = plain(watch.summary()) if watch else None
             return end, seen
 
     def _judged(self, process: Process, end: ChildEnd | None) -> Outcome:
@@ -249,11 +249,11 @@ def _hung(profiler: Profiler, cell: Cell, result: Outcome | None, own: Outcome) 
     return own | failure(TRACE_FAILED, reason, advice)
 
 
-def _watch(cell: Cell, host: Topology, cpus: set[int], lock: HostLock) -> Monitor:
+def _watch(cell: Cell, host: Topology, cpus: set[int], lock: HostLock) -> Watch:
     """What else happens on the GPU and on the measured CPUs. Known from outside the run, never from its speed."""
     node = host.node(cell.cpu_node)
-    measured = set(node.cpus) & cpus if node and cell.binding != "none" else cpus
-    return Monitor(cell.gpu_uuid, measured, lock.sessions).start()
+    measured = set(node.cpu_ids) & cpus if node and cell.binding != "none" else cpus
+    return Watch(cell.gpu_uuid, measured, lock.sessions).start()
 
 
 def _collect(profiler: Profiler, trace: Path, end: ChildEnd, outcome: Outcome, tail: list[str]) -> Outcome:
@@ -330,7 +330,7 @@ def _before_the_start(directory: RunDirectory, cell: Cell, slot: Slot, invocatio
     if cell.binding == "numactl":
         refused = trial_bind(cell.cpu_node, cell.mem_node)
         if refused:
-            return failure(*refused)
+            return failure(refused.status, refused.reason, refused.advice)
     return None
 
 
@@ -357,7 +357,9 @@ def _attempts(directory: RunDirectory, cell: Cell, slot: Slot, lock: HostLock, r
         not_free = wait_until_free(gpus, lambda text: report(text, 1))
         outcome = attempt(directory, cell, slot, peers, lock, number, say)
         if outcome.get("monitor"):
-            outcome["monitor"]["disturbed"] += [f"the GPU was not free: {who}" for who in not_free]
+            outcome["monitor"]["disturbed"] += [
+                {"kind": "gpu_not_free", "text": f"the GPU was not free: {who}"} for who in not_free
+            ]
         outcome["attempts"] = number
         unended(path).unlink(missing_ok=True)
         # What hung once takes its whole time again.

@@ -8,8 +8,7 @@ from typing import Any
 
 from bench.errors import StudyError
 from bench.host.peers import why_no_peers
-from bench.host.topology import Topology
-from bench.records.host import format_cpulist
+from bench.records.host import Topology, format_cpulist
 from bench.records.study import Model, Placement, Settings
 from bench.study.settings import SETTINGS, SHAPE
 from bench.workload.constraints import Constraint, Violation, why_impossible
@@ -103,10 +102,10 @@ def _cpu_reason(topology: Topology, node_id: int) -> str:
     node = topology.node(node_id)
     if node is None:
         return _no_such_node(topology, node_id)
-    if not node.cpus:
+    if not node.cpu_ids:
         return f"node {node_id} has no CPUs: it can only be a memory node"
-    if not node.allowed_cpus:
-        return f"the CPUs of node {node_id} ({format_cpulist(node.cpus)}) are outside this process's cpuset"
+    if not node.allowed_cpu_ids:
+        return f"the CPUs of node {node_id} ({node.cpus}) are outside this process's cpuset"
     return ""
 
 

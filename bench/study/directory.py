@@ -17,9 +17,10 @@ import yaml
 from msgspec import structs
 
 from bench.errors import StudyError
-from bench.host.fingerprint import fingerprint, fingerprint_changes
-from bench.host.topology import Topology, read_topology
+from bench.host.fingerprint import describe_change, fingerprint, fingerprint_changes
+from bench.host.topology import read_topology
 from bench.records.base import DamagedRecord, Kind, convert, plain, read
+from bench.records.host import Fingerprint, Host, Topology
 from bench.records.study import Grid, IndexEntry, Study, run_name
 from bench.storage import read_json, sync_folders, write_json, write_text
 from bench.study.grid import Expansion, expand_here
@@ -116,10 +117,9 @@ class RunDirectory:
         facts: dict[str, Any] = read_json(self.path / "topology.json")
         return facts
 
-    def host(self) -> Topology:
-        """The nodes and GPUs of the host as they were when the study began."""
-        facts = self.topology()
-        return Topology.from_json({key: value for key, value in facts.items() if key not in ("host", "fingerprint")})
+    def host(self) -> Host:
+        """The host as it was when the study began. Raise StudyError if the file is missing or damaged."""
+        return _read(self.path / "topology.json", Host, "the host of the study")
 
     def grid(self) -> Grid:
         """Raise StudyError if it is damaged."""
@@ -170,12 +170,12 @@ def _read(file: Path, kind: type[Kind], name: str, advice: str = _FRESH) -> Kind
         raise StudyError(f"{name} is damaged: {error}", str(file), advice) from None
 
 
-def freeze(path: Path, study: Study, topology: dict[str, Any], grid: Grid) -> None:
+def freeze(path: Path, study: Study, host: Host, grid: Grid) -> None:
     """Write the files that a run directory is based on. grid.json last: a directory with it is complete."""
     values = {key: value for key, value in plain(study).items() if value not in ("", {}, ())}
     ordered = {key: values[key] for key in (*KEYS, *values) if key in values}
     write_text(path / "study.yaml", yaml.safe_dump(ordered, sort_keys=False))
-    write_json(path / "topology.json", topology)
+    write_json(path / "topology.json", plain(host))
     write_json(path / "grid.json", plain(grid))
 
 
@@ -286,7 +286,7 @@ def resolve(
         # Entered before it is complete: a complete one that is not in the index would never be found again.
         index[identity] = IndexEntry(path=str(path.relative_to(folder)), invocation=invocation)
         write_json(folder / INDEX, plain(index))
-        _freeze_here(path, here, night, invocation, host, facts, topology)
+        _freeze_here(path, here, night, invocation, _host(host, facts, topology))
         return RunDirectory(path)
 
 
@@ -303,19 +303,16 @@ def resolve_into(definition: StudyDefinition, path: Path, host: str, invocation:
         return found
     here = expand_here(definition, topology)
     make_parts(found.path)
-    _freeze_here(found.path, here, "", invocation, host, facts, topology)
+    _freeze_here(found.path, here, "", invocation, _host(host, facts, topology))
     return found
 
 
-def _freeze_here(
-    path: Path, here: Expansion, night: str, invocation: str, host: str, facts: dict[str, str], topology: Topology
-) -> None:
-    freeze(
-        path,
-        structs.replace(here.study, night=night, created_by=invocation),
-        {"host": host, "fingerprint": facts, **topology.to_json()},
-        here.grid,
-    )
+def _freeze_here(path: Path, here: Expansion, night: str, invocation: str, host: Host) -> None:
+    freeze(path, structs.replace(here.study, night=night, created_by=invocation), host, here.grid)
+
+
+def _host(name: str, facts: Fingerprint, topology: Topology) -> Host:
+    return Host(host=name, fingerprint=facts, **structs.asdict(topology))
 
 
 def find(definition: StudyDefinition, output_dir: Path) -> RunDirectory | None:
@@ -339,11 +336,11 @@ def _is_unused(path: Path) -> bool:
     return path.is_dir() and not any(path.glob("runs/*"))
 
 
-def _check_same_host(directory: RunDirectory, facts: dict[str, str]) -> None:
-    changes = fingerprint_changes(directory.topology()["fingerprint"], facts)
+def _check_same_host(directory: RunDirectory, facts: Fingerprint) -> None:
+    changes = fingerprint_changes(directory.host().fingerprint, facts)
     if changes:
         raise StudyError(
-            "this host has changed since the study began: " + "; ".join(changes),
+            "this host has changed since the study began: " + "; ".join(map(describe_change, changes)),
             str(directory.path),
             "numbers of two systems do not belong in one study: start a new one with --fresh",
         )

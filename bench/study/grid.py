@@ -6,8 +6,8 @@ from typing import Any
 
 from bench.errors import StudyError
 from bench.host.binding import choose_binding
-from bench.host.topology import Topology
 from bench.records.base import convert
+from bench.records.host import NodeKind, Topology
 from bench.records.study import Cell, Grid, Placement, Settings, Study, StudySettings
 from bench.study.axes import combinations, idle_excludes, name_cells
 from bench.study.constraints import violation, why_not_here
@@ -134,7 +134,7 @@ def _gpus(study: StudyDefinition, topology: Topology) -> list[int]:
 def _placements(study: StudyDefinition, topology: Topology) -> list[Placement]:
     if not isinstance(study.placements, str):
         return list(study.placements)
-    found = [(node.id, node.id) for node in topology.nodes if node.kind == "cpu+memory"]
+    found = [(node.id, node.id) for node in topology.nodes if node.kind is NodeKind.CPU_AND_MEMORY]
     if not found:
         raise StudyError("the nodes are all, and none has both CPUs and memory", study.name, "name placements")
     return found

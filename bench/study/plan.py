@@ -13,7 +13,8 @@ from typing import Any
 from msgspec import structs
 
 from bench.errors import StudyError
-from bench.host.topology import Topology, read_topology
+from bench.host.topology import read_topology
+from bench.records.host import Topology
 from bench.records.run import LASTING, Head, Outcome, read_head
 from bench.records.study import TRACED, Cell, Slot, run_name
 from bench.study.directory import RunDirectory, find
@@ -231,7 +232,7 @@ def _of_this_host(output_dir: Path, own: RunDirectory | None) -> Iterator[RunDir
     for grid in sorted(grids, key=lambda path: path.stat().st_mtime, reverse=True):
         directory = RunDirectory(grid.parent)
         try:
-            if directory != own and directory.topology().get("host") == socket.gethostname():
+            if directory != own and directory.host().host == socket.gethostname():
                 yield directory
         except (OSError, StudyError):  # another user's
             continue

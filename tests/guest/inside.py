@@ -16,11 +16,13 @@ from pathlib import Path
 import msgspec
 
 from bench.host.binding import bind_prefix, choose_binding, explain_bind_failure, explain_kill, trial_bind
-from bench.host.runnable import why_not_runnable
 from bench.host.topology import read_topology
 from bench.records.base import decode
 from bench.records.host import Topology
+from bench.records.study import Settings
+from bench.study.constraints import why_not_here
 
+ON_CPU = Settings(device="cpu")
 STANDIN = str(Path(__file__).with_name("standin.py"))
 CPU_NODES, MEMORY_NODES = (0, 1, 2), (0, 1, 2, 3)
 PLACEMENTS = tuple(product(CPU_NODES, MEMORY_NODES))
@@ -89,9 +91,9 @@ def check_topology(checks: Checks) -> None:
     checks.same("round trip", decode(msgspec.json.encode(topology), Topology), topology)
     checks.same("binding auto", choose_binding("auto", topology)[0], "numactl")
     for cpu, mem in product((0, 1, 2, 3, 9), (0, 1, 2, 3, 9)):
-        runs = why_not_runnable(topology, 0, cpu, mem, "cpu") is None
+        runs = not why_not_here(topology, 0, (cpu, mem), ON_CPU)
         checks.same(f"runnable and trial bind on {cpu}, {mem}", runs, trial_bind(cpu, mem) is None)
-    checks.same("GPU", why_not_runnable(topology, 0, 0, 0, "cuda") is None, False)
+    checks.same("GPU", bool(why_not_here(topology, 0, (0, 0), Settings(device="cuda"))), True)
 
 
 def check_cpuset(checks: Checks) -> None:
@@ -107,7 +109,7 @@ def check_cpuset(checks: Checks) -> None:
         allowed = {node.id: (node.allowed_cpus, node.memory_allowed) for node in topology.nodes}
         checks.same("cpuset", allowed, {0: ("", False), 1: ("2", True), 2: ("", False), 3: ("", False)})
         for cpu, mem in ((1, 1), (0, 1), (1, 0), (2, 2), (3, 1), (1, 3)):
-            runs = why_not_runnable(topology, 0, cpu, mem, "cpu") is None
+            runs = not why_not_here(topology, 0, (cpu, mem), ON_CPU)
             checks.same(f"in the cpuset, {cpu}, {mem}", runs, trial_bind(cpu, mem) is None)
     finally:
         Path("/sys/fs/cgroup/cgroup.procs").write_text(str(os.getpid()))

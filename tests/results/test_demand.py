@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.analysis.repeats import demanded
-from bench.host.topology import Node, Topology
+from bench.records.host import Node, Topology
 from bench.records.study import run_name
 from bench.run.record import write_record
 from bench.study.directory import RunDirectory, resolve

@@ -6,13 +6,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from msgspec import structs
 
 from bench.host.peers import Peer
+from bench.records.base import plain
 from bench.records.study import Cell, Grid
 from bench.run.attempt import execute
 from bench.run.lock import HostLock
@@ -170,8 +170,8 @@ def test_what_nobody_knows_is_not_runnable(tmp_path: Path) -> None:
     directory, grid = resolved(tmp_path)
     (cell,) = grid.cells
     here = directory.host()
-    nodes = (here.nodes[0], replace(here.nodes[0], id=5))
-    facts = directory.topology() | replace(here, nodes=nodes).to_json()
+    nodes = (here.nodes[0], structs.replace(here.nodes[0], id=5))
+    facts = directory.topology() | plain(structs.replace(here, nodes=nodes))
     write_json(directory.path / "topology.json", facts)
     slot = grid.slot(cell.name, 1)
     record = execute(directory, cell, slot, "now", HostLock(tmp_path / "lock"), lambda *_: None)

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from bench.errors import StudyError
 from bench.host.topology import read_topology
@@ -15,6 +16,7 @@ from bench.storage import write_json
 from bench.study.directory import RunDirectory, find, resolve
 from bench.study.load import StudyDefinition, read_study
 from bench.study.plan import plan, render
+from tests.host.made_hosts import host_topology
 
 TINY = {
     "name": "tiny", "gpu_ids": [0], "numa_nodes": [0, 99], "models": ["vit0x0x0", "vit32x2x128"], "device": "cpu",
@@ -100,7 +102,7 @@ def test_changed_host_is_refused_and_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "auto"])
 def test_useless_profiler_is_refused_before_anything_is_created(tmp_path: Path, device: str) -> None:
-    asked, no_gpu = study(profiler="nsys", device=device), replace(read_topology(), gpus=())
+    asked, no_gpu = study(profiler="nsys", device=device), structs.replace(read_topology(), gpus=())
     with pytest.raises(StudyError, match="profiler nsys records what CUDA does"):
         plan(asked, tmp_path, topology=no_gpu)
     with pytest.raises(StudyError, match="profiler nsys records what CUDA does"):
@@ -212,7 +214,7 @@ def test_another_study_estimates_only_its_own_kinds(tmp_path: Path) -> None:
 
 
 def test_estimate_is_typical_when_a_gpu_host_has_no_runs(tmp_path: Path) -> None:
-    two_sockets = read_topology(Path(__file__).parents[1] / "fixtures" / "hosts" / "two_sockets")
+    two_sockets = host_topology("two_sockets")
     made = plan(study(device="cuda"), tmp_path, topology=two_sockets)
     assert made.estimate_s == 2 * (11.0 + 18.0) and "typical times of an H100 host" in made.estimate_from
 

@@ -8,22 +8,22 @@ import pytest
 from msgspec import structs
 
 from bench.errors import StudyError
-from bench.host.topology import Node, Topology, read_topology
 from bench.records.base import convert, decode, plain
+from bench.records.host import Node, Topology
 from bench.records.study import Cell
 from bench.study.grid import expand
 from bench.study.load import configs_folder, load_study, read_study
+from tests.host.made_hosts import host_topology
 
 GIB = 1 << 30
-HOSTS = Path(__file__).parents[1] / "fixtures" / "hosts"
 
 
-def node(number: int, cpus: tuple[int, ...] = (0, 1)) -> Node:
-    return Node(number, cpus, cpus, GIB, True, {number: 10})
+def node(number: int, cpus: str = "0-1") -> Node:
+    return Node(id=number, cpus=cpus, allowed_cpus=cpus, memory_bytes=GIB, distances={number: 10})
 
 
 def host(*nodes: Node) -> Topology:
-    return Topology(nodes, (), True, None, None, None)
+    return Topology(nodes=nodes)
 
 
 def cells_of(values: dict, topology: Topology) -> list[Cell]:
@@ -67,7 +67,7 @@ def test_name_has_the_memory_node_and_another_cpu_node() -> None:
 
 
 def test_cells_that_cannot_run_have_a_reason() -> None:
-    cells = cells_of({"numa_nodes": [0, 2, 3]}, host(node(0), node(3, cpus=())))
+    cells = cells_of({"numa_nodes": [0, 2, 3]}, host(node(0), node(3, cpus="")))
     assert [bool(cell.reason) for cell in cells] == [False, True, True]
     assert "no such NUMA node: 2" in cells[1].reason
 
@@ -93,7 +93,7 @@ def test_error_advises_when_no_cell_can_run_without_a_gpu() -> None:
 
 
 def test_all_takes_nodes_with_both_cpus_and_memory() -> None:
-    cells = cells_of({"numa_nodes": "all", "gpu_ids": "all"}, host(node(0), node(3, cpus=()), node(5)))
+    cells = cells_of({"numa_nodes": "all", "gpu_ids": "all"}, host(node(0), node(3, cpus=""), node(5)))
     assert [(cell.gpu, cell.mem_node) for cell in cells] == [(0, 0), (0, 5)]
 
 
@@ -101,10 +101,10 @@ def test_all_is_refused_when_the_host_has_none() -> None:
     with pytest.raises(StudyError, match=r"this host has no GPU \(Driver Not Loaded\)"):
         cells_of(
             {"gpu_ids": "all", "numa_nodes": [0], "device": "cuda"},
-            replace(host(node(0)), nvml_error="Driver Not Loaded"),
+            structs.replace(host(node(0)), nvml_error="Driver Not Loaded"),
         )
     with pytest.raises(StudyError, match="none has both CPUs and memory"):
-        cells_of({"numa_nodes": "all"}, host(node(0, cpus=())))
+        cells_of({"numa_nodes": "all"}, host(node(0, cpus="")))
 
 
 def test_cells_survive_json() -> None:
@@ -143,7 +143,7 @@ def test_limit_of_the_host_is_a_reason_when_device_is_auto() -> None:
 
 
 def test_cell_has_a_reason_when_other_gpus_are_missing() -> None:
-    topology = read_topology(HOSTS / "two_sockets")
+    topology = host_topology("two_sockets")
     values = {"numa_nodes": [0], "axes": {"concurrent_gpus": [1, 4, 8]}, "device": "cuda", "profiler": "torch"}
     alone, four, eight = cells_of(values, topology)
     assert not alone.reason and not four.reason

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.errors import StudyError
-from bench.host.topology import Topology, read_topology
+from bench.records.host import Topology
 from bench.study.grid import expand_here
 from bench.study.load import (
     TASKS,
@@ -24,6 +24,7 @@ from bench.study.load import (
 )
 from bench.study.plan import plan
 from bench.study.settings import AXIS_KEYS, SETTINGS, Setting
+from tests.host.made_hosts import host_topology
 
 ROOT = Path(__file__).parents[2]
 COUNTS = {
@@ -46,7 +47,7 @@ FIXED = {"binding": "numactl", "profiler": "torch"}
 
 @pytest.fixture(scope="module")
 def two_sockets() -> Topology:
-    return read_topology(ROOT / "tests" / "fixtures" / "hosts" / "two_sockets")
+    return host_topology("two_sockets")
 
 
 def test_every_file_is_counted() -> None:

@@ -16,8 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench.host.topology import Topology, read_topology
+from bench.host.topology import read_topology
 from bench.records.base import plain
+from bench.records.host import Topology
 from bench.records.study import Cell
 from bench.run.attempt import step_aside
 from bench.run.child import Child, Launch, Process, child_environment, run_child, scratch_folder, workload_argv

@@ -1,40 +1,46 @@
+from pathlib import Path
+
 import pytest
 
-from bench.host.runnable import why_not_runnable
 from bench.host.topology import read_topology
 from bench.records.host import Nvml
-from tests.host.made_hosts import host_root, host_topology
+from bench.records.study import Settings
+from bench.study.constraints import why_not_here
+from tests.host.made_hosts import TRAPS, host_root, host_topology, write_host
+
+CUDA = Settings(device="cuda")
 
 
 @pytest.mark.parametrize(
     ("host", "gpu", "cpu_node", "mem_node", "reason"),
     [
-        ("two_sockets", 0, 0, 1, None),
+        ("two_sockets", 0, 0, 1, ""),
         ("two_sockets", 0, 2, 0, "no such NUMA node: 2 (this host has 0-1)"),
         ("two_sockets", 0, 0, 2, "no such NUMA node: 2 (this host has 0-1)"),
         ("two_sockets", 4, 0, 0, "no such GPU: 4 (this host has 0-3)"),
         ("cxl_memory", 0, 2, 0, "node 2 has no CPUs: it can only be a memory node"),
-        ("cxl_memory", 0, 0, 2, None),
-        ("sparse_ids", 0, 4, 0, None),
+        ("cxl_memory", 0, 0, 2, ""),
+        ("sparse_ids", 0, 4, 0, ""),
         ("sparse_ids", 0, 0, 4, "node 4 has no memory: it can only be a CPU node"),
         ("sparse_ids", 0, 1, 1, "no such NUMA node: 1 (this host has 0,4,8,255)"),
         ("container_cpuset", 0, 0, 1, "the CPUs of node 0 (0-31) are outside this process's cpuset"),
         ("container_cpuset", 0, 1, 0, "the memory of node 0 is outside this process's cpuset (Mems_allowed)"),
-        ("container_cpuset", 0, 1, 1, None),
+        ("container_cpuset", 0, 1, 1, ""),
     ],
 )
-def test_placements_against_recorded_hosts(
-    host: str, gpu: int, cpu_node: int, mem_node: int, reason: str | None
+def test_placements_are_checked_against_hosts(
+    host: str, gpu: int, cpu_node: int, mem_node: int, reason: str
 ) -> None:
-    assert why_not_runnable(host_topology(host), gpu, cpu_node, mem_node, "cuda") == reason
+    assert why_not_here(host_topology(host), gpu, (cpu_node, mem_node), CUDA) == reason
 
 
-def test_a_split_gpu_is_not_measured(trap_root) -> None:
-    reason = why_not_runnable(read_topology(trap_root("mig")), 1, 0, 0, "cuda")
+def test_split_gpu_is_not_runnable(tmp_path: Path) -> None:
+    topology = read_topology(write_host(tmp_path, TRAPS["mig"].files))
+    reason = why_not_here(topology, 1, (0, 0), CUDA)
     assert reason == "GPU 1 (0000:65:00.0) is split by MIG: its instances are not measured"
 
 
-def test_on_the_cpu_device_a_gpu_is_only_a_label() -> None:
+def test_gpu_is_only_a_label_on_the_cpu_device() -> None:
     topology = read_topology(host_root("two_sockets"), Nvml(error="Driver Not Loaded"))
-    assert why_not_runnable(topology, 0, 0, 1, "cpu") is None
-    assert why_not_runnable(topology, 0, 0, 1, "cuda") == "no such GPU: 0 (NVML: Driver Not Loaded)"
+    assert why_not_here(topology, 0, (0, 1), Settings(device="cpu")) == ""
+    assert why_not_here(topology, 0, (0, 1), CUDA) == "no such GPU: 0 (NVML: Driver Not Loaded)"
