@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.host.topology import read_text
 from bench.records.host import Fingerprint, FingerprintChange, Topology
 
-_NOT_COMPARED = frozenset({"host"})
+NOT_COMPARED = frozenset({"host"})
 _CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 LABELS = {
     "kernel": "the kernel",
@@ -72,7 +72,7 @@ def fingerprint(topology: Topology, root: Path = Path("/")) -> Fingerprint:
 
 def fingerprint_changes(old: Fingerprint, new: Fingerprint) -> tuple[FingerprintChange, ...]:
     """The facts that differ. Empty if the hosts are alike."""
-    facts = [fact for fact in Fingerprint.__struct_fields__ if fact not in _NOT_COMPARED]
+    facts = [fact for fact in Fingerprint.__struct_fields__ if fact not in NOT_COMPARED]
     changes = (FingerprintChange(fact=fact, before=getattr(old, fact), after=getattr(new, fact)) for fact in facts)
     return tuple(change for change in changes if change.before != change.after)
 
