@@ -11,12 +11,10 @@ from bench.analysis.pairs import comparison, identity
 from bench.analysis.statistics import Estimate, Sample, estimate, paired
 from bench.analysis.verdicts import rules_of
 from bench.records.results import AxisComparison, Execution, Fastest, Interval, Line, MeasuredCell, Rules, Value
-from bench.records.study import Study
+from bench.records.study import EXECUTION_SETTINGS, Study
 
 # By base and other cell.
 Lines = Mapping[tuple[str, str], Line]
-# What a user may choose: the samples are the same. A dtype is a choice only where its precision is sufficient.
-EXECUTION_SETTINGS = ("dtype", "cuda_graph", "compile_model", "buffers", "host_memory", "copy_granularity")
 
 
 def fastest(

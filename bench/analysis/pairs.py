@@ -12,14 +12,13 @@ from bench.analysis.statistics import Comparison, Floats
 from bench.records.host import Probe, Topology
 from bench.records.results import CellRun, LocalSource, MeasuredCell, NoiseClass, Values
 from bench.records.run import Outcome
-from bench.records.study import Settings
+from bench.records.study import OPTIONAL_IN_KEY, Settings
 
 Kind = TypeVar("Kind")
 # What tells a reader which configuration a comparison is about.
 COMPARISON_SETTINGS = (
     *("batch_size", "image_size", "dtype", "compile_model", "cuda_graph", "buffers", "device", "memory_size_mb"),
-    *("host_memory", "copy_granularity", "direction", "preprocess_queue", "preprocess_node"),
-    *("concurrent_gpus", "concurrent_load", "concurrent_placement"),
+    *OPTIONAL_IN_KEY,
 )
 
 

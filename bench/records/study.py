@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -41,11 +41,12 @@ class Axis:
     """Marks a setting that may vary between the cells of one study.
 
     suffix: added to a cell's name where its value is not the study's own; {} is the value. named: suffixes of single
-    values that have one of their own.
+    values that have one of their own. execution: the samples are the same, so a user may choose the fastest value.
     """
 
     suffix: str = ""
     named: Mapping[Any, str] = field(default_factory=dict)
+    execution: bool = False
 
     def suffix_of(self, value: Any) -> str:
         return self.named[value] if value in self.named else self.suffix.format(value)
@@ -90,27 +91,31 @@ class Settings(Record, frozen=True, kw_only=True):
     image_size: Annotated[
         int, Meta(ge=1, le=8192, description="pixels of a side of the square input"), Axis("px{}")
     ] = 224
-    dtype: Annotated[Dtype, Meta(description="type of weights and samples"), Axis("{}")] = "fp32"
+    dtype: Annotated[Dtype, Meta(description="type of weights and samples"), Axis("{}", execution=True)] = "fp32"
     cuda_graph: Annotated[
         bool,
         Meta(description="replay the forward pass as one CUDA graph"),
-        Axis(named={True: "graph", False: "eager"}),
+        Axis(named={True: "graph", False: "eager"}, execution=True),
     ] = False
     compile_model: Annotated[
         CompileMode,
         Meta(description="torch.compile mode of the model"),
-        Axis("compiled-{}", named={"off": "uncompiled", "default": "compiled"}),
+        Axis("compiled-{}", named={"off": "uncompiled", "default": "compiled"}, execution=True),
     ] = "off"
     buffers: Annotated[
-        int, Meta(ge=1, le=16, description="device buffers in flight; 1 is synchronous"), Axis("buf{}")
+        int, Meta(ge=1, le=16, description="device buffers in flight; 1 is synchronous"), Axis("buf{}", execution=True)
     ] = 2
     memory_size_mb: Annotated[
         int, Meta(ge=1, le=2**20, description="MiB of the ring of host batches"), Axis("pool{}")
     ] = 512
     host_memory: Annotated[
-        HostMemory, Meta(description="kind of host memory that the copies start from and end in"), Axis("{}")
+        HostMemory,
+        Meta(description="kind of host memory that the copies start from and end in"),
+        Axis("{}", execution=True),
     ] = "pinned"
-    copy_granularity: Annotated[CopyGranularity, Meta(description="what one copy moves"), Axis("{}-copies")] = "batch"
+    copy_granularity: Annotated[
+        CopyGranularity, Meta(description="what one copy moves"), Axis("{}-copies", execution=True)
+    ] = "batch"
     direction: Annotated[
         Directions, Meta(description="which copies are made"), Axis("{}-only", named={"both": "both-ways"})
     ] = "both"
@@ -216,6 +221,15 @@ class Settings(Record, frozen=True, kw_only=True):
     def batches_in_flight(self) -> int:
         """Host batches that are prepared, copied or waiting at one time: the least a ring of inputs holds."""
         return self.preprocess_queue + self.buffers + 1 if self.preprocess_queue else 2
+
+
+def _is_execution(annotated: Any) -> bool:
+    return any(isinstance(about, Axis) and about.execution for about in get_args(annotated))
+
+
+EXECUTION_SETTINGS = tuple(
+    key for key, annotated in get_type_hints(Settings, include_extras=True).items() if _is_execution(annotated)
+)
 
 
 class StudySettings(Settings, frozen=True, kw_only=True):

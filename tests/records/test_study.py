@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from bench.records.base import DamagedRecord, convert, plain
-from bench.records.study import NO_COMPUTE, Cell, Grid, Model, Settings, Slot, Study, StudySettings
+from bench.records.study import EXECUTION_SETTINGS, NO_COMPUTE, Cell, Grid, Model, Settings, Slot, Study, StudySettings
 
 VIT = Model(patch_size=32, depth=6, dim=512, heads=8)
 CELL = Cell(
@@ -125,3 +125,9 @@ def test_study_knows_how_many_repeats_may_come() -> None:
     )  # fmt: skip
     assert study.most_repeats == 21
     assert msgspec.structs.replace(study, target_precision=0.0).most_repeats == 4
+
+
+def test_execution_settings_are_marked_where_they_are_defined() -> None:
+    assert EXECUTION_SETTINGS == (
+        "dtype", "cuda_graph", "compile_model", "buffers", "host_memory", "copy_granularity",
+    )  # fmt: skip
