@@ -157,7 +157,7 @@ def probe(as_json: bool, device: str, output: Path | None) -> None:
     from bench.host.probe import probe_cpu
     from bench.host.topology import read_topology
     from bench.records.base import plain
-    from bench.report.locality_text import probe_text
+    from bench.report.text.host import probe_text
     from bench.storage import write_json
 
     probed = probe_gpus(read_topology()) if device == "cuda" else probe_cpu(read_topology())
@@ -202,7 +202,7 @@ def compare(base: str, new: str, output: str | None, margin: float, max_repeats:
 @click.argument("run_dir", type=click.Path(path_type=Path))
 def report(run_dir: Path) -> None:
     """Regenerate the report of RUN_DIR from its stored records. Measures nothing."""
-    from bench.legacy.build import make_report
+    from bench.report.build import make_report
     from bench.report.tables import cells_table
     from bench.study.directory import check_run_directory
 

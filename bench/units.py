@@ -25,14 +25,11 @@ def significant(value: float, digits: int) -> float:
     return round(value, digits - 1 - math.floor(math.log10(abs(value))))
 
 
-def decimals(uncertainty: float, most: int = 2) -> int:
-    """The decimals that an uncertainty supports: its first significant digit, and the second one where that is a 1."""
-    if not math.isfinite(uncertainty):
+def decimals(half_width: float) -> int:
+    """Of a percentage whose uncertainty, in percentage points, is this: its first significant digit, two at most."""
+    if not math.isfinite(half_width):
         return 0
-    if uncertainty <= 0:
-        return most
-    exponent = math.floor(math.log10(uncertainty))
-    return min(max(0, (uncertainty < 1.95 * 10.0**exponent) - exponent), most)
+    return 2 if half_width < 0.1 else 1 if half_width < 1.95 else 0
 
 
 def _places(value: float, digits: int) -> int:
@@ -130,10 +127,10 @@ def exact_percent(share: float) -> str:
     return f"{100 * share:g} %"
 
 
-def tick_percent(value: float) -> str:
+def tick_percent(value: float, plus: bool = False) -> str:
     """A tick of an axis in percent, as exact as its position: "+2.5 %", "0 %"."""
     tick = round(value, 3)
-    return f"{tick:+g} %".replace("-", "−") if tick else "0 %"
+    return f"{tick:{'+' if plus else ''}g} %".replace("-", "−") if tick else "0 %"
 
 
 def upper_bound(share: float) -> str:
@@ -170,13 +167,16 @@ def is_too_wide(interval: Sequence[float]) -> bool:
     return interval[0] < -1 and interval[1] > 0.5
 
 
-def percent_and_interval(share: float, interval: Sequence[float]) -> tuple[str, str]:
-    """The size of an effect, and its interval in the direction of the effect, with the same decimals:
-    ("29.6 %", "[29.1, 30.1] %")."""
+def effect_with_interval(share: float, interval: Sequence[float], words: tuple[str, str]) -> str:
+    """An effect and its interval in its direction, with the same decimals: "29.6 % slower [29.1, 30.1] %".
+
+    words: for a positive and a negative share; an effect that is shown as zero has no direction.
+    """
     sign = -1 if share < 0 else 1
     low, high = sorted(sign * bound for bound in interval)
     places = _interval_decimals((low, high))
-    return f"{abs(100 * share):.{places}f} %", percent_interval((low, high))
+    word = f" {words[share < 0]}" if round(abs(100 * share), places) else ""
+    return f"{abs(100 * share):.{places}f} %{word} {percent_interval((low, high))}"
 
 
 def percent_interval(interval: Sequence[float]) -> str:
@@ -336,16 +336,3 @@ def summary(ordered: Sequence[Any], scale: int = 1, of_what: str = "batches") ->
 def _python_number(value: Any) -> Any:
     """A numpy scalar would overflow, or round, where a Python number does not."""
     return value.item() if hasattr(value, "item") else value
-
-
-# Names of bench.words and analysis.axes, until their callers use those above.
-NONE = DASH
-seconds = duration
-size = byte_size
-at_most = upper_bound
-tells_nothing = is_too_wide
-with_half = with_half_width
-between = change_range
-plain = value_text
-values_only = values_text
-value_label = keyed_values_text

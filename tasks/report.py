@@ -9,8 +9,8 @@ from bench.errors import StudyError
 from bench.records.run import Head, Outcome, ReportStage, read_head, read_record, write_record
 from bench.records.study import TRACED, Slot, run_name
 from bench.run.experiment_log import log_what_is_missing
-from bench.storage import read_json
 from bench.study.directory import RunDirectory
+from bench.units import duration, percent
 from tasks.base import DirectoryTask, RecordTask, grid_of
 from tasks.luigi_runtime import INVOCATION, at_exit, host_lock
 from tasks.progress import link_task
@@ -42,9 +42,11 @@ class StudyReport(RecordTask):
         return all(task.complete() for task in self.requires())
 
     def run(self) -> None:
+        from bench.analysis.noise_floor import remember
         from bench.history.page import into_history
-        from bench.legacy.build import make_report
-        from bench.legacy.noise_floor import remember
+        from bench.legacy.build import build_results
+        from bench.legacy.load import load
+        from bench.report.build import make_report
 
         log_what_is_missing(self.directory)
         host_lock().release()
@@ -53,7 +55,9 @@ class StudyReport(RecordTask):
         results = make_report(self.directory.path, INVOCATION)
         remember(results, self.directory.outputs)
         # Where many hosts write one database over a network, the report of all of them adds each.
-        in_history = self.directory.of_cluster or into_history(results, self.directory.outputs)
+        in_history = self.directory.of_cluster or into_history(
+            build_results(load(self.directory.path), INVOCATION), self.directory.outputs
+        )
         write_record(
             self.record_path,
             ReportStage(status=Outcome.OK, invocation=INVOCATION, state=state, in_history=in_history),
@@ -156,15 +160,16 @@ def summary(directory: RunDirectory) -> str:
     if not directory.results.exists():
         ended = f"{len(heads)} runs have ended, {measured} of them in this call"
         return f"no report yet: {ended}, in {directory.path}; repeat the command to continue"
+    from bench.analysis.load import read_results
     from bench.report.tables import cells_table
 
-    results = read_json(directory.results)
+    results = read_results(directory.path)
     lines = [cells_table(results)]
-    if results["busy_s"] and "windows_s" in results:
-        share = 100 * results["windows_s"] / results["busy_s"]
-        lines.append(f"measured windows: {share:.0f} % of the {results['busy_s']:.0f} s that runs took")
+    if results.busy_s:
+        share = percent(results.measured_s / results.busy_s)
+        lines.append(f"measured windows: {share} of the {duration(results.busy_s)} that runs took")
     if not measured:
-        up_to_date = all(cell["outcome"] in (Outcome.OK, Outcome.NOT_RUNNABLE) for cell in results["cells"])
+        up_to_date = all(cell.outcome in (Outcome.OK, Outcome.NOT_RUNNABLE) for cell in results.cells)
         more = ": the study is up to date. `--fresh` measures it again." if up_to_date else "."
         lines.append(f"Nothing was measured now{more}")
     lines.append(f"report: {directory.path / 'report.html'}")

@@ -177,7 +177,7 @@ def test_upper_bounds_have_two_digits(share, text):
         (0.297, 0.0053, "29.7 % ± 0.5 %"),
         (0.229, 0.021, "23 % ± 2 %"),
         (0.3, 0.01, "30.0 % ± 1.0 %"),
-        (0.3, 0.0015, "30.00 % ± 0.15 %"),
+        (0.3, 0.0015, "30.0 % ± 0.1 %"),
         (0.0001, 0.0000003, "0.01 % ± 0.01 %"),
     ],
 )
@@ -186,7 +186,7 @@ def test_a_share_has_the_decimals_that_its_uncertainty_supports(share, half, tex
 
 
 @pytest.mark.parametrize(
-    ("uncertainty", "places"), [(0.03, 2), (0.1, 2), (0.53, 1), (0.97, 1), (1.0, 1), (1.94, 1), (1.96, 0), (30, 0)]
+    ("uncertainty", "places"), [(0.03, 2), (0.1, 1), (0.53, 1), (0.97, 1), (1.0, 1), (1.94, 1), (1.96, 0), (30, 0)]
 )
 def test_decimals_of_an_uncertainty(uncertainty, places):
     assert units.decimals(uncertainty) == places
@@ -215,16 +215,18 @@ def test_intervals_from_half_to_twice_are_too_wide(interval, too_wide):
 
 
 @pytest.mark.parametrize(
-    ("share", "interval", "texts"),
+    ("share", "interval", "text"),
     [
-        (0.2961, (0.2912, 0.3008), ("29.6 %", "[29.1, 30.1] %")),
-        (-0.296, (-0.32, -0.27), ("30 %", "[27, 32] %")),
-        (0.004, (0.0002, 0.008), ("0.40 %", "[0.02, 0.80] %")),
-        (0.001, (-0.004, 0.006), ("0.1 %", "[−0.4, 0.6] %")),
+        (0.2961, (0.2912, 0.3008), "29.6 % slower [29.1, 30.1] %"),
+        (-0.296, (-0.32, -0.27), "30 % faster [27, 32] %"),
+        (0.004, (0.0002, 0.008), "0.40 % slower [0.02, 0.80] %"),
+        (0.001, (-0.004, 0.006), "0.1 % slower [−0.4, 0.6] %"),
+        (-0.0001, (-0.004, 0.006), "0.0 % [−0.6, 0.4] %"),
+        (0.0, (-0.1, 0.1), "0 % [−10, 10] %"),
     ],
 )
-def test_effects_and_intervals_have_the_same_decimals(share, interval, texts):
-    assert units.percent_and_interval(share, interval) == texts
+def test_effects_and_intervals_have_the_same_decimals(share, interval, text):
+    assert units.effect_with_interval(share, interval, ("slower", "faster")) == text
 
 
 @given(st.floats(0.0006, 1), st.floats(0.0006, 1), st.sampled_from([1, -1]))
@@ -236,9 +238,9 @@ def test_an_interval_that_excludes_zero_is_shown_so(one, other, sign):
 
 @given(SHARES, st.floats(0, 3), st.floats(0, 3))
 def test_shown_interval_contains_the_shown_effect(share, below, above):
-    effect, interval = units.percent_and_interval(share, (share - below, share + above))
-    low, high = (float(end.replace("−", "-")) for end in re.findall(r"−?[\d.]+", interval))
-    assert low <= shown(effect) <= high
+    text = units.effect_with_interval(share, (share - below, share + above), ("slower", "faster"))
+    effect, low, high = (float(number.replace("−", "-")) for number in re.findall(r"−?[\d.]+", text))
+    assert low <= effect <= high
 
 
 @pytest.mark.parametrize(

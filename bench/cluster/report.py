@@ -15,7 +15,7 @@ from bench.errors import StudyError
 from bench.host.fingerprint import LABELS, NOT_COMPARED
 from bench.legacy import shapes
 from bench.legacy.load import read_results
-from bench.report.page import environment
+from bench.report.html import environment
 from bench.shape import ANY, NUMBER, PLAIN, POSITIVE, TEXT, Each, Must, misfit
 from bench.storage import write_json, write_text
 from bench.units import plural

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from bench.errors import StudyError
 from bench.history.database import add_study, open_history
 from bench.history.query import Point, Series, Trend, history_path, series
-from bench.report.page import environment
+from bench.report.html import environment
 from bench.storage import write_text
 from bench.units import rate
 

@@ -3,7 +3,6 @@
 import functools
 import platform
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from bench.host.probe import locality_changes
@@ -11,20 +10,16 @@ from bench.legacy.aggregate import cell_entry, link_entries
 from bench.legacy.axes import comparisons
 from bench.legacy.contention import contention
 from bench.legacy.fastest import fastest
-from bench.legacy.load import Stored, load
+from bench.legacy.load import Stored
 from bench.legacy.noise_floor import recall
 from bench.legacy.penalties import penalties
 from bench.legacy.predictions import hidden_copies, predictions
 from bench.legacy.statistics import Run, drift
-from bench.legacy.trust import busy_s, count, duration_s, experiment_summary, trust, windows_s
+from bench.legacy.trust import busy_s, count, duration_s, trust, windows_s
 from bench.legacy.verdicts import rules_of
 from bench.records.base import convert, plain
 from bench.records.host import Probe
-from bench.report.locality_text import locality_change_text, probed_text
-from bench.report.markdown import markdown
-from bench.report.page import render
-from bench.report.tables import csv_text, write_database
-from bench.storage import write_json, write_text
+from bench.report.text.host import locality_change_text, probed_text
 from bench.study.directory import RunDirectory
 
 # --- results
@@ -175,23 +170,3 @@ def _of_device(run: Record, key: str) -> str | None:
 
 def _first(runs: list[Record], key: str) -> Any:
     return next((run[key] for run in runs if run.get(key)), None)
-
-
-# --- make
-# Make, or make again, all that a run directory's stored data gives. Measures nothing.
-
-def make_report(run_dir: Path | str, invocation: str) -> dict[str, Any]:
-    """Write results.json, experiment_summary.json, results.csv, results.db, report.md and report.html.
-
-    Each file appears whole or not at all; results.json comes last but for the page, which links to all.
-    Returns the results. Raises StudyError if run_dir is no run directory.
-    """
-    stored = load(run_dir)
-    results = build_results(stored, invocation)
-    write_json(stored.path / "experiment_summary.json", experiment_summary(results))
-    write_text(stored.path / "results.csv", csv_text(results["cells"]))
-    write_database(stored.path / "results.db", results)
-    write_text(stored.path / "report.md", markdown(results))
-    write_json(stored.path / "results.json", results)
-    write_text(stored.path / "report.html", render(stored, results))
-    return results

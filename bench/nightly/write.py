@@ -10,7 +10,7 @@ from typing import Any
 from bench.legacy.verdicts import Verdict
 from bench.nightly.folder import OK, read_verdict
 from bench.nightly.judge import FAILED, NOT_MEASURED
-from bench.report.page import environment
+from bench.report.html import environment
 from bench.storage import write_json, write_text
 
 Record = dict[str, Any]

@@ -144,7 +144,7 @@ class Topology(Record, frozen=True, kw_only=True):
 class Fingerprint(Record, frozen=True, kw_only=True, omit_defaults=True):
     """What of a host can change its numbers, as short texts that can be compared; "" where it was not recorded.
 
-    host is for the reader and never compared.
+    host is for the reader and never compared. synthetic: what made the numbers up, in an example.
     """
 
     host: str = ""
@@ -167,6 +167,7 @@ class Fingerprint(Record, frozen=True, kw_only=True, omit_defaults=True):
     timm: str = ""
     nsys: str = ""
     constraints: str = ""
+    synthetic: str = ""
 
 
 class FingerprintChange(Record, frozen=True, kw_only=True):

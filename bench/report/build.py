@@ -27,6 +27,7 @@ from bench.records.run import Run
 from bench.report.markdown import markdown
 from bench.report.page import render
 from bench.report.tables import csv_text, write_database
+from bench.report.text.fill import with_text
 from bench.storage import write_json, write_text
 from bench.study.directory import RunDirectory
 
@@ -38,13 +39,13 @@ def make_report(run_dir: Path | str, invocation: str) -> Results:
     Raise StudyError if run_dir is not a run directory.
     """
     data = load(run_dir)
-    results = build_results(data, invocation)
+    results = with_text(build_results(data, invocation))
     write_json(data.path / "experiment_summary.json", plain(summarise(results)))
-    write_text(data.path / "results.csv", csv_text(plain(results.cells)))
-    write_database(data.path / "results.db", plain(results))
-    write_text(data.path / "report.md", markdown(plain(results)))
+    write_text(data.path / "results.csv", csv_text(results.cells))
+    write_database(data.path / "results.db", results)
+    write_text(data.path / "report.md", markdown(results))
     write_json(data.path / "results.json", plain(results))
-    write_text(data.path / "report.html", render(data, plain(results)))
+    write_text(data.path / "report.html", render(data, results))
     return results
 
 

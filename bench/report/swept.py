@@ -1,249 +1,258 @@
-"""Sections of swept axes and contention as values."""
+"""Sections of swept axes, of several GPUs at once, and of the links, as values for the templates."""
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from statistics import geometric_mean
 from typing import Any
 
-from bench.legacy.aggregate import WAYS, ceiling
-from bench.legacy.axes import change
-from bench.report.labels import Files, node_label
-from bench.units import NONE, at_most, bandwidth, microseconds, percent, rate, share_with_interval
+from bench.analysis.aggregate import ceiling
+from bench.analysis.axes import value_of
+from bench.records.base import Direction
+from bench.records.results import AxisComparison, Contention, Line, LinkEntry, PeerMeans, Results, Sum
+from bench.report.plots.style import Picture
+from bench.report.plots.sweeps import axis_picture, contention_picture
+from bench.report.text.axes import axis_name, axis_title, compile_cost, compile_lines, section_id, summary_text
+from bench.report.text.contention import contention_sentence, group_title, groups, is_alike
+from bench.report.text.host import ceilings_text
+from bench.report.text.verdicts import DECIDED, hint_text, line_text
+from bench.report.view import Place, View, link_device, node_label, node_of, place_of
+from bench.units import DASH, bandwidth, change, microseconds, rate, signed_share, values_text
 
-# --- contention
-# Several GPUs at once, as plain values for the templates: what each keeps, and what they carry together.
-
-Record = dict[str, Any]
-Group = tuple[str, str, str]
-_PLACEMENTS = {
-    "local": "all on their nearest node",
-    "remote": "the others on another node than their nearest",
-    "found": "the others not bound",
-}
-_LOADS = {"pipeline": "the others run the same pipeline", "copies": "the others only copy"}
-
-
-def groups(entries: list[Record]) -> dict[Group, list[Record]]:
-    """Entries that belong into one picture, by (model, load, placement of the others); each with those alone."""
-    found: dict[Group, list[Record]] = {}
-    for entry in entries:
-        if entry["busy"] > 1:
-            found.setdefault((entry["model"], entry["load"], entry["placement"]), []).append(entry)
-    alone = {entry["cell"]: entry for entry in entries if entry["busy"] == 1}
-    for own in found.values():
-        own += [alone[cell] for cell in dict.fromkeys(entry["base_cell"] for entry in own) if cell in alone]
-        own.sort(key=lambda entry: (entry["gpu"], entry["mem_node"], entry["busy"]))
-    return found
+DIRECTIONS = (Direction.H2D, Direction.D2H)
+# Longer tables are closed at first.
+LONGEST_OPEN = 12
 
 
-def group_title(group: Group) -> str:
-    return f"{group[0]}, {_company(group)}"
+@dataclass(frozen=True)
+class AxisRow:
+    cell: str
+    base_cell: str
+    model: str
+    device: str
+    node: str
+    value: str
+    samples: str
+    base_samples: str
+    change: str
+    verdict: str
+    text: str
+    hint: str
+    cost: str
+
+    @property
+    def label(self) -> tuple[str, ...]:
+        return self.model, self.device, self.node, self.value
 
 
-def contention_parts(results: Record) -> list[Record]:
-    """A part a model, load and placement: the sentences, a matrix GPU x GPUs busy, and every comparison."""
-    cells = {cell["name"]: cell for cell in results["cells"]}
+@dataclass(frozen=True)
+class PenaltyRow:
+    """cells: (remote cell, penalty) for each value of the axis, None where there is none."""
+
+    model: str
+    device: str
+    place: str
+    cells: tuple[tuple[str, str] | None, ...]
+
+
+@dataclass(frozen=True)
+class AxisPart:
+    id: str
+    axis: str
+    title: str
+    summary: list[str]
+    picture: Picture | None
+    penalties: list[PenaltyRow]
+    columns: list[str]
+    rows: list[AxisRow]
+    open: bool
+
+
+def axis_parts(view: View) -> list[AxisPart]:
+    """One an axis, in the order of the study."""
+    return [
+        AxisPart(
+            id=section_id(entry.axis),
+            axis=axis_name(entry.axis),
+            title=axis_title(entry),
+            summary=[*(summary_text(entry, one) for one in entry.summary), *compile_lines(entry, view.cells)],
+            picture=axis_picture(entry),
+            penalties=_penalties_by_value(view, entry),
+            columns=[values_text(value) for value in entry.values],
+            rows=_distinct([_axis_row(view, line) for line in entry.lines], view),
+            open=len(entry.lines) <= LONGEST_OPEN,
+        )
+        for entry in view.results.comparisons
+    ]
+
+
+def _axis_row(view: View, line: Line) -> AxisRow:
+    cell, base = view.cells[line.name], view.cells[line.base_cell]
+    return AxisRow(
+        cell=line.name,
+        base_cell=line.base_cell,
+        model=_shared_label(view, line),
+        device=view.device(cell),
+        node=node_of(cell),
+        value=values_text(line.value),
+        samples=rate(cell.throughput_samples_s),
+        base_samples=rate(base.throughput_samples_s),
+        change=DASH if line.effect is None else change(line.effect, line.interval),
+        verdict=line.verdict or "",
+        # The change of a decided line needs no text.
+        text="" if line.verdict in DECIDED else line_text(line, view.results.rules, view.cells),
+        hint=hint_text(line),
+        cost=compile_cost(line, view.cells),
+    )
+
+
+def _shared_label(view: View, line: Line) -> str:
+    """The base's label without what the axis sets it to, where that is not the study's own value."""
+    model, *suffixes = view.series(view.cells[line.base_cell]).split(" ")
+    own = view.series(view.cells[line.name]).split(" ")
+    return " ".join([model, *(part for part in suffixes if part in own)])
+
+
+def _distinct(rows: Sequence[AxisRow], view: View) -> list[AxisRow]:
+    """Rows of one base and one value differ in another setting: those have the cell's own label."""
+    alike = Counter(row.label for row in rows)
+    return [replace(row, model=view.series(view.cells[row.cell])) if alike[row.label] > 1 else row for row in rows]
+
+
+def _penalties_by_value(view: View, entry: AxisComparison) -> list[PenaltyRow]:
+    """Rows of (model, GPU, placement), a penalty for each value of the axis; those with more than one."""
+    base_of = {line.name: line.base_cell for line in entry.lines}
+    rows: dict[tuple[str, int, Place], dict[int, tuple[str, str]]] = {}
+    for penalty in view.results.penalties:
+        cell = view.cells[penalty.remote_cell]
+        value = dict(zip(entry.keys, value_of(cell, entry.keys), strict=True))
+        if penalty.penalty is None or value not in entry.values:
+            continue
+        series = view.series(view.cells[base_of.get(cell.name, cell.name)])
+        found = rows.setdefault((series, cell.gpu, place_of(cell)), {})
+        found[entry.values.index(value)] = (cell.name, signed_share(penalty.penalty, penalty.interval))
+    return [
+        PenaltyRow(
+            model=series,
+            device=view.device(view.cells[next(iter(found.values()))[0]]),
+            place=node_label(*place),
+            cells=tuple(found.get(index) for index in range(len(entry.values))),
+        )
+        for (series, _, place), found in rows.items()
+        if len(found) > 1
+    ]
+
+
+# Several GPUs at once
+
+
+@dataclass(frozen=True)
+class ContentionPart:
+    """matrix: rows of (device, node, tiles of (text, measured cell))."""
+
+    title: str
+    sentences: list[str]
+    picture: Picture | None
+    columns: list[str]
+    matrix: list[tuple[str, str, list[tuple[str, str | None]]]]
+    rows: list[dict[str, Any]]
+
+
+def contention_parts(view: View) -> list[ContentionPart]:
+    """One a model, load and placement of the others."""
     parts = []
-    for group, entries in groups(results["contention"]).items():
-        busy = sorted({entry["busy"] for entry in entries})
+    for group, entries in groups(view.results.contention).items():
+        busy = sorted({entry.busy_gpus for entry in entries})
         parts.append(
-            {
-                "title": group_title(group),
-                "sentences": [_sentence(entries, number) for number in busy if number > 1],
-                "columns": ["alone" if number == 1 else f"{number} busy" for number in busy],
-                "matrix": _matrix(entries, busy),
-                "rows": [_row(entry, cells) for entry in entries if entry["busy"] > 1],
-            }
+            ContentionPart(
+                title=group_title(group),
+                sentences=[contention_sentence(entries, number) for number in busy if number > 1],
+                picture=contention_picture(group, entries),
+                columns=["isolated" if number == 1 else f"{number} busy" for number in busy],
+                matrix=_matrix(entries, busy),
+                rows=[_contention_row(view, entry) for entry in entries if entry.busy_gpus > 1],
+            )
         )
     return parts
 
 
-def contention_lines(results: Record) -> list[str]:
-    """For the first screen: what is left with most GPUs busy, one line a model over what the others do. With one node
-    there is none that is nearest."""
-    nodes = len(results["topology"].get("nodes") or [])
-    by_model: dict[str, list[tuple[Group, list[Record]]]] = {}
-    for group, entries in groups(results["contention"]).items():
-        by_model.setdefault(group[0], []).append((group, entries))
-    lines = []
-    for model, own in by_model.items():
-        most = max((max(_busy(entries), default=0) for _, entries in own), default=0)
-        found = [(group, entries) for group, entries in own if most in _busy(entries)]
-        said = [
-            f"{_left(entries, most)} while {_company(group) if nodes > 1 else _load(group)}{_of_link(entries, most)}"
-            for group, entries in found
-        ]
-        lines.append(f"{model}, {most} GPUs busy: {'; '.join(said)}." if said else f"{model}: not measured.")
-    return lines
-
-
-def _busy(entries: list[Record]) -> list[int]:
-    """The numbers of GPUs busy together that were measured."""
-    return sorted({entry["busy"] for entry in entries if entry["busy"] > 1 and entry["samples_s"]})
-
-
-def _company(group: Group) -> str:
-    return f"{_load(group)}, {_PLACEMENTS.get(group[2], group[2])}"
-
-
-def _load(group: Group) -> str:
-    return _LOADS.get(group[1], group[1])
-
-
-def _left(entries: list[Record], busy: int) -> str:
-    """Of the throughput that each measured GPU has alone: "33 % to 46 % is left"."""
-    told = [entry for entry in entries if entry["busy"] == busy and entry["effect"] is not None]
-    if not told:
-        return "not compared with a GPU alone"
-    if all(entry["verdict"] == "SAME" for entry in told):
-        return f"all is left (SAME within {at_most(max(abs(end) for entry in told for end in entry['interval']))})"
-    low, high = (pick(told, key=lambda entry: entry["effect"]) for pick in (min, max))
-    said = f"{percent(1 + low['effect'])} to {percent(1 + high['effect'])}"
-    if low is high:
-        interval = low["interval"] and [-end for end in reversed(low["interval"])]
-        said = share_with_interval(1 + low["effect"], interval)
-    undecided = [entry for entry in told if entry["verdict"] not in ("SAME", "SLOWER", "FASTER")]
-    doubt = f" ({len(undecided)} of {len(told)} undecided)" if len(told) > 1 else " (undecided)"
-    return f"{said} is left{doubt if undecided else ''}"
-
-
-def _of_link(entries: list[Record], busy: int) -> str:
-    """ " (17.9 to 25.3 of 54.1 GB/s in)", where that says more than that all is left."""
-    own, alone = ([entry for entry in entries if entry["busy"] == number] for number in (busy, 1))
-    if not alone or all(entry["verdict"] == "SAME" for entry in own):
-        return ""
-    return f" ({_range(own, 'h2d_gb_s')} of {_range(alone, 'h2d_gb_s')} GB/s in)"
-
-
-def _sentence(entries: list[Record], busy: int) -> str:
-    """ "8 GPUs busy: 33 % to 46 % is left; 17.9 to 25.3 GB/s each way for each (alone 54.1), together 172 GB/s in." """
-    if busy not in _busy(entries):
-        return f"{busy} GPUs busy: not measured."
-    own = [entry for entry in entries if entry["busy"] == busy]
-    names = {entry["cell"]: entry for entry in entries}
-    alone = [names[entry["base_cell"]] for entry in own if entry["base_cell"] in names]
-    together = [value for entry in own if (value := entry["together"]["h2d_gb_s"]["value"])]
-    # Where the others only copy, what the measured one carries is not what each does.
-    each = "for each" if is_alike(own) else "in the measured one"
-    said = f"{busy} GPUs busy: {_left(own, busy)}; {_both_ways(own)} {each}"
-    if alone:
-        said += f" (alone {_both_ways(alone)})"
-    return f"{said}, together {bandwidth(geometric_mean(together))} GB/s in." if together else f"{said}."
-
-
-def is_alike(entries: list[Record]) -> bool:
-    """Whether all busy GPUs run the same pipeline, so that their samples and what one carries alone can be added up."""
-    return all(entry["load"] in (None, "pipeline") for entry in entries)
-
-
-def _both_ways(entries: list[Record]) -> str:
-    into, out = (_range(entries, f"{way}_gb_s") for way in ("h2d", "d2h"))
-    return f"{into} GB/s each way" if into == out else f"{into} GB/s in and {out} out"
-
-
-def _range(entries: list[Record], key: str) -> str:
-    known = [entry[key] for entry in entries if entry[key]]
-    if not known:
-        return NONE
-    low, high = bandwidth(min(known)), bandwidth(max(known))
-    return low if low == high else f"{low} to {high}"
-
-
-def _matrix(entries: list[Record], busy: list[int]) -> list[Record]:
-    """Rows of GPU and node: H2D and D2H GB/s for each number of GPUs busy. GPUs that were only ever company of a
-    measured one come last, without a node."""
-    seen: dict[tuple[int, int | None, str], dict[int, list[Record]]] = {}
+def _matrix(entries: Sequence[Contention], busy: Sequence[int]) -> list[tuple[str, str, list[tuple[str, str | None]]]]:
+    """H2D and D2H GB/s for each number of busy GPUs. GPUs that only loaded the host beside a measured one come last,
+    without a node."""
+    measured = {entry.gpu for entry in entries}
+    rows: dict[tuple[bool, int, str], dict[int, list[Contention | PeerMeans]]] = {}
     for entry in entries:
-        place = node_label(entry["cpu_node"], entry["mem_node"])
-        seen.setdefault((entry["gpu"], entry["mem_node"], place), {})[entry["busy"]] = [entry]
-    measured = {gpu for gpu, _, _ in seen}
+        rows.setdefault((False, entry.gpu, node_label(entry.cpu_node, entry.mem_node)), {})[entry.busy_gpus] = [entry]
     for entry in entries:
-        for peer in entry["others"]:
-            if peer["gpu"] not in measured:
-                row = seen.setdefault((peer["gpu"], None, "beside the others"), {})
-                row.setdefault(entry["busy"], []).append(peer)
-    rows = sorted(seen.items(), key=lambda row: (row[0][1] is None, row[0][0]))
-    return [
-        {"device": f"GPU {gpu}", "node": place, "tiles": [_tile(row.get(number) or []) for number in busy]}
-        for (gpu, _, place), row in rows
-    ]
+        for peer in entry.peers:
+            if peer.gpu not in measured:
+                row = rows.setdefault((True, peer.gpu, "beside the others"), {})
+                row.setdefault(entry.busy_gpus, []).append(peer)
+    ranked = sorted(rows.items(), key=lambda row: row[0][:2])
+    return [(f"GPU {gpu}", place, [_tile(row.get(number, [])) for number in busy]) for (_, gpu, place), row in ranked]
 
 
-def _tile(own: list[Record]) -> Record:
-    known = [[one[f"{way}_gb_s"] for one in own if one[f"{way}_gb_s"]] for way in ("h2d", "d2h")]
-    text = " / ".join(bandwidth(geometric_mean(values)) if values else NONE for values in known) if own else ""
-    return {"text": text, "cell": own[0].get("cell") if own else None}
+def _tile(own: Sequence[Contention | PeerMeans]) -> tuple[str, str | None]:
+    known = [[rate for one in own if (rate := getattr(one, f"{way}_gb_s"))] for way in DIRECTIONS]
+    text = " / ".join(bandwidth(geometric_mean(rates)) if rates else DASH for rates in known) if own else ""
+    return text, next((one.cell for one in own if isinstance(one, Contention)), None)
 
 
-def _row(entry: Record, cells: dict[str, Record]) -> Record:
-    base = cells.get(entry["base_cell"] or "")
-    sums = entry["together"]
+def _contention_row(view: View, entry: Contention) -> dict[str, Any]:
+    line, total = entry.isolated, entry.total
+    base = view.cells[line.base_cell] if line else None
     return {
-        "cell": entry["cell"],
-        "device": f"GPU {entry['gpu']}",
-        "node": node_label(entry["cpu_node"], entry["mem_node"]),
-        "busy": entry["busy"],
-        "alone": rate(base["throughput_samples_s"]) if base else NONE,
-        "samples": rate(entry["samples_s"]),
-        "change": NONE if entry["effect"] is None else change(entry["effect"], entry["interval"]),
-        "verdict": entry["verdict"] or "",
-        "together": rate(sums["samples_s"]["value"]) if is_alike([entry]) else NONE,
-        "together_gb_s": _with_interval(sums["h2d_gb_s"]),
-        "runs": sums["runs"],
+        "cell": entry.cell,
+        "device": f"GPU {entry.gpu}",
+        "node": node_label(entry.cpu_node, entry.mem_node),
+        "busy": entry.busy_gpus,
+        "isolated": rate(base.throughput_samples_s) if base else DASH,
+        "samples": rate(entry.throughput_samples_s),
+        "change": DASH if line is None or line.effect is None else change(line.effect, line.interval),
+        "verdict": (line and line.verdict) or "",
+        "total": rate(total.throughput_samples_s.value) if is_alike([entry]) else DASH,
+        "total_gb_s": _with_interval(total.h2d_gb_s),
+        "runs": total.runs,
     }
 
 
-def _with_interval(told: Record) -> str:
-    if told["interval"] is None:
-        return bandwidth(told["value"])
-    return f"{bandwidth(told['value'])} [{', '.join(map(bandwidth, told['interval']))}]"
+def _with_interval(found: Sum) -> str:
+    if found.interval is None:
+        return bandwidth(found.value)
+    return f"{bandwidth(found.value)} [{', '.join(map(bandwidth, found.interval))}]"
 
 
-# --- link_table
-# The measured links as plain values: a row a GPU and placement, and what the percentages refer to.
-
-Record = dict[str, Any]
-_DEFINED = "median bandwidth of copies of 512 MiB, timed by events"
+# The links
 
 
-def link_rows(links: list[Record], files: Files) -> list[Record]:
+def link_rows(links: Sequence[LinkEntry]) -> list[dict[str, Any]]:
+    """A row a GPU and placement."""
     return [
         {
-            "name": link["name"],
-            "href": files.link(f"links/{link['name']}.json"),
+            "name": link.name,
             "device": link_device(link),
-            "node": node_label(link["cpu_node"], link["mem_node"]),
-            "status": link["status"],
-            "reason": link["reason"] or "",
-            "placement": link["placement"] or NONE,
+            "node": node_of(link),
+            "status": link.status,
+            "reason": link.reason,
+            "placement": (link.placement or DASH).replace("_", " "),
             "figures": [
-                *(bandwidth(link[f"nvbandwidth_{way}_gb_s"]) for way in WAYS),
-                *(bandwidth(_best(link, direction)) for direction in (*WAYS, "both")),
-                *(microseconds(link[key]) for key in ("small_copy_us", "launch_us")),
+                bandwidth(link.nvbandwidth_h2d_gb_s),
+                bandwidth(link.nvbandwidth_d2h_gb_s),
+                *(bandwidth(_best(link, direction)) for direction in Direction),
+                microseconds(link.small_copy_us),
+                microseconds(link.launch_us),
             ],
         }
         for link in links
     ]
 
 
-def link_device(link: Record) -> str:
-    """ "GPU 2"; the cpu device is not called one."""
-    return "CPU" if link["device"] == "cpu" else f"GPU {link['gpu']}"
-
-
-def definition(links: list[Record]) -> str:
-    """How nvbandwidth's figures are defined, in the words of what measured them; empty where there are none."""
-    for link in links:
-        if any(link[f"nvbandwidth_{way}_gb_s"] for way in WAYS):
-            return link["nvbandwidth_definition"] or _DEFINED
-    return ""
-
-
-def ceilings(results: Record) -> str:
+def ceilings(results: Results) -> str:
     """What 100 % of each GPU's link is, in one sentence."""
-    gpus = sorted({cell["gpu"] for cell in results["cells"]})
-    found = {gpu: [ceiling(results["links"], results["cells"], gpu, way) for way in WAYS] for gpu in gpus}
-    sources = dict.fromkeys(one.source for both in found.values() for one in both if one)
-    return " and ".join(sources)
+    gpus = sorted({cell.gpu for cell in results.cells})
+    found = [ceiling(results.links, results.cells, gpu, direction) for gpu in gpus for direction in DIRECTIONS]
+    return ceilings_text([one.source for one in found if one])
 
 
-def _best(link: Record, direction: str) -> float | None:
-    return max((copy["median_gb_s"] for copy in link["copies"] if copy["direction"] == direction), default=None)
+def _best(link: LinkEntry, direction: Direction) -> float | None:
+    return max((copy.median_gb_s for copy in link.copies if copy.direction is direction), default=None)

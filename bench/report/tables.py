@@ -1,4 +1,4 @@
-"""CSV, results.db, terminal tables."""
+"""results.csv, results.db, and the table of cells for the terminal."""
 
 import csv
 import io
@@ -8,16 +8,102 @@ from pathlib import Path
 from typing import Any
 
 import sqlite_utils
+from tabulate import tabulate
 
-from bench.legacy.aggregate import told_outcome
-from bench.records.study import OPTIONAL_IN_KEY
+from bench.records.base import plain
+from bench.records.results import AxisComparison, Line, MeasuredCell, Penalty, Results
+from bench.records.run import Latency, Outcome
+from bench.records.study import Settings
+from bench.report.text.cells import outcome_text
+from bench.report.text.trust import CPU_ONLY, UNBOUND
 from bench.storage import whole_database
-from bench.units import bandwidth, microseconds, percent, rate
+from bench.units import DASH, bandwidth, microseconds, percent, rate
 
-# --- spreadsheet
-# CSV that a spreadsheet opens as what it says: no text of ours or of others is run as a formula.
+# 2: peers, comparisons, links; cells have all settings
+SCHEMA_VERSION = 2
+Row = dict[str, Any]
+# Of a cell's settings, those that the tables leave out: they are alike in all cells.
+_NOT_SHOWN = ("placement_threshold", "seed", "timeout_s", "warmup_samples", "window_s", "windows")
+_SETTINGS = tuple(key for key in Settings.__struct_fields__ if key not in _NOT_SHOWN)
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+# The table of cells
+
+COLUMNS = ("cell", "outcome", "samples/s", "spread", "p50", "p99", "H2D GB/s", "D2H GB/s", "efficiency", "regime")
+
+
+def display_row(cell: MeasuredCell) -> tuple[str, ...]:
+    """One cell as texts, in the order of COLUMNS; a dash where something is unknown."""
+    metrics, latency = cell.metrics, cell.latency_us or Latency()
+    rates = [metrics.h2d.bandwidth_gb_s, metrics.d2h.bandwidth_gb_s] if metrics else [None, None]
+    spread = percent(cell.throughput_spread) if cell.throughput_spread is not None else DASH
+    return (
+        cell.name,
+        outcome_text(cell),
+        rate(cell.throughput_samples_s),
+        "1 run" if len(cell.throughput_runs) == 1 else spread,
+        microseconds(latency.p50),
+        microseconds(latency.p99),
+        *map(bandwidth, rates),
+        percent(metrics.pipeline_efficiency if metrics else None),
+        metrics.regime if metrics else DASH,
+    )
+
+
+def cells_table(results: Results) -> str:
+    """The cells as aligned text for a terminal, failures with their reason below."""
+    align = ["left", "left", *["right"] * (len(COLUMNS) - 3), "left"]
+    rows = [display_row(cell) for cell in results.cells]
+    table = tabulate(rows, COLUMNS, tablefmt="simple", colalign=align, disable_numparse=True)
+    lines = [line.rstrip() for line in table.splitlines()]
+    failed = [cell for cell in results.cells if cell.outcome is not Outcome.OK]
+    lines += [f"{cell.name}: {outcome_text(cell)}: {' '.join(cell.reason.split())}" for cell in failed]
+    lines += [CPU_ONLY] * (results.device == "cpu") + [UNBOUND] * (results.binding == "none")
+    return "\n".join(lines)
+
+
+# CSV
+
+
+def flat_row(cell: MeasuredCell) -> Row:
+    """One cell as one flat row, the same columns for every cell."""
+    metrics, latency = cell.metrics, cell.latency_us
+    row = {key: getattr(cell, key) for key in ("name", "key", "gpu", "gpu_uuid", "cpu_node", "mem_node")}
+    row |= {"model": cell.model.name, "heads": cell.model.heads}
+    row |= {key: getattr(cell.settings, key) for key in _SETTINGS}
+    row |= {
+        "outcome": cell.outcome,
+        "reason": cell.reason,
+        "throughput_samples_s": cell.throughput_samples_s,
+        "throughput_spread": cell.throughput_spread,
+        "timed_runs": len(cell.throughput_runs),
+        "noise_class": cell.noise_class,
+        "compile_s_least": cell.compile_s and cell.compile_s.least,
+        "compile_s_most": cell.compile_s and cell.compile_s.most,
+    }
+    row |= {f"latency_{key}_us": latency and getattr(latency, key) for key in ("p50", "p90", "p99", "max")}
+    for direction in ("h2d", "d2h"):
+        copies = metrics and getattr(metrics, direction)
+        row |= {f"{direction}_{key}": copies and getattr(copies, key) for key in ("bandwidth_gb_s", "bytes", "busy_ns")}
+    row["compute_busy_ns"] = metrics and metrics.compute.busy_ns
+    for key in ("batches", "window_ns", "overlap_ns", "exposed_copy_ns", "idle_ns", "pipeline_efficiency",
+                "bottleneck", "regime"):  # fmt: skip
+        row[key] = metrics and getattr(metrics, key)
+    row |= {
+        "penalty_class": cell.penalty_class,
+        "bound_us": cell.bound and cell.bound.bound_us,
+        "efficiency_solo": cell.efficiency_solo,
+        "perturbation": cell.perturbation,
+        "clock_host_over_trace": cell.clocks and cell.clocks.host_over_trace,
+        "clock_events_over_trace": cell.clocks and cell.clocks.events_over_trace,
+        "failed_run": cell.failed_run,
+    }
+    return {key: plain(value) for key, value in row.items()}
+
+
+def csv_text(cells: Sequence[MeasuredCell]) -> str:
+    rows = [flat_row(cell) for cell in cells]
+    return csv_table(list(rows[0]) if rows else ["name"], rows)
 
 
 def csv_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -28,11 +114,14 @@ def csv_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(columns), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _cell(row.get(key)) for key in columns} for row in rows)
+    writer.writerows({key: _csv_value(row.get(key)) for key in columns} for row in rows)
     return out.getvalue()
 
 
-def _cell(value: Any) -> Any:
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def _csv_value(value: Any) -> Any:
     if not isinstance(value, str):
         return "" if value is None else value
     # A lone carriage return would end the row.
@@ -40,152 +129,38 @@ def _cell(value: Any) -> Any:
     return f"'{text}" if value.startswith(_FORMULA) else text
 
 
-# --- tables
-# results.csv, and the table of cells for the terminal.
+# SQLite
 
-Record = dict[str, Any]
-_SETTINGS = (
-    *("batch_size", "num_samples", "image_size", "memory_size_mb", "buffers", "dtype", "compile_model", "cuda_graph"),
-    *OPTIONAL_IN_KEY,
-    *("device", "profiler", "binding"),
-)
-
-
-def flat_row(cell: Record) -> Record:
-    """One cell as one flat row, the same columns for every cell."""
-    metrics, latency = cell["metrics"] or {}, cell["latency_us"] or {}
-    row = {key: cell[key] for key in ("name", "key", "gpu", "gpu_uuid", "cpu_node", "mem_node")}
-    row |= {"model": cell["model"]["name"], "heads": cell["model"].get("heads")}
-    row |= {key: cell["settings"].get(key) for key in _SETTINGS}
-    row |= {
-        "outcome": cell["outcome"],
-        "reason": cell["reason"],
-        "throughput_samples_s": cell["throughput_samples_s"],
-        "throughput_spread": cell["throughput_spread"],
-        "timed_runs": len(cell["throughput_runs"]),
-        "noise_class": cell["noise_class"],
-    }
-    row |= {f"compile_s_{end}": (cell["compile_s"] or {}).get(end) for end in ("least", "most")}
-    row |= {f"latency_{key}_us": latency.get(key) for key in ("p50", "p90", "p99", "max")}
-    for direction in ("h2d", "d2h"):
-        part = metrics.get(direction) or {}
-        row |= {
-            f"{direction}_bandwidth_gb_s": part.get("bandwidth_gb_s"),
-            f"{direction}_bytes": part.get("bytes"),
-            f"{direction}_busy_ns": part.get("busy_ns"),
-        }
-    row["compute_busy_ns"] = (metrics.get("compute") or {}).get("busy_ns")
-    row |= {
-        key: metrics.get(key)
-        for key in (
-            "batches",
-            "window_ns",
-            "overlap_ns",
-            "exposed_copy_ns",
-            "idle_ns",
-            "pipeline_efficiency",
-            "bottleneck",
-        )
-    }
-    return row | {
-        "regime": metrics.get("regime"),
-        "penalty_class": cell["penalty_class"],
-        "bound_us": (cell["bound"] or {}).get("bound_us"),
-        "efficiency_solo": cell["efficiency_solo"],
-        "perturbation": cell["perturbation"],
-        "clock_host_over_trace": cell["clocks"]["host_over_trace"],
-        "clock_events_over_trace": cell["clocks"]["events_over_trace"],
-        "failed_run": cell["failed_run"],
-    }
-
-
-def csv_text(cells: list[Record]) -> str:
-    rows = [flat_row(cell) for cell in cells]
-    return csv_table(list(rows[0]) if rows else ["name"], rows)
-
-
-COLUMNS = (
-    "cell",
-    "outcome",
-    "samples/s",
-    "spread",
-    "p50",
-    "p99",
-    "H2D GB/s",
-    "D2H GB/s",
-    "efficiency",
-    "regime",
-)
-
-
-def display_row(cell: Record) -> tuple[str, ...]:
-    """One cell in words, in the order of COLUMNS; what is not known is a dash."""
-    metrics, latency = cell["metrics"] or {}, cell["latency_us"] or {}
-    return (
-        cell["name"],
-        told_outcome(cell),
-        rate(cell["throughput_samples_s"]),
-        percent(cell["throughput_spread"])
-        if cell["throughput_spread"] is not None
-        else "1 run"
-        if cell["throughput_runs"]
-        else "–",
-        microseconds(latency.get("p50")),
-        microseconds(latency.get("p99")),
-        bandwidth((metrics.get("h2d") or {}).get("bandwidth_gb_s")),
-        bandwidth((metrics.get("d2h") or {}).get("bandwidth_gb_s")),
-        percent(metrics.get("pipeline_efficiency")),
-        metrics.get("regime") or "–",
-    )
-
-
-def cells_table(results: Record) -> str:
-    """The cells as aligned text for a terminal, failures with their reason below."""
-    rows = [COLUMNS, *(display_row(cell) for cell in results["cells"])]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    left = (0, 1, len(COLUMNS) - 1)
-
-    def line(row: tuple[str, ...]) -> str:
-        return "  ".join(
-            value.ljust(width) if column in left else value.rjust(width)
-            for column, (value, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-
-    lines = [line(rows[0]), "  ".join("-" * width for width in widths), *map(line, rows[1:])]
-    failed = [cell for cell in results["cells"] if cell["outcome"] != "ok"]
-    lines += [f"{cell['name']}: {told_outcome(cell)}: {_one_line(cell['reason'])}" for cell in failed]
-    if results["device"] == "cpu":
-        lines.append("CPU device: no GPU was measured")
-    if results["binding"] == "none":
-        lines.append("nothing was bound: the nodes are labels only")
-    return "\n".join(lines)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(str(text).split())
-
-
-# --- database
-# results.db: one study as SQLite, ready for datasette. Made whole: built beside its place, then renamed.
-
-# 2: peers, comparisons, links; cells have all settings
-SCHEMA_VERSION = 2
-Record = dict[str, Any]
 _PLACE = {"gpu": int, "cpu_node": int, "mem_node": int}
+_RUN = {
+    "run": str, "cell": str, "repeat": str, "status": str, "reason": str, "block": int, "position": int,
+    "attempts": int, "wall_s": float, "throughput_samples_s": float, "placement": str, "disturbed": int,
+    "started_at": str,
+}  # fmt: skip
 _PEER = {
     "run": str, **_PLACE, "status": str, "throughput_samples_s": float, "h2d_gb_s": float, "d2h_gb_s": float,
     "placement": str,
+}  # fmt: skip
+_PENALTY = {
+    "gpu": int, "model": str, "settings": str, "local_node": int, "remote_node": int, "local_source": str,
+    "local_cell": str, "remote_cell": str, "penalty": float, "low": float, "high": float, "verdict": str,
+    "pairs": int, "text": str,
 }  # fmt: skip
 _COMPARISON = {
     "axis": str, "base": str, "value": str, "cell": str, "base_cell": str, **_PLACE, "model": str, "verdict": str,
     "effect": float, "low": float, "high": float, "headline": int, "pairs": int, "text": str,
 }  # fmt: skip
 _LINK = {"name": str, **_PLACE, "direction": str, "bytes": int, "median_gb_s": float, "count": int}
+_STUDY = ("study_name", "run_directory", "created_at", "invocation", "host", "device", "binding", "duration_s")
+_STUDY_AS_JSON = ("study", "fingerprint", "counts", "device_names")
 
 
-def write_database(path: Path, results: Record) -> None:
+def write_database(path: Path, results: Results) -> None:
     """Tables study (one row), cells, runs, peers (of runs), penalties, comparisons (along swept axes), links (one row a
-    size and direction), meta (schema_version, as PRAGMA user_version)."""
+    size and direction), meta (schema_version, as PRAGMA user_version).
+
+    results: with their texts. The database is built in a temporary file, then renamed.
+    """
     with whole_database(path) as temporary:
         temporary.unlink()
         database = sqlite_utils.Database(temporary)
@@ -195,115 +170,56 @@ def write_database(path: Path, results: Record) -> None:
             database.close()
 
 
-def _fill(database: sqlite_utils.Database, results: Record) -> None:
+def _fill(database: sqlite_utils.Database, results: Results) -> None:
     database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    database["meta"].insert({"key": "schema_version", "value": str(SCHEMA_VERSION)}, pk="key")
-    study = {
-        key: results[key]
-        for key in (
-            "study_name",
-            "run_directory",
-            "created_at",
-            "invocation",
-            "device",
-            "binding",
-            "duration_s",
-        )
-    }
-    plain = {key: _text(results[key]) for key in ("study", "host", "fingerprint", "counts", "device_names")}
-    database["study"].insert({"id": 1, **study, **plain}, pk="id")
-    database["cells"].insert_all(
-        ({**flat_row(cell), "advice": cell["advice"], "metrics": _text(cell["metrics"])} for cell in results["cells"]),
-        pk="name",
+    _table(database, "meta").insert({"key": "schema_version", "value": str(SCHEMA_VERSION)}, pk="key")
+    study = {key: getattr(results, key) for key in _STUDY}
+    study |= {key: _json(getattr(results, key)) for key in _STUDY_AS_JSON}
+    _table(database, "study").insert({"id": 1, **study}, pk="id")
+    cells = [flat_row(cell) | {"advice": cell.advice, "metrics": _json(cell.metrics)} for cell in results.cells]
+    _table(database, "cells").insert_all(cells, pk="name")
+    runs = [(cell, run) for cell in results.cells for run in cell.runs]
+    _table(database, "runs").create(_RUN, pk="run", foreign_keys=[("cell", "cells", "name")])
+    _table(database, "runs").insert_all(
+        _columns(run, _RUN) | {"cell": cell.name, "repeat": str(run.repeat)} for cell, run in runs
     )
-    database["runs"].create(
-        {
-            "run": str,
-            "cell": str,
-            "repeat": str,
-            "status": str,
-            "reason": str,
-            "block": int,
-            "position": int,
-            "attempts": int,
-            "wall_s": float,
-            "throughput_samples_s": float,
-            "placement": str,
-            "disturbed": int,
-            "started_at": str,
-        },
-        pk="run",
-        foreign_keys=[("cell", "cells", "name")],
+    _table(database, "peers").create(_PEER, foreign_keys=[("run", "runs", "run")])
+    _table(database, "peers").insert_all(
+        _columns(peer, _PEER) | {"run": run.run} for _, run in runs for peer in run.peers
     )
-    runs = [(cell, run) for cell in results["cells"] for run in cell["runs"]]
-    database["runs"].insert_all(
-        {"cell": cell["name"], **_without(run, "peers"), "repeat": str(run["repeat"])} for cell, run in runs
+    _table(database, "penalties").create(_PENALTY)
+    _table(database, "penalties").insert_all(map(_penalty_row, results.penalties))
+    _table(database, "comparisons").create(_COMPARISON)
+    _table(database, "comparisons").insert_all(
+        _comparison_row(entry, line) for entry in results.comparisons for line in entry.lines
     )
-    database["peers"].create(_PEER, foreign_keys=[("run", "runs", "run")])
-    database["peers"].insert_all({"run": run["run"], **peer} for _, run in runs for peer in run["peers"])
-    columns = {
-        "gpu": int,
-        "model": str,
-        "settings": str,
-        "local_node": int,
-        "remote_node": int,
-        "local_source": str,
-        "local_cell": str,
-        "remote_cell": str,
-        "penalty": float,
-        "low": float,
-        "high": float,
-        "verdict": str,
-        "pairs": int,
-        "text": str,
-    }
-    database["penalties"].create(columns)
-    database["penalties"].insert_all(map(_penalty_row, results["penalties"]))
-    database["comparisons"].create(_COMPARISON)
-    database["comparisons"].insert_all(
-        _comparison_row(entry, line) for entry in results["comparisons"] for line in entry["lines"]
-    )
-    database["links"].create(_LINK)
-    database["links"].insert_all(
-        {key: link[key] for key in ("name", "gpu", "cpu_node", "mem_node")} | copy
-        for link in results["links"]
-        for copy in link["copies"]
+    _table(database, "links").create(_LINK)
+    _table(database, "links").insert_all(
+        _columns(link, _LINK) | _columns(copy, _LINK) for link in results.links for copy in link.copies
     )
 
 
-def _comparison_row(entry: Record, line: Record) -> Record:
-    low, high = line["interval"] or (None, None)
-    kept = ("gpu", "cpu_node", "mem_node", "model", "base_cell", "verdict", "effect", "pairs", "text")
-    row = {"axis": entry["axis"], "cell": line["name"], "base": _text(entry["base"]), "value": _text(line["value"])}
-    return row | {key: line[key] for key in kept} | {"low": low, "high": high, "headline": int(line["headline"])}
+def _table(database: sqlite_utils.Database, name: str) -> sqlite_utils.db.Table:
+    table = database[name]
+    assert isinstance(table, sqlite_utils.db.Table)
+    return table
 
 
-def _without(record: Record, key: str) -> Record:
-    return {name: value for name, value in record.items() if name != key}
+def _columns(record: Any, columns: Mapping[str, type]) -> Row:
+    """The fields of a record that are columns."""
+    return {key: plain(getattr(record, key)) for key in record.__struct_fields__ if key in columns}
 
 
-def _penalty_row(penalty: Record) -> Record:
-    low, high = penalty.get("interval") or (None, None)
-    names = (
-        "gpu",
-        "local_node",
-        "remote_node",
-        "local_source",
-        "local_cell",
-        "remote_cell",
-        "penalty",
-        "verdict",
-        "text",
-    )
-    row = {name: penalty.get(name) for name in names}
-    return row | {
-        "model": _text(penalty.get("model")),
-        "settings": _text(penalty.get("settings")),
-        "low": low,
-        "high": high,
-        "pairs": penalty.get("pairs"),
-    }
+def _penalty_row(entry: Penalty) -> Row:
+    low, high = entry.interval or (None, None)
+    return _columns(entry, _PENALTY) | {"settings": _json(entry.settings), "low": low, "high": high}
 
 
-def _text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, sort_keys=True)
+def _comparison_row(entry: AxisComparison, line: Line) -> Row:
+    low, high = line.interval or (None, None)
+    row = _columns(line, _COMPARISON) | {"axis": entry.axis, "cell": line.name, "base": _json(entry.base)}
+    return row | {"value": _json(line.value), "low": low, "high": high}
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else json.dumps(plain(value), sort_keys=True)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.run_directories import NUMA_FAILURES, build_run_directory
 
-MAKE = "import sys; from bench.legacy.build import make_report; make_report(sys.argv[1], 'bench')"
+MAKE = "import sys; from bench.report.build import make_report; make_report(sys.argv[1], 'bench')"
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.legacy.build import make_report
 from bench.legacy.load import load
 from bench.legacy.trust import experiment_summary
+from bench.report.build import make_report
 from bench.report.markdown import markdown
 from bench.report.page import render
 from bench.storage import read_json, write_json, write_text

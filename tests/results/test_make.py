@@ -4,7 +4,7 @@ import stat
 import pytest
 
 from bench.errors import StudyError
-from bench.legacy.build import make_report
+from bench.report.build import make_report
 from tests.run_directories import build_run_directory, edit_study
 
 MADE = {"results.json", "experiment_summary.json", "results.csv", "results.db", "report.md", "report.html"}

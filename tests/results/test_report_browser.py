@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.legacy.build import make_report
+from bench.report.build import make_report
 from tests.browser import open_browser
 from tests.run_directories import build_run_directory, topology_json
 

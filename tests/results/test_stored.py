@@ -10,7 +10,7 @@ from tests.run_directories import build_run_directory
 
 @pytest.fixture(scope="module")
 def run_directory(tmp_path_factory):
-    from bench.legacy.build import make_report
+    from bench.report.build import make_report
 
     path = build_run_directory(tmp_path_factory.mktemp("stored") / "run", "quick_test", {"repeats": 3})
     make_report(path, "synthetic")

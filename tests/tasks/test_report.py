@@ -2,7 +2,7 @@
 
 import json
 
-from bench.legacy.build import make_report
+from bench.report.build import make_report
 from bench.study.directory import RunDirectory
 from tasks.report import summary
 from tests.run_directories import build_run_directory, topology_json

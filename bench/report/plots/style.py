@@ -26,7 +26,7 @@ INK, MUTED, RULE = "#1B2733", "#5A6772", "#E3E7EB"
 NARROW_LABEL = 18
 # Of 9 pt text in the widest of the usual typefaces.
 _CHARACTER_IN = 0.078
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a "$" in a name is a "$"
     "font.size": 9.0,
@@ -61,7 +61,7 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure of the report. alt says in words what it shows; wide ones take the whole width."""
+    """One figure of the report. alt: a text with what it shows; wide ones take the whole width."""
 
     title: str
     alt: str
@@ -104,13 +104,14 @@ def panel_in(labels: Iterable[str]) -> float:
 def draw_interval(
     axes: Axes, interval: Sequence[float], at: float, shown: tuple[float, float], *, upright: bool, **look: Any
 ) -> None:
-    """A line, cut to what is shown: an interval says how little is known, and may not squeeze what is known.
+    """A line, cut to what is shown: a wide interval shows only how little is known, and may not squeeze the points.
 
-    An arrow head at an end says that it goes on.
+    An arrow head marks an end that continues.
     """
     low, high = shown
     ends = [min(max(bound, low), high) for bound in interval]
-    axes.plot(*([at, at], ends)[:: 1 if upright else -1], **{"linewidth": 1.3, "solid_capstyle": "butt"} | look)
+    line: dict[str, Any] = {"linewidth": 1.3, "solid_capstyle": "butt"} | look
+    axes.plot(*([at, at], ends)[:: 1 if upright else -1], **line)
     heads = ((interval[0] < low, low, "v" if upright else "<"), (interval[1] > high, high, "^" if upright else ">"))
     for is_cut, end, marker in heads:
         if is_cut:
@@ -133,6 +134,11 @@ def to_svg(figure: Canvas, alt: str, salt: str) -> str:
     # A mark that leads to the runs of a cell names it; the link stays in this tab.
     text = re.sub(r'(<a xlink:href="#runs-([^"]*)") target="_blank">', r"\1><title>\2</title>", text)
     return _head(text, alt) + text[text.index(">") + 1 :].strip()
+
+
+def runs_href(cell: str) -> str:
+    """Where a mark leads: the runs of a cell, on the same page."""
+    return f"#runs-{cell}"
 
 
 def colour(index: int) -> str:

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-
 from bench.report.axes import axis_pictures, axis_sections, findings, what_matters
 from bench.report.labels import by_row, panels
+
 from tests.run_directories import build_run_directory, topology_json
 
 

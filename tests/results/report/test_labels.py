@@ -1,5 +1,6 @@
-from bench.legacy.axes import series_label
 from bench.report.labels import device_label, panels, placements
+
+from bench.legacy.axes import series_label
 
 
 def cell(name, model="vit32x6x512", cpu=0, mem=0, device="cuda"):

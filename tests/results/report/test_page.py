@@ -6,8 +6,8 @@ from urllib.parse import unquote
 import pytest
 
 from bench.errors import StudyError
-from bench.legacy.build import make_report
 from bench.legacy.load import load
+from bench.report.build import make_report
 from bench.report.page import render
 from tests.run_directories import edit_study
 

@@ -1,8 +1,12 @@
-"""English of the locality probe: one sentence a GPU, and what changed during a study."""
+"""The locality probe: one sentence a GPU, and what changed during a study; and how fingerprints differ."""
 
+from collections.abc import Iterable
+
+from bench.analysis.aggregate import CeilingSource
 from bench.records.host import (
     Agreement,
     Distance,
+    FingerprintChange,
     HiddenGroups,
     HiddenNodes,
     LocalityChange,
@@ -54,9 +58,7 @@ def _groups_text(groups: HiddenGroups) -> str:
     index = f"adjusted Rand index {groups.rand_index:.2f}"
     holds = f"they hold ({index})"
     if not groups.holds:
-        holds = (
-            f"they do not hold ({index}): the virtual CPUs move, and placement cannot be held on this machine"
-        )
+        holds = f"they do not hold ({index}): the virtual CPUs move, and placement cannot be held on this machine"
     centres = f"{fast} CPUs at {microseconds(near)}, {slow} at {microseconds(far)}"
     return f"{centres}; {holds}; {_DISTANCE[groups.distance]}"
 
@@ -99,3 +101,23 @@ def locality_change_text(change: LocalityChange) -> str:
         return f"{name}: CPUs changed groups during the study{index}"
     when = "the end" if change.kind is LocalityChangeKind.GROUPS_APPEARED else "the start"
     return f"{name}: hidden groups were seen at {when} only"
+
+
+def fingerprint_change_text(change: FingerprintChange) -> str:
+    """before: the study's."""
+    return (
+        f"{change.fact.replace('_', ' ')}: {change.after or 'not recorded'}, "
+        f"the study's is {change.before or 'not recorded'}"
+    )
+
+
+_CEILINGS = {
+    CeilingSource.NVBANDWIDTH: "nvbandwidth's definition",
+    CeilingSource.MICROBENCHMARK: "the best copy of the microbenchmarks",
+    CeilingSource.ISOLATED_BATCH: "the best copy of a batch in isolation",
+}
+
+
+def ceilings_text(sources: Iterable[CeilingSource]) -> str:
+    """What 100 % of a link is."""
+    return " and ".join(dict.fromkeys(map(_CEILINGS.__getitem__, sources)))

@@ -1,0 +1,106 @@
+"""Lines to paste: how to bind a program to the nodes that the study found."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.report.text.answer import Answer
+from bench.report.view import View
+
+
+@dataclass(frozen=True)
+class Recipe:
+    tool: str
+    lines: str
+    note: str = ""
+
+
+def near_nodes(view: View, found: Iterable[Answer]) -> dict[int, int]:
+    """Node by GPU: the answer's; where only one node was measured, that one."""
+    nodes = {}
+    for answer in found:
+        own = {cell.mem_node for cell in view.results.cells if cell.gpu == answer.gpu}
+        if answer.node is not None:
+            nodes[answer.gpu] = answer.node
+        elif len(own) == 1:
+            nodes[answer.gpu] = own.pop()
+    return nodes
+
+
+def recipe_note(found: Sequence[Answer]) -> str:
+    """What the lines are not based on, where nothing was compared."""
+    if any(answer.node is not None for answer in found):
+        return ""
+    return "They bind a program where this study measured it; which node is nearest was not compared."
+
+
+def recipes(view: View, nodes: Mapping[int, int]) -> list[Recipe]:
+    """One for each way to bind; empty where no node is known, and with a single node, where there is no choice."""
+    topology = view.results.topology
+    if not nodes or len(topology.nodes) == 1:
+        return []
+    if view.is_cpu:
+        node = next(iter(nodes.values()))
+        return [Recipe("numactl", f"numactl --cpunodebind={node} --membind={node} python serve.py")]
+    cpus = {node.id: node.cpus for node in topology.nodes}
+    return [_numactl(nodes), _slurm(nodes), _torchrun(nodes), _docker(nodes, cpus), _kubernetes()]
+
+
+def _numactl(nodes: Mapping[int, int]) -> Recipe:
+    lines = [
+        f"CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={gpu} "
+        f"numactl --cpunodebind={node} --membind={node} python serve.py"
+        for gpu, node in nodes.items()
+    ]
+    return Recipe("numactl", "\n".join(lines), "One process per GPU; bind before the process starts.")
+
+
+def _slurm(nodes: Mapping[int, int]) -> Recipe:
+    """map_ldom and map_mem: node of task 0, 1, ...; see srun(1)."""
+    listed = ",".join(map(str, nodes.values()))
+    text = (
+        f"srun --nodes=1 --exclusive --mem=0 --ntasks={len(nodes)} --gpus-per-node={max(nodes) + 1} \\\n"
+        f"     --cpu-bind=map_ldom:{listed} --mem-bind=map_mem:{listed} \\\n"
+        f"     sh -c 'set -- {' '.join(map(str, nodes))}; shift $SLURM_LOCALID; "
+        "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=$1 exec python serve.py'"
+    )
+    note = "Binds only where the job has the whole host. Slurm counts nodes in order: mind gaps in their ids."
+    return Recipe("Slurm", text, note)
+
+
+def _torchrun(nodes: Mapping[int, int]) -> Recipe:
+    gpus, listed = ",".join(map(str, nodes)), " ".join(map(str, nodes.values()))
+    text = (
+        "cat > near.sh <<'END'\n"
+        "#!/bin/sh\n"
+        f'set -- {listed} -- "$@"; shift "$LOCAL_RANK"; node=$1\n'
+        'while [ "$1" != -- ]; do shift; done; shift\n'
+        'exec numactl --cpunodebind="$node" --membind="$node" python "$@"\n'
+        "END\n"
+        f"chmod +x near.sh\n"
+        f"CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={gpus} \\\n"
+        f"torchrun --nproc-per-node={len(nodes)} --no-python ./near.sh train.py"
+    )
+    return Recipe("torchrun", text, "torchrun's own --numa-binding binds CPUs only, not the memory.")
+
+
+def _docker(nodes: Mapping[int, int], cpus: Mapping[int, str]) -> Recipe:
+    lines = [
+        f"docker run --gpus '\"device={gpu}\"' --cpuset-cpus={cpus.get(node) or f'<CPUs of node {node}>'} "
+        f"--cpuset-mems={node} IMAGE"
+        for gpu, node in nodes.items()
+    ]
+    return Recipe("docker", "\n".join(lines), "Device numbers are nvidia-smi's, which are in PCI bus order.")
+
+
+def _kubernetes() -> Recipe:
+    text = (
+        "# KubeletConfiguration\n"
+        "cpuManagerPolicy: static\n"
+        "memoryManagerPolicy: Static\n"
+        "topologyManagerPolicy: single-numa-node\n"
+        "# and a pod of class Guaranteed: requests equal limits, whole CPUs\n"
+        "resources:\n"
+        '  limits: {nvidia.com/gpu: 1, cpu: "8", memory: 32Gi}'
+    )
+    note = "The kubelet picks the node that the device plugin reports; it cannot be named. Static needs reservedMemory."
+    return Recipe("Kubernetes", text, note)

@@ -1,0 +1,350 @@
+"""The tables of the page as values: the templates have no logic, and no markup is here."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from msgspec.structs import asdict
+
+from bench.analysis.bound import CopyState, copy_state
+from bench.analysis.load import RunData
+from bench.analysis.noise_floor import evaluate
+from bench.analysis.verdicts import is_uninformative
+from bench.records.results import Contrast, MeasuredCell, Term
+from bench.records.run import Outcome, Versions
+from bench.records.trace import Metrics
+from bench.report.tables import COLUMNS, display_row
+from bench.report.text.answer import Answer, Loss
+from bench.report.text.cells import (
+    bound_reason,
+    clocks_text,
+    hidden_copies_text,
+    outcome_text,
+    remarks,
+)
+from bench.report.text.trust import drift_text, fingerprint_facts, method_text
+from bench.report.text.verdicts import hint_text, verdict_text
+from bench.report.view import View, node_of
+from bench.units import DASH, duration, microseconds, percent, rate, signed_percent, signed_share
+
+TOP_KERNELS = 8
+Row = dict[str, Any]
+# (label, href)
+Href = tuple[str, str]
+_FORMATS = {"CSV": "results.csv", "JSON": "results.json", "SQLite": "results.db", "Markdown": "report.md"}
+_TERM_HEADS = {Term.H2D: "copy in", Term.D2H: "copy out"}
+_COPY_STATES = {CopyState.CPU_PACED: "CPU sets the pace"}
+# Columns of a row of cells that come from its trace.
+_FROM_TRACE = ("H2D GB/s", "D2H GB/s", "efficiency")
+
+
+class RunFiles:
+    """Relative links to the files beside the page, only to those that exist; the directory is listed once."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+
+    @cached_property
+    def _present(self) -> set[str]:
+        folders = ("runs", "logs", "nsys_reports", "latency", "links")
+        found = {file.name for file in self._run_dir.iterdir()} if self._run_dir.is_dir() else set()
+        for folder in folders:
+            if (self._run_dir / folder).is_dir():
+                found |= {f"{folder}/{file.name}" for file in (self._run_dir / folder).iterdir()}
+        return found
+
+    def href(self, path: str) -> str | None:
+        """None if there is no such file."""
+        return quote(path) if path in self._present else None
+
+    def of_results(self) -> list[Href]:
+        """The same results in other formats."""
+        return self._existing(_FORMATS)
+
+    def of_run(self, run: str) -> list[Href]:
+        """A run's record and logs."""
+        return self._existing(
+            {"record": f"runs/{run}.json", "stdout": f"logs/{run}.stdout", "stderr": f"logs/{run}.stderr"}
+        )
+
+    def of_trace(self, cell: str) -> list[Href]:
+        """A cell's trace, its export and its metrics."""
+        traces = {"nsys-rep": f"nsys_reports/{cell}.nsys-rep", "torch trace": f"nsys_reports/{cell}.torch.json.gz"}
+        return self._existing(traces | {"sqlite": f"nsys_reports/{cell}.sqlite", "metrics": f"latency/{cell}.json"})
+
+    def _existing(self, paths: dict[str, str]) -> list[Href]:
+        return [(label, href) for label, path in paths.items() if (href := self.href(path))]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the sections of one page are made from."""
+
+    view: View
+    data: RunData
+    files: RunFiles
+    answers: list[Answer]
+
+
+def _who(view: View, cell: MeasuredCell) -> Row:
+    return {"cell": cell.name, "model": view.series(cell), "device": view.device(cell), "node": node_of(cell)}
+
+
+# Penalties
+
+
+def penalty_rows(page: Page) -> list[Row]:
+    """One row for each comparison, those that could not be made included."""
+    view, rules = page.view, page.view.results.rules
+    losses: dict[str, Loss] = {loss.cell: loss for answer in page.answers for loss in answer.losses}
+    rows = []
+    for entry in view.results.penalties:
+        loss = losses.get(entry.remote_cell)
+        rows.append(
+            _who(view, view.cells[entry.remote_cell])
+            | {
+                "local_node": entry.local_node,
+                "local_cell": entry.local_cell,
+                "figure": signed_share(loss.share, loss.interval) if loss else DASH,
+                "verdict": entry.verdict or "",
+                "text": verdict_text(entry, entry.penalty, rules),
+                "hint": hint_text(entry),
+                "detectable": DASH if is_uninformative(entry.mde) else percent(entry.mde),
+                "pairs": entry.pairs,
+                "class": view.cells[entry.local_cell].penalty_class or DASH,
+            }
+        )
+    return rows
+
+
+def effect_rows(view: View) -> list[Row]:
+    """CPU part, memory part and interaction, where a study has all four placements."""
+    return [
+        _who(view, view.cells[entry.remote_cell])
+        | {
+            "effects": [
+                verdict_text(entry.effects[part], entry.effects[part].penalty, view.results.rules) for part in Contrast
+            ]
+        }
+        for entry in view.results.penalties
+        if entry.effects
+    ]
+
+
+def prediction_rows(view: View) -> list[Row]:
+    return [
+        _who(view, view.cells[one.remote_cell])
+        | {
+            "predicted": percent(one.predicted),
+            "bracket": f"{percent(one.low)} to {percent(one.high)}",
+            "observed": signed_share(
+                view.penalties[one.remote_cell].penalty or 0.0, view.penalties[one.remote_cell].interval
+            ),
+            "agrees": one.agrees,
+        }
+        for one in view.results.predictions
+    ]
+
+
+def twin_lines(view: View) -> list[str]:
+    """A model listed twice, against itself."""
+    measured = [cell for cell in view.results.cells if cell.throughput_samples_s]
+    rules = view.results.rules
+    return [
+        f"{view.series(view.cells[entry.cells[0]])}: {verdict_text(entry, entry.penalty, rules)}"
+        for entry in evaluate(measured, rules.margin).comparisons
+    ]
+
+
+# Bound and clocks
+
+
+def bound_terms(view: View) -> list[Term]:
+    """Those that any cell has."""
+    found = {term for cell in view.results.cells if cell.bound for term in cell.bound.terms_us}
+    return [term for term in Term if term in found]
+
+
+def bound_heads(view: View) -> list[str]:
+    return [_TERM_HEADS.get(term, str(term)) for term in bound_terms(view)]
+
+
+def bound_rows(view: View) -> list[Row]:
+    """Cells whose stages were measured in isolation: terms of the bound, both efficiencies, regime, and the copy."""
+    terms = bound_terms(view)
+    return [
+        _who(view, cell)
+        | {
+            "terms": [(microseconds(bound.terms_us.get(term)), term is bound.limit) for term in terms],
+            "bound": microseconds(bound.bound_us),
+            "batch": microseconds(bound.batch_us),
+            "solo": percent(cell.efficiency_solo),
+            "reason": bound_reason(cell),
+            "in_situ": percent(cell.metrics.pipeline_efficiency if cell.metrics else None),
+            "regime": cell.metrics.regime if cell.metrics else DASH,
+            "copy": _COPY_STATES.get(state := copy_state(bound.terms_us), str(state)),
+        }
+        for cell in view.results.cells
+        if (bound := cell.bound)
+    ]
+
+
+def crossings(view: View) -> list[tuple[str, str, str]]:
+    """(label, cell, sentence) for each model measured at several batch sizes."""
+    found = []
+    for group in view.results.hidden_copies:
+        if len(group.cells) > 1:
+            cell = view.cells[group.cells[0]]
+            label = f"{cell.model.name}, {view.device(cell)}, {node_of(cell)}"
+            found.append((label, cell.name, hidden_copies_text(group)))
+    return found
+
+
+def clock_rows(view: View) -> list[Row]:
+    return [
+        _who(view, cell)
+        | {
+            "traced": percent(cell.perturbation, 3),
+            "perturbed": not clocks.events_comparable,
+            "host": signed_percent(clocks.host_over_trace - 1),
+            "events": signed_percent(clocks.events_over_trace - 1 if clocks.events_over_trace else None),
+            "text": clocks_text(clocks),
+            "disagree": clocks.host_differs or clocks.events_differ,
+        }
+        for cell in view.results.cells
+        if (clocks := cell.clocks) and clocks.host_over_trace and cell.perturbation
+    ]
+
+
+# Cells and runs
+
+
+def cell_columns(view: View) -> list[str]:
+    """The numbers of a row of cells; without a trace no column that would be empty."""
+    numbers = list(COLUMNS[2:-1])
+    if view.is_untraced:
+        return [*(column for column in numbers if column not in _FROM_TRACE), "solo"]
+    return [*numbers, "solo", "traced"]
+
+
+def cell_rows(view: View) -> list[Row]:
+    """The numbers in the order of cell_columns."""
+    columns = cell_columns(view)
+    rows = []
+    for cell in view.results.cells:
+        numbers = dict(zip(COLUMNS, display_row(cell), strict=True))
+        numbers |= {"solo": percent(cell.efficiency_solo), "traced": percent(cell.perturbation)}
+        rows.append(
+            _who(view, cell)
+            | {
+                "outcome": cell.outcome,
+                "outcome_text": outcome_text(cell),
+                "numbers": [numbers[column] for column in columns],
+                "regime": cell.metrics.regime if cell.metrics else DASH,
+                "remarks": len(remarks(cell)),
+                "perturbed": bool(cell.perturbation is not None and cell.clocks and not cell.clocks.events_comparable),
+            }
+        )
+    return rows
+
+
+def failure_groups(page: Page) -> list[Row]:
+    """Cells that are not ok; those with the same outcome, reason and log in one group, only missing ones last."""
+    groups: dict[tuple[object, ...], Row] = {}
+    for cell in page.view.results.cells:
+        if cell.outcome is Outcome.OK:
+            continue
+        text = outcome_text(cell)
+        group = groups.setdefault(
+            (cell.outcome, cell.reason, cell.advice, cell.log_tail, text),
+            {
+                "outcome": cell.outcome,
+                "outcome_text": text,
+                "reason": cell.reason,
+                "advice": cell.advice,
+                "log_tail": cell.log_tail,
+                "cells": [],
+            },
+        )
+        run = cell.failed_run or cell.name
+        group["cells"].append((cell.name, run, page.files.of_run(run)))
+    return sorted(groups.values(), key=lambda group: group["outcome"] is Outcome.MISSING)
+
+
+def run_groups(page: Page) -> list[Row]:
+    """Every run of every cell with its links."""
+    return [
+        {
+            "name": cell.name,
+            "outcome": cell.outcome,
+            "outcome_text": outcome_text(cell),
+            "runs": [
+                {
+                    "run": run.run,
+                    "repeat": run.repeat,
+                    "status": run.status,
+                    "throughput": rate(run.throughput_samples_s),
+                    "placement": (run.placement or DASH).replace("_", " "),
+                    "disturbed": run.disturbed,
+                    "position": DASH if run.position is None else run.position,
+                    "wall": duration(run.wall_s),
+                    "links": page.files.of_run(run.run),
+                }
+                for run in cell.runs
+            ],
+            "links": page.files.of_trace(cell.name),
+            "remarks": remarks(cell),
+            "kernels": kernel_rows(cell.metrics),
+        }
+        for cell in page.view.results.cells
+    ]
+
+
+def kernel_rows(metrics: Metrics | None) -> list[tuple[str, str, str, str]]:
+    """(name, calls, time of one, share of the window) of the kernels that took most time."""
+    if metrics is None:
+        return []
+    return [
+        (
+            kernel.name,
+            f"{kernel.calls:,}",
+            microseconds(kernel.total_ns / kernel.calls / 1e3),
+            percent(kernel.total_ns / metrics.window_ns),
+        )
+        for kernel in metrics.top_kernels[:TOP_KERNELS]
+    ]
+
+
+def method(page: Page) -> Row:
+    """Versions, seed, order, command lines, fingerprint."""
+    results, runs = page.view.results, page.data.runs
+    study = {
+        key.replace("_", " "): value
+        for key, value in asdict(results.study).items()
+        if value not in ("", None) and not isinstance(value, list | tuple | dict) and key not in ("name", "question")
+    }
+    versions = next((run.result.versions for run in runs.values() if run.result), Versions())
+    return {
+        "text": method_text(results),
+        "drift": drift_text(results.drift),
+        "study": study,
+        "versions": {key: value for key, value in asdict(versions).items() if value},
+        "fingerprint": fingerprint_facts(results.fingerprint),
+        "commands": _commands(page.data),
+        # The grid also has slots for runs that nothing asked for.
+        "order": [f"{slot.cell} {slot.repeat}" for slot in page.data.order if slot.run in runs],
+        "seed": results.study.seed,
+        "run_directory": results.run_directory,
+    }
+
+
+def _commands(data: RunData) -> list[tuple[str, str, str]]:
+    """(kind, run, line) of the first timed and the first traced run that has one."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for run in sorted(data.runs.values(), key=lambda run: run.position or 0):
+        kind = "Timed run" if run.timed else "Traced run"
+        if run.command:
+            found.setdefault(kind, (kind, run.run, " ".join(run.command)))
+    return list(found.values())

@@ -1,0 +1,1 @@
+"""All English of results and reports, written from numbers and enums; nothing reads it back."""

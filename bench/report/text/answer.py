@@ -1,0 +1,321 @@
+"""The answer: for each GPU where to run, and what another node costs."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from bench.records.results import Contrast, Effect, LocalSource, Penalty, Verdict
+from bench.report.text.host import probed_text
+from bench.report.text.verdicts import DIFFERENT
+from bench.report.view import View, node_label
+from bench.units import listed, percent, share_with_interval, upper_bound
+
+# Without an interval only losses of this size are named one by one.
+LARGE = 0.05
+# Up to this many losses are named one by one.
+LONGEST_LIST = 8
+ONE_NODE = "One NUMA node: no choice of node."
+_SOURCES = {
+    LocalSource.REPORTED: "Nearest as the system reports it.",
+    LocalSource.MEASURED: "Nearest by measurement; the system does not report it.",
+    LocalSource.REFERENCE: "The system does not report which node is nearest; losses are relative to this one.",
+}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What one model loses at another placement, as a share (negative is a gain); interval is None with one pair.
+
+    settings: that are not the study's own, as in a label. significant: the difference holds after correction.
+    """
+
+    model: str
+    settings: str
+    label: str
+    place: str
+    node: int
+    split: bool
+    share: float
+    interval: tuple[float, float] | None
+    verdict: Verdict | None
+    significant: bool
+    cell: str
+
+    @property
+    def figure(self) -> str:
+        """The share with the half width of its interval, without its sign."""
+        return share_with_interval(self.share, self.interval)
+
+    @property
+    def differs(self) -> bool:
+        return self.verdict in DIFFERENT
+
+    @property
+    def is_same(self) -> bool:
+        return self.verdict is Verdict.SAME and self.interval is not None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One GPU. node: where to run, None if that cannot be answered; lead, then lines: one statement each.
+
+    source: how the nearest node is known.
+    """
+
+    device: str
+    gpu: int
+    name: str
+    node: int | None
+    source: str
+    lead: str
+    lines: tuple[str, ...]
+    losses: tuple[Loss, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        where = f"Run on node {self.node}." if self.node is not None else ""
+        return " ".join(filter(None, (where, self.lead, *self.lines)))
+
+
+def answers(view: View) -> list[Answer]:
+    """One answer a GPU, in order of their index."""
+    first = {cell.gpu: cell for cell in reversed(view.results.cells)}
+    return [_answer(view, gpu, view.device(first[gpu])) for gpu in view.gpus]
+
+
+def cards(found: Iterable[Answer]) -> list[Answer]:
+    """One a GPU; where there is no choice of node, GPUs with the same text share one."""
+    groups: dict[tuple[object, ...], list[Answer]] = {}
+    for one in found:
+        own = one.gpu if one.losses or one.node is not None else None
+        groups.setdefault((one.lead, one.lines, own), []).append(one)
+    return [own[0] if len(own) == 1 else replace(own[0], device=_devices(own)) for own in groups.values()]
+
+
+def best_node(local: int, losses: Iterable[Loss]) -> int:
+    """The local node, unless another one is significantly faster for some model and slower for none.
+
+    With CPUs on one node and memory on another there is no one node to run on.
+    """
+    whole = [loss for loss in losses if not loss.split]
+    faster = dict.fromkeys(loss.node for loss in whole if loss.verdict is Verdict.FASTER and loss.significant)
+    slower = {loss.node for loss in whole if loss.verdict is Verdict.SLOWER}
+    return next((node for node in faster if node not in slower), local)
+
+
+def _answer(view: View, gpu: int, device: str) -> Answer:
+    name = view.results.device_names.get(str(gpu), "")
+    compared = [entry for entry in view.results.penalties if entry.gpu == gpu]
+    losses = tuple(_loss(view, entry, entry.penalty) for entry in compared if entry.penalty is not None)
+    if not losses:
+        return Answer(device, gpu, name, None, "", *_nothing_compared(view, gpu))
+    local, source = compared[0].local_node, compared[0].local_source
+    lines = [
+        (_crowded_line if _is_crowded(group) else _place_line)(place, group)
+        for place, group in _by_place(losses).items()
+    ]
+    lines += _parts_line(view, [entry for entry in compared if entry.effects])
+    if any(loss.interval is None for loss in losses):
+        lines.append("1 run: uncertainty unknown.")
+    best = best_node(local, losses)
+    node: int | None = best
+    lead = ""
+    if best != local:
+        lead = f"It is faster than node {local}, the nearest as {source}."
+    elif source is LocalSource.REFERENCE:
+        lead, node = f"Compared with node {local}:", None
+    return Answer(device, gpu, name, node, _SOURCES[source], lead, tuple(lines), losses)
+
+
+def _loss(view: View, entry: Penalty, share: float) -> Loss:
+    remote = view.cells[entry.remote_cell]
+    return Loss(
+        model=remote.model.name,
+        settings=view.settings(remote),
+        label=view.series(remote),
+        place=node_label(entry.remote_cpu_node, entry.remote_node),
+        node=entry.remote_node,
+        split=entry.remote_cpu_node != entry.remote_node,
+        share=share,
+        interval=entry.interval,
+        verdict=entry.verdict,
+        significant=entry.headline,
+        cell=entry.remote_cell,
+    )
+
+
+def _devices(same: Sequence[Answer]) -> str:
+    if any(one.device != f"GPU {one.gpu}" for one in same):
+        return "CPU"  # its numbers are only labels
+    return f"GPUs {', '.join(str(one.gpu) for one in same)}"
+
+
+def _by_place(losses: Iterable[Loss]) -> dict[str, list[Loss]]:
+    """Whole nodes first, then placements with CPUs on one node and memory on another."""
+    return _grouped(sorted(losses, key=lambda loss: loss.split), lambda loss: loss.place)
+
+
+def _grouped(losses: Iterable[Loss], key: Callable[[Loss], str]) -> dict[str, list[Loss]]:
+    groups: dict[str, list[Loss]] = {}
+    for loss in losses:
+        groups.setdefault(key(loss), []).append(loss)
+    return groups
+
+
+# A place where few models or settings were compared
+
+
+def _place_line(place: str, losses: Sequence[Loss]) -> str:
+    """ "On node 2 a loses 30 % ± 1 %; b and c lose nothing above 2 %." """
+    differ = sorted((loss for loss in losses if loss.differs), key=lambda loss: -loss.share)
+    parts = [f"{loss.label} {_verb(loss)} {loss.figure}" for loss in differ]
+    if same := [loss for loss in losses if loss.is_same]:
+        parts.append(f"{_labels(same)} {'loses' if len(same) == 1 else 'lose'} nothing above {_bound(same)}")
+    parts += _without_interval([loss for loss in losses if loss.interval is None])
+    if undecided := [loss for loss in losses if loss.interval and not loss.differs and not loss.is_same]:
+        parts.append(f"{_labels(undecided)} {'is' if len(undecided) == 1 else 'are'} too noisy to decide")
+    return f"On {place} " + "; ".join(parts) + "."
+
+
+def _without_interval(losses: Sequence[Loss]) -> list[str]:
+    """With one pair each: the largest by name, the rest as a range."""
+    ranked = sorted(losses, key=lambda loss: -abs(loss.share))
+    named = [loss for loss in ranked if abs(loss.share) >= LARGE][:3] or ranked[:1]
+    rest = ranked[len(named) :]
+    if len(rest) == 1:
+        named, rest = [*named, *rest], []
+    parts = [f"{loss.label} {_verb(loss)} {loss.figure}" for loss in named]
+    if rest:
+        parts.append(f"the other {len(rest)} models differ by up to {percent(abs(rest[0].share))}")
+    return parts
+
+
+def _labels(losses: Sequence[Loss]) -> str:
+    return listed([loss.label for loss in losses])
+
+
+def _verb(loss: Loss) -> str:
+    word = "loses" if loss.share >= 0 else "gains"
+    return word if loss.significant or loss.interval is None else f"probably {word}"
+
+
+def _bound(losses: Iterable[Loss]) -> str:
+    """No loss is larger than this."""
+    return upper_bound(max(max(loss.interval[1], 0.0) for loss in losses if loss.interval))
+
+
+# A place where every model was compared under several settings
+
+
+def _is_crowded(losses: Sequence[Loss]) -> bool:
+    return len(losses) > LONGEST_LIST and len({loss.model for loss in losses}) < len(losses)
+
+
+def _crowded_line(place: str, losses: Sequence[Loss]) -> str:
+    """ "On node 1 vit0x0x0 loses 12 % (bs1) to 30 % (bs8) in 3 of 4 settings and nothing above 1 % in 1; ..."."""
+    models = _grouped(losses, lambda loss: loss.model)
+    ranked = sorted(models.items(), key=lambda group: -max(loss.share for loss in group[1]))
+    parts = [f"{model} {_of_model(own)}" for model, own in ranked if any(loss.differs for loss in own)]
+    same = [model for model, own in ranked if all(loss.is_same for loss in own)]
+    if same:
+        verb = "loses" if len(same) == 1 else "lose"
+        bound = _bound(loss for model in same for loss in models[model])
+        parts.append(f"{listed(same)} {verb} nothing above {bound} in any setting")
+    rest = [model for model, own in ranked if model not in same and not any(loss.differs for loss in own)]
+    if rest:
+        parts.append(f"{listed(rest)}: {_not_different([loss for model in rest for loss in models[model]])}")
+    return f"On {place} " + "; ".join(parts) + "."
+
+
+def _of_model(losses: Sequence[Loss]) -> str:
+    parts = []
+    for slower in (True, False):
+        own = [loss for loss in losses if loss.differs and (loss.share >= 0) is slower]
+        if own:
+            probably = "" if any(loss.significant for loss in own) else "probably "
+            verb = "loses" if slower else "gains"
+            parts.append(f"{probably}{verb} {_range(own)} in {len(own)} of {len(losses)} settings")
+    others = [loss for loss in losses if not loss.differs]
+    return " and ".join(parts) + (f" ({_not_different(others)})" if others else "")
+
+
+def _not_different(losses: Sequence[Loss]) -> str:
+    same = [loss for loss in losses if loss.is_same]
+    parts = [f"nothing above {_bound(same)} in {len(same)}"] if same else []
+    if len(losses) > len(same):
+        parts.append(f"too noisy to decide in {len(losses) - len(same)}")
+    return ", ".join(parts)
+
+
+def _range(losses: Sequence[Loss]) -> str:
+    """Least and most, each with its settings: "4.2 % (bs1) to 30 % (bs32 graph)"."""
+    ranked = sorted(losses, key=lambda loss: abs(loss.share))
+    least, most = ranked[0], ranked[-1]
+    low, high = percent(abs(least.share)), percent(abs(most.share))
+    if low == high:
+        return low
+    low_at, high_at = least.settings or "base", most.settings or "base"
+    return f"{low} to {high}" if low_at == high_at else f"{low} ({low_at}) to {high} ({high_at})"
+
+
+# CPU part and memory part
+
+
+def _parts_line(view: View, designs: Sequence[Penalty]) -> list[str]:
+    """Whether the costs of remote CPUs and remote memory add up, where each was moved alone and both together."""
+    groups: dict[str, list[str]] = {}
+    for entry in designs:
+        if entry.effects:
+            phrase = _addition(entry.effects[Contrast.INTERACTION])
+            groups.setdefault(phrase, []).append(view.series(view.cells[entry.remote_cell]))
+    few = len(designs) <= LONGEST_LIST
+    parts = [
+        f"{phrase} for {listed(labels) if few else f'{len(labels)} of {len(designs)} cells'}"
+        for phrase, labels in sorted(groups.items())
+    ]
+    return [f"The costs of remote CPUs and of remote memory {'; '.join(parts)}."] if parts else []
+
+
+def _addition(interaction: Effect) -> str:
+    """Its penalty is what moving both costs beyond what moving each alone costs."""
+    if interaction.verdict is Verdict.SAME:
+        return "add up"
+    if not interaction.headline:
+        return "cannot be shown to add up"
+    return "exceed their sum together" if interaction.penalty > 0 else "stay below their sum together"
+
+
+# A GPU for which no two nodes could be compared
+
+
+def _nothing_compared(view: View, gpu: int) -> tuple[str, tuple[str, ...]]:
+    """(lead, further lines)"""
+    used = sorted({cell.mem_node for cell in view.results.cells if cell.gpu == gpu and cell.throughput_samples_s})
+    if not used:
+        return "Nothing was measured here; see the failures below.", ()
+    if len(used) > 1:
+        return "No two runs to compare; see the failures below.", ()
+    nodes = [node.id for node in view.results.topology.nodes]
+    if nodes == used:
+        return ONE_NODE, _one_node(view, gpu, nodes[0])
+    others = [str(node) for node in nodes if node not in used]
+    more = (f"Not measured: node {', '.join(others)}.",) if others else ()
+    return f"Measured on node {used[0]} only: there is no other node to compare with.", more
+
+
+def _one_node(view: View, gpu: int, node: int) -> tuple[str, ...]:
+    results = view.results
+    lines = [f"This host reports only node {node}. Every run was there, and no penalty can be measured."]
+    if view.is_cpu:
+        return tuple(lines)
+    if results.topology.local_node(gpu) is None:
+        lines.append(
+            f"No source reports which node is nearest to GPU {gpu}. Node {node} is where it was measured; "
+            "this is no recommendation."
+        )
+    else:
+        lines.append(f"It is also the node that the system reports as nearest to GPU {gpu}.")
+    if probed := next((entry for entry in results.locality.gpus if entry.index == gpu), None):
+        lines.append(f"Small copies from each CPU, before the study: {probed_text(probed)}.")
+    if results.fingerprint.hypervisor not in ("", "none"):
+        lines.append("This is a virtual machine; the host beneath it may have more nodes than it shows.")
+    return tuple(lines)

@@ -1,0 +1,136 @@
+"""Cells: how far one has come, and what a reader should know before using its numbers."""
+
+from collections.abc import Sequence
+
+from bench.records.results import CellRemark, CellRemarkKind, CellState, Clocks, HiddenCopies, MeasuredCell, Term
+from bench.records.run import Outcome
+from bench.records.trace import RemarkKind, TraceRemark
+from bench.units import percent, plural
+
+TERMS = {
+    Term.H2D: "the copy in",
+    Term.COMPUTE: "compute",
+    Term.D2H: "the copy out",
+    Term.ISSUE: "issuing",
+    Term.BUFFERS: "copy and compute of one buffer",
+    Term.PREPARE: "preprocessing",
+}
+
+
+def outcome_text(cell: MeasuredCell) -> str:
+    """The outcome of a cell; of one that is not complete how far it has come: "2 runs so far", "not traced"."""
+    match cell.state:
+        case CellState.STARTED:
+            timed = sum(run.repeat != "traced" and run.status is Outcome.OK for run in cell.runs)
+            return f"{plural(timed, 'run')} so far"
+        case CellState.NOT_TRACED:
+            return "not traced"
+        case CellState.TRACE_NOT_READ:
+            return "trace not read"
+    return cell.outcome.replace("_", " ")
+
+
+def remarks(cell: MeasuredCell) -> list[str]:
+    """Of its trace, then of the cell; empty if there is nothing to know."""
+    traced = cell.metrics.remarks if cell.metrics else []
+    return [*map(trace_remark_text, traced), *map(remark_text, cell.remarks)]
+
+
+def remark_text(remark: CellRemark) -> str:
+    ratio, count, total = remark.ratio or 0.0, remark.count or 0, remark.total or 0
+    match remark.kind:
+        case CellRemarkKind.PROFILER_CHANGED_RATE:
+            return (
+                f"the profiler changed the pace: the traced run reached {percent(ratio)} of the timed throughput; "
+                "shares and regime describe that run"
+            )
+        case CellRemarkKind.HOST_CLOCK_DIFFERS:
+            return _host_differs(ratio)
+        case CellRemarkKind.EVENT_CLOCK_DIFFERS:
+            return _events_differ(ratio)
+        case CellRemarkKind.BOUND_ABOVE_MEASURED:
+            return f"no efficiency against the bound: {_too_long(remark.term, ratio)}"
+        case CellRemarkKind.WARMUP_NOT_SETTLED:
+            return (
+                f"the warm-up of {count} of {total} timed runs had not settled at its limit: "
+                f"its last windows differed by up to {percent(ratio)}"
+            )
+        case CellRemarkKind.DISTURBED_EXCLUDED:
+            return f"{count} of {total} timed runs were disturbed and are excluded"
+
+
+def trace_remark_text(remark: TraceRemark) -> str:
+    count = f"{remark.count} of {remark.total}"
+    copies = f"{count} {remark.direction.upper()} copies" if remark.direction else f"{count} copies"
+    match remark.kind:
+        case RemarkKind.PAGEABLE_COPIES:
+            return f"{copies} use pageable host memory: they are staged and block the CPU; pin the buffers"
+        case RemarkKind.DEFAULT_STREAM_COPIES:
+            return (
+                f"{copies} run on the default stream, which waits for other streams and makes them wait; "
+                "copy on a separate stream"
+            )
+        case RemarkKind.UNIFIED_MEMORY_COPIES:
+            return f"{copies} move unified memory, on demand"
+        case RemarkKind.SEVERAL_DEVICES:
+            return f"{remark.count} GPUs were used in one window"
+        case RemarkKind.OTHER_THREADS:
+            return f"{count} activities were launched by other threads of the process"
+
+
+def bound_reason(cell: MeasuredCell) -> str:
+    """Why there is no efficiency against the bound; empty where there is one, or no bound."""
+    bound = cell.bound
+    if bound is None or not bound.is_above_measured:
+        return ""
+    return _too_long(bound.limit, bound.bound_us / bound.batch_us)
+
+
+def clocks_text(clocks: Clocks) -> str:
+    """Whether the host's timer, CUDA events and the trace agree."""
+    differ = [_host_differs(clocks.host_over_trace)] if clocks.host_differs and clocks.host_over_trace else []
+    if clocks.events_differ and clocks.events_over_trace:
+        differ.append(_events_differ(clocks.events_over_trace))
+    if differ:
+        return "; ".join(differ)
+    if not clocks.events_over_trace:
+        return "host's timer and trace agree"
+    if not clocks.events_comparable:
+        return "host's timer and trace agree; events not judged, because the profiler changed the pace"
+    return "all agree"
+
+
+def hidden_copies_text(entry: HiddenCopies) -> str:
+    if not entry.computes:
+        return "no compute that could hide the copy"
+    parts = [f"the CPU sets the pace at {_batches(entry.cpu_paced)}"] if entry.cpu_paced else []
+    if entry.batch_size is not None:
+        parts.append(f"the copy stops being hidden at about batch {entry.batch_size:.0f}")
+    elif entry.exposed:
+        parts.append(f"the copy is exposed already at batch {entry.exposed[0]}")
+    elif entry.hidden:
+        parts.append(f"the copy is hidden at {_batches(entry.hidden)}")
+    return "; ".join(parts)
+
+
+def _host_differs(ratio: float) -> str:
+    return f"the traced pass is {_differs(ratio)} by the host's timer than in its trace"
+
+
+def _events_differ(ratio: float) -> str:
+    return f"the median latency is {_differs(ratio)} by the events of the timed runs than in the trace"
+
+
+def _differs(ratio: float) -> str:
+    return f"{percent(abs(ratio - 1))} {'longer' if ratio > 1 else 'shorter'}"
+
+
+def _too_long(term: Term | None, ratio: float) -> str:
+    return (
+        f"in isolation, {TERMS[term] if term else 'a stage'} took {ratio:.2f} times as long as a batch of the whole "
+        "pipeline: something slowed it down while it was measured"
+    )
+
+
+def _batches(sizes: Sequence[int]) -> str:
+    return f"batch {sizes[0]}" if len(sizes) == 1 else f"batches {', '.join(map(str, sizes))}"

@@ -1,0 +1,54 @@
+"""Results with the English of every entry, for readers of results.json."""
+
+from msgspec.structs import replace
+
+from bench.records.results import AxisComparison, Line, MeasuredCell, Penalty, Results
+from bench.report.text.axes import model_text, summary_text
+from bench.report.text.cells import hidden_copies_text, outcome_text, remark_text
+from bench.report.text.verdicts import hint_text, line_text, verdict_text
+from bench.report.view import View
+
+
+def with_text(results: Results) -> Results:
+    """The same with every `text` and `hint` filled in; only for what is written."""
+    view = View(results)
+    return replace(
+        results,
+        cells=tuple(map(_cell, results.cells)),
+        penalties=tuple(_penalty(view, entry) for entry in results.penalties),
+        comparisons=tuple(_axis(view, entry) for entry in results.comparisons),
+        hidden_copies=tuple(replace(entry, text=hidden_copies_text(entry)) for entry in results.hidden_copies),
+        contention=tuple(
+            replace(entry, isolated=entry.isolated and _line(view, entry.isolated)) for entry in results.contention
+        ),
+    )
+
+
+def _cell(cell: MeasuredCell) -> MeasuredCell:
+    remarks = tuple(replace(remark, text=remark_text(remark)) for remark in cell.remarks)
+    return replace(cell, text=outcome_text(cell), remarks=remarks)
+
+
+def _penalty(view: View, entry: Penalty) -> Penalty:
+    rules = view.results.rules
+    effects = entry.effects and {
+        contrast: replace(effect, text=verdict_text(effect, effect.penalty, rules), hint=hint_text(effect))
+        for contrast, effect in entry.effects.items()
+    }
+    return replace(entry, text=verdict_text(entry, entry.penalty, rules), hint=hint_text(entry), effects=effects)
+
+
+def _line(view: View, line: Line) -> Line:
+    return replace(line, text=line_text(line, view.results.rules, view.cells), hint=hint_text(line))
+
+
+def _axis(view: View, entry: AxisComparison) -> AxisComparison:
+    summary = tuple(
+        replace(
+            value,
+            text=summary_text(entry, value),
+            models=tuple(replace(model, text=model_text(entry, value, model)) for model in value.models),
+        )
+        for value in entry.summary
+    )
+    return replace(entry, lines=tuple(_line(view, line) for line in entry.lines), summary=summary)

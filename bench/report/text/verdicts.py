@@ -1,0 +1,88 @@
+"""Verdicts and what would make a comparison decidable."""
+
+from collections.abc import Mapping
+
+from bench.analysis.verdicts import has_few_pairs
+from bench.records.results import Judged, Line, MeasuredCell, Penalty, Reason, Remedy, Rules, Verdict
+from bench.units import effect_with_interval, exact_percent, percent, percent_interval, plural, rounded_up
+
+DECIDED = (Verdict.SAME, Verdict.SLOWER, Verdict.FASTER)
+DIFFERENT = (Verdict.SLOWER, Verdict.FASTER)
+_DIRECTIONS = ("slower", "faster")
+
+
+def effect_text(penalty: float) -> str:
+    """ "2.0 % slower"; an effect of exactly zero has no direction: "no difference"."""
+    if penalty == 0:
+        return "no difference"
+    return f"{percent(abs(penalty))} {_DIRECTIONS[penalty < 0]}"
+
+
+def verdict_text(entry: Judged, penalty: float | None, rules: Rules) -> str:
+    """One sentence for tables and reports, effect and interval included. penalty: that entry.interval is of."""
+    return _judged(entry, penalty, entry.interval, rules)
+
+
+def line_text(line: Line, rules: Rules, cells: Mapping[str, MeasuredCell]) -> str:
+    """The same of a comparison along an axis, which stores the change of throughput."""
+    if line.effect is None:
+        cell = cells[line.failed_cell or line.name]
+        return f"not compared: {cell.name} {cell.outcome.replace('_', ' ')}: {cell.reason or 'no timed run'}"
+    ends = line.interval
+    return _judged(line, -line.effect, (-ends[1], -ends[0]) if ends else None, rules)
+
+
+def _judged(entry: Judged, penalty: float | None, interval: tuple[float, float] | None, rules: Rules) -> str:
+    if penalty is None or entry.reason is Reason.NOT_MEASURED:
+        return "not measured: no block has both runs"
+    if interval is None:
+        return f"undecided: {effect_text(penalty)}, from one pair, which has no spread"
+    effect = effect_with_interval(penalty, interval, _DIRECTIONS)
+    if entry.reason is Reason.WITHIN_MARGIN:
+        return f"no difference larger than {exact_percent(rules.margin)}: {effect}"
+    if entry.reason is Reason.DIFFERENT:
+        return effect
+    if entry.reason is Reason.UNINFORMATIVE:
+        return (
+            f"no conclusion at this noise: {percent_interval(interval)}; "
+            "even a loss of nearly all throughput could stay undetected"
+        )
+    if has_few_pairs(entry.mde, entry.pairs):
+        effect = f"{effect_text(penalty)}, which {plural(entry.pairs, 'pair')} cannot distinguish from noise"
+    repeats = entry.repeats_needed or 0
+    if entry.reason is Reason.TOO_MANY_REPEATS_NEEDED:
+        return (
+            f"not resolvable: {effect}; it would take about {rounded_up(repeats)} repeats, "
+            f"more than the {rules.max_repeats} allowed"
+        )
+    return f"undecided: {effect}; about {repeats} repeats would decide"
+
+
+def hint_text(entry: Judged) -> str:
+    """What would make the comparison decidable; empty where it is decided."""
+    repeats = entry.repeats_needed
+    if entry.remedy is None:
+        return ""
+    if entry.remedy is Remedy.REPEAT and entry.reason is Reason.ONE_PAIR:
+        return f"measure at least {repeats} repeats (--repeats)"
+    return {
+        Remedy.REPEAT: f"--repeats {repeats}, or --target-precision",
+        Remedy.SEE_FAILED_RUNS: "see the failed runs",
+        Remedy.USE_CUDA_GRAPH: "the noise comes from the CPU that launches the kernels: "
+        "use a CUDA graph (cuda_graph: true)",
+        Remedy.REDUCE_LAUNCHES: "the noise still comes from launches: "
+        "raise batch_size, or keep other work off the host",
+        Remedy.REDUCE_CPU_WORK: "the noise comes from the CPU's work for each batch: "
+        "raise batch_size, or keep other work off the host",
+        Remedy.FIND_DISTURBANCE: "find what disturbs the runs (their monitor records clocks, throttling and other "
+        "processes), or raise --max-repeats",
+    }[entry.remedy]
+
+
+def tile_note(entry: Penalty) -> str:
+    """For a tile of a map in place of a loss that may be noise; empty where the loss is shown."""
+    if entry.interval is None:
+        return ""
+    if entry.verdict in DIFFERENT:
+        return "" if entry.headline else f"probably {entry.verdict.lower()}"
+    return "same" if entry.verdict is Verdict.SAME else "not decided"
