@@ -20,10 +20,10 @@ from bench.errors import StudyError
 from bench.host.fingerprint import describe_change, fingerprint, fingerprint_changes
 from bench.host.topology import read_topology
 from bench.records.base import DamagedRecord, Kind, convert, plain, read
-from bench.records.host import Fingerprint, Host, Topology
+from bench.records.host import Host
 from bench.records.study import Grid, IndexEntry, Study, run_name
 from bench.storage import read_json, sync_folders, write_json, write_text
-from bench.study.grid import Expansion, expand_here
+from bench.study.grid import expand_here
 from bench.study.load import LARGEST_FILE_BYTES, StudyDefinition, parse_yaml
 from bench.study.settings import KEYS
 
@@ -268,51 +268,45 @@ def resolve(
     night: a date, for which the study is measured once; each has a run directory of its own.
     Raise StudyError if the host has changed since the directory was created.
     """
-    host = socket.gethostname()
     of_night = {"night": night} if night else {}
-    identity = study_fingerprint(definition.as_json() | of_night, host)
+    identity = study_fingerprint(definition.as_json() | of_night, socket.gethostname())
     folder = output_dir.resolve() / definition.name
     with study_index(folder) as index:
         entry = _own_entry(index.get(identity), fresh, invocation)
-        topology = read_topology()
-        facts = fingerprint(topology)
+        host = _read_host(socket.gethostname())
         if entry and _is_complete(folder / entry.path):
             found = RunDirectory(folder / entry.path)
-            _check_same_host(found, facts)
+            _check_same_host(found, host)
             return found
-        here = expand_here(definition, topology)
+        here = expand_here(definition, host)
         path = folder / entry.path if entry and _is_unused(folder / entry.path) else new_directory(folder)
         make_parts(path)
         # Entered before it is complete: a complete one that is not in the index would never be found again.
         index[identity] = IndexEntry(path=str(path.relative_to(folder)), invocation=invocation)
         write_json(folder / INDEX, plain(index))
-        _freeze_here(path, here, night, invocation, _host(host, facts, topology))
+        freeze(path, structs.replace(here.study, night=night, created_by=invocation), host, here.grid)
         return RunDirectory(path)
 
 
-def resolve_into(definition: StudyDefinition, path: Path, host: str, invocation: str) -> RunDirectory:
+def resolve_into(definition: StudyDefinition, path: Path, name: str, invocation: str) -> RunDirectory:
     """This folder as the run directory of one host of many, which its caller alone may use.
 
-    host: the name it has among them. Raise StudyError if the host has changed since the directory was created.
+    name: of the host among them. Raise StudyError if the host has changed since the directory was created.
     """
     found = RunDirectory(path.resolve())
-    topology = read_topology()
-    facts = fingerprint(topology)
+    host = _read_host(name)
     if _is_complete(found.path):
-        _check_same_host(found, facts)
+        _check_same_host(found, host)
         return found
-    here = expand_here(definition, topology)
+    here = expand_here(definition, host)
     make_parts(found.path)
-    _freeze_here(found.path, here, "", invocation, _host(host, facts, topology))
+    freeze(found.path, structs.replace(here.study, created_by=invocation), host, here.grid)
     return found
 
 
-def _freeze_here(path: Path, here: Expansion, night: str, invocation: str, host: Host) -> None:
-    freeze(path, structs.replace(here.study, night=night, created_by=invocation), host, here.grid)
-
-
-def _host(name: str, facts: Fingerprint, topology: Topology) -> Host:
-    return Host(host=name, fingerprint=facts, **structs.asdict(topology))
+def _read_host(name: str) -> Host:
+    topology = read_topology()
+    return Host(host=name, fingerprint=fingerprint(topology), **structs.asdict(topology))
 
 
 def find(definition: StudyDefinition, output_dir: Path) -> RunDirectory | None:
@@ -336,8 +330,8 @@ def _is_unused(path: Path) -> bool:
     return path.is_dir() and not any(path.glob("runs/*"))
 
 
-def _check_same_host(directory: RunDirectory, facts: Fingerprint) -> None:
-    changes = fingerprint_changes(directory.host().fingerprint, facts)
+def _check_same_host(directory: RunDirectory, host: Host) -> None:
+    changes = fingerprint_changes(directory.host().fingerprint, host.fingerprint)
     if changes:
         raise StudyError(
             "this host has changed since the study began: " + "; ".join(map(describe_change, changes)),
