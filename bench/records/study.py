@@ -254,7 +254,7 @@ class StudySettings(Settings, frozen=True, kw_only=True):
     measure_link: Annotated[
         bool, Meta(description="measure each GPU's link from each placement before the first run")
     ] = True
-    retention: Annotated[Retention, Meta(description="which traces stay")] = "keep"
+    retention: Annotated[Retention, Meta(description="which traces are kept")] = "keep"
 
 
 # A cell is known by these across studies, and by each other setting that is not at its default.
