@@ -109,7 +109,7 @@ def _value(text: str) -> Any:
 @_JSON
 def analyze(path: Path, as_json: bool) -> None:
     """Print the metrics of a trace (.sqlite, .sqlite.gz, with nsys .nsys-rep) or of every trace in a folder."""
-    from bench.trace.analyze import analyze_command
+    from bench.report.analyze import analyze_command
 
     sys.exit(analyze_command(path, as_json))
 

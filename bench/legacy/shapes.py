@@ -59,7 +59,7 @@ NS = ("overlap_ns", "exposed_h2d_ns", "exposed_d2h_ns", "exposed_copy_ns", "idle
 METRICS = STAGE | {
     "name": TEXT, "batches": COUNT, "window_ns": POSITIVE, "h2d": COPIES, "d2h": COPIES,
     "compute": {"kernels": NUMBER, "busy_ns": NUMBER}, **dict.fromkeys(NS, NUMBER), "pipeline_efficiency": NUMBER,
-    "bottleneck": TEXT, "latency_us": LATENCY, "regime": TEXT, "regime_evidence": SPREAD, "remarks": [Must(TEXT)],
+    "bottleneck": TEXT, "latency_us": LATENCY, "regime": TEXT, "regime_evidence": SPREAD,
     "devices": [Must({"name": TEXT, "uuid": TEXT, "pci_bus_id": TEXT})], "launch_gaps": SPREAD,
     "top_kernels": [Must({"name": Must(TEXT), "calls": Must(NUMBER), "total_ns": Must(NUMBER)})],
 }  # fmt: skip

@@ -5,7 +5,7 @@
 
 from enum import StrEnum
 
-from bench.records.base import Count, Number, Record
+from bench.records.base import Count, Direction, Number, Record
 
 
 class Regime(StrEnum):
@@ -110,7 +110,7 @@ class TraceRemark(Record, frozen=True, kw_only=True):
     kind: RemarkKind
     count: Count
     total: Count
-    direction: Bottleneck | None = None
+    direction: Direction | None = None
 
 
 class TraceDevice(Record, frozen=True, kw_only=True):

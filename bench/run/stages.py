@@ -11,6 +11,7 @@ from msgspec import structs
 from bench.errors import StudyError
 from bench.records.base import plain
 from bench.records.study import OPTIONAL_IN_KEY, TRACED, Cell
+from bench.records.trace import TraceDevice
 from bench.run.attempt import Report, step_aside
 from bench.run.child import Process, scratch_folder
 from bench.run.lock import HostLock
@@ -81,11 +82,9 @@ def extract_metrics(directory: RunDirectory, cell: Cell, invocation: str) -> dic
 def _metrics(directory: RunDirectory, cell: Cell) -> dict[str, Any]:
     from bench.trace.metrics import check_conservation, metrics
     from bench.trace.reader import read_trace
-    from bench.trace.remarks import details
 
-    trace = read_trace(directory.sqlite(cell.name))
-    found, more = metrics(trace), details(trace)
-    _check_gpu(cell, more["devices"])
+    found = metrics(read_trace(directory.sqlite(cell.name)))
+    _check_gpu(cell, found.devices)
     run = read_record(directory.record(cell.name, TRACED))
     if run is None or not run["result"]:
         where = str(directory.record(cell.name, TRACED))
@@ -94,12 +93,12 @@ def _metrics(directory: RunDirectory, cell: Cell) -> dict[str, Any]:
     check_conservation(
         found, result["bytes_in_per_batch"], result["bytes_out_per_batch"], cell.num_samples // cell.batch_size
     )
-    return found | {key: more[key] for key in ("devices", "remarks", "launch_gaps", "top_kernels")}
+    return dict(plain(found))
 
 
-def _check_gpu(cell: Cell, devices: list[dict[str, Any]]) -> None:
+def _check_gpu(cell: Cell, devices: list[TraceDevice]) -> None:
     """The trace must be of the cell's GPU. torch.profiler names none; then the child's own check stands alone."""
-    seen = {device["uuid"] for device in devices if device["uuid"]}
+    seen = {device.uuid for device in devices if device.uuid}
     if cell.gpu_uuid and seen - {cell.gpu_uuid}:
         raise StudyError(
             f"the trace shows {', '.join(sorted(seen))}, GPU {cell.gpu} is {cell.gpu_uuid}",

@@ -1,118 +1,137 @@
-"""numastudy analyze: the metrics of a trace, or of every trace in a folder, without a study around it."""
+"""Metrics of a trace, or of every trace in a folder, without a study around it."""
 
-import json
-import sys
+import gzip
 import tempfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from bench.errors import StudyError, TraceError
-from bench.trace.metrics import check_conservation, metrics
-from bench.trace.nsys import Nsys
+from bench.records.base import Record
+from bench.records.trace import Metrics, PerBatch
+from bench.trace.batches import per_batch
+from bench.trace.export import GZIP_MAGIC, SQLITE_MAGIC
+from bench.trace.metrics import metrics
+from bench.trace.nsys import REPORT_MAGIC, Nsys
 from bench.trace.reader import read_trace
-from bench.trace.remarks import details
 from bench.trace.torch_trace import convert
 
 # In order of preference: an export needs no work, and a report beside its export says nothing new.
 ENDINGS = (".sqlite", ".sqlite.gz", ".nsys-rep", ".trace.json.gz", ".trace.json")
-EXIT_FAILED = 2
-NAME_WIDTH = 80
+# Of single files, which are known by their content.
+MORE_ENDINGS = (".db", ".json.gz", ".json", ".qdrep", ".gz")
+
+OTHER_FILES = {
+    ".qdstrm": ("the raw stream of nsys, not a report", "QdstrmImporter --input-file FILE makes the report from it"),
+    ".qdrep": ("a .qdrep that does not begin like a report of nsys", "export it with the nsys that made it"),
+    ".nsys-rep": ("a .nsys-rep that does not begin like a report of nsys", "measure the cell again"),
+    ".ncu-rep": ("a report of Nsight Compute, which has no timeline", "trace with nsys -t cuda,nvtx"),
+}
 
 
-def analyze_path(path: Path | str, cell: Mapping[str, Any] | None = None) -> dict[str, Any] | list[dict[str, Any]]:
-    """A file's metrics, or a folder's, in the order of their names.
+class FileKind(Enum):
+    EXPORT = "SQLite export"
+    REPORT = "report of nsys"
+    CHROME = "Chrome trace"
 
-    cell: what the trace should hold, as far as it is known: `name`, `batches_per_pass`, `bytes_in_per_batch`,
-    `bytes_out_per_batch` (of a cell or of a run's result). In a folder a broken trace becomes {"name", "error",
-    "advice"} and harms no other. Raise TraceError for a broken file and for a folder without traces.
+
+class Analysis(Record, frozen=True, kw_only=True):
+    metrics: Metrics
+    per_batch: PerBatch
+
+
+class Broken(Record, frozen=True, kw_only=True):
+    """A trace that could not be read."""
+
+    name: str
+    error: str
+    advice: str
+
+
+def analyze_file(path: Path, name: str | None = None) -> Analysis:
+    """Raise TraceError for a file that is not a trace, and for a trace that is broken or not complete."""
+    with _export(path) as export:
+        trace = read_trace(export, name or trace_name(path), path)
+    return Analysis(metrics=metrics(trace), per_batch=per_batch(trace))
+
+
+def analyze_folder(folder: Path) -> list[Analysis | Broken]:
+    """All traces of a folder in the order of their names; a broken one harms no other.
+
+    Raise TraceError for a folder without traces.
     """
-    path = Path(path)
-    return [_outcome(trace) for trace in _traces(path)] if path.is_dir() else analyze_file(path, cell)
+    return [_analysis_or_error(path) for path in _traces(folder)]
 
 
-def analyze_file(path: Path, cell: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    cell = cell or {}
-    ending = _ending(path) or ""
-    name = str(cell.get("name") or path.name.removesuffix(ending))
-    if ending.startswith((".nsys-rep", ".trace")):
-        with tempfile.TemporaryDirectory(prefix="numastudy-") as folder:
-            export = Path(folder) / "export.sqlite"
-            if not path.is_file():
-                raise TraceError("no such file", str(path), "check the path")
-            Nsys().export_file(path, export) if ending == ".nsys-rep" else convert(path, export)
-            trace = read_trace(export, name)
-    else:
-        trace = read_trace(path, name)
-    found = metrics(trace)
-    if "bytes_in_per_batch" in cell and "bytes_out_per_batch" in cell:
-        expected = cell["bytes_in_per_batch"], cell["bytes_out_per_batch"], cell.get("batches_per_pass")
-        check_conservation(found, *expected)
-    return {"name": name, **found, **details(trace)}
+def trace_name(path: Path) -> str:
+    """The file name without the endings of traces."""
+    ending = next((ending for ending in (*ENDINGS, *MORE_ENDINGS) if path.name.endswith(ending)), "")
+    return path.name.removesuffix(ending) or path.name
 
 
-def analyze_command(path: Path | str, as_json: bool) -> int:
-    """Print to stdout, errors of single traces to stderr; the exit code."""
-    found = analyze_path(path)
-    rows = found if isinstance(found, list) else [found]
-    broken = [row for row in rows if "error" in row]
-    if as_json:
-        print(json.dumps(found, indent=1, allow_nan=False))
-    else:
-        print("\n\n".join(_text(row) for row in rows if "error" not in row))
-    for row in broken:
-        print(f"{row['name']}: {row['error']}\n  to do: {row['advice']}", file=sys.stderr)
-    return EXIT_FAILED if broken else 0
+def _analysis_or_error(path: Path) -> Analysis | Broken:
+    try:
+        return analyze_file(path)
+    except StudyError as error:
+        return Broken(name=trace_name(path), error=error.what, advice=error.advice)
 
 
 def _traces(folder: Path) -> list[Path]:
-    """One file a trace: of those with one name the first by ENDINGS. A run directory keeps them in nsys_reports."""
+    """One file for each trace: of those with one name the first by ENDINGS. Run directories have nsys_reports."""
     found: dict[str, Path] = {}
     for place in (folder, folder / "nsys_reports"):
         for ending in ENDINGS:
             for path in sorted(place.glob(f"*{ending}")):
-                found.setdefault(path.name.removesuffix(ending), path)
+                found.setdefault(trace_name(path), path)
     if not found:
         raise TraceError("no trace in this folder", str(folder), f"a trace ends in {', '.join(ENDINGS)}")
     return [found[name] for name in sorted(found)]
 
 
-def _outcome(path: Path) -> dict[str, Any]:
+@contextmanager
+def _export(path: Path) -> Iterator[Path]:
+    """The export of a trace, which may be made for as long as it is read."""
+    kind = file_kind(path)
+    if kind is FileKind.EXPORT:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="numastudy-") as folder:
+        export = Path(folder) / "export.sqlite"
+        Nsys().export_file(path, export) if kind is FileKind.REPORT else convert(path, export)
+        yield export
+
+
+def file_kind(path: Path) -> FileKind:
+    """What a file is, by its content. Raise TraceError for what is not a trace, by its name where that says more."""
     try:
-        return analyze_file(path)
-    except StudyError as error:
-        return {"name": path.name.removesuffix(_ending(path) or ""), "error": error.what, "advice": error.advice}
+        head = _head(path)
+    except OSError as error:
+        raise TraceError(f"cannot read the trace: {error.strerror or error}", str(path), "check the path") from None
+    if head.startswith(SQLITE_MAGIC):
+        return FileKind.EXPORT
+    if head.startswith(REPORT_MAGIC):
+        return FileKind.REPORT
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
+        return FileKind.CHROME
+    what, advice = OTHER_FILES.get(
+        path.suffix,
+        (
+            "not a trace: neither a SQLite export, nor a report of nsys, nor a trace of torch.profiler"
+            if head
+            else "the file is empty",
+            "give a .sqlite of nsys export, a .nsys-rep, or a .json of torch.profiler",
+        ),
+    )
+    raise TraceError(what, str(path), advice)
 
 
-def _ending(path: Path) -> str | None:
-    return next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
-
-
-def _text(found: dict[str, Any]) -> str:
-    return "\n".join(_lines(found))
-
-
-def _lines(found: dict[str, Any]) -> Iterator[str]:
-    window, latency, why = found["window_ns"], found["latency_us"], found["regime_evidence"]
-    devices = ", ".join(device["name"] or f"device {device['id']}" for device in found["devices"])
-    yield f"{found['name']}  ({devices})"
-    yield f"  {found['batches']} batches in {window / 1e6:.3f} ms: {found['regime']}"
-    rho = "none" if why["rho"] is None else f"{why['rho']:.2f}"
-    late = "" if why["late_share"] is None else f", of it {why['late_share']:.0%} waiting for a launch"
-    yield f"    copy over compute {rho}, idle {why['idle_share']:.1%}{late}"
-    for stage in ("h2d", "d2h"):
-        copy = found[stage]
-        rate = "-" if copy["bandwidth_gb_s"] is None else f"{copy['bandwidth_gb_s']:.2f}"
-        yield (
-            f"  {stage}      {copy['copies']} copies, {copy['bytes']} bytes, {copy['busy_ns'] / window:6.1%} busy, "
-            f"{rate} GB/s, exposed {found[f'exposed_{stage}_ns'] / window:.1%}"
-        )
-    compute = found["compute"]
-    yield f"  compute  {compute['kernels']} kernels, {compute['busy_ns'] / window:6.1%} busy"
-    yield f"  efficiency {found['pipeline_efficiency']:.3f} in situ, bottleneck {found['bottleneck']}"
-    values = (f"{name} {latency[name]:.1f}" for name in ("p50", "p90", "p99", "max") if latency[name] is not None)
-    yield f"  latency    {', '.join(values)} us"
-    yield from (f"    no {name}: {reason}" for name, reason in latency["reasons"].items())
-    for kernel in found["top_kernels"][:3]:
-        yield f"  {kernel['total_ns'] / window:6.1%}  {kernel['calls']} x {kernel['name'][:NAME_WIDTH]}"
-    yield from (f"  note: {remark}" for remark in found["remarks"])
+def _head(path: Path) -> bytes:
+    """The first bytes, unpacked."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(GZIP_MAGIC):
+        with suppress(EOFError, zlib.error, gzip.BadGzipFile), gzip.open(path) as packed:
+            return packed.read(64)
+    return head

@@ -2,26 +2,21 @@
 
 import numpy as np
 
+from bench.records.trace import PerBatch
+from bench.trace.activities import Activities, Kind
 from bench.trace.intervals import Intervals, Times, covered, gaps, join, union
 from bench.trace.metrics import latencies
-from bench.trace.reader import Activities, Kind, Trace
+from bench.trace.reader import Trace
 
 STAGES = {"h2d": Kind.H2D, "compute": Kind.COMPUTE, "d2h": Kind.D2H}
 
 
-def per_batch(trace: Trace) -> dict[str, list[int | None]]:
-    """Columns in the order of the batches:
-
-    latency_ns            first H2D start to last D2H end; None where one direction is not copied
-    {stage}_ns            length of the union of the stage's activities of the batch
-    exposed_copy_ns       the batch's copies while nothing at all was being computed
-    idle_before_{stage}_ns  the idle time of the device that the stage's first activity ended, 0 if it was busy
-    launch_gap_ns         inside the batch's compute stage, time in which none of its kernels ran
-    """
+def per_batch(trace: Trace) -> PerBatch:
+    """Columns in the order of the batches."""
     activities, count = trace.activities, len(trace.window.batch_start)
     unions = {name: activities.union(kind) for name, kind in STAGES.items()}
     idle = gaps(join(*unions.values()), int(activities.start.min()), int(activities.end.max()))
-    columns = {}
+    columns: dict[str, Times] = {}
     pieces = {name: _pieces(activities, [kind], count) for name, kind in STAGES.items()}
     for name, (batch, intervals) in pieces.items():
         columns[f"{name}_ns"] = _sum(batch, intervals.end - intervals.start, count)
@@ -32,8 +27,8 @@ def per_batch(trace: Trace) -> dict[str, list[int | None]]:
         columns[f"idle_before_{name}_ns"] = _idle_before(idle, batch, intervals, count)
     batch, intervals = pieces["compute"]
     columns["launch_gap_ns"] = _spans(batch, intervals, count) - columns["compute_ns"]
-    latency = latencies(trace).tolist() or [None] * count
-    return {"latency_ns": latency, **{name: column.tolist() for name, column in columns.items()}}
+    latency: list[int | None] = latencies(trace).tolist() or [None] * count
+    return PerBatch(latency_ns=latency, **{name: column.tolist() for name, column in columns.items()})
 
 
 def _pieces(activities: Activities, kinds: list[Kind], count: int) -> tuple[Times, Intervals]:
@@ -45,9 +40,9 @@ def _pieces(activities: Activities, kinds: list[Kind], count: int) -> tuple[Time
     zero = int(start.min())
     span = int(end.max()) - zero + 1
     if span * count >= 2**62:
-        # Only a damaged export could ask for this: batches laid end to end would not fit 64 bits.
+        # Only a damaged export leads here: its batches, end to end, would not fit 64 bits.
         return _pieces_one_by_one(batch, start, end)
-    # Laid end to end on one axis the batches cannot meet, and one union serves them all.
+    # End to end on one axis the batches cannot meet, and one union serves them all.
     shift = batch * span - zero
     joined = union(start + shift, end + shift)
     piece_batch = joined.start // span

@@ -72,3 +72,14 @@ def gaps(intervals: Intervals, start: int, end: int) -> Intervals:
     closes = np.concatenate((intervals.start, np.array([end], np.int64)))
     real = closes > opens
     return Intervals(opens[real], closes[real])
+
+
+def running_end(group: Times, end: Times) -> Times:
+    """Running maximum of `end` that starts anew with every group; groups ascend."""
+    if not len(end):
+        return end
+    low = int(end.min())
+    span = int(end.max()) - low + 1
+    if span * (int(group[-1]) + 1) < 2**62:
+        return np.maximum.accumulate(end - low + group * span) - group * span + low
+    return np.concatenate([np.maximum.accumulate(end[group == number]) for number in np.unique(group)])

@@ -1,22 +1,29 @@
-"""Nsight Systems: nsys runs the measured process and writes a .nsys-rep."""
+"""Nsight Systems: nsys runs the measured process and writes a .nsys-rep; its agent is ended with it."""
 
+import hashlib
+import os
+import secrets
+import signal
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from bench.errors import ProfilerError, TraceError
 from bench.host.fingerprint import find_importer, find_nsys
 from bench.storage import whole_database
-from bench.trace.nsys_agent import end_agents, session_name
 from bench.trace.profilers import last_line, run_tool
 
 TOOL_TIMEOUT_S = 600
+# How a report begins; that of a .qdrep, its name before 2021.4, too.
+REPORT_MAGIC = b"NVIDIA Tegra Profiler Report"
 INSTALL = "install Nsight Systems (Debian: .ci/install-nsys; else developer.nvidia.com), or use profiler: torch"
 
 # Only what is needed: a timed claim never comes from here, yet less tracing disturbs less.
 FLAGS = ("--trace=cuda,nvtx", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true")
 CAPTURE = ("--capture-range=cudaProfilerApi", "--capture-range-end=stop")
 
-# What nsys says -> what to do. First match wins.
+# Parts of nsys' output -> what to do. First match wins.
 REFUSALS = (
     (
         ("perf_event_paranoid", "perf_event_open", "Paranoid Level"),
@@ -41,7 +48,7 @@ REFUSALS = (
     (
         ("Local Endpoint is not available",),
         "its agent did not start in time",
-        "seen on a busy host: run it again when less is going on",
+        "seen on a busy host: run it again when the host is less busy",
     ),
     (
         ("Agent launcher failed", "End of file"),
@@ -89,7 +96,7 @@ class Nsys:
             return self._import(stream, trace)
         _raise_refusal(log, report)
         raise ProfilerError(
-            "nsys ended well and left no report: the run never opened the profiler's range, or nsys lost it",
+            "nsys succeeded and left no report: the run never opened the profiler's range, or nsys lost it",
             str(trace),
             "see the run's log; measure it again, or use profiler: torch",
         )
@@ -115,7 +122,7 @@ class Nsys:
                 redact(temporary, temporary)
             except TraceError as error:
                 raise ProfilerError(
-                    f"nsys exported what is no database: {error.what}",
+                    f"nsys exported what is not a database: {error.what}",
                     str(trace),
                     "measure it again, or use profiler: torch",
                 ) from None
@@ -161,3 +168,47 @@ def _raise_refusal(log: str, report: Path) -> None:
     for signs, what, advice in REFUSALS:
         if any(sign in log for sign in signs):
             raise ProfilerError(f"nsys: {what}", str(report), advice)
+
+
+# The agent: a daemon in a session of its own, which survives when nsys is killed, and now and then without that.
+# It inherits the descriptors of the run, a host lock among them: if it stayed, it would hold the host for ever.
+
+GRACE_S = 1.0
+KILL_S = 5.0
+
+
+def session_name(report: Path) -> str:
+    """A new name, which distinguishes the agents of this report from all others: it is in their command lines.
+
+    New at each call: to nsys the name of an agent that was killed stays in use ("Agent launcher failed") until one
+    with another name has cleared the table.
+    """
+    return _stem(report) + secrets.token_hex(4)
+
+
+def agents(report: Path) -> list[int]:
+    """PIDs of living agents of the report's sessions."""
+    sign = b"--session-name=" + _stem(report).encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"--start-agent" in arguments and any(each.startswith(sign) for each in arguments):
+                    found.append(int(entry.name))
+    return found
+
+
+def end_agents(report: Path) -> None:
+    """Give them a moment to end by themselves, then end them; return when they are gone."""
+    begin = time.monotonic()
+    while (left := agents(report)) and (waited := time.monotonic() - begin) < GRACE_S + KILL_S:
+        if waited > GRACE_S:  # time and again: one that was just starting may have forked meanwhile
+            for pid in left:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _stem(report: Path) -> str:
+    return f"numastudy-{hashlib.sha256(os.fsencode(report.resolve())).hexdigest()[:16]}-"

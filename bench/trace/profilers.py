@@ -1,4 +1,7 @@
-"""Profiler interface, tool runner, torch.profiler."""
+"""What records a traced run, behind one small interface. torch is not imported here.
+
+A report is named by its path without an ending: the ending is the profiler's own.
+"""
 
 import os
 import signal
@@ -12,10 +15,6 @@ from typing import Protocol
 from bench.errors import ProfilerError, StudyError
 from bench.host.fingerprint import find_nsys
 
-# --- profilers
-# What records a traced run, behind one small interface; torch is imported by none of it.
-#
-# A report is named by its path without an ending: the ending is the profiler's own.
 
 class Profiler(Protocol):
     name: str
@@ -64,8 +63,8 @@ def choose_profiler(setting: str, device: str) -> str:
     return "nsys" if device == "cuda" and find_nsys() else "torch"
 
 
-# --- process
-# Run a profiler's own tools: bounded in time, nothing left behind.
+# The profilers' own tools: bounded in time, no process left behind.
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -108,10 +107,9 @@ def last_line(output: str) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-# --- torch
-# torch.profiler: the measured process itself writes a Chrome trace.
-
 class Torch:
+    """torch.profiler: the measured process itself writes a Chrome trace."""
+
     name = "torch"
 
     def trace_path(self, report: Path) -> Path:

@@ -1,7 +1,7 @@
 """A trace that may be published: what metrics are made of, copied into a new file, and nothing else.
 
-An export also carries the host's name and user, paths, the environment and the names of all processes of the host,
-in tables of their own and among the strings. So what may stay is named here, and what is dropped is everything else.
+An export also has the host's name and user, paths, the environment and the names of all processes of the host, in
+tables of their own and among the strings. So what may stay is listed here, and everything else is dropped.
 """
 
 import re
@@ -37,7 +37,7 @@ FACTS = ("EXPORT_PRODUCT_*", "EXPORT_SCHEMA_*", "EXPORT_ARCH", "EXPORT_PLATFORM"
 def redact(source: Path | str, target: Path | str) -> None:
     """Write target, .sqlite, from source, .sqlite or .sqlite.gz; it appears whole or not at all.
 
-    Raise TraceError if source is no export.
+    Raise TraceError if source is not an export.
     """
     source = Path(source)
     try:
@@ -74,7 +74,7 @@ def _copy(connection: sqlite3.Connection, source: Path) -> None:
         )
     connection.execute("COMMIT")
     connection.execute("DETACH source")
-    # What was deleted still stands in the free parts of pages until the file is rebuilt.
+    # What was deleted stays in the free parts of pages until the file is rebuilt.
     connection.execute("VACUUM")
 
 

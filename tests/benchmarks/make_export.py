@@ -85,7 +85,7 @@ def _copies(batches: int) -> Iterator[tuple]:
         for number, kind, size, stream in ((0, 1, 6_021_120, 13), (PER_BATCH - 1, 2, 256_000, 21)):
             start, correlation = _begin(batch) + number * STEP_NS + 4000, (batch * PER_BATCH + number) * 2 + 100
             ends = (1, 2) if kind == 1 else (2, 1)
-            yield (start, start + 2000 + batch % 500, 0, 1, stream, correlation, PROCESS, size, kind, *ends)
+            yield (start, start + size // 50 + batch % 500, 0, 1, stream, correlation, PROCESS, size, kind, *ends)
 
 
 def _kernels(batches: int) -> Iterator[tuple]:

@@ -88,9 +88,9 @@ def test_a_frozen_study_of_others_is_small_and_plain(tmp_path, text):
 def test_a_small_file_that_unpacks_to_gigabytes_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(database, "MOST_UNPACKED_BYTES", 1 << 20)
     monkeypatch.setattr(chrome, "MOST_BYTES", 1 << 20)
-    for name in ("x.sqlite.gz", "x.trace.json.gz"):
-        (tmp_path / name).write_bytes(gzip.compress(b"\0" * (8 << 20)))
-        with pytest.raises(StudyError, match=r"far more than a trace|no trace of a run"):
+    for name, head in (("x.sqlite.gz", b"SQLite format 3\0"), ("x.trace.json.gz", b"{")):
+        (tmp_path / name).write_bytes(gzip.compress(head + b" " * (8 << 20)))
+        with pytest.raises(StudyError, match=r"far more than a trace|not a trace of a run"):
             analyze_file(tmp_path / name)
 
 

@@ -15,7 +15,7 @@ from bench.run.lock import HostLock
 from bench.run.stages import export_trace, extract_metrics
 from bench.study.directory import RunDirectory, resolve
 from bench.study.load import read_study
-from bench.trace.nsys_agent import agents
+from bench.trace.nsys import agents
 from tests.reliability.killing import ApartCalls, living, wait_until
 from tests.reliability.stub import behave, replay
 

@@ -43,36 +43,47 @@ def _read(path):
     batches = sorted(
         r for r in ranges if re.fullmatch(r"test_batch_[0-9]+", r[3]) and r[2] == thread and w0 <= r[0] < w1
     )
-    pid = thread // 2**24 % 2**24
     copy_names = {row["id"]: row["name"] for row in table("ENUM_CUDA_MEMCPY_OPER")} or {
         1: "HTOD", 2: "DTOH", 8: "DTOD"
     }  # fmt: skip
 
-    calls = {}
+    calls, launches, elsewhere = {}, set(), set()
     for row in table("CUPTI_ACTIVITY_KIND_RUNTIME"):
+        if row["globalTid"] // 2**24 == thread // 2**24 and row["globalTid"] != thread and w0 <= row["start"] < w1:
+            elsewhere.add(row["correlationId"])
         if row["globalTid"] == thread and w0 <= row["start"] < w1:
+            name = strings.get(row.get("nameId"), "")
+            if row.get("returnValue") == 0 and re.match(r"cu(da)?(Launch.*Kernel|GraphLaunch|Memcpy|Memset)", name):
+                launches.add(row["correlationId"])
             end = row["end"] if row["end"] is not None else float("inf")
             calls.setdefault(row["correlationId"], []).append((row["start"], -end))
-    activities = []
+    activities, recorded, others = [], set(), 0
     for name in ("MEMCPY", "KERNEL", "MEMSET", "GRAPH_TRACE"):
         for row in table("CUPTI_ACTIVITY_KIND_" + name):
-            if "globalPid" in row and row["globalPid"] // 2**24 % 2**24 != pid:
+            if "globalPid" in row and row["globalPid"] // 2**24 != thread // 2**24:
                 continue
+            recorded.add(row["correlationId"])
+            others += row["correlationId"] in elsewhere - calls.keys()
             if row["correlationId"] not in calls:
                 continue
-            kind = "K"
+            kind = {"KERNEL": "kernels", "MEMSET": "memsets", "GRAPH_TRACE": "graph_launches"}.get(name)
             if name == "MEMCPY":
-                kind = {"HTOD": "H", "DTOH": "D", "DTOD": "K"}[copy_names[row["copyKind"]][-4:]]
+                kind = {"HTOD": "H", "DTOH": "D", "DTOD": "device_copies"}[copy_names[row["copyKind"]][-4:]]
             call_start, call_end = min(calls[row["correlationId"]])
             inside = [i for i, batch in enumerate(batches) if batch[0] <= call_start < batch[1]]
             activities.append({
-                "start": row["start"], "end": row["end"], "kind": kind, "bytes": row.get("bytes", 0),
+                "start": row["start"], "end": row["end"], "kind": kind if kind in "HD" else "K", "name": kind,
+                "bytes": row.get("bytes", 0),
                 "call_end": -call_end, "batch": inside[0] if inside else None,
             })  # fmt: skip
-    return activities, len(batches)
+    complete = {
+        "launches": len(launches) or None, "recorded": len(launches & recorded) or None, "untimed": 0,
+        "before_call": 0, "other_threads": others,
+    }  # fmt: skip
+    return activities, len(batches), complete
 
 
-def _metrics(activities, batches):
+def _metrics(activities, batches, complete):
     first = min(a["start"] for a in activities)
     last = max(a["end"] for a in activities)
     pieces = _pieces(activities)
@@ -103,7 +114,14 @@ def _metrics(activities, batches):
         "window_ns": window,
         "h2d": h2d,
         "d2h": d2h,
-        "compute": {"kernels": sum(a["kind"] == "K" for a in activities), "busy_ns": busy["compute"]},
+        "compute": {
+            **{
+                name: sum(a["name"] == name for a in activities)
+                for name in ("kernels", "graph_launches", "memsets", "device_copies")
+            },
+            "busy_ns": busy["compute"],
+        },
+        "complete": complete,
         "overlap_ns": length(lambda kinds: "K" in kinds and kinds & {"H", "D"}),
         "exposed_h2d_ns": length(lambda kinds: "H" in kinds and "K" not in kinds),
         "exposed_d2h_ns": length(lambda kinds: "D" in kinds and "K" not in kinds),

@@ -2,9 +2,12 @@
 
 from hypothesis import given, settings
 
+from bench.records.base import plain
+from bench.records.trace import LaunchGaps, TopKernel
+from bench.trace.activities import Kind
 from bench.trace.batches import per_batch
-from bench.trace.reader import Kind, read_trace
-from bench.trace.remarks import launch_gaps, top_kernels
+from bench.trace.metrics import launch_gaps, top_kernels
+from bench.trace.reader import read_trace
 from tests.trace.trace_builder import Launch, built_traces, pipeline, write
 
 STAGES = {"h2d": Kind.H2D, "compute": Kind.COMPUTE, "d2h": Kind.D2H}
@@ -56,14 +59,14 @@ def expected_launch_gaps(trace):
             if reach is not None and start > reach and not busy.intersection(range(reach, start)):
                 gaps.append(start - reach)
             reach = end if reach is None else max(reach, end)
-    return {"count": len(gaps), "total_ns": sum(gaps), "max_ns": max(gaps, default=0)}
+    return LaunchGaps(count=len(gaps), total_ns=sum(gaps), max_ns=max(gaps, default=0))
 
 
 @settings(max_examples=100)
 @given(built_traces())
 def test_random_traces_batch_by_batch(tmp_path_factory, built):
     trace = read_trace(write(tmp_path_factory.mktemp("batches") / "x.sqlite", built))
-    found = per_batch(trace)
+    found = plain(per_batch(trace))
     expected = expected_per_batch(trace)
     assert {name: found[name] for name in expected} == expected
     assert launch_gaps(trace) == expected_launch_gaps(trace)
@@ -77,17 +80,17 @@ def test_batches_far_apart_do_not_overflow(tmp_path):
     for i, t in enumerate((100, far)):
         ranges.append((f"test_batch_{i}", t, t + 90, built.ranges[0][3]))
         for kind, start, end in (("h2d", 0, 10), ("kernel", 10, 30), ("kernel", 40, 50), ("d2h", 50, 60)):
-            launches.append(Launch(t + 1, t + 2, t + start, t + end, kind, 1))
+            launches.append(Launch(t, t + 1, t + start, t + end, kind, 1))
     for name, batches in (("near", 2), ("many", 2)):
         path = write(tmp_path / f"{name}.sqlite", type(built)(tuple(ranges[: batches + 1]), tuple(launches)))
         found = per_batch(read_trace(path))
-        assert found["compute_ns"] == [30, 30]
-        assert found["launch_gap_ns"] == [10, 10]
-        assert found["latency_ns"] == [60, 60]
+        assert found.compute_ns == [30, 30]
+        assert found.launch_gap_ns == [10, 10]
+        assert found.latency_ns == [60, 60]
 
 
 def test_top_kernels_are_sorted_by_time(graph_export, eager_export):
-    assert top_kernels(read_trace(graph_export)) == [{"name": "CUDA graph", "calls": 200, "total_ns": 49016598}]
+    assert top_kernels(read_trace(graph_export)) == [TopKernel(name="CUDA graph", calls=200, total_ns=49016598)]
     top = top_kernels(read_trace(eager_export), count=3)
-    assert [row["total_ns"] for row in top] == sorted((row["total_ns"] for row in top), reverse=True)
-    assert top[0]["calls"] == 240 and "gemm" in top[0]["name"]
+    assert [row.total_ns for row in top] == sorted((row.total_ns for row in top), reverse=True)
+    assert top[0].calls == 240 and "gemm" in top[0].name

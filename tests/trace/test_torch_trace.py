@@ -12,6 +12,7 @@ from bench.trace.metrics import check_conservation, metrics
 from bench.trace.reader import read_trace
 from bench.trace.torch_trace import FURTHEST, _ns, convert
 from tests.trace.oracle import oracle
+from tests.trace.test_metrics import contract
 
 # A stand-in for the workload: the ranges of the contract around real copies and a real product.
 PROGRAM = """
@@ -61,13 +62,10 @@ def test_a_real_profile_of_the_cpu_device_conserves_every_byte(recorded, tmp_pat
     convert(recorded, tmp_path / "x.sqlite")
     found = metrics(read_trace(tmp_path / "x.sqlite"))
     check_conservation(found, 4 * 3 * 8 * 8 * 4, 4 * 16 * 4, batches=12)
-    assert found["h2d"]["copies"] == found["d2h"]["copies"] == 12
-    assert found["compute"]["kernels"] == 12 * 4  # flatten, t, linear, relu; not what they call
-    assert found["overlap_ns"] == 0
-    expected = oracle(tmp_path / "x.sqlite")
-    assert {key: found[key] for key in expected if key != "latency_us"} == {
-        key: value for key, value in expected.items() if key != "latency_us"
-    }
+    assert found.h2d.copies == found.d2h.copies == 12
+    assert found.compute.kernels == 12 * 4  # flatten, t, linear, relu; not what they call
+    assert found.overlap_ns == 0
+    assert contract(found) == oracle(tmp_path / "x.sqlite")
 
 
 def test_the_cpu_device_is_named_as_such(recorded, tmp_path):
@@ -117,12 +115,12 @@ def test_gpu_events_become_the_tables_of_nsys(tmp_path):
     convert(path, tmp_path / "x.sqlite")
     trace = read_trace(tmp_path / "x.sqlite")
     found = metrics(trace)
-    assert (found["h2d"]["bytes"], found["h2d"]["busy_ns"]) == (640, 10_999)
-    assert (found["compute"]["kernels"], found["compute"]["busy_ns"]) == (3, 11_000)
-    assert (found["d2h"]["bytes"], found["window_ns"], found["idle_ns"]) == (64, 24_999, 1_000)
+    assert (found.h2d.bytes, found.h2d.busy_ns) == (640, 10_999)
+    assert (found.compute.kernels, found.compute.memsets, found.compute.busy_ns) == (2, 1, 11_000)
+    assert (found.d2h.bytes, found.window_ns, found.idle_ns) == (64, 24_999, 1_000)
     assert trace.devices[0].name == "NVIDIA H200"
     assert trace.null_streams == {7}
-    host = trace.activities.host_memory
+    host = trace.copies.host_memory
     assert [trace.memory_kinds[kind].rsplit("_", 1)[1] for kind in host.tolist() if kind >= 0] == ["PINNED", "PAGEABLE"]
 
 
@@ -130,10 +128,10 @@ def test_gpu_events_become_the_tables_of_nsys(tmp_path):
     ("content", "message"),
     [
         (b"{", "not a trace of torch.profiler"),
-        (b"[]", "not a trace of torch.profiler"),
+        (b"[]", "a list of events"),
         (b'{"traceEvents": [{"ph": "X", "cat": "kernel"}]}', "not a trace of torch.profiler"),
         (b'{"traceEvents": [{"ph":"X","cat":"kernel","name":"k","ts":1,"dur":1,"pid":0,"tid":7}]}', "no CUDA API call"),
-        (b'{"traceEvents": []}', "no operator inside the ranges"),
+        (b'{"traceEvents": []}', "no operator inside ranges"),
         (gzip.compress(b"x", mtime=0), "not a trace of torch.profiler"),
     ],
 )

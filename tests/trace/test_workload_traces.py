@@ -43,7 +43,7 @@ def test_torch_profiler_conserves_every_byte(tmp_path, model):
     profiler.export(report, tmp_path / "x.sqlite")
     found = metrics(read_trace(tmp_path / "x.sqlite"))
     check_conservation(found, result["bytes_in_per_batch"], result["bytes_out_per_batch"], BATCHES)
-    assert (found["compute"]["kernels"] > 0) == (model is not NO_COMPUTE)
+    assert (found.compute.kernels > 0) == (model is not NO_COMPUTE)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_one_way_sample_by_sample_and_prepared_batches_conserve_every_byte_too(t
     check_conservation(found, result["bytes_in_per_batch"], result["bytes_out_per_batch"], BATCHES)
     copies = BATCHES * (CELL["batch_size"] if "copy_granularity" in changes else 1)
     asked = {"h2d", "d2h"} & {changes.get("direction", "h2d"), changes.get("direction", "d2h")}
-    assert {way: found[way]["copies"] for way in ("h2d", "d2h")} == {
+    assert {"h2d": found.h2d.copies, "d2h": found.d2h.copies} == {
         way: copies if way in asked else 0 for way in ("h2d", "d2h")
     }
 

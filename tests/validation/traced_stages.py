@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from bench.errors import TraceError
+from bench.records.base import plain
+from bench.records.trace import Metrics
 from bench.trace.batches import per_batch
 from bench.trace.metrics import check_conservation, metrics
 from bench.trace.reader import read_trace
@@ -38,18 +40,18 @@ def _read(path: Path, cell: Cell) -> dict[str, Any]:
     export = path.with_suffix(".sqlite")
     convert(path, export)
     trace = read_trace(export, cell.name)
-    found, columns = metrics(trace), per_batch(trace)
-    batches = found["batches"]
+    found, columns = metrics(trace), plain(per_batch(trace))
+    batches = found.batches
     opened = trace.window.batch_start
     return {
         **{stage: float(np.median(columns[f"{stage}_ns"])) / 1e3 for stage in ("h2d", "compute", "d2h")},
         "error": {stage: _error_us(columns[f"{stage}_ns"]) for stage in ("h2d", "compute", "d2h")},
-        "device": found["window_ns"] / batches / 1e3,
-        "idle": found["idle_ns"] / batches / 1e3,
+        "device": found.window_ns / batches / 1e3,
+        "idle": found.idle_ns / batches / 1e3,
         "cpu": float(np.median(np.diff(opened))) / 1e3 if len(opened) > 1 else None,
         "batches": batches,
-        "regime": found["regime"],
-        "evidence": found["regime_evidence"],
+        "regime": found.regime,
+        "evidence": plain(found.regime_evidence),
         "conservation": _conservation(found, cell),
     }
 
@@ -61,7 +63,7 @@ def _error_us(values_ns: list[int]) -> float:
     return 1.2533 * spread / len(values) ** 0.5
 
 
-def _conservation(found: dict[str, Any], cell: Cell) -> str | None:
+def _conservation(found: Metrics, cell: Cell) -> str | None:
     try:
         check_conservation(found, cell.bytes_in_per_batch, cell.bytes_out_per_batch, cell.batches_per_pass)
     except TraceError as error:

@@ -191,7 +191,7 @@ def test_traces_of_other_copies_conserve_every_byte(tmp_path, model, changes):
     per_batch = 10 if "copy_granularity" in changes else 1
     for way, off in (("h2d", "d2h"), ("d2h", "h2d")):
         asked = changes.get("direction") != off
-        assert found[way]["copies"] == (result["batches_per_pass"] * per_batch if asked else 0)
+        assert getattr(found, way).copies == (result["batches_per_pass"] * per_batch if asked else 0)
 
 
 @pytest.mark.parametrize("direction", ["h2d", "d2h"])

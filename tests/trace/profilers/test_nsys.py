@@ -10,8 +10,7 @@ import pytest
 from bench.errors import ProfilerError, TraceError
 from bench.host.fingerprint import find_importer, find_nsys
 from bench.trace.export import open_export
-from bench.trace.nsys import Nsys
-from bench.trace.nsys_agent import agents
+from bench.trace.nsys import Nsys, agents
 from bench.trace.profilers import run_tool
 from bench.trace.reader import read_trace, read_window
 from tests.real_nsys import traced

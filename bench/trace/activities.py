@@ -1,0 +1,270 @@
+"""The device's activities that the window's own API calls launched."""
+
+import re
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.trace.complete import check_once, check_overlap, check_rates, check_times
+from bench.trace.export import GRAPH, KERNEL, LATEST, MEMCPY, MEMSET, NULL, RUNTIME, STRINGS, THREAD_BITS, Export
+from bench.trace.intervals import Intervals, Times, union
+from bench.trace.window import Window
+
+TABLES = (MEMCPY, KERNEL, MEMSET, GRAPH)
+
+# API calls that launch work of the device: each successful one leaves an activity with its correlation id.
+LAUNCH_CALLS = tuple(
+    f"{prefix}{call}*"
+    for prefix in ("cu", "cuda")
+    for call in ("LaunchKernel", "LaunchCooperativeKernel", "LaunchGrid", "GraphLaunch", "Memcpy", "Memset")
+)
+
+# CUpti_ActivityMemcpyKind, for exports without ENUM_ tables.
+COPY_KINDS = dict(enumerate(
+    ("HTOD", "DTOH", "HTOA", "ATOH", "ATOA", "ATOD", "DTOA", "DTOD", "HTOH", "PTOP", "UVM_HTOD", "UVM_DTOH",
+     "UVM_DTOD"), 1
+))  # fmt: skip
+MEMORY_KINDS = {0: "PAGEABLE", 1: "PINNED", 2: "DEVICE"}
+
+# Names of what has none in StringIds, beside its ids, which are not negative.
+NO_NAME, DEVICE_COPY, MEMSET_NAME, GRAPH_NAME = -1, -2, -3, -4
+GIVEN_NAMES = {
+    NO_NAME: "(no name)", DEVICE_COPY: "device-to-device copy", MEMSET_NAME: "memset", GRAPH_NAME: "CUDA graph"
+}  # fmt: skip
+NAMES = ("shortName", "demangledName", "mangledName")
+# Columns that not every version of nsys writes, beside globalPid.
+OPTIONAL = {
+    MEMCPY: ("streamId", "srcKind", "dstKind"),
+    KERNEL: ("streamId", "contextId"),
+    MEMSET: (),
+    GRAPH: (),
+}
+TABLE_NAMES = {MEMCPY: DEVICE_COPY, MEMSET: MEMSET_NAME, GRAPH: GRAPH_NAME}
+
+
+class Kind(IntEnum):
+    """What an activity counts as (DESIGN.md, metrics of one trace): H, D or K."""
+
+    H2D = 0
+    D2H = 1
+    COMPUTE = 2
+
+
+# CopyColumns that are neither H, D nor K.
+HOST_COPY, UNIFIED_COPY = -1, -2
+
+
+@dataclass(frozen=True)
+class Activities:
+    """Columns of equal length, in no particular order. Times in ns, int64, end >= start.
+
+    call_end: when the API call that launched the activity returned. batch: index into the window's batches, -1 if
+    launched between two batches. kind: values of Kind. name: key of Trace.names.
+    """
+
+    start: Times
+    end: Times
+    call_end: Times
+    batch: Times
+    name: Times
+    kind: NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def of(self, kind: Kind) -> NDArray[np.intp]:
+        return np.flatnonzero(self.kind == kind)
+
+    def union(self, kind: Kind) -> Intervals:
+        chosen = self.of(kind)
+        return union(self.start[chosen], self.end[chosen])
+
+
+@dataclass(frozen=True)
+class CopyColumns:
+    """Columns of the copies of the window, also of those that are neither H, D nor K.
+
+    kind: values of Kind, HOST_COPY or UNIFIED_COPY. stream, host_memory: -1 where the export does not say.
+    """
+
+    kind: NDArray[np.int8]
+    bytes: Times
+    stream: Times
+    host_memory: Times
+
+
+@dataclass(frozen=True)
+class Calls:
+    """API calls of the window's process that start in the window, one for each correlation id, in ascending order.
+
+    own: whether the window's thread made the call. launch: whether it launched work of the device, successfully.
+    """
+
+    correlation: Times
+    start: Times
+    end: Times
+    batch: Times
+    name: Times
+    own: NDArray[np.bool_]
+    launch: NDArray[np.bool_]
+
+    def find(self, correlation: Times) -> NDArray[np.intp]:
+        """Index of the call with each id, -1 for none."""
+        place = np.minimum(np.searchsorted(self.correlation, correlation), len(self.correlation) - 1)
+        place[self.correlation[place] != correlation] = -1
+        return place
+
+
+@dataclass(frozen=True)
+class Part:
+    """The activities of one table. call: index of the call of each, also of the copies that are not activities.
+
+    copies: empty for tables of other activities. other_threads: activities that other threads of the process launched.
+    """
+
+    activities: Activities
+    copies: CopyColumns
+    call: NDArray[np.intp]
+    devices: frozenset[int]
+    other_threads: int
+
+
+def read_calls(export: Export, window: Window) -> Calls:
+    if not export.filled(RUNTIME):
+        export.fail(
+            f"no CUDA API call in this trace: table {RUNTIME} is missing or empty", "trace with nsys -t cuda,nvtx"
+        )
+    names = _launch_names(export)
+    parts = []
+    for rows in export.integers(RUNTIME, ("correlationId", "start", "end", "globalTid"), ("nameId", "returnValue")):
+        inside = (rows["start"] >= window.start) & (rows["start"] < window.end) & (rows["correlationId"] != NULL)
+        chosen = np.flatnonzero(inside & (rows["globalTid"] >> THREAD_BITS == window.process))
+        rows = {column: values[chosen] for column, values in rows.items()}
+        launch = np.isin(rows["nameId"], names) & np.isin(rows["returnValue"], (0, -1))
+        own = rows["globalTid"] == window.global_tid
+        parts.append((rows["correlationId"], rows["start"], rows["end"], rows["nameId"], own, launch))
+    correlation, start, end, name, own, launch = map(np.concatenate, zip(*parts, strict=True))
+    if not own.any():
+        export.fail("no CUDA API call inside the window")
+    end[end == NULL] = LATEST  # a call that never returned
+    order = np.argsort(correlation, kind="stable")
+    if (np.diff(correlation[order]) == 0).any():
+        # Of calls nested in each other under one id the outermost counts: the one that starts first.
+        order = np.lexsort((-end, start, ~own, correlation))
+        order = order[np.diff(correlation[order], prepend=NULL) != 0]
+        launch = np.isin(correlation, correlation[launch])
+    start = start[order]
+    batch = np.searchsorted(window.batch_start, start, side="right") - 1
+    batch[(batch < 0) | (start >= window.batch_end[batch])] = -1
+    return Calls(correlation[order], start, end[order], batch, name[order], own[order], launch[order])
+
+
+def _launch_names(export: Export) -> list[int]:
+    if not export.has(STRINGS, "id", "value"):
+        return []
+    fits = " OR ".join("value GLOB ?" for _ in LAUNCH_CALLS)
+    found = export.rows(f"SELECT id FROM {STRINGS} WHERE {fits}", LAUNCH_CALLS)
+    return [key for (key,) in found if isinstance(key, int)]
+
+
+def read_table(export: Export, table: str, window: Window, calls: Calls) -> Part:
+    """Raise TraceError for unknown enums, for activities without an end, and for what cannot be true (complete.py)."""
+    rows, other_threads = _launched_rows(export, table, window, calls)
+    start, end, call = rows["start"], rows["end"], rows["call"]
+    check_times(export, table, start, end, calls.start[call])
+    check_once(export, table, call, start, end)
+    if table == KERNEL:
+        check_overlap(export, call, start, end, (rows["deviceId"], rows["contextId"], rows["streamId"]))
+        name = rows["name"]
+    else:
+        name = np.full(len(call), TABLE_NAMES[table])
+    if table == MEMCPY:
+        kind = _copy_classes(export, rows["copyKind"])
+        host = np.select([kind == Kind.H2D, kind == Kind.D2H], [rows["srcKind"], rows["dstKind"]], -1)
+        copies = CopyColumns(kind, rows["bytes"], rows["streamId"], host)
+        _check_copies(export, copies, end - start)
+    else:
+        kind = np.full(len(call), Kind.COMPUTE, np.int8)
+        copies = CopyColumns(kind[:0], start[:0], start[:0], start[:0])
+    counted = np.flatnonzero(kind >= 0)
+    activities = Activities(
+        start[counted], end[counted], calls.end[call[counted]], calls.batch[call[counted]], name[counted], kind[counted]
+    )
+    return Part(activities, copies, call, frozenset(np.unique(rows["deviceId"][counted]).tolist()), other_threads)
+
+
+def _launched_rows(
+    export: Export, table: str, window: Window, calls: Calls
+) -> tuple[dict[str, NDArray[np.int64]], int]:
+    """(columns of the rows that the window's thread launched, number of rows that other threads launched)"""
+    required = ("correlationId", "start", "end", "deviceId", *(("bytes", "copyKind") if table == MEMCPY else ()))
+    name = next((column for column in NAMES if export.has(table, column)), NAMES[0])
+    own_process = window.process if export.has(table, "globalPid") else _only_process(export, table)
+    kept = ("start", "end", "deviceId", "call", *required[4:], *OPTIONAL[table], "name")
+    parts: dict[str, list[Times]] = {column: [np.empty(0, np.int64)] for column in kept}
+    other_threads = 0
+    for rows in export.integers(table, required, ("globalPid", *OPTIONAL[table], name)):
+        call = calls.find(rows["correlationId"])
+        owner = rows["globalPid"] >> THREAD_BITS
+        launched = np.flatnonzero((call >= 0) & ((owner == own_process) | (owner == -1)))
+        own = launched[calls.own[call[launched]]]
+        other_threads += len(launched) - len(own)
+        rows |= {"call": call, "name": rows[name]}
+        for column, part in parts.items():
+            part.append(rows[column][own])
+    return {column: np.concatenate(parts.pop(column)) for column in kept}, other_threads
+
+
+def _only_process(export: Export, table: str) -> int:
+    """Without globalPid the correlation ids of two processes cannot be distinguished."""
+    processes: set[int] = set()
+    for rows in export.integers(RUNTIME, ("globalTid",)):
+        threads = rows["globalTid"]
+        processes |= set(np.unique(threads[threads != NULL] >> THREAD_BITS).tolist())
+    if len(processes) > 1:
+        export.fail(
+            f"{len(processes)} processes in this trace, and {table} has no globalPid to distinguish them",
+            "export it with a newer nsys, or trace one process",
+        )
+    return -1
+
+
+def _check_copies(export: Export, copies: CopyColumns, duration: Times) -> None:
+    if len(copies.bytes) and copies.bytes.min() < 0:
+        export.fail("a copy has a negative number of bytes, or none")
+    for direction in (Kind.H2D, Kind.D2H):
+        chosen = copies.kind == direction
+        check_rates(export, direction.name, copies.bytes[chosen], duration[chosen])
+
+
+def _copy_classes(export: Export, copy_kind: Times) -> NDArray[np.int8]:
+    names = export.enum("ENUM_CUDA_MEMCPY_OPER", COPY_KINDS)
+    result = np.full(len(copy_kind), HOST_COPY, np.int8)
+    for value in np.unique(copy_kind).tolist():
+        kind = _copy_class(names.get(value, ""))
+        if kind is None:
+            export.fail(
+                f"unknown copyKind {value} ({names.get(value, 'not in ENUM_CUDA_MEMCPY_OPER')})",
+                "export with the nsys that made the trace, or report this export",
+            )
+        result[copy_kind == value] = kind
+    return result
+
+
+def _copy_class(name: str) -> int | None:
+    """Kind of a copy by the name of its enum value (arrays are device memory); None if it is unknown."""
+    match = re.search(r"(UVM_)?([HDAP])TO([HDAP])$", name.upper())
+    if match is None:
+        return None
+    if match[1]:
+        return UNIFIED_COPY
+    match match[2] == "H", match[3] == "H":
+        case True, False:
+            return Kind.H2D
+        case False, True:
+            return Kind.D2H
+        case False, False:
+            return Kind.COMPUTE
+    return HOST_COPY
