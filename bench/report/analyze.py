@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.records.base import plain
-from bench.records.trace import Metrics, RemarkKind, TraceRemark
+from bench.records.trace import Metrics
+from bench.report.text.cells import completeness_text, trace_remark_text
 from bench.trace.analyze import Analysis, Broken, analyze_file, analyze_folder
 
 EXIT_FAILED = 2
@@ -67,35 +68,5 @@ def _lines(found: Metrics) -> Iterator[str]:
     yield from (f"    no {name}: {reason}" for name, reason in latency.reasons.items())
     for kernel in found.top_kernels[:3]:
         yield f"  {kernel.total_ns / window:6.1%}  {kernel.calls} x {kernel.name[:NAME_WIDTH]}"
-    yield f"  complete   {completeness_text(found)}"
+    yield f"  complete   {completeness_text(found.complete)}"
     yield from (f"  note: {trace_remark_text(remark)}" for remark in found.remarks)
-
-
-def completeness_text(found: Metrics) -> str:
-    """What `complete` says, in words."""
-    complete = found.complete
-    if complete.launches is None:
-        return "the export names no launches; every activity has a time and starts after its call"
-    return f"{complete.recorded} of {complete.launches} launches have an activity, none without time or before its call"
-
-
-def trace_remark_text(remark: TraceRemark) -> str:
-    count = f"{remark.count} of {remark.total}"
-    copies = f"{count} {remark.direction.upper()} copies" if remark.direction else f"{count} copies"
-    match remark.kind:
-        case RemarkKind.PAGEABLE_COPIES:
-            return f"{copies} use pageable host memory: they are staged and block the CPU; pin the buffers"
-        case RemarkKind.DEFAULT_STREAM_COPIES:
-            return (
-                f"{copies} run on the default stream, which waits for other streams and makes them wait; "
-                "copy on a separate stream"
-            )
-        case RemarkKind.UNIFIED_MEMORY_COPIES:
-            return f"{copies} move unified memory on demand; they are not counted as H2D or D2H"
-        case RemarkKind.SEVERAL_DEVICES:
-            return f"{remark.count} GPUs were used in one window"
-        case RemarkKind.OTHER_THREADS:
-            return (
-                f"{count} activities of the window were launched by other threads of the process and are not counted; "
-                "idle time does not mean that the GPU was idle"
-            )

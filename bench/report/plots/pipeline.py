@@ -22,8 +22,9 @@ from bench.report.plots.style import (
     to_svg,
 )
 from bench.report.view import Place, View, link_device, node_of, place_of, sorted_places
+from bench.trace.activities import Kind
 from bench.trace.intervals import union
-from bench.trace.reader import Kind, Trace, read_trace
+from bench.trace.reader import Trace, read_trace
 from bench.units import bandwidth, microseconds, percent
 
 # The window as shares: compute, exposed copy, idle.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from bench.records.results import CellRemark, CellRemarkKind, CellState, Clocks, HiddenCopies, MeasuredCell, Term
 from bench.records.run import Outcome
-from bench.records.trace import RemarkKind, TraceRemark
+from bench.records.trace import Complete, RemarkKind, TraceRemark
 from bench.units import percent, plural
 
 TERMS = {
@@ -71,11 +71,20 @@ def trace_remark_text(remark: TraceRemark) -> str:
                 "copy on a separate stream"
             )
         case RemarkKind.UNIFIED_MEMORY_COPIES:
-            return f"{copies} move unified memory, on demand"
+            return f"{copies} move unified memory on demand; they are not counted as H2D or D2H"
         case RemarkKind.SEVERAL_DEVICES:
             return f"{remark.count} GPUs were used in one window"
         case RemarkKind.OTHER_THREADS:
-            return f"{count} activities were launched by other threads of the process"
+            return (
+                f"{count} activities of the window were launched by other threads of the process and are not counted; "
+                "idle time does not mean that the GPU was idle"
+            )
+
+
+def completeness_text(complete: Complete) -> str:
+    if complete.launches is None:
+        return "the trace names no launches; every activity has a time and starts after its call"
+    return f"{complete.recorded} of {complete.launches} launches have an activity, none without time or before its call"
 
 
 def bound_reason(cell: MeasuredCell) -> str:
