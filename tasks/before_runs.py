@@ -7,12 +7,10 @@ from pathlib import Path
 import luigi
 
 from bench.errors import StudyError
-from bench.host.doctor import run_doctor
 from bench.records.base import plain
 from bench.records.host import CheckState
 from bench.records.study import Cell
 from bench.run.record import OK, failure, write_record
-from bench.run.stages import link_cells, measure_link
 from bench.storage import write_json
 from bench.study.directory import RunDirectory
 from tasks.base import DirectoryTask, Exclusive, RecordTask, grid_of
@@ -24,6 +22,8 @@ def preflight(directory: RunDirectory, strict: bool) -> None:
     """Check the host once for a study and print what is not ok. Raise StudyError for any of it if strict."""
     if directory.preflight.exists() and not strict:
         return
+    from bench.host.doctor import run_doctor
+
     largest_mb = max(cell.memory_size_mb for cell in grid_of(str(directory.path)).cells)
     found = run_doctor(directory.path, largest_mb << 20)
     write_json(directory.preflight, plain(found))
@@ -82,6 +82,8 @@ class MeasureLink(Exclusive, RecordTask):
         return Probe(**self.where)
 
     def run(self) -> None:
+        from bench.run.stages import measure_link
+
         cell = links_of(self.run_dir)[self.link]
         with reporting(self) as reporter:
             record = measure_link(self.directory, self.link, cell, INVOCATION, host_lock(), reporter)
@@ -91,8 +93,11 @@ class MeasureLink(Exclusive, RecordTask):
 @cache
 def links_of(run_dir: str) -> dict[str, Cell]:
     """By name, the links that the study measures."""
-    wanted = RunDirectory(Path(run_dir)).study().measure_link
-    return link_cells(grid_of(run_dir).cells) if wanted else {}
+    if not RunDirectory(Path(run_dir)).study().measure_link:
+        return {}
+    from bench.run.stages import link_cells
+
+    return link_cells(grid_of(run_dir).cells)
 
 
 def before_runs(task: DirectoryTask) -> list[luigi.Task]:

@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -21,6 +21,9 @@ from bench.records.study import Grid, Slot
 from bench.study.directory import RunDirectory
 from bench.study.plan import StudyProgress, study_progress
 from tasks.luigi_runtime import INVOCATION, Stopped, in_worker
+
+# message, percent
+Report = Callable[[str, int], None]
 
 _ERASE = "\r\x1b[K"
 _BAR_CELLS = 12

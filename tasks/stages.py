@@ -15,12 +15,11 @@ from bench.errors import StudyError
 from bench.records.base import convert
 from bench.records.run import Demand, Outcome, Run, read_head, read_record
 from bench.records.study import TRACED, Slot, run_name
-from bench.run.attempt import Report, execute
 from bench.study.directory import RunDirectory
 from tasks.base import DirectoryTask, Exclusive, grid_of
 from tasks.before_runs import before_runs
 from tasks.luigi_runtime import INVOCATION, finishing, host_lock
-from tasks.progress import RunProgress, outcome_text, outputs_url, reporting
+from tasks.progress import Report, RunProgress, outcome_text, outputs_url, reporting
 
 TASK_PER_RUN = 1000
 LARGE_STUDY_TASKS = 250
@@ -174,6 +173,8 @@ def _is_made_from(source: Path, made: Path) -> bool:
 
 def measure(directory: RunDirectory, slot: Slot, report: Report) -> None:
     """Execute one run and write its record. report(message, percent) is called with its progress."""
+    from bench.run.attempt import execute
+
     grid, title = grid_of(str(directory.path)), _title(directory, slot)
     progress = RunProgress(directory, grid, slot, title)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import bench.run.attempt
 import bench.run.stages
 import tasks.stages
 from bench.records.study import TRACED, Cell, Slot, run_name
@@ -70,7 +71,7 @@ def stub_module(name: str, **functions: object) -> None:
 
 
 def install() -> None:
-    tasks.stages.execute = execute
+    bench.run.attempt.execute = execute
     bench.run.stages.export_trace = export_trace
     bench.run.stages.extract_metrics = extract_metrics
     stub_module("bench.analysis.repeats", demanded=demanded)

@@ -29,7 +29,7 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         memory = Check(name=CheckName.NODE_MEMORY, state=CheckState.WARNING, fact=fact, remedy=remedy)
         return Preflight(checks=(disk, memory))
 
-    monkeypatch.setattr("tasks.before_runs.run_doctor", doctor)
+    monkeypatch.setattr("bench.host.doctor.run_doctor", doctor)
     return asked
 
 
