@@ -1,14 +1,17 @@
-"""SIGUSR1 finishes what is measured and stops; a study that is started twice is measured once."""
+"""Stops by signals, each continued by the same command; a study that is started twice is measured once."""
 
+import random
 import signal
+import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.reliability.killing import ApartCalls, living, look_at_the_whole, wait_until
 from tests.reliability.stub import behave, replay
-from tests.tasks.study_calls import free_port, luigid
+from tests.tasks.study_calls import PROJECT_CONFIG, free_port, luigid
 
 SLOW = "import time; time.sleep(1.0)"
 
@@ -98,12 +101,42 @@ def test_two_studies_on_one_host_take_turns(tmp_path: Path, recorded: Path) -> N
     assert sum("waiting for" in text for text in said) == 1
 
 
-def test_a_scheduler_that_is_not_there_is_named_at_once(calls: ApartCalls) -> None:
+def test_an_unreachable_scheduler_is_named_at_once(calls: ApartCalls) -> None:
     calls.scheduler = ["--scheduler-host", "127.0.0.1", "--scheduler-port", str(free_port())]
     done = calls.run()
-    assert done.returncode != 0
-    said = done.stdout + done.stderr
-    assert "Failed connecting to remote scheduler" in said or "--local-scheduler" in said
+    assert done.returncode == 2
+    assert done.stderr.startswith("refused: no scheduler answers: Connection refused\n") and not done.stdout
     assert not list(calls.folder.rglob("runs/*.json"))
     calls.scheduler = ["--local-scheduler"]
     assert calls.run().returncode == 0
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("config", [PROJECT_CONFIG, None], ids=["project settings", "luigid's defaults"])
+def test_a_stop_under_luigid_is_continued_at_once(tmp_path: Path, recorded: Path, config: Path | None) -> None:
+    """20 stops at random moments: SIGINT, SIGTERM and SIGKILL, each followed by the same command."""
+    moments = random.Random(20261129)
+    with luigid(tmp_path / "luigid", config) as port:
+        calls = ApartCalls(tmp_path / "work", ["--scheduler-host", "127.0.0.1", "--scheduler-port", str(port)])
+        replay(calls, recorded)
+        calls.study["repeats"] = 10
+        calls.write()
+        behave(calls, "import time; time.sleep(0.2)")
+        stops = 0
+        while stops < 20:
+            luigi = calls.start("--workers", moments.choice("12"))
+            if moments.random() < 0.8:
+                wait_until(lambda: luigi.poll() is not None or bool(calls.children()))  # noqa: B023
+            with suppress(subprocess.TimeoutExpired):
+                luigi.wait(moments.uniform(0.0, 2.0))
+            if luigi.poll() is None:
+                luigi.send_signal(moments.choice((signal.SIGINT, signal.SIGTERM, signal.SIGKILL)))
+                stops += 1
+            text, _ = luigi.communicate(timeout=60)
+            assert "not granted run permission" not in text and luigi.returncode not in (10, 25), text
+            if luigi.returncode == 0:
+                look_at_the_whole(calls)
+                (calls.folder / "outputs").rename(calls.folder / f"outputs_{stops}")
+        done = calls.run()
+        assert done.returncode == 0, done.stderr
+        look_at_the_whole(calls)
