@@ -9,8 +9,8 @@ import luigi
 from bench.errors import StudyError
 from bench.records.base import plain
 from bench.records.host import CheckState
+from bench.records.run import Outcome, ProbeStage, write_record
 from bench.records.study import Cell
-from bench.run.record import OK, failure, write_record
 from bench.storage import write_json
 from bench.study.directory import RunDirectory
 from tasks.base import DirectoryTask, Exclusive, RecordTask, grid_of
@@ -61,9 +61,10 @@ class Probe(Exclusive, RecordTask):
                 wait(text)
 
             host_lock().acquire(str(self.directory.path), report_wait)
-            found = plain(measured_locality(self.directory.study().device))
+            found = measured_locality(self.directory.study().device)
         state = self.directory.state()
-        write_record(self.record_path, {"invocation": INVOCATION, "state": state, **failure(OK, ""), "found": found})
+        stage = ProbeStage(status=Outcome.OK, invocation=INVOCATION, state=state, found=found)
+        write_record(self.record_path, stage)
 
 
 class MeasureLink(Exclusive, RecordTask):

@@ -76,6 +76,8 @@ def install() -> None:
     bench.run.stages.extract_metrics = extract_metrics
     stub_module("bench.analysis.repeats", demanded=demanded)
     stub_module("bench.report.build", make_report=lambda *_: {})
+    stub_module("bench.legacy.build", make_report=lambda *_: {})
+    stub_module("bench.legacy.noise_floor", remember=lambda *_: None)
     stub_module("bench.analysis.noise_floor", remember=lambda *_: None)
     stub_module("bench.history.page", into_history=lambda *_: True)
     tasks.stages.TASK_PER_RUN = int(os.environ.get("INSTANT_TASK_PER_RUN", tasks.stages.TASK_PER_RUN))
