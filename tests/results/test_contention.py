@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from bench.analysis.contention import contention
-from bench.analysis.load import load
-from bench.report.build import build_results
+from bench.legacy.contention import contention
+from bench.legacy.load import load
+from bench.legacy.build import build_results
 from bench.report.plots.sweeps import contention_pictures
 from bench.report.swept import contention_lines, contention_parts
 from tests.run_directories import build_run_directory, topology_json
@@ -67,7 +67,7 @@ def test_together_is_the_sum_of_all(results):
 
 
 def test_a_run_with_a_peer_that_failed_is_in_no_sum(run, results):
-    from bench.analysis.contention import contention
+    from bench.legacy.contention import contention
 
     cells = json.loads(json.dumps(results["cells"]))
     name = entry(results, 0, 8)["cell"]
@@ -193,6 +193,6 @@ def test_the_database_has_a_row_a_peer(tmp_path, results):
     ("pipeline_gpu0_numa0_vit0x0x0", "vit0x0x0"),
 ])  # fmt: skip
 def test_other_settings_are_not_mixed(name, said):
-    from bench.analysis.contention import _series
+    from bench.legacy.contention import _series
 
     assert _series(name, said.split(" ")[0]) == said

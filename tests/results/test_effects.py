@@ -1,6 +1,6 @@
 import pytest
 
-from bench.analysis.axes import between, change, summed_up, value_label
+from bench.legacy.axes import between, change, summed_up, value_label
 
 
 def line(model, effect, verdict="FASTER", half=0.01, value="bf16", headline=None, setting=""):

@@ -1,6 +1,6 @@
 import pytest
 
-from bench.analysis.aggregate import is_untraced, told_outcome
+from bench.legacy.aggregate import is_untraced, told_outcome
 
 
 def cell(outcome="missing", failed="c_traced", runs=((1, "ok"), (2, "ok")), **more):

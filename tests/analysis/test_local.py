@@ -1,20 +1,25 @@
 import numpy as np
 import pytest
+from msgspec import structs
 
-from bench.analysis.pairs import Local, fastest_node, local_nodes
+from bench.analysis.pairs import LocalNode, fastest_node, local_nodes
+from bench.records.base import convert
+from bench.records.host import Topology
+from bench.records.results import LocalSource
 from tests.analysis.cells import made_cell, noisy
 
 MODELS = ("vit0x0x0", "vit32x2x128", "vit16x8x768")
+REPORTED, MEASURED, REFERENCE = LocalSource
 
 
-def host(penalty: float, nodes=(0, 2), runs=6, noise="rest", gpu=0):
+def host(penalty: float, nodes=(0, 2), runs=6, gpu=0, **settings):
     return [
         made_cell(
             noisy(1000 * (1 - penalty * (node != nodes[-1])), runs, seed=10 * node + i),
             gpu=gpu,
             cpu_node=node,
             model=model,
-            noise_class=noise,
+            **settings,
         )
         for node in nodes
         for i, model in enumerate(MODELS)
@@ -22,40 +27,37 @@ def host(penalty: float, nodes=(0, 2), runs=6, noise="rest", gpu=0):
 
 
 def topology(*nodes):
-    return {"gpus": [{"index": index, "node": node} for index, node in enumerate(nodes)]}
+    return convert({"gpus": [{"index": index, "node": node} for index, node in enumerate(nodes)]}, Topology)
 
 
-def test_the_reported_node_comes_first_even_where_it_is_not_the_fastest():
-    assert local_nodes(host(0.1), topology(0)) == {0: Local(0, "reported")}
+def test_the_reported_node_is_local_even_if_not_the_fastest():
+    assert local_nodes(host(0.1), topology(0)) == {0: LocalNode(0, REPORTED)}
 
 
 def test_an_unreported_node_is_measured():
-    assert local_nodes(host(0.1), topology(None)) == {0: Local(2, "measured")}
+    assert local_nodes(host(0.1), topology(None)) == {0: LocalNode(2, MEASURED)}
 
 
-def test_a_node_that_was_reported_but_not_measured_cannot_be_the_reference():
-    assert local_nodes(host(0.1), topology(5)) == {0: Local(2, "measured")}
+def test_a_reported_node_without_cells_is_not_the_reference():
+    assert local_nodes(host(0.1), topology(5)) == {0: LocalNode(2, MEASURED)}
 
 
-def test_without_a_difference_the_lowest_node_is_a_reference_and_says_so():
-    assert local_nodes(host(0.0), {}) == {0: Local(0, "reference")}
+def test_without_a_difference_the_lowest_node_is_the_reference():
+    assert local_nodes(host(0.0), topology()) == {0: LocalNode(0, REFERENCE)}
 
 
-def test_a_cpu_device_has_no_gpu_whose_node_could_be_reported():
-    cells = host(0.0)
-    for cell in cells:
-        cell["settings"]["device"] = "cpu"
-    assert local_nodes(cells, topology(2)) == {0: Local(0, "reference")}
+def test_the_cpu_device_has_no_reported_node():
+    assert local_nodes(host(0.0, device="cpu"), topology(2)) == {0: LocalNode(0, REFERENCE)}
 
 
 def test_each_gpu_has_its_own():
     cells = [*host(0.1), *host(0.1, gpu=1)]
-    assert local_nodes(cells, topology(0, None)) == {0: Local(0, "reported"), 1: Local(2, "measured")}
+    assert local_nodes(cells, topology(0, None)) == {0: LocalNode(0, REPORTED), 1: LocalNode(2, MEASURED)}
 
 
 def test_the_fastest_of_three_must_beat_both():
     assert fastest_node(host(0.05, (0, 1, 2))) == 2
-    even = [cell for cell in host(0.05, (0, 2)) for cell in (cell, cell | {"mem_node": cell["mem_node"] + 1})]
+    even = [cell for cell in host(0.05, (0, 2)) for cell in (cell, structs.replace(cell, mem_node=cell.mem_node + 1))]
     assert fastest_node(even) is None
 
 
@@ -77,7 +79,7 @@ def test_noise_rarely_chooses_a_node():
 
 
 @pytest.mark.parametrize(("t", "chosen"), [(3.6, None), (4.4, 2)])
-def test_of_two_nodes_either_could_have_been_the_luckier_so_that_the_level_is_halved(t, chosen):
+def test_the_level_is_shared_among_the_nodes(t, chosen):
     """One-sided p over six blocks: 0.8 % and 0.35 %."""
     wiggle = np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
     logs = 1e-3 * (wiggle + t * wiggle.std(ddof=1) / np.sqrt(6))
@@ -85,11 +87,9 @@ def test_of_two_nodes_either_could_have_been_the_luckier_so_that_the_level_is_ha
     assert fastest_node(cells) == chosen
 
 
-def test_launch_bound_cells_have_no_say_beside_quiet_ones():
+def test_launch_bound_cells_do_not_choose_a_node():
     loud = [
-        made_cell(
-            noisy(5000 * (1 + 0.5 * (node == 0))), cpu_node=node, model="eager", noise_class="launch-bound"
-        )
+        made_cell(noisy(5000 * (1 + 0.5 * (node == 0))), cpu_node=node, model="vit32x1x64", noise_class="launch-bound")
         for node in (0, 2)
     ]
     assert fastest_node([*host(0.05), *loud]) == 2

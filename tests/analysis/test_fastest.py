@@ -1,0 +1,138 @@
+import math
+
+import numpy as np
+import pytest
+from msgspec import structs
+
+from bench.analysis.axes import comparisons
+from bench.analysis.fastest import fastest
+from bench.analysis.statistics import Comparison, estimate_pairs
+from bench.records.results import NoiseClass, Verdict
+from tests.analysis.cells import made_cell, made_study, noisy
+
+STUDY = made_study()
+GRAPH, COMPILED = {"cuda_graph": True}, {"compile_model": "default"}
+
+
+def test_the_fastest_cell_has_its_gain_and_its_rivals():
+    cells = (
+        made_cell(noisy(1000)),
+        made_cell(noisy(1500, seed=1), cuda_graph=True),
+        made_cell(noisy(1200, seed=2), compile_model="default"),
+    )
+    (entry,) = fastest(cells, STUDY)
+    assert (entry.execution.settings, entry.candidates, entry.rivals, entry.same_dtype) == (GRAPH, 3, (), None)
+    assert (entry.cell, entry.base_cell) == (cells[1].name, cells[0].name)
+    low, high = entry.interval
+    assert low < entry.effect < high and entry.effect == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_gain_is_that_of_the_paired_comparison_with_the_base():
+    base, graph = noisy(1000, sd=0.02), noisy(1500, sd=0.02, seed=1)
+    (entry,) = fastest((made_cell(base), made_cell(graph, cuda_graph=True)), STUDY)
+    runs = [dict(enumerate(side, 1)) for side in (base, graph)]
+    (expected,) = estimate_pairs([Comparison("graph", NoiseClass.DEVICE_BOUND, *runs)])
+    assert entry.effect == pytest.approx(math.expm1(expected.mean_log))
+    assert entry.interval == pytest.approx((-expected.interval[1], -expected.interval[0]))
+
+
+def test_a_noisy_cell_stays_a_rival():
+    noisy_cell = made_cell(noisy(1400, sd=0.3, seed=3), compile_model="default")
+    (entry,) = fastest((made_cell(noisy(1000)), made_cell(noisy(1500, seed=1), cuda_graph=True), noisy_cell), STUDY)
+    assert [rival.settings for rival in entry.rivals] == [COMPILED]
+
+
+def test_the_base_may_be_a_rival():
+    cells = made_cell(noisy(1000, sd=0.2)), made_cell(noisy(1100, sd=0.2, seed=1), cuda_graph=True)
+    (entry,) = fastest(cells, STUDY)
+    assert [rival.is_base for rival in entry.rivals] == [True] and entry.execution.settings == GRAPH
+
+
+def test_if_another_dtype_wins_the_studys_own_has_an_entry_too():
+    cells = (
+        made_cell(noisy(1000)),
+        made_cell(noisy(1500, seed=1), cuda_graph=True),
+        made_cell(noisy(3000, seed=2), dtype="bf16"),
+        made_cell(noisy(2000, seed=4), dtype="bf16", cuda_graph=True),
+    )
+    (entry,) = fastest(cells, STUDY)
+    assert (entry.execution.dtype, entry.candidates, entry.rivals) == ("bf16", 4, ())
+    alike = entry.same_dtype
+    assert (alike.execution.dtype, alike.execution.settings, alike.candidates) == ("fp32", GRAPH, 2)
+
+
+def test_one_pair_leaves_every_rival():
+    (entry,) = fastest((made_cell([1000.0]), made_cell([9000.0], cuda_graph=True)), STUDY)
+    assert ([rival.is_base for rival in entry.rivals], entry.interval, entry.pairs) == ([True], None, 1)
+
+
+def test_another_workload_is_another_entry():
+    cells = [
+        made_cell(noisy(1000)),
+        made_cell(noisy(1500, seed=1), cuda_graph=True),
+        made_cell(noisy(5000, seed=2), batch_size=50),
+        made_cell(noisy(5500, seed=3), batch_size=50, cuda_graph=True),
+    ]
+    entries = fastest(cells, STUDY)
+    assert [entry.settings for entry in entries] == [{}, {"batch_size": 50}]
+    assert [entry.execution.settings for entry in entries] == [GRAPH, GRAPH]
+    assert fastest((made_cell(noisy(1000)), made_cell(noisy(2000), batch_size=50)), STUDY) == ()
+
+
+def test_a_comparison_along_an_axis_is_used_here_too():
+    """One pair of cells, pooled with others: the page has one interval and one verdict of it."""
+    cells = (
+        made_cell(noisy(1000)),
+        made_cell(noisy(1500, seed=1), cuda_graph=True),
+        made_cell(noisy(900, sd=0.3, seed=2), compile_model="default"),
+    )
+    compared = comparisons(cells, STUDY)
+    (line,) = [line for axis in compared for line in axis.lines if line.name == cells[1].name]
+    assert line.verdict is Verdict.FASTER
+    (entry,) = fastest(cells, STUDY, compared=compared)
+    assert (entry.effect, entry.interval) == (pytest.approx(line.effect), pytest.approx(line.interval))
+    assert not any(rival.is_base for rival in entry.rivals)
+
+
+def test_a_comparison_along_an_axis_is_reversed_if_its_base_wins():
+    slower = made_cell(noisy(1000)), made_cell(noisy(500, seed=1), cuda_graph=True)
+    (entry,) = fastest(slower, STUDY, compared=comparisons(slower, STUDY))
+    assert (entry.execution.is_base, entry.rivals) == (True, ())
+
+
+def test_without_the_studys_own_settings_there_is_no_base():
+    """All compiled, and the study's own value is off."""
+    rates = {"fp32": 1000, "bf16": 2000}
+    cells = [made_cell(noisy(rate, seed=rate), compile_model="default", dtype=dtype) for dtype, rate in rates.items()]
+    (entry,) = fastest(cells, STUDY)
+    assert (entry.base_cell, entry.execution.dtype, entry.execution.is_base) == (None, "bf16", False)
+    assert entry.settings == COMPILED
+    (entry,) = fastest([structs.replace(cells[0], throughput_samples_s=9000.0), cells[1]], STUDY)
+    assert (entry.execution.dtype, entry.execution.settings, entry.execution.is_base) == ("fp32", {}, False)
+
+
+def test_a_cell_without_runs_is_no_rival_and_one_without_pairs_is():
+    nothing = math.nan
+    failed = made_cell([nothing] * 4, compile_model="default")
+    apart = made_cell([nothing, nothing, 900.0, 901.0], dtype="bf16")
+    (entry,) = fastest((made_cell([1000.0, 1001.0, nothing, nothing]), failed, apart), STUDY)
+    assert (entry.candidates, [rival.dtype for rival in entry.rivals]) == (2, ["bf16"])
+    assert entry.execution.is_base
+
+
+def test_each_node_has_its_own_entry():
+    rates = [(0, 1000, {}), (0, 1500, GRAPH), (2, 1000, {}), (2, 1400, GRAPH)]
+    cells = [
+        made_cell(noisy(rate, seed=seed), cpu_node=node, **settings)
+        for seed, (node, rate, settings) in enumerate(rates)
+    ]
+    assert [(entry.mem_node, entry.rivals) for entry in fastest(cells, STUDY)] == [(0, ()), (2, ())]
+
+
+def test_equals_are_rarely_without_a_rival():
+    random, studies, claimed = np.random.default_rng(7), 400, 0
+    for _ in range(studies):
+        runs = 1000 * np.exp(random.normal(0, 0.01, (2, 6)))
+        (entry,) = fastest((made_cell(runs[0].tolist()), made_cell(runs[1].tolist(), cuda_graph=True)), STUDY)
+        claimed += not entry.rivals
+    assert claimed <= 0.05 * studies + 2 * math.sqrt(0.05 * 0.95 * studies)
