@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,23 +8,29 @@ from scipy import stats
 
 from bench.analysis.statistics import (
     Comparison,
+    Measured,
     Sample,
+    drift,
     estimate,
     estimate_pairs,
     fit_prior,
     holm,
+    interval_of,
     log_ratios,
     paired,
     repeats_to_decide,
     unpaired,
 )
 from bench.errors import StudyError
+from bench.records.results import NoiseClass
+
+REST, LAUNCH, UNKNOWN = NoiseClass.DEVICE_BOUND, NoiseClass.LAUNCH_BOUND, NoiseClass.UNKNOWN
 
 rates = st.floats(1.0, 1e6)
 runs = st.dictionaries(st.integers(1, 30), rates, min_size=2, max_size=12)
 
 
-def made(label="c", noise_class="rest", n=6, effect=0.0, sd=0.003, seed=0) -> Comparison:
+def made(label="c", noise_class=REST, n=6, effect=0.0, sd=0.003, seed=0) -> Comparison:
     rng = np.random.default_rng(seed)
     sides = [1000 * np.exp(shift + rng.normal(0, sd, n)) for shift in (0.0, effect)]
     return Comparison(label, noise_class, *(dict(enumerate(side, 1)) for side in sides))
@@ -32,29 +40,29 @@ def of_class(noise_class, count=8, **settings):
     return [made(f"{noise_class}{i}", noise_class, seed=100 + i, **settings) for i in range(count)]
 
 
-def test_ratios_are_of_the_blocks_that_have_both_in_their_order():
+def test_ratios_are_of_common_blocks_in_their_order():
     ratios = log_ratios({3: 10.0, 1: 10.0, 2: 7.0}, {1: 20.0, 3: 5.0, 4: 9.0})
     assert ratios == pytest.approx([np.log(2), -np.log(2)])
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_throughput_that_is_no_number_above_zero_is_refused(bad):
+def test_a_throughput_that_is_not_positive_is_refused(bad):
     with pytest.raises(StudyError, match="not a positive number"):
         log_ratios({1: 10.0}, {1: bad})
 
 
 def test_no_common_block_is_refused():
     with pytest.raises(StudyError, match="no block has both"):
-        paired(Comparison("c", "rest", {1: 1.0}, {2: 1.0}))
+        paired(Comparison("c", REST, {1: 1.0}, {2: 1.0}))
 
 
 @given(runs, runs)
-def test_a_comparison_alone_is_the_paired_t_test_of_scipy(local, remote):
+def test_a_single_comparison_is_scipys_paired_t_test(local, remote):
     blocks = sorted(local.keys() & remote.keys())
     logs = [np.log([side[block] for block in blocks]) for side in (remote, local)]
     if len(blocks) < 2 or np.std(logs[0] - logs[1]) < 1e-3:
         return
-    (found,) = estimate_pairs([Comparison("c", "rest", local, remote)])
+    (found,) = estimate_pairs([Comparison("c", REST, local, remote)])
     oracle = stats.ttest_rel(*logs)
     low, high = oracle.confidence_interval(0.95)
     assert found.p_difference == pytest.approx(oracle.pvalue, rel=1e-6)
@@ -64,16 +72,16 @@ def test_a_comparison_alone_is_the_paired_t_test_of_scipy(local, remote):
 
 
 @given(st.lists(rates, min_size=2, max_size=9), st.lists(rates, min_size=2, max_size=9))
-def test_two_independent_groups_are_the_t_test_of_scipy(base, new):
+def test_two_independent_groups_are_scipys_t_test(base, new):
     if max(np.std(np.log(base)), np.std(np.log(new))) < 1e-3:
         return
-    (found,) = estimate([unpaired("c", "rest", base, new)])
+    (found,) = estimate([unpaired("c", REST, base, new)])
     oracle = stats.ttest_ind(np.log(new), np.log(base))
     assert found.p_difference == pytest.approx(oracle.pvalue, rel=1e-6)
     assert found.mean_log == pytest.approx(np.mean(np.log(new)) - np.mean(np.log(base)), abs=1e-9)
 
 
-def test_sameness_is_two_one_sided_tests_against_the_margin_of_the_penalty():
+def test_same_is_two_one_sided_tests_against_the_margin():
     one = made(effect=-0.012, n=5)
     ratios = log_ratios(one.local_runs, one.remote_runs)
     (found,) = estimate_pairs([one], margin=0.03)
@@ -94,7 +102,7 @@ def test_swapping_the_sides_turns_the_effect_around(seed):
 
 @given(st.permutations(range(9)))
 def test_the_order_of_the_comparisons_does_not_matter(order):
-    several = [made(str(i), "rest" if i < 7 else "launch-bound", seed=i) for i in range(9)]
+    several = [made(str(i), REST if i < 7 else LAUNCH, seed=i) for i in range(9)]
     straight = estimate_pairs(several)
     shuffled = estimate_pairs([several[i] for i in order])
     for place, i in enumerate(order):
@@ -103,17 +111,17 @@ def test_the_order_of_the_comparisons_does_not_matter(order):
 
 
 def test_variances_are_pooled_within_a_class_only():
-    quiet = of_class("rest")
-    assert estimate_pairs([*quiet, *of_class("launch-bound", sd=0.1)])[:8] == estimate_pairs(quiet)
+    quiet = of_class(REST)
+    assert estimate_pairs([*quiet, *of_class(LAUNCH, sd=0.1)])[:8] == estimate_pairs(quiet)
 
 
 def test_fewer_than_six_comparisons_are_not_pooled():
-    assert not any(found.pooled for found in estimate_pairs(of_class("rest", 5)))
-    assert all(found.pooled for found in estimate_pairs(of_class("rest", 6)))
+    assert not any(found.pooled for found in estimate_pairs(of_class(REST, 5)))
+    assert all(found.pooled for found in estimate_pairs(of_class(REST, 6)))
 
 
 @given(st.integers(0, 5000))
-def test_pooling_draws_every_variance_towards_the_others_and_adds_at_most_four_degrees(seed):
+def test_pooling_shrinks_variances_and_adds_at_most_four_df(seed):
     several = [made(str(i), seed=seed * 10 + i) for i in range(8)]
     own = np.array([np.std(log_ratios(c.local_runs, c.remote_runs), ddof=1) for c in several])
     found = estimate_pairs(several)
@@ -122,11 +130,11 @@ def test_pooling_draws_every_variance_towards_the_others_and_adds_at_most_four_d
     assert np.ptp(np.log(pooled)) < np.ptp(np.log(own))
 
 
-def test_a_pair_alone_borrows_its_spread_from_its_class_and_has_none_without_one():
+def test_a_single_pair_has_the_spread_of_its_class():
     lone = made("lone", n=1)
     (alone,) = estimate_pairs([lone])
     assert (alone.interval, alone.p_difference, alone.mde) == (None, None, None)
-    among = estimate_pairs([lone, *of_class("rest")])[0]
+    among = estimate_pairs([lone, *of_class(REST)])[0]
     assert among.df <= 4 and among.interval[0] < among.penalty < among.interval[1]
 
 
@@ -148,7 +156,7 @@ def test_the_prior_never_weighs_more_than_four_runs():
 
 
 def test_equal_runs_do_not_divide_by_zero():
-    equal = Comparison("c", "rest", dict.fromkeys(range(6), 5.0), dict.fromkeys(range(6), 5.0))
+    equal = Comparison("c", REST, dict.fromkeys(range(6), 5.0), dict.fromkeys(range(6), 5.0))
     for count in (1, 8):
         found = estimate_pairs([equal] * count)[0]
         assert found.penalty == 0
@@ -158,14 +166,14 @@ def test_equal_runs_do_not_divide_by_zero():
 
 def test_the_stated_minimum_effect_has_the_power_it_claims():
     """By the noncentral t distribution: with the spread at its estimate power is above 0.8, as the bound is upper."""
-    for found in estimate_pairs(of_class("rest", 3)):
+    for found in estimate_pairs(of_class(REST, 3)):
         noncentral = -np.log1p(-found.mde) / (found.sd * np.sqrt(found.scale))
         edge = stats.t.ppf(0.975, found.df)
         assert 0.8 < stats.nct.sf(edge, found.df, noncentral) < 0.999
 
 
 def test_repeats_that_would_decide():
-    sharp, vague = (estimate([Sample("c", "rest", -0.013, sd**2, 5, 1 / 6, 6)])[0] for sd in (0.01, 0.1))
+    sharp, vague = (estimate([Sample("c", REST, -0.013, sd**2, 5, 1 / 6, 6)])[0] for sd in (0.01, 0.1))
     few, many = repeats_to_decide(sharp), repeats_to_decide(vague)
     assert few < many
     # 0.7 % of room to the margin is the smaller task than telling 1.3 % from 0? No: 1.3 % is larger.
@@ -174,7 +182,7 @@ def test_repeats_that_would_decide():
 
 
 def test_repeats_are_not_planned_without_a_spread():
-    assert repeats_to_decide(estimate([Sample("c", "rest", 0.1, float("nan"), 0, 1.0, 1)])[0]) is None
+    assert repeats_to_decide(estimate([Sample("c", REST, 0.1, float("nan"), 0, 1.0, 1)])[0]) is None
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
@@ -188,29 +196,89 @@ def test_holm_against_its_definition(p):
 
 
 @pytest.mark.parametrize(("margin", "confidence"), [(0, 0.95), (1.0, 0.95), (0.02, 1.0)])
-def test_impossible_margins_and_confidences_are_refused(margin, confidence):
+def test_invalid_margins_and_confidences_are_refused(margin, confidence):
     with pytest.raises(StudyError, match="margin"):
         estimate([], confidence, margin)
 
 
-def test_others_that_are_too_unlike_lend_a_lone_pair_no_interval():
+def test_an_uneven_class_gives_a_single_pair_no_interval():
     """Two models that agree to 0.01 % and four that vary by half: worth 0.3 degrees of freedom to a third one."""
-    quiet = [Sample(f"q{i}", "rest", 0.01, 1e-8 * (1 + i), 1, 0.5, 2) for i in range(4)]
-    wild = [Sample(f"w{i}", "rest", 0.3, 0.3, 1, 0.5, 2) for i in range(4)]
-    *others, lone = estimate([*quiet, *wild, Sample("lone", "rest", 0.2, float("nan"), 0, 1.0, 1)])
+    quiet = [Sample(f"q{i}", REST, 0.01, 1e-8 * (1 + i), 1, 0.5, 2) for i in range(4)]
+    wild = [Sample(f"w{i}", REST, 0.3, 0.3, 1, 0.5, 2) for i in range(4)]
+    *others, lone = estimate([*quiet, *wild, Sample("lone", REST, 0.2, float("nan"), 0, 1.0, 1)])
     assert 0 < lone.df < 1
     assert (lone.interval, lone.p_difference, lone.p_same, lone.sd, lone.mde) == (None,) * 5
     assert all(one.interval for one in others)
 
 
 @pytest.mark.parametrize("new", [[1e300, 1e-300], [1e300, 1e300], [1e-300, 1e-300]])
-def test_no_throughput_however_wild_gives_a_number_that_is_none(new):
-    (found,) = estimate([unpaired("c", "rest", [1e-300, 1.0], new)])
+def test_extreme_throughputs_give_finite_numbers(new):
+    (found,) = estimate([unpaired("c", REST, [1e-300, 1.0], new)])
     assert np.isfinite([found.penalty, *found.interval, found.mean_log]).all()
     assert np.expm1(found.mean_log) > -1
 
 
-def test_comparisons_of_an_unknown_class_may_be_of_both_and_are_not_pooled():
-    known, unknown = (estimate_pairs([made(f"c{i}", noise, seed=i) for i in range(8)]) for noise in ("rest", "unknown"))
+def test_comparisons_of_unknown_class_are_not_pooled():
+    known, unknown = (estimate_pairs([made(f"c{i}", noise, seed=i) for i in range(8)]) for noise in (REST, UNKNOWN))
     assert all(one.pooled for one in known) and not any(one.pooled for one in unknown)
     assert [one.df for one in unknown] == [5.0] * 8
+
+
+# One cell
+
+
+def test_interval_agrees_with_scipy_on_the_logarithms():
+    rates = [100.0, 103.0, 98.0, 101.5]
+    logs = [math.log(rate) for rate in rates]
+    low, high = stats.t.interval(0.95, 3, sum(logs) / 4, stats.sem(logs))
+    assert interval_of(rates) == pytest.approx((math.exp(low), math.exp(high)))
+
+
+def test_equal_runs_have_an_interval_without_width():
+    assert interval_of([5.0, 5.0]) == pytest.approx((5.0, 5.0))
+
+
+# Drift
+
+
+def drifting(change, noise=0.0, cells=6, repeats=6, seed=0):
+    rng = np.random.default_rng(seed)
+    runs = []
+    for _ in range(repeats):
+        for cell in rng.permutation(cells):
+            time = len(runs) / (cells * repeats - 1)
+            level = (cell + 1) * 1000 * np.exp(change(time) + rng.normal(0, noise))
+            runs.append(Measured(f"c{cell}", REST, 7200 * time, float(level)))
+    return runs
+
+
+def test_a_straight_line_is_found_exactly():
+    found = drift(drifting(lambda time: np.log(0.97) * time))
+    assert found.change == pytest.approx(-0.03, abs=1e-12)
+    assert found.interval == pytest.approx((-0.03, -0.03), abs=1e-9)
+
+
+def test_no_drift_is_no_drift():
+    found = drift(drifting(lambda time: 0.0, noise=0.002))
+    assert found.interval[0] < 0 < found.interval[1]
+    assert abs(found.change) < 0.004
+
+
+def test_a_passing_change_shows_in_the_range_only():
+    found = drift(drifting(lambda time: -0.05 * (0.4 < time < 0.6), noise=0.0005))
+    assert abs(found.change) < 0.01
+    assert 0.03 < found.range < 0.06
+
+
+def test_noisy_cells_do_not_hide_the_drift_of_quiet_ones():
+    loud = [
+        Measured(f"loud {run.cell}", LAUNCH, run.time, run.throughput_samples_s)
+        for run in drifting(lambda time: 0.0, noise=0.2, seed=1)
+    ]
+    quiet = drifting(lambda time: np.log(1.01) * time, noise=0.001)
+    assert drift([*loud, *quiet]).change == pytest.approx(0.01, abs=0.003)
+
+
+@pytest.mark.parametrize("runs", [[], [Measured("a", REST, 0, 1.0)] * 2, [Measured("a", REST, 5, 1.0)] * 4])
+def test_without_three_repeats_there_is_no_drift(runs):
+    assert drift(runs) is None
