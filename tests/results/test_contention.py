@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from bench.legacy.build import build_results
 from bench.legacy.contention import contention
 from bench.legacy.load import load
-from bench.legacy.build import build_results
 from bench.report.plots.sweeps import contention_pictures
 from bench.report.swept import contention_lines, contention_parts
 from tests.run_directories import build_run_directory, topology_json
