@@ -93,8 +93,8 @@ def plan(
     from bench.study.plan import plan as make_plan
     from bench.study.plan import render
 
-    made = make_plan(load_given(study, config_file, given), output_dir, fresh)
-    click.echo(json.dumps(made.as_json(), indent=1) if as_json else render(made))
+    planned = make_plan(load_given(study, config_file, given), output_dir, fresh)
+    click.echo(json.dumps(planned.as_json(), indent=1) if as_json else render(planned))
 
 
 def _value(text: str) -> Any:
@@ -219,7 +219,7 @@ def report(run_dir: Path) -> None:
 @click.option("--constraint", default="", metavar="FEATURE", help="with --count: hosts that have this feature")
 @click.option("--scheduler", default="", metavar="HOST:PORT", help="a central luigid; else each job schedules itself")
 @click.option("--sbatch", "options", multiple=True, metavar="OPTION", help="as time=04:00:00, gres=gpu:8")
-@click.option("--template", type=click.Path(path_type=Path), help="a batch script of your site, made from ours")
+@click.option("--template", type=click.Path(path_type=Path), help="a batch script of your site, derived from ours")
 @_OUTPUT_DIR
 @click.option("--fresh", is_flag=True, help="measure everything again, in a new run directory")
 @click.option("--dry-run", is_flag=True, help="print the script instead")
@@ -292,7 +292,7 @@ def status(run_dir: Path, as_json: bool, with_report: bool) -> None:
     help="measured, or meant for a night, on this date or later",
 )
 @click.option("--json", "as_json", is_flag=True, help="for programs, with every cell")
-@click.option("--page", is_flag=True, help="draw index.html again instead")
+@click.option("--page", is_flag=True, help="regenerate index.html instead")
 @click.option("--add", multiple=True, type=click.Path(path_type=Path), help="a run directory to add; more than once")
 def history(
     output_dir: Path, study: str, host: str, since: datetime | None, as_json: bool, page: bool, add: tuple[Path, ...]
@@ -302,7 +302,7 @@ def history(
     from bench.study.directory import check_run_directory
 
     for run_dir in add:
-        # Results are all that is added; where there are none, numastudy report makes them of a run directory alone.
+        # Only results are added; numastudy report creates them, and only from a run directory.
         if not (run_dir / "results.json").exists():
             check_run_directory(run_dir)
     date = since.date().isoformat() if since else ""

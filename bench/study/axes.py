@@ -51,9 +51,9 @@ class Axes:
     def without(self, keys: Iterable[str]) -> "Axes":
         """The same without these axes; of zipped lists the others stay."""
         gone = set(keys)
-        left = ({key: values for key, values in zipped.items() if key not in gone} for zipped in self.zipped)
+        remaining = ({key: values for key, values in zipped.items() if key not in gone} for zipped in self.zipped)
         crossed = {key: values for key, values in self.crossed.items() if key not in gone}
-        return replace(self, crossed=crossed, zipped=tuple(zipped for zipped in left if zipped))
+        return replace(self, crossed=crossed, zipped=tuple(zipped for zipped in remaining if zipped))
 
     def as_json(self) -> dict[str, Any]:
         """As in a study file, without empty parts."""
@@ -112,7 +112,7 @@ def read_crossed(value: Any, where: str) -> dict[str, Any]:
 
 
 def _read_pattern(value: Any, where: str) -> Model | str:
-    """A model to look for: with its heads if they are given, else by its name."""
+    """A model to match: with its heads if they are given, else by its name."""
     model = read_model(value, where)
     return model if isinstance(value, Mapping) and "heads" in value else model.name
 
@@ -134,7 +134,7 @@ def _read_match(value: Any, where: str, reader: Callable[[Any, str], Any]) -> di
 
 
 def _atoms(key: str, value: Any, where: str, reader: Callable[[Any, str], Any]) -> Values:
-    """The values that `value` stands for: itself, or each one of a list."""
+    """The values that `value` means: itself, or each one of a list."""
     several = isinstance(value, list | tuple)
     if key == "placements" and several and value and not isinstance(value[0], list | tuple):
         several = False  # a single [CPU node, memory node]
@@ -236,13 +236,13 @@ def combinations(
     added = [[*(points for key, points in own.items() if key not in entry), *_crossed(entry)] for entry in axes.include]
     _check_size([grid, *added], where)
     kept = (one for one in _product(grid, base) if not any(_matches(one, entry, base) for entry in axes.exclude))
-    found: dict[Any, Combination] = {}
+    distinct: dict[Any, Combination] = {}
     more = (replace(one, added=True) for points in added for one in _product(points, base))
     for one in chain(kept, more):
-        found.setdefault((one.gpu, one.placement, one.model, one.copy, tuple(sorted(one.changes.items()))), one)
-    if not found:
+        distinct.setdefault((one.gpu, one.placement, one.model, one.copy, tuple(sorted(one.changes.items()))), one)
+    if not distinct:
         raise StudyError("exclude drops every combination", where, "leave at least one")
-    return list(found.values())
+    return list(distinct.values())
 
 
 def idle_excludes(

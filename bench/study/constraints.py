@@ -18,12 +18,12 @@ _NAMED = 8
 
 def violation(model: Model, settings: Settings, varied: Collection[str] = ()) -> Violation | None:
     """The first constraint that these settings violate in a study which varies the keys `varied`; None if none."""
-    found = next(chain(_whole_batches(settings), _no_effect(settings, varied), _pool(settings, varied)), None)
-    found = found or why_impossible(model, settings)
-    if found and found.constraint is Constraint.NO_SUCH_MODEL and set(SHAPE) & set(varied):
+    first = next(chain(_whole_batches(settings), _no_effect(settings, varied), _pool(settings, varied)), None)
+    first = first or why_impossible(model, settings)
+    if first and first.constraint is Constraint.NO_SUCH_MODEL and set(SHAPE) & set(varied):
         # Parts of the shape are varied: they identify the model.
-        return replace(found, keys=(*SHAPE, "image_size"))
-    return found
+        return replace(first, keys=(*SHAPE, "image_size"))
+    return first
 
 
 def _whole_batches(settings: Settings) -> Iterator[Violation]:
@@ -32,7 +32,7 @@ def _whole_batches(settings: Settings) -> Iterator[Violation]:
         yield Violation(
             Constraint.WHOLE_BATCHES,
             f"num_samples {samples} is not a multiple of batch_size {batch}",
-            "a pass is made of whole batches: change one of the two",
+            "a pass consists of whole batches: change one of the two",
             ("batch_size", "num_samples"),
         )
 

@@ -1,4 +1,4 @@
-"""The run directory: one study on one host, self-contained. And the index that finds it again."""
+"""The run directory: one study on one host, self-contained; and the index that finds it."""
 
 import fcntl
 import hashlib
@@ -71,7 +71,7 @@ class RunDirectory:
         return self.path / "latency" / f"{cell}.json"
 
     def state(self) -> str:
-        """Identifies one state of all records: what is made from them is made again when it changes."""
+        """Identifies one state of all records: whatever is derived from them is derived again when it changes."""
         digest = hashlib.sha256()
         for folder, ending in (("runs", ".json"), ("nsys_reports", ".export.json"), ("latency", ".json")):
             with suppress(FileNotFoundError), os.scandir(self.path / folder) as entries:

@@ -41,7 +41,7 @@ def expand_here(definition: StudyDefinition, topology: Topology) -> Expansion:
 def _resolved(settings: StudySettings, topology: Topology) -> dict[str, str]:
     """What can be auto, and why this binding."""
     device = ("cuda" if topology.gpus else "cpu") if settings.device == "auto" else settings.device
-    reason = f"binding {settings.binding} as the study says"
+    reason = f"binding {settings.binding} is set by the study"
     binding: str = settings.binding
     if binding == "auto":
         binding, reason = choose_binding("auto", topology)
@@ -55,12 +55,12 @@ def expand(study: StudyDefinition, topology: Topology) -> list[Cell]:
     Raise StudyError if an axis is empty on this host or no cell at all can run.
     """
     base = study.settings
-    found = combinations(
+    asked = combinations(
         _gpus(study, topology), _placements(study, topology), study.models, study.axes, base, study.name
     )
     cells: list[Cell] = []
     advice = ""
-    for one, name, group in name_cells(found):
+    for one, name, group in name_cells(asked):
         settings = one.settings(base)
         # A device of auto is now known: what it cannot do is a property of the host, not an error of the study.
         why = violation(one.model, settings, study.axes.varied)
@@ -134,7 +134,7 @@ def _gpus(study: StudyDefinition, topology: Topology) -> list[int]:
 def _placements(study: StudyDefinition, topology: Topology) -> list[Placement]:
     if not isinstance(study.placements, str):
         return list(study.placements)
-    found = [(node.id, node.id) for node in topology.nodes if node.kind is NodeKind.CPU_AND_MEMORY]
-    if not found:
+    nodes = [(node.id, node.id) for node in topology.nodes if node.kind is NodeKind.CPU_AND_MEMORY]
+    if not nodes:
         raise StudyError("the nodes are all, and none has both CPUs and memory", study.name, "name placements")
-    return found
+    return nodes
