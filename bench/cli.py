@@ -189,11 +189,12 @@ def probe(as_json: bool, device: str, output: Path | None) -> None:
 def compare(base: str, new: str, output: str | None, margin: float, max_repeats: int, force: bool) -> None:
     """Compare each cell of NEW with the same cell of BASE. Exit code 3 if something is slower.
 
-    BASE and NEW are run directories, results.json, or results.db[?condition on cells].
+    BASE and NEW are run directories, or their results.json.
     """
     from bench.compare import compare_command
+    from bench.records.results import Rules
 
-    text, code = compare_command(base, new, output or "text", margin, max_repeats, force)
+    text, code = compare_command(base, new, output or "text", Rules(margin=margin, max_repeats=max_repeats), force)
     click.echo(text)
     sys.exit(code)
 

@@ -265,6 +265,11 @@ def listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
+def cell_label(name: str) -> str:
+    """The name of a cell where all names are of cells: without the word that they share."""
+    return name.removeprefix("pipeline_")
+
+
 def value_text(value: Any) -> str:
     """The value of a setting: "on", "off", "16"."""
     return ("on" if value else "off") if isinstance(value, bool) else str(value)

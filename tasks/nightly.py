@@ -15,7 +15,7 @@ import luigi
 from bench.errors import StudyError
 from bench.host.topology import read_topology
 from bench.nightly.config import Entry, Nightly, read_nightly
-from bench.nightly.folder import OK, night_folder, read_verdict, second_measurements
+from bench.records.nightly import Night, night_folder, read_night, second_measurements
 from bench.records.run import ReportStage, read_record
 from bench.study.directory import RunDirectory
 from bench.study.load import configs_folder
@@ -85,8 +85,8 @@ class NightTask(luigi.Task):
         """The parameters that every task of this night shares."""
         return {"date": self.date, "config_file": self.config_file, "output_dir": self.output_dir, "host": self.host}
 
-    def verdict(self) -> dict[str, Any] | None:
-        return read_verdict(self.folder)
+    def verdict(self) -> Night | None:
+        return read_night(self.folder)
 
     def on_failure(self, exception: BaseException) -> str:
         """What the scheduler's page shows for the failed task."""
@@ -101,7 +101,7 @@ class NightVerdict(NightTask):
 
     def complete(self) -> bool:
         verdict = self.verdict()
-        if verdict is None or verdict["inputs"] != self._inputs():
+        if verdict is None or verdict.inputs != self._inputs():
             return False
         # A run that failed is tried again by a later call, and then judged again.
         second = [StudyReport(run_dir=str(path), host=self.host) for path in self._second_directories()]
@@ -111,25 +111,22 @@ class NightVerdict(NightTask):
         # One after the other: runs of two studies must not alternate on one host.
         for report in self._reports():
             _ = yield report  # luigi sends the outputs back, which `yield from` a list would not accept
+        from bench.history.database import history_path
         from bench.history.page import write_index
-        from bench.history.query import history_path
-        from bench.nightly.judge import measure_again, slower_cells
+        from bench.nightly.night import measure_again
         from bench.nightly.write import write_night
 
-        verdict = self._judge({})
+        night = self._judge({})
         second: dict[str, Path] = {}
-        for one in plan_of(self):
-            cells = slower_cells(verdict).get(one.entry.label)
-            if cells and one.directory:
-                label = one.entry.label
-                second[label] = measure_again(self.folder, label, one.directory.path, cells, INVOCATION)
-                _ = yield StudyReport(run_dir=str(second[label]), host=self.host)
+        for one, study in zip(plan_of(self), night.studies, strict=True):
+            if study.slower and one.directory:
+                second[study.study] = measure_again(
+                    self.folder, study.study, one.directory.path, study.slower, INVOCATION
+                )
+                _ = yield StudyReport(run_dir=str(second[study.study]), host=self.host)
         if second:
-            verdict = self._judge(second)
-        notice = write_night(
-            self.folder, verdict | {"inputs": self._inputs()}, config_of(self.config_file).on_regression
-        )
-        if notice:
+            night = self._judge(second)
+        if notice := write_night(self.folder, night, config_of(self.config_file).on_regression):
             print(notice, flush=True)
         write_index(history_path(self.outputs))
 
@@ -138,7 +135,7 @@ class NightVerdict(NightTask):
         return [StudyReport(run_dir=str(one.directory.path), host=self.host) for one in plan_of(self) if one.directory]
 
     def _second_directories(self) -> list[Path]:
-        return [Path(entry["run_directory"]) for _, entry in sorted(second_measurements(self.folder).items())]
+        return [Path(entry.run_directory) for _, entry in sorted(second_measurements(self.folder).items())]
 
     def _inputs(self) -> str:
         """A digest of the inputs: the night is judged again whenever a report or the list of studies changes."""
@@ -150,28 +147,33 @@ class NightVerdict(NightTask):
             digest.update(repr(_report_state(path)).encode())
         return digest.hexdigest()[:16]
 
-    def _judge(self, second: dict[str, Path]) -> dict[str, Any]:
+    def _judge(self, second: dict[str, Path]) -> Night:
         """second: run directories of second measurements, by label."""
-        from bench.history.query import history_path
-        from bench.nightly.judge import Asked, judge_night
+        from bench.history.database import history_path
+        from bench.nightly.night import NightlyStudy, judge_night
 
         config = config_of(self.config_file)
-        asked = [
-            Asked(
-                one.entry.label,
-                one.directory.path if one.directory else None,
-                one.problem,
-                one.entry.baseline,
-                one.strict,
-                second.get(one.entry.label),
+        studies = [
+            NightlyStudy(
+                label=one.entry.label,
+                run_dir=one.directory.path if one.directory else None,
+                problem=one.problem,
+                pinned=one.entry.baseline,
+                strict=one.strict,
+                second=second.get(one.entry.label),
             )
             for one in plan_of(self)
         ]
-        verdict = judge_night(self.night, self.host, asked, history_path(self.outputs), config.nights, config.since)
-        left_out = [entry.label for entry in config.studies if entry not in entries_of(self.config_file)]
-        return verdict | {
-            "warnings": [*verdict["warnings"], *(f"{label}: left out, no GPU here" for label in left_out)]
-        }
+        return judge_night(
+            self.night,
+            self.host,
+            studies,
+            history_path(self.outputs),
+            config.nights,
+            config.since,
+            inputs=self._inputs(),
+            without_gpu=[entry.label for entry in config.studies if entry not in entries_of(self.config_file)],
+        )
 
 
 class NightCheck(NightTask):
@@ -181,13 +183,14 @@ class NightCheck(NightTask):
         return NightVerdict(**self.where)
 
     def complete(self) -> bool:
-        return self.requires().complete() and (self.verdict() or {}).get("verdict") == OK
+        verdict = self.verdict()
+        return verdict is not None and verdict.ok and self.requires().complete()
 
     def run(self) -> None:
         verdict = self.verdict()
-        if verdict is None or verdict["verdict"] != OK:
+        if verdict is None or not verdict.ok:
             raise StudyError(
-                f"night {self.night}: {verdict['text'] if verdict else 'its verdict is missing'}",
+                f"night {self.night}: {verdict.text if verdict else 'its verdict is missing'}",
                 str(self.folder / "verdict.html"),
                 "the page compares each cell with the nights before; after an intended change: set since in "
                 + self.config_file,
@@ -203,9 +206,9 @@ class NightlySweep(NightTask):
             self._check_date()
             studies_of(self)
             known = self.verdict()
-            if known and known["host"] != self.host:
+            if known and known.host != self.host:
                 raise StudyError(
-                    f"this is the night of the host {known['host']}, and this host is {self.host}",
+                    f"this is the night of the host {known.host}, and this host is {self.host}",
                     str(self.folder),
                     "give each host its own --output-dir",
                 )
@@ -213,10 +216,8 @@ class NightlySweep(NightTask):
     def complete(self) -> bool:
         """By its verdict, not by its runs: a night without findings stays complete if the host changes later."""
         verdict = self.verdict()
-        asked = [entry.label for entry in entries_of(self.config_file)]
-        if verdict is None or verdict["verdict"] != OK:
-            return False
-        return [one["study"] for one in verdict["studies"]] == asked
+        labels = [entry.label for entry in entries_of(self.config_file)]
+        return verdict is not None and verdict.ok and [study.study for study in verdict.studies] == labels
 
     def requires(self) -> NightVerdict:
         # Registered before the summaries of the studies, so it is printed after them.
@@ -319,7 +320,7 @@ def _print_verdict_at_exit(folder: Path) -> None:
 
 
 def _summary(folder: Path) -> str:
-    verdict = read_verdict(folder)
+    verdict = read_night(folder)
     if verdict is None:
         return f"night {folder.name}: no verdict yet; repeat the command to continue"
-    return f"night {folder.name}: {verdict['text']}\nverdict: {folder / 'verdict.html'}"
+    return f"night {folder.name}: {verdict.text}\nverdict: {folder / 'verdict.html'}"

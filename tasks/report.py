@@ -44,8 +44,6 @@ class StudyReport(RecordTask):
     def run(self) -> None:
         from bench.analysis.noise_floor import remember
         from bench.history.page import into_history
-        from bench.legacy.build import build_results
-        from bench.legacy.load import load
         from bench.report.build import make_report
 
         log_what_is_missing(self.directory)
@@ -55,9 +53,7 @@ class StudyReport(RecordTask):
         results = make_report(self.directory.path, INVOCATION)
         remember(results, self.directory.outputs)
         # Where many hosts write one database over a network, the report of all of them adds each.
-        in_history = self.directory.of_cluster or into_history(
-            build_results(load(self.directory.path), INVOCATION), self.directory.outputs
-        )
+        in_history = self.directory.of_cluster or into_history(results, self.directory.outputs)
         write_record(
             self.record_path,
             ReportStage(status=Outcome.OK, invocation=INVOCATION, state=state, in_history=in_history),

@@ -15,6 +15,8 @@ from bench.errors import StudyError
 from bench.host.fingerprint import LABELS, NOT_COMPARED
 from bench.legacy import shapes
 from bench.legacy.load import read_results
+from bench.records.base import DamagedRecord, convert
+from bench.records.results import Results
 from bench.report.html import environment
 from bench.shape import ANY, NUMBER, PLAIN, POSITIVE, TEXT, Each, Must, misfit
 from bench.storage import write_json, write_text
@@ -357,9 +359,8 @@ def _read(directory: ClusterDirectory, hosts: list[str]) -> tuple[dict[str, Reco
 
 def _into_history(hosts: list[str], results: dict[str, Record], directory: ClusterDirectory) -> None:
     """Best effort, and the page once for all of them."""
-    from bench.history.database import add_study
+    from bench.history.database import add_study, history_path
     from bench.history.page import write_index
-    from bench.history.query import history_path
 
     if not hosts:
         return
@@ -367,12 +368,12 @@ def _into_history(hosts: list[str], results: dict[str, Record], directory: Clust
     try:
         for host in hosts:
             # The folder may have moved since it was measured.
-            add_study(results[host] | {"run_directory": str(directory.host(host).path)}, database)
+            moved = results[host] | {"run_directory": str(directory.host(host).path)}
+            add_study(convert(moved, Results), database)
         write_index(database)
-    except (StudyError, KeyError, TypeError) as error:
-        # results.json of another version lacks what the history keeps.
-        said = error if isinstance(error, StudyError) else f"{host}'s results.json: {error!r}"
-        print(f"not in the history: {said}", file=sys.stderr, flush=True)
+    except (StudyError, DamagedRecord) as error:
+        what = error if isinstance(error, StudyError) else f"{host}'s results.json: {error}"
+        print(f"not in the history: {what}", file=sys.stderr, flush=True)
 
 
 def headline(record: Record) -> str:

@@ -1,30 +1,33 @@
-"""history.db: schema, locking, adding a study."""
+"""history.db: every finished study of an output directory, in one database that several programs may use at once.
+
+Tables: studies, cells (a point of the grid on a host), measurements (a cell in a study), runs, penalties, and verdicts
+(of a cell in a night). A cell keeps its row as long as its host, study, key and name are the same.
+"""
 
 import json
 import sqlite3
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import sqlite_utils
 
+from bench.analysis.load import measured_at
+from bench.analysis.pairs import throughputs
 from bench.errors import StudyError
-from bench.legacy.load import measured_at
-from bench.legacy.pairs import throughputs
+from bench.records.base import DamagedRecord, plain
+from bench.records.nightly import NightCell
+from bench.records.results import MeasuredCell, Penalty, Results
 from bench.storage import local_copy, on_network
 
-# --- schema
-# The tables of history.db, version by version; an older database is brought up to date when it is opened.
-#
-# 1: studies, cells (a point of the grid on a host), measurements (a cell in a study), runs, penalties.
-# 2: studies.night, the date a study was measured for; verdicts, what each night was compared with and what came out.
-
-SCHEMA_VERSION = 2
-
-_VERSION_1 = (
+BUSY_S = 30.0
+# 2: the first one that users have. 3: undisturbed_samples_s and the names of noise classes.
+SCHEMA_VERSION = 3
+OLDEST_VERSION = 2
+_TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT)",
     """CREATE TABLE studies (
         id INTEGER PRIMARY KEY,
@@ -43,9 +46,11 @@ _VERSION_1 = (
         cells_ok INTEGER,
         runs INTEGER,
         runs_ok INTEGER,
-        duration_s REAL
+        duration_s REAL,
+        night TEXT NOT NULL DEFAULT ''
     )""",
     "CREATE INDEX studies_by_time ON studies (host, study_name, measured_at)",
+    "CREATE INDEX studies_by_night ON studies (host, study_name, night)",
     """CREATE TABLE cells (
         id INTEGER PRIMARY KEY,
         host TEXT NOT NULL,
@@ -66,7 +71,7 @@ _VERSION_1 = (
         outcome TEXT NOT NULL,
         reason TEXT,
         throughput_samples_s REAL,
-        calm_samples_s REAL,
+        undisturbed_samples_s REAL,
         throughput_spread REAL,
         noise_class TEXT,
         latency_p50_us REAL,
@@ -99,10 +104,6 @@ _VERSION_1 = (
         text TEXT
     )""",
     "CREATE INDEX penalties_of_study ON penalties (study_id)",
-)
-_VERSION_2 = (
-    "ALTER TABLE studies ADD COLUMN night TEXT NOT NULL DEFAULT ''",
-    "CREATE INDEX studies_by_night ON studies (host, study_name, night)",
     """CREATE TABLE verdicts (
         study_id INTEGER NOT NULL REFERENCES studies (id) ON DELETE CASCADE,
         cell_id INTEGER NOT NULL REFERENCES cells (id),
@@ -120,41 +121,28 @@ _VERSION_2 = (
     )""",
     "CREATE INDEX verdicts_of_cell ON verdicts (cell_id)",
 )
-_STEPS = (_VERSION_1, _VERSION_2)
-
-
-def version_of(connection: sqlite3.Connection) -> int:
-    """0 for a new database."""
-    return connection.execute("PRAGMA user_version").fetchone()[0]
-
-
-def migrate(connection: sqlite3.Connection) -> None:
-    """Apply the steps that are missing, inside the transaction that the caller has begun."""
-    for statements in _STEPS[version_of(connection) :]:
-        for statement in statements:
-            connection.execute(statement)
-    connection.execute(
-        "INSERT INTO meta VALUES ('schema_version', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        [str(SCHEMA_VERSION)],
-    )
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-# --- database
-# history.db: every finished study of an output directory, in one database that several programs may use at once.
-
-BUSY_S = 30.0
+_FROM_VERSION_2 = (
+    "ALTER TABLE measurements RENAME COLUMN calm_samples_s TO undisturbed_samples_s",
+    "UPDATE measurements SET noise_class = 'device-bound' WHERE noise_class = 'rest'",
+)
 
 
 class HistoryError(StudyError):
-    """The history cannot be used; the studies themselves are not touched by that."""
+    """The history cannot be used; the studies themselves are not affected."""
+
+
+def history_path(output_dir: Path | str) -> Path:
+    return Path(output_dir) / "history.db"
+
+
+# Opening
 
 
 @contextmanager
 def open_history(path: Path, create: bool = False, busy_s: float = BUSY_S) -> Iterator[sqlite_utils.Database]:
-    """The history at `path`, brought to the current schema. Wait up to busy_s for other writers.
+    """The history at `path`, migrated to the current schema. Wait up to busy_s for other writers.
 
-    Raise HistoryError if it is not there (unless `create`), damaged, of a newer schema, or locked for too long.
+    Raise HistoryError if it is missing (unless `create`), damaged, of another schema, or locked for too long.
     """
     if not create and not path.is_file():
         raise HistoryError(
@@ -162,30 +150,34 @@ def open_history(path: Path, create: bool = False, busy_s: float = BUSY_S) -> It
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with local_copy(path, busy_s) if on_network(path) else nullcontext(path) as place:
-            # Autocommit: the only transactions are the ones begun here, and they begin as writers.
-            connection = sqlite3.connect(place, timeout=busy_s, isolation_level=None)
+        with local_copy(path, busy_s) if on_network(path) else nullcontext(path) as file:
+            # Autocommit: the only transactions are the ones begun here, and they take the write lock first.
+            connection = sqlite3.connect(file, timeout=busy_s, isolation_level=None)
             try:
                 connection.execute("PRAGMA foreign_keys = ON")
-                _bring_up_to_date(connection, path, busy_s)
+                _migrate(connection, path, busy_s)
                 yield sqlite_utils.Database(connection)
             finally:
                 connection.close()
     except sqlite3.Error as error:
-        raise _told(error, path, busy_s) from None
+        raise _history_error(str(error), path, busy_s) from None
+    except DamagedRecord as error:
+        raise _history_error(str(error), path, busy_s) from None
     except TimeoutError:
-        raise _told(sqlite3.OperationalError("locked"), path, busy_s) from None
+        raise _history_error("locked", path, busy_s) from None
     except OSError as error:
-        raise HistoryError(f"cannot use the history: {error.strerror}", str(path), "mend the permissions") from None
+        raise HistoryError(
+            f"cannot use the history: {error.strerror}", str(path), "make the file and its folder writable"
+        ) from None
 
 
 @contextmanager
-def writing(database: sqlite_utils.Database) -> Iterator[sqlite3.Connection]:
-    """One transaction that has the write lock from its start: two writers wait for each other, and never fail half-way.
+def transaction(database: sqlite_utils.Database) -> Iterator[sqlite3.Connection]:
+    """One transaction that has the write lock from its start: two writers wait for each other and never fail half-way.
 
     Insert with the connection, not with sqlite-utils' insert, which before its version 4 ends the transaction.
     """
-    connection = database.conn
+    connection = connection_of(database)
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
@@ -195,7 +187,20 @@ def writing(database: sqlite_utils.Database) -> Iterator[sqlite3.Connection]:
     connection.execute("COMMIT")
 
 
-def _bring_up_to_date(connection: sqlite3.Connection, path: Path, busy_s: float) -> None:
+def connection_of(database: sqlite_utils.Database) -> sqlite3.Connection:
+    """Typed as what it is: sqlite-utils also accepts other drivers."""
+    connection = database.conn
+    assert isinstance(connection, sqlite3.Connection)
+    return connection
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    """0 for a new database."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def _migrate(connection: sqlite3.Connection, path: Path, busy_s: float) -> None:
     version = version_of(connection)
     if version == SCHEMA_VERSION:
         return
@@ -205,15 +210,28 @@ def _bring_up_to_date(connection: sqlite3.Connection, path: Path, busy_s: float)
             str(path),
             "use the newer version of numastudy that wrote it, or another --output-dir",
         )
+    if 0 < version < OLDEST_VERSION:
+        raise HistoryError(
+            f"the history has schema version {version}, this program reads from {OLDEST_VERSION} on",
+            str(path),
+            "move it away and add the run directories again: numastudy history --add RUN_DIR",
+        )
     _choose_journal(connection, path, busy_s)
-    with writing(sqlite_utils.Database(connection)):
-        # Another program may have done it while this one waited for the lock.
-        if version_of(connection) < SCHEMA_VERSION:
-            migrate(connection)
+    with transaction(sqlite_utils.Database(connection)):
+        # Another program may have migrated it while this one waited for the lock.
+        if (version := version_of(connection)) == SCHEMA_VERSION:
+            return
+        for statement in _FROM_VERSION_2 if version else _TABLES:
+            connection.execute(statement)
+        connection.execute(
+            "INSERT INTO meta VALUES ('schema_version', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            [str(SCHEMA_VERSION)],
+        )
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _choose_journal(connection: sqlite3.Connection, path: Path, busy_s: float) -> None:
-    """WAL, so that readers and a writer do not wait for each other; it needs memory shared by all its users, which
+    """WAL, so that readers and a writer do not wait for each other. It needs memory shared by all its users, which
     hosts of a network file system do not have."""
     if on_network(path):
         return
@@ -229,8 +247,8 @@ def _choose_journal(connection: sqlite3.Connection, path: Path, busy_s: float) -
             time.sleep(0.05)
 
 
-def _told(error: sqlite3.Error, path: Path, busy_s: float) -> HistoryError:
-    if "locked" in str(error) or "busy" in str(error):
+def _history_error(error: str, path: Path, busy_s: float) -> HistoryError:
+    if "locked" in error or "busy" in error:
         return HistoryError(
             f"another program has held the history for {busy_s:g} s", str(path), "close that program, then try again"
         )
@@ -241,141 +259,164 @@ def _told(error: sqlite3.Error, path: Path, busy_s: float) -> HistoryError:
     )
 
 
-# --- add
-# One study into the history, once for each run directory however often it is added.
-
-Record = dict[str, Any]
+# Adding
 
 
-def add_study(results: Record, database: Path, busy_s: float = BUSY_S) -> int:
-    """Add results.json of a study, or replace what its run directory gave before. Returns the study's id.
+def add_study(results: Results, database: Path, busy_s: float = BUSY_S) -> int:
+    """Add the results of a study, or replace what its run directory gave before. Returns the study's id.
 
-    database: outputs/history.db; made, or brought to the current schema, if need be. Run directories below its folder
-    are kept relative to it, so that the whole folder can be moved.
+    database: outputs/history.db; created or migrated if need be. Run directories below its folder are stored relative
+    to it, so that the whole folder can be moved.
     Raises HistoryError if the database cannot be used, or is locked for longer than busy_s.
     """
-    with open_history(database, create=True, busy_s=busy_s) as history, writing(history) as connection:
-        study = _study_row(results, database)
-        study_id = _replace_study(connection, study)
-        cells = {cell["name"]: _add_cell(connection, study, study_id, cell) for cell in results["cells"]}
-        connection.executemany(
-            "INSERT INTO penalties (study_id, local_cell_id, remote_cell_id, penalty, low, high, verdict, pairs, text) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [_penalty_row(study_id, cells, penalty) for penalty in results.get("penalties") or []],
-        )
+    with open_history(database, create=True, busy_s=busy_s) as history, transaction(history) as connection:
+        row = _study_row(results, database)
+        study_id = _replace_study(connection, row)
+        cells = {cell.name: _add_cell(connection, row, study_id, cell) for cell in results.cells}
+        for penalty in results.penalties:
+            _insert(connection, "penalties", _penalty_row(cells, penalty) | {"study_id": study_id})
         return study_id
 
 
-def stored_path(run_directory: str, database: Path) -> str:
-    """Relative to the database's folder where it lies below it."""
-    path, folder = Path(run_directory).resolve(), database.resolve().parent
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
-
-
-def _study_row(results: Record, database: Path) -> Record:
-    facts, counts = results.get("fingerprint") or {}, results.get("counts") or {}
-    return {
-        "run_directory": stored_path(results["run_directory"], database),
-        "study_name": results["study_name"],
-        "host": (results.get("host") or {}).get("name") or "unknown",
-        "night": (results.get("study") or {}).get("night") or "",
-        "measured_at": measured_at(results),
-        "created_at": results["created_at"],
-        "invocation": results.get("invocation"),
-        "device": results.get("device"),
-        **{key: facts.get(key) for key in ("driver", "kernel", "torch")},
-        "fingerprint": json.dumps(facts, sort_keys=True),
-        "cells": counts.get("cells"),
-        "cells_ok": counts.get("ok"),
-        "runs": counts.get("runs"),
-        "runs_ok": counts.get("runs_ok"),
-        "duration_s": results.get("duration_s"),
-    }
-
-
-def _replace_study(connection: sqlite3.Connection, row: Record) -> int:
-    """The id stays the same, since others may refer to it; what was measured is replaced."""
-    columns = ", ".join(row)
-    changed = ", ".join(f"{key} = excluded.{key}" for key in row)
-    (study_id,) = connection.execute(
-        f"INSERT INTO studies ({columns}) VALUES ({', '.join('?' * len(row))}) "
-        f"ON CONFLICT (run_directory) DO UPDATE SET {changed} RETURNING id",
-        list(row.values()),
-    ).fetchone()
-    connection.execute("DELETE FROM measurements WHERE study_id = ?", [study_id])
-    connection.execute("DELETE FROM penalties WHERE study_id = ?", [study_id])
-    return study_id
-
-
-def _add_cell(connection: sqlite3.Connection, study: Record, study_id: int, cell: Record) -> int:
-    identity = [study["host"], study["study_name"], cell["key"], cell["name"]]
-    values = [cell["gpu"], cell["cpu_node"], cell["mem_node"], cell["model"]["name"]]
-    connection.execute(
-        "INSERT OR IGNORE INTO cells (host, study_name, key, name, gpu, cpu_node, mem_node, model, settings) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [*identity, *values, json.dumps(cell["settings"], sort_keys=True)],
-    )
-    (cell_id,) = connection.execute(
-        "SELECT id FROM cells WHERE host = ? AND study_name = ? AND key = ? AND name = ?", identity
-    ).fetchone()
-    row = _measurement_row(cell) | {"study_id": study_id, "cell_id": cell_id}
-    (measurement_id,) = connection.execute(
-        f"INSERT INTO measurements ({', '.join(row)}) VALUES ({', '.join('?' * len(row))}) RETURNING id",
-        list(row.values()),
-    ).fetchone()
-    connection.executemany(
-        "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)",
-        [
-            (
-                measurement_id,
-                str(run["repeat"]),
-                run["status"],
-                run["throughput_samples_s"],
-                bool(run.get("disturbed")),
+def add_verdicts(history: sqlite_utils.Database, study_id: int, verdicts: Sequence[NightCell], since: str = "") -> None:
+    """Replace the verdicts of a night on the cells of a study. since: from when the night's baseline counted."""
+    with transaction(history) as connection:
+        connection.execute("DELETE FROM verdicts WHERE study_id = ?", [study_id])
+        ids = dict(
+            connection.execute(
+                "SELECT cells.name, cells.id FROM measurements m JOIN cells ON cells.id = m.cell_id "
+                "WHERE m.study_id = ?",
+                [study_id],
             )
-            for run in cell["runs"]
-        ],
-    )
-    return cell_id
+        )
+        for one in verdicts:
+            if one.name in ids:
+                row = {"study_id": study_id, "cell_id": ids[one.name], "since": since}
+                _insert(connection, "verdicts", row | _verdict_row(one))
 
 
-def _measurement_row(cell: Record) -> Record:
-    metrics, latency = cell.get("metrics") or {}, cell.get("latency_us") or {}
-    return {
-        "outcome": cell["outcome"],
-        "reason": cell.get("reason") or "",
-        "throughput_samples_s": cell.get("throughput_samples_s"),
-        "calm_samples_s": calm_throughput(cell),
-        "throughput_spread": cell.get("throughput_spread"),
-        "noise_class": cell.get("noise_class"),
-        "latency_p50_us": latency.get("p50"),
-        "latency_p99_us": latency.get("p99"),
-        "h2d_bandwidth_gb_s": (metrics.get("h2d") or {}).get("bandwidth_gb_s"),
-        "d2h_bandwidth_gb_s": (metrics.get("d2h") or {}).get("bandwidth_gb_s"),
-        "pipeline_efficiency": metrics.get("pipeline_efficiency"),
-        "regime": metrics.get("regime"),
-    }
+def undisturbed_throughput(cell: MeasuredCell) -> float | None:
+    """Samples/s, the median of the undisturbed runs (of all, if fewer than two are undisturbed).
 
-
-def calm_throughput(cell: Record) -> float | None:
-    """Samples/s, the median of the runs that nothing disturbed (of all, where fewer than two are left).
-
-    One night stands for itself: of its runs, one that went wrong should not make it an outlier.
+    A night is one value: a single run that went wrong should not make it an outlier.
     """
     rates = list(throughputs(cell).values())
     return statistics.median(rates) if rates else None
 
 
-def _penalty_row(study_id: int, cells: dict[str, int], penalty: Record) -> tuple[Any, ...]:
-    low, high = penalty.get("interval") or (None, None)
-    return (
-        study_id,
-        cells.get(penalty["local_cell"]),
-        cells.get(penalty["remote_cell"]),
-        penalty.get("penalty"),
-        low,
-        high,
-        penalty.get("verdict"),
-        penalty.get("pairs"),
-        penalty.get("text"),
+def stored_path(run_directory: str, database: Path) -> str:
+    """Relative to the database's folder if it is below it."""
+    path, folder = Path(run_directory).resolve(), database.resolve().parent
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+
+
+def _replace_study(connection: sqlite3.Connection, row: dict[str, Any]) -> int:
+    """The id stays the same, since other rows may refer to it; what was measured is replaced."""
+    changed = ", ".join(f"{key} = excluded.{key}" for key in row)
+    study_id = _insert(connection, "studies", row, f"ON CONFLICT (run_directory) DO UPDATE SET {changed} RETURNING id")
+    for table in ("measurements", "penalties"):
+        connection.execute(f"DELETE FROM {table} WHERE study_id = ?", [study_id])
+    return study_id
+
+
+def _add_cell(connection: sqlite3.Connection, study: dict[str, Any], study_id: int, cell: MeasuredCell) -> int:
+    identity = [study["host"], study["study_name"], cell.key, cell.name]
+    values = [cell.gpu, cell.cpu_node, cell.mem_node, cell.model.name]
+    connection.execute(
+        "INSERT OR IGNORE INTO cells (host, study_name, key, name, gpu, cpu_node, mem_node, model, settings) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [*identity, *values, json.dumps(plain(cell.settings), sort_keys=True)],
     )
+    cell_id: int
+    (cell_id,) = connection.execute(
+        "SELECT id FROM cells WHERE host = ? AND study_name = ? AND key = ? AND name = ?", identity
+    ).fetchone()
+    row = {"study_id": study_id, "cell_id": cell_id} | _measurement_row(cell)
+    measurement_id = _insert(connection, "measurements", row, "RETURNING id")
+    connection.executemany(
+        "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)",
+        [
+            (measurement_id, str(run.repeat), run.status.value, run.throughput_samples_s, run.disturbed)
+            for run in cell.runs
+        ],
+    )
+    return cell_id
+
+
+def _insert(connection: sqlite3.Connection, table: str, row: dict[str, Any], clause: str = "RETURNING rowid") -> int:
+    """The id of the row. Column names are this module's own."""
+    row_id: int
+    (row_id,) = connection.execute(
+        f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))}) {clause}", list(row.values())
+    ).fetchone()
+    return row_id
+
+
+def _study_row(results: Results, database: Path) -> dict[str, Any]:
+    facts, counts = results.fingerprint, results.counts
+    return {
+        "run_directory": stored_path(results.run_directory, database),
+        "study_name": results.study_name,
+        "host": results.host or "unknown",
+        "night": results.study.night,
+        "measured_at": measured_at(results),
+        "created_at": results.created_at,
+        "invocation": results.invocation,
+        "device": results.device,
+        "driver": facts.driver or None,
+        "kernel": facts.kernel or None,
+        "torch": facts.torch or None,
+        "fingerprint": json.dumps(plain(facts), sort_keys=True),
+        "cells": counts.cells,
+        "cells_ok": counts.ok,
+        "runs": counts.runs,
+        "runs_ok": counts.runs_ok,
+        "duration_s": results.duration_s,
+    }
+
+
+def _measurement_row(cell: MeasuredCell) -> dict[str, Any]:
+    metrics, latency = cell.metrics, cell.latency_us
+    return {
+        "outcome": cell.outcome.value,
+        "reason": cell.reason,
+        "throughput_samples_s": cell.throughput_samples_s,
+        "undisturbed_samples_s": undisturbed_throughput(cell),
+        "throughput_spread": cell.throughput_spread,
+        "noise_class": cell.noise_class.value,
+        "latency_p50_us": latency and latency.p50,
+        "latency_p99_us": latency and latency.p99,
+        "h2d_bandwidth_gb_s": metrics and metrics.h2d.bandwidth_gb_s,
+        "d2h_bandwidth_gb_s": metrics and metrics.d2h.bandwidth_gb_s,
+        "pipeline_efficiency": metrics and metrics.pipeline_efficiency,
+        "regime": metrics and metrics.regime.value,
+    }
+
+
+def _penalty_row(cells: dict[str, int], penalty: Penalty) -> dict[str, Any]:
+    low, high = penalty.interval or (None, None)
+    return {
+        "local_cell_id": cells.get(penalty.local_cell),
+        "remote_cell_id": cells.get(penalty.remote_cell),
+        "penalty": penalty.penalty,
+        "low": low,
+        "high": high,
+        "verdict": penalty.verdict and penalty.verdict.value,
+        "pairs": penalty.pairs,
+        "text": penalty.text,
+    }
+
+
+def _verdict_row(cell: NightCell) -> dict[str, Any]:
+    low, high = cell.interval or (None, None)
+    return {
+        "verdict": cell.verdict and cell.verdict.value,
+        "effect": cell.effect,
+        "low": low,
+        "high": high,
+        "baseline_samples_s": cell.baseline_samples_s,
+        "nights": cell.nights,
+        "nightly_spread": cell.nightly_spread,
+        "guarded": cell.guarded,
+        "text": cell.text,
+    }

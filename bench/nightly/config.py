@@ -1,4 +1,4 @@
-"""nightly.yaml: which studies a night measures, what they are compared with, whom to tell."""
+"""nightly.yaml: which studies a night measures, what they are compared with, and what is run on a regression."""
 
 import datetime
 import shlex
@@ -18,10 +18,10 @@ NIGHTS = 28
 
 @dataclass(frozen=True)
 class Entry:
-    """One study of a night. study: one of STUDIES, or ""; then config_file is another that ships, or the user's own.
+    """One study of a night. study: one of STUDIES, or "" if config_file names a study file.
 
-    overrides: keys of the study, checked by the study itself; baseline: a pinned run directory. needs_gpu: measured
-    on device cuda only, and left out where the host has no GPU at all.
+    overrides: keys of the study, checked by the study itself. baseline: a pinned run directory. needs_gpu: measured
+    on device cuda only, and left out if the host has no GPU.
     """
 
     study: str
@@ -39,7 +39,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Nightly:
-    """nights: how many of the nights before make the baseline; since: not those before this date (ISO, or "")."""
+    """nights: number of nights in the baseline. since: nights before this date do not count (ISO, or "").
+
+    on_regression: a command with its arguments, run when something is wrong.
+    """
 
     studies: tuple[Entry, ...]
     nights: int = NIGHTS
@@ -58,7 +61,7 @@ def read_nightly(path: Path) -> Nightly:
     except ValueError as error:
         raise StudyError(f"not valid YAML: {error}", str(path)) from None
     if not isinstance(values, dict):
-        raise StudyError("this file is a mapping with the key studies", str(path))
+        raise StudyError("the file is not a mapping with the key studies", str(path), "write studies: [QuickTest]")
     for key in values:
         if key not in _KEYS:
             raise StudyError(f"unknown key {key!r}{nearest(str(key), _KEYS)}", str(path), f"the keys are {_KEYS}")
@@ -132,7 +135,7 @@ def _read_date(value: Any, path: Path) -> str:
 def _read_command(value: Any, path: Path) -> tuple[str, ...]:
     where = f"{path}: on_regression"
     if isinstance(value, str):
-        # Splitting it here would be a shell that is none; the user should see what is run.
+        # It is not split here: there is no shell, and the user should see exactly what is run.
         raise StudyError("found a text, allowed is a list of arguments", where, f"write {shlex.split(value)}")
     if value is None or (isinstance(value, list) and all(isinstance(item, str) for item in value)):
         return tuple(value or ())

@@ -1,12 +1,19 @@
-"""What a night writes (verdict.json, again.json) and what the history returns (`numastudy history --json`)."""
+"""What a night writes (verdict.json, again.json), and what `numastudy history` and `numastudy compare` print as JSON.
+
+As in results.json a field `text` holds the English of its entry for readers of the file; nothing reads it back.
+"""
 
 from enum import StrEnum
+from pathlib import Path
 
-import msgspec
-
-from bench.records.base import Count, Number, Record
+from bench.records.base import Count, DamagedRecord, Number, Record, read
+from bench.records.host import Fingerprint, FingerprintChange
+from bench.records.results import Interval, Judged
+from bench.records.run import Outcome
 
 SCHEMA = 2
+
+# One night
 
 
 class NightState(StrEnum):
@@ -35,25 +42,17 @@ class NightlyVerdict(StrEnum):
         return "slower" if self in alarming else self.value.lower()
 
 
-class WarningKind(StrEnum):
+class NightWarningKind(StrEnum):
     HOST_CHANGED = "host_changed"
     NIGHTS_EXCLUDED = "nights_excluded"
     JUDGED_LATE = "judged_late"
     NO_GPU = "no_gpu"
 
 
-class FactChange(Record, frozen=True, kw_only=True):
-    """A fact of the host's fingerprint that differs between two studies."""
-
-    fact: str
-    before: str
-    after: str
-
-
 class NightWarning(Record, frozen=True, kw_only=True):
-    """study: label of the study it concerns, "" for the whole night."""
+    """study: label of the study that it concerns, "" for the whole night."""
 
-    kind: WarningKind
+    kind: NightWarningKind
     study: str = ""
     text: str
 
@@ -64,17 +63,17 @@ class NightCell(Record, frozen=True, kw_only=True):
     outcome: None for a cell that the night before measured and that tonight's grid does not have.
     verdict: None where there is too little to compare with.
     effect: throughput tonight / baseline - 1, negative is slower; interval likewise, at the level of the night.
-    first_effect, second_effect: of each measurement alone where the cell was measured twice; effect is then of both.
-    margin: effects below it are SAME. nights: number of nights in the baseline, nightly_spread: their relative
+    first_effect, second_effect: of each measurement where the cell was measured twice; effect is then of both.
+    margin: effects below it are SAME. nights: number of nights in the baseline; nightly_spread: their relative
     standard deviation. guarded: whether a loss of 5 % would be found. too_noisy: the nights spread too much for that.
     """
 
     name: str
-    outcome: str | None = None
+    outcome: Outcome | None = None
     reason: str = ""
     verdict: NightlyVerdict | None = None
     effect: Number | None = None
-    interval: tuple[Number, Number] | None = None
+    interval: Interval | None = None
     first_effect: Number | None = None
     second_effect: Number | None = None
     margin: Number | None = None
@@ -93,7 +92,7 @@ class ExcludedNight(Record, frozen=True, kw_only=True):
     """A night that does not count, because it was measured on other hardware."""
 
     night: str
-    changes: tuple[FactChange, ...]
+    changes: tuple[FingerprintChange, ...]
 
 
 class NightBaseline(Record, frozen=True, kw_only=True):
@@ -107,7 +106,8 @@ class NightBaseline(Record, frozen=True, kw_only=True):
 class NightStudy(Record, frozen=True, kw_only=True):
     """One study of a night. study: its label in nightly.yaml. problem: why it has no run directory.
 
-    second_run_directory: where the cells that were slower were measured again.
+    second_run_directory: where the cells that were slower were measured again. changes: of the host since the night
+    before.
     """
 
     study: str
@@ -116,15 +116,20 @@ class NightStudy(Record, frozen=True, kw_only=True):
     second_run_directory: str | None = None
     problem: str = ""
     baseline: NightBaseline | None = None
-    changes: tuple[FactChange, ...] = ()
+    changes: tuple[FingerprintChange, ...] = ()
     cells: tuple[NightCell, ...] = ()
+
+    @property
+    def slower(self) -> tuple[str, ...]:
+        """Names of cells."""
+        return tuple(cell.name for cell in self.cells if cell.verdict is NightlyVerdict.SLOWER)
 
 
 class Night(Record, frozen=True, kw_only=True):
     """verdict.json. Names of cells by what was found; not_measured also has labels of studies without results.
 
-    level: of one one-sided test, which depends on compared, the number of comparisons.
-    inputs: a digest of the reports the verdict was made from; when it changes the night is judged again.
+    level: of one one-sided test, which depends on compared, the number of comparisons. history: path of the database.
+    inputs: a digest of the reports that the verdict was made from; when it changes the night is judged again.
     """
 
     schema: int = SCHEMA
@@ -142,9 +147,13 @@ class Night(Record, frozen=True, kw_only=True):
     level: Number
     warnings: tuple[NightWarning, ...] = ()
     created_at: str
-    history: str
+    history: str = ""
     studies: tuple[NightStudy, ...]
     inputs: str
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict is NightState.OK
 
 
 class SecondMeasurement(Record, frozen=True, kw_only=True):
@@ -154,8 +163,31 @@ class SecondMeasurement(Record, frozen=True, kw_only=True):
     run_directory: str
 
 
+def night_folder(output_dir: Path, night: str) -> Path:
+    return output_dir / "nightly" / night
+
+
+def read_night(folder: Path) -> Night | None:
+    """The verdict of a night; None where it is missing or damaged: the night is then judged again."""
+    try:
+        return read(folder / "verdict.json", Night)
+    except (OSError, DamagedRecord):
+        return None
+
+
+def second_measurements(folder: Path) -> dict[str, SecondMeasurement]:
+    """By label of the study; nothing where the file is missing or damaged."""
+    try:
+        return read(folder / "again.json", dict[str, SecondMeasurement])
+    except (OSError, DamagedRecord):
+        return {}
+
+
+# The history
+
+
 class HistoryCell(Record, frozen=True, kw_only=True):
-    """One cell of one study in the history. verdict: of its night."""
+    """One cell of one study. outcome, regime, verdict (of its night): as the version that stored it wrote them."""
 
     name: str
     key: str
@@ -179,7 +211,7 @@ class HistoryCell(Record, frozen=True, kw_only=True):
 class HistoryStudy(Record, frozen=True, kw_only=True):
     """One study of the history. measured_at: start of its first run, ISO in UTC. night: date of a nightly, else "".
 
-    slower: number of cells that its night found slower. measured: filled for `numastudy history --json`.
+    slower: number of cells that its night found slower. measured: filled in for `numastudy history --json`.
     """
 
     id: int
@@ -194,7 +226,7 @@ class HistoryStudy(Record, frozen=True, kw_only=True):
     driver: str | None = None
     kernel: str | None = None
     torch: str | None = None
-    fingerprint: dict[str, str | int | float | bool | None] = msgspec.field(default_factory=dict)
+    fingerprint: Fingerprint = Fingerprint()
     cells: Count | None = None
     cells_ok: Count | None = None
     runs: Count | None = None
@@ -209,3 +241,50 @@ class HistoryListing(Record, frozen=True, kw_only=True):
 
     history: str
     studies: tuple[HistoryStudy, ...]
+
+
+# The comparison of two studies
+
+
+class ComparedCell(Judged, frozen=True, kw_only=True):
+    """A cell of NEW against the cell of BASE with the same settings, as two independent groups of runs.
+
+    effect: throughput of NEW / BASE - 1, negative is slower; interval likewise. None, and the outcomes say why, where
+    one of the two has no timed run.
+    """
+
+    name: str
+    effect: float | None = None
+    base_outcome: Outcome
+    new_outcome: Outcome
+    base_reason: str = ""
+    new_reason: str = ""
+    base_samples_s: float | None = None
+    new_samples_s: float | None = None
+
+
+class ComparisonWarningKind(StrEnum):
+    HOST_DIFFERS = "host_differs"
+    NO_FINGERPRINT = "no_fingerprint"
+    SAME_STUDY = "same_study"
+    ONLY_IN_BASE = "only_in_base"
+    ONLY_IN_NEW = "only_in_new"
+
+
+class ComparisonWarning(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """change: of HOST_DIFFERS. cell: the name of one that the other study does not have."""
+
+    kind: ComparisonWarningKind
+    change: FingerprintChange | None = None
+    cell: str = ""
+    text: str = ""
+
+
+class StudyComparison(Record, frozen=True, kw_only=True):
+    """What `numastudy compare --json` prints. margin: a difference below it is SAME."""
+
+    schema: int = SCHEMA
+    margin: float
+    max_repeats: int
+    cells: tuple[ComparedCell, ...]
+    warnings: tuple[ComparisonWarning, ...]

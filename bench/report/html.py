@@ -18,6 +18,7 @@ def environment(package: str) -> Environment:
     made.globals |= {"css": Markup(source), "plural": units.plural}
     made.filters |= {
         "svg": Markup,
+        "cell_label": units.cell_label,
         "rate": units.rate,
         "share": units.percent,
         "signed": units.signed_percent,

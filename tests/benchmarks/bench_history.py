@@ -9,8 +9,10 @@ import pytest
 
 from bench.history.database import add_study
 from bench.history.page import write_index
-from bench.nightly.judge import read_baseline
-from tests.results.history.synthetic import cell_names, made_results, night_of, quiet_rates, rates_of
+from bench.nightly.night import read_baseline
+from bench.records.base import plain
+from bench.records.host import Fingerprint
+from tests.history.synthetic import cell_names, made_results, night_of, quiet_rates, rates_of
 
 NIGHTS = 365
 LARGEST_BYTES = 200e6
@@ -21,7 +23,7 @@ INDEX_S, COMPARE_S = 5.0, 2.0
 def year(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("outputs")
     for number, row in enumerate(quiet_rates(NIGHTS), 1):
-        fingerprint = {"driver": f"580.{number // 90}", "cpu": "Synthetic CPU"}
+        fingerprint = Fingerprint(driver=f"580.{number // 90}", cpu="Synthetic CPU")
         add_study(made_results(folder, number, rates_of(row), fingerprint=fingerprint), folder / "history.db")
     return folder
 
@@ -43,7 +45,7 @@ def read_all(year: Path) -> None:
 
 
 def test_one_more_night(year: Path, benchmark: Any) -> None:
-    results = made_results(year, NIGHTS, rates_of(quiet_rates(NIGHTS)[-1]), fingerprint={"driver": "580.4"})
+    results = made_results(year, NIGHTS, rates_of(quiet_rates(NIGHTS)[-1]), fingerprint=Fingerprint(driver="580.4"))
     benchmark.pedantic(lambda: add_study(results, year / "history.db"), rounds=5, warmup_rounds=1)
 
 
@@ -57,7 +59,9 @@ def test_the_index_of_a_year(year: Path, benchmark: Any) -> None:
 def test_the_baseline_of_a_night(year: Path, benchmark: Any) -> None:
     from bench.history.database import open_history
 
-    tonight = made_results(year, NIGHTS, rates_of(quiet_rates(NIGHTS)[-1]), fingerprint={"cpu": "Synthetic CPU"})
+    tonight = made_results(
+        year, NIGHTS, rates_of(quiet_rates(NIGHTS)[-1]), fingerprint=Fingerprint(cpu="Synthetic CPU")
+    )
 
     def read() -> None:
         with open_history(year / "history.db") as history:
@@ -69,12 +73,12 @@ def test_the_baseline_of_a_night(year: Path, benchmark: Any) -> None:
 NIGHTLY = """
 import json, sys
 from pathlib import Path
-from bench.nightly.judge import Asked, judge_night
+from bench.nightly.night import NightlyStudy, judge_night
 from bench.nightly.write import write_night
 folder, run_dir, night = map(Path, sys.argv[1:])
-verdict = judge_night(night.name, "synthetic-host", [Asked("NumaStudy", run_dir)], folder / "history.db", 28)
+verdict = judge_night(night.name, "synthetic-host", [NightlyStudy("NumaStudy", run_dir)], folder / "history.db", 28)
 write_night(folder / "nightly" / night, verdict, [])
-assert verdict["compared"] == 48, verdict["text"]
+assert verdict.compared == 48, verdict.text
 """
 
 
@@ -83,9 +87,11 @@ def test_the_compare_of_a_night_in_a_process_of_its_own(year: Path, benchmark: A
     from bench.storage import write_json
 
     row = quiet_rates(NIGHTS + 1)[-1]
-    tonight = made_results(year, NIGHTS + 1, rates_of(row), fingerprint={"driver": "580.4", "cpu": "Synthetic CPU"})
-    run_dir = Path(tonight["run_directory"])
-    write_json(run_dir / "results.json", tonight)
+    tonight = made_results(
+        year, NIGHTS + 1, rates_of(row), fingerprint=Fingerprint(driver="580.4", cpu="Synthetic CPU")
+    )
+    run_dir = Path(tonight.run_directory)
+    write_json(run_dir / "results.json", plain(tonight))
     command = [sys.executable, "-c", NIGHTLY, str(year), str(run_dir), night_of(NIGHTS + 1)]
     benchmark.pedantic(lambda: subprocess.run(command, check=True), rounds=3)
     assert benchmark.stats.stats.min <= COMPARE_S

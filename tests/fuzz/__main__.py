@@ -13,8 +13,7 @@ from pathlib import Path
 
 from tests.fuzz.targets import TARGETS
 
-BLIND = {"study_file": 1500, "export": 1500, "torch_trace": 1000, "run_directory": 1200, "results_json": 400,
-         "results_database": 400}  # fmt: skip
+BLIND = {"study_file": 1500, "export": 1500, "torch_trace": 1000, "run_directory": 1200, "results_json": 800}
 # JSON is better damaged by value than by byte: only what is parsed here byte by byte.
 GUIDED = {"study_file": 2000, "export": 1500, "torch_trace": 1000}
 # libFuzzer's own limits. It counts all memory, the interpreter's and numpy's too.

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from bench.compare import read_results
+from bench.analysis.load import load
+from bench.analysis.repeats import demanded
+from bench.compare import compare_command
 from bench.errors import StudyError
-from bench.legacy.build import build_results
-from bench.legacy.load import load
-from bench.legacy.repeats import demanded
+from bench.records.base import plain
+from bench.report.build import build_results
 from bench.report.tables import cells_table, csv_text
 from bench.study.directory import RunDirectory, study_fingerprint
 from bench.study.load import StudyDefinition, configs_folder, load_study
@@ -60,11 +61,8 @@ def torch_trace(data: bytes) -> None:
 
 
 def results_json(data: bytes) -> None:
-    _compare("results.json", data)
-
-
-def results_database(data: bytes) -> None:
-    _compare("results.db", data)
+    with _file("results.json", data) as path, _file("base.json", _results()) as base, suppress(StudyError):
+        compare_command(str(base), str(path), "json", force=True)
 
 
 def run_directory(data: bytes) -> None:
@@ -82,23 +80,15 @@ def run_directory(data: bytes) -> None:
     try:
         with suppress(StudyError):
             results = build_results(load(folder), "fuzz")
-            json.dumps(results, allow_nan=False)
+            json.dumps(plain(results), allow_nan=False)
             cells_table(results)
-            csv_text(results["cells"])
+            csv_text(results.cells)
         with suppress(StudyError):
             plan(_study(), folder.parents[2]).as_json()
         with suppress(StudyError):
             demanded(RunDirectory(folder))
     finally:
         (folder / place).write_bytes(before)
-
-
-def _compare(name: str, data: bytes) -> None:
-    from bench.compare import compare_command
-
-    with _file(name, data) as path, _file("base.json", _results()) as base, suppress(StudyError):
-        read_results(str(path))
-        compare_command(str(base), str(path), "json", 0.02, 20, True)
 
 
 class _file:
@@ -152,7 +142,7 @@ def _places() -> tuple[str, ...]:
 
 @cache
 def _results() -> bytes:
-    return json.dumps(build_results(load(_sound()), "fuzz")).encode()
+    return json.dumps(plain(build_results(load(_sound()), "fuzz"))).encode()
 
 
 def _studies() -> list[bytes]:
@@ -172,15 +162,6 @@ def _exports() -> list[bytes]:
 
 def _torch_traces() -> list[bytes]:
     return [json.dumps(_TRACE).encode(), gzip.compress(json.dumps(_TRACE).encode(), mtime=0)]
-
-
-def _databases() -> list[bytes]:
-    from bench.report.tables import write_database
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "results.db"
-        write_database(path, json.loads(_results()))
-        return [path.read_bytes()]
 
 
 def _cases() -> list[bytes]:
@@ -245,6 +226,5 @@ TARGETS = {
         Target("torch_trace", _torch_traces, torch_trace, _damaged_trace),
         Target("run_directory", _cases, run_directory, _damaged_case),
         Target("results_json", lambda: [_results()], results_json, _damaged_json),
-        Target("results_database", _databases, results_database),
     )
 }

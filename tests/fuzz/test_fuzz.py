@@ -10,9 +10,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.compare import read_results
+from bench.analysis.load import load
 from bench.errors import StudyError
-from bench.legacy.load import load
 from bench.study.directory import RunDirectory
 from bench.study.load import load_study
 from bench.trace import export as database
@@ -21,7 +20,14 @@ from bench.trace.analyze import analyze_file
 from bench.trace.export import connect_read_only
 from tests.fuzz.blind import damaged
 from tests.fuzz.targets import TARGETS
+from tests.run_directories import build_run_directory, topology_json
 from tests.trace.trace_builder import pipeline, write
+
+
+@pytest.fixture
+def quick_run(tmp_path):
+    """3 cells, 1 repeat, cpu device, one node."""
+    return build_run_directory(tmp_path / "run", "quick_test", {"repeats": 1}, topology=topology_json(gpus=0, nodes=1))
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -115,16 +121,6 @@ def test_the_schema_of_a_database_runs_nothing(tmp_path):
     if sys.version_info >= (3, 12):
         assert connection.getconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE)
     connection.close()
-
-
-def test_results_that_are_a_view_are_not_read(tmp_path):
-    path = tmp_path / "results.db"
-    with sqlite3.connect(path) as db:
-        db.execute("CREATE TABLE study (study_name)")
-        db.execute("CREATE TABLE runs (cell)")
-        db.execute("CREATE VIEW cells AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT i FROM n")
-    with pytest.raises(StudyError, match="no table cells"):
-        read_results(str(path))
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from bench.analysis.load import load
 from bench.history.query import history_command
-from bench.legacy.load import load
 from bench.report.build import make_report
 from tests.browser import open_browser
 from tests.run_directories import build_run_directory, topology_json

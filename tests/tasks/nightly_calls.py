@@ -1,15 +1,16 @@
 """Real nights: luigi, the workload, the history."""
 
-import copy
-import json
 import subprocess
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
+from msgspec.structs import replace
 
 from bench.history.database import add_study
+from bench.records.base import read
+from bench.records.results import CellRun, Results
 from bench.storage import read_json
 from tests.tasks.study_calls import BIN, TINY, Calls
 
@@ -43,15 +44,24 @@ class Nights(Calls):
 
     def pretend_nights(self, before: str, count: int, factor: float) -> None:
         """Add made-up nights in which everything was `factor` times as fast as in the last real one."""
-        (results,) = (json.loads(path.read_text()) for path in self.folder.glob("outputs/tiny/*/*/results.json"))
+        (path,) = self.folder.glob("outputs/tiny/*/*/results.json")
+        results = read(path, Results)
         for number in range(1, count + 1):
-            made = copy.deepcopy(results)
             day = (date.fromisoformat(before) - timedelta(days=number)).isoformat()
-            made["study"]["night"] = day
-            made["run_directory"] = str(self.folder / "outputs" / "made up" / day)
-            for run in (run for cell in made["cells"] for run in cell["runs"] if run["throughput_samples_s"]):
-                run["throughput_samples_s"] *= factor * (1 + 0.002 * (-1) ** number)
+            scale = factor * (1 + 0.002 * (-1) ** number)
+            cells = tuple(replace(cell, runs=tuple(_scaled(run, scale) for run in cell.runs)) for cell in results.cells)
+            made = replace(
+                results,
+                study=replace(results.study, night=day),
+                run_directory=str(self.folder / "outputs" / "made up" / day),
+                cells=cells,
+            )
             add_study(made, self.folder / "outputs" / "history.db")
+
+
+def _scaled(run: CellRun, scale: float) -> CellRun:
+    rate = run.throughput_samples_s
+    return replace(run, throughput_samples_s=rate and rate * scale)
 
 
 def made(folder: Path) -> Nights:

@@ -85,7 +85,7 @@ def test_a_night_that_got_slower_is_measured_again_once_and_ends_with_30_every_t
         assert re.search(rf"1 slower: {CELL} by [6-9]\d %", slower.stdout + slower.stderr)
     assert nights.times_measured() == [2, 2]
     (told,) = (cell for study in nights.verdict(SECOND)["studies"] for cell in study["cells"])
-    assert "over two measurements of this night" in told["text"] and told["again_samples_s"] > 0
+    assert "over two measurements of this night" in told["text"] and told["second_samples_s"] > 0
     assert (
         f'>{SECOND}</a></td><td class="number">1 of 1</td><td class="number warn">1</td>'
         in (nights.folder / "outputs/index.html").read_text()
@@ -102,7 +102,7 @@ def test_studies_of_a_night_come_one_after_the_other_and_one_that_cannot_be_meas
     done = nights.night(FIRST, "--workers", "3")
     assert done.returncode == 30, done.stderr
     verdict = nights.verdict(FIRST)
-    assert (verdict["verdict"], verdict["not_measured"]) == ("not measured", [str(nights.folder / "gpu.yaml")])
+    assert (verdict["verdict"], verdict["not_measured"]) == ("not_measured", [str(nights.folder / "gpu.yaml")])
     assert [bool(study["problem"]) for study in verdict["studies"]] == [True, False, False]
     started = sorted(
         (json.loads(path.read_text())["started_at"], path.parents[3].name)

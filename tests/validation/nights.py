@@ -13,8 +13,10 @@ from importlib.metadata import version
 
 import numpy as np
 
-from bench.analysis.verdicts import REST
-from bench.nightly.judge import CONFIRMED_AT, SPAN_NIGHTS, NightCell, judge_cells, level
+from bench.nightly.judge import CONFIRMED_AT, SPAN_NIGHTS, Tonight, judge_cells, level
+from bench.records.nightly import NightlyVerdict
+from bench.records.results import NoiseClass
+from bench.records.run import Outcome
 
 CELLS, HISTORY = 48, 28
 SPREADS = (0.0016, 0.0075)
@@ -109,12 +111,18 @@ def live(noise: Noise, rng: np.random.Generator, twice: bool, loss_night: int = 
 
 def judged(tonight: np.ndarray, history: list[list[float]], again: dict[int, float] | None = None) -> set[int]:
     cells = [
-        NightCell(
-            str(cell), "ok", "", REST, float(rate), tuple(before[-HISTORY:]), again_samples_s=(again or {}).get(cell)
+        Tonight(
+            name=str(cell),
+            outcome=Outcome.OK,
+            reason="",
+            noise_class=NoiseClass.DEVICE_BOUND,
+            samples_s=float(rate),
+            before=tuple(before[-HISTORY:]),
+            second_samples_s=(again or {}).get(cell),
         )
         for cell, (rate, before) in enumerate(zip(tonight, history, strict=True))
     ]
-    return {cell for cell, told in enumerate(judge_cells(cells)) if told.verdict == "SLOWER"}
+    return {cell for cell, one in enumerate(judge_cells(cells)) if one.verdict is NightlyVerdict.SLOWER}
 
 
 def figures(spans: int, seed: int = 0) -> Iterator[tuple[str, bool, list[Span]]]:

@@ -1,26 +1,28 @@
 import pytest
+from msgspec.structs import replace
 
 from bench.history.database import add_study, open_history
 from bench.history.query import series, studies
-from tests.results.history.synthetic import FINGERPRINT, made_results, quiet_rates, rates_of
+from bench.records.host import FingerprintChange
+from tests.history.synthetic import FINGERPRINT, made_results, quiet_rates, rates_of
 
 
 @pytest.fixture
 def history(tmp_path):
     rows = quiet_rates(4)
     for number, row in enumerate(rows, 1):
-        facts = FINGERPRINT | {"driver": "580.1" if number < 3 else "590.2"}
+        facts = replace(FINGERPRINT, driver="580.1" if number < 3 else "590.2")
         results = made_results(tmp_path, number, rates_of(row), fingerprint=facts)
         if number == 4:
-            results["host"] = {"name": "other"}
+            results = replace(results, host="other")
         add_study(results, tmp_path / "history.db")
     with open_history(tmp_path / "history.db") as opened:
         yield opened
 
 
-def test_studies_come_newest_first_and_can_be_chosen(history):
-    def nights(**chosen):
-        return [study["night"][-2:] for study in studies(history, **chosen)]
+def test_studies_come_newest_first_and_can_be_selected(history):
+    def nights(**selected):
+        return [study.night[-2:] for study in studies(history, **selected)]
 
     assert nights() == ["04", "03", "02", "01"]
     assert nights(since="2026-01-03") == ["04", "03"]
@@ -28,11 +30,12 @@ def test_studies_come_newest_first_and_can_be_chosen(history):
     assert nights(study="quick_test") == []
 
 
-def test_series_part_hosts_and_tell_what_changed(history):
+def test_series_separate_hosts_and_have_what_changed(history):
     first, second = series(history)
     assert (first.host, len(first.studies), first.changes) == ("other", 1, {})
-    assert [study["night"][-2:] for study in second.studies] == ["01", "02", "03"]
-    assert second.changes == {second.studies[2]["id"]: ["the NVIDIA driver was 580.1, is 590.2"]}
+    assert [study.night[-2:] for study in second.studies] == ["01", "02", "03"]
+    change = FingerprintChange(fact="driver", before="580.1", after="590.2")
+    assert second.changes == {second.studies[2].id: (change,)}
 
 
 def test_trends_keep_the_order_of_time_and_the_values(history):

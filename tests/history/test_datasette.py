@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.history.database import add_study
-from tests.results.history.synthetic import made_results, quiet_rates, rates_of
+from tests.history.synthetic import made_results, quiet_rates, rates_of
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def history(tmp_path_factory):
 
 
 def get(database: Path, path: str) -> str:
-    """What the page at `path` says; datasette answers one request and ends."""
+    """The page at `path`; datasette answers one request and ends."""
     datasette = Path(sys.executable).parent / "datasette"
     done = subprocess.run([datasette, database, "--get", path], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr + done.stdout
@@ -33,6 +33,6 @@ def test_its_tables_can_be_browsed_and_joined(history):
     assert row == {"n": 96}
 
 
-def test_a_measurement_leads_to_its_study(history):
+def test_a_measurement_links_to_its_study(history):
     page = get(history, "/history/measurements?_size=1")
     assert "/history/studies/1" in page and "96 rows" in page

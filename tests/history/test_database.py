@@ -1,20 +1,26 @@
+import json
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from bench.history.database import SCHEMA_VERSION, HistoryError, add_study, on_network, open_history, writing
+from bench.history.database import SCHEMA_VERSION, HistoryError, add_study, on_network, open_history, transaction
 from bench.history.query import studies, with_cells
-from tests.results.history.synthetic import cell_names, made_results, quiet_rates, rates_of
+from bench.records.base import convert
+from bench.records.results import NoiseClass
+from bench.records.study import Cell
+from tests.history.synthetic import cell_names, made_results, quiet_rates, rates_of
 
-VERSION_1 = Path(__file__).parents[2] / "fixtures/history/version_1.sql"
+VERSION_2 = Path(__file__).parents[1] / "fixtures/history/version_2.sql"
 WRITER = """
 import sys
 from pathlib import Path
 from bench.history.database import add_study
-from tests.results.history.synthetic import made_results, quiet_rates, rates_of
+from tests.history.synthetic import made_results, quiet_rates, rates_of
 folder, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 for number in range(first, first + count):
     add_study(made_results(folder, number, rates_of(quiet_rates(1)[0])), folder / "history.db")
@@ -23,38 +29,57 @@ for number in range(first, first + count):
 
 @pytest.fixture
 def old(tmp_path):
-    """history.db as version 1 left it: two nights of three cells."""
+    """history.db as schema version 2 left it: eight nights of eight cells, the last with a loss, and a study."""
     path = tmp_path / "history.db"
-    with sqlite3.connect(path) as connection:
-        connection.executescript(VERSION_1.read_text())
-    connection.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(VERSION_2.read_text())
     return path
 
 
-def test_a_history_of_version_1_is_brought_up_to_date_and_keeps_all(old):
-    with sqlite3.connect(old) as before:
-        assert before.execute("pragma user_version").fetchone() == (1,)
-        rates = before.execute("select calm_samples_s from measurements order by id").fetchall()
+def rows(path, query):
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_migration_from_version_2_keeps_everything(old):
+    kept = {
+        table: rows(old, f"select * from {table}") for table in ("studies", "cells", "runs", "penalties", "verdicts")
+    }
+    rates = rows(old, "select calm_samples_s, noise_class from measurements order by id")
+    assert rows(old, "pragma user_version") == [(2,)]
+    assert {noise_class for _, noise_class in rates} == {"rest", "launch-bound"}
     with open_history(old) as history:
-        found = with_cells(history, studies(history))
-        assert history.conn.execute("pragma user_version").fetchone() == (SCHEMA_VERSION,)
-        assert history["meta"].get("schema_version")["value"] == str(SCHEMA_VERSION)
-        assert history.conn.execute("select calm_samples_s from measurements order by id").fetchall() == rates
-        assert not history.conn.execute("pragma foreign_key_check").fetchall()
-    assert [(study["study_name"], study["night"], len(study["measured"])) for study in found] == [
-        ("quick_test", "", 3),
-        ("quick_test", "", 3),
+        studied = with_cells(history, studies(history))
+    assert rows(old, "pragma user_version") == rows(old, "select value + 0 from meta") == [(SCHEMA_VERSION,)]
+    assert {table: rows(old, f"select * from {table}") for table in kept} == kept
+    assert rows(old, "select undisturbed_samples_s, noise_class from measurements order by id") == [
+        (rate, NoiseClass.DEVICE_BOUND if noise_class == "rest" else noise_class) for rate, noise_class in rates
     ]
+    assert not rows(old, "pragma foreign_key_check")
+    assert [(study.night, len(study.measured), study.slower) for study in studied[:3]] == [
+        ("", 8, 0), ("2026-11-08", 8, 1), ("2026-11-07", 8, 0),
+    ]  # fmt: skip
+
+
+def test_cells_of_an_old_history_have_the_keys_of_today(old):
+    """Otherwise the next night would begin a new series."""
+    stored = rows(old, "select key, name, gpu, cpu_node, mem_node, model, settings from cells")
+    for key, name, gpu, cpu_node, mem_node, model, settings in stored:
+        patch_size, depth, dim = map(int, model.removeprefix("vit").split("x"))
+        heads = 4 if dim else 0
+        values = json.loads(settings) | {"name": name, "gpu": gpu, "cpu_node": cpu_node, "mem_node": mem_node}
+        values["model"] = {"patch_size": patch_size, "depth": depth, "dim": dim, "heads": heads}
+        assert convert(values, Cell).key == key
 
 
 def test_an_old_history_takes_new_nights(old):
     add_study(made_results(old.parent, 1, rates_of(quiet_rates(1)[0])), old)
     with open_history(old) as history:
-        assert [study["cells"] for study in studies(history)].count(48) == 1
-        assert len(studies(history)) == 3
+        assert [study.cells for study in studies(history)].count(48) == 1
+        assert len(studies(history)) == 10
 
 
-def test_a_new_history_has_the_tables_of_an_old_one_that_was_brought_up_to_date(old, tmp_path):
+def test_a_new_history_has_the_tables_of_a_migrated_one(old, tmp_path):
     def schema(path, create):
         with open_history(path, create) as history:
             rows = history.conn.execute("select type, name, tbl_name from sqlite_master order by 1, 2").fetchall()
@@ -72,11 +97,26 @@ def test_a_newer_history_is_refused_with_both_versions(old):
         pass
 
 
+def test_a_history_from_before_version_2_is_refused_with_advice(old):
+    with sqlite3.connect(old) as connection:
+        connection.execute("pragma user_version = 1")
+    with pytest.raises(HistoryError, match="version 1, this program reads from 2 on") as refused, open_history(old):
+        pass
+    assert "--add RUN_DIR" in refused.value.advice
+
+
+def test_a_row_that_is_damaged_is_named(old):
+    with sqlite3.connect(old) as connection:
+        connection.execute("update studies set cells = 'many'")
+    with pytest.raises(HistoryError, match="cells"), open_history(old) as history:
+        studies(history)
+
+
 def test_two_processes_write_at_once(tmp_path):
     """Both make the database, bring it up to date and add nights; none is lost, and none fails."""
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     writers = [
-        subprocess.Popen([*command, first, "12"], cwd=Path(__file__).parents[3], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, first, "12"], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
         for first in ("1", "101")
     ]
     for writer in writers:
@@ -135,11 +175,11 @@ def test_no_history_is_named(tmp_path):
 def test_a_write_that_fails_leaves_nothing(tmp_path):
     path = tmp_path / "history.db"
     results = made_results(tmp_path, 1, rates_of(quiet_rates(1)[0]))
-    with pytest.raises(KeyError):
-        add_study(results | {"cells": [*results["cells"], {"name": "half a cell", "runs": []}]}, path)
+    with pytest.raises(AttributeError):
+        add_study(replace(results, cells=(*results.cells, None)), path)
     with open_history(path) as history:
         assert (history["studies"].count, history["cells"].count) == (0, 0)
-        with pytest.raises(RuntimeError), writing(history) as connection:
+        with pytest.raises(RuntimeError), transaction(history) as connection:
             connection.execute("insert into meta values ('a', 'b')")
             raise RuntimeError
         assert history["meta"].count == 1

@@ -1,7 +1,7 @@
 import pytest
 
-from bench.nightly.folder import second_measurements
-from bench.nightly.judge import measure_again, slower_cells
+from bench.nightly.night import measure_again
+from bench.records.nightly import SecondMeasurement, second_measurements
 from bench.storage import read_json
 from bench.study.directory import RunDirectory
 from tests.run_directories import build_run_directory, topology_json
@@ -16,36 +16,29 @@ def first_of(tmp_path):
     )
 
 
-def test_a_small_study_of_the_slower_cells_beside_the_first_one(tmp_path):
+def test_a_small_study_of_the_slower_cells(tmp_path):
     first, folder = first_of(tmp_path), tmp_path / "nightly/2026-11-22"
     again = RunDirectory(measure_again(folder, "QuickTest", first, [CELL], "test"))
     assert again.path.parents[1] == first.parents[1] and again.path != first
     grid = again.grid()
-    assert [cell.name for cell in grid.cells] == [CELL]
-    assert grid.cell(CELL) == RunDirectory(first).grid().cell(CELL)
+    assert grid.cells == (RunDirectory(first).grid().cell(CELL),)
     assert [slot.repeat for slot in grid.asked(3)] == [1, 2, 3, "traced"]
     assert again.study().again_of == str(first) and again.study().measure_link is False
 
 
-def test_it_is_made_once_a_night_and_anew_only_for_a_further_cell(tmp_path):
+def test_it_is_created_once_a_night_and_again_for_a_further_cell(tmp_path):
     first, folder = first_of(tmp_path), tmp_path / "nightly/2026-11-22"
     one = measure_again(folder, "QuickTest", first, [CELL], "test")
     assert measure_again(folder, "QuickTest", first, [CELL], "later") == one
     both = measure_again(folder, "QuickTest", first, [CELL, OTHER], "later")
     assert both != one
     assert measure_again(folder, "QuickTest", first, [CELL], "later") == both
-    assert second_measurements(folder) == {"QuickTest": {"cells": [CELL, OTHER], "run_directory": str(both)}}
-    assert read_json(folder / "again.json") == second_measurements(folder)
-
-
-def test_only_studies_with_slower_cells_are_measured_again():
-    cells = [{"name": CELL, "verdict": "SLOWER"}, {"name": OTHER, "verdict": "SAME"}]
-    assert slower_cells({"studies": [{"study": "A", "cells": cells}, {"study": "B", "cells": cells[1:]}]}) == {
-        "A": [CELL]
-    }
+    entry = SecondMeasurement(cells=(CELL, OTHER), run_directory=str(both))
+    assert second_measurements(folder) == {"QuickTest": entry}
+    assert read_json(folder / "again.json") == {"QuickTest": {"cells": [CELL, OTHER], "run_directory": str(both)}}
 
 
 @pytest.mark.parametrize("damage", ["[]", '{"QuickTest": {"cells": 3}}', '{"QuickTest": []}'])
-def test_a_damaged_note_of_the_night_is_made_anew(tmp_path, damage):
+def test_a_damaged_again_json_is_ignored(tmp_path, damage):
     (tmp_path / "again.json").write_text(damage)
     assert second_measurements(tmp_path) == {}

@@ -13,13 +13,13 @@ def read(tmp_path: Path, text: str):
     return read_nightly(path)
 
 
-def test_the_file_that_ships():
+def test_the_shipped_list():
     nightly = read_nightly(configs_folder() / "nightly.yaml")
     assert [entry.study for entry in nightly.studies] == ["QuickTest", "NumaStudy"]
     assert (nightly.nights, nightly.since, nightly.on_regression) == (28, "", ())
 
 
-def test_everything_that_can_be_said(tmp_path):
+def test_all_keys(tmp_path):
     (tmp_path / "own.yaml").touch()
     (tmp_path / "good").mkdir()
     nightly = read(
@@ -40,7 +40,7 @@ on_regression: [mail, -s, slower, me]
     assert nightly.on_regression == ("mail", "-s", "slower", "me")
 
 
-def test_another_study_that_ships_is_found_by_name(tmp_path):
+def test_another_shipped_study_is_found_by_name(tmp_path):
     (entry,) = read(tmp_path, "studies: [{study: compile_study, sweep: {batch_size: [1, 10]}}]").studies
     assert entry == Entry("", configs_folder() / "compile_study.yaml", {"sweep": {"batch_size": [1, 10]}}, None)
     (tmp_path / "compile_study").touch()
@@ -48,7 +48,7 @@ def test_another_study_that_ships_is_found_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "part"),
     [
         ("studies: [compil_study]", "did you mean compile_study?"),
         ("studies: [NumaStdy]", "did you mean NumaStudy?"),
@@ -65,14 +65,14 @@ def test_another_study_that_ships_is_found_by_name(tmp_path):
         ("studies: [", "not valid YAML"),
     ],
 )
-def test_what_is_wrong_is_named_with_the_file(tmp_path, text, said):
+def test_an_invalid_list_is_refused_with_file_and_key(tmp_path, text, part):
     with pytest.raises(StudyError) as refused:
         read(tmp_path, text)
-    assert said in str(refused.value)
+    assert part in str(refused.value)
     assert "nightly.yaml" in refused.value.where
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(StudyError, match="cannot read"):
         read_nightly(tmp_path / "nightly.yaml")
 
@@ -86,7 +86,7 @@ def test_a_study_that_needs_a_gpu_is_measured_on_cuda_only(tmp_path):
         read_nightly(tmp_path / "nightly.yaml")
 
 
-def test_what_ships_works_with_and_without_a_gpu():
+def test_the_shipped_list_works_with_and_without_a_gpu():
     quick, numa = read_nightly(configs_folder() / "nightly.yaml").studies
     assert (quick.study, quick.needs_gpu, numa.study, numa.needs_gpu) == ("QuickTest", False, "NumaStudy", True)
     assert load_study(configs_folder() / "numa_locality_study.yaml", numa.overrides).settings.cuda_graph is True

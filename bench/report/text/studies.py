@@ -1,0 +1,128 @@
+"""The English of comparisons between studies: `numastudy compare`, and a night against the nights before."""
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from bench.host.fingerprint import describe_change
+from bench.records.host import FingerprintChange
+from bench.records.nightly import (
+    ComparedCell,
+    ComparisonWarning,
+    ComparisonWarningKind,
+    ExcludedNight,
+    NightCell,
+    NightlyVerdict,
+    NightStudy,
+)
+from bench.records.results import Rules
+from bench.records.run import Outcome
+from bench.report.text.verdicts import effect_text, hint_text, verdict_text
+from bench.units import exact_percent, percent, plural
+
+MOST_NAMES = 6
+
+
+# numastudy compare
+
+
+def with_text(cell: ComparedCell, rules: Rules) -> ComparedCell:
+    """The comparison of a cell with its text and hint."""
+    if cell.effect is None:
+        sides = (
+            ("BASE", cell.base_samples_s, cell.base_outcome, cell.base_reason),
+            ("NEW", cell.new_samples_s, cell.new_outcome, cell.new_reason),
+        )
+        why = "; ".join(
+            f"{side} {outcome}: {reason or 'no timed run'}" for side, rate, outcome, reason in sides if rate is None
+        )
+        return replace(cell, text=f"not compared: {why}")
+    # The wording of a verdict is in terms of penalties.
+    penalty = replace(cell, interval=cell.interval and (-cell.interval[1], -cell.interval[0]))
+    return replace(cell, text=verdict_text(penalty, -cell.effect, rules), hint=hint_text(cell))
+
+
+def comparison_warning_text(warning: ComparisonWarning) -> str:
+    if warning.change:
+        return describe_change(warning.change)
+    return {
+        ComparisonWarningKind.NO_FINGERPRINT: "a study has no fingerprint: it is not known whether both ran on one "
+        "machine",
+        ComparisonWarningKind.SAME_STUDY: "BASE and NEW are the same study: its runs are compared with themselves",
+        ComparisonWarningKind.ONLY_IN_BASE: f"only in BASE: {warning.cell}",
+        ComparisonWarningKind.ONLY_IN_NEW: f"only in NEW: {warning.cell}",
+    }[warning.kind]
+
+
+# A night
+
+
+def cell_text(cell: NightCell, fewest_nights: int, guarded_loss: float) -> str:
+    """Why a cell has its verdict. fewest_nights: that a verdict needs; guarded_loss: that must not be missed."""
+    if cell.outcome is None:
+        return "the night before measured it; tonight's grid does not contain it"
+    if cell.outcome is not Outcome.OK or cell.tonight_samples_s is None:
+        why = f"{cell.outcome}: {cell.reason}" if cell.reason else cell.outcome.value
+        return f"{why}; it was expected to run" if cell.verdict is NightlyVerdict.NOT_MEASURED else why
+    if cell.effect is None:
+        return f"nothing to compare with yet: {plural(cell.nights, 'night')} of {fewest_nights}"
+    if cell.first_effect is not None and cell.second_effect is not None:
+        both = f"{effect_text(-cell.first_effect)}, {effect_text(-cell.second_effect)}"
+        if cell.verdict is NightlyVerdict.SLOWER:
+            return f"{effect_text(-cell.effect)} over two measurements of this night ({both}): confirmed"
+        return f"not confirmed: measured twice this night ({both})"
+    return _compared(cell) + _too_noisy(cell, guarded_loss)
+
+
+def _compared(cell: NightCell) -> str:
+    if cell.verdict is NightlyVerdict.SAME:
+        return f"no difference larger than {exact_percent(cell.margin or 0)}"
+    loss = effect_text(-(cell.effect or 0)) + (" than the pinned run" if cell.pinned else "")
+    if cell.verdict is NightlyVerdict.UNDECIDED:
+        return f"{loss}, within the spread of the nights"
+    return f"{loss}, more than the spread of the nights ({percent(cell.nightly_spread or 0)}) explains"
+
+
+def _too_noisy(cell: NightCell, guarded_loss: float) -> str:
+    if not cell.too_noisy:
+        return ""
+    spread = percent(cell.nightly_spread)
+    return f"; too noisy to guard at {exact_percent(guarded_loss)}: the nights spread by {spread}"
+
+
+def night_text(cells: Sequence[NightCell], unmeasured: Sequence[str], fewest_nights: int) -> str:
+    """The verdict of a night in one sentence. unmeasured: cells and studies without a measurement."""
+    slower = [
+        f"{cell.name} by {percent(abs(cell.effect or 0))}" for cell in cells if cell.verdict is NightlyVerdict.SLOWER
+    ]
+    failed = [cell.name for cell in cells if cell.verdict is NightlyVerdict.FAILED]
+    named = (("slower", slower), ("failed", failed), ("not measured", unmeasured))
+    parts = [f"{len(names)} {what}: {_few(names)}" for what, names in named if names]
+    if parts:
+        return "; ".join(parts)
+    compared = sum(cell.effect is not None for cell in cells)
+    if not compared:
+        return f"nothing to compare with yet: no cell has {fewest_nights} nights before"
+    return f"nothing got slower: {compared} of {len(cells)} cells compared"
+
+
+def changed_host_text(study: NightStudy, change: FingerprintChange) -> str:
+    return f"{study.study}: {describe_change(change)}"
+
+
+def excluded_nights_text(study: NightStudy, excluded: Sequence[ExcludedNight]) -> str:
+    last = excluded[-1]
+    why = "; ".join(map(describe_change, last.changes))
+    return f"{study.study}: {len(excluded)} nights on other hardware excluded, the last {last.night}: {why}"
+
+
+def judged_late_text(today: str) -> str:
+    return f"judged on {today}: a night that was missed cannot be measured later"
+
+
+def no_gpu_text(label: str) -> str:
+    return f"{label}: left out, this host has no GPU"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")

@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from bench.nightly.judge import FEWEST_NIGHTS, Tonight, judge_cells, level, spread
+from bench.records.nightly import NightlyVerdict
+from bench.records.results import NoiseClass
+from bench.records.run import Outcome
+
+
+def nights(sd=0.003, count=28, seed=1):
+    return tuple(1000 * np.exp(np.random.default_rng(seed).normal(0, sd, count)))
+
+
+def cell(samples_s=1000.0, before=None, **more):
+    outcome = Outcome.OK if samples_s else Outcome.CRASHED
+    known = {"name": "a", "outcome": outcome, "reason": "", "noise_class": NoiseClass.DEVICE_BOUND}
+    return Tonight(**known | more, samples_s=samples_s, before=nights() if before is None else before)
+
+
+def judge(*cells):
+    return judge_cells(cells)
+
+
+def test_the_test_is_the_prediction_of_one_more_night():
+    """Against the formula, where nothing is pooled: t = ln(x / median) / (sd sqrt(1 + pi / 2n)), one-sided."""
+    # So wide that SAME does not come first.
+    wide = nights(sd=0.02)
+    sd, scale = np.std(np.log(wide), ddof=1), np.sqrt(1 + np.pi / 2 / 28)
+    limit = np.median(wide) * np.exp(-stats.t.isf(level(1), 27) * sd * scale)
+    assert [judge(cell(limit * factor, wide))[0].verdict for factor in (0.999, 1.001)] == ["SLOWER", "UNDECIDED"]
+
+
+def test_the_level_keeps_60_nights_of_48_cells_at_5_percent():
+    assert level(48) == pytest.approx(1.736e-5, rel=1e-3)
+    assert 1 - (1 - level(48)) ** (60 * 48) < 0.05
+
+
+@pytest.mark.parametrize(("samples_s", "verdict"), [(950.0, "SLOWER"), (1000.0, "SAME"), (1050.0, "FASTER")])
+def test_a_change_of_5_percent_is_found_if_the_nights_are_quiet(samples_s, verdict):
+    (judged,) = judge(cell(samples_s))
+    assert judged.verdict == verdict
+    assert judged.effect == pytest.approx(samples_s / np.median(nights()) - 1, abs=1e-6)
+    assert judged.guarded and not judged.too_noisy
+    assert judged.margin == 0.02
+
+
+def test_the_interval_contains_the_effect_and_excludes_zero():
+    (judged,) = judge(cell(950.0))
+    low, high = judged.interval
+    assert low < judged.effect < high < 0
+
+
+@pytest.mark.parametrize(("sd", "noisy"), [(0.007, False), (0.012, True)])
+def test_a_cell_whose_nights_spread_too_much_is_marked(sd, noisy):
+    judged = judge(cell(before=nights(sd)))[0]
+    assert judged.nightly_spread == pytest.approx(np.std(np.log(nights(sd)), ddof=1))
+    assert judged.too_noisy is noisy and judged.guarded is not noisy
+
+
+@pytest.mark.parametrize("count", range(FEWEST_NIGHTS))
+def test_too_few_nights_give_no_verdict(count):
+    (judged,) = judge(cell(500.0, nights(count=count)))
+    assert (judged.verdict, judged.effect, judged.nights) == (None, None, count)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected", "verdict"),
+    [
+        ("crashed", False, NightlyVerdict.FAILED),
+        ("oom", True, NightlyVerdict.FAILED),
+        ("not_runnable", True, NightlyVerdict.NOT_MEASURED),
+        ("missing", True, NightlyVerdict.NOT_MEASURED),
+        ("not_runnable", False, None),
+    ],
+)
+def test_cells_without_a_throughput(outcome, expected, verdict):
+    judged = judge(cell(None, outcome=Outcome(outcome), reason="why", expected=expected), cell(950.0))
+    assert (judged[0].verdict, judged[0].outcome, judged[0].reason) == (verdict, outcome, "why")
+    assert judged[1].verdict == "SLOWER"
+
+
+def test_a_pinned_run_replaces_the_median_and_keeps_the_spread():
+    (judged,) = judge(cell(1000.0, pinned=1060.0))
+    assert (judged.verdict, judged.baseline_samples_s, judged.pinned) == ("SLOWER", 1060.0, True)
+
+
+def test_one_night_that_went_wrong_does_not_move_the_baseline():
+    before = (*nights()[:-1], 500.0)
+    assert judge(cell(1000.0, before))[0].baseline_samples_s == pytest.approx(1000, rel=0.002)
+
+
+def test_nothing_to_judge():
+    assert judge_cells([]) == []
+    assert spread([1.0]) is None
+
+
+@pytest.mark.parametrize(
+    ("second", "verdict", "effects"),
+    [
+        (952.0, NightlyVerdict.SLOWER, (-0.050, -0.048)),
+        (1000.0, NightlyVerdict.UNDECIDED, (-0.050, 0.0)),
+        (None, NightlyVerdict.SLOWER, (None, None)),
+    ],
+)
+def test_slower_needs_a_second_measurement_that_agrees(second, verdict, effects):
+    (judged,) = judge(cell(950.0, nights(sd=0.004), second_samples_s=second))
+    assert (judged.verdict, judged.second_samples_s) == (verdict, second)
+    assert (judged.first_effect, judged.second_effect) == pytest.approx(effects, abs=1e-3)
+
+
+def test_the_effect_of_two_measurements_is_their_mean():
+    (judged,) = judge(cell(950.0, second_samples_s=970.0))
+    assert judged.effect == pytest.approx(np.sqrt(950 * 970) / np.median(nights()) - 1)
+    low, high = judged.interval
+    assert low < judged.effect < high < 0
+
+
+def test_a_second_measurement_does_not_matter_unless_the_first_was_slower():
+    (first,), (both,) = judge(cell(1000.0)), judge(cell(1000.0, second_samples_s=900.0))
+    assert first == both

@@ -1,0 +1,239 @@
+"""Synthetic nights, written and judged as NightlySweep does: through run directories and the history."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from bench.history.database import open_history
+from bench.history.page import into_history
+from bench.nightly.night import NightlyStudy, judge_night
+from bench.records.base import decode, plain
+from bench.records.host import Fingerprint
+from bench.records.nightly import NightlyVerdict, NightState, NightWarningKind
+from bench.records.run import Outcome
+from bench.storage import write_json
+from tests.history.synthetic import (
+    FINGERPRINT,
+    HOST,
+    cell_names,
+    made_results,
+    night_of,
+    quiet_rates,
+    rates_of,
+    with_cell,
+)
+
+CELL = "pipeline_gpu2_numa0_vit32x6x512"
+OLD = Path(__file__).parents[1] / "fixtures/history/version_2.sql"
+NOT_RUNNABLE = {"outcome": Outcome.NOT_RUNNABLE, "reason": "no GPU 0 here", "runs": ()}
+
+
+class Nights:
+    """A folder of outputs that grows by a night at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.database = folder / "history.db"
+
+    def results(self, number, rates, **more):
+        return made_results(self.folder, number, rates, **more)
+
+    def write(self, results):
+        write_json(Path(results.run_directory) / "results.json", plain(results))
+        return NightlyStudy("NumaStudy", Path(results.run_directory))
+
+    def measure(self, number, rates, **more):
+        return self.write(self.results(number, rates, **more))
+
+    def judge(self, number, *planned, since="", **more):
+        return judge_night(night_of(number), HOST, planned, self.database, 28, since, **more)
+
+    def night(self, number, rates, since="", **more):
+        return self.judge(number, self.measure(number, rates, **more), since=since)
+
+
+@pytest.fixture
+def nights(tmp_path):
+    return Nights(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def quiet():
+    """90 nights x 48 cells without a change."""
+    return quiet_rates(90)
+
+
+def test_60_quiet_nights_have_no_alarm_and_a_loss_of_5_percent_has(nights, quiet):
+    for number, row in enumerate(quiet[:29], 1):
+        assert nights.night(number, rates_of(row)).ok
+    rates = rates_of(quiet[29])
+    night = nights.night(30, rates | {CELL: rates[CELL] * 0.95})
+    assert (night.verdict, night.slower) == (NightState.SLOWER, (CELL,))
+    assert CELL in night.text
+    # The loss is fixed, and 60 quiet nights follow: 2,880 comparisons.
+    compared = 0
+    for number, row in enumerate(quiet[30:], 31):
+        night = nights.night(number, rates_of(row))
+        assert (night.verdict, night.slower) == (NightState.OK, ()), night.text
+        compared += night.compared
+    assert compared == 2880
+
+
+def test_a_lasting_loss_is_reported_until_it_is_accepted(nights, quiet):
+    for number, row in enumerate(quiet[:29], 1):
+        into_history(nights.results(number, rates_of(row)), nights.folder)
+    for number in range(30, 37):
+        rates = rates_of(quiet[number - 1])
+        assert nights.night(number, rates | {CELL: rates[CELL] * 0.95}).slower == (CELL,)
+    rates = rates_of(quiet[36])
+    assert nights.night(37, rates | {CELL: rates[CELL] * 0.95}, since=night_of(30)).ok
+
+
+@pytest.fixture
+def month(nights, quiet):
+    """A history of 20 quiet nights, kept without verdicts."""
+    for number, row in enumerate(quiet[:20], 1):
+        into_history(nights.results(number, rates_of(row)), nights.folder)
+    return nights
+
+
+def test_a_loss_that_a_second_measurement_refutes_is_no_alarm(month, quiet):
+    rates = rates_of(quiet[20])
+    first = month.measure(21, rates | {CELL: rates[CELL] * 0.95})
+    for factor, verdict, counted in ((0.999, "ok", True), (0.951, "slower", False)):
+        results = month.results(21, {CELL: rates[CELL] * factor})
+        second = Path(f"{results.run_directory}-again")
+        month.write(replace(results, run_directory=str(second), created_at="2026-01-21T05:00:00+00:00"))
+        night = month.judge(21, NightlyStudy(first.label, first.run_dir, second=second))
+        assert night.verdict == verdict and night.studies[0].second_run_directory == str(second)
+        after = month.judge(22, month.measure(22, rates_of(quiet[21])))
+        (own,) = (cell for cell in after.studies[0].cells if cell.name == CELL)
+        assert own.nights == (21 if counted else 20) and night_of(21) in after.studies[0].baseline.nights
+        if counted:
+            assert own.verdict is NightlyVerdict.SAME
+
+
+def test_failed_and_vanished_cells_are_named(month, quiet):
+    rates = rates_of(quiet[20]) | {CELL: None}
+    gone = cell_names()[-1]
+    del rates[gone]
+    night = month.night(21, rates)
+    assert (night.verdict, night.failed, night.not_measured) == (NightState.FAILED, (CELL,), (gone,))
+    # What the night before had not either is no finding.
+    assert month.night(22, rates | {CELL: 1000.0}).not_measured == ()
+
+
+def test_a_study_without_results_is_named_and_the_rest_is_judged(month, quiet):
+    measured = month.measure(21, rates_of(quiet[20]))
+    night = month.judge(21, measured, NightlyStudy("ScalingStudy", None, "no cell can run on this host"))
+    assert (night.verdict, night.not_measured) == (NightState.NOT_MEASURED, ("ScalingStudy",))
+    assert night.compared == 48
+
+
+def test_a_cell_that_can_no_longer_run_was_not_measured(month, quiet):
+    planned = month.write(with_cell(month.results(21, rates_of(quiet[20])), 0, **NOT_RUNNABLE))
+    assert month.judge(21, planned).not_measured == (cell_names()[0],)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_cell_that_never_ran_is_a_finding_of_strict_studies_only(nights, strict):
+    planned = nights.write(with_cell(nights.results(1, {CELL: 1000.0}), 0, **NOT_RUNNABLE))
+    night = nights.judge(1, NightlyStudy("NumaStudy", planned.run_dir, strict=strict))
+    assert night.verdict == ("not_measured" if strict else "ok")
+
+
+def test_noisy_cells_are_named(nights):
+    for number, row in enumerate(quiet_rates(20, spread=(0.012, 0.013)), 1):
+        night = nights.night(number, rates_of(row))
+    assert len(night.too_noisy) > 40
+    assert night.ok
+
+
+def test_driver_changes_are_reported_and_do_not_exclude_nights(month, quiet):
+    rates = rates_of(quiet[20])
+    facts = replace(FINGERPRINT, driver="590.2")
+    night = month.night(21, rates | {CELL: rates[CELL] * 0.95}, fingerprint=facts)
+    (change,) = night.studies[0].changes
+    assert (change.fact, change.before, change.after) == ("driver", "580.1", "590.2")
+    assert [warning.study for warning in night.warnings if warning.kind is NightWarningKind.HOST_CHANGED] == [
+        "NumaStudy"
+    ]
+    assert night.slower == (CELL,)
+
+
+def test_nights_on_other_hardware_do_not_count(month, quiet):
+    facts = replace(FINGERPRINT, gpus="4 x Another GPU")
+    night = month.night(21, {name: rate / 2 for name, rate in rates_of(quiet[20]).items()}, fingerprint=facts)
+    assert (night.verdict, night.compared) == (NightState.OK, 0)
+    excluded = night.studies[0].baseline.excluded
+    assert len(excluded) == 20 and excluded[-1].changes[0].fact == "gpus"
+    assert NightWarningKind.NIGHTS_EXCLUDED in [warning.kind for warning in night.warnings]
+
+
+def test_a_pinned_run_directory(month, quiet):
+    pinned = month.measure(1, {name: rate * 1.1 for name, rate in rates_of(quiet[0]).items()}).run_dir
+    tonight = month.measure(21, rates_of(quiet[20]))
+    night = month.judge(21, NightlyStudy("NumaStudy", tonight.run_dir, pinned=pinned))
+    assert len(night.slower) == len(night.studies[0].slower) == 48
+    assert night.studies[0].baseline.pinned == str(pinned)
+
+
+def test_judging_twice_changes_nothing(month, quiet):
+    rates = rates_of(quiet[20])
+    planned = month.measure(21, rates | {CELL: rates[CELL] * 0.95})
+
+    def rows():
+        with open_history(month.database) as history:
+            return history.conn.execute("select * from verdicts order by study_id, cell_id").fetchall()
+
+    first, kept = month.judge(21, planned), rows()
+    assert len(kept) == 48
+    assert replace(month.judge(21, planned), created_at=first.created_at) == first
+    assert rows() == kept
+
+
+def test_later_nights_do_not_count(month, quiet):
+    """A night that is judged again much later is compared with the nights before it."""
+    (study,) = month.judge(10, month.measure(10, rates_of(quiet[9]))).studies
+    assert study.baseline.nights == tuple(night_of(number) for number in range(1, 10))
+
+
+def test_a_study_outside_of_a_night_is_no_night(month, quiet):
+    into_history(month.results(40, rates_of(quiet[0]), night=""), month.folder)
+    (study,) = month.night(41, rates_of(quiet[20])).studies
+    assert len(study.baseline.nights) == 20
+
+
+def test_studies_left_out_without_a_gpu_are_named(month, quiet):
+    night = month.judge(21, month.measure(21, rates_of(quiet[20])), inputs="abc", without_gpu=["ScalingStudy"])
+    assert (night.warnings[-1].kind, night.warnings[-1].study) == (NightWarningKind.NO_GPU, "ScalingStudy")
+    assert night.inputs == "abc"
+
+
+def test_nights_of_schema_version_2_count_and_raise_no_alarm(nights):
+    """Its host, cells and rates again, one night later: the same series, nothing slower, the host unchanged."""
+    with closing(sqlite3.connect(nights.database)) as old:
+        old.executescript(OLD.read_text())
+        cells = old.execute(
+            "select cells.name, cells.key, avg(m.calm_samples_s) "
+            "from cells join measurements m on m.cell_id = cells.id "
+            "where m.outcome = 'ok' and m.study_id < 8 group by cells.id"
+        ).fetchall()
+        (facts,) = old.execute("select fingerprint from studies where id = 8").fetchone()
+    results = made_results(
+        nights.folder,
+        1,
+        {name: rate for name, _, rate in cells},
+        fingerprint=decode(facts.encode(), Fingerprint),
+        night="2026-11-09",
+    )
+    keyed = tuple(replace(cell, key=key) for cell, (_, key, _) in zip(results.cells, cells, strict=True))
+    planned = nights.write(replace(results, study_name="numa_small", cells=keyed))
+    night = judge_night("2026-11-09", HOST, [planned], nights.database, 28)
+    assert (night.verdict, night.compared, night.studies[0].changes) == (NightState.OK, 8, ())
+    assert {cell.nights for cell in night.studies[0].cells} == {7, 8}
+    with open_history(nights.database) as history:
+        assert history["cells"].count == 8

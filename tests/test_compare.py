@@ -1,0 +1,186 @@
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from scipy import stats
+
+from bench.compare import compare, compare_command, host_differences, results_at
+from bench.errors import StudyError
+from bench.records.base import plain
+from bench.records.host import Fingerprint, FingerprintChange
+from bench.records.nightly import ComparisonWarningKind
+from bench.records.results import NoiseClass, Remedy, Verdict
+from bench.records.run import Outcome
+from bench.records.study import Settings
+from tests.history.synthetic import made_results, with_cell
+from tests.run_directories import build_run_directory
+
+FACTS = Fingerprint(host="a", cpu="Xeon", gpus="H100 GPU-1", driver="580", torch="2.11")
+GPUS = FingerprintChange(fact="gpus", before="H100 GPU-1", after="H200 GPU-2")
+
+
+def study(tmp_path, levels, facts=FACTS, seed=0, sd=0.002, place="a", repeats=6, **changes):
+    """One cell for each level in samples/s, with runs that spread by sd."""
+    names = [f"pipeline_gpu0_numa{i}_vit0x0x0" for i in range(len(levels))]
+    results = made_results(
+        tmp_path / place, 1, dict(zip(names, levels, strict=True)), fingerprint=facts, repeats=repeats
+    )
+    cells = []
+    for i, cell in enumerate(results.cells):
+        noise = np.random.default_rng(seed + i).normal(0, sd, repeats)
+        rates = levels[i] * np.exp(noise - noise.mean())
+        runs = tuple(
+            replace(run, throughput_samples_s=rate) for run, rate in zip(cell.runs, rates.tolist(), strict=True)
+        )
+        cells.append(replace(cell, runs=runs, **changes))
+    return replace(results, cells=tuple(cells))
+
+
+@pytest.fixture
+def made(tmp_path):
+    return lambda levels, *more, **changes: study(tmp_path, levels, *more, **changes)
+
+
+@pytest.fixture
+def places(tmp_path):
+    def write(name, results):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "results.json").write_text(json.dumps(plain(results)))
+        return str(folder)
+
+    return write
+
+
+def kinds(compared):
+    return [warning.kind for warning in compared.warnings]
+
+
+@pytest.mark.parametrize(("device", "advised"), [("cuda", True), ("cpu", False)])
+def test_a_cuda_graph_is_advised_if_the_device_has_them(made, device, advised):
+    more = {"sd": 0.4, "settings": Settings(device=device), "noise_class": NoiseClass.LAUNCH_BOUND}
+    (cell,) = compare(made([1000], **more), made([1000], seed=9, place="b", **more)).cells
+    assert (cell.remedy is Remedy.USE_CUDA_GRAPH) == advised
+    assert ("cuda_graph: true" in cell.hint) == advised
+
+
+def test_slower_faster_and_same(made):
+    compared = compare(made([1000, 1000, 1000]), made([900, 1100, 1000], seed=50, place="b"))
+    assert [cell.verdict for cell in compared.cells] == [Verdict.SLOWER, Verdict.FASTER, Verdict.SAME]
+    first = compared.cells[0]
+    assert first.effect == pytest.approx(-0.1, abs=0.01)
+    assert first.interval[0] < first.effect < first.interval[1] < 0
+
+
+def test_the_interval_is_that_of_two_independent_groups(made):
+    base, new = made([1000, 1000]), made([990, 1000], seed=50, place="b")
+    cell = compare(base, new).cells[0]
+    logs = [np.log([run.throughput_samples_s for run in one.cells[0].runs]) for one in (new, base)]
+    low, high = stats.ttest_ind(*logs).confidence_interval()
+    assert cell.interval == pytest.approx((np.expm1(low), np.expm1(high)))
+
+
+def test_other_machines_are_refused_by_name_unless_forced(made):
+    base, other = made([1000]), made([1000], replace(FACTS, gpus="H200 GPU-2"), place="b")
+    with pytest.raises(StudyError, match="the GPUs was H100 GPU-1, is H200 GPU-2"):
+        compare(base, other)
+    (warning,) = compare(base, other, force=True).warnings
+    assert (warning.kind, warning.change) == (ComparisonWarningKind.HOST_DIFFERS, GPUS)
+
+
+def test_other_software_is_reported_and_compared(made):
+    compared = compare(made([1000]), made([1000], replace(FACTS, torch="2.13", host="b"), place="b"))
+    assert [warning.change.fact for warning in compared.warnings] == ["torch"]
+
+
+def test_another_device_is_incomparable():
+    (change,) = host_differences("cuda", FACTS, "cpu", FACTS).incomparable
+    assert (change.fact, change.before, change.after) == ("device", "cuda", "cpu")
+
+
+def test_a_study_against_itself_is_reported_and_has_no_direction(made):
+    one = made([1000])
+    compared = compare(one, one)
+    assert kinds(compared) == [ComparisonWarningKind.SAME_STUDY]
+    assert (compared.cells[0].verdict, compared.cells[0].effect) == (Verdict.SAME, 0)
+    assert kinds(compare(one, made([1000], place="b"))) == []
+
+
+def test_a_single_run_against_itself_has_no_interval(made):
+    one = made([1000], repeats=1)
+    (cell,) = compare(one, one).cells
+    assert (cell.verdict, cell.effect, cell.interval) == (Verdict.UNDECIDED, 0, None)
+
+
+def test_a_study_without_fingerprint_is_reported(made):
+    nothing = Fingerprint()
+    compared = compare(made([1.0], nothing), made([1.0], nothing, place="b"))
+    assert ComparisonWarningKind.NO_FINGERPRINT in kinds(compared)
+
+
+def test_cells_without_a_counterpart_are_named(made):
+    compared = compare(made([1.0, 1.0, 1.0]), made([1.0, 1.0], place="b"))
+    assert len(compared.cells) == 2
+    assert [(warning.kind, warning.cell) for warning in compared.warnings] == [
+        (ComparisonWarningKind.ONLY_IN_BASE, "pipeline_gpu0_numa2_vit0x0x0")
+    ]
+    with pytest.raises(StudyError, match="no cell"):
+        compare(made([1.0]), with_cell(made([1.0], place="b"), 0, key="another"))
+
+
+def test_cells_listed_twice_are_compared_by_occurrence(made):
+    base = with_cell(made([1000, 500]), 1, key="k", occurrence=1)
+    base = with_cell(base, 0, key="k")
+    compared = compare(base, replace(base, cells=base.cells[::-1], run_directory="other"))
+    assert [cell.verdict for cell in compared.cells] == [Verdict.SAME, Verdict.SAME]
+
+
+def test_a_failed_cell_has_its_reason(made):
+    new = made([1000], place="b")
+    failed = with_cell(new, 0, runs=(), outcome=Outcome.CRASHED, reason="killed by SIGSEGV", throughput_samples_s=None)
+    (cell,) = compare(made([1000]), failed).cells
+    assert (cell.verdict, cell.effect, cell.new_outcome) == (None, None, Outcome.CRASHED)
+    assert "killed by SIGSEGV" in cell.text
+
+
+def test_the_command_prints_text_json_and_csv(made, places):
+    base = places("base", made([1000, 1000]))
+    new = places("new", made([900, 1000], seed=50, place="b"))
+    text, code = compare_command(base, new)
+    assert code == 3 and "pipeline_gpu0_numa0_vit0x0x0  SLOWER" in text
+    compared = json.loads(compare_command(base, new, "json")[0])
+    assert {"name", "verdict", "effect", "interval"} <= compared["cells"][0].keys()
+    rows = list(csv.DictReader(io.StringIO(compare_command(base, new, "csv")[0])))
+    assert [row["verdict"] for row in rows] == ["SLOWER", "SAME"]
+    assert float(rows[0]["low"]) < float(rows[0]["effect"]) < float(rows[0]["high"])
+    assert compare_command(new, new)[1] == 0
+
+
+def test_results_from_a_directory_and_from_its_file(made, places):
+    folder = places("base", made([1000]))
+    from pathlib import Path
+
+    assert results_at(Path(folder)) == results_at(Path(folder, "results.json"))
+
+
+def test_a_directory_without_results_is_read_from_its_records(tmp_path):
+    path = build_run_directory(tmp_path / "run", "quick_test")
+    assert len(results_at(path).cells) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "what"), [("[]", "cannot be used"), ('{"cells": [{}]}', "cannot be used"), ("{", "cannot be used")]
+)
+def test_a_file_that_is_not_results_is_refused(tmp_path, content, what):
+    (tmp_path / "results.json").write_text(content)
+    for place in (tmp_path, tmp_path / "results.json"):
+        with pytest.raises(StudyError, match=what):
+            results_at(place)
+
+
+def test_a_missing_place_is_refused(tmp_path):
+    with pytest.raises(StudyError, match="no results here"):
+        results_at(tmp_path / "absent")
