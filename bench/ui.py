@@ -1,6 +1,5 @@
 """`make ui`: luigi's scheduler with its page, and the output directory over http. Both on loopback only."""
 
-import ctypes
 import os
 import signal
 import socket
@@ -13,13 +12,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from bench.errors import StudyError
+from bench.host.processes import die_with
 
 ADDRESS = "127.0.0.1"
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PR_SET_PDEATHSIG = 1
 _START_S = 30
 _STOP_S = 20
-_libc = ctypes.CDLL(None)
 
 
 def serve(state: Path, outputs: Path, config: Path, port: int = 8082, outputs_port: int = 8083) -> int:
@@ -68,6 +66,7 @@ def serve(state: Path, outputs: Path, config: Path, port: int = 8082, outputs_po
 
 def _start_luigid(command: Path, state: Path, config: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
     """In a session of its own: Ctrl-C reaches the caller alone, who stops luigid once."""
+    parent = os.getpid()
     argv = [str(command), "--address", ADDRESS, "--port", str(port), "--state-path", str(state / "luigi-state.pickle")]
     with log.open("ab") as file:
         return subprocess.Popen(
@@ -78,7 +77,7 @@ def _start_luigid(command: Path, state: Path, config: Path, port: int, log: Path
             stderr=file,
             start_new_session=True,
             # If this process is killed, luigid still stops cleanly and frees its port.
-            preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
+            preexec_fn=lambda: die_with(parent, signal.SIGTERM),
         )
 
 

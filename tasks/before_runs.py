@@ -11,6 +11,7 @@ from bench.records.base import plain
 from bench.records.host import CheckState
 from bench.records.run import Outcome, ProbeStage, write_record
 from bench.records.study import Cell
+from bench.run.progress import Progress
 from bench.storage import write_json
 from bench.study.directory import RunDirectory
 from tasks.base import DirectoryTask, Exclusive, RecordTask, grid_of
@@ -56,9 +57,9 @@ class Probe(Exclusive, RecordTask):
         wait = WaitProgress()
         with reporting(self) as reporter:
 
-            def report_wait(text: str) -> None:
-                reporter(text, 1)
-                wait(text)
+            def report_wait(progress: Progress) -> None:
+                reporter(progress.text, progress.percent)
+                wait(progress.text)
 
             host_lock().acquire(str(self.directory.path), report_wait)
             found = measured_locality(self.directory.study().device)
@@ -87,8 +88,12 @@ class MeasureLink(Exclusive, RecordTask):
 
         cell = links_of(self.run_dir)[self.link]
         with reporting(self) as reporter:
-            record = measure_link(self.directory, self.link, cell, INVOCATION, host_lock(), reporter)
-            reporter(f"{record['status']} {record['reason']}".strip(), 100)
+
+            def report(progress: Progress) -> None:
+                reporter(f"link: {progress.text}", progress.percent)
+
+            link = measure_link(self.directory, self.link, cell, INVOCATION, host_lock(), report)
+            reporter(f"{link.status} {link.reason}".strip(), 100)
 
 
 @cache

@@ -32,8 +32,8 @@ from luigi.task_register import TaskClassNotFoundException
 from luigi.worker import TaskException
 
 from bench.errors import StudyError
+from bench.host.processes import die_with
 from bench.run.lock import HostLock
-from bench.run.processes import die_with
 from bench.study.directory import RunDirectory
 
 # Identifies this call of luigi in every record that it writes. Forked workers inherit it.

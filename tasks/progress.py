@@ -18,6 +18,7 @@ import luigi
 from bench import units
 from bench.records.run import Head, Run, read_head
 from bench.records.study import Grid, Slot
+from bench.run.progress import Progress, RunState
 from bench.study.directory import RunDirectory
 from bench.study.plan import StudyProgress, study_progress
 from tasks.luigi_runtime import INVOCATION, Stopped, in_worker
@@ -106,14 +107,14 @@ class RunProgress:
         self._waiting = WaitProgress()
         self._started = False
 
-    def __call__(self, text: str, percent: int) -> None:
-        if text.startswith("waiting for"):
-            self._wait(text)
+    def __call__(self, progress: Progress) -> None:
+        if progress.state is RunState.WAITING:
+            self._wait(progress.text)
             return
         if not self._started:
             # The time spent waiting for the host is not part of the run.
             self._since, self._started = time.monotonic(), True
-        self._draw(f"{short(self._slot.cell)} {self._title}, {text}", percent / 100)
+        self._draw(f"{short(self._slot.cell)} {self._title}, {progress.text}", progress.percent / 100)
 
     def ended(self, record: Run) -> None:
         now = _seen.count_one(self._directory) or self._read(None)

@@ -8,7 +8,7 @@ import luigi
 from bench.errors import StudyError
 from bench.records.run import Head, Outcome, ReportStage, read_head, read_record, write_record
 from bench.records.study import TRACED, Slot, run_name
-from bench.run.experiment_log import log_what_is_missing
+from bench.run.experiment_log import log_missing_runs
 from bench.study.directory import RunDirectory
 from bench.units import duration, percent
 from tasks.base import DirectoryTask, RecordTask, grid_of
@@ -46,7 +46,7 @@ class StudyReport(RecordTask):
         from bench.history.page import into_history
         from bench.report.build import make_report
 
-        log_what_is_missing(self.directory)
+        log_missing_runs(self.directory)
         host_lock().release()
         link_task(self, self.directory.path / "report.html", self.directory.outputs)
         state = self.directory.state()

@@ -5,16 +5,16 @@ each, with its own line and message on the page. Beyond, the runs are shared amo
 runs that follow each other in the measuring order. Timed and traced runs never share a task.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 
 import luigi
 
 from bench.errors import StudyError
-from bench.records.base import convert
-from bench.records.run import Demand, Outcome, Run, read_head, read_record
+from bench.records.run import Demand, Outcome, read_head, read_record
 from bench.records.study import TRACED, Slot, run_name
+from bench.run.progress import Progress
 from bench.study.directory import RunDirectory
 from tasks.base import DirectoryTask, Exclusive, grid_of
 from tasks.before_runs import before_runs
@@ -176,25 +176,21 @@ def measure(directory: RunDirectory, slot: Slot, report: Report) -> None:
     from bench.run.attempt import execute
 
     grid, title = grid_of(str(directory.path)), _title(directory, slot)
-    progress = RunProgress(directory, grid, slot, title)
+    shown = RunProgress(directory, grid, slot, title)
 
-    def report_both(text: str, percent: int) -> None:
-        report(f"{title}, {text}", percent)
-        progress(text, percent)
+    def report_both(progress: Progress) -> None:
+        report(f"{title}, {progress.text}", progress.percent)
+        shown(progress)
 
     try:
-        made = execute(
+        run = execute(
             directory, grid.cell(slot.cell), slot, INVOCATION, host_lock(), report_both,
             lambda: run_is_done(directory, slot),
         )  # fmt: skip
-        # Until execute() returns a typed record.
-        rate = (made["result"] or {}).get("throughput_samples_s")
-        head = {key: made[key] for key in ("run", "cell", "repeat", "status", "reason", "attempts", "wall_s")}
-        record = convert(head | {"result": {"throughput_samples_s": rate} if rate else None}, Run)
-        report(f"{title}: {outcome_text(record)}", 100)
-        progress.ended(record)
+        report(f"{title}: {outcome_text(run)}", 100)
+        shown.ended(run)
     finally:
-        progress.clear()
+        shown.clear()
 
 
 def _title(directory: RunDirectory, slot: Slot) -> str:

@@ -20,7 +20,7 @@ from bench.cluster import slurm
 from bench.cluster.directory import ClusterDirectory, try_lock
 from bench.cluster.job_record import DRAINED, ENDED, RUNNING, STOPPED, STUCK
 from bench.errors import StudyError
-from bench.run.processes import die_with
+from bench.host.processes import die_with
 from bench.storage import write_json
 
 # For the current run, of the time between the signal and the limit. A run that takes longer is ended, and measured

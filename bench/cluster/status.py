@@ -11,7 +11,7 @@ from bench.cluster.directory import ClusterDirectory, is_cluster
 from bench.cluster.job_record import DRAINED, ENDED, RUNNING, last_word
 from bench.errors import StudyError
 from bench.records.study import run_name
-from bench.run.record import NOT_RUNNABLE, OK, read_record
+from bench.records.run import Outcome, ReportStage, Stage, read_record
 from bench.study.directory import RunDirectory
 from bench.units import plural
 
@@ -100,9 +100,9 @@ class Runs:
 def count_runs(directory: RunDirectory) -> Runs:
     records = {}
     for path in directory.path.glob("runs/*.json"):
-        record = read_record(path)
+        record = read_record(path, Stage)
         if record:
-            records[path.stem] = (record["status"], path.stat().st_mtime)
+            records[path.stem] = (record.status, path.stat().st_mtime)
     asked, damage = None, ""
     try:
         if (directory.path / "grid.json").exists():
@@ -112,7 +112,7 @@ def count_runs(directory: RunDirectory) -> Runs:
         damage = f"{error.where}: {error.what}"
     return Runs(
         done=len(records),
-        failed=sum(status not in (OK, NOT_RUNNABLE) for status, _ in records.values()),
+        failed=sum(status not in (Outcome.OK, Outcome.NOT_RUNNABLE) for status, _ in records.values()),
         asked=asked,
         last_record_s=max((changed for _, changed in records.values()), default=None),
         reported=_is_reported(directory, records),
@@ -121,8 +121,8 @@ def count_runs(directory: RunDirectory) -> Runs:
 
 
 def _is_reported(directory: RunDirectory, records: dict[str, Any]) -> bool:
-    report = read_record(directory.path / "report.json")
-    return bool(records) and report is not None and report.get("state") == directory.state()
+    report = read_record(directory.path / "report.json", ReportStage)
+    return bool(records) and report is not None and report.state == directory.state()
 
 
 def _poll(ids: Iterable[str]) -> tuple[dict[str, slurm.Job], str]:

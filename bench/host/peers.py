@@ -10,8 +10,8 @@ LOCAL, REMOTE, FOUND = "local", "remote", "found"
 
 
 @dataclass(frozen=True)
-class Peer:
-    """node: where its process is bound, CPUs and memory; None if it is not bound."""
+class PeerPlacement:
+    """A GPU to keep busy beside the measured one. node: of its process, CPUs and memory; None if it is not bound."""
 
     gpu: int
     gpu_uuid: str | None
@@ -19,12 +19,12 @@ class Peer:
 
 
 class NoPeers(StudyError):
-    """The GPUs that a cell wants busy are not here, or nobody knows where their processes belong."""
+    """This host has fewer GPUs than a cell keeps busy, or the nodes of their processes are not known."""
 
 
 def choose_peers(
     topology: Topology, gpu: int, count: int, placement: str, device: str, probed: Mapping[int, int | None]
-) -> tuple[Peer, ...]:
+) -> tuple[PeerPlacement, ...]:
     """`count` other GPUs in PCI order, the one after `gpu` first. Raise NoPeers.
 
     placement: local is the node nearest to each peer, as reported, else as probed, else the only one; remote the
@@ -38,7 +38,9 @@ def choose_peers(
         if len(usable) < count:
             raise NoPeers(f"{count} other GPUs are to be busy, and this host has {len(usable)}")
         others = [(other.index, other.uuid) for other in usable[:count]]
-    return tuple(Peer(index, uuid, _node(topology, index, placement, device, probed)) for index, uuid in others)
+    return tuple(
+        PeerPlacement(index, uuid, _node(topology, index, placement, device, probed)) for index, uuid in others
+    )
 
 
 def why_no_peers(topology: Topology, gpu: int, count: int, placement: str, device: str) -> str | None:

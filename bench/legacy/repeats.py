@@ -12,7 +12,7 @@ from bench.legacy.statistics import CONFIDENCE_AFTER_LOOKS, MARGIN, Comparison, 
 from bench.legacy.verdicts import MAX_REPEATS
 from bench.records.base import plain
 from bench.records.study import TRACED
-from bench.run.record import OK, read_record
+from bench.legacy.record import OK, read_record
 from bench.study.directory import RunDirectory
 
 # --- demand

@@ -3,7 +3,7 @@
 import re
 
 from bench.records.study import TRACED
-from bench.run.record import OK, OUTCOMES
+from bench.legacy.record import OK, OUTCOMES
 from bench.shape import ANY, COUNT, FLAG, NAME, NUMBER, PLAIN, POSITIVE, TEXT, TEXTS, Each, Kind, Must, OneOf
 
 __all__ = ["EXPORT", "LINK", "METRICS", "PREFLIGHT", "PROBE", "RESULTS", "RUN", "TOPOLOGY", "wrong_run"]

@@ -47,11 +47,12 @@ LASTING = frozenset({Outcome.OOM, Outcome.TIMEOUT, Outcome.BIND_FAILED})
 
 
 class Failure(Record, frozen=True, kw_only=True):
-    """Why something was not measured: one sentence, and what to do."""
+    """Why something was not measured: one sentence, what to do, and the end of the process's log, if there is one."""
 
     status: Outcome
     reason: str
     advice: str = ""
+    log_tail: list[str] = []
 
 
 class Stage(Record, frozen=True, kw_only=True):
@@ -306,13 +307,21 @@ class Certificate(Record, frozen=True, kw_only=True):
     cost_ms: Number | None = None
 
 
+class Mode(StrEnum):
+    """How a cell is executed: without a profiler, under one, or as load beside a measured process."""
+
+    TIMED = "timed"
+    TRACED = "traced"
+    LOAD = "load"
+
+
 class Result(Record, frozen=True, kw_only=True):
     """What the measured process reports. Sizes in bytes on the link; ring lengths in batches.
 
     compile: None if compilation was not requested. latency_us, issue_us, solo_us: of timed runs only.
     """
 
-    mode: str = ""
+    mode: Mode = Mode.TIMED
     throughput_samples_s: Positive
     latency_us: Latency | None = None
     issue_us: Number | None = None

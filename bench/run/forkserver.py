@@ -1,7 +1,7 @@
-"""Runs without the import of torch: forked from an interpreter that has done it, bound as the run is to be.
+"""Runs that need not import torch: forked from an interpreter that has, and that is bound as the run must be.
 
 A fork server is started by the command of its first run without the run's arguments, binding included, and with the
-run's own environment: what torch reads when it is imported is right for every run.
+run's own environment, so that what torch reads when it is imported is right for every run.
 """
 
 import atexit
@@ -17,37 +17,38 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
-from bench.records.study import TRACED, Slot
+from bench.host.processes import end_session
+from bench.records.run import StartMethod
+from bench.records.study import Slot
 from bench.run.child import Launch, NotStarted, Start, start_process
-from bench.run.processes import end_session, start_ticks
+from bench.storage import start_ticks
 
-EXEC, FORK = "exec", "fork"
 _PROGRAM, _SERVER = ["-m", "bench.workload"], ["-m", "bench.workload.serve"]
 _KILLED = -9
-# For the server to fork, also on a host that swaps; to tell the end of a run that was ended.
+# Time for the server to fork, also on a host that swaps, and to report the end of a run that was ended.
 _FORK_S = 30.0
 _ANSWER_S = 3.0
-_LEAVE_S = 0.5
+_END_S = 0.5
 
 
-def how_to_start(asked: str, slot: Slot, concurrent_gpus: int) -> str:
-    """EXEC or FORK, for a run of a study that asks for `asked`.
+def start_method(requested: StartMethod, slot: Slot, concurrent_gpus: int) -> StartMethod:
+    """How a run is started, in a study that requests one of the two.
 
     The first block and the traced runs have interpreters of their own: a traced run is compared with a timed one that
-    was started as it was, and every cell shows what forking does to it. So do runs beside others, which begin together.
+    was started alike, and every cell shows the effect of forking. So do runs with peers, which begin together.
     """
-    return EXEC if slot.repeat in (1, TRACED) or concurrent_gpus > 1 else asked
+    return StartMethod.EXEC if slot.repeat == 1 or slot.is_traced or concurrent_gpus > 1 else requested
 
 
 def served(argv: list[str]) -> list[str]:
-    """The command of a forked run. Given to a shell, it forks that one run."""
+    """The command of a forked run. In a shell it forks that one run."""
     at = _place(argv, _PROGRAM)
     return [*argv[:at], *_SERVER, *argv[at + len(_PROGRAM) :]]
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """Runs of one kind can come from one server."""
+    """Runs of one kind can share a server."""
 
     command: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
@@ -55,17 +56,18 @@ class _Kind:
 
 
 class ForkServers:
-    """The fork servers of this process, begun anew for every block of a study."""
+    """The fork servers of this process, started anew for every block of a study."""
 
     def __init__(self) -> None:
+        self._block: int | None = None
         self._forget()
         atexit.register(self.end)
 
     def of_block(self, block: int, on_server: Callable[[int], None]) -> Start:
-        """What starts the runs of a block, given their `served` commands. Servers of another block are ended: the runs
-        of a server share the layout of its memory, and whatever that does to them must differ between blocks.
+        """The function that starts the runs of a block, given their `served` commands.
 
-        on_server is told the ids of all servers at every start.
+        Servers of another block are ended: the runs of a server share the layout of its memory, whose effect must vary
+        between blocks. on_server is called with the id of each server at every start.
         """
         if self._owner != os.getpid():
             # Forked: the servers are those of the parent.
@@ -101,11 +103,11 @@ class ForkServers:
     def _forget(self) -> None:
         self._owner = os.getpid()
         self._servers: dict[_Kind, _Server] = {}
-        self._block: int | None = None
+        self._block = None
 
 
 class ForkedChild:
-    """A run's process, which the server waits for. Its interface is that of subprocess.Popen."""
+    """A run's process, which is a child of the server. Its interface is that of subprocess.Popen."""
 
     def __init__(self, pid: int, server: "_Server", stderr: BinaryIO) -> None:
         self.pid = pid
@@ -121,7 +123,7 @@ class ForkedChild:
             return code
         if timeout is not None:
             raise subprocess.TimeoutExpired("a forked run", timeout)
-        # Its session was ended and the server does not say so.
+        # Its session was ended, but the server did not report it.
         return self._lost("did not answer")
 
     def _look(self, timeout_s: float) -> int | None:
@@ -141,11 +143,11 @@ class ForkedChild:
 
 
 class _Server:
-    """Raise NotStarted, its last words being in the log of the run, if it does not come up."""
+    """Raise NotStarted, with its output in the log of the run, if it does not start."""
 
     def __init__(self, launch: Launch, limit_s: float) -> None:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the server lives
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the server lives
         self._child: ForkedChild | None = None
         with theirs:
             descriptor = theirs.fileno()
@@ -153,8 +155,8 @@ class _Server:
                 replace(
                     launch,
                     argv=[*launch.argv, "--socket", str(descriptor)],
-                    stdout=self._words,
-                    stderr=self._words,
+                    stdout=self._output,
+                    stderr=self._output,
                     keep_descriptors=(*launch.keep_descriptors, descriptor),
                 )
             )
@@ -173,7 +175,7 @@ class _Server:
         return self._process.pid
 
     def is_good(self) -> bool:
-        """Alive, and its last run went well: what a failed one leaves to the next is not known."""
+        """Alive, and its last run succeeded: the effect of a failed run on the next one is not known."""
         return self._process.poll() is None and (self._child is None or self._child.returncode == 0)
 
     def fork(self, launch: Launch) -> tuple[ForkedChild, int]:
@@ -193,37 +195,37 @@ class _Server:
         return self._child, answer["start_ticks"]
 
     def receive(self, timeout_s: float) -> dict[str, Any] | None:
-        """Its next message; None if there is none in that time; {} if it is gone."""
+        """Its next message; None if there is none in that time; {} if it has ended."""
         deadline = time.monotonic() + timeout_s
         waiting = select.poll()
         waiting.register(self._channel, select.POLLIN)
         if not waiting.poll(max(0.0, deadline - time.monotonic()) * 1000):
             return None
         try:
-            return json.loads(self._channel.recv(1 << 16) or b"{}")
+            return dict(json.loads(self._channel.recv(1 << 16) or b"{}"))
         except OSError:
             return {}
 
     def end(self, why: str = "", log: BinaryIO | None = None) -> None:
-        """log: where `why`, and what the server itself said, are written."""
+        """log: for `why` and the server's own output."""
         self._channel.close()
         with suppress(subprocess.TimeoutExpired):
-            # That was its sign to leave; if it has left already, its exit code tells why.
-            self._process.wait(_LEAVE_S)
+            # It ends when the channel is closed; if it has ended already, its exit code is the reason.
+            self._process.wait(_END_S)
         if self._process.returncode is None:
             end_session(self.pid, self._ticks)
             self._process.wait()
         if log:
-            self._words.seek(0)
-            log.write(f"the fork server (pid {self.pid}) {why}\n".encode() + self._words.read())
+            self._output.seek(0)
+            log.write(f"the fork server (pid {self.pid}) {why}\n".encode() + self._output.read())
             log.flush()
-        self._words.close()
+        self._output.close()
 
 
 def _place(argv: list[str], words: list[str]) -> int:
-    """Where these words are in a command."""
+    """The index of these words in a command."""
     return next(at for at in range(len(argv)) if argv[at : at + len(words)] == words)
 
 
-# Of this process: runs of a study come one after the other.
+# One for this process: runs of a study follow each other.
 SERVERS = ForkServers()

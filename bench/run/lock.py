@@ -8,12 +8,14 @@ import pwd
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.errors import StudyError
-from bench.run.processes import boot_id, end_processes, end_session, lock_heirs, session_members, start_ticks
+from bench.host.processes import end_processes, end_session, lock_heirs, session_members
+from bench.run.progress import Progress, Report, RunState
+from bench.storage import boot_id, start_ticks
 
 LOCK_DIR_VARIABLE = "NUMASTUDY_LOCK_DIR"
 MOST_BYTES = 65536
@@ -35,14 +37,15 @@ class HostLock:
     def fileno(self) -> int:
         return self._descriptor
 
-    def acquire(self, study: str, on_wait: Callable[[str], None], interval_s: float = 1.0) -> None:
-        """Block until the host is free, telling on_wait who holds it. Orphans of a dead holder are ended."""
+    def acquire(self, study: str, report: Report, interval_s: float = 1.0) -> None:
+        """Block until the host is free, reporting who holds it. Orphans of a dead holder are ended."""
         while not self._try():
             holder = self.holder()
             left = self._end_orphans(holder)
             if is_dead(holder) and not left and self._try():
                 break
-            on_wait(_waiting_for(left, holder) if is_dead(holder) else describe(holder))
+            waiting_for = _waiting_for(left, holder) if is_dead(holder) else describe(holder)
+            report(Progress(RunState.WAITING, waiting_for=waiting_for))
             time.sleep(interval_s)
         # What a killed study left behind need not hold the lock.
         self._end_orphans(self.holder())
@@ -119,13 +122,13 @@ def lock_path() -> Path:
 def _waiting_for(left: Sequence[int], holder: dict[str, Any]) -> str:
     """What a killed study of another user left behind: only he, or root, may end it."""
     processes = f"process {', '.join(map(str, left))} of user {_user(left[0])}" if left else "another user's processes"
-    return f"waiting for what {holder['study']} left behind when it was killed: ask for the end of {processes}"
+    return f"what {holder['study']} left behind when it was killed: ask for the end of {processes}"
 
 
 def describe(holder: dict[str, Any]) -> str:
     if "pid" not in holder:
-        return "waiting for another measurement on this host"
-    return f"waiting for {holder['study']} (pid {holder['pid']}, since {holder['since']})"
+        return "another measurement on this host"
+    return f"{holder['study']} (pid {holder['pid']}, since {holder['since']})"
 
 
 def _open(path: Path) -> int:

@@ -5,16 +5,15 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from msgspec import structs
+from msgspec.structs import replace
 
-from bench.host.peers import FOUND, Peer, choose_peers
+from bench.host.peers import PeerPlacement, choose_peers
 from bench.records.base import plain
+from bench.records.run import Failure, Mode, Outcome, Peer, ProbeStage, read_record
 from bench.records.study import Cell
 from bench.run.child import ChildEnd, Process, workload_argv
 from bench.run.lock import HostLock
-from bench.run.record import CRASHED, OK, TIMEOUT, failure, read_record
 from bench.storage import write_json
 from bench.study.directory import RunDirectory
 
@@ -24,7 +23,7 @@ LATER_S = 1.0
 
 
 class PeerFailed(Exception):
-    """A peer ended badly: there is nothing left to measure beside it."""
+    """A peer failed: there is nothing to measure beside it."""
 
 
 class Stop(Exception):
@@ -39,13 +38,23 @@ class Ended:
     at_s: float
 
 
-class Peers:
-    """They live inside the with-block, each in a session of its own, and none of them outlives it.
+@dataclass(frozen=True)
+class PeerFailure:
+    """at_s: when it failed, since the epoch."""
 
-    barrier: an empty folder where they and the measured process meet.
+    at_s: float
+    failure: Failure
+
+
+class Peers:
+    """They run inside the with-block, each in a session of its own, and none of them outlives it.
+
+    barrier: an empty folder by which they and the measured process wait for each other.
     """
 
-    def __init__(self, peers: tuple[Peer, ...], directory: RunDirectory, cell: Cell, run: str, barrier: Path) -> None:
+    def __init__(
+        self, peers: tuple[PeerPlacement, ...], directory: RunDirectory, cell: Cell, run: str, barrier: Path
+    ) -> None:
         self._peers, self._barrier = peers, barrier
         self._processes = [self._process(peer, directory, cell, run) for peer in peers]
         self._timeout_s = cell.timeout_s + LATER_S
@@ -64,11 +73,11 @@ class Peers:
 
     @property
     def options(self) -> list[str]:
-        """What the workload is told of its peers."""
+        """Options of the workload."""
         return ["--barrier", str(self._barrier), "--peers", str(len(self._peers) + 1)] if self._peers else []
 
     def start(self, lock: HostLock, cpus: set[int], append_logs: bool) -> None:
-        """cpus: what they may be bound to."""
+        """cpus: those that they may be bound to."""
         if not self._peers:
             return
         # The kernel ends a child with the thread that started it: each has a thread that waits for it.
@@ -77,7 +86,7 @@ class Peers:
             self._ended.append(self._pool.submit(self._run, process, lock, cpus, append_logs))
 
     def check(self) -> None:
-        """Raise PeerFailed if one of them ended badly."""
+        """Raise PeerFailed if one of them failed."""
         if self.failure():
             raise PeerFailed
 
@@ -87,42 +96,52 @@ class Peers:
         self._stop.set()
         wait(self._ended)
 
-    def failure(self) -> tuple[float, dict[str, Any]] | None:
-        """When (seconds since the epoch) and how the first of them failed by itself; None if none did."""
-        found = []
+    def failure(self) -> PeerFailure | None:
+        """The first one that failed by itself."""
+        failures = []
         for peer, process, ended in zip(self._peers, self._processes, self._ended, strict=True):
-            outcome = self._outcome(process, ended)
-            if outcome and outcome["status"] != OK:
-                reason = f"peer on GPU {peer.gpu}: {outcome['reason']}"
+            failure = self._failure(process, ended)
+            if failure:
                 known = ended.done() and not ended.exception()
                 at_s = failed_at(process, ended.result().at_s if known else time.time())
-                found.append((at_s, outcome | {"reason": reason}))
-        return min(found, key=lambda one: one[0], default=None)
+                reason = f"peer on GPU {peer.gpu}: {failure.reason}"
+                failures.append(PeerFailure(at_s, replace(failure, reason=reason)))
+        return min(failures, key=lambda one: one.at_s, default=None)
 
-    def records(self) -> list[dict[str, Any]]:
-        """What is kept of each, once they have ended."""
+    def records(self) -> list[Peer]:
+        """What is stored of each, once they have ended."""
         return [
-            {
-                "gpu": peer.gpu,
-                "gpu_uuid": peer.gpu_uuid,
-                "cpu_node": peer.node,
-                "mem_node": peer.node,
-                "command": process.command,
-                **(self._outcome(process, ended) or failure(CRASHED, "ended because the run did")),
-                "exit_code": ended.result().end.exit_code if ended.done() and not ended.exception() else None,
-                "result": process.read_result(),
-            }
+            self._record(peer, process, ended)
             for peer, process, ended in zip(self._peers, self._processes, self._ended, strict=False)
         ]
 
-    def _process(self, peer: Peer, directory: RunDirectory, cell: Cell, run: str) -> Process:
+    def _record(self, peer: PeerPlacement, process: Process, ended: Future[Ended]) -> Peer:
+        failure = self._failure(process, ended)
+        if isinstance(ended.exception(), Stop) and ended not in self._late:
+            failure = Failure(status=Outcome.CRASHED, reason="ended because the run did")
+        written = process.read_report()
+        return Peer(
+            gpu=peer.gpu,
+            gpu_uuid=peer.gpu_uuid,
+            cpu_node=peer.node,
+            mem_node=peer.node,
+            command=process.command,
+            status=failure.status if failure else Outcome.OK,
+            reason=failure.reason if failure else "",
+            advice=failure.advice if failure else "",
+            log_tail=failure.log_tail if failure else [],
+            exit_code=None if ended.exception() else ended.result().end.exit_code,
+            result=written.result if written else None,
+        )
+
+    def _process(self, peer: PeerPlacement, directory: RunDirectory, cell: Cell, run: str) -> Process:
         name = f"{run}_peer_gpu{peer.gpu}"
         own = peer_cell(cell, peer)
         cell_file = directory.path / "cells" / f"{cell.name}_peer_gpu{peer.gpu}.json"
         write_json(cell_file, plain(own))
         result = self._barrier.parent / f"peer_gpu{peer.gpu}.json"
         logs = directory.log(name, "stdout"), directory.log(name, "stderr")
-        return Process(own, workload_argv(cell_file, "load", result, *self.options), logs, result)
+        return Process(own, workload_argv(cell_file, Mode.LOAD, result, *self.options), logs, result)
 
     def _run(self, process: Process, lock: HostLock, cpus: set[int], append_logs: bool) -> Ended:
         end = process.run(lock, cpus, self._raise_if_stopped, self._timeout_s, append_logs)
@@ -132,20 +151,21 @@ class Peers:
         if self._stop.is_set():
             raise Stop
 
-    def _outcome(self, process: Process, ended: Future[Ended]) -> dict[str, Any] | None:
-        """None while it runs, and if it was made to end because the run did."""
+    def _failure(self, process: Process, ended: Future[Ended]) -> Failure | None:
+        """None while it runs, if it succeeded, and if it was ended because the run did."""
         if ended in self._late:
-            return failure(TIMEOUT, f"did not end within {FINISH_S:g} s of the measured process", "see its log")
+            reason = f"did not end within {FINISH_S:g} s of the measured process"
+            return Failure(status=Outcome.TIMEOUT, reason=reason, advice="see its log")
         if not ended.done() or isinstance(ended.exception(), Stop):
             return None
-        error = ended.exception()
-        if error:
-            return failure(CRASHED, f"cannot be started: {error}", "see the log of the run")
-        return process.outcome(ended.result().end)
+        if error := ended.exception():
+            reason = f"cannot be started: {error}"
+            return Failure(status=Outcome.CRASHED, reason=reason, advice="see the log of the run")
+        return process.failure(ended.result().end)
 
 
-def peers_of(directory: RunDirectory, cell: Cell) -> tuple[Peer, ...]:
-    """Raise NoPeers where this host has none, or where nothing says which nodes are theirs."""
+def peers_of(directory: RunDirectory, cell: Cell) -> tuple[PeerPlacement, ...]:
+    """Raise NoPeers where this host has none, or where their nodes are not known."""
     if cell.concurrent_gpus == 1:
         return ()
     return choose_peers(
@@ -160,21 +180,21 @@ def peers_of(directory: RunDirectory, cell: Cell) -> tuple[Peer, ...]:
 
 def probed_nodes(directory: RunDirectory) -> dict[int, int | None]:
     """The nearest node of each GPU by the probe before the first run."""
-    probe = read_record(directory.probe("before")) or {}
-    return {gpu["index"]: gpu.get("measured_node") for gpu in (probe.get("found") or {}).get("gpus") or ()}
+    record = read_record(directory.probe("before"), ProbeStage)
+    return {gpu.index: gpu.measured_node for gpu in record.found.gpus} if record else {}
 
 
-def peer_cell(cell: Cell, peer: Peer) -> Cell:
-    """What a peer executes: the measured cell on another GPU and node. The workload knows of concurrent_load."""
-    own = structs.replace(cell, gpu=peer.gpu, gpu_uuid=peer.gpu_uuid)
-    if cell.concurrent_placement == FOUND:
-        return structs.replace(own, binding="none")
-    return structs.replace(own, cpu_node=peer.node, mem_node=peer.node)
+def peer_cell(cell: Cell, peer: PeerPlacement) -> Cell:
+    """What a peer executes: the measured cell on another GPU and node, of which the workload makes the load."""
+    own = replace(cell, gpu=peer.gpu, gpu_uuid=peer.gpu_uuid)
+    if peer.node is None:
+        return replace(own, binding="none")
+    return replace(own, cpu_node=peer.node, mem_node=peer.node)
 
 
 def failed_at(process: Process, ended_at_s: float) -> float:
-    """When it wrote its result, which names the failure; if it wrote none, when it ended.
+    """When it wrote its report, which names the failure; without one, when it ended.
 
     One failure makes the others fail too: the first of them is the cause.
     """
-    return process.result.stat().st_mtime if process.result.exists() else ended_at_s
+    return process.report.stat().st_mtime if process.report.exists() else ended_at_s

@@ -1,21 +1,25 @@
 """The two devices behind one interface: streams, events, buffers.
 
-The pipeline is written once against it. On the cpu device a stream is a name, work is done when it is
-issued, and an event is a clock reading; so the cpu device runs the very loop that the GPU runs.
+The pipeline is written once against it. On the cpu device a stream is only a name, work is done when it is issued,
+and an event is a clock reading; so the cpu device runs the same loop as a GPU.
 """
 
 import os
+import platform
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 import torch
 
-from bench.workload.cell import Cell
-from bench.workload.failures import CRASHED, NOT_RUNNABLE, RunFailure
+from bench.records.run import Device as DeviceFacts
+from bench.records.run import Outcome, Versions
+from bench.records.study import Cell
+from bench.workload.failures import RunFailure
 
-# Of the GPUs there are: a hold may last longer than asked, never shorter.
+# At least the clock of any GPU: a hold may last longer than requested, never shorter.
 HIGHEST_CLOCK_HZ = 2.6e9
 
 
@@ -24,7 +28,7 @@ class Event(Protocol):
 
     def record(self, stream: Any) -> None: ...
     def wait(self, stream: Any) -> None: ...
-    def elapsed_time(self, end: "Event") -> float: ...
+    def elapsed_time(self, end: Any) -> float: ...
     def synchronize(self) -> None: ...
 
 
@@ -37,7 +41,7 @@ class Device(Protocol):
     def synchronize(self) -> None: ...
     def hold(self, stream: Any, duration_s: float) -> None: ...
     def allocations(self) -> int: ...
-    def describe(self) -> dict[str, Any]: ...
+    def describe(self) -> DeviceFacts: ...
 
 
 class CpuEvent:
@@ -79,17 +83,17 @@ class CpuDevice:
     def allocations(self) -> int:
         return 0
 
-    def describe(self) -> dict[str, Any]:
-        return {"type": "cpu", "name": _cpu_name(), "uuid": None, "pci_bus_id": None, "capability": None}
+    def describe(self) -> DeviceFacts:
+        return DeviceFacts(type="cpu", name=_cpu_name())
 
 
 class CudaDevice:
-    """GPU `index` in PCI bus order; the parent sets CUDA_DEVICE_ORDER."""
+    """GPU `index` in PCI bus order, for which the parent sets CUDA_DEVICE_ORDER."""
 
     def __init__(self, index: int) -> None:
         self.torch_device = torch.device("cuda", index)
         torch.cuda.set_device(index)
-        # Creates the context now, so that its time is booked where it belongs.
+        # Creates the context now, so that its time counts as that of the device.
         torch.cuda.synchronize(index)
         self._properties = torch.cuda.get_device_properties(index)
 
@@ -116,25 +120,25 @@ class CudaDevice:
         """Calls of cudaMalloc so far; it must not move inside a window."""
         return int(torch.cuda.memory_stats(self.torch_device).get("num_device_alloc", 0))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> DeviceFacts:
         properties = self._properties
-        return {
-            "type": "cuda",
-            "name": properties.name,
-            "uuid": gpu_uuid(properties),
-            "pci_bus_id": _pci_bus_id(properties),
-            "capability": f"{properties.major}.{properties.minor}",
-        }
+        return DeviceFacts(
+            type="cuda",
+            name=properties.name,
+            uuid=gpu_uuid(properties),
+            pci_bus_id=_pci_bus_id(properties),
+            capability=f"{properties.major}.{properties.minor}",
+        )
 
 
 def open_device(cell: Cell) -> Device:
-    """Raise RunFailure: not_runnable without CUDA or without that GPU, crashed if it is another one or has gone."""
+    """Raise RunFailure: not_runnable without CUDA or without that GPU, crashed if it is another one or disappeared."""
     # One thread per CPU this process may use: torch counts the machine's.
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     if cell.device == "cpu":
         return CpuDevice()
-    # A GPU that was seen when the study was laid out has gone away since.
-    missing = CRASHED if cell.gpu_uuid else NOT_RUNNABLE
+    # The study found this GPU: then it has disappeared since.
+    missing = Outcome.CRASHED if cell.gpu_uuid else Outcome.NOT_RUNNABLE
     if not torch.cuda.is_available():
         raise RunFailure(
             missing,
@@ -146,17 +150,27 @@ def open_device(cell: Cell) -> Device:
         raise RunFailure(
             missing,
             f"there is no GPU {cell.gpu}: torch sees {count} (0 to {count - 1})",
-            "choose gpu_ids among those that numastudy doctor shows",
+            "choose gpu_ids among those that numastudy doctor lists",
         )
     device = CudaDevice(cell.gpu)
-    found = device.describe()["uuid"]
+    found = device.describe().uuid
     if cell.gpu_uuid and found and bare_uuid(found) != bare_uuid(cell.gpu_uuid):
         raise RunFailure(
-            CRASHED,
+            Outcome.CRASHED,
             f"GPU {cell.gpu} is {found}, expected {cell.gpu_uuid}",
             "set CUDA_DEVICE_ORDER=PCI_BUS_ID and clear CUDA_VISIBLE_DEVICES",
         )
     return device
+
+
+def versions() -> Versions:
+    """The software that a result depends on."""
+    # From the package metadata: a cell without compute does not import timm.
+    try:
+        timm: str | None = version("timm")
+    except PackageNotFoundError:
+        timm = None
+    return Versions(python=platform.python_version(), torch=str(torch.__version__), cuda=torch.version.cuda, timm=timm)
 
 
 def gpu_uuid(properties: Any) -> str | None:

@@ -1,39 +1,41 @@
-"""Eager, compiled or CUDA graph."""
+"""How the forward pass is executed: eager, compiled, or as one CUDA graph for each slot."""
 
 import importlib.util
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import torch
 
-from bench.workload.cell import GRAPHED_COMPILE_MODES, Cell
+from bench.records.run import Compilation, Outcome
+from bench.records.study import Cell
 from bench.workload.devices import Device
-from bench.workload.failures import CRASHED, RunFailure, first_line, is_out_of_memory
+from bench.workload.failures import RunFailure, first_line, is_out_of_memory
 from bench.workload.host_memory import fill_ring
 from bench.workload.models import TORCH_DTYPES
 from bench.workload.pipeline import Forward
 
-# --- compilation
-# torch.compile: compiled in the mode that was asked for, or a failure with a name; never another mode silently.
-
+# These modes of torch.compile record CUDA graphs themselves.
+GRAPHED_COMPILE_MODES = ("reduce-overhead", "max-autotune")
 # Modes that record CUDA graphs need a first call, a recording and a first replay.
 SETTLING_CALLS = 4
-NOTHING = "this model computes nothing: there is nothing to compile, and the run is that of compile_model off"
 
 Call = Callable[[torch.Tensor], torch.Tensor]
 
 
+# torch.compile: compiled in the requested mode, or a named failure; never silently in another mode.
+
+
 def compiled(cell: Cell, device: Device, call: Call, slots: list[torch.Tensor]) -> Call:
-    """`call`, compiled in the cell's mode and called until it is ready. Raise RunFailure (crashed) if it fails."""
+    """`call`, compiled in the cell's mode and called until it is warm. Raise RunFailure (crashed) if that fails."""
     import torch._dynamo
 
     torch._dynamo.reset()
-    # An error must not be answered by running eagerly, whatever the environment says.
+    # An error must not fall back to running eagerly, whatever the environment asks for.
     torch._dynamo.config.suppress_errors = False
-    captured, skipped = _captured_of_compilation(), _counter("inductor", "cudagraph_skips")
+    captured, skipped = _captured_graphs(), _counter("inductor", "cudagraph_skips")
     try:
-        # fullgraph: a graph break would leave part of the model eager without saying so.
+        # fullgraph: a graph break would silently leave part of the model eager.
         result = torch.compile(call, mode=cell.compile_model, fullgraph=True, dynamic=False)
         for _ in range(SETTLING_CALLS):
             for slot in slots:
@@ -43,17 +45,17 @@ def compiled(cell: Cell, device: Device, call: Call, slots: list[torch.Tensor]) 
         if is_out_of_memory(error):
             raise
         text = f"torch.compile in mode {cell.compile_model} failed: {type(error).__name__}: {first_line(error)}"
-        raise RunFailure(CRASHED, text, compile_advice(error)) from error
-    if _captured_of_compilation() == captured:
+        raise RunFailure(Outcome.CRASHED, text, compile_advice(error)) from error
+    if _captured_graphs() == captured:
         raise RunFailure(
-            CRASHED,
+            Outcome.CRASHED,
             f"torch.compile in mode {cell.compile_model} compiled nothing: the model would run eagerly",
             "unset TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE",
         )
     graphed = cell.compile_model in GRAPHED_COMPILE_MODES and cell.device == "cuda"
     if graphed and _counter("inductor", "cudagraph_skips") > skipped:
         raise RunFailure(
-            CRASHED,
+            Outcome.CRASHED,
             f"torch.compile in mode {cell.compile_model} recorded no CUDA graph of this model",
             "set compile_model to default; the run's .stderr log has torch's reason (TORCH_LOGS=perf_hints)",
         )
@@ -65,29 +67,24 @@ def compilations() -> int:
 
     Of the recordings torch counts the inputs that change: one of this project's models has one.
     """
-    return _captured_of_compilation() + _counter("inductor", "cudagraph_recorded_non_static_inputs")
+    return _captured_graphs() + _counter("inductor", "cudagraph_recorded_non_static_inputs")
 
 
 def refuse_compilations(count: int) -> None:
     """Raise RunFailure (crashed) if code was compiled inside the windows."""
     if count:
         raise RunFailure(
-            CRASHED,
+            Outcome.CRASHED,
             f"{count} compilations or recordings of CUDA graphs inside the windows: the warm-up was too short for them",
             "raise warmup_samples, or set compile_model to off",
         )
 
 
-def compile_facts(cell: Cell, compile_s: float) -> dict[str, Any] | None:
-    """For the result: mode, seconds (none of them in a window), and what it means without compute. None: not asked."""
+def compilation(cell: Cell, compile_s: float) -> Compilation | None:
+    """For the result; None if the cell does not ask for it."""
     if cell.compile_model == "off":
         return None
-    computes = cell.model.computes
-    return {
-        "mode": cell.compile_model,
-        "compile_s": compile_s if computes else None,
-        "reason": "" if computes else NOTHING,
-    }
+    return Compilation(mode=cell.compile_model, compile_s=compile_s if cell.model.computes else None)
 
 
 def compile_advice(error: BaseException) -> str:
@@ -101,22 +98,25 @@ def compile_advice(error: BaseException) -> str:
     return "set compile_model to off, or to another mode; the run's .stderr log has the whole error"
 
 
-def _captured_of_compilation() -> int:
+def _captured_graphs() -> int:
     return _counter("stats", "unique_graphs")
 
 
 def _counter(group: str, name: str) -> int:
-    # Not imported for this: an eager run pays no second for it.
+    # Not imported for this, which would take an eager run a second.
     utils = sys.modules.get("torch._dynamo.utils")
     return int(utils.counters[group][name]) if utils else 0
 
 
-# --- execution
-# How the forward pass is executed: eager, compiled, or as one CUDA graph per slot.
+# Slots and forward passes.
+
 
 def make_slots(cell: Cell, device: Device) -> list[torch.Tensor]:
-    """The device's input slots. Zeroed, so that warm-up calls before the first copy see finite values; where nothing
-    is copied in, each holds a batch of its own, those that would have been copied first."""
+    """The device's input slots, each batch x 3 x px x px.
+
+    Zeroed, so that calls before the first copy read finite values; where nothing is copied in, they hold the batches
+    that would have been copied first.
+    """
     dtype = TORCH_DTYPES[cell.dtype]
     slots = [torch.zeros(cell.batch_shape, dtype=dtype, device=device.torch_device) for _ in range(cell.buffers)]
     if not cell.copies_in:
@@ -130,13 +130,13 @@ def make_slots(cell: Cell, device: Device) -> list[torch.Tensor]:
 def make_forward(
     cell: Cell, device: Device, model: torch.nn.Module | None, slots: list[torch.Tensor]
 ) -> Forward | None:
-    """The forward pass by slot, compiled or captured as the cell asks and called until it is ready.
+    """The forward pass by slot, compiled or captured as the cell asks for, and called until it is warm.
 
-    Raise RunFailure (crashed) if the asked mode fails: another mode would be another measurement.
+    Raise RunFailure (crashed) if that fails: another mode would be another measurement.
     """
     if model is None:
         return None
-    call: Callable[[torch.Tensor], torch.Tensor] = model.forward_features
+    call = cast(Call, model.forward_features)
     if cell.compile_model != "off":
         call = compiled(cell, device, call, slots)
     if cell.cuda_graph:
@@ -179,12 +179,12 @@ def _captured(call: Callable[[torch.Tensor], torch.Tensor], slots: list[torch.Te
     """One CUDA graph per slot, reading the slot's input and writing an output of its own.
 
     The graphs share one memory pool. That is safe: they are replayed one after another on one stream, so
-    they may share scratch memory, and every output stays referenced, so no later graph is given its block.
+    they may share scratch memory, and every output stays referenced, so that no later graph gets its block.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        # Library handles and workspaces must be there before the capture, which allows no synchronisation.
+        # Library handles and workspaces must exist before the capture, which allows no synchronisation.
         for slot in slots:
             call(slot)
     torch.cuda.current_stream().wait_stream(side)
@@ -201,7 +201,7 @@ def _captured(call: Callable[[torch.Tensor], torch.Tensor], slots: list[torch.Te
             if is_out_of_memory(error):
                 raise
             raise RunFailure(
-                CRASHED, f"CUDA graph capture failed: {first_line(error)}", "set cuda_graph to false"
+                Outcome.CRASHED, f"CUDA graph capture failed: {first_line(error)}", "set cuda_graph to false"
             ) from error
         graphs.append(graph)
         outputs.append(output)
@@ -211,18 +211,18 @@ def _captured(call: Callable[[torch.Tensor], torch.Tensor], slots: list[torch.Te
         replays[slot]()
         return outputs[slot]
 
-    # The graphs know the weights by address only: once nobody refers to the model, its memory is given to others.
+    # The graphs hold the weights by address only: without a reference to the model its memory would be reused.
     forward.reads = call  # type: ignore[attr-defined]
     return forward
 
 
 def _check_output(cell: Cell, output: torch.Tensor) -> None:
-    """The copy out moves exactly the bytes the record says, in one piece."""
+    """The copy out must move exactly the bytes in the record, in one piece."""
     expected = (tuple(cell.output_shape), TORCH_DTYPES[cell.dtype])
     found = (tuple(output.shape), output.dtype)
     if found != expected or not output.is_contiguous():
         raise RunFailure(
-            CRASHED,
+            Outcome.CRASHED,
             f"the model returned {found}, expected {expected}, contiguous",
-            "this timm is not the one that was tested: install it with constraints.txt",
+            "this version of timm was not tested: install the one in constraints.txt",
         )

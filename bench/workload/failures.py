@@ -1,14 +1,18 @@
-"""Why a run ended without numbers: a named outcome, never a bare traceback."""
+"""What a program in a cell reads and writes: the cell, and its result or the named outcome it ended with instead."""
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
 
 from bench.errors import StudyError
-
-OOM = "oom"
-NOT_RUNNABLE = "not_runnable"
-CRASHED = "crashed"
+from bench.records.base import DamagedRecord, read
+from bench.records.run import ChildReport, Failure, Outcome, write_record
+from bench.records.study import Cell
 
 LESS_MEMORY = "reduce batch_size or memory_size_mb"
 
-# How torch words a failed allocation where it has no exception type of its own: pinned host memory
+# What torch writes of a failed allocation where it has no exception type of its own: pinned host memory
 # (cudaHostAlloc), cuBLAS workspaces, the CPU allocator.
 _OUT_OF_MEMORY_TEXTS = (
     "out of memory",
@@ -20,33 +24,57 @@ _OUT_OF_MEMORY_TEXTS = (
 
 
 class RunFailure(StudyError):
-    """A run that could not be measured; `status` is the outcome its record gets."""
+    """A run that could not be measured; `status` is the outcome in its record."""
 
     exit_code = 3
 
-    def __init__(self, status: str, what: str, advice: str) -> None:
+    def __init__(self, status: Outcome, what: str, advice: str) -> None:
         super().__init__(what, "", advice)
         self.status = status
 
-    def record(self) -> dict[str, str]:
-        return {"status": self.status, "reason": self.what, "advice": self.advice}
+    def record(self) -> Failure:
+        return Failure(status=self.status, reason=self.what, advice=self.advice)
+
+
+def read_cell(path: Path) -> Cell:
+    """Raise RunFailure (crashed) for a file that is not a cell."""
+    try:
+        return read(path, Cell)
+    except (DamagedRecord, OSError) as error:
+        what = f"the cell cannot be read: {error}"
+        raise RunFailure(Outcome.CRASHED, what, "write it with all keys of a cell, as in cells/") from None
+
+
+def write_report(path: Path, measure: Callable[[], ChildReport]) -> int:
+    """Write what measure() returns, or the outcome of what it raised. Return the exit code, 0 or 3."""
+    try:
+        write_record(path, measure())
+    except Exception as error:
+        failure = name_failure(error)
+        write_record(path, ChildReport(failure=failure.record()))
+        if failure.status is Outcome.CRASHED and not isinstance(error, RunFailure):
+            # For the log of the run; the record has it in one line.
+            traceback.print_exc()
+        print(failure, file=sys.stderr)
+        return failure.exit_code
+    return 0
 
 
 def name_failure(error: BaseException) -> RunFailure:
     """The outcome of any exception that ended a run.
 
-    torch is not imported for this: its out-of-memory exception is known by its name, since the failure may
-    be that torch cannot be imported.
+    torch is not imported for this, since the failure may be that it cannot be: its out-of-memory exception is
+    recognised by its name.
     """
     if isinstance(error, RunFailure):
         return error
     if isinstance(error, StudyError):
         where = f" ({error.where})" if error.where else ""
-        return RunFailure(CRASHED, f"{error.what}{where}", error.advice or "see the log of the run")
+        return RunFailure(Outcome.CRASHED, f"{error.what}{where}", error.advice or "see the log of the run")
     text = f"{type(error).__name__}: {first_line(error)}"
     if is_out_of_memory(error):
-        return RunFailure(OOM, f"out of memory: {text}", LESS_MEMORY)
-    return RunFailure(CRASHED, text, "see the end of the run's .stderr log")
+        return RunFailure(Outcome.OOM, f"out of memory: {text}", LESS_MEMORY)
+    return RunFailure(Outcome.CRASHED, text, "see the end of the run's .stderr log")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,4 +1,15 @@
-"""Kinds of host memory, rings of host batches, free-memory check."""
+"""Host memory that copies use: its kinds, the rings of host batches, and the check that there is enough of it.
+
+The kinds (setting host_memory):
+pinned          torch's: cudaHostAlloc; rounded up to a power of two
+pageable        normal memory: CUDA stages it through a buffer of its own, and the call returns when it is done: copies
+                hardly overlap
+write-combined  cudaHostAlloc with that flag, for the copy in only: the CPU reads it slowly, so outputs are pinned
+registered      normal page-aligned memory, pinned in place (cudaHostRegister)
+huge            the same in transparent huge pages; a run that does not get them is not_runnable
+
+On the cpu device pinned and pageable are both normal memory, since there is no GPU to pin it for.
+"""
 
 import ctypes
 import math
@@ -10,21 +21,30 @@ from dataclasses import dataclass
 from functools import cache
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from bench.workload.cell import Cell
+from bench.host.topology import meminfo
+from bench.records.run import HostBuffers, HugePages, Outcome
+from bench.records.study import Cell
 from bench.workload.devices import Device
-from bench.workload.failures import CRASHED, LESS_MEMORY, NOT_RUNNABLE, OOM, RunFailure
+from bench.workload.failures import LESS_MEMORY, RunFailure
 from bench.workload.models import TORCH_DTYPES
 
-# --- mapped
-# Host memory that this process maps itself: page-aligned, on request in transparent huge pages.
-
 MADV_COLLAPSE = 25
-"""Linux 6.1: make huge pages of what is there, now (asm-generic/mman-common.h)."""
+"""Linux 6.1: turn what is mapped into huge pages now (asm-generic/mman-common.h)."""
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
+PORTABLE, WRITE_COMBINED = 1, 4
+"""CU_MEMHOSTALLOC_PORTABLE, CU_MEMHOSTALLOC_WRITECOMBINED (cuda.h); the first is CU_MEMHOSTREGISTER_PORTABLE too."""
+OUT_OF_MEMORY = 2
+"""CUDA_ERROR_OUT_OF_MEMORY"""
+MIB = 1 << 20
+# For what is not the pool: CUDA context, library workspaces, the profiler's buffers.
+HEADROOM_BYTES = 256 * MIB
+OUTPUT_RING_BYTES = 64 * MIB
+
+
+# Memory that this process maps itself: page-aligned, on request in transparent huge pages.
 
 
 def map_memory(
@@ -61,7 +81,7 @@ def map_huge(nbytes: int, on_release: Callable[[int], None] | None = None) -> to
         found = huge_bytes(memory.data_ptr(), length)
     if found < length:
         raise RunFailure(
-            NOT_RUNNABLE,
+            Outcome.NOT_RUNNABLE,
             f"host_memory huge: the kernel gave {found >> 20} of {length >> 20} MiB in huge pages",
             "free memory, or compact it (echo 1 > /proc/sys/vm/compact_memory), or set host_memory to registered",
         )
@@ -78,7 +98,7 @@ def huge_page_bytes() -> int:
     if size and "[never]" not in enabled:
         return size
     raise RunFailure(
-        NOT_RUNNABLE,
+        Outcome.NOT_RUNNABLE,
         f"host_memory huge: transparent huge pages are {f'set to {enabled}' if size else 'missing in this kernel'}",
         f"echo madvise > {HUGE_PAGES}/enabled, or set host_memory to pinned",
     )
@@ -111,15 +131,8 @@ def _release(mapping: mmap.mmap, address: int, on_release: Callable[[int], None]
         on_release(address)
 
 
-# --- driver
-# What of the CUDA driver torch does not offer: registering memory, and write-combined memory.
-#
-# Called on torch's own context, which is current where torch has used the GPU.
-
-PORTABLE, WRITE_COMBINED_of_driver = 1, 4
-"""CU_MEMHOSTALLOC_PORTABLE, CU_MEMHOSTALLOC_WRITECOMBINED (cuda.h); the first is CU_MEMHOSTREGISTER_PORTABLE too."""
-OUT_OF_MEMORY = 2
-"""CUDA_ERROR_OUT_OF_MEMORY"""
+# Calls of the CUDA driver that torch does not offer: registering memory, and write-combined memory. They need torch's
+# own context, which is current where torch has used the GPU.
 
 
 def register(memory: torch.Tensor) -> None:
@@ -136,8 +149,8 @@ def unregister(address: int) -> None:
 def write_combined(nbytes: int) -> torch.Tensor:
     """nbytes of pinned memory that the CPU's caches do not hold. Raise RunFailure: oom or crashed."""
     where = ctypes.c_void_p()
-    _call("cuMemHostAlloc", ctypes.byref(where), ctypes.c_size_t(nbytes), PORTABLE | WRITE_COMBINED_of_driver)
-    owner = (ctypes.c_ubyte * nbytes).from_address(where.value)
+    _call("cuMemHostAlloc", ctypes.byref(where), ctypes.c_size_t(nbytes), PORTABLE | WRITE_COMBINED)
+    owner = (ctypes.c_ubyte * nbytes).from_address(where.value or 0)
     weakref.finalize(owner, _driver().cuMemFreeHost, where).atexit = False
     return torch.frombuffer(owner, dtype=torch.uint8)
 
@@ -155,46 +168,30 @@ def _call(name: str, *arguments: object) -> None:
     _driver().cuGetErrorString(error, ctypes.byref(text))
     words = f"{name}: {(text.value or b'unknown error').decode()} ({error})"
     if error == OUT_OF_MEMORY:
-        raise RunFailure(OOM, words, LESS_MEMORY)
-    raise RunFailure(CRASHED, words, "set host_memory to pinned")
+        raise RunFailure(Outcome.OOM, words, LESS_MEMORY)
+    raise RunFailure(Outcome.CRASHED, words, "set host_memory to pinned")
 
 
-# --- host_memory
-# The kinds of host memory that copies start from and end in (setting host_memory).
-#
-# pinned          torch's: cudaHostAlloc; rounded up to a power of two
-# pageable        normal memory: CUDA stages it through a buffer of its own, and the call returns when it is done
-# write-combined  cudaHostAlloc with that flag, for the copy in only: the CPU reads it slowly, so outputs are pinned
-# registered      normal page-aligned memory, pinned where it lies (cudaHostRegister)
-# huge            the same in transparent huge pages; a run that does not get them is not_runnable
-#
-# On the cpu device pinned and pageable are normal memory, huge is huge, and the others cannot be run (cell.py).
-
-STAGED = (
-    "pageable memory: every copy is staged through a buffer of CUDA's and holds the CPU until it is done, "
-    "so copies do not run ahead and hardly overlap"
-)
-WRITE_COMBINED = "write-combined memory is for the copy in; outputs are pinned, since the CPU would read it very slowly"
-PLAIN = "the cpu device copies normal memory: there is no GPU to pin it for"
+# The kinds.
 
 
 class HostMemory:
-    """Buffers of one kind. `kind`: pinned, pageable, write-combined, registered, huge."""
+    """Buffers of one kind: pinned, pageable, write-combined, registered or huge."""
 
     def __init__(self, kind: str, device: Device) -> None:
         self.kind = kind
         self._cuda = device.torch_device.type == "cuda"
 
     def inputs(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """To copy from. Raise RunFailure where this kind cannot be had."""
+        """To copy from. Raise RunFailure where this kind is not available."""
         return self._buffer(self.kind, shape, dtype)
 
     def outputs(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """To copy to. Raise RunFailure where this kind cannot be had."""
+        """To copy to. Raise RunFailure where this kind is not available."""
         return self._buffer(self._output_kind, shape, dtype)
 
     def taken_bytes(self, nbytes: int) -> int:
-        """What a buffer of nbytes takes of the host."""
+        """Host memory that a buffer of nbytes uses."""
         if self.kind == "huge":
             page = huge_page_bytes()
             return -(-nbytes // page) * page
@@ -203,23 +200,17 @@ class HostMemory:
             return 1 << max(0, nbytes - 1).bit_length()
         return nbytes
 
-    def describe(self, inputs: torch.Tensor | None, outputs: torch.Tensor | None) -> dict[str, Any]:
-        """For the result: kinds of both sides, whether copies wait for the CPU, and what lies in huge pages.
-
-        huge_pages: bytes of normal memory by side; None where there is no such buffer, or it is CUDA's own memory.
-        """
-        sides = {"inputs": (self.kind, inputs), "outputs": (self._output_kind, outputs)}
-        huge = {side: self._in_huge_pages(*buffer) for side, buffer in sides.items()}
-        notes = {"pageable": STAGED, "write-combined": WRITE_COMBINED}
-        note = notes.get(self.kind, "") if self._cuda else PLAIN
-        return {
-            "kind": self.kind,
-            "inputs": self.kind,
-            "outputs": self._output_kind,
-            "synchronous_copies": not self._cuda or self.kind == "pageable",
-            "huge_pages": huge,
-            "note": note,
-        }
+    def describe(self, inputs: torch.Tensor | None, outputs: torch.Tensor | None) -> HostBuffers:
+        return HostBuffers(
+            kind=self.kind,
+            inputs=self.kind,
+            outputs=self._output_kind,
+            synchronous_copies=not self._cuda or self.kind == "pageable",
+            huge_pages=HugePages(
+                inputs=self._in_huge_pages(self.kind, inputs),
+                outputs=self._in_huge_pages(self._output_kind, outputs),
+            ),
+        )
 
     def _in_huge_pages(self, kind: str, buffer: torch.Tensor | None) -> int | None:
         if buffer is None or (self._cuda and kind in ("pinned", "write-combined")):
@@ -245,39 +236,35 @@ class HostMemory:
         return memory
 
 
-# --- memory
-# How much host memory this process may still take, asked before the pool is allocated.
-
-MIB = 1 << 20
-# Room for what is not the pool: CUDA context, library workspaces, the profiler's buffers.
-HEADROOM_BYTES = 256 * MIB
+# How much host memory this process may still use, checked before the pool is allocated.
 
 
 def require_host_memory(needed_bytes: int, mem_node: int | None, root: Path = Path("/")) -> None:
-    """Raise RunFailure (oom) if the pool cannot fit. `mem_node`: the node memory is bound to, or None."""
+    """Raise RunFailure (oom) if the pool cannot fit. mem_node: the node that memory is bound to, or None."""
     for source, free_bytes in free_memory(mem_node, root).items():
         if needed_bytes + HEADROOM_BYTES > free_bytes:
             raise RunFailure(
-                OOM,
-                f"not enough host memory for the pool: it takes {needed_bytes / MIB:.0f} MiB beside"
+                Outcome.OOM,
+                f"not enough host memory for the pool: it takes {needed_bytes / MIB:.0f} MiB and"
                 f" {HEADROOM_BYTES / MIB:.0f} MiB for the rest, {source} has {free_bytes / MIB:.0f} MiB",
                 LESS_MEMORY,
             )
 
 
 def free_memory(mem_node: int | None, root: Path = Path("/")) -> dict[str, int]:
-    """Free bytes by the limit they were read from; limits that this system does not have are left out."""
+    """Free bytes by the limit they were read from, without the limits that this system does not have."""
     free: dict[str, int] = {}
-    available = _meminfo(root / "proc/meminfo").get("MemAvailable")
+    # No node has this number: the answer is that of the machine.
+    available = meminfo(root, -1).get("MemAvailable")
     if available is not None:
         free["the host"] = available
     group = cgroup_free_bytes(root)
     if group is not None:
         free["the control group"] = group
     if mem_node is not None:
-        node = _meminfo(root / f"sys/devices/system/node/node{mem_node}/meminfo")
+        node = meminfo(root, mem_node)
         if "MemFree" in node:
-            # Page cache is given up before an allocation fails; the doctor counts the same (bench.host.doctor).
+            # Page cache is reclaimed before an allocation fails; the doctor counts alike.
             cache = node.get("Active(file)", 0) + node.get("Inactive(file)", 0)
             free[f"NUMA node {mem_node}"] = node["MemFree"] + cache
     return free
@@ -285,13 +272,13 @@ def free_memory(mem_node: int | None, root: Path = Path("/")) -> dict[str, int]:
 
 def cgroup_free_bytes(root: Path = Path("/")) -> int | None:
     """The tightest limit minus usage over this process's control group and its parents (v2 and v1)."""
-    rooms = []
+    free = []
     for directory, limit_name, usage_name in _cgroup_directories(root):
         limit, usage = _number(directory / limit_name), _number(directory / usage_name)
         if limit is not None and usage is not None:
             reclaimable = _inactive_file_bytes(directory / "memory.stat")
-            rooms.append(max(0, limit - max(0, usage - reclaimable)))
-    return min(rooms) if rooms else None
+            free.append(max(0, limit - max(0, usage - reclaimable)))
+    return min(free) if free else None
 
 
 def _cgroup_directories(root: Path) -> list[tuple[Path, str, str]]:
@@ -330,20 +317,7 @@ def _inactive_file_bytes(path: Path) -> int:
     return int(match.group(1)) if match else 0
 
 
-def _meminfo(path: Path) -> dict[str, int]:
-    """Bytes by name; lines read "MemFree: 1 kB" or, for a node, "Node 0 MemFree: 1 kB"."""
-    try:
-        text = path.read_text()
-    except OSError:
-        return {}
-    found = re.findall(r"^(?:Node \d+ )?([\w()]+):\s+(\d+) kB", text, re.MULTILINE)
-    return {name: int(kibibytes) * 1024 for name, kibibytes in found}
-
-
-# --- rings
 # The rings of host batches that the copies cycle through.
-
-OUTPUT_RING_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True)
@@ -356,17 +330,17 @@ class RingSizes:
 
 @dataclass(frozen=True)
 class Rings:
-    """`inputs`: length x batch x 3 x px x px; `outputs`: length x the shape of one output batch; None: no such copies.
+    """inputs: length x batch x 3 x px x px; outputs: length x the shape of one output batch; None: no such copies.
 
-    host_memory: what kind of memory they are, for the result.
+    host_memory: the kind of memory, for the result.
     """
 
     inputs: torch.Tensor | None
     outputs: torch.Tensor | None
-    host_memory: dict[str, Any]
+    host_memory: HostBuffers
 
     def addresses(self) -> dict[str, tuple[int, int]]:
-        """Address and bytes by name, for the proof of placement."""
+        """Address and bytes by name, for the placement certificate."""
         rings = {"input_ring": self.inputs, "output_ring": self.outputs}
         return {name: (ring.data_ptr(), ring.nbytes) for name, ring in rings.items() if ring is not None}
 
@@ -385,7 +359,7 @@ def ring_sizes(cell: Cell) -> RingSizes:
 def make_rings(cell: Cell, device: Device) -> Rings:
     """Allocate the rings and, unless a thread prepares them, fill the inputs.
 
-    Raise RunFailure: oom if host memory does not hold them, not_runnable where the cell's kind cannot be had.
+    Raise RunFailure: oom if host memory does not hold them, not_runnable where the cell's kind is not available.
     """
     sizes, memory = ring_sizes(cell), HostMemory(cell.host_memory, device)
     needed = memory.taken_bytes(sizes.inputs * cell.input_bytes) + memory.taken_bytes(sizes.outputs * cell.output_bytes)
@@ -399,13 +373,13 @@ def make_rings(cell: Cell, device: Device) -> Rings:
         if not cell.preprocess_queue:
             fill_ring(inputs, cell.seed)
     if sizes.outputs:
-        # A batch that never came back must not look like a result.
+        # A batch that was never copied out must not look like a result.
         outputs = memory.outputs((sizes.outputs, *cell.output_shape), dtype).fill_(float("nan"))
     return Rings(inputs, outputs, memory.describe(inputs, outputs))
 
 
 def fill_ring(ring: torch.Tensor, seed: int) -> None:
-    """Standard normal values that follow from the seed; every batch differs from every other."""
+    """Standard normal values that depend on the seed only; every batch differs from every other."""
     generator = torch.Generator().manual_seed(seed)
     rotate_into(ring, torch.randn(ring[0].numel(), generator=generator).to(ring.dtype))
 
@@ -413,7 +387,7 @@ def fill_ring(ring: torch.Tensor, seed: int) -> None:
 def rotate_into(ring: torch.Tensor, drawn: torch.Tensor) -> None:
     """Every batch of the ring is the values of one, rotated: drawing the whole pool takes seconds."""
     for index, batch in enumerate(ring):
-        # A prime step: no two batches of a ring shorter than the batch get the same rotation.
+        # A prime step: no two batches of a ring shorter than the batch are rotated alike.
         shift = index * 4099 % drawn.numel()
         flat = batch.view(-1)
         flat[shift:] = drawn[: drawn.numel() - shift]

@@ -1,4 +1,4 @@
-"""Warm-up, windows, latency marks, traced pass."""
+"""The measured loop of a run: warm-up, windows, latency marks, and the one traced pass."""
 
 import math
 import resource
@@ -7,17 +7,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
+from bench.records.run import Latency, Outcome, Warmup, Window
 from bench.units import percentile, samples_needed, summary, unsupported
-from bench.workload.barrier import DONE, MEASURING, WARMUP, Progress
 from bench.workload.devices import Device, Event
-from bench.workload.failures import CRASHED, RunFailure
+from bench.workload.failures import RunFailure
 from bench.workload.pipeline import Pipeline, Stage, no_beat
 from bench.workload.profiling import WARMUP_PREFIX, WINDOW_PREFIX, Ranges, annotated_step, named
-
-# --- windows
-# Windows: how long they are, when warm-up has settled. Pure; the clock is in measure.py.
+from bench.workload.progress import Phase, Progress
 
 SETTLED_SPREAD = 0.01
 SETTLED_WINDOWS = 3
@@ -26,31 +23,21 @@ MIN_WARMUP_S = 0.5
 MAX_WARMUP_S = 5.0
 # A window is planned this much longer than it must be, so that a faster moment does not make it too short.
 MARGIN = 1.25
-# Of a window: what filling and emptying the pipeline may add to it.
+# The share of a window that filling and emptying the pipeline may add to it.
 FILLING_SHARE = 0.001
+# Enough for a p99 over nine windows; marking every batch of a fast pipeline would add two commands to each.
+MAX_MARKED_PER_WINDOW = 512
+MAX_EXTENSIONS = 5
+
+Beat = Callable[[], None]
 
 
-@dataclass(frozen=True)
-class Window:
-    """`start_ns` on the monotonic performance counter. `minor_faults`: pages that this process first touched in it, or
-    wrote to while they were shared with another."""
-
-    batches: int
-    duration_s: float
-    start_ns: int
-    minor_faults: int = 0
-
-    @property
-    def batch_s(self) -> float:
-        return self.duration_s / self.batches
-
-    def as_json(self) -> dict[str, float | int]:
-        return dict(vars(self))
+# How long windows are, and when the warm-up has settled. Pure.
 
 
 @dataclass(frozen=True)
 class WarmupRule:
-    """`min_batches`: the study's warm-up samples. The limits end a warm-up that does not settle."""
+    """min_batches: the study's warm-up samples. The limits end a warm-up that does not settle."""
 
     window_s: float
     min_batches: int
@@ -59,7 +46,7 @@ class WarmupRule:
     max_s: float = MAX_WARMUP_S
 
     def full(self, history: Sequence[Window]) -> list[Window]:
-        """The windows long enough to be judged."""
+        """The windows that are long enough to be judged."""
         return [window for window in history if window.duration_s >= self.window_s]
 
     def spread(self, history: Sequence[Window]) -> float | None:
@@ -89,24 +76,24 @@ class WarmupRule:
 
 
 def pace(history: Sequence[Window], window_s: float) -> float:
-    """Seconds per batch, as the last warm-up windows saw it."""
+    """Seconds per batch in the last warm-up windows."""
     full = [window for window in history if window.duration_s >= window_s] or list(history)
     return median(window.batch_s for window in full[-SETTLED_WINDOWS:])
 
 
 def batches_in(window_s: float, batch_s: float) -> int:
-    """Batches that surely last window_s."""
+    """Batches that last at least window_s, with a margin."""
     return max(1, math.ceil(MARGIN * window_s / batch_s))
 
 
-def batches_per_window(batch_s: float, alone_s: float, window_s: float, windows: int, batches_per_pass: int) -> int:
-    """As many as last window_s, and up to a whole pass so many more that two things hold.
+def batches_per_window(batch_s: float, isolated_s: float, window_s: float, windows: int, batches_per_pass: int) -> int:
+    """As many as last window_s; up to a whole pass, as many more as two conditions need.
 
-    A window begins and ends with an empty pipeline, so that one of n batches lasts n * batch_s and what a batch alone
-    takes longer than in the flow (alone_s - batch_s): that is at most FILLING_SHARE of it. And all windows together
+    A window begins and ends with an empty pipeline, so n batches last n * batch_s plus what an isolated batch takes
+    longer (isolated_s - batch_s): this must be at most FILLING_SHARE of the window. And all windows together must
     support a p99.
     """
-    steady = math.ceil((alone_s - batch_s) / (FILLING_SHARE * batch_s))
+    steady = math.ceil((isolated_s - batch_s) / (FILLING_SHARE * batch_s))
     sampled = -(-samples_needed(99) // windows)
     return max(batches_in(window_s, batch_s), min(batches_per_pass, max(steady, sampled)))
 
@@ -122,17 +109,13 @@ def throughput_samples_s(windows: Sequence[Window], batch_size: int) -> float:
     return median(batch_size / window.batch_s for window in windows)
 
 
-# --- latency
 # Latency of a batch on the device: from the start of its copy in to the end of its copy out.
-
-# Enough for a p99 over nine windows; marking every batch of a fast pipeline would add two commands to each.
-MAX_MARKED_PER_WINDOW = 512
 
 
 class LatencyMarks:
-    """Pairs of timing events, made before the windows and used again in each.
+    """Pairs of timing events, created before the windows and reused in each.
 
-    CUDA makes an event when it is first recorded, so each is recorded once at once.
+    CUDA creates an event when it is first recorded, so each is recorded once in advance.
     """
 
     def __init__(self, device: Device, max_marked: int = MAX_MARKED_PER_WINDOW) -> None:
@@ -166,7 +149,7 @@ class LatencyMarks:
 
 
 def mark_stride(count: int, max_marked: int) -> int:
-    """Every how many batches one is marked. Odd, so that two slots are marked alike."""
+    """One batch in so many is marked. Odd, so that both of two slots are marked equally often."""
     stride = max(1, -(-count // max_marked))
     return stride if stride % 2 else stride + 1
 
@@ -177,17 +160,16 @@ def no_latency(direction: str) -> str:
     return f"direction {direction}: a batch has {missing[direction]}" if direction in missing else ""
 
 
-def latency_us(values_us: Sequence[float], reason: str = "") -> dict[str, Any]:
-    """p50, p90, p99, max and their reasons (bench.units), and `quantiles`: 101 values, percent 0 to 100.
+def latency(values_us: Sequence[float], reason: str = "") -> Latency:
+    """None where the sample does not support the value; quantiles 0 and 100 are the smallest and the largest value.
 
-    null where the sample cannot support the value; the ends are the smallest and the largest seen. reason: why there
-    is no sample.
+    reason: why there is no sample.
     """
     ordered = sorted(values_us)
-    found = summary(ordered)
+    values = summary(ordered)
     if reason:
-        found["reasons"] = dict.fromkeys(("p50", "p90", "p99", "max"), reason)
-    return {**found, "quantiles": [_quantile(ordered, percent) for percent in range(101)]}
+        values["reasons"] = dict.fromkeys(("p50", "p90", "p99", "max"), reason)
+    return Latency(**values, quantiles=[_quantile(ordered, percent) for percent in range(101)])
 
 
 def _quantile(ordered: Sequence[float], percent: int) -> float | None:
@@ -197,32 +179,31 @@ def _quantile(ordered: Sequence[float], percent: int) -> float | None:
     return percentile(ordered, percent)
 
 
-# --- measure
-# The measured loop of a run: warm-up, windows, and the one traced pass.
-
-Beat = Callable[[], None]
-MAX_EXTENSIONS = 5
+# The loop.
 
 
 @dataclass(frozen=True)
-class Warmup:
+class WarmedUp:
+    """batch_s: seconds per batch at the end."""
+
     windows: list[Window]
     settled: bool
     spread: float | None
     batch_s: float
 
-    def as_json(self) -> dict[str, object]:
-        return {
-            "batches": sum(window.batches for window in self.windows),
-            "duration_s": sum(window.duration_s for window in self.windows),
-            "settled": self.settled,
-            "spread": self.spread,
-        }
+    @property
+    def record(self) -> Warmup:
+        return Warmup(
+            batches=sum(window.batches for window in self.windows),
+            duration_s=sum(window.duration_s for window in self.windows),
+            settled=self.settled,
+            spread=self.spread,
+        )
 
 
 @dataclass(frozen=True)
 class Measured:
-    """`latencies_us`: one value per marked batch of all windows."""
+    """latencies_us: one value for each marked batch of all windows."""
 
     windows: list[Window]
     latencies_us: list[float]
@@ -236,12 +217,12 @@ def run_window(pipeline: Pipeline, count: int, beat: Beat, marks: LatencyMarks |
     pipeline.run(count, beat, starts=starts, ends=ends)
     pipeline.drain()
     duration_s = (time.perf_counter_ns() - start_ns) / 1e9
-    return Window(count, duration_s, start_ns, _minor_faults() - faults)
+    return Window(batches=count, duration_s=duration_s, start_ns=start_ns, minor_faults=_minor_faults() - faults)
 
 
-def warm_up(pipeline: Pipeline, rule: WarmupRule, progress: Progress, ranges: Ranges | None = None) -> Warmup:
-    """Run windows until `rule` has seen enough; with `ranges` every batch is named warmup_."""
-    progress.enter(WARMUP, rule.min_batches)
+def warm_up(pipeline: Pipeline, rule: WarmupRule, progress: Progress, ranges: Ranges | None = None) -> WarmedUp:
+    """Run windows until `rule` is satisfied; with `ranges` every batch is named warmup_."""
+    progress.enter(Phase.WARMUP, rule.min_batches)
     history: list[Window] = []
     while not rule.is_over(history):
         count = rule.next_batches(history)
@@ -250,11 +231,11 @@ def warm_up(pipeline: Pipeline, rule: WarmupRule, progress: Progress, ranges: Ra
         else:
             step = annotated_step(pipeline, ranges, WARMUP_PREFIX, count)
             history.append(_stepped_window(pipeline, count, progress.beat, step))
-    return Warmup(history, rule.settled(history), rule.spread(history), pace(history, rule.window_s))
+    return WarmedUp(history, rule.settled(history), rule.spread(history), pace(history, rule.window_s))
 
 
-def alone_s(pipeline: Pipeline) -> float:
-    """Seconds of a batch that nothing overlaps, from its first call until it is back. Median of three."""
+def isolated_batch_s(pipeline: Pipeline) -> float:
+    """Seconds of a batch that nothing overlaps, from its first call until its output is back. Median of three."""
     return median(run_window(pipeline, 1, no_beat).duration_s for _ in range(3))
 
 
@@ -269,14 +250,14 @@ def measure_windows(
 ) -> Measured:
     """`windows` windows of `count` batches, each at least window_s long.
 
-    Where the pipeline got faster than warm-up said and a window came out short, all of them are measured
-    again with more batches: dropping the short ones alone would drop the fast ones.
+    If the pipeline is faster than it was at the end of the warm-up and a window is too short, all of them are
+    measured again with more batches: to drop only the short ones would be to drop the fast ones.
     """
     beat = progress.counting(see_cpu)
     for _ in range(MAX_EXTENSIONS):
         if marks:
             marks.prepare(count)
-        progress.enter(MEASURING, windows * count)
+        progress.enter(Phase.MEASURING, windows * count)
         measured: list[Window] = []
         latencies_us: list[float] = []
         for _ in range(windows):
@@ -285,7 +266,7 @@ def measure_windows(
         if min(window.duration_s for window in measured) >= window_s:
             break
         count = longer(count, measured, window_s)
-    progress.enter(DONE)
+    progress.enter(Phase.DONE)
     return Measured(measured, latencies_us)
 
 
@@ -298,7 +279,7 @@ def load_windows(
     windows = [run_window(pipeline, count, beat)]
     while not is_over() and time.perf_counter() < end:
         windows.append(run_window(pipeline, count, beat))
-    # The others stopped during the last one.
+    # The measured process stopped during the last one.
     return windows[:-1] or windows
 
 
@@ -312,18 +293,18 @@ def trace_pass(
 ) -> Window:
     """One pass inside `capture`, all of it inside the range test_double_buffer."""
     step = annotated_step(pipeline, ranges, WINDOW_PREFIX, count)
-    progress.enter(MEASURING, count)
+    progress.enter(Phase.MEASURING, count)
     beat = progress.counting(see_cpu)
     with capture, named(ranges, f"{WINDOW_PREFIX}double_buffer"):
         window = _stepped_window(pipeline, count, beat, step)
-    progress.enter(DONE)
+    progress.enter(Phase.DONE)
     return window
 
 
 def first_batch_again(pipeline: Pipeline) -> float:
     """Mean |y| of ring batch 0: the same for the same seed, however many batches were measured before.
 
-    Raise RunFailure (crashed) if it is no number: the batch never came back, or overflowed its type.
+    Raise RunFailure (crashed) if it is not finite: the batch never came back, or overflowed its type.
     """
     pipeline.next_batch = 0
     pipeline.run(1, no_beat)
@@ -332,7 +313,7 @@ def first_batch_again(pipeline: Pipeline) -> float:
     checksum = float(pipeline.output_of(0).cpu().float().abs().mean())
     if not math.isfinite(checksum):
         what = f"the output of the first batch is {checksum}: it never came back, or overflowed its type"
-        raise RunFailure(CRASHED, what, "set dtype to fp32 or bf16")
+        raise RunFailure(Outcome.CRASHED, what, "set dtype to fp32 or bf16")
     return checksum
 
 
@@ -340,7 +321,8 @@ def _stepped_window(pipeline: Pipeline, count: int, beat: Beat, step: Stage) -> 
     start_ns = time.perf_counter_ns()
     pipeline.run(count, beat, step)
     pipeline.drain()
-    return Window(count, (time.perf_counter_ns() - start_ns) / 1e9, start_ns)
+    duration_s = (time.perf_counter_ns() - start_ns) / 1e9
+    return Window(batches=count, duration_s=duration_s, start_ns=start_ns)
 
 
 def _minor_faults() -> int:

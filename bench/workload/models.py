@@ -1,10 +1,11 @@
-"""The forward passes: timm vision transformers with weights that follow from the seed alone."""
+"""The forward passes: timm vision transformers with weights that depend on the seed only."""
 
+import importlib
 import sys
 
 import torch
 
-from bench.workload.cell import Cell, ModelShape
+from bench.records.study import Cell, Model
 
 TORCH_DTYPES = {
     "fp32": torch.float32,
@@ -39,7 +40,7 @@ def build_model(cell: Cell, device: torch.device) -> torch.nn.Module | None:
     return model.to(TORCH_DTYPES[cell.dtype]).eval().requires_grad_(False)
 
 
-def vision_transformer(shape: ModelShape, image_size: int) -> torch.nn.Module:
+def vision_transformer(shape: Model, image_size: int) -> torch.nn.Module:
     return import_timm()(
         img_size=image_size,
         patch_size=shape.patch_size,
@@ -52,7 +53,7 @@ def vision_transformer(shape: ModelShape, image_size: int) -> torch.nn.Module:
 
 
 def import_timm() -> type[torch.nn.Module]:
-    """timm's VisionTransformer. Imported where a cell computes: it takes seconds."""
+    """timm's VisionTransformer. Imported only if a cell computes: it takes seconds."""
     allow_missing_torchvision_ops()
     from timm.models.vision_transformer import VisionTransformer
 
@@ -62,9 +63,9 @@ def import_timm() -> type[torch.nn.Module]:
 @torch.no_grad()
 def fill_weights(model: torch.nn.Module, seed: int) -> None:
     """The usual ViT start: weights normal with standard deviation 0.02, scales of norms 1, biases 0."""
-    left_over = [name for name, _ in model.named_buffers()]
-    if left_over:
-        raise RuntimeError(f"buffers without a value: {', '.join(left_over)}")
+    uninitialised = [name for name, _ in model.named_buffers()]
+    if uninitialised:
+        raise RuntimeError(f"buffers without a value: {', '.join(uninitialised)}")
     generator: torch.Generator | None = None
     for name, parameter in model.named_parameters():
         if generator is None:
@@ -83,7 +84,7 @@ def allow_missing_torchvision_ops() -> None:
     model here uses those operators: their schemas, without an implementation, are all the import needs.
     """
     try:
-        pass
+        importlib.import_module("torchvision")
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise

@@ -1,4 +1,28 @@
-"""Double-buffered loop on three streams, with or without preprocessing."""
+"""The double-buffered loop: copy in, forward pass, copy out, on three streams ordered by events.
+
+The host only issues: it never waits inside a window, and only the driver's queue slows it down. (Pageable memory and
+batches that a thread prepares are the exceptions: host_memory.py, preprocessing.py.)
+
+Slots. `buffers` input slots on the device, and as many references to outputs. For batch i in slot s = i % n:
+
+* copy in waits until the slot is free: until the compute that last read inputs[s] is done;
+* compute waits for that copy, and until the last output of slot s has been copied out;
+* copy out waits for the compute.
+
+Why freed outputs cannot be overwritten too early. An eager forward pass allocates its output from torch's
+caching allocator on the compute stream, and the copy stream reads it without the allocator's knowledge (no
+record_stream). The old output of slot s loses its last reference when outputs[s] is assigned, after the call
+of the new forward pass; its block then goes back to the compute stream's pool, and only work issued later on
+that same stream can be given it. The compute stream has waited for returned[s], the end of the copy that
+read the block, before that forward pass: everything later on the stream comes after the copy. Outputs of a
+CUDA graph are static and are protected by the same wait. Input slots and rings live as long as the pipeline,
+which is drained before it is dropped.
+
+With no compute the output is the input slot itself: the slot is held until its copy out ends.
+
+Where a direction is not copied its stage does nothing. Its events are never recorded, and to wait for such an
+event is not to wait; copies into a slot that is never read follow each other on their own stream.
+"""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -10,32 +34,12 @@ from typing import Any
 import torch
 
 from bench.records.host import format_cpulist
+from bench.records.run import Preprocessing
 from bench.workload.devices import Device, Event
 from bench.workload.host_memory import Rings
 from bench.workload.preprocessing import Preparer
 
-# --- stages
-# The three stages of a batch, as functions that only issue: copy in, forward pass, copy out.
-#
-# Slots. `buffers` input slots on the device, and as many references to outputs. For batch i in slot s = i % n:
-#
-# * copy in waits until the slot is free: until the compute that last read inputs[s] is done;
-# * compute waits for that copy, and until the last output of slot s has been copied out;
-# * copy out waits for the compute.
-#
-# Why freed outputs cannot be overwritten too early. An eager forward pass allocates its output from torch's
-# caching allocator on the compute stream, and the copy stream reads it without the allocator's knowledge (no
-# record_stream). The old output of slot s loses its last reference when outputs[s] is assigned, after the call
-# of the new forward pass; its block then goes back to the compute stream's pool, and only work issued later on
-# that same stream can be given it. The compute stream has waited for returned[s], the end of the copy that
-# read the block, before that forward pass: everything later on the stream comes after the copy. Outputs of a
-# CUDA graph are static and are protected by the same wait. Input slots and rings live as long as the pipeline,
-# which is drained before it is dropped.
-#
-# With no compute the output is the input slot itself: the slot is held until its copy out ends.
-#
-# Where a direction is not copied its stage does nothing. Its events are never recorded, and to wait for such an
-# event is not to wait; copies into a slot that nobody reads follow each other on their own stream.
+ISOLATED_TIMES = 3
 
 Forward = Callable[[int], torch.Tensor]
 Stage = Callable[..., None]
@@ -50,7 +54,7 @@ class Streams:
 
 @dataclass(frozen=True)
 class Copies:
-    """What is copied: in, out or both ways; batch by batch or, as the original pipeline did, sample by sample."""
+    """What is copied: in, out or both; batch by batch or, as the original pipeline did, sample by sample."""
 
     into: bool = True
     back: bool = True
@@ -61,11 +65,11 @@ def make_stages(
     device: Device,
     streams: Streams,
     slots: list[torch.Tensor],
-    outputs: list[Any],
+    outputs: list[torch.Tensor],
     forward: Forward | None,
     copies: Copies,
 ) -> tuple[Stage, Stage, Stage]:
-    """h2d(slot, source, start), compute(slot), d2h(slot, target, end); `outputs` is filled by compute.
+    """h2d(slot, source, start), compute(slot), d2h(slot, target, end), which only issue; compute fills `outputs`.
 
     source and target are a batch, or by sample its samples; start and end are events to record, or None.
     """
@@ -76,6 +80,7 @@ def make_stages(
     h2d_stream, compute_stream, d2h_stream = streams.h2d, streams.compute, streams.d2h
     on_h2d, on_compute, on_d2h = map(device.selector, (h2d_stream, compute_stream, d2h_stream))
     samples = [list(slot) for slot in slots] if copies.by_sample else []
+    call = forward or _no_forward
 
     def h2d(slot: int, source: torch.Tensor, start: Event | None) -> None:
         on_h2d()
@@ -98,7 +103,7 @@ def make_stages(
         on_compute()
         arrived[slot].wait(compute_stream)
         returned[slot].wait(compute_stream)
-        outputs[slot] = forward(slot)
+        outputs[slot] = call(slot)
         computed[slot].record(compute_stream)
 
     def d2h(slot: int, target: torch.Tensor, end: Event | None) -> None:
@@ -126,28 +131,24 @@ def make_stages(
     )
 
 
+def _no_forward(slot: int) -> torch.Tensor:
+    raise AssertionError("this pipeline does not compute")
+
+
 def _nothing(slot: int, memory: Any = None, event: Event | None = None) -> None:
     pass
 
 
-# --- pipeline
-# The double-buffered loop: copy in, forward pass, copy out, on three streams ordered by events (stages.py).
-#
-# The host only issues: it never waits inside a window, and the driver's queue is the only brake. (Pageable memory
-# and batches that a thread prepares are the exceptions: host_memory.py, preparing.py.)
-
 class Pipeline:
-    """`forward(slot)` runs the forward pass on a slot's input and returns its output; None: no compute.
+    """forward(slot) runs the forward pass on a slot's input and returns its output; None: no compute.
 
     Directions without a ring are not copied. by_sample: a copy for each sample.
     """
 
     ahead: int | None = None
-    """Batches that are prepared ahead; None: all are there."""
-    preparation: dict[str, Any] | None = None
-    """What the result says of how batches are prepared."""
-    waited = 0
-    """Batches that were not prepared in time."""
+    """Batches that are prepared ahead; None: all are ready."""
+    preprocessing: Preprocessing | None = None
+    """How batches are prepared, for the result."""
 
     def __init__(
         self,
@@ -162,7 +163,8 @@ class Pipeline:
         self.slots = slots
         self.forward = forward
         self.copies = Copies(rings.inputs is not None, rings.outputs is not None, by_sample)
-        self.outputs: list[Any] = list(slots) if forward is None else [None] * len(slots)
+        # Until a slot has computed, its input stands in for its output.
+        self.outputs = list(slots)
         self.h2d_stream, self.compute_stream, self.d2h_stream = (device.stream() for _ in range(3))
         self.next_batch = 0
         self.h2d, self.compute, self.d2h = self._stages()
@@ -171,11 +173,11 @@ class Pipeline:
 
     @property
     def layout(self) -> str:
-        """`separate` input and output buffers, or one slot `held` until its copy out ends."""
+        """separate input and output buffers, or one slot held until its copy out ends."""
         return "held" if self.forward is None else "separate"
 
     def step(self, index: int, start: Event | None = None, end: Event | None = None) -> None:
-        """Issue batch `index`; `start` and `end` are recorded around it, on the copy streams."""
+        """Issue batch `index`; start and end are recorded around it, on the copy streams."""
         slot = index % len(self.slots)
         self.h2d(slot, self.host_in[index % len(self.host_in)], start)
         self.compute(slot)
@@ -189,7 +191,7 @@ class Pipeline:
         starts: Iterable[Event | None] | None = None,
         ends: Iterable[Event | None] | None = None,
     ) -> None:
-        """Issue the next `count` batches and return; `beat` is called after each. Nothing is waited for."""
+        """Issue the next `count` batches and return without waiting; `beat` is called after each."""
         issue = step or self.step
         first = self.next_batch
         indices = range(first, first + count)
@@ -203,24 +205,29 @@ class Pipeline:
         self.device.synchronize()
 
     def ready(self, index: int) -> None:
-        """Wait until the batch may be issued; every batch of this pipeline may."""
+        """Wait until the batch may be issued: at once in this pipeline."""
 
     def issued(self, index: int) -> None:
-        """Note that the batch was issued."""
+        """The batch was issued."""
 
     def addresses(self) -> dict[str, tuple[int, int]]:
-        """Address and bytes of the host's buffers by name, for the proof of placement."""
+        """Address and bytes of the host's buffers by name, for the placement certificate."""
         return self.rings.addresses()
 
     def refill(self) -> None:
         """Wait until `ahead` batches are ready."""
 
-    def prepare_us(self) -> dict[str, float]:
-        """{"prepare": time to prepare one batch, nothing else being done}, empty where none is prepared."""
-        return {}
+    def prepare_us(self) -> float | None:
+        """Time to prepare one batch in isolation; None where none is prepared."""
+        return None
+
+    @property
+    def waited(self) -> int:
+        """Batches so far that were not prepared in time."""
+        return 0
 
     def close(self) -> None:
-        """Let go of everything but memory."""
+        """Release everything but memory."""
 
     def output_of(self, index: int) -> torch.Tensor:
         """The output of batch `index` on the host or, where it is not copied, on the device; valid after drain()."""
@@ -238,40 +245,37 @@ def no_beat() -> None:
 
 
 def _host_batches(ring: Any, by_sample: bool) -> list[Any]:
-    """What the copies of each batch start from or end in; one None where there are none."""
+    """The source or target of each batch's copies; one None where there are no copies."""
     if ring is None:
         return [None]
     return [list(batch) for batch in ring] if by_sample else list(ring)
 
 
-# --- prepared_pipeline
-# The pipeline whose batches a thread prepares: it waits for each before it issues it.
-
-ALONE_TIMES = 3
-SHARED_LOCK = (
-    "the preparing and the issuing thread share one interpreter: each lets go of its lock while an operation runs, "
-    "and may wait for it between two"
-)
-
-
 class PreparedPipeline(Pipeline):
-    """A pipeline whose batches a Preparer makes."""
+    """A pipeline whose batches a thread prepares: it waits for each batch before it issues it."""
 
     def __init__(self, preparer: Preparer, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.preparer, self.ahead = preparer, preparer.ahead
         cpus = format_cpulist(preparer.cpus or os.sched_getaffinity(0))
-        self.preparation = {"queue_batches": preparer.ahead, "threads": 1, "cpus": cpus, "note": SHARED_LOCK}
+        self.preprocessing = Preprocessing(queue_batches=preparer.ahead, threads=1, cpus=cpus)
 
     def step(self, index: int, start: Event | None = None, end: Event | None = None) -> None:
         self.preparer.take(index)
         super().step(index, start, end)
         self.preparer.sent(index, self.h2d_stream)
 
-    def run(self, count: int, beat: Callable[[], None], step: Stage | None = None, **marks: Any) -> None:
+    def run(
+        self,
+        count: int,
+        beat: Callable[[], None],
+        step: Stage | None = None,
+        starts: Iterable[Event | None] | None = None,
+        ends: Iterable[Event | None] | None = None,
+    ) -> None:
         self.preparer.resume(self.next_batch)
         try:
-            super().run(count, beat, step, **marks)
+            super().run(count, beat, step, starts, ends)
         finally:
             self.preparer.pause()
 
@@ -284,8 +288,8 @@ class PreparedPipeline(Pipeline):
     def refill(self) -> None:
         self.preparer.fill()
 
-    def prepare_us(self) -> dict[str, float]:
-        return {"prepare": median(self.preparer.alone_us() for _ in range(ALONE_TIMES))}
+    def prepare_us(self) -> float:
+        return median(self.preparer.isolated_us() for _ in range(ISOLATED_TIMES))
 
     def addresses(self) -> dict[str, tuple[int, int]]:
         images = self.preparer.images

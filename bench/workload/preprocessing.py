@@ -1,10 +1,10 @@
-"""Batches that a CPU thread prepares ahead of the copies: 8-bit images become normalised floats in the ring.
+"""A CPU thread that prepares batches ahead of the copies: 8-bit images become normalised floats in the ring.
 
 The thread is at most `preprocess_queue` batches ahead of the batch whose copy is issued next; the pipeline waits for a
-batch that is not ready. An entry of the ring is written to only after the copy that last read it has ended.
+batch that is not ready. An entry of the ring is written only after the copy that last read it has ended.
 
-One interpreter: the preparing and the issuing thread take turns at its lock. Operations let go of it while they run,
-so the two overlap; between operations one may wait for the other, some microseconds a batch.
+The preprocessing and the issuing thread share the lock of one interpreter. Operations release it while they run, so
+the two overlap; between operations one may wait for the other, some microseconds a batch.
 """
 
 import os
@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from bench.records.host import format_cpulist, parse_cpulist
-from bench.workload.cell import Cell
+from bench.records.run import Outcome
+from bench.records.study import Cell
 from bench.workload.devices import Device, Event
-from bench.workload.failures import NOT_RUNNABLE, RunFailure
+from bench.workload.failures import RunFailure
 from bench.workload.host_memory import rotate_into
 
 # ImageNet, as timm normalises (timm.data.IMAGENET_DEFAULT_MEAN, _STD).
@@ -28,8 +29,8 @@ THREAD_NAME = "preparing"
 class Preparer:
     """Prepares the entries of `ring` in turn, from images of its own, on a thread of its own.
 
-    ring: length x batch x 3 x px x px; ahead: how many batches; cpus: where the thread runs, None: where the process
-    does. The length must be above `ahead` by two at least.
+    ring: length x batch x 3 x px x px, at least two longer than `ahead`. ahead: batches. cpus: where the thread runs;
+    None: where the process does.
     """
 
     def __init__(self, device: Device, ring: torch.Tensor, ahead: int, cpus: set[int] | None, seed: int) -> None:
@@ -43,7 +44,7 @@ class Preparer:
         shape = (1, 3, 1, 1)
         self._scale = (1 / (255 * torch.tensor(STD))).view(shape)
         self._shift = (-torch.tensor(MEAN) / torch.tensor(STD)).view(shape)
-        # The ring may be memory that the CPU reads slowly: it is only ever written.
+        # The CPU may read the ring slowly: it only writes there.
         self._scratch = torch.empty(ring.shape[1:])
         for entry in range(len(ring)):
             self._prepare(entry)
@@ -55,11 +56,11 @@ class Preparer:
         threads = torch.get_num_threads()
         self._thread.start()
         self._begun.wait()
-        # The thread has set the number for all that have not asked yet.
+        # The thread has set the number for all threads that have not read it yet.
         torch.set_num_threads(threads)
 
     def resume(self, first: int) -> None:
-        """Go on; batch `first` is the next that will be taken."""
+        """Continue; batch `first` is the next that will be taken."""
         with self._changed:
             self._changed.wait_for(lambda: not self._busy)
             if first != self.taken:
@@ -68,7 +69,7 @@ class Preparer:
             self._changed.notify_all()
 
     def pause(self) -> None:
-        """Begin no further batch: a window ends with as many ready as it began with, as far as the pace decides."""
+        """Start no further batch, so that a window ends with about as many ready as it began with."""
         with self._changed:
             self._running = False
 
@@ -88,7 +89,7 @@ class Preparer:
         self._sent[index % len(self._sent)].record(stream)
 
     def fill(self) -> None:
-        """Wait until as many batches are ready as may be, then pause. Raise what the thread raised."""
+        """Wait until `ahead` batches are ready, then pause. Raise what the thread raised."""
         self.resume(self.taken)
         with self._changed:
             self._changed.wait_for(lambda: self._made == self.taken + self.ahead or self._error)
@@ -96,8 +97,8 @@ class Preparer:
             if self._error:
                 raise self._error
 
-    def alone_us(self) -> float:
-        """Of one batch, prepared while nothing else is done."""
+    def isolated_us(self) -> float:
+        """Time to prepare one batch while nothing else runs."""
         with self._changed:
             self._changed.wait_for(lambda: not self._busy)
             self._made = self.taken
@@ -117,7 +118,7 @@ class Preparer:
             try:
                 _bind(self.cpus)
                 torch.set_num_threads(1)
-                # A thread keeps the number that it finds when it first asks.
+                # A thread keeps the number that it reads first.
                 torch.get_num_threads()
             finally:
                 self._begun.set()
@@ -133,7 +134,7 @@ class Preparer:
                 self._changed.notify_all()
 
     def _next(self) -> bool:
-        """Wait until there is room for a batch; False if there never will be."""
+        """Wait until a batch may be prepared; False if the thread is to end."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or (self._running and self._made < self.taken + self.ahead))
             self._busy = not self._closed
@@ -150,7 +151,7 @@ class Preparer:
         torch.add(self._scratch, self._shift, out=self._ring[entry])
 
 
-def preparing_cpus(cell: Cell) -> set[int] | None:
+def preprocess_cpus(cell: Cell) -> set[int] | None:
     """CPUs of the cell's preprocess_node; None: those of the process. Raise RunFailure (not_runnable)."""
     if cell.preprocess_node < 0:
         return None
@@ -160,8 +161,8 @@ def preparing_cpus(cell: Cell) -> set[int] | None:
     except OSError:
         cpus = set()
     if not cpus:
-        what = f"preprocess_node {cell.preprocess_node} is no node of this host, or has no CPUs"
-        raise RunFailure(NOT_RUNNABLE, what, "set preprocess_node to a node with CPUs, or to -1")
+        what = f"preprocess_node {cell.preprocess_node} is not a node of this host, or has no CPUs"
+        raise RunFailure(Outcome.NOT_RUNNABLE, what, "set preprocess_node to a node with CPUs, or to -1")
     return cpus
 
 
@@ -171,7 +172,9 @@ def _bind(cpus: set[int] | None) -> None:
         try:
             os.sched_setaffinity(thread, cpus)
         except OSError as error:
-            what = f"the preparing thread may not run on CPUs {format_cpulist(cpus)}: {error.strerror}"
-            raise RunFailure(NOT_RUNNABLE, what, "set preprocess_node to a node inside this process's cpuset") from None
+            what = f"the preprocessing thread may not run on CPUs {format_cpulist(cpus)}: {error.strerror}"
+            raise RunFailure(
+                Outcome.NOT_RUNNABLE, what, "set preprocess_node to a node inside this process's cpuset"
+            ) from None
     with open(f"/proc/self/task/{thread}/comm", "w") as file:
         file.write(THREAD_NAME)

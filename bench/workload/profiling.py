@@ -1,4 +1,8 @@
-"""Profiler start/stop and named ranges."""
+"""Named ranges and the profiler's capture, in traced runs only.
+
+The names of ranges are a contract: test_double_buffer, and per batch test_batch_{i}, test_h2d_batch_{i},
+test_compute_batch_{i}, test_d2h_batch_{i}; warm-up has the prefix warmup_.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -6,16 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
+from bench.records.run import Outcome
+from bench.records.study import Cell
 from bench.storage import MOST_NAME, process_identity, whole_file
-from bench.workload.cell import Cell
-from bench.workload.failures import CRASHED, NOT_RUNNABLE, RunFailure
+from bench.workload.failures import RunFailure
 from bench.workload.pipeline import Pipeline, Stage
-
-# --- ranges
-# Named ranges around the stages, for the profiler of a traced run. A timed run has none.
-#
-# The names are a contract: test_double_buffer, and per batch test_batch_{i}, test_h2d_batch_{i},
-# test_compute_batch_{i}, test_d2h_batch_{i}; warm-up has the prefix warmup_.
 
 WINDOW_PREFIX = "test_"
 WARMUP_PREFIX = "warmup_"
@@ -67,7 +66,7 @@ def nvtx_functions() -> tuple[Callable[[str], Any], Callable[[], Any]]:
         import nvtx
     except ImportError:
         raise RunFailure(
-            NOT_RUNNABLE,
+            Outcome.NOT_RUNNABLE,
             "profiler nsys on the cpu device needs the Python package nvtx",
             "pip install nvtx==0.2.10, or set profiler to torch",
         ) from None
@@ -85,7 +84,7 @@ def named(ranges: Ranges, name: str) -> Iterator[None]:
 
 def annotated_step(pipeline: Pipeline, ranges: Ranges, prefix: str, count: int) -> Stage:
     """A step for the next `count` batches with their ranges, numbered from 0. The names are made here,
-    outside the window. A direction that is not copied has no range: so a trace says that none was asked for."""
+    outside the window. A direction that is not copied has no range."""
     first = pipeline.next_batch
     slots, host_in, host_out = len(pipeline.slots), pipeline.host_in, pipeline.host_out
 
@@ -123,16 +122,13 @@ def annotated_step(pipeline: Pipeline, ranges: Ranges, prefix: str, count: int) 
     return step
 
 
-# --- capture
-# Starting and stopping the profiler around the window of a traced run.
-
 def make_capture(cell: Cell, trace: Path | None) -> AbstractContextManager[object]:
     """nsys on a GPU opens its capture range; nsys on the cpu device records the whole process; torch writes
     `trace`, a Chrome trace (.json or .json.gz)."""
     if cell.profiler == "torch":
         if trace is None:
             raise RunFailure(
-                CRASHED, "a traced run with profiler torch was given no --trace", "pass --trace FILE.json.gz"
+                Outcome.CRASHED, "a traced run with profiler torch was given no --trace", "pass --trace FILE.json.gz"
             )
         return torch_profile(cell, trace)
     return cuda_profiler_range() if cell.device == "cuda" else nullcontext()
@@ -151,7 +147,7 @@ def cuda_profiler_range() -> Iterator[None]:
 
 @contextmanager
 def torch_profile(cell: Cell, trace: Path) -> Iterator[None]:
-    """The trace appears whole, or not at all; what a killed process leaves is known as its own (bench/storage.py)."""
+    """The trace appears whole or not at all; a killed process leaves a temporary that is removed later (storage.py)."""
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CPU]

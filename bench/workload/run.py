@@ -1,33 +1,27 @@
-"""One run from device to result: timed, traced or load."""
+"""One run of a cell, from the device to its result: timed, traced, or as load beside another process."""
 
 import gc
-import os
-import platform
-import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
+from msgspec.structs import replace
 
 from bench.host.certificate import Certifier
-from bench.records.base import convert, plain
-from bench.records.study import Cell as StudyCell
-from bench.storage import start_ticks
-from bench.workload.barrier import Barrier, Progress
-from bench.workload.cell import Cell, parse_cell
-from bench.workload.devices import Device, open_device
-from bench.workload.execution import compilations, compile_facts, make_forward, make_slots, refuse_compilations
+from bench.records.run import Certificate, Mode, Result, Window
+from bench.records.study import Cell
+from bench.workload.barrier import Barrier
+from bench.workload.devices import Device, open_device, versions
+from bench.workload.execution import compilation, compilations, make_forward, make_slots, refuse_compilations
 from bench.workload.host_memory import make_rings
 from bench.workload.measure import (
     LatencyMarks,
-    Warmup,
+    WarmedUp,
     WarmupRule,
-    alone_s,
     batches_per_window,
     first_batch_again,
-    latency_us,
+    isolated_batch_s,
+    latency,
     load_windows,
     measure_windows,
     no_latency,
@@ -37,221 +31,50 @@ from bench.workload.measure import (
 )
 from bench.workload.models import build_model, set_precision
 from bench.workload.pipeline import Pipeline, PreparedPipeline
-from bench.workload.preprocessing import Preparer, preparing_cpus
+from bench.workload.preprocessing import Preparer, preprocess_cpus
 from bench.workload.profiling import Ranges, make_capture, make_ranges
+from bench.workload.progress import PhaseTimes, Progress
 from bench.workload.solo import issue_us, solo_us
 
-# --- versions
-# The versions a result was measured with.
-
-def versions() -> dict[str, str | None]:
-    # Asked of the package metadata: a cell without compute does not import timm.
-    try:
-        timm: str | None = version("timm")
-    except PackageNotFoundError:
-        timm = None
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "cuda": torch.version.cuda,
-        "timm": timm,
-    }
-
-
-# --- phases
-# Where the wall time of a run goes.
-
-PHASES = ("interpreter", "imports", "device", "model", "compile", "buffers", "warmup", "measure", "finish")
-
-
-class Phases:
-    """Each mark ends a phase that began at the mark before; the first began when the process did."""
-
-    def __init__(self, began: float | None = None) -> None:
-        self._last = process_start() if began is None else began
-        self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
-
-    def mark(self, phase: str) -> None:
-        now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        self.seconds[phase] += now - self._last
-        self._last = now
-
-
-def process_start() -> float:
-    """When this process started, in seconds since boot (to the kernel's clock tick, 10 ms); see proc(5)."""
-    return start_ticks(os.getpid()) / os.sysconf("SC_CLK_TCK")
-
-
-# --- jobs
-# What a run does with its pipeline: timed, traced, or load for others.
-
-@dataclass(frozen=True)
-class Job:
-    """What one run works with."""
-
-    raw: dict[str, Any]
-    cell: Cell
-    pipeline: Pipeline
-    progress: Progress
-    phases: Phases
-    meeting: Barrier | None
-
-    def rule(self) -> WarmupRule:
-        return WarmupRule(self.cell.window_s, -(-self.cell.warmup_samples // self.cell.batch_size))
-
-    def warm_up(self, ranges: Ranges | None = None) -> Warmup:
-        """Where others load the host, once alone and once more under their load: its pace is that of the windows."""
-        warmup = warm_up(self.pipeline, self.rule(), self.progress, ranges)
-        if self.meeting:
-            self.meeting.wait()
-            warmup = warm_up(self.pipeline, self.rule(), self.progress, ranges)
-        self.phases.mark("warmup")
-        return warmup
-
-    def witness(self) -> Certifier:
-        """The proof of placement around the windows, started."""
-        witness = Certifier(convert(self.raw, StudyCell), self.pipeline.addresses())
-        witness.start()
-        return witness
-
-    def end_load(self) -> None:
-        if self.meeting:
-            self.meeting.finish()
-
-
-def timed(job: Job) -> dict[str, Any]:
-    """The windows, no profiler attached; then each stage alone, when the others are gone."""
-    cell, pipeline = job.cell, job.pipeline
-    warmup = job.warm_up()
-    count = batches_per_window(warmup.batch_s, alone_s(pipeline), cell.window_s, cell.windows, cell.batches_per_pass)
-    device = pipeline.device
-    witness = job.witness()
-    reason = no_latency(cell.direction)
-    before = device.allocations(), pipeline.waited, compilations()
-    measured = measure_windows(
-        pipeline, cell.windows, count, cell.window_s, job.progress,
-        None if reason else LatencyMarks(device), witness.see_cpu,
-    )  # fmt: skip
-    after = device.allocations(), pipeline.waited, compilations()
-    allocations, waited, compiled = (b - a for a, b in zip(before, after, strict=True))
-    certificate = plain(witness.finish())
-    job.end_load()
-    refuse_compilations(compiled)
-    job.phases.mark("measure")
-    issue = issue_us(pipeline, cell.model.depth, warmup.batch_s)
-    return {
-        "warmup": warmup.as_json(),
-        "windows": [window.as_json() for window in measured.windows],
-        "throughput_samples_s": throughput_samples_s(measured.windows, cell.batch_size),
-        "latency_us": latency_us(measured.latencies_us, reason),
-        "issue_us": issue,
-        "solo_us": solo_us(pipeline, cell.model.depth, warmup.batch_s, issue),
-        "device_allocations_in_windows": allocations,
-        "waited_batches_in_windows": waited,
-        "compilations_in_windows": compiled,
-        "certificate": certificate,
-    }
-
-
-def traced(job: Job, trace: Path | None) -> dict[str, Any]:
-    """One pass under the profiler."""
-    cell, pipeline = job.cell, job.pipeline
-    ranges = make_ranges(cell)
-    capture = make_capture(cell, trace)
-    warmup = job.warm_up(ranges)
-    witness = job.witness()
-    window = trace_pass(pipeline, cell.batches_per_pass, ranges, capture, job.progress, witness.see_cpu)
-    certificate = plain(witness.finish())
-    job.end_load()
-    job.phases.mark("measure")
-    return {
-        "warmup": warmup.as_json(),
-        "windows": [window.as_json()],
-        "throughput_samples_s": throughput_samples_s([window], cell.batch_size),
-        "certificate": certificate,
-    }
-
-
-def load(job: Job) -> dict[str, Any]:
-    """The load for another process: no latencies and no stages alone, which would load less."""
-    cell, pipeline, meeting = job.cell, job.pipeline, job.meeting
-    assert meeting is not None
-    warmup = warm_up(pipeline, job.rule(), job.progress)
-    job.phases.mark("warmup")
-    witness = job.witness()
-    meeting.wait()
-    beat = job.progress.counting(witness.see_cpu)
-    windows = load_windows(pipeline, cell.window_s, warmup.batch_s, cell.timeout_s, meeting.is_done, beat)
-    meeting.stopped()
-    certificate = plain(witness.finish())
-    job.phases.mark("measure")
-    return {
-        "warmup": warmup.as_json(),
-        "windows": [window.as_json() for window in windows],
-        "throughput_samples_s": throughput_samples_s(windows, cell.batch_size),
-        "certificate": certificate,
-    }
-
-
-# --- run
-# One run of a cell, from the device to its result.
 
 def execute(
-    raw: dict[str, Any],
-    mode: str,
+    cell: Cell,
+    mode: Mode,
     progress: Progress,
-    phases: Phases,
+    phases: PhaseTimes,
     trace: Path | None = None,
-    meeting: Barrier | None = None,
-) -> dict[str, Any]:
-    """Run the cell once, timed, traced or as load, and return its result. Raise RunFailure, or what torch raises.
+    barrier: Barrier | None = None,
+) -> Result:
+    """Run the cell once and return its result. Raise RunFailure, or what torch raises.
 
-    meeting: where other processes load the host meanwhile.
+    barrier: shared with the other processes that load the host meanwhile.
     """
-    cell = parse_cell(raw)
     with torch.inference_mode():
         device = open_device(cell)
         phases.mark("device")
         pipeline = build_pipeline(cell, device, phases)
         gc.collect()
-        # No collection inside a window, and none over what lives as long as the process.
+        # No collection inside a window, and none of objects that live as long as the process.
         gc.freeze()
         gc.disable()
         try:
-            job = Job(raw, cell, pipeline, progress, phases, meeting)
-            if mode == "timed":
-                measured = timed(job)
-            elif mode == "traced":
-                measured = traced(job, trace)
+            job = _Job(cell, pipeline, progress, phases, barrier)
+            if mode is Mode.TIMED:
+                result = _timed(job)
+            elif mode is Mode.TRACED:
+                result = _traced(job, trace)
             else:
-                measured = load(job)
+                result = _load(job)
             checksum = first_batch_again(pipeline)
         finally:
             pipeline.close()
             gc.enable()
             gc.unfreeze()
         phases.mark("finish")
-    return {
-        "status": "ok",
-        "mode": mode,
-        "device": device.describe(),
-        "versions": versions(),
-        "batches_per_pass": cell.batches_per_pass,
-        "bytes_in_per_batch": cell.bytes_in_per_batch,
-        "bytes_out_per_batch": cell.bytes_out_per_batch,
-        "input_ring_batches": len(pipeline.host_in) if pipeline.copies.into else 0,
-        "output_ring_batches": len(pipeline.host_out) if pipeline.copies.back else 0,
-        "buffer_layout": pipeline.layout,
-        "compile": compile_facts(cell, phases.seconds["compile"]),
-        "preprocess": pipeline.preparation,
-        "host_memory": pipeline.rings.host_memory,
-        **measured,
-        "output_checksum": checksum,
-        "phases_s": dict(phases.seconds),
-    }
+    return replace(result, output_checksum=checksum, phases_s=dict(phases.seconds))
 
 
-def build_pipeline(cell: Cell, device: Device, phases: Phases) -> Pipeline:
+def build_pipeline(cell: Cell, device: Device, phases: PhaseTimes) -> Pipeline:
     set_precision(cell.dtype)
     model = build_model(cell, device.torch_device)
     slots = make_slots(cell, device)
@@ -262,11 +85,125 @@ def build_pipeline(cell: Cell, device: Device, phases: Phases) -> Pipeline:
     rings = make_rings(cell, device)
     parts = device, rings, slots, forward, cell.copy_granularity == "sample"
     if cell.preprocess_queue:
-        preparer = Preparer(device, rings.inputs, cell.preprocess_queue, preparing_cpus(cell), cell.seed)
+        assert rings.inputs is not None, "a study refuses preprocessing without a copy in"
+        preparer = Preparer(device, rings.inputs, cell.preprocess_queue, preprocess_cpus(cell), cell.seed)
         pipeline: Pipeline = PreparedPipeline(preparer, *parts)
     else:
         pipeline = Pipeline(*parts)
-    # Slots and weights were made on other streams than the pipeline's.
+    # Slots and weights were created on other streams than the pipeline's.
     device.synchronize()
     phases.mark("buffers")
     return pipeline
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What one run works with."""
+
+    cell: Cell
+    pipeline: Pipeline
+    progress: Progress
+    phases: PhaseTimes
+    barrier: Barrier | None
+
+    def rule(self) -> WarmupRule:
+        return WarmupRule(self.cell.window_s, -(-self.cell.warmup_samples // self.cell.batch_size))
+
+    def warm_up(self, ranges: Ranges | None = None) -> WarmedUp:
+        """With peers, once without their load and once under it: the last windows are as those that are measured."""
+        warmed = warm_up(self.pipeline, self.rule(), self.progress, ranges)
+        if self.barrier:
+            self.barrier.wait()
+            warmed = warm_up(self.pipeline, self.rule(), self.progress, ranges)
+        self.phases.mark("warmup")
+        return warmed
+
+    def certifier(self) -> Certifier:
+        """It has observed the start of the windows."""
+        certifier = Certifier(self.cell, self.pipeline.addresses())
+        certifier.start()
+        return certifier
+
+    def end_load(self) -> None:
+        if self.barrier:
+            self.barrier.finish()
+
+    def result(self, mode: Mode, warmed: WarmedUp, windows: list[Window], certificate: Certificate) -> Result:
+        cell, pipeline = self.cell, self.pipeline
+        return Result(
+            mode=mode,
+            throughput_samples_s=throughput_samples_s(windows, cell.batch_size),
+            buffer_layout=pipeline.layout,
+            batches_per_pass=cell.batches_per_pass,
+            bytes_in_per_batch=cell.bytes_in_per_batch,
+            bytes_out_per_batch=cell.bytes_out_per_batch,
+            input_ring_batches=len(pipeline.host_in) if pipeline.copies.into else 0,
+            output_ring_batches=len(pipeline.host_out) if pipeline.copies.back else 0,
+            device=pipeline.device.describe(),
+            versions=versions(),
+            compile=compilation(cell, self.phases.seconds["compile"]),
+            preprocess=pipeline.preprocessing,
+            host_memory=pipeline.rings.host_memory,
+            warmup=warmed.record,
+            windows=windows,
+            certificate=certificate,
+        )
+
+
+def _timed(job: _Job) -> Result:
+    """The windows, without a profiler; then each stage in isolation, when the peers have ended."""
+    cell, pipeline, device = job.cell, job.pipeline, job.pipeline.device
+    warmed = job.warm_up()
+    isolated_s = isolated_batch_s(pipeline)
+    count = batches_per_window(warmed.batch_s, isolated_s, cell.window_s, cell.windows, cell.batches_per_pass)
+    certifier = job.certifier()
+    reason = no_latency(cell.direction)
+    marks = None if reason else LatencyMarks(device)
+    before = device.allocations(), pipeline.waited, compilations()
+    measured = measure_windows(pipeline, cell.windows, count, cell.window_s, job.progress, marks, certifier.see_cpu)
+    after = device.allocations(), pipeline.waited, compilations()
+    allocated, waited, compiled = (end - start for start, end in zip(before, after, strict=True))
+    certificate = certifier.finish()
+    job.end_load()
+    refuse_compilations(compiled)
+    job.phases.mark("measure")
+    issue = issue_us(pipeline, cell.model.depth, warmed.batch_s)
+    return replace(
+        job.result(Mode.TIMED, warmed, measured.windows, certificate),
+        latency_us=latency(measured.latencies_us, reason),
+        issue_us=issue,
+        solo_us=solo_us(pipeline, cell.model.depth, warmed.batch_s, issue),
+        device_allocations_in_windows=allocated,
+        waited_batches_in_windows=waited,
+        compilations_in_windows=compiled,
+    )
+
+
+def _traced(job: _Job, trace: Path | None) -> Result:
+    """One pass under the profiler."""
+    cell, pipeline = job.cell, job.pipeline
+    ranges = make_ranges(cell)
+    capture = make_capture(cell, trace)
+    warmed = job.warm_up(ranges)
+    certifier = job.certifier()
+    window = trace_pass(pipeline, cell.batches_per_pass, ranges, capture, job.progress, certifier.see_cpu)
+    certificate = certifier.finish()
+    job.end_load()
+    job.phases.mark("measure")
+    return job.result(Mode.TRACED, warmed, [window], certificate)
+
+
+def _load(job: _Job) -> Result:
+    """The load for another process: no latencies and no isolated stages, which would load less."""
+    cell, pipeline, barrier = job.cell, job.pipeline, job.barrier
+    assert barrier is not None, "the command line asks for one"
+    warmed = warm_up(pipeline, job.rule(), job.progress)
+    job.phases.mark("warmup")
+    certifier = job.certifier()
+    barrier.wait()
+    beat = job.progress.counting(certifier.see_cpu)
+    windows = load_windows(pipeline, cell.window_s, warmed.batch_s, cell.timeout_s, barrier.is_done, beat)
+    barrier.stopped()
+    certificate = certifier.finish()
+    job.phases.mark("measure")
+    return job.result(Mode.LOAD, warmed, windows, certificate)

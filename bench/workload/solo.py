@@ -1,4 +1,4 @@
-"""Each stage alone, and the time the CPU needs to issue a batch: the terms of the bound."""
+"""The terms of the bound: each stage in isolation, and the time the CPU needs to issue a batch."""
 
 import math
 import time
@@ -6,15 +6,16 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
+from bench.records.run import Stages
 from bench.workload.pipeline import Pipeline, no_beat
 
 BURST_S = 0.02
 MAX_COPIES = 50
-# Bursts to take the median of: many where they are short, a few where a batch takes seconds.
+# Bursts whose median is taken: many where they are short, a few where a batch takes seconds.
 MIN_BURSTS, MAX_BURSTS = 3, 9
 BUDGET_S = 0.5
-# What a burst may put into the driver's queue without being throttled by the device: the queue holds about
-# a thousand commands, a transformer block is about fourteen kernels.
+# Commands that fit into the driver's queue, so that the device does not slow down their issue: the queue holds about a
+# thousand, a transformer block is about fourteen kernels.
 QUEUED_COMMANDS = 600
 COMMANDS_PER_BLOCK = 14
 COMMANDS_PER_BATCH = 20
@@ -33,12 +34,12 @@ def bursts_of(duration_s: float) -> int:
 def issue_us(pipeline: Pipeline, depth: int, batch_s: float) -> float:
     """CPU time to issue one batch to an idle device: the median over bursts that the driver's queue holds.
 
-    Inside a window the CPU runs ahead until the queue is full and then waits for the device, so the time
-    spent issuing there is the device's pace, not the CPU's. On the cpu device to issue is to execute.
+    Inside a window the CPU runs ahead until the queue is full and then waits for the device: there the time spent
+    issuing is the device's, not the CPU's. On the cpu device to issue is to execute.
     """
     count = batches_queued(depth, batch_s)
     if pipeline.ahead is not None:
-        # To wait for a batch that is not prepared yet is not to issue.
+        # Waiting for a batch that is not prepared yet is not issuing.
         count = min(count, pipeline.ahead)
     values = []
     for _ in range(bursts_of(count * batch_s)):
@@ -51,26 +52,24 @@ def issue_us(pipeline: Pipeline, depth: int, batch_s: float) -> float:
     return median(values)
 
 
-def solo_us(pipeline: Pipeline, depth: int, batch_s: float, issue_us: float) -> dict[str, float]:
-    """Device time per batch of h2d, compute and d2h, each without the others. Medians over bursts.
+def solo_us(pipeline: Pipeline, depth: int, batch_s: float, issue_us: float) -> Stages:
+    """Device time per batch of h2d, compute and d2h, each without the others: medians over bursts.
 
-    0 for a stage that the cell does not have. `prepare`, where batches are prepared: CPU time of its thread.
-
-    Every burst is issued while its stream is held back, so that it runs at the device's pace even where the
-    CPU issues more slowly: that term of the bound is issue_us.
+    Every burst is issued while its stream is held back, so that it runs at the device's speed even where the CPU
+    issues more slowly: that term of the bound is issue_us.
     """
     copies = max(3, min(MAX_COPIES, math.ceil(BURST_S / batch_s)))
     counts = {"h2d": copies, "compute": batches_queued(depth, batch_s), "d2h": copies}
-    found = dict.fromkeys(counts, 0.0)
-    for name, (stream, stage) in stages_alone(pipeline).items():
+    solo = dict.fromkeys(counts, 0.0)
+    for name, (stream, stage) in isolated_stages(pipeline).items():
         count, hold_s = counts[name], 2 * counts[name] * issue_us / 1e6
         bursts = [range(number * count, (number + 1) * count) for number in range(bursts_of(count * batch_s))]
-        found[name] = median(burst_us(pipeline, stream, stage, batches, hold_s) for batches in bursts)
-    return {**found, **pipeline.prepare_us()}
+        solo[name] = median(burst_us(pipeline, stream, stage, batches, hold_s) for batches in bursts)
+    return Stages(**solo, prepare=pipeline.prepare_us())
 
 
-def stages_alone(pipeline: Pipeline) -> dict[str, tuple[Any, Callable[[int], None]]]:
-    """Of each stage that the cell has, its stream and what issues one batch of it and of nothing else."""
+def isolated_stages(pipeline: Pipeline) -> dict[str, tuple[Any, Callable[[int], None]]]:
+    """For each stage that the cell has: its stream, and a function that issues one batch of this stage only."""
     slots, host_in, host_out = len(pipeline.slots), pipeline.host_in, pipeline.host_out
 
     def h2d(index: int) -> None:
@@ -82,12 +81,12 @@ def stages_alone(pipeline: Pipeline) -> dict[str, tuple[Any, Callable[[int], Non
     def d2h(index: int) -> None:
         pipeline.d2h(index % slots, host_out[index % len(host_out)], None)
 
-    there = {
+    stages = {
         "h2d": (pipeline.h2d_stream, h2d, pipeline.copies.into),
         "compute": (pipeline.compute_stream, compute, pipeline.forward),
         "d2h": (pipeline.d2h_stream, d2h, pipeline.copies.back),
     }
-    return {name: (stream, stage) for name, (stream, stage, has) in there.items() if has}
+    return {name: (stream, stage) for name, (stream, stage, has) in stages.items() if has}
 
 
 def burst_us(

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from bench.records.study import TRACED
-from bench.run.record import write_record
+from bench.legacy.record import write_record
 from bench.study.directory import RunDirectory, resolve
 from bench.study.load import configs_folder, load_study
 

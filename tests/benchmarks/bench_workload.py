@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 import torch
+from bench.workload.cell import parse_cell
 
 from bench.workload.barrier import Progress
-from bench.workload.cell import parse_cell
 from bench.workload.devices import CudaDevice
 from bench.workload.failures import RunFailure
-from bench.workload.link import measure_link
 from bench.workload.measure import LatencyMarks, WarmupRule, batches_in, run_window, throughput_samples_s, warm_up
 from bench.workload.pipeline import no_beat
 from bench.workload.run import Phases, build_pipeline, execute
+from tests.benchmarks.link import measure_link
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

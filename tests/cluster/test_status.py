@@ -13,7 +13,7 @@ from bench.cluster.job_record import last_word
 from bench.cluster.slurm import Job
 from bench.cluster.status import Runs, cluster_status, count_runs, render, stands, status
 from bench.errors import StudyError
-from bench.run.record import failure, write_record
+from bench.legacy.record import failure, write_record
 from bench.storage import write_json
 from bench.study.load import load_study
 from tests.run_directories import build_run_directory, topology_json

@@ -1,7 +1,7 @@
 import pytest
 from msgspec.structs import replace
 
-from bench.host.peers import NoPeers, Peer, choose_peers, why_no_peers
+from bench.host.peers import NoPeers, PeerPlacement, choose_peers, why_no_peers
 from bench.records.host import Topology
 from tests.host.made_hosts import host_topology
 
@@ -12,7 +12,7 @@ def two_sockets() -> Topology:
     return host_topology("two_sockets")
 
 
-def placed(peers: tuple[Peer, ...]) -> list[tuple[int, int | None]]:
+def placed(peers: tuple[PeerPlacement, ...]) -> list[tuple[int, int | None]]:
     return [(peer.gpu, peer.node) for peer in peers]
 
 

@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.run.processes import start_ticks
+from bench.storage import start_ticks
 from tests.tasks.study_calls import Calls
 
 CHECKOUT = Path(__file__).parents[2]

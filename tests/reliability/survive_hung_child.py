@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.run.child import MOST_LOG_BYTES, ChildEnd, child_environment, run_child
-from bench.run.processes import start_ticks
+from bench.storage import start_ticks
 
 # How long the ending of a run's processes may take, in the words of docs/reliability.md.
 END_S = 5.0

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.host.processes import session_members
 from bench.run.child import ChildEnd, child_environment, run_child
-from bench.run.processes import session_members, start_ticks
+from bench.storage import start_ticks
 
 
 def run(tmp_path: Path, code: str, timeout_s: float = 30, on_poll=lambda: None, append: bool = False) -> ChildEnd:

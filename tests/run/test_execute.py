@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
+from bench.records.run import Head, Outcome, Run, Stage, read_head, read_record, write_record
 from bench.run.attempt import execute
 from bench.run.child import log_tail
 from bench.run.lock import HostLock
-from bench.run.record import OUTCOMES, is_final, passed_on, read_record, write_record
+from bench.run.progress import Progress, RunState
+from bench.run.stages import export_trace, extract_metrics
 from bench.study.directory import RunDirectory, resolve
 from bench.study.load import read_study
 
@@ -18,62 +21,62 @@ TINY = {
 }  # fmt: skip
 
 
-def run(tmp_path: Path, repeat: int | str = 1, **changes: object) -> tuple[RunDirectory, dict, list]:
+def run(tmp_path: Path, repeat: int | str = 1, **changes: object) -> tuple[RunDirectory, Run, list[Progress]]:
     directory = resolve(read_study(TINY | changes, "f"), tmp_path / "outputs", False, "now")
     grid = directory.grid()
     (cell,) = grid.cells
-    said: list[tuple[str, int]] = []
+    reports: list[Progress] = []
     lock = HostLock(tmp_path / "lock")
     slot = grid.slot(cell.name, repeat)
-    record = execute(directory, cell, slot, "now", lock, lambda text, percent: said.append((text, percent)))
-    assert record == read_record(directory.record(cell.name, repeat))
-    return directory, record, said
+    record = execute(directory, cell, slot, "now", lock, reports.append)
+    assert record == read_record(directory.record(cell.name, repeat), Run)
+    return directory, record, reports
 
 
 def test_a_timed_run_measures_nine_windows_and_says_how_far_it_is(tmp_path: Path) -> None:
-    directory, record, said = run(tmp_path)
-    assert (record["status"], record["attempts"], record["exit_code"]) == ("ok", 1, 0)
-    assert "peers" not in record and "--barrier" not in record["command"]
-    result = record["result"]
-    assert len(result["windows"]) == 9
-    assert all(window["duration_s"] >= 0.1 for window in result["windows"])
-    assert result["throughput_samples_s"] > 0
-    percents = [percent for _, percent in said]
+    directory, record, reports = run(tmp_path)
+    assert (record.status, record.attempts, record.exit_code) == ("ok", 1, 0)
+    assert record.peers == [] and "--barrier" not in record.command
+    result = record.result
+    assert len(result.windows) == 9
+    assert all(window.duration_s >= 0.1 for window in result.windows)
+    assert result.throughput_samples_s > 0
+    percents = [progress.percent for progress in reports]
     assert percents == sorted(percents) and percents[-1] > 15
-    assert any(text.startswith("measuring") for text, _ in said)
-    assert record["run"] in directory.experiment_log.read_text()
+    assert any(progress.state is RunState.MEASURING for progress in reports)
+    assert record.run in directory.experiment_log.read_text()
 
 
 def test_a_traced_run_leaves_a_trace(tmp_path: Path) -> None:
     directory, record, _ = run(tmp_path, "traced")
-    assert record["status"] == "ok"
+    assert record.status == "ok"
     assert list((directory.path / "nsys_reports").iterdir())
 
 
 def test_a_timeout_has_its_name(tmp_path: Path) -> None:
     _, record, _ = run(tmp_path, timeout_s=1, num_samples=2_000_000)
-    assert (record["status"], record["attempts"]) == ("timeout", 1)
-    assert "raise timeout_s" in record["advice"]
+    assert (record.status, record.attempts) == ("timeout", 1)
+    assert "raise timeout_s" in record.advice
 
 
 def test_a_pool_that_does_not_fit_is_oom_with_the_remedy(tmp_path: Path) -> None:
     _, record, _ = run(tmp_path, memory_size_mb=2**20)
-    assert record["status"] == "oom"
-    assert "memory_size_mb" in record["advice"]
+    assert record.status == "oom"
+    assert "memory_size_mb" in record.advice
 
 
 def test_a_repeat_does_not_wait_for_what_ended_the_one_before(tmp_path: Path) -> None:
     run(tmp_path, 1, memory_size_mb=2**20, repeats=2)
-    _, record, said = run(tmp_path, 2, memory_size_mb=2**20, repeats=2)
-    assert (record["status"], record["attempts"], said) == ("oom", 0, [])
-    assert record["reason"].startswith("as repeat 1: ")
+    _, record, reports = run(tmp_path, 2, memory_size_mb=2**20, repeats=2)
+    assert (record.status, record.attempts, reports) == ("oom", 0, [])
+    assert record.reason.startswith("as repeat 1: ")
 
 
 def test_numactl_that_is_absent_is_bind_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     _, record, _ = run(tmp_path, binding="numactl")
-    assert record["status"] == "bind_failed"
-    assert "numactl is not installed" in record["reason"] and "binding none" in record["advice"]
+    assert record.status == "bind_failed"
+    assert "numactl is not installed" in record.reason and "binding none" in record.advice
 
 
 def test_a_cell_that_takes_the_host_down_is_given_up(tmp_path: Path) -> None:
@@ -82,7 +85,7 @@ def test_a_cell_that_takes_the_host_down_is_given_up(tmp_path: Path) -> None:
     starts = directory.record(name, 1).with_suffix(".starts")
     starts.write_text("an-earlier-boot\nanother-boot\na-third-boot")
     _, record, _ = run(tmp_path)
-    assert record["status"] == "crashed" and "the host went down during 3 starts" in record["reason"]
+    assert record.status == "crashed" and "the host went down during 3 starts" in record.reason
     assert not starts.exists()
 
 
@@ -91,7 +94,7 @@ def test_starts_that_were_only_killed_are_no_reason_to_give_up(tmp_path: Path) -
     (name,) = (cell.name for cell in directory.grid().cells)
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     directory.record(name, 1).with_suffix(".starts").write_text("\n".join([boot] * 5))
-    assert run(tmp_path)[1]["status"] == "ok"
+    assert run(tmp_path)[1].status == "ok"
 
 
 def test_log_tail_of_a_huge_log_is_short(tmp_path: Path) -> None:
@@ -102,23 +105,41 @@ def test_log_tail_of_a_huge_log_is_short(tmp_path: Path) -> None:
     assert log_tail(tmp_path / "none") == []
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"status": "fine"}', '{"status": null}'])
-def test_half_a_record_is_no_record(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"status": "fine"}', '{"status": null}', "[" * 100_000])
+def test_a_damaged_record_counts_as_missing(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.json").write_text(text)
-    assert read_record(tmp_path / "r.json") is None
+    assert read_record(tmp_path / "r.json", Stage) is None
 
 
-def test_what_the_grid_says_cannot_run_here_is_final_and_what_a_run_found_missing_is_not(tmp_path: Path) -> None:
-    refused = {"status": "not_runnable", "reason": "no node 2", "advice": "", "invocation": "a", "by_grid": True}
-    record = write_record(tmp_path / "r.json", refused)
-    assert is_final(record, "b") and is_final(passed_on(record) | {"invocation": "a"}, "b")
-    missing = write_record(tmp_path / "r.json", refused | {"reason": "no huge pages", "by_grid": False})
-    assert not is_final(missing, "b") and not is_final(passed_on(missing) | {"invocation": "a"}, "b")
+def test_head_is_read_anew_when_the_record_changes(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    assert read_head(path) is None
+    write_record(path, Head(status=Outcome.OK, started_at="2026-01-01T00:00:00Z"))
+    assert read_head(path).origin == "2026-01-01T00:00:00Z" and read_head(path) is read_head(path)
+    write_record(path, Head(status=Outcome.OOM, source="x", started_at="later"))
+    assert (read_head(path).status, read_head(path).origin) == ("oom", "x")
 
 
-@pytest.mark.parametrize("status", OUTCOMES)
-def test_only_what_went_well_or_was_tried_now_is_final(tmp_path: Path, status: str) -> None:
-    record = write_record(tmp_path / "r.json", {"status": status, "invocation": "a"})
-    assert is_final(record, "a")
-    assert is_final(record, "b") is (status == "ok")
-    assert not is_final(None, "a")
+def test_what_the_grid_refuses_is_final_and_what_a_run_found_missing_is_not() -> None:
+    refused = Stage(status=Outcome.NOT_RUNNABLE, reason="no node 2", invocation="a", by_grid=True)
+    assert refused.is_final("b")
+    missing = Stage(status=Outcome.NOT_RUNNABLE, reason="no huge pages", invocation="a")
+    assert not missing.is_final("b")
+
+
+def test_later_stages_keep_that_the_grid_refused(tmp_path: Path) -> None:
+    directory, record, _ = run(tmp_path, "traced", numa_nodes=[0], gpu_ids=[0], binding="none")
+    (cell,) = directory.grid().cells
+    refused = structs.replace(record, status=Outcome.NOT_RUNNABLE, reason="no node 2", by_grid=True, result=None)
+    write_record(directory.record(cell.name, "traced"), refused)
+    export = export_trace(directory, cell, "now")
+    assert (export.status, export.by_grid, export.source) == ("not_runnable", True, record.started_at)
+    stage = extract_metrics(directory, cell, "now")
+    assert (stage.status, stage.by_grid, stage.reason) == ("not_runnable", True, "no node 2")
+
+
+@pytest.mark.parametrize("status", Outcome)
+def test_only_success_or_this_invocation_is_final(status: Outcome) -> None:
+    record = Stage(status=status, invocation="a")
+    assert record.is_final("a")
+    assert record.is_final("b") is (status == "ok")

@@ -13,16 +13,21 @@ from pathlib import Path
 
 import pytest
 
+from bench.host.processes import session_members
+from bench.records.base import plain
+from bench.records.run import StartMethod
 from bench.records.study import TRACED, Slot
 from bench.run import forkserver
 from bench.run.attempt import execute
 from bench.run.child import ChildEnd, child_environment, run_child
-from bench.run.forkserver import EXEC, FORK, SERVERS, ForkServers, how_to_start, served
+from bench.run.forkserver import SERVERS, ForkServers, served, start_method
 from bench.run.lock import HostLock
-from bench.run.processes import session_members, start_ticks
+from bench.run.progress import Progress, RunState
+from bench.storage import start_ticks
 from bench.study.directory import resolve
 from bench.study.load import read_study
 
+EXEC, FORK = StartMethod
 ROOT = Path(__file__).parents[2]
 LIGHT = ["-m", "tests.run.light_server"]
 
@@ -229,9 +234,9 @@ def test_the_first_block_and_traces_have_interpreters_of_their_own() -> None:
     def slot(repeat: int | str, block: int) -> Slot:
         return Slot(cell="cell", repeat=repeat, block=block, position=0, group="group")
 
-    assert [how_to_start(FORK, slot(repeat, 3), 1) for repeat in (1, 2, 9, TRACED)] == [EXEC, FORK, FORK, EXEC]
-    assert how_to_start(EXEC, slot(2, 2), 1) == EXEC
-    assert how_to_start(FORK, slot(2, 2), concurrent_gpus=4) == EXEC
+    assert [start_method(FORK, slot(repeat, 3), 1) for repeat in (1, 2, 9, TRACED)] == [EXEC, FORK, FORK, EXEC]
+    assert start_method(EXEC, slot(2, 2), 1) == EXEC
+    assert start_method(FORK, slot(2, 2), concurrent_gpus=4) == EXEC
 
 
 def test_the_command_says_how_it_was_started() -> None:
@@ -251,13 +256,13 @@ def test_a_study_that_asks_for_forks_has_them_from_the_second_block_on(tmp_path:
     records, sessions, seen = {}, {}, {}
     for how, repeat in ((EXEC, 1), (FORK, 2)):
 
-        def look(text: str, percent: int, how: str = how) -> None:
-            if how not in seen and text.startswith("measuring"):
+        def look(progress: Progress, how: StartMethod = how) -> None:
+            if how not in seen and progress.state is RunState.MEASURING:
                 seen[how], sessions[how] = surroundings(lock.holder()["child"]), lock.sessions()
 
         records[how] = execute(directory, cell, grid.slot(cell.name, repeat), "now", lock, look)
     SERVERS.end()
-    assert {how: (record["status"], record["start"]) for how, record in records.items()} == {
+    assert {how: (record.status, record.start) for how, record in records.items()} == {
         EXEC: ("ok", EXEC),
         FORK: ("ok", FORK),
     }
@@ -265,10 +270,10 @@ def test_a_study_that_asks_for_forks_has_them_from_the_second_block_on(tmp_path:
     # The server is known to the lock beside the run: a later study would end both.
     assert (len(sessions[EXEC]), len(sessions[FORK])) == (1, 2)
     commands = {
-        how: [word for word in record["command"] if not word.startswith("/")] for how, record in records.items()
+        how: [word for word in record.command if not word.startswith("/")] for how, record in records.items()
     }
     assert commands[FORK] == [{"bench.workload": "bench.workload.serve"}.get(word, word) for word in commands[EXEC]]
-    executed, forked = records[EXEC]["result"], records[FORK]["result"]
+    executed, forked = plain(records[EXEC].result), plain(records[FORK].result)
     assert forked.keys() == executed.keys() and forked["output_checksum"] == executed["output_checksum"]
     assert forked["phases_s"]["imports"] < executed["phases_s"]["imports"] / 2
     for fact in ("verdict", "policy", "node_cpus", "share_on_node", "threads"):

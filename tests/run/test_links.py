@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from bench.records.base import read
+from bench.records.run import Link
 from bench.records.study import Cell
 from bench.run.lock import HostLock
 from bench.run.stages import link_cells, link_name, measure_link
-from bench.storage import read_json
 from bench.study.directory import RunDirectory, resolve
 from bench.study.load import read_study
 
@@ -47,18 +48,21 @@ def test_a_measured_link_is_a_record_of_its_own(directory: RunDirectory, tmp_pat
     name, cell = next(iter(link_cells(cells_of(directory)).items()))
     lock = HostLock(tmp_path / "lock")
     record = measure_link(directory, name, cell, "now", lock, lambda *_: None)
-    assert record == read_json(directory.path / "links" / "gpu0_numa0.json")
-    assert (record["schema"], record["status"], record["invocation"]) == (1, "ok", "now")
-    assert (record["gpu"], record["cpu_node"], record["mem_node"]) == (0, 0, 0)
-    copies = record["result"]["copies"]
-    assert {copy["direction"] for copy in copies} == {"h2d", "d2h", "both"}
-    assert all(copy["median_gb_s"] > 0 for copy in copies)
+    assert record == read(directory.path / "links" / "gpu0_numa0.json", Link)
+    assert (record.schema, record.status, record.invocation) == (2, "ok", "now")
+    assert (record.gpu, record.cpu_node, record.mem_node) == (0, 0, 0)
+    copies = record.result.copies
+    assert {copy.direction for copy in copies} == {"h2d", "d2h", "both"}
+    assert all(copy.median_gb_s > 0 for copy in copies)
     assert lock.holder()["study"] == str(directory.path) and lock.sessions() == []
 
 
 @pytest.mark.parametrize(
     ("change", "outcome", "words"),
-    [({"timeout_s": 0.1}, "timeout", "not finished after 0.1 s"), ({"device": "tpu"}, "crashed", "device is 'tpu'")],
+    [
+        ({"timeout_s": 0.1}, "timeout", "not finished after 0.1 s"),
+        ({"dtype": "fp8"}, "crashed", "'fp8' - at `$.dtype`"),
+    ],
 )
 def test_what_fails_is_a_record_with_its_outcome(
     directory: RunDirectory, tmp_path: Path, change: dict, outcome: str, words: str
@@ -67,4 +71,4 @@ def test_what_fails_is_a_record_with_its_outcome(
     record = measure_link(
         directory, name, structs.replace(cell, **change), "now", HostLock(tmp_path / "lock"), lambda *_: None
     )
-    assert record["status"] == outcome and words in record["reason"] and record["advice"]
+    assert record.status == outcome and words in record.reason and record.advice

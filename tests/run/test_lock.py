@@ -11,7 +11,7 @@ import pytest
 
 from bench.errors import StudyError
 from bench.run.lock import HostLock, describe
-from bench.run.processes import start_ticks
+from bench.storage import start_ticks
 
 HOLDER = """
 import sys, time
@@ -46,7 +46,7 @@ def test_a_second_study_waits_and_says_for_whom(tmp_path: Path) -> None:
     try:
         with pytest.raises(Waited) as waited:
             HostLock(path).acquire("mine", refuse_to_wait)
-        assert f"waiting for other study (pid {holder.pid}, since " in str(waited.value)
+        assert f"waiting for other study (pid {holder.pid}, since " in waited.value.args[0].text
     finally:
         holder.kill()
         holder.wait()
@@ -177,7 +177,7 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_a_holder_that_said_nothing_is_waited_for_too() -> None:
-    assert describe({}) == "waiting for another measurement on this host"
+    assert describe({}) == "another measurement on this host"
 
 
 def test_a_process_of_this_boot_is_no_orphan_of_another_one(tmp_path: Path) -> None:

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from bench.host.peers import Peer
+from bench.host.peers import PeerPlacement
+from bench.host.processes import session_members
 from bench.records.base import plain
+from bench.records.host import HiddenNodes, Probe, Probed
+from bench.records.run import Outcome, ProbeStage, Run, Window, write_record
 from bench.records.study import Cell, Grid
 from bench.run.attempt import execute
 from bench.run.lock import HostLock
 from bench.run.peers import peer_cell, peers_of, probed_nodes
-from bench.run.processes import session_members
-from bench.run.record import failure, write_record
 from bench.storage import write_json
 from bench.study.directory import RunDirectory, resolve
 from bench.study.load import read_study
@@ -42,7 +43,7 @@ class Call:
         self.directory, grid = resolved(tmp_path, **changes)
         (self.cell,) = grid.cells
         self.lock = HostLock(tmp_path / "lock")
-        self.record: dict = {}
+        self.record: Run | None = None
         slot = grid.slot(self.cell.name, repeat)
 
         def run() -> None:
@@ -58,7 +59,7 @@ class Call:
             time.sleep(0.01)
         return found
 
-    def ended(self) -> dict:
+    def ended(self) -> Run:
         self._thread.join(100)
         return self.record
 
@@ -70,39 +71,39 @@ def is_load(pid: int) -> bool:
         return False
 
 
-def span_s(windows: list[dict]) -> tuple[float, float, float]:
+def span_s(windows: list[Window]) -> tuple[float, float, float]:
     """Begin, end and the longest of consecutive windows, in s on the monotonic counter that all processes share."""
-    longest_s = max(window["duration_s"] for window in windows)
-    return windows[0]["start_ns"] / 1e9, windows[-1]["start_ns"] / 1e9 + windows[-1]["duration_s"], longest_s
+    longest_s = max(window.duration_s for window in windows)
+    return windows[0].start_ns / 1e9, windows[-1].start_ns / 1e9 + windows[-1].duration_s, longest_s
 
 
 def test_a_peer_works_throughout_the_windows_and_leaves_its_own_result(tmp_path: Path) -> None:
     call = Call(tmp_path)
     own, peer = call.sessions(2)
     record = call.ended()
-    assert record["status"] == "ok", record
+    assert record.status == "ok", record
     assert own != peer and session_members(own, 0) == session_members(peer, 0) == []
-    (kept,) = record["peers"]
-    assert (kept["gpu"], kept["cpu_node"], kept["mem_node"], kept["status"]) == (1, 0, 0, "ok")
-    assert kept["exit_code"] == 0 and kept["command"] != record["command"] and "load" in kept["command"]
-    begin_s, end_s, _ = span_s(record["result"]["windows"])
-    peer_begin_s, peer_end_s, longest_s = span_s(kept["result"]["windows"])
+    (kept,) = record.peers
+    assert (kept.gpu, kept.cpu_node, kept.mem_node, kept.status) == (1, 0, 0, "ok")
+    assert kept.exit_code == 0 and kept.command != record.command and "load" in kept.command
+    begin_s, end_s, _ = span_s(record.result.windows)
+    peer_begin_s, peer_end_s, longest_s = span_s(kept.result.windows)
     # Its window in which the others stopped is not kept, however long a busy machine made it.
     assert peer_begin_s <= begin_s and end_s <= peer_end_s + 2 * longest_s
-    worked_s = sum(window["duration_s"] for window in kept["result"]["windows"])
+    worked_s = sum(window.duration_s for window in kept.result.windows)
     assert worked_s > 0.9 * (peer_end_s - peer_begin_s)
-    assert kept["result"]["throughput_samples_s"] > 0 and kept["result"]["certificate"]["verdict"]
-    log = call.directory.log(f"{record['run']}_peer_gpu1", "stdout").read_text()
+    assert kept.result.throughput_samples_s > 0 and kept.result.certificate.verdict
+    log = call.directory.log(f"{record.run}_peer_gpu1", "stdout").read_text()
     assert "load:" in log
-    assert not [reason for reason in record["monitor"]["disturbed"] if "GPU" in reason]
+    assert not [one for one in record.monitor.disturbed if "GPU" in one.text]
 
 
 def test_in_a_traced_run_the_peers_are_load_and_are_not_traced(tmp_path: Path) -> None:
     call = Call(tmp_path, "traced")
     record = call.ended()
-    assert record["status"] == "ok", record
-    (kept,) = record["peers"]
-    assert kept["status"] == "ok" and "--trace" in record["command"] and "--trace" not in kept["command"]
+    assert record.status == "ok", record
+    (kept,) = record.peers
+    assert kept.status == "ok" and "--trace" in record.command and "--trace" not in kept.command
     assert len(list((call.directory.path / "nsys_reports").iterdir())) == 1
 
 
@@ -115,32 +116,32 @@ def test_a_peer_that_is_killed_fails_the_run_by_name_and_is_tried_twice(tmp_path
         killed.update(new)
         os.killpg(new[0], signal.SIGKILL)
     record = call.ended()
-    assert (record["status"], record["attempts"]) == ("crashed", 2)
-    assert record["reason"].startswith("peer on GPU 1: killed by signal 9 (SIGKILL)")
-    assert record["peers"][0]["exit_code"] == -9
+    assert (record.status, record.attempts) == ("crashed", 2)
+    assert record.reason.startswith("peer on GPU 1: killed by signal 9 (SIGKILL)")
+    assert record.peers[0].exit_code == -9
 
 
 TOO_MUCH_MB = 2**20
 
 
 def test_what_a_peer_says_of_its_failure_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def too_large(cell: Cell, peer: Peer) -> Cell:
+    def too_large(cell: Cell, peer: PeerPlacement) -> Cell:
         return structs.replace(peer_cell(cell, peer), memory_size_mb=TOO_MUCH_MB)
 
     monkeypatch.setattr("bench.run.peers.peer_cell", too_large)
     record = Call(tmp_path).ended()
-    assert (record["status"], record["attempts"]) == ("oom", 1)
-    assert record["reason"].startswith("peer on GPU 1: ") and "memory_size_mb" in record["advice"]
-    assert record["peers"][0]["status"] == "oom"
+    assert (record.status, record.attempts) == ("oom", 1)
+    assert record.reason.startswith("peer on GPU 1: ") and "memory_size_mb" in record.advice
+    assert record.peers[0].status == "oom"
 
 
 def test_what_fails_first_is_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def small(cell: Cell, peer: Peer) -> Cell:
+    def small(cell: Cell, peer: PeerPlacement) -> Cell:
         return structs.replace(peer_cell(cell, peer), memory_size_mb=1)
 
     monkeypatch.setattr("bench.run.peers.peer_cell", small)
     record = Call(tmp_path, memory_size_mb=TOO_MUCH_MB).ended()
-    assert record["status"] == "oom" and "peer" not in record["reason"]
+    assert record.status == "oom" and "peer" not in record.reason
 
 
 def test_a_timeout_ends_all_sessions(tmp_path: Path) -> None:
@@ -148,11 +149,11 @@ def test_a_timeout_ends_all_sessions(tmp_path: Path) -> None:
     sessions = call.sessions(3)
     begin = time.monotonic()
     record = call.ended()
-    assert record["status"] == "timeout", record
+    assert record.status == "timeout", record
     # Three seconds of the run, and what ending takes: SIGTERM, at most three seconds, SIGKILL.
     assert time.monotonic() - begin < 3 + 5
     assert all(session_members(session, 0) == [] for session in sessions)
-    assert len(record["peers"]) == 2
+    assert len(record.peers) == 2
 
 
 def test_peers_that_do_not_listen_are_ended_with_the_run(tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_peers_that_do_not_listen_are_ended_with_the_run(tmp_path: Path) -> None
         os.killpg(session, signal.SIGSTOP)
     begin = time.monotonic()
     record = call.ended()
-    assert record["status"] == "timeout" and time.monotonic() - begin < 2 + 5
+    assert record.status == "timeout" and time.monotonic() - begin < 2 + 5
     assert all(session_members(session, 0) == [] for session in sessions)
 
 
@@ -175,25 +176,28 @@ def test_what_nobody_knows_is_not_runnable(tmp_path: Path) -> None:
     write_json(directory.path / "topology.json", facts)
     slot = grid.slot(cell.name, 1)
     record = execute(directory, cell, slot, "now", HostLock(tmp_path / "lock"), lambda *_: None)
-    assert (record["status"], record["attempts"]) == ("not_runnable", 0)
-    assert "no GPU to be near to" in record["reason"] and "concurrent_placement" in record["advice"]
+    assert (record.status, record.attempts) == ("not_runnable", 0)
+    assert "no GPU to be near to" in record.reason and "concurrent_placement" in record.advice
 
 
 def test_a_peer_is_the_measured_cell_on_another_gpu_and_node(tmp_path: Path) -> None:
     _, grid = resolved(tmp_path)
     (cell,) = grid.cells
-    bound = peer_cell(structs.replace(cell, binding="numactl"), Peer(3, "GPU-3", 7))
+    bound = peer_cell(structs.replace(cell, binding="numactl"), PeerPlacement(3, "GPU-3", 7))
     assert (bound.gpu, bound.gpu_uuid, bound.cpu_node, bound.mem_node) == (3, "GPU-3", 7, 7)
     assert (bound.binding, bound.model, bound.concurrent_gpus) == ("numactl", cell.model, 2)
     found = structs.replace(cell, binding="numactl", concurrent_placement="found")
-    assert peer_cell(found, Peer(3, None, None)).binding == "none"
+    assert peer_cell(found, PeerPlacement(3, None, None)).binding == "none"
 
 
 def test_the_probe_tells_nodes(tmp_path: Path) -> None:
     directory, grid = resolved(tmp_path)
     assert probed_nodes(directory) == {}
-    found = {"gpus": [{"index": 0, "measured_node": 2}, {"index": 1, "measured_node": None}, {"index": 2}]}
-    write_record(directory.probe("before"), {**failure("ok", ""), "invocation": "a", "found": found})
+    gpus = tuple(
+        Probed(index=index, measured_node=node, hidden_nodes=HiddenNodes.ONE_GROUP)
+        for index, node in enumerate((2, None, None))
+    )
+    write_record(directory.probe("before"), ProbeStage(status=Outcome.OK, found=Probe(gpus=gpus)))
     assert probed_nodes(directory) == {0: 2, 1: None, 2: None}
     (cell,) = grid.cells
     assert peers_of(directory, structs.replace(cell, concurrent_gpus=1)) == ()

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from bench.errors import StudyError
 from bench.host.topology import read_topology
-from bench.run.record import write_record
+from bench.legacy.record import write_record
 from bench.storage import write_json
 from bench.study.directory import RunDirectory, find, resolve
 from bench.study.load import StudyDefinition, read_study

@@ -24,7 +24,7 @@ from bench.run.attempt import step_aside
 from bench.run.child import Child, Launch, Process, child_environment, run_child, scratch_folder, workload_argv
 from bench.run.forkserver import EXEC, FORK, ForkServers, served
 from bench.run.lock import HostLock
-from bench.run.record import OK
+from bench.legacy.record import OK
 from bench.storage import read_json, write_json
 from bench.study.grid import expand_here
 from bench.study.load import read_study

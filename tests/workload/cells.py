@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from bench.workload.cell import Cell, parse_cell
+from bench.records.base import convert
+from bench.records.study import Cell
 
 NO_COMPUTE = {"name": "vit0x0x0", "patch_size": 0, "depth": 0, "dim": 0, "heads": 0}
 TINY = {"name": "vit16x1x32", "patch_size": 16, "depth": 1, "dim": 32, "heads": 2}
@@ -38,4 +39,4 @@ def raw_cell(**changes: Any) -> dict[str, Any]:
 
 
 def small_cell(**changes: Any) -> Cell:
-    return parse_cell(raw_cell(**changes))
+    return convert(raw_cell(**changes), Cell)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.records.base import read
+from bench.records.run import ChildReport, Mode
 from bench.workload.barrier import Barrier
 from bench.workload.failures import RunFailure
 
@@ -15,7 +17,7 @@ from .cells import NO_COMPUTE, raw_cell
 
 
 def test_a_peer_that_does_not_come_is_named(tmp_path):
-    with pytest.raises(RunFailure, match=r"a peer did not come: 1 of 3 processes were ready after 0\.02 s") as raised:
+    with pytest.raises(RunFailure, match=r"in time: 1 of 3 processes were ready after 0\.02 s") as raised:
         Barrier(tmp_path, 3, 0.02).wait()
     assert raised.value.status == "crashed"
 
@@ -43,7 +45,7 @@ def test_nobody_waits_for_a_process_that_failed(tmp_path):
 def test_a_peer_that_is_gone_before_the_end_is_found(tmp_path):
     barrier = Barrier(tmp_path, 2, 60, stop_timeout_s=0.02)
     assert not barrier.is_done()
-    with pytest.raises(RunFailure, match="a peer was gone before the windows were over: 0 of 1"):
+    with pytest.raises(RunFailure, match="a peer ended before the windows: 0 of 1"):
         barrier.finish()
     assert barrier.is_done()
 
@@ -56,8 +58,8 @@ def start(folder: Path, name: str, mode: str, peers: int, **changes) -> subproce
     return subprocess.Popen(argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
-def result(folder: Path, name: str) -> dict:
-    return json.loads((folder / f"{name}.json").read_text())
+def report(folder: Path, name: str) -> ChildReport:
+    return read(folder / f"{name}.json", ChildReport)
 
 
 def test_a_peer_loads_the_host_while_the_other_is_measured(tmp_path):
@@ -66,28 +68,27 @@ def test_a_peer_loads_the_host_while_the_other_is_measured(tmp_path):
         start(tmp_path, "peer", "load", 2, concurrent_load="copies"),
     ]
     assert [child.wait(60) for child in children] == [0, 0]
-    measured, peer = result(tmp_path, "measured"), result(tmp_path, "peer")
-    assert (peer["status"], peer["mode"]) == ("ok", "load")
-    assert peer["bytes_in_per_batch"] == peer["bytes_out_per_batch"]  # it copies and computes nothing
-    assert "latency_us" not in peer
-    assert peer["throughput_samples_s"] > 0
-    assert peer["certificate"]["cpus_seen"]
-    first, last = measured["windows"][0], measured["windows"][-1]
-    assert peer["windows"][0]["start_ns"] < first["start_ns"]
-    end = peer["windows"][-1]
-    assert end["start_ns"] + end["duration_s"] * 1e9 > last["start_ns"]
+    measured, peer = report(tmp_path, "measured").result, report(tmp_path, "peer").result
+    assert peer.mode is Mode.LOAD
+    assert peer.bytes_in_per_batch == peer.bytes_out_per_batch  # it copies and computes nothing
+    assert peer.latency_us is None
+    assert peer.throughput_samples_s > 0
+    assert peer.certificate.cpus_seen
+    assert peer.windows[0].start_ns < measured.windows[0].start_ns
+    end = peer.windows[-1]
+    assert end.start_ns + end.duration_s * 1e9 > measured.windows[-1].start_ns
 
 
 def test_a_peer_that_fails_ends_the_measured_run_by_name(tmp_path):
     children = [
         start(tmp_path, "measured", "timed", 2, model=NO_COMPUTE),
-        start(tmp_path, "peer", "load", 2, model=NO_COMPUTE, memory_size_mb=100_000_000),
+        start(tmp_path, "peer", "load", 2, model=NO_COMPUTE, memory_size_mb=2**20),
     ]
     assert [child.wait(60) for child in children] == [3, 3]
-    assert result(tmp_path, "peer")["status"] == "oom"
-    found = result(tmp_path, "measured")
-    assert found["status"] == "crashed"
-    assert f"pid {children[1].pid}" in found["reason"]
+    assert report(tmp_path, "peer").failure.status == "oom"
+    failure = report(tmp_path, "measured").failure
+    assert failure.status == "crashed"
+    assert f"pid {children[1].pid}" in failure.reason
 
 
 @pytest.mark.parametrize("arguments", [["--mode", "load"], ["--mode", "timed", "--peers", "2"]])

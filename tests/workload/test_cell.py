@@ -1,7 +1,9 @@
+import json
+
 import pytest
 
-from bench.workload.cell import as_load, parse_cell
-from bench.workload.failures import RunFailure
+from bench.workload.__main__ import load_cell
+from bench.workload.failures import RunFailure, read_cell
 
 from .cells import NO_COMPUTE, raw_cell, small_cell
 
@@ -36,50 +38,27 @@ def test_a_pass_rounds_up_to_whole_batches():
     assert small_cell(num_samples=41, batch_size=4).batches_per_pass == 11
 
 
-def test_keys_of_other_readers_are_passed_over():
-    assert parse_cell(raw_cell(key="abc", outcome="ok")) == small_cell()
+def test_keys_of_other_readers_are_ignored(tmp_path):
+    (tmp_path / "cell.json").write_text(json.dumps(raw_cell(key="abc", outcome="ok")))
+    assert read_cell(tmp_path / "cell.json") == small_cell()
 
 
 def test_a_load_of_copies_computes_nothing():
-    assert as_load(raw_cell()) == raw_cell()
-    assert not parse_cell(as_load(raw_cell(concurrent_load="copies"))).model.computes
-
-
-def test_a_missing_key_is_named():
-    raw = raw_cell()
-    del raw["buffers"]
-    with pytest.raises(RunFailure, match=r"incomplete: .*'buffers'"):
-        parse_cell(raw)
+    assert load_cell(small_cell()) == small_cell()
+    assert not load_cell(small_cell(concurrent_load="copies")).model.computes
 
 
 @pytest.mark.parametrize(
-    ("changes", "status", "what"),
+    ("changes", "what"),
     [
-        ({"dtype": "fp8"}, "crashed", "dtype is 'fp8'"),
-        ({"compile_model": "fast"}, "crashed", "compile_model is 'fast'"),
-        ({"host_memory": "unified"}, "crashed", "host_memory is 'unified'"),
-        ({"direction": "in"}, "crashed", "direction is 'in'"),
-        ({"copy_granularity": "pixel"}, "crashed", "copy_granularity is 'pixel'"),
-        ({"host_memory": "write-combined"}, "not_runnable", "host_memory write-combined is a kind of CUDA's"),
-        ({"host_memory": "registered"}, "not_runnable", "host_memory registered is a kind of CUDA's"),
-        ({"compile_model": "reduce-overhead"}, "not_runnable", "records CUDA graphs"),
-        ({"direction": "d2h", "preprocess_queue": 2}, "not_runnable", "direction d2h makes none"),
-        (
-            {"direction": "d2h", "host_memory": "write-combined", "device": "cuda"},
-            "not_runnable",
-            "write-combined memory is for the copy in",
-        ),
-        ({"cuda_graph": True}, "not_runnable", "cuda_graph asks for a CUDA device"),
-        ({"dtype": "tf32"}, "not_runnable", "tf32"),
-        (
-            {"device": "cuda", "cuda_graph": True, "compile_model": "reduce-overhead"},
-            "not_runnable",
-            "makes CUDA graphs of its own",
-        ),
+        ({"cpu_node": None}, r"\$\.cpu_node"),
+        ({"dtype": "fp8"}, r"'fp8' - at `\$\.dtype`"),
+        ({"model": {"name": "vit0x0x0"}}, r"`patch_size` - at `\$\.model`"),
     ],
 )
-def test_what_cannot_run_is_refused_by_name(changes, status, what):
+def test_a_damaged_cell_is_refused_by_its_key(tmp_path, changes, what):
+    (tmp_path / "cell.json").write_text(json.dumps(raw_cell(**changes)))
     with pytest.raises(RunFailure, match=what) as raised:
-        small_cell(**changes)
-    assert raised.value.status == status
+        read_cell(tmp_path / "cell.json")
+    assert raised.value.status == "crashed"
     assert raised.value.advice

@@ -3,23 +3,23 @@ import shutil
 import pytest
 import torch
 
-from bench.workload import execution as compilation
-from bench.workload.barrier import Progress
+from bench.records.run import Compilation, Mode
+from bench.workload import execution
 from bench.workload.devices import CpuDevice
 from bench.workload.execution import (
-    NOTHING,
+    compilation,
     compilations,
     compile_advice,
-    compile_facts,
     make_forward,
     make_slots,
     refuse_compilations,
 )
 from bench.workload.failures import RunFailure
 from bench.workload.models import build_model
-from bench.workload.run import Phases, execute
+from bench.workload.progress import PhaseTimes, Progress
+from bench.workload.run import execute
 
-from .cells import NO_COMPUTE, raw_cell, small_cell
+from .cells import NO_COMPUTE, small_cell
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs g++")
 
@@ -45,20 +45,20 @@ def test_compiled_gives_the_same_tokens_and_compiles_once():
 
 @needs_compiler
 def test_compile_time_is_a_phase_of_its_own():
-    phases = Phases()
-    result = execute(raw_cell(compile_model="default"), "timed", Progress(), phases)
-    facts = result["compile"]
-    assert (facts["mode"], facts["reason"]) == ("default", "")
-    assert facts["compile_s"] == pytest.approx(result["phases_s"]["compile"])
-    assert facts["compile_s"] > 0.1
-    assert result["compilations_in_windows"] == 0
+    phases = PhaseTimes()
+    result = execute(small_cell(compile_model="default"), Mode.TIMED, Progress(), phases)
+    facts = result.compile
+    assert facts.mode == "default"
+    assert facts.compile_s == pytest.approx(result.phases_s["compile"])
+    assert facts.compile_s > 0.1
+    assert result.compilations_in_windows == 0
 
 
 def test_there_is_nothing_to_compile_without_compute():
-    result = execute(raw_cell(compile_model="default", model=NO_COMPUTE), "timed", Progress(), Phases())
-    assert result["compile"] == {"mode": "default", "compile_s": None, "reason": NOTHING}
-    assert result["phases_s"]["compile"] == 0
-    assert compile_facts(small_cell(), 1.0) is None
+    result = execute(small_cell(compile_model="default", model=NO_COMPUTE), Mode.TIMED, Progress(), PhaseTimes())
+    assert result.compile == Compilation(mode="default", compile_s=None)
+    assert result.phases_s["compile"] == 0
+    assert compilation(small_cell(), 1.0) is None
 
 
 def test_code_that_is_compiled_again_is_counted():
@@ -83,7 +83,7 @@ def test_compilation_inside_the_windows_fails_by_name(monkeypatch):
     counts = iter(range(10))
     monkeypatch.setattr("bench.workload.run.compilations", lambda: next(counts))
     with pytest.raises(RunFailure, match="1 compilations or recordings of CUDA graphs inside the windows") as raised:
-        execute(raw_cell(model=NO_COMPUTE), "timed", Progress(), Phases())
+        execute(small_cell(model=NO_COMPUTE), Mode.TIMED, Progress(), PhaseTimes())
     assert raised.value.status == "crashed"
 
 
@@ -119,11 +119,11 @@ def test_a_compiler_that_compiled_nothing_is_found(monkeypatch):
 def test_cuda_graphs_that_were_skipped_are_no_silent_fallback(monkeypatch):
     """Both counters are replaced: only a GPU has such graphs."""
     values = iter([0, 0, 1, 1])
-    monkeypatch.setattr(compilation, "_counter", lambda group, name: next(values))
+    monkeypatch.setattr(execution, "_counter", lambda group, name: next(values))
     monkeypatch.setattr(torch, "compile", lambda call, **_: call)
     cell = small_cell(compile_model="reduce-overhead", device="cuda")
     with pytest.raises(RunFailure, match="mode reduce-overhead recorded no CUDA graph"):
-        compilation.compiled(cell, CpuDevice(), lambda batch: batch, make_slots(cell, CpuDevice()))
+        execution.compiled(cell, CpuDevice(), lambda batch: batch, make_slots(cell, CpuDevice()))
 
 
 def test_advice_says_what_is_missing():

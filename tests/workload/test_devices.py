@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from bench.records.run import Device
 from bench.workload import devices
 from bench.workload.devices import CpuDevice, CpuEvent, bare_uuid, gpu_uuid, open_device
 from bench.workload.failures import RunFailure
@@ -14,7 +15,7 @@ UUID = "8a1b2c3d-0000-1111-2222-333344445555"
 
 
 def test_the_cpu_device_uses_the_cpus_it_may_use():
-    assert open_device(small_cell()).describe()["type"] == "cpu"
+    assert open_device(small_cell()).describe().type == "cpu"
     assert torch.get_num_threads() == len(os.sched_getaffinity(0))
 
 
@@ -26,8 +27,8 @@ def test_an_event_of_the_cpu_is_a_clock_reading_in_ms():
 
 def test_the_cpu_device_has_no_gpu_facts():
     facts = CpuDevice().describe()
-    assert facts["name"]
-    assert facts["uuid"] is facts["pci_bus_id"] is facts["capability"] is None
+    assert facts.name
+    assert facts.uuid is facts.pci_bus_id is facts.capability is None
 
 
 def test_no_cuda(monkeypatch):
@@ -43,8 +44,8 @@ class StubGpu:
     def __init__(self, index: int) -> None:
         self.index = index
 
-    def describe(self) -> dict[str, str]:
-        return {"uuid": f"GPU-{UUID}"}
+    def describe(self) -> Device:
+        return Device(uuid=f"GPU-{UUID}")
 
 
 @pytest.fixture

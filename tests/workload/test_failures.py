@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from bench.errors import StudyError
+from bench.records.run import Failure, Outcome
 from bench.workload.failures import RunFailure, name_failure
 
 
@@ -27,19 +28,17 @@ def test_the_allocator_of_the_cpu_is_known():
 
 
 def test_a_failure_keeps_its_name():
-    failure = RunFailure("not_runnable", "there is no GPU 9", "choose another")
+    failure = RunFailure(Outcome.NOT_RUNNABLE, "there is no GPU 9", "choose another")
     assert name_failure(failure) is failure
-    assert failure.record() == {
-        "status": "not_runnable", "reason": "there is no GPU 9", "advice": "choose another"
-    }
+    expected = Failure(status=Outcome.NOT_RUNNABLE, reason="there is no GPU 9", advice="choose another")
+    assert failure.record() == expected
     assert failure.exit_code == 3
 
 
 def test_a_study_error_keeps_its_words_and_its_place():
     failure = name_failure(StudyError("not valid JSON", "cell.json", "delete the file"))
-    assert failure.record() == {
-        "status": "crashed", "reason": "not valid JSON (cell.json)", "advice": "delete the file"
-    }
+    expected = Failure(status=Outcome.CRASHED, reason="not valid JSON (cell.json)", advice="delete the file")
+    assert failure.record() == expected
 
 
 def test_anything_else_is_a_crash_in_one_line():

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from bench.records.run import HugePages
 from bench.workload.devices import CpuDevice
 from bench.workload.host_memory import HostMemory
 
@@ -20,9 +21,8 @@ def test_the_cpu_device_copies_normal_memory(kind):
     assert (buffer.shape, buffer.dtype, buffer.device.type) == ((2, 3), torch.bfloat16, "cpu")
     assert memory.taken_bytes(5 * MIB) == 5 * MIB
     facts = memory.describe(buffer, None)
-    assert (facts["kind"], facts["inputs"], facts["outputs"]) == (kind, kind, kind)
-    assert facts["huge_pages"]["outputs"] is None
-    assert "normal memory" in facts["note"]
+    assert (facts.kind, facts.inputs, facts.outputs) == (kind, kind, kind)
+    assert facts.huge_pages.outputs is None
 
 
 def test_huge_buffers_have_their_shape():
@@ -33,7 +33,7 @@ def test_huge_buffers_have_their_shape():
         pytest.skip(str(failure))
     assert (buffer.shape, buffer.dtype) == ((2, 3, 100), torch.float16)
     assert buffer.is_contiguous()
-    assert memory.describe(None, buffer)["huge_pages"] == {"inputs": None, "outputs": buffer.nbytes}
+    assert memory.describe(None, buffer).huge_pages == HugePages(outputs=buffer.nbytes)
     assert memory.taken_bytes(5 * MIB) == 6 * MIB
 
 
@@ -44,15 +44,14 @@ def test_pinned_blocks_are_powers_of_two(nbytes, taken):
 
 
 @pytest.mark.parametrize(
-    ("kind", "outputs", "synchronous", "note"),
+    ("kind", "outputs", "synchronous"),
     [
-        ("pinned", "pinned", False, ""),
-        ("pageable", "pageable", True, "staged"),
-        ("write-combined", "pinned", False, "outputs are pinned"),
-        ("registered", "registered", False, ""),
+        ("pinned", "pinned", False),
+        ("pageable", "pageable", True),
+        ("write-combined", "pinned", False),
+        ("registered", "registered", False),
     ],
 )
-def test_what_the_result_says(kind, outputs, synchronous, note):
+def test_the_result_has_the_kinds_of_both_sides(kind, outputs, synchronous):
     facts = HostMemory(kind, StubCudaDevice()).describe(None, None)
-    assert (facts["inputs"], facts["outputs"], facts["synchronous_copies"]) == (kind, outputs, synchronous)
-    assert note in facts["note"]
+    assert (facts.inputs, facts.outputs, facts.synchronous_copies) == (kind, outputs, synchronous)

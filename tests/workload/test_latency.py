@@ -1,7 +1,7 @@
 import pytest
 
 from bench.workload.devices import CpuDevice
-from bench.workload.measure import LatencyMarks, latency_us, mark_stride
+from bench.workload.measure import LatencyMarks, latency, mark_stride
 
 
 def test_a_fast_window_marks_some_batches_of_both_slots():
@@ -33,25 +33,25 @@ def test_marks_for_another_length_are_refused():
 
 
 def test_quantiles_interpolate_linearly():
-    found = latency_us([float(value) for value in range(1000, -1, -1)])
-    assert found["count"] == 1001
-    assert (found["p50"], found["p90"], found["p99"], found["max"]) == (500, 900, 990, 1000)
-    assert found["quantiles"] == [10.0 * percent for percent in range(101)]
+    found = latency([float(value) for value in range(1000, -1, -1)])
+    assert found.count == 1001
+    assert (found.p50, found.p90, found.p99, found.max) == (500, 900, 990, 1000)
+    assert found.quantiles == [10.0 * percent for percent in range(101)]
 
 
 def test_what_a_small_sample_cannot_support_is_null():
-    found = latency_us([3.0, 1.0, 2.0, 5.0])
-    assert found["p50"] == 2.5
-    assert found["p99"] is None
-    assert found["reasons"]["p99"]
-    quantiles = found["quantiles"]
+    found = latency([3.0, 1.0, 2.0, 5.0])
+    assert found.p50 == 2.5
+    assert found.p99 is None
+    assert found.reasons["p99"]
+    quantiles = found.quantiles
     assert (quantiles[0], quantiles[50], quantiles[100]) == (1.0, 2.5, 5.0)
     assert quantiles[1] is None
     assert quantiles[99] is None
 
 
 def test_no_values_give_no_numbers():
-    found = latency_us([])
-    assert found["count"] == 0
-    assert found["max"] is None
-    assert found["quantiles"] == [None] * 101
+    found = latency([])
+    assert found.count == 0
+    assert found.max is None
+    assert found.quantiles == [None] * 101

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.workload.barrier import read_progress
+from bench.workload.progress import read_progress
 
 from .cells import NO_COMPUTE, raw_cell
 
@@ -22,7 +22,7 @@ def command(folder: Path, mode: str, *more: str, **changes) -> list[str]:
 
 
 def ended(folder: Path, mode: str, *more: str, limit_bytes: int = 0, **changes) -> tuple[int, dict, str]:
-    """Exit code, result and stderr of a run."""
+    """Exit code, report and stderr of a run."""
 
     def limit() -> None:
         if limit_bytes:
@@ -49,36 +49,37 @@ def test_a_timed_run_counts_its_batches_and_ends_with_its_result(tmp_path):
     assert len({done for done, _, phase in seen if phase == 2}) > 3
     assert all(expected % 9 == 0 and expected >= 9 * 10 for _, expected, phase in seen if phase == 2)
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["status"] == "ok"
-    assert result["phases_s"]["imports"] > 0.1
+    assert result["failure"] is None
+    assert result["result"]["phases_s"]["imports"] > 0.1
     assert shown.startswith("pipeline_gpu0_numa0_vit16x1x32 timed: ")
 
 
 def test_a_traced_run_writes_its_trace(tmp_path):
     trace = tmp_path / "trace.json.gz"
     code, result, _ = ended(tmp_path, "traced", "--trace", str(trace), model=NO_COMPUTE)
-    assert (code, result["status"]) == (0, "ok")
+    assert (code, result["failure"]) == (0, None)
     assert trace.stat().st_size > 0
 
 
 def test_nsys_on_the_cpu_device_needs_no_trace_file(tmp_path):
     code, result, _ = ended(tmp_path, "traced", model=NO_COMPUTE, profiler="nsys")
-    assert (code, result["status"]) == (0, "ok")
+    assert (code, result["failure"]) == (0, None)
 
 
 @pytest.mark.parametrize(
     ("changes", "status", "reason"),
     [
         ({"device": "cuda", "gpu": 99}, "not_runnable", ("CUDA is not available", "no GPU 99")),
-        ({"memory_size_mb": 100_000_000}, "oom", ("not enough host memory for the pool",)),
+        ({"memory_size_mb": 2**20}, "oom", ("not enough host memory for the pool",)),
     ],
 )
 def test_a_failure_is_told_by_name(tmp_path, changes, status, reason):
     code, result, stderr = ended(tmp_path, "timed", model=NO_COMPUTE, **changes)
     assert code == 3
-    assert result["status"] == status
-    assert any(text in result["reason"] for text in reason)
-    assert result["advice"] in stderr
+    failure = result["failure"]
+    assert failure["status"] == status
+    assert any(text in failure["reason"] for text in reason)
+    assert failure["advice"] in stderr
     assert "Traceback" not in stderr
 
 
@@ -89,12 +90,12 @@ def test_an_allocation_that_fails_is_oom(tmp_path):
     code, result, stderr = ended(
         tmp_path, "timed", model=NO_COMPUTE, memory_size_mb=8192, limit_bytes=8 << 30
     )
-    assert (code, result["status"]) == (3, "oom")
+    assert (code, result["failure"]["status"]) == (3, "oom")
     assert "reduce batch_size or memory_size_mb" in stderr
 
 
 def test_any_other_failure_is_a_crash_with_its_words(tmp_path):
     code, result, stderr = ended(tmp_path, "traced", "--trace", "/proc/no/trace.json.gz", model=NO_COMPUTE)
-    assert (code, result["status"]) == (3, "crashed")
-    assert "/proc/no" in result["reason"]
+    assert (code, result["failure"]["status"]) == (3, "crashed")
+    assert "/proc/no" in result["failure"]["reason"]
     assert "Traceback" in stderr

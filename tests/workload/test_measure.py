@@ -4,8 +4,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from bench.records.base import plain
 from bench.workload import measure
-from bench.workload.barrier import DONE, Progress
 from bench.workload.devices import CpuDevice
 from bench.workload.failures import RunFailure
 from bench.workload.measure import (
@@ -17,7 +17,8 @@ from bench.workload.measure import (
     trace_pass,
     warm_up,
 )
-from bench.workload.run import Phases, build_pipeline
+from bench.workload.progress import Phase, PhaseTimes, Progress
+from bench.workload.run import build_pipeline
 
 from .cells import NO_COMPUTE, small_cell
 from .test_ranges import Written
@@ -26,16 +27,16 @@ from .test_ranges import Written
 @pytest.fixture
 def pipeline():
     with torch.inference_mode():
-        yield build_pipeline(small_cell(model=NO_COMPUTE), CpuDevice(), Phases())
+        yield build_pipeline(small_cell(model=NO_COMPUTE), CpuDevice(), PhaseTimes())
 
 
 def test_warm_up_runs_its_samples_and_says_whether_it_settled(pipeline):
     rule = WarmupRule(window_s=0.002, min_batches=500, min_s=0.01)
     warmup = warm_up(pipeline, rule, Progress())
-    facts = warmup.as_json()
-    assert facts["batches"] == pipeline.next_batch >= 500
-    assert facts["settled"] is rule.settled(warmup.windows)
-    assert facts["duration_s"] >= 0.01
+    facts = warmup.record
+    assert facts.batches == pipeline.next_batch >= 500
+    assert facts.settled is rule.settled(warmup.windows)
+    assert facts.duration_s >= 0.01
     assert warmup.batch_s > 0
 
 
@@ -74,7 +75,7 @@ def test_a_window_counts_the_pages_that_are_first_touched_in_it(pipeline):
 
     first, again = (measure.run_window(pipeline, 1, touch) for _ in range(2))
     assert first.minor_faults >= pages > again.minor_faults
-    assert first.as_json()["minor_faults"] == first.minor_faults
+    assert plain(first)["minor_faults"] == first.minor_faults
 
 
 def test_short_windows_are_measured_again_all_of_them(pipeline, monkeypatch):
@@ -83,7 +84,7 @@ def test_short_windows_are_measured_again_all_of_them(pipeline, monkeypatch):
 
     def run_window(pipeline, count, beat, marks=None):
         asked.append(count)
-        return Window(count, 0.05 if len(asked) == 3 else count * 0.011, 0)
+        return Window(batches=count, duration_s=0.05 if len(asked) == 3 else count * 0.011)
 
     monkeypatch.setattr(measure, "run_window", run_window)
     measured = measure_windows(pipeline, 3, 13, 0.1, Progress(), LatencyMarks(CpuDevice()))
@@ -104,7 +105,7 @@ def test_the_counter_ends_as_done(pipeline, tmp_path):
     path = tmp_path / "progress"
     path.write_bytes(bytes(16))
     trace_pass(pipeline, 3, Written(), nullcontext(), Progress(path))
-    assert path.read_bytes()[12] == DONE
+    assert path.read_bytes()[12] == Phase.DONE
 
 
 def test_the_checksum_does_not_depend_on_what_ran_before(pipeline):

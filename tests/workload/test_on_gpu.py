@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.records.run import Mode
 from bench.trace.metrics import check_conservation, metrics
 from bench.trace.reader import read_trace
 from bench.trace.torch_trace import convert
-from bench.workload.barrier import Progress
 from bench.workload.devices import CudaDevice
 from bench.workload.failures import RunFailure, name_failure
-from bench.workload.link import measure_link
 from bench.workload.measure import first_batch_again
 from bench.workload.models import build_model
 from bench.workload.pipeline import no_beat
-from bench.workload.run import Phases, build_pipeline, execute
+from bench.workload.progress import PhaseTimes, Progress
+from bench.workload.run import build_pipeline, execute
+from tests.benchmarks.link import measure_link
 
 from .cells import NO_COMPUTE, raw_cell, small_cell
 
@@ -48,7 +49,7 @@ def test_every_batch_in_the_output_ring_is_right(buffers, execution):
     cell = small_cell(buffers=buffers, **LARGE, **execution)
     with torch.inference_mode():
         device = CudaDevice(0)
-        pipeline = build_pipeline(cell, device, Phases())
+        pipeline = build_pipeline(cell, device, PhaseTimes())
         pipeline.run(100, no_beat)
         pipeline.drain()
         model = build_model(cell, device.torch_device)
@@ -65,7 +66,7 @@ def test_a_graph_keeps_the_weights_that_it_reads():
     cell = small_cell(**LARGE, cuda_graph=True)
     with torch.inference_mode():
         device = CudaDevice(0)
-        pipeline = build_pipeline(cell, device, Phases())
+        pipeline = build_pipeline(cell, device, PhaseTimes())
         first_batch_again(pipeline)
         before = pipeline.output_of(0).clone()
         taken = [torch.full((1 << 14,), float("nan"), device=device.torch_device) for _ in range(1 << 10)]
@@ -77,7 +78,7 @@ def test_a_graph_keeps_the_weights_that_it_reads():
 def test_without_compute_the_input_comes_back(buffers):
     cell = small_cell(buffers=buffers, **LARGE | {"model": NO_COMPUTE})
     with torch.inference_mode():
-        pipeline = build_pipeline(cell, CudaDevice(0), Phases())
+        pipeline = build_pipeline(cell, CudaDevice(0), PhaseTimes())
         pipeline.run(50, no_beat)
         pipeline.drain()
         for index in range(50 - len(pipeline.host_out), 50):
@@ -87,35 +88,35 @@ def test_without_compute_the_input_comes_back(buffers):
 
 @pytest.mark.parametrize("execution", [{}, {"cuda_graph": True}], ids=str)
 def test_a_timed_run_allocates_nothing_in_its_windows(execution):
-    result = execute(raw_cell(**LARGE, **execution), "timed", Progress(), Phases())
-    assert result["device_allocations_in_windows"] == 0
-    assert result["device"]["type"] == "cuda"
-    assert result["device"]["uuid"].startswith("GPU-")
-    assert result["latency_us"]["p50"] >= result["solo_us"]["h2d"]
-    assert min(result["solo_us"].values()) > 0
-    rings = {name: buffer["pages"] for name, buffer in result["certificate"]["buffers"].items()}
+    result = execute(small_cell(**LARGE, **execution), Mode.TIMED, Progress(), PhaseTimes())
+    assert result.device_allocations_in_windows == 0
+    assert result.device.type == "cuda"
+    assert result.device.uuid.startswith("GPU-")
+    assert result.latency_us.p50 >= result.solo_us.h2d
+    assert min(result.solo_us.values()) > 0
+    rings = {name: buffer["pages"] for name, buffer in result.certificate.buffers.items()}
     assert min(rings.values()) > 0
 
 
 def test_a_torch_trace_has_every_copy_of_the_pass(tmp_path):
     trace = tmp_path / "trace.json.gz"
-    result = execute(raw_cell(**LARGE), "traced", Progress(), Phases(), trace)
+    result = execute(small_cell(**LARGE), Mode.TRACED, Progress(), PhaseTimes(), trace)
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     for direction, key in (("HtoD", "bytes_in_per_batch"), ("DtoH", "bytes_out_per_batch")):
         copies = [event for event in events if event.get("name", "").startswith(f"Memcpy {direction}")]
-        assert len(copies) == result["batches_per_pass"]
+        assert len(copies) == result.batches_per_pass
         assert {copy["args"]["bytes"] for copy in copies} == {result[key]}
         assert all("Pinned" in copy["name"] for copy in copies)
 
 
 def test_another_gpu_than_expected():
     with pytest.raises(RunFailure, match="expected GPU-0000"):
-        execute(raw_cell(**LARGE, gpu_uuid="GPU-0000"), "timed", Progress(), Phases())
+        execute(small_cell(**LARGE, gpu_uuid="GPU-0000"), Mode.TIMED, Progress(), PhaseTimes())
 
 
 def test_device_memory_that_runs_out_is_oom():
     with pytest.raises(torch.cuda.OutOfMemoryError) as raised:
-        execute(raw_cell(**LARGE | {"batch_size": 2_000_000}), "timed", Progress(), Phases())
+        execute(small_cell(**LARGE | {"batch_size": 2_000_000}), Mode.TIMED, Progress(), PhaseTimes())
     assert name_failure(raised.value).status == "oom"
 
 
@@ -131,7 +132,7 @@ def moved_right(**changes) -> tuple[dict, object]:
     """Run 60 batches without compute and compare all that is in the output ring; what the result says of memory."""
     cell = small_cell(**LARGE | {"model": NO_COMPUTE} | changes)
     with torch.inference_mode():
-        pipeline = build_pipeline(cell, CudaDevice(0), Phases())
+        pipeline = build_pipeline(cell, CudaDevice(0), PhaseTimes())
         pipeline.run(60, no_beat)
         pipeline.drain()
         for index in range(60 - len(pipeline.host_out), 60):
@@ -148,21 +149,23 @@ def test_every_kind_of_host_memory_moves_batches_right(kind, buffers):
     except RunFailure as failure:
         assert (kind, failure.status) == ("huge", "not_runnable"), failure
         pytest.skip(failure.what)
-    assert (facts["kind"], facts["synchronous_copies"]) == (kind, kind == "pageable")
+    assert (facts.kind, facts.synchronous_copies) == (kind, kind == "pageable")
     assert pipeline.rings.inputs.is_pinned() == pipeline.rings.outputs.is_pinned() == (kind != "pageable")
     if kind == "huge":
-        assert facts["huge_pages"] == {"inputs": pipeline.rings.inputs.nbytes, "outputs": pipeline.rings.outputs.nbytes}
+        assert facts.huge_pages == {"inputs": pipeline.rings.inputs.nbytes, "outputs": pipeline.rings.outputs.nbytes}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_certificate_covers_every_kind(kind):
     """Under a real binding: pages that cannot be located leave a run unproved, and never misplaced."""
     try:
-        result = execute(raw_cell(**LARGE | {"model": NO_COMPUTE}, host_memory=kind), "timed", Progress(), Phases())
+        result = execute(
+            small_cell(**LARGE | {"model": NO_COMPUTE}, host_memory=kind), Mode.TIMED, Progress(), PhaseTimes()
+        )
     except RunFailure as failure:
         assert (kind, failure.status) == ("huge", "not_runnable"), failure
         pytest.skip(failure.what)
-    buffers = result["certificate"]["buffers"]
+    buffers = result.certificate.buffers
     assert set(buffers) == {"input_ring", "output_ring"}
     for name, buffer in buffers.items():
         assert sum(buffer["end"].values()) == buffer["pages"]
@@ -184,22 +187,22 @@ def test_sample_by_sample(buffers):
 )
 def test_traces_of_other_copies_conserve_every_byte(tmp_path, model, changes):
     trace, export = tmp_path / "trace.json.gz", tmp_path / "trace.sqlite"
-    result = execute(raw_cell(**LARGE | {"model": model} | changes), "traced", Progress(), Phases(), trace)
+    result = execute(small_cell(**LARGE | {"model": model} | changes), Mode.TRACED, Progress(), PhaseTimes(), trace)
     convert(trace, export)
     found = metrics(read_trace(export))
-    check_conservation(found, result["bytes_in_per_batch"], result["bytes_out_per_batch"], result["batches_per_pass"])
+    check_conservation(found, result.bytes_in_per_batch, result.bytes_out_per_batch, result.batches_per_pass)
     per_batch = 10 if "copy_granularity" in changes else 1
     for way, off in (("h2d", "d2h"), ("d2h", "h2d")):
         asked = changes.get("direction") != off
-        assert getattr(found, way).copies == (result["batches_per_pass"] * per_batch if asked else 0)
+        assert getattr(found, way).copies == (result.batches_per_pass * per_batch if asked else 0)
 
 
 @pytest.mark.parametrize("direction", ["h2d", "d2h"])
 def test_one_way_computes_what_both_ways_compute(direction):
     one, both = (
-        execute(raw_cell(**LARGE, direction=way), "timed", Progress(), Phases()) for way in (direction, "both")
+        execute(small_cell(**LARGE, direction=way), Mode.TIMED, Progress(), PhaseTimes()) for way in (direction, "both")
     )
-    assert one["output_checksum"] == both["output_checksum"]
+    assert one["output_checksum"] == both.output_checksum
     assert one["latency_us"]["p50"] is None
     assert one["solo_us"]["d2h" if direction == "h2d" else "h2d"] == 0
 
@@ -210,7 +213,7 @@ def test_prepared_batches_are_not_overwritten_before_they_are_copied(kind, queue
     """A ring just long enough: every entry is used again while its last copy may still be under way."""
     cell = small_cell(**LARGE | {"model": NO_COMPUTE, "memory_size_mb": 1}, preprocess_queue=queue, host_memory=kind)
     with torch.inference_mode():
-        pipeline = build_pipeline(cell, CudaDevice(0), Phases())
+        pipeline = build_pipeline(cell, CudaDevice(0), PhaseTimes())
         assert len(pipeline.host_in) == queue + 3
         expected = pipeline.rings.inputs.clone()
         pipeline.run(100, no_beat)
@@ -232,10 +235,10 @@ def test_prepared_batches_are_not_overwritten_before_they_are_copied(kind, queue
     ],
 )
 def test_nothing_is_compiled_inside_the_windows(mode):
-    result = execute(raw_cell(**LARGE, compile_model=mode), "timed", Progress(), Phases())
-    assert result["compile"]["mode"] == mode
-    assert 0 < result["compile"]["compile_s"] <= result["phases_s"]["compile"]
-    assert result["compilations_in_windows"] == result["device_allocations_in_windows"] == 0
+    result = execute(small_cell(**LARGE, compile_model=mode), Mode.TIMED, Progress(), PhaseTimes())
+    assert result.compile.mode == mode
+    assert 0 < result.compile.compile_s <= result.phases_s["compile"]
+    assert result.compilations_in_windows == result.device_allocations_in_windows == 0
 
 
 def started(folder: Path, name: str, module: str, *more: str, **changes) -> subprocess.Popen:
@@ -266,10 +269,10 @@ def test_a_second_process_loads_the_gpu(tmp_path):
 def test_the_microbenchmarks(tmp_path):
     assert started(tmp_path, "link", "bench.workload.microbenchmark", "--largest-mb", "512").wait(120) == 0
     found = json.loads((tmp_path / "link.json").read_text())
-    gb_s = {(row["direction"], row["bytes"]): row["median_gb_s"] for row in found["copies"]}
+    gb_s = {(row["direction"], row["bytes"]): row["median_gb_s"] for row in found.copies}
     assert len(gb_s) == 3 * 10
     for way in ("h2d", "d2h"):
         assert gb_s[way, 4096] < gb_s[way, 512 << 20]
         assert found[f"nvbandwidth_{way}_gb_s"] == pytest.approx(gb_s[way, 512 << 20], rel=0.1)
-    assert min(found["small_copy_us"], found["launch_us"]) > 0
-    assert found["reasons"] == {}
+    assert min(found.small_copy_us, found.launch_us) > 0
+    assert found.reasons == {}

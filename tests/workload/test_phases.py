@@ -2,11 +2,11 @@ import subprocess
 import sys
 import time
 
-from bench.workload.run import PHASES, Phases, process_start
+from bench.workload.progress import PHASES, PhaseTimes, process_start
 
 
 def test_phases_add_up_to_the_time_since_the_process_began():
-    phases = Phases()
+    phases = PhaseTimes()
     began = process_start()
     phases.mark("interpreter")
     time.sleep(0.02)
@@ -19,7 +19,7 @@ def test_phases_add_up_to_the_time_since_the_process_began():
 
 def test_the_start_is_that_of_this_process():
     code = (
-        "import time; time.sleep(0.2); from bench.workload.run import process_start;"
+        "import time; time.sleep(0.2); from bench.workload.progress import process_start;"
         "print(time.clock_gettime(time.CLOCK_BOOTTIME) - process_start())"
     )
     before = time.perf_counter()

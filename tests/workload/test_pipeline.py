@@ -9,7 +9,8 @@ from bench.workload.devices import CpuDevice
 from bench.workload.host_memory import fill_ring
 from bench.workload.models import build_model
 from bench.workload.pipeline import Pipeline, no_beat
-from bench.workload.run import Phases, build_pipeline
+from bench.workload.progress import PhaseTimes
+from bench.workload.run import build_pipeline
 
 from .cells import NO_COMPUTE, small_cell
 from .lazy_device import LazyDevice
@@ -78,7 +79,7 @@ def test_each_event_is_needed(buffers, event, computes):
 def test_tokens_equal_those_of_a_plain_forward_pass(buffers):
     cell = small_cell(buffers=buffers)
     with torch.inference_mode():
-        pipeline = build_pipeline(cell, CpuDevice(), Phases())
+        pipeline = build_pipeline(cell, CpuDevice(), PhaseTimes())
         pipeline.run(7, no_beat)
         pipeline.drain()
         model = build_model(cell, torch.device("cpu"))
@@ -92,7 +93,7 @@ def test_tokens_equal_those_of_a_plain_forward_pass(buffers):
 def test_without_compute_the_input_comes_back(buffers):
     cell = small_cell(model=NO_COMPUTE, buffers=buffers)
     with torch.inference_mode():
-        pipeline = build_pipeline(cell, CpuDevice(), Phases())
+        pipeline = build_pipeline(cell, CpuDevice(), PhaseTimes())
         assert pipeline.layout == "held"
         pipeline.run(5, no_beat)
         for index in range(5):

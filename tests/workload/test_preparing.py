@@ -10,8 +10,9 @@ import torch
 from bench.workload.devices import CpuDevice
 from bench.workload.failures import RunFailure
 from bench.workload.pipeline import no_beat
-from bench.workload.preprocessing import MEAN, STD, Preparer, preparing_cpus
-from bench.workload.run import Phases, build_pipeline
+from bench.workload.preprocessing import MEAN, STD, Preparer, preprocess_cpus
+from bench.workload.progress import PhaseTimes
+from bench.workload.run import build_pipeline
 
 from .cells import NO_COMPUTE, small_cell
 
@@ -167,9 +168,9 @@ def test_cpus_that_the_process_may_not_use_are_an_outcome():
 
 
 def test_a_node_that_is_not_there_is_an_outcome():
-    assert preparing_cpus(small_cell(preprocess_queue=1)) is None
-    with pytest.raises(RunFailure, match="preprocess_node 999 is no node of this host") as raised:
-        preparing_cpus(small_cell(preprocess_queue=1, preprocess_node=999))
+    assert preprocess_cpus(small_cell(preprocess_queue=1)) is None
+    with pytest.raises(RunFailure, match="preprocess_node 999 is not a node of this host") as raised:
+        preprocess_cpus(small_cell(preprocess_queue=1, preprocess_node=999))
     assert raised.value.status == "not_runnable"
 
 
@@ -177,7 +178,7 @@ def test_a_node_that_is_not_there_is_an_outcome():
 def test_every_batch_of_a_prepared_pipeline_is_right(queue):
     with torch.inference_mode():
         cell = small_cell(model=NO_COMPUTE, preprocess_queue=queue, dtype="bf16")
-        pipeline = build_pipeline(cell, CpuDevice(), Phases())
+        pipeline = build_pipeline(cell, CpuDevice(), PhaseTimes())
         expected = pipeline.rings.inputs.clone()
         pipeline.rings.inputs.zero_()
         pipeline.run(2 * len(expected), no_beat)
@@ -185,5 +186,5 @@ def test_every_batch_of_a_prepared_pipeline_is_right(queue):
         assert torch.equal(pipeline.rings.inputs, expected)
         for index in range(2 * len(expected) - len(pipeline.host_out), 2 * len(expected)):
             assert torch.equal(pipeline.output_of(index), expected[index % len(expected)])
-        assert pipeline.prepare_us()["prepare"] > 0
+        assert pipeline.prepare_us() > 0
         pipeline.close()

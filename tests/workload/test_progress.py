@@ -1,4 +1,4 @@
-from bench.workload.barrier import DONE, MEASURING, WARMUP, Progress, read_progress
+from bench.workload.progress import Phase, Progress, read_progress
 
 
 def test_the_parent_reads_what_the_child_counts(tmp_path):
@@ -6,13 +6,13 @@ def test_the_parent_reads_what_the_child_counts(tmp_path):
     path.write_bytes(bytes(16))
     progress = Progress(path)
     assert read_progress(path.read_bytes()) == (0, 0, 0)
-    progress.enter(WARMUP, 10)
+    progress.enter(Phase.WARMUP, 10)
     progress.beat()
     progress.beat()
     assert read_progress(path.read_bytes()) == (2, 10, 1)
-    progress.enter(MEASURING, 100)
+    progress.enter(Phase.MEASURING, 100)
     assert read_progress(path.read_bytes()) == (0, 100, 2)
-    progress.enter(DONE)
+    progress.enter(Phase.DONE)
     assert read_progress(path.read_bytes()) == (0, 0, 3)
 
 
@@ -20,14 +20,14 @@ def test_the_bytes_are_those_of_the_contract(tmp_path):
     path = tmp_path / "progress"
     path.write_bytes(bytes(16))
     progress = Progress(path)
-    progress.enter(MEASURING, 258)
+    progress.enter(Phase.MEASURING, 258)
     progress.beat()
     assert path.read_bytes() == bytes([1, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 2, 0, 0, 0])
 
 
 def test_without_a_parent_nobody_is_told():
     progress = Progress()
-    progress.enter(WARMUP)
+    progress.enter(Phase.WARMUP)
     progress.beat()
 
 

@@ -7,7 +7,8 @@ from bench.workload.devices import CpuDevice
 from bench.workload.failures import RunFailure
 from bench.workload.pipeline import no_beat
 from bench.workload.profiling import NvtxRanges, RecordFunctionRanges, annotated_step, make_ranges, named
-from bench.workload.run import Phases, build_pipeline
+from bench.workload.progress import PhaseTimes
+from bench.workload.run import build_pipeline
 
 from .cells import NO_COMPUTE, small_cell
 
@@ -36,7 +37,7 @@ def batch(prefix: str, index: int) -> tuple:
 def test_names_and_nesting_are_those_of_the_contract():
     written = Written()
     with torch.inference_mode():
-        pipeline = build_pipeline(small_cell(), CpuDevice(), Phases())
+        pipeline = build_pipeline(small_cell(), CpuDevice(), PhaseTimes())
         pipeline.run(3, no_beat)
         with named(written, "test_double_buffer"):
             pipeline.run(2, no_beat, annotated_step(pipeline, written, "test_", 2))
@@ -45,7 +46,7 @@ def test_names_and_nesting_are_those_of_the_contract():
 
 def test_a_pass_with_ranges_moves_the_same_batches():
     with torch.inference_mode():
-        pipeline = build_pipeline(small_cell(model=NO_COMPUTE), CpuDevice(), Phases())
+        pipeline = build_pipeline(small_cell(model=NO_COMPUTE), CpuDevice(), PhaseTimes())
         pipeline.run(2, no_beat)
         pipeline.run(3, no_beat, annotated_step(pipeline, Written(), "warmup_", 3))
         for index in range(5):

@@ -52,7 +52,7 @@ def test_outputs_that_were_not_written_are_no_numbers():
 
 def test_a_pool_larger_than_the_host_is_refused_before_it_is_allocated():
     with pytest.raises(RunFailure, match="not enough host memory for the pool") as raised:
-        make_rings(small_cell(memory_size_mb=100_000_000), CpuDevice())
+        make_rings(small_cell(memory_size_mb=2**20), CpuDevice())
     assert raised.value.status == "oom"
 
 

@@ -11,7 +11,7 @@ import pytest
 from bench.workload import serve
 from bench.workload.__main__ import import_torch
 from bench.workload.failures import RunFailure
-from tests.workload.cells import raw_cell
+from tests.workload.cells import NO_COMPUTE, raw_cell
 
 ROOT = Path(__file__).parents[2]
 THREADED = """
@@ -65,10 +65,10 @@ def test_the_environment_is_what_torch_itself_makes_of_it(monkeypatch: pytest.Mo
 
 
 def test_the_command_of_a_record_makes_that_run_again(tmp_path: Path) -> None:
-    """A cell that is refused: nothing need be measured to see the exit code and the named outcome come through."""
+    """A cell that does not fit: nothing need be measured to see that exit code and named outcome come through."""
     cell, result = tmp_path / "cell.json", tmp_path / "result.json"
-    cell.write_text(json.dumps(raw_cell(device="cpu", dtype="tf32")))
+    cell.write_text(json.dumps(raw_cell(model=NO_COMPUTE, memory_size_mb=2**20)))
     command = [sys.executable, "-m", "bench.workload.serve", "--cell", str(cell), "--mode", "timed", "--result"]
     again = subprocess.run([*command, str(result)], cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 3
-    assert '"not_runnable"' in result.read_text() and "tf32" in again.stderr
+    assert '"oom"' in result.read_text() and "not enough host memory" in again.stderr

@@ -1,7 +1,8 @@
 import torch
 
 from bench.workload.devices import CpuDevice
-from bench.workload.run import Phases, build_pipeline
+from bench.workload.progress import PhaseTimes
+from bench.workload.run import build_pipeline
 from bench.workload.solo import batches_queued, bursts_of, issue_us, solo_us
 
 from .cells import NO_COMPUTE, small_cell
@@ -20,15 +21,15 @@ def test_slow_batches_are_run_a_few_times_only():
 
 def test_each_stage_takes_time_of_its_own():
     with torch.inference_mode():
-        pipeline = build_pipeline(small_cell(), CpuDevice(), Phases())
+        pipeline = build_pipeline(small_cell(), CpuDevice(), PhaseTimes())
         issue = issue_us(pipeline, depth=1, batch_s=0.001)
         solo = solo_us(pipeline, 1, 0.001, issue)
-    assert min(solo.values()) > 0
-    assert solo["compute"] > solo["d2h"]
-    assert issue > solo["compute"] / 2
+    assert min(solo.h2d, solo.compute, solo.d2h) > 0
+    assert solo.compute > solo.d2h
+    assert issue > solo.compute / 2
 
 
 def test_no_compute_takes_no_time():
     with torch.inference_mode():
-        pipeline = build_pipeline(small_cell(model=NO_COMPUTE), CpuDevice(), Phases())
-        assert solo_us(pipeline, 0, 0.001, 10.0)["compute"] == 0
+        pipeline = build_pipeline(small_cell(model=NO_COMPUTE), CpuDevice(), PhaseTimes())
+        assert solo_us(pipeline, 0, 0.001, 10.0).compute == 0

@@ -5,18 +5,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.workload.barrier import Progress
+from bench.records.run import Mode
 from bench.workload.devices import CpuDevice
 from bench.workload.pipeline import no_beat
-from bench.workload.run import Phases, build_pipeline, execute
+from bench.workload.progress import PhaseTimes, Progress
+from bench.workload.run import build_pipeline, execute
 
-from .cells import NO_COMPUTE, TINY, raw_cell, small_cell
+from .cells import NO_COMPUTE, TINY, small_cell
 
 MODELS = pytest.mark.parametrize("model", [TINY, NO_COMPUTE], ids=lambda model: model["name"])
 
 
 def built(**changes):
-    return build_pipeline(small_cell(**changes), CpuDevice(), Phases())
+    return build_pipeline(small_cell(**changes), CpuDevice(), PhaseTimes())
 
 
 @MODELS
@@ -62,16 +63,16 @@ def test_only_what_is_asked_for_is_copied(monkeypatch):
     ("direction", "reason"), [("h2d", "no copy out, which would end it"), ("d2h", "no copy in, which would begin it")]
 )
 def test_a_one_way_run_has_no_latency_and_says_why(direction, reason):
-    result = execute(raw_cell(direction=direction), "timed", Progress(), Phases())
-    assert result["throughput_samples_s"] > 0
-    latency = result["latency_us"]
-    assert latency["p50"] is latency["p90"] is latency["p99"] is latency["max"] is None
-    assert set(latency["quantiles"]) == {None}
-    assert all(reason in text for text in latency["reasons"].values())
+    result = execute(small_cell(direction=direction), Mode.TIMED, Progress(), PhaseTimes())
+    assert result.throughput_samples_s > 0
+    latency = result.latency_us
+    assert latency.p50 is latency.p90 is latency.p99 is latency.max is None
+    assert set(latency.quantiles) == {None}
+    assert all(reason in text for text in latency.reasons.values())
     off, on = ("d2h", "h2d") if direction == "h2d" else ("h2d", "d2h")
-    assert result["solo_us"][off] == 0 < result["solo_us"][on]
+    assert getattr(result.solo_us, off) == 0 < getattr(result.solo_us, on)
     ring = {"h2d": "input_ring", "d2h": "output_ring"}
-    assert set(result["certificate"]["buffers"]) == {ring[on]}
+    assert set(result.certificate.buffers) == {ring[on]}
 
 
 def test_device_slots_start_with_batches_where_none_is_copied_in():

@@ -11,7 +11,7 @@ GRAPH = (41041, 41126, 41102, 41077, 41090)
 
 def recorded(samples_s: tuple[float, ...], duration_s: float = 0.12, batch_size: int = 10) -> list[Window]:
     return [
-        Window(batches, batches * batch_size / rate, 0)
+        Window(batches=batches, duration_s=batches * batch_size / rate)
         for rate in samples_s
         for batches in [round(rate * duration_s / batch_size)]
     ]
@@ -49,17 +49,17 @@ def test_warm_up_lasts_its_half_second_and_its_samples():
 def test_a_warm_up_that_never_settles_ends_at_its_limits():
     assert not RULE.is_over(recorded(EAGER * 3))
     assert RULE.is_over(recorded(EAGER * 4))
-    slow = [Window(10, duration_s, 0) for duration_s in (1.0, 2.0, 3.0)]
+    slow = [Window(batches=10, duration_s=duration_s) for duration_s in (1.0, 2.0, 3.0)]
     assert RULE.is_over(slow)
     assert not RULE.settled(slow)
 
 
 def test_a_warm_up_window_starts_with_one_batch_and_grows_with_the_pace():
     assert RULE.next_batches([]) == 1
-    lazy_start = [Window(1, 0.5, 0)]
+    lazy_start = [Window(batches=1, duration_s=0.5)]
     assert RULE.next_batches(lazy_start) == 1
-    assert RULE.next_batches([*lazy_start, Window(1, 0.001, 0)]) == 64
-    assert RULE.next_batches([Window(64, 0.064, 0)]) == 125
+    assert RULE.next_batches([*lazy_start, Window(batches=1, duration_s=0.001)]) == 64
+    assert RULE.next_batches([Window(batches=64, duration_s=0.064)]) == 125
 
 
 @given(st.floats(1e-6, 1.0))
@@ -67,7 +67,7 @@ def test_warm_up_windows_of_a_constant_pace_become_long_enough(batch_s):
     history: list[Window] = []
     while not RULE.is_over(history):
         count = RULE.next_batches(history)
-        history.append(Window(count, count * batch_s, 0))
+        history.append(Window(batches=count, duration_s=count * batch_s))
     assert RULE.settled(history)
     assert len(history) < 20
 
@@ -97,14 +97,18 @@ def test_a_slow_model_is_not_measured_for_whole_passes(batch_s, alone_s, batches
 
 
 def test_the_pace_is_that_of_the_last_full_windows():
-    history = [Window(1, 0.5, 0), Window(100, 0.2, 0), *[Window(100, 0.1, 0)] * 3]
+    history = [
+        Window(batches=1, duration_s=0.5),
+        Window(batches=100, duration_s=0.2),
+        *[Window(batches=100, duration_s=0.1)] * 3,
+    ]
     assert pace(history, 0.1) == pytest.approx(0.001)
-    assert pace([Window(2, 0.05, 0)], 0.1) == pytest.approx(0.025)
+    assert pace([Window(batches=2, duration_s=0.05)], 0.1) == pytest.approx(0.025)
 
 
 def test_too_short_windows_get_more_batches():
-    assert longer(20, [Window(20, 0.2, 0), Window(20, 0.05, 0)], 0.1) == 50
-    assert longer(2, [Window(2, 0.0999, 0)], 0.1) == 3
+    assert longer(20, [Window(batches=20, duration_s=0.2), Window(batches=20, duration_s=0.05)], 0.1) == 50
+    assert longer(2, [Window(batches=2, duration_s=0.0999)], 0.1) == 3
 
 
 def test_throughput_is_the_median_of_the_windows():

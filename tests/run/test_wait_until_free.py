@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.run import attempt as free_gpu
+from bench.records.run import Disturbance, DisturbanceKind
+from bench.run import attempt
 from bench.run.attempt import wait_until_free
+from bench.run.progress import Progress
 
 UUID = "GPU-6b4f1f3c-0000-0000-0000-000000000000"
 
@@ -32,30 +34,35 @@ class Nvml:
 
 @pytest.fixture(autouse=True)
 def _nobody_stayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(free_gpu, "_stayed", set())
-    monkeypatch.setattr(free_gpu, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(attempt, "_staying", set())
+    monkeypatch.setattr(attempt, "FREE_INTERVAL_S", 0.01)
 
 
 def test_a_free_gpu_is_not_waited_for() -> None:
-    said: list[str] = []
+    said: list[Progress] = []
     assert wait_until_free([UUID], said.append, nvml=Nvml([])) == []
     assert said == []
 
 
 def test_a_context_that_is_being_torn_down_is_waited_for_and_named() -> None:
-    said: list[str] = []
+    said: list[Progress] = []
     nvml = Nvml([os.getpid()], [os.getpid()], [])
     assert wait_until_free([UUID], said.append, nvml=nvml) == []
-    assert len(said) == 2 and f"free of process {os.getpid()} (" in said[0]
+    assert len(said) == 2 and f"free of process {os.getpid()} (" in said[0].waiting_for
+
+
+def texts(disturbances: list[Disturbance]) -> list[str]:
+    assert {one.kind for one in disturbances} == {DisturbanceKind.GPU_NOT_FREE}
+    return [one.text for one in disturbances]
 
 
 def test_a_neighbour_that_stays_is_waited_for_once_and_named_each_time() -> None:
     nvml, said = Nvml([2**22 + 1]), []
-    expected = [f"process {2**22 + 1} on {UUID}"]
-    assert wait_until_free([UUID], said.append, limit_s=0.05, nvml=nvml) == expected
+    expected = [f"the GPU was not free: process {2**22 + 1} on {UUID}"]
+    assert texts(wait_until_free([UUID], said.append, limit_s=0.05, nvml=nvml)) == expected
     calls, waited = nvml.calls, len(said)
     assert waited > 0
-    assert wait_until_free([UUID], said.append, limit_s=60, nvml=nvml) == expected
+    assert texts(wait_until_free([UUID], said.append, limit_s=60, nvml=nvml)) == expected
     assert (nvml.calls, len(said)) == (calls + 1, waited)
 
 

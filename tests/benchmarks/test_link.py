@@ -3,7 +3,7 @@ import json
 from click.testing import CliRunner
 
 from bench.workload.devices import CpuDevice
-from bench.workload.link import Link, main, measure_link
+from tests.benchmarks.link import Link, main, measure_link
 
 
 def test_ceiling_of_a_pipeline_without_compute():

@@ -1,65 +1,66 @@
-"""Processes by id and start time: ids are used again, an id with its start time is not."""
+"""Processes, their sessions, and how they end. An id is reused, an id with its start time is not."""
 
 import contextlib
 import ctypes
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterable
 
-from bench.storage import boot_id, start_ticks, stat_fields
-
-__all__ = [
-    "adopt_orphans",
-    "boot_id",
-    "die_with",
-    "end_adopted",
-    "end_processes",
-    "end_session",
-    "lock_heirs",
-    "session_members",
-    "start_ticks",
-]
+from bench.storage import start_ticks, stat_fields
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def session_members(session: int, since_ticks: int) -> list[int]:
-    """Living processes of the session that a child led, none of them older than the child was.
+def python_module(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module in this interpreter. -P: nothing is imported from the current directory."""
+    return [sys.executable, "-P", "-m", module, *arguments]
 
-    since_ticks: when the child started; 0 if it has ended, and was not waited for yet.
+
+def without_relative_paths(environment: dict[str, str]) -> dict[str, str]:
+    """The environment without the entries of PYTHONPATH that mean the current directory, or depend on it."""
+    kept = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(entry)]
+    rest = {key: value for key, value in environment.items() if key != "PYTHONPATH"}
+    return rest | {"PYTHONPATH": os.pathsep.join(kept)} if kept else rest
+
+
+def session_members(session: int, since_ticks: int) -> list[int]:
+    """Living processes of the session that a child led, none of them older than the child.
+
+    since_ticks: start of the child; 0 if it has ended and was not waited for yet.
     """
     return [*_members(session, since_ticks)]
 
 
 def end_session(session: int, since_ticks: int | None, grace_s: float = 3.0) -> None:
-    """SIGTERM to every process of the session, SIGKILL to what is left after grace_s."""
+    """SIGTERM to every process of the session, SIGKILL to those that remain after grace_s."""
     if since_ticks is None:
         return
     _signal_all([*_members(session, since_ticks)], signal.SIGTERM)
     deadline = time.monotonic() + grace_s
-    while (left := _members(session, since_ticks)) and time.monotonic() < deadline:
+    while (remaining := _members(session, since_ticks)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    # Whole groups: a process that forks on and on is another one by the time that a signal to it is sent.
+    # Whole groups: one that keeps forking has another id by the time that a signal is sent.
     for _ in range(50):
-        if not left:
+        if not remaining:
             return
-        _kill_groups(left.values())
+        _kill_groups(remaining.values())
         time.sleep(0.02)
-        left = _members(session, since_ticks)
+        remaining = _members(session, since_ticks)
 
 
 def adopt_orphans() -> None:
-    """From now on what a descendant leaves behind becomes a child of this process, whatever session it made for
-    itself (nsys gives the measured process one of its own). Not inherited by a fork."""
+    """Become the parent of whatever a descendant leaves behind, whatever its session: nsys starts the measured process
+    in a new one. Not inherited by a fork."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_adopted(since_ticks: int, grace_s: float = 0.0) -> None:
-    """End the children of this process that lead a life outside its session and are no older than since_ticks, and what
-    they leave behind in turn. grace_s: for those that are about to end by themselves."""
+    """End the children of this process outside its session that are no older than since_ticks, and what they leave
+    behind in turn. grace_s: for those that are about to end by themselves."""
     deadline = time.monotonic() + grace_s
     for _ in range(250):
         adopted = _adopted(since_ticks)
@@ -73,12 +74,12 @@ def end_adopted(since_ticks: int, grace_s: float = 0.0) -> None:
         time.sleep(0.02)
 
 
-def die_with(parent: int) -> None:
-    """Let the kernel end this process when `parent`, which forked it, ends in whatever way."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Let the kernel signal this process when `parent`, which forked it, ends in whatever way."""
+    _libc.prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
-        # It ended before it could be asked for.
-        os._exit(128 + signal.SIGKILL)
+        # It ended before the request.
+        os._exit(128 + number)
 
 
 def lock_heirs(path: os.PathLike[str]) -> list[int]:
@@ -108,10 +109,10 @@ def end_processes(pids: list[int], wait_s: float = 2.0) -> None:
 
 
 def _members(session: int, since_ticks: int) -> dict[int, int]:
-    """session_members(), each with its process group."""
+    """The members of the session, each with its process group."""
     leader = stat_fields(session)
     if leader and since_ticks and int(leader[19]) != since_ticks:
-        # The id is another process's now: the kernel gives it away only when nothing of the session is left.
+        # The id is another process's now: the kernel reuses it only when the session is empty.
         return {}
     members = {}
     for pid in _pids():
@@ -122,7 +123,7 @@ def _members(session: int, since_ticks: int) -> dict[int, int]:
 
 
 def _adopted(since_ticks: int) -> dict[int, int]:
-    """Each with its process group. The ended ones too: of one that forks on and on no other is ever seen."""
+    """Each with its process group, the ended ones too: of one that keeps forking no others are ever visible."""
     own, session, adopted = os.getpid(), os.getsid(0), {}
     for pid in _pids():
         fields = stat_fields(pid)
