@@ -5,7 +5,7 @@ each, with its own line and message on the page. Beyond, the runs are shared amo
 runs that follow each other in the measuring order. Timed and traced runs never share a task.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 

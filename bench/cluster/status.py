@@ -10,8 +10,8 @@ from bench.cluster import slurm
 from bench.cluster.directory import ClusterDirectory, is_cluster
 from bench.cluster.job_record import DRAINED, ENDED, RUNNING, last_word
 from bench.errors import StudyError
-from bench.records.study import run_name
 from bench.records.run import Outcome, ReportStage, Stage, read_record
+from bench.records.study import run_name
 from bench.study.directory import RunDirectory
 from bench.units import plural
 

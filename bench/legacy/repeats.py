@@ -8,11 +8,11 @@ import numpy as np
 from scipy import stats
 
 from bench.errors import StudyError
+from bench.legacy.record import OK, read_record
 from bench.legacy.statistics import CONFIDENCE_AFTER_LOOKS, MARGIN, Comparison, Estimate, estimate_pairs
 from bench.legacy.verdicts import MAX_REPEATS
 from bench.records.base import plain
 from bench.records.study import TRACED
-from bench.legacy.record import OK, read_record
 from bench.study.directory import RunDirectory
 
 # --- demand

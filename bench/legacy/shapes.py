@@ -2,8 +2,8 @@
 
 import re
 
-from bench.records.study import TRACED
 from bench.legacy.record import OK, OUTCOMES
+from bench.records.study import TRACED
 from bench.shape import ANY, COUNT, FLAG, NAME, NUMBER, PLAIN, POSITIVE, TEXT, TEXTS, Each, Kind, Must, OneOf
 
 __all__ = ["EXPORT", "LINK", "METRICS", "PREFLIGHT", "PROBE", "RESULTS", "RUN", "TOPOLOGY", "wrong_run"]

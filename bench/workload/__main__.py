@@ -23,7 +23,12 @@ _THREADS = "OPENBLAS_NUM_THREADS"
 
 @click.command()
 @click.option("--cell", "cell_path", type=click.Path(path_type=Path), required=True, help="The cell: JSON.")
-@click.option("--mode", type=click.Choice([mode.value for mode in Mode]), required=True, help="load: run beside the measured process.")
+@click.option(
+    "--mode",
+    type=click.Choice([mode.value for mode in Mode]),
+    required=True,
+    help="load: run beside the measured process.",
+)
 @click.option("--result", type=click.Path(path_type=Path), required=True, help="File for the result.")
 @click.option("--progress", "progress_path", type=click.Path(path_type=Path), help="16 bytes to count into.")
 @click.option("--trace", type=click.Path(path_type=Path), help="File for torch.profiler's trace.")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.records.study import TRACED
 from bench.legacy.record import write_record
+from bench.records.study import TRACED
 from bench.study.directory import RunDirectory, resolve
 from bench.study.load import configs_folder, load_study
 

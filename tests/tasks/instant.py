@@ -19,8 +19,8 @@ from typing import Any
 import bench.run.attempt
 import bench.run.stages
 import tasks.stages
-from bench.records.study import TRACED, Cell, Slot, run_name
 from bench.legacy.record import CRASHED, OK, failure, passed_on, read_record
+from bench.records.study import TRACED, Cell, Slot, run_name
 from bench.study.directory import RunDirectory
 
 Record = dict[str, Any]

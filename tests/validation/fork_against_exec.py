@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.host.topology import read_topology
+from bench.legacy.record import OK
 from bench.records.base import plain
 from bench.records.host import Topology
 from bench.records.study import Cell
@@ -24,7 +25,6 @@ from bench.run.attempt import step_aside
 from bench.run.child import Child, Launch, Process, child_environment, run_child, scratch_folder, workload_argv
 from bench.run.forkserver import EXEC, FORK, ForkServers, served
 from bench.run.lock import HostLock
-from bench.legacy.record import OK
 from bench.storage import read_json, write_json
 from bench.study.grid import expand_here
 from bench.study.load import read_study

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench.workload.cell import Cell
 
 from bench.errors import TraceError
 from bench.records.base import plain
@@ -12,7 +13,6 @@ from bench.trace.batches import per_batch
 from bench.trace.metrics import check_conservation, metrics
 from bench.trace.reader import read_trace
 from bench.trace.torch_trace import convert, read_chrome_trace
-from bench.workload.cell import Cell
 
 COPIES = {"h2d": "HtoD", "d2h": "DtoH"}
 
