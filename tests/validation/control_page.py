@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from bench.analysis.verdicts import is_blind
+from bench.analysis.verdicts import is_uninformative
 from tests.validation.control_plan import CLOCK_COPIES
 
 Record = dict[str, Any]
@@ -66,7 +66,7 @@ def _expected(row: Record) -> str:
 def _unresolved(row: Record) -> str:
     if row["resolvable"] or row["mde"] is None:
         return ""
-    if is_blind(row["mde"]):
+    if is_uninformative(row["mde"]):
         return " (nothing can be said at this noise)"
     repeats = f", {row['repeats_to_decide']:,} repeats would decide" if row["repeats_to_decide"] else ""
     return f" (from {100 * row['mde']:.0f} % on{repeats})"

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from bench.analysis.bound import Predicted, Stages, bound_us, predict
+from bench.analysis.bound import PredictedPenalty, StageTimes, bound_us, predict
 from bench.analysis.statistics import Comparison, Estimate, estimate_pairs
-from bench.analysis.verdicts import Verdict, judge, noise_class
+from bench.analysis.verdicts import judge, noise_class
+from bench.records.results import Verdict
+from bench.records.study import Settings
+from bench.records.trace import Regime
 from tests.validation.control_plan import BASE, NEGATIVE, POSITIVE, Condition, Group
 
 Record = dict[str, Any]
@@ -86,7 +89,7 @@ def _estimates(measured: list[Group], results: Record) -> dict[tuple[str, str], 
             for condition in group.conditions:
                 if runs[BASE].keys() & runs.get(condition.name, {}).keys():
                     keys.append((group.name, condition.name))
-                    noise = noise_class(_regime(group, runs[BASE])["measured"] or group.regime)
+                    noise = noise_class(Regime(_regime(group, runs[BASE])["measured"] or group.regime))
                     sides = _rates(runs[BASE]), _rates(runs[condition.name])
                     comparisons.append(Comparison("|".join(keys[-1]), noise, *sides))
         found.update(zip(keys, estimate_pairs(comparisons), strict=True))
@@ -98,7 +101,7 @@ def _rates(runs: Runs) -> dict[int, float]:
 
 
 def _row(device: str, group: Group, condition: Condition, found: Estimate, base: Runs, runs: Runs) -> Record:
-    said = judge(found, cuda_graph=bool(group.settings.get("cuda_graph")))
+    said = judge(found, Settings(device="cuda", cuda_graph=bool(group.settings.get("cuda_graph"))))
     delay_us = next(iter(runs.values()))["injection"]["delay_us"]
     growth = {term: _growth(base, runs, term, device) for term in ("h2d", "compute", "d2h", "issue")}
     seen = found.interval is not None and found.interval[0] > 0
@@ -113,8 +116,8 @@ def _row(device: str, group: Group, condition: Condition, found: Estimate, base:
         "percent": condition.percent, "ratio": condition.ratio, "batch_us": base_us, "delay_us": delay_us,
         "felt_us": felt_us, "expected": expected, "as_expected": _covers(found.interval, expected),
         "pairs": found.pairs, "penalty": found.penalty, "interval": found.interval, "sd": found.sd, "mde": found.mde,
-        "noise_class": found.noise_class, "pooled": found.pooled, "verdict": said.verdict.value, "text": said.text,
-        "resolvable": group.resolvable, "hint": said.hint, "repeats_to_decide": said.repeats, "found": seen,
+        "noise_class": found.noise_class, "pooled": found.pooled, "verdict": said.verdict.value,
+        "resolvable": group.resolvable, "repeats_to_decide": said.repeats, "found": seen,
         "growth_solo": growth, "attributed_solo": _attribute(growth, delay_us, seen),
         "growth_trace": traces, "attributed_trace": _attribute_trace(device, traces, delay_us, seen),
         "limit_solo": limit, "regime": regime["measured"], "regime_injected": injected,
@@ -253,9 +256,9 @@ def _regimes(runs: Runs) -> str | None:
     return traces[0]["regime"] if traces else None
 
 
-def _stages(base: Runs) -> Stages:
+def _stages(base: Runs) -> StageTimes:
     solo = {key: median(result["solo_us"][key] for result in base.values()) for key in ("h2d", "compute", "d2h")}
-    return Stages(solo["h2d"], solo["compute"], solo["d2h"], median(result["issue_us"] for result in base.values()))
+    return StageTimes(solo["h2d"], solo["compute"], solo["d2h"], median(result["issue_us"] for result in base.values()))
 
 
 def _separate(base: Runs) -> bool:
@@ -277,7 +280,7 @@ def _limit(group: Group, base: Runs, device: str) -> str:
     return largest if device == "cpu" or terms[largest] >= 0.999 * whole else "held slot"
 
 
-def _predicted(group: Group, base: Runs, runs: Runs) -> Predicted:
+def _predicted(group: Group, base: Runs, runs: Runs) -> PredictedPenalty:
     """From the undelayed cell and the ratio of the copies alone."""
     stages, slowed = _stages(base), _stages(runs)
     t_us = median(_batch_us(group, base))

@@ -58,7 +58,7 @@ def the_cells(device: str, topology: Topology, models: list[str] | None) -> list
     cells = []
     for model, graph in chosen.items():
         study = common | {"models": [model], "axes": {"cuda_graph": [graph]}}
-        cells += expand_here(read_study(study, "fork_against_exec"), topology).cells
+        cells += expand_here(read_study(study, "fork_against_exec"), topology).grid.cells
     return cells
 
 

@@ -13,7 +13,8 @@ from scipy import stats
 from scipy.special import polygamma
 
 from bench.analysis.statistics import Comparison, Estimate, estimate_pairs
-from bench.analysis.verdicts import REST, Verdict, decided
+from bench.analysis.verdicts import decided
+from bench.records.results import NoiseClass, Verdict
 
 MARGIN = 0.005
 VARIANCE_RATIOS = (0.5, 2.0)
@@ -103,7 +104,10 @@ def _rates(blocks: Blocks, how: str) -> dict[int, float]:
 
 
 def _throughputs(runs: dict[str, Blocks]) -> list[Estimate]:
-    pairs = [Comparison(cell, REST, _rates(blocks, EXEC), _rates(blocks, FORK)) for cell, blocks in runs.items()]
+    pairs = [
+        Comparison(cell, NoiseClass.DEVICE_BOUND, _rates(blocks, EXEC), _rates(blocks, FORK))
+        for cell, blocks in runs.items()
+    ]
     return estimate_pairs(pairs, margin=MARGIN)
 
 
@@ -116,7 +120,7 @@ def _penalties(runs: dict[str, Blocks], nodes: dict[str, int]) -> dict[str, Esti
     for model, cells in by_model.items():
         if len(cells) == 2:
             ratios = {how: _ratios(*(_rates(runs[cell], how) for cell in cells)) for how in (EXEC, FORK)}
-            pairs.append(Comparison(model, REST, ratios[EXEC], ratios[FORK]))
+            pairs.append(Comparison(model, NoiseClass.DEVICE_BOUND, ratios[EXEC], ratios[FORK]))
     pairs = [pair for pair in pairs if pair.local_runs]
     return {found.label: found for found in estimate_pairs(pairs, margin=MARGIN)} if pairs else {}
 

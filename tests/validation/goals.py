@@ -7,12 +7,13 @@ import numpy as np
 from scipy import stats
 
 from bench.analysis.repeats import decide
-from bench.analysis.statistics import CONFIDENCE_AFTER_LOOKS, Estimate, Run, drift, estimate_pairs
-from bench.analysis.verdicts import LAUNCH_BOUND, REST, Verdict, decided
+from bench.analysis.statistics import CONFIDENCE_AFTER_LOOKS, Estimate, Measured, drift, estimate_pairs
+from bench.analysis.verdicts import decided
+from bench.records.results import NoiseClass, Verdict
 from tests.validation.simulated import Plan, comparisons, fixed_times, linear, simulate, step, times, true_sd, warm_up
 
 SHIPPED_REPEATS = 6
-CLASSES = (REST, LAUNCH_BOUND)
+CLASSES = (NoiseClass.DEVICE_BOUND, NoiseClass.LAUNCH_BOUND)
 PLANS = {
     "resampled": Plan(),
     "resampled, outliers": Plan(kind="outliers"),
@@ -141,7 +142,7 @@ def drift_seen(studies: int) -> Iterator[Figure]:
     for seed in range(min(studies, 200)):
         logs = simulate(plan, SHIPPED_REPEATS, np.random.default_rng(seed))
         runs = [
-            Run(str(index[:2]), plan.classes()[index[0]], at[index], float(np.exp(logs[index])))
+            Measured(str(index[:2]), plan.classes()[index[0]], at[index], float(np.exp(logs[index])))
             for index in np.ndindex(at.shape)
         ]
         told.append(drift(runs).interval)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.analysis.statistics import Comparison
-from bench.analysis.verdicts import LAUNCH_BOUND, REST
+from bench.records.results import NoiseClass
 from bench.study.order import measuring_order
 
 SPREADS = Path(__file__).parents[1] / "fixtures" / "runs" / "h100_between_process_spread.json"
@@ -20,11 +20,11 @@ Shape = Callable[[np.ndarray], np.ndarray]
 @cache
 def real_noise() -> dict[str, tuple[np.ndarray, ...]]:
     """By noise class: the centred log throughputs of each model's processes."""
-    noise: dict[str, list[np.ndarray]] = {REST: [], LAUNCH_BOUND: []}
+    noise: dict[NoiseClass, list[np.ndarray]] = {NoiseClass.DEVICE_BOUND: [], NoiseClass.LAUNCH_BOUND: []}
     for series in json.loads(SPREADS.read_text())["series"]:
         logs = np.log([run["median"] for run in series["runs"]])
         eager = "eager" in series["model"] and "vit0x0x0" not in series["model"]
-        noise[LAUNCH_BOUND if eager else REST].append(logs - logs.mean())
+        noise[NoiseClass.LAUNCH_BOUND if eager else NoiseClass.DEVICE_BOUND].append(logs - logs.mean())
     return {name: tuple(series) for name, series in noise.items()}
 
 
@@ -65,7 +65,7 @@ class Plan:
         return self.rest + self.launch_bound
 
     def classes(self) -> list[str]:
-        return [REST] * self.rest + [LAUNCH_BOUND] * self.launch_bound
+        return [NoiseClass.DEVICE_BOUND] * self.rest + [NoiseClass.LAUNCH_BOUND] * self.launch_bound
 
     def with_effects(self, effects: Sequence[float] | float) -> "Plan":
         return replace(self, effects=effects)
@@ -130,7 +130,7 @@ def fixed_times(size: int, repeats: int) -> np.ndarray:
 
 
 def _series(plan: Plan) -> list[np.ndarray]:
-    seen = {REST: 0, LAUNCH_BOUND: 0}
+    seen = {NoiseClass.DEVICE_BOUND: 0, NoiseClass.LAUNCH_BOUND: 0}
     chosen = []
     for name in plan.classes():
         series = real_noise()[name]

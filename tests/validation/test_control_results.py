@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.analysis.bound import Stages, bound_us
+from bench.analysis.bound import StageTimes, bound_us
 from bench.storage import write_json
 from tests.validation.control_page import section, text_table
 from tests.validation.control_plan import Group, Injection, groups
@@ -12,12 +12,12 @@ from tests.validation.validate import CONTROLS_BEGIN, CONTROLS_END, write_contro
 
 # Times of an H200 per batch, in us, and the contract's names of them.
 TRUE = {
-    "vit0x0x0": Stages(111.0, 0.0, 110.0, 12.7),
-    "vit0x0x0_h2d-only": Stages(111.0, 0.0, 0.0, 9.0),
-    "vit0x0x0_bs1_px64": Stages(3.0, 0.0, 3.0, 13.0),
-    "vit32x2x128_graph": Stages(111.0, 228.0, 6.2, 20.0),
-    "vit32x2x128_graph_tf32": Stages(111.0, 150.0, 6.2, 20.0),
-    "vit32x2x128": Stages(111.0, 228.0, 6.2, 450.0),
+    "vit0x0x0": StageTimes(111.0, 0.0, 110.0, 12.7),
+    "vit0x0x0_h2d-only": StageTimes(111.0, 0.0, 0.0, 9.0),
+    "vit0x0x0_bs1_px64": StageTimes(3.0, 0.0, 3.0, 13.0),
+    "vit32x2x128_graph": StageTimes(111.0, 228.0, 6.2, 20.0),
+    "vit32x2x128_graph_tf32": StageTimes(111.0, 150.0, 6.2, 20.0),
+    "vit32x2x128": StageTimes(111.0, 228.0, 6.2, 450.0),
 }
 REGIMES = {"h2d": "transfer-bound", "compute": "compute-bound", "issue": "launch-bound"}
 NOISE = {"vit32x2x128": 0.05}
@@ -132,7 +132,7 @@ def injections(group: Group) -> dict[str, Injection]:
     return {"base": group.base, **conditions}
 
 
-def time_us(group: Group, stages: Stages) -> float:
+def time_us(group: Group, stages: StageTimes) -> float:
     return bound_us(stages, group.settings.get("buffers", 2), separate=stages.compute_us > 0)
 
 
@@ -143,7 +143,7 @@ def run(group: Group, injection: Injection, noise: np.random.Generator, swap: di
     waited = 1.1 * injection.delay_us if injection.stage == "launch" else 0.0
     delay *= 1.1 if injection.stage == "launch" else 1.0
     h, k, issue = (us + delay * (stage == each) for us, each in ((h, "copy"), (k, "kernel"), (issue, "launch")))
-    stages = Stages(h, k, d, issue)
+    stages = StageTimes(h, k, d, issue)
     limit = max({"h2d": h, "compute": k, "issue": issue}.items(), key=lambda term: term[1])[0]
     t = time_us(group, stages) * np.exp(noise.normal(0, NOISE.get(group.name, 0.0015)))
     solo = {name: us * np.exp(noise.normal(0, 0.0005)) for name, us in (("h2d", h), ("compute", k), ("d2h", d))}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bench.analysis import statistics
+from bench.records.results import NoiseClass
 from tests.validation import goals
 from tests.validation.goals import PLANS, at_least, at_most, drift_bias, power_at_mde, same_above_margin, study
 from tests.validation.simulated import (
@@ -62,9 +63,9 @@ def test_intervals_that_are_too_narrow_are_caught(monkeypatch):
 
 def test_noise_is_that_of_the_committed_runs():
     assert sorted(map(len, real_noise().values())) == [3, 5]
-    for series in real_noise()["rest"]:
+    for series in real_noise()[NoiseClass.DEVICE_BOUND]:
         assert 0.001 < series.std() < 0.003
-    assert max(series.std() for series in real_noise()["launch-bound"]) > 0.1
+    assert max(series.std() for series in real_noise()[NoiseClass.LAUNCH_BOUND]) > 0.1
 
 
 @pytest.mark.parametrize("kind", ["resampled", "outliers", "t3", "normal"])
