@@ -92,7 +92,7 @@ def value_of(cell: MeasuredCell, keys: Iterable[str]) -> tuple[Value, ...]:
 
 
 def matched(axis: Axis, cells: Sequence[MeasuredCell]) -> list[tuple[MeasuredCell, MeasuredCell]]:
-    """(base, other) of cells that differ in this axis alone; a duplicate with the base of the same occurrence."""
+    """(base, other) of cells that differ in this axis only; a duplicate with the base of the same occurrence."""
     exact: dict[Hashable, MeasuredCell] = {}
     loose: dict[Hashable, MeasuredCell] = {}
     others = []

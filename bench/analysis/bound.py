@@ -178,7 +178,7 @@ def predictions(penalties: Sequence[Penalty], cells: Sequence[MeasuredCell], mar
 
 
 def hidden_copies(cells: Sequence[MeasuredCell]) -> tuple[HiddenCopies, ...]:
-    """For cells that differ in batch size alone: where the copy stops being hidden."""
+    """For cells that differ in batch size only: where the copy stops being hidden."""
     groups: dict[Hashable, dict[int, tuple[str, Terms]]] = {}
     for cell in cells:
         if terms := cell_terms(cell):

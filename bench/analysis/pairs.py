@@ -15,7 +15,7 @@ from bench.records.run import Outcome
 from bench.records.study import OPTIONAL_IN_KEY, Settings
 
 Kind = TypeVar("Kind")
-# What tells a reader which configuration a comparison is about.
+# They identify the configuration of a comparison for the reader.
 COMPARISON_SETTINGS = (
     *("batch_size", "image_size", "dtype", "compile_model", "cuda_graph", "buffers", "device", "memory_size_mb"),
     *OPTIONAL_IN_KEY,

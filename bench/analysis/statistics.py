@@ -22,7 +22,7 @@ CONFIDENCE = 0.95
 MARGIN = 0.02
 # Several looks at the data narrow the intervals by chance: 95 % would cover 92-94 % (docs/validity.md).
 CONFIDENCE_AFTER_LOOKS = 0.96
-# Few comparisons say little about how unlike their variances are: never trust the others more than 4 runs.
+# Few comparisons show little of how much variances differ: the others never count more than 4 runs.
 MAX_PRIOR_DF = 4.0
 MIN_POOLED = 6
 # Run values agree no better than this by more than luck: keeps a variance of zero out of the logarithms.
@@ -311,7 +311,7 @@ def drift(runs: Sequence[Measured], confidence: float = CONFIDENCE) -> Drift | N
     """How the host drifted while a study ran; pairs remove it from the penalties. None without three repeats of a cell.
 
     Least squares over all cells with a level for each cell, weighted by the median variance of its class. A cell's own
-    variance would give most weight to those that chance made quiet, and an interval that is too narrow.
+    variance would give most weight to those that are low by chance, and an interval that is too narrow.
     """
     cells: dict[str, list[Measured]] = {}
     for run in runs:
@@ -321,11 +321,11 @@ def drift(runs: Sequence[Measured], confidence: float = CONFIDENCE) -> Drift | N
         return None
     centred = [_centred([float(np.log(run.throughput_samples_s)) for run in own]) for own in kept]
     classes = [own[0].noise_class for own in kept]
-    quiet = {
+    variances = {
         name: np.median([y.var(ddof=1) for y, known in zip(centred, classes, strict=True) if known == name])
         for name in classes
     }
-    weights = [np.full(len(y), 1 / max(quiet[name], 1e-8)) for y, name in zip(centred, classes, strict=True)]
+    weights = [np.full(len(y), 1 / max(variances[name], 1e-8)) for y, name in zip(centred, classes, strict=True)]
     times = [np.array([run.time for run in own], dtype=float) for own in kept]
     y, w, at = map(np.concatenate, (centred, weights, times))
     span = at.max() - at.min()

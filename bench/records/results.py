@@ -325,7 +325,7 @@ class Effect(Judged, frozen=True, kw_only=True):
 class Penalty(Judged, frozen=True, kw_only=True):
     """What a placement costs against the GPU's local node: 1 - throughput remote / local, interval likewise.
 
-    settings: what tells a reader which configuration this is. p_adjusted: p_difference after Holm's correction.
+    settings: they identify the configuration for the reader. p_adjusted: p_difference after Holm's correction.
     effects: of a complete 2x2 design, on the entry where CPU and memory are remote.
     """
 
@@ -346,7 +346,7 @@ class Penalty(Judged, frozen=True, kw_only=True):
 
 
 class Line(Judged, frozen=True, kw_only=True):
-    """A cell against the one that differs in one axis alone, paired by block.
+    """A cell against the one that differs in this axis only, paired by block.
 
     model: its name; along a part of its shape what the series shares, as vit32x*x512. settings: what both cells have
     that is not the study's own. effect: throughput over that of the base - 1, negative is slower; interval likewise.
@@ -519,7 +519,7 @@ class HiddenCopies(Record, frozen=True, kw_only=True):
 
 
 class LinkEntry(Record, frozen=True, kw_only=True):
-    """The microbenchmarks of one GPU and placement; None where something was not measured, reasons says why."""
+    """The microbenchmarks of one GPU and placement; None where something was not measured, for the reason in reasons."""
 
     name: str
     gpu: int
@@ -547,7 +547,7 @@ class ForeignFingerprint(Record, frozen=True, kw_only=True):
 class Trust(Record, frozen=True, kw_only=True):
     """Counts and names of the runs that are ok; timed_ok of them are timed.
 
-    proved: runs whose certificate says so; unproved: names of the others, unproved_reasons: why, by name.
+    proved: runs whose certificate proves their placement; unproved: names of the others, unproved_reasons: why, by name.
     monitored: runs with a monitor; throttling_unknown: those of them whose GPU does not report throttling.
     noise: by noise class the median over cells of the relative standard deviation between runs of a cell.
     noise_floor: what an earlier SelfCheck of this host measured.

@@ -79,7 +79,7 @@ def test_a_run_with_a_failed_peer_is_in_no_total(results):
     assert found.total.runs == 5
 
 
-def test_two_against_four_gpus_is_not_a_comparison_with_isolation(tmp_path, results_of):
+def test_two_against_four_gpus_is_not_against_isolation(tmp_path, results_of):
     found = results_of(build(tmp_path, STUDY | {"axes": {"concurrent_gpus": [2, 4]}, "exclude": [], "gpu_ids": [0]}))
     assert [one.busy_gpus for one in found.contention] == [2, 4]
     assert all(one.isolated is None for one in found.contention)

@@ -111,7 +111,7 @@ def test_without_the_studys_own_settings_there_is_no_base():
     assert (entry.execution.dtype, entry.execution.settings, entry.execution.is_base) == ("fp32", {}, False)
 
 
-def test_a_cell_without_runs_is_no_rival_and_one_without_pairs_is():
+def test_a_cell_without_pairs_is_a_rival_one_without_runs_not():
     nothing = math.nan
     failed = made_cell([nothing] * 4, compile_model="default")
     apart = made_cell([nothing, nothing, 900.0, 901.0], dtype="bf16")

@@ -82,7 +82,7 @@ def test_a_damaged_noise_floor_is_ignored(tmp_path, damage):
     assert recall("synthetic-host", tmp_path) is None
 
 
-def test_recall_takes_the_largest_of_the_host_that_is_not_launch_bound(tmp_path):
+def test_recall_ignores_launch_bound_models(tmp_path):
     quiet, loud = evaluate(host()), evaluate([made_cell(noisy(9, sd=0.2), noise_class="launch-bound")])
     known = {"a": quiet, "b": loud}
     (tmp_path / "noise_floor.json").write_text(json.dumps(plain(known)))

@@ -29,7 +29,7 @@ def run(repeat=1, certificate=PROVED, cell="a", **changes):
                | changes)  # fmt: skip
 
 
-def test_only_successful_runs_count_and_only_proved_ones_are_proved():
+def test_only_runs_that_succeeded_and_are_proved_count():
     doubt = Doubt(kind=DoubtKind.PAGES, text="3 % of the pages are on node 2")
     unproved = Certificate(verdict=PlacementVerdict.UNPROVED, reasons=[doubt])
     runs = [run(1), run(2, unproved), run(3, status=Outcome.OOM), run("traced", None)]
@@ -46,7 +46,7 @@ def test_throttled_and_disturbed_runs_are_named():
     assert (found.throttling_unknown, found.disturbed_by) == (("a_r2",), {"a_r2": (DISTURBANCE,)})
 
 
-def test_runs_under_another_fingerprint_are_named_with_the_change():
+def test_runs_under_another_fingerprint_are_named():
     runs = [run(repeat, fingerprint={"driver": driver, "torch": "2"}) for repeat, driver in enumerate("112", 1)]
     found = trust(runs, [], Fingerprint(driver="1", torch="2", kernel="6"))
     change = FingerprintChange(fact="driver", before="1", after="2")

@@ -46,7 +46,7 @@ def test_eager_launches_are_told_and_not_judged():
 
 
 @pytest.mark.parametrize(("stage", "instead"), [("copy", "kernel"), ("kernel", "launch"), ("launch", "copy")])
-def test_a_delay_in_the_wrong_place_is_not_attributed_to_the_asked_one(stage, instead):
+def test_a_delay_elsewhere_is_not_attributed_to_the_stage(stage, instead):
     results = measured(swap={stage: instead})
     rows = [row for row in summarise("cuda", groups("cuda"), results)["controls"]
             if row["stage"] == stage and row["kind"] == "positive" and row["resolvable"]]  # fmt: skip

@@ -73,7 +73,7 @@ def test_few_noisy_pairs_do_not_tell():
     assert kept["throughput"] is None and kept["variance ratio in 0.5 to 2"] is None and not found["accepted"]
 
 
-def test_a_penalty_that_forking_changes_is_caught_where_both_nodes_alone_are_not_told():
+def test_a_penalty_that_forking_changes_is_caught():
     made = runs(cells=(NEAR, FAR), remote=0.2)
     kept, found = verdicts(made)
     assert kept["penalty"] is True and found["accepted"] and len(found["penalties"]) == 2
@@ -98,7 +98,7 @@ def test_the_interval_of_the_variance_ratio_covers():
     assert covered >= 0.92 * 300
 
 
-def test_faults_of_forking_are_caught_and_those_of_the_cell_are_not():
+def test_only_faults_of_forking_are_caught():
     made = runs()
     for pair in (pair for blocks in made.values() for pair in blocks.values()):
         pair["exec"]["minor_faults"] = pair["fork"]["minor_faults"] = [500, 510, 505]
@@ -145,7 +145,7 @@ def test_several_calls_are_joined_and_the_page_tells_them():
     assert text.count("- block 2: oom") == 2 and "| gpu0_numa0_vit32x6x512 | 6 | 1,00" in text
 
 
-def test_cells_are_those_of_the_page_on_two_nodes_where_there_are():
+def test_cells_are_those_of_the_page():
     cells = the_cells("cuda", host_topology("two_sockets"), None)
     assert [(cell.model.name, cell.cuda_graph) for cell in cells[::2]] == [*MODELS["cuda"].items()]
     assert {(cell.mem_node, cell.num_samples) for cell in cells} == {(0, 1000), (1, 1000)}

@@ -94,7 +94,7 @@ def test_longer_copies_stay_inside_the_ring():
 
 
 @torch.inference_mode()
-def test_kernel_work_is_in_the_forward_pass_and_grows_with_the_delay():
+def test_kernel_work_is_in_the_forward_pass_and_grows():
     counts = []
     for delay_us in (0.0, 100.0, 100_000.0):
         pipeline = built(SMALL, Injection("kernel", delay_us) if delay_us else Injection())

@@ -33,7 +33,7 @@ def test_a_spell_in_one_side_only_does_not_move_the_ratio():
     assert rates[BASE] / rates["x"] == pytest.approx(1.02)
 
 
-def test_the_middle_half_resolves_what_a_median_of_clock_ticks_does_not():
+def test_the_midmean_resolves_more_than_a_median_of_ticks():
     ticks = [3.296] * 60 + [3.328] * 40
     assert midmean(ticks) == pytest.approx(3.296 + 0.032 * 15 / 50)
     assert midmean([5.0]) == 5.0 and midmean([1.0, 2.0, 300.0, 2.0]) == 2.0
