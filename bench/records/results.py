@@ -519,7 +519,7 @@ class HiddenCopies(Record, frozen=True, kw_only=True):
 
 
 class LinkEntry(Record, frozen=True, kw_only=True):
-    """The microbenchmarks of one GPU and placement; None where something was not measured, for the reason in reasons."""
+    """The microbenchmarks of one GPU and placement. What was not measured is None, with its reason by key."""
 
     name: str
     gpu: int
@@ -547,7 +547,7 @@ class ForeignFingerprint(Record, frozen=True, kw_only=True):
 class Trust(Record, frozen=True, kw_only=True):
     """Counts and names of the runs that are ok; timed_ok of them are timed.
 
-    proved: runs whose certificate proves their placement; unproved: names of the others, unproved_reasons: why, by name.
+    proved: runs whose certificate proves their placement; unproved: names of the others; unproved_reasons: by name.
     monitored: runs with a monitor; throttling_unknown: those of them whose GPU does not report throttling.
     noise: by noise class the median over cells of the relative standard deviation between runs of a cell.
     noise_floor: what an earlier SelfCheck of this host measured.
