@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from bench.workload.cell import parse_cell
 from torch.profiler import ProfilerActivity, profile
 
 import bench.workload.run as workload
-from bench.workload.cell import parse_cell
 from bench.workload.devices import open_device
 from bench.workload.measure import first_batch_again
 from bench.workload.pipeline import Pipeline, no_beat
