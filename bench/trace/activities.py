@@ -7,7 +7,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.trace.complete import check_once, check_overlap, check_rates, check_times
+from bench.trace.complete import check_once, check_order, check_rates, check_times
 from bench.trace.export import GRAPH, KERNEL, LATEST, MEMCPY, MEMSET, NULL, RUNTIME, STRINGS, THREAD_BITS, Export
 from bench.trace.intervals import Intervals, Times, union
 from bench.trace.window import Window
@@ -176,7 +176,9 @@ def read_table(export: Export, table: str, window: Window, calls: Calls) -> Part
     check_times(export, table, start, end, calls.start[call])
     check_once(export, table, call, start, end)
     if table == KERNEL:
-        check_overlap(export, call, start, end, (rows["deviceId"], rows["contextId"], rows["streamId"]))
+        check_order(
+            export, call, calls.start[call], start, end, (rows["deviceId"], rows["contextId"], rows["streamId"])
+        )
         name = rows["name"]
     else:
         name = np.full(len(call), TABLE_NAMES[table])

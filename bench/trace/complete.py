@@ -55,21 +55,25 @@ def check_once(export: Export, table: str, call: NDArray[np.intp], start: Times,
         )
 
 
-def check_overlap(
-    export: Export, call: NDArray[np.intp], start: Times, end: Times, stream: tuple[Times, Times, Times]
+def check_order(
+    export: Export, call: NDArray[np.intp], called: Times, start: Times, end: Times, stream: tuple[Times, Times, Times]
 ) -> None:
-    """stream: device, context, stream. The kernels of one graph may run at once, so they are left out."""
-    alone = np.flatnonzero(np.bincount(call)[call] == 1) if len(call) else call
-    order = alone[np.lexsort((start[alone], *(key[alone] for key in stream)))]
+    """Kernels of one stream run in the order of their calls, each after the one before it.
+
+    stream: device, context, stream. The kernels of one graph may run at once, so they are left out.
+    """
+    single = np.flatnonzero(np.bincount(call)[call] == 1) if len(call) else call
+    order = single[np.lexsort((called[single], *(key[single] for key in stream)))]
     if len(order) < 2:
         return
-    group = np.cumsum(np.any([np.diff(key[order], prepend=key[order[0]]) != 0 for key in stream], axis=0))
-    start, end = start[order], end[order]
-    shared = np.minimum(running_end(group, end)[:-1], end[1:]) - start[1:]
-    shared[group[1:] != group[:-1]] = 0
-    if shared.max() > MOST_OVERLAP_NS:
+    changes = np.any([np.diff(key[order]) != 0 for key in stream], axis=0)
+    group = np.concatenate(([0], np.cumsum(changes)))
+    early = running_end(group, end[order])[:-1] - start[order[1:]]
+    early[changes] = 0
+    if early.max() > MOST_OVERLAP_NS:
         export.fail(
-            f"two kernels of one stream overlap by {int(shared.max())} ns; at most {MOST_OVERLAP_NS} ns are possible",
+            f"a kernel starts {int(early.max())} ns before the one before it in its stream ends; "
+            f"at most {MOST_OVERLAP_NS} ns are possible",
             CLOCKS,
         )
 

@@ -1,0 +1,1 @@
+from tests.results.conftest import quick_run  # noqa: F401

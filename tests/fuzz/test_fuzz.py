@@ -31,7 +31,7 @@ def quick_run(tmp_path):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_damaged_files_are_told_and_no_more(name):
+def test_damaged_files_only_raise_study_errors(name):
     target = TARGETS[name]
     seeds = target.seeds()
 
@@ -52,7 +52,7 @@ ANYTHING = st.recursive(
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=ANYTHING)
-def test_any_yaml_is_a_study_or_a_study_error(tmp_path, value):
+def test_any_yaml_only_raises_study_errors(tmp_path, value):
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(value, allow_unicode=True), encoding="utf-8", errors="replace")
     with pytest.raises(StudyError):

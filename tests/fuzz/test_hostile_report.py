@@ -111,6 +111,6 @@ def test_the_check_can_fail(browser, tmp_path):
     assert browser.run("return window.pwned") == 1
 
 
-def test_the_markdown_and_the_terminal_hold_no_control_characters(hostile):
+def test_markdown_and_terminal_have_no_control_characters(hostile):
     text = (hostile / "report.md").read_text()
     assert "\x1b" not in text and "\x00" not in text

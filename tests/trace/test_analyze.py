@@ -65,7 +65,7 @@ def test_a_folder_without_traces_is_an_error(tmp_path):
         analyze_folder(tmp_path)
 
 
-def test_the_text_has_what_matters(eager_export, capsys):
+def test_the_text_has_the_key_numbers(eager_export, capsys):
     assert analyze_command(eager_export, as_json=False) == 0
     text = capsys.readouterr().out
     for part in (
@@ -110,7 +110,7 @@ def test_other_files_are_called_what_they_are(tmp_path, name, message):
     assert caught.value.where == str(tmp_path / name)
 
 
-def test_an_error_names_the_given_file_and_advises_for_its_profiler(tmp_path):
+def test_an_error_names_the_given_file_and_its_profiler(tmp_path):
     trace = gpu_trace()
     trace["traceEvents"] = [event for event in trace["traceEvents"] if event.get("cat") != "user_annotation"]
     path = tmp_path / "trace.json"

@@ -43,7 +43,7 @@ def test_every_gpu_of_the_window_is_named(tmp_path):
     assert [device.id for device in read(tmp_path, built).devices] == [0, 5]
 
 
-def test_another_process_with_the_same_correlation_ids_does_not_count(tmp_path):
+def test_another_process_with_the_same_ids_does_not_count(tmp_path):
     stranger = Launch(1005, 1006, 1010, 9999, "kernel", thread=global_tid(OTHER_PID, 1), correlation=1)
     alone, together = read(tmp_path, pipeline()), read(tmp_path, pipeline().with_launches(stranger))
     assert metrics(alone) == metrics(together)
@@ -80,7 +80,7 @@ def test_calls_nested_under_one_correlation_id_count_once(tmp_path):
     assert metrics(read_trace(path)) == before
 
 
-def test_host_to_host_copies_are_no_work_of_the_device(tmp_path):
+def test_host_to_host_copies_are_not_work_of_the_device(tmp_path):
     built = pipeline().with_launches(Launch(1005, 1006, 1010, 9999, "h2d", 5, copy_kind=9))
     found, alone = metrics(read(tmp_path, built)), metrics(read(tmp_path, pipeline()))
     assert found.complete.recorded == alone.complete.recorded + 1
@@ -128,7 +128,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", ["no nvtx", "no cuda", "no runtime", "no memcpy"])
-def test_an_empty_table_is_as_good_as_none(tmp_path, name):
+def test_an_empty_table_is_like_a_missing_one(tmp_path, name):
     built, message = BROKEN[name]
     path = write(tmp_path / "x.sqlite", replace(built, drop=()))
     with sqlite3.connect(path) as db:
@@ -140,7 +140,7 @@ def test_an_empty_table_is_as_good_as_none(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_would_make_a_number_wrong_is_an_error_by_name(tmp_path, name):
+def test_errors_that_falsify_numbers_are_named(tmp_path, name):
     built, message = BROKEN[name]
     with pytest.raises(TraceError, match=message) as caught:
         read(tmp_path, built)
@@ -148,7 +148,7 @@ def test_what_would_make_a_number_wrong_is_an_error_by_name(tmp_path, name):
     assert caught.value.advice
 
 
-def test_lost_kernels_are_noticed(tmp_path):
+def test_lost_kernels_are_refused(tmp_path):
     path = write(tmp_path / "x.sqlite", pipeline())
     with sqlite3.connect(path) as db:
         db.execute("DROP TABLE CUPTI_ACTIVITY_KIND_KERNEL")
@@ -161,7 +161,7 @@ def test_an_unfinished_activity_outside_the_window_does_no_harm(tmp_path):
     assert metrics(read(tmp_path, built)) == metrics(read(tmp_path, pipeline()))
 
 
-def test_without_global_pid_one_process_is_right_and_two_are_refused(tmp_path):
+def test_two_processes_without_global_pid_are_refused(tmp_path):
     path = write(tmp_path / "x.sqlite", pipeline())
     expected = metrics(read_trace(path))
     with sqlite3.connect(path) as db:
@@ -184,7 +184,7 @@ def test_a_missing_column_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["'soon'", "1.5", "x'00'"])
-def test_what_is_no_integer_is_refused(tmp_path, value):
+def test_values_that_are_not_integers_are_refused(tmp_path, value):
     path = write(tmp_path / "x.sqlite", pipeline())
     with sqlite3.connect(path) as db:
         db.execute(f"UPDATE CUPTI_ACTIVITY_KIND_MEMCPY SET start = {value}")
@@ -216,7 +216,7 @@ def test_activities_know_their_batch(tmp_path):
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**32), st.integers(1, 60), st.booleans())
-def test_damaged_files_only_ever_give_a_study_error(tmp_path_factory, seed, changes, cut):
+def test_damaged_exports_only_raise_study_errors(tmp_path_factory, seed, changes, cut):
     path = tmp_path_factory.getbasetemp() / "fuzz.sqlite"
     data = bytearray(_sound(path))
     generator = random.Random(seed)
@@ -242,7 +242,7 @@ def _sound(path):
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_only_ever_give_a_study_error(tmp_path_factory, data):
+def test_any_bytes_only_raise_study_errors(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "bytes.sqlite"
     for content in (data, b"SQLite format 3\0" + data, gzip.compress(data)):
         path.write_bytes(content)
@@ -264,7 +264,7 @@ def one_way(missing, batches=3):
 
 @pytest.mark.parametrize("missing", ["h2d", "d2h"])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_direction_that_was_not_asked_for_is_no_error(tmp_path, missing, version):
+def test_a_direction_that_was_not_asked_for_may_lack_copies(tmp_path, missing, version):
     trace = read(tmp_path, one_way(missing), version)
     found = metrics(trace)
     assert getattr(found, missing) == Copies(bytes=0, copies=0, busy_ns=0, bandwidth_gb_s=None, link_gb_s=None)
@@ -278,7 +278,7 @@ def test_a_direction_that_was_not_asked_for_is_no_error(tmp_path, missing, versi
 
 
 @pytest.mark.parametrize("missing", ["h2d", "d2h"])
-def test_a_direction_that_was_asked_for_and_left_no_copy_is_an_error(tmp_path, missing):
+def test_a_direction_that_was_asked_for_needs_copies(tmp_path, missing):
     """Its ranges are there, or no stage has ranges at all."""
     named = one_way(missing).with_ranges((f"test_{missing}_batch_0", 1000, 1001, THREAD))
     silent = replace(one_way(missing), ranges=pipeline().ranges)

@@ -74,7 +74,7 @@ def test_nothing_private_is_left_and_no_metric_changes(tmp_path, version):
 
 
 @pytest.mark.parametrize("packed", sorted(TRACES.glob("*.sqlite.gz")), ids=lambda path: path.name.partition(".")[0])
-def test_a_real_trace_keeps_its_metrics_and_loses_the_names_of_its_host(tmp_path, packed):
+def test_a_real_trace_keeps_its_metrics_without_names(tmp_path, packed):
     clean = tmp_path / "clean.sqlite"
     redact(packed, clean)
     assert analyze_file(clean, "x") == analyze_file(packed, "x")
@@ -95,7 +95,7 @@ def _content(path: Path) -> list[str]:
         return sorted(db.iterdump())
 
 
-def test_the_command_writes_a_copy_and_never_touches_what_it_reads(tmp_path):
+def test_the_command_writes_a_copy_and_keeps_its_input(tmp_path):
     soiled_file = soiled(tmp_path / "x.sqlite", "current")
     done = CliRunner().invoke(main, ["redact", str(soiled_file), "-o", str(tmp_path / "y.sqlite")])
     assert done.exit_code == 0 and "y.sqlite" in done.output
@@ -103,14 +103,14 @@ def test_the_command_writes_a_copy_and_never_touches_what_it_reads(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"QDSTRM", b"SQLite format 3\0" + b"\xff" * 5000])
-def test_what_is_no_export_is_told_and_nothing_is_left(tmp_path, content):
+def test_another_file_is_refused_and_nothing_is_written(tmp_path, content):
     (tmp_path / "x.nsys-rep").write_bytes(content)
     with pytest.raises(StudyError):
         redact(tmp_path / "x.nsys-rep", tmp_path / "y.sqlite")
     assert [path.name for path in tmp_path.iterdir()] == ["x.nsys-rep"]
 
 
-def test_a_trace_is_cleaned_where_it_lies(tmp_path):
+def test_a_trace_is_cleaned_in_place(tmp_path):
     path = soiled(tmp_path / "x.sqlite", "current")
     shutil.copy(path, tmp_path / "kept.sqlite")
     redact(path, path)

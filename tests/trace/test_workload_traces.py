@@ -55,7 +55,7 @@ def test_torch_profiler_conserves_every_byte(tmp_path, model):
     ],
     ids=str,
 )
-def test_one_way_sample_by_sample_and_prepared_batches_conserve_every_byte_too(tmp_path, changes):
+def test_other_ways_to_copy_conserve_every_byte(tmp_path, changes):
     profiler = get_profiler("torch")
     report, result = traced(tmp_path, profiler, **changes)
     profiler.export(report, tmp_path / "x.sqlite")

@@ -13,7 +13,7 @@ def test_auto_is_nsys_on_cuda_where_it_is(script, only_on_path):
     assert choose_profiler("auto", "cpu") == "torch"
 
 
-def test_auto_is_torch_where_there_is_no_nsys(monkeypatch):
+def test_auto_is_torch_without_nsys(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr("bench.host.fingerprint.INSTALLATIONS", ())
     assert choose_profiler("auto", "cuda") == "torch"
@@ -25,7 +25,7 @@ def test_an_unknown_profiler_is_refused():
         choose_profiler("perf", "cpu")
 
 
-def test_nsys_is_refused_where_there_is_no_cuda_to_record():
+def test_nsys_is_refused_on_the_cpu_device():
     with pytest.raises(StudyError, match="set profiler to auto") as refused:
         choose_profiler("nsys", "cpu")
     assert refused.value.exit_code == 2 and not isinstance(refused.value, ProfilerError)

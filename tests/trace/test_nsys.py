@@ -88,7 +88,7 @@ def test_the_exit_code_of_the_program_is_passed_on(real_nsys, report, nvtx_progr
     assert Nsys().collect(report, code, log) is None
 
 
-def test_no_report_after_a_good_end_is_told(report):
+def test_a_missing_report_after_success_is_an_error(report):
     with pytest.raises(ProfilerError, match="left no report") as caught:
         Nsys().collect(report, 0, "")
     assert "profiler: torch" in caught.value.advice
@@ -106,13 +106,13 @@ def test_no_report_after_a_good_end_is_told(report):
     ],
 )
 @pytest.mark.parametrize("code", [0, 1])
-def test_refusals_are_told_by_name(report, log, what, code):
+def test_refusals_of_nsys_are_explained(report, log, what, code):
     with pytest.raises(ProfilerError, match=what) as caught:
         Nsys().collect(report, code, log)
     assert caught.value.advice
 
 
-def test_nsys_missing_is_told(report, monkeypatch):
+def test_a_missing_nsys_is_an_error(report, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr("bench.host.fingerprint.INSTALLATIONS", ())
     with pytest.raises(ProfilerError, match="nsys is not installed"):
@@ -154,7 +154,7 @@ def test_the_agent_of_a_killed_nsys_is_ended(real_nsys, report):
     assert agents(report) == [] and not any(map(_alive, started))
 
 
-def test_what_a_killed_agent_leaves_in_nsys_own_table_does_not_hinder_the_next_run(real_nsys, report, nvtx_program):
+def test_a_killed_agent_does_not_prevent_the_next_run(real_nsys, report, nvtx_program):
     argv = Nsys().command(["sleep", "60"], report, "cpu")
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as run:
         deadline = time.monotonic() + 60
