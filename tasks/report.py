@@ -42,22 +42,27 @@ class StudyReport(RecordTask):
         return all(task.complete() for task in self.requires())
 
     def run(self) -> None:
-        from bench.analysis.noise_floor import remember
-        from bench.history.page import into_history
-        from bench.report.build import make_report
-
         log_missing_runs(self.directory)
         host_lock().release()
         link_task(self, self.directory.path / "report.html", self.directory.outputs)
         state = self.directory.state()
-        results = make_report(self.directory.path, INVOCATION)
-        remember(results, self.directory.outputs)
-        # Where many hosts write one database over a network, the report of all of them adds each.
-        in_history = self.directory.of_cluster or into_history(results, self.directory.outputs)
+        in_history = write_report(self.directory)
         write_record(
             self.record_path,
             ReportStage(status=Outcome.OK, invocation=INVOCATION, state=state, in_history=in_history),
         )
+
+
+def write_report(directory: RunDirectory) -> bool:
+    """Write the report, and add the study to the noise floor and the history. Return whether the history has it."""
+    from bench.analysis.noise_floor import remember
+    from bench.history.page import into_history
+    from bench.report.build import make_report
+
+    results = make_report(directory.path, INVOCATION)
+    remember(results, directory.outputs)
+    # Where many hosts write one database over a network, the report of all of them adds each.
+    return directory.of_cluster or into_history(results, directory.outputs)
 
 
 class CellCheck(DirectoryTask):

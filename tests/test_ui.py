@@ -67,7 +67,7 @@ def ports() -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_tasks_are_still_there_after_a_restart(tmp_path: Path, ports: tuple[int, int], number: int) -> None:
+def test_tasks_survive_a_restart(tmp_path: Path, ports: tuple[int, int], number: int) -> None:
     with ui(tmp_path, ports) as first:
         assert first.names() == set()
         first.call("add_task", **TASK)
@@ -77,7 +77,7 @@ def test_tasks_are_still_there_after_a_restart(tmp_path: Path, ports: tuple[int,
         assert second.names() == {"Seen_1"}
 
 
-def test_luigid_goes_with_a_ui_that_is_killed_and_keeps_its_tasks(tmp_path: Path, ports: tuple[int, int]) -> None:
+def test_luigid_ends_with_a_killed_ui_and_keeps_its_tasks(tmp_path: Path, ports: tuple[int, int]) -> None:
     with ui(tmp_path, ports) as first:
         first.call("add_task", **TASK)
         first.stop(signal.SIGKILL)
@@ -90,7 +90,7 @@ def test_luigid_goes_with_a_ui_that_is_killed_and_keeps_its_tasks(tmp_path: Path
         assert second.names() == {"Seen_1"}
 
 
-def test_a_log_is_shown_as_text_as_it_grows(tmp_path: Path, ports: tuple[int, int]) -> None:
+def test_growing_log_is_shown_as_text(tmp_path: Path, ports: tuple[int, int]) -> None:
     log = tmp_path / "outputs" / "quick_test" / "a_r1.stderr"
     log.parent.mkdir(parents=True)
     log.write_text("first line µs\n")
@@ -107,7 +107,7 @@ def test_a_log_is_shown_as_text_as_it_grows(tmp_path: Path, ports: tuple[int, in
             urllib.request.urlopen(f"{servers.outputs}/../state/servers.log", timeout=10)
 
 
-def test_both_servers_listen_on_loopback_only(tmp_path: Path, ports: tuple[int, int]) -> None:
+def test_servers_listen_on_loopback_only(tmp_path: Path, ports: tuple[int, int]) -> None:
     with ui(tmp_path, ports):
         listening = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
         for port in ports:
@@ -116,7 +116,7 @@ def test_both_servers_listen_on_loopback_only(tmp_path: Path, ports: tuple[int, 
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_taken_port_is_named(tmp_path: Path, ports: tuple[int, int], which: int) -> None:
+def test_taken_port_is_named(tmp_path: Path, ports: tuple[int, int], which: int) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", ports[which]))
         other.listen()

@@ -37,12 +37,12 @@ def directory(tmp_path: Path, **sweep: list[int]) -> RunDirectory:
     return resolve(read_study(STUDY, "f", {"sweep": sweep}), tmp_path, False, "now")
 
 
-def test_the_largest_pool_of_the_study_counts(tmp_path: Path, pools: list[int]) -> None:
+def test_preflight_checks_the_largest_pool(tmp_path: Path, pools: list[int]) -> None:
     preflight(directory(tmp_path, memory_size_mb=[64, 4096, 512]), strict=False)
     assert pools == [4096 << 20]
 
 
-def test_it_looks_once_and_says_what_is_not_in_order(
+def test_preflight_checks_once_and_prints_failures(
     tmp_path: Path, pools: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = directory(tmp_path)
@@ -54,7 +54,7 @@ def test_it_looks_once_and_says_what_is_not_in_order(
     assert capsys.readouterr().err == "" and len(pools) == 1
 
 
-def test_a_strict_study_looks_again_and_refuses(tmp_path: Path, pools: list[int]) -> None:
+def test_strict_preflight_repeats_and_refuses(tmp_path: Path, pools: list[int]) -> None:
     study = directory(tmp_path)
     preflight(study, strict=False)
     with pytest.raises(StudyError, match="1 warnings of the preflight are errors with --strict: node_memory"):

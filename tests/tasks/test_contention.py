@@ -14,6 +14,8 @@ from tests.tasks.test_resume import start, workloads
 
 CELL = "pipeline_gpu0_numa0_vit0x0x0"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def calls(tmp_path: Path) -> Calls:
@@ -22,7 +24,7 @@ def calls(tmp_path: Path) -> Calls:
 
 
 @pytest.mark.timeout(600)
-def test_killed_it_leaves_no_process_and_called_again_it_keeps_the_peers_records(calls: Calls) -> None:
+def test_killed_study_leaves_no_process_and_continues(calls: Calls) -> None:
     luigi = start(calls)
     while len(workloads(calls)) < 2 and luigi.poll() is None:
         time.sleep(0.02)
@@ -49,7 +51,7 @@ def test_killed_it_leaves_no_process_and_called_again_it_keeps_the_peers_records
     assert results["cells"][0]["outcome"] == "ok"
 
 
-def test_more_gpus_than_there_are_nodes_for_is_refused_before_anything_runs(calls: Calls) -> None:
+def test_remote_placement_is_refused_on_one_node(calls: Calls) -> None:
     calls.study["concurrent_placement"] = "remote"
     calls.write()
     nodes = subprocess.run(["ls", "/sys/devices/system/node"], capture_output=True, text=True).stdout

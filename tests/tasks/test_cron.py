@@ -4,7 +4,6 @@ import configparser
 import fcntl
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.study.load import configs_folder
+from tests.needs import needs
 from tests.tasks.nightly_calls import Nights, made
 
 CRON = configs_folder() / "cron"
@@ -71,8 +71,9 @@ def apart(tmp_path: Path) -> list[str]:
     return [f"HOME={tmp_path}", f"NUMASTUDY_LOCK_DIR={tmp_path}", "OMP_NUM_THREADS=2"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_crontab_line_measures_a_night_from_anywhere_and_is_silent(nights, places, apart, tmp_path):
+def test_crontab_line_measures_a_night_silently(nights, places, apart, tmp_path):
     environment, command = crontab(places)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -91,7 +92,7 @@ def test_the_crontab_line_measures_a_night_from_anywhere_and_is_silent(nights, p
 
 
 @pytest.mark.timeout(600)
-def test_what_goes_wrong_is_mailed_with_its_exit_code(nights, places, apart, tmp_path):
+def test_crontab_line_prints_a_failure_with_its_exit_code(nights, places, apart, tmp_path):
     environment, command = crontab(places)
     (nights.folder / "nightly.yaml").write_text("studies: [NoSuchStudy]")
     bad = call([*environment, *apart], ["/bin/sh", "-c", command], tmp_path)
@@ -100,7 +101,7 @@ def test_what_goes_wrong_is_mailed_with_its_exit_code(nights, places, apart, tmp
     assert "no study is named 'NoSuchStudy'" in bad.stdout
 
 
-def test_a_night_that_still_runs_is_not_joined_by_another(nights, places, apart, tmp_path):
+def test_crontab_line_ends_while_a_night_is_running(nights, places, apart, tmp_path):
     environment, command = crontab(places)
     (nights.folder / "outputs").mkdir()
     with (nights.folder / "outputs/nightly.lock").open("w") as lock:
@@ -110,16 +111,17 @@ def test_a_night_that_still_runs_is_not_joined_by_another(nights, places, apart,
     assert "ended with exit code 75" in refused.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_systemd_unit_runs_the_same_night(nights, places, apart):
+def test_systemd_unit_measures_a_night(nights, places, apart):
     environment, command = unit(places)
     done = call([*environment, *apart], command, nights.folder)
     assert done.returncode == 0, done.stderr
     assert nights.times_measured() == [2]
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
-def test_systemd_understands_unit_and_timer(tmp_path):
+@needs("systemd-analyze")
+def test_systemd_accepts_unit_and_timer(tmp_path):
     for name in ("numastudy-nightly.service", "numastudy-nightly.timer"):
         text = (CRON / name).read_text().replace("User=numastudy\n", "").replace("/opt/numastudy", str(tmp_path))
         (tmp_path / name).write_text(text)

@@ -8,13 +8,13 @@ from pathlib import Path
 HEAVY = ("torch", "numpy", "pandas", "matplotlib", "scipy", "timm", "sqlite_utils")
 
 
-def test_import_tasks_loads_nothing_heavy() -> None:
+def test_import_tasks_loads_no_large_library() -> None:
     code = f"import sys, tasks; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_the_projects_settings_hold_in_any_directory(tmp_path: Path) -> None:
+def test_project_settings_apply_in_any_directory(tmp_path: Path) -> None:
     code = (
         "import luigi, tasks; config = luigi.configuration.get_config();"
         "print(config.get('retcode', 'task_failed'), config.get('core', 'no_lock'))"
@@ -26,7 +26,7 @@ def test_the_projects_settings_hold_in_any_directory(tmp_path: Path) -> None:
     assert done.stdout.split() == ["30", "true"]
 
 
-def test_a_users_own_settings_come_first(tmp_path: Path) -> None:
+def test_user_settings_take_precedence(tmp_path: Path) -> None:
     (tmp_path / "luigi.cfg").write_text("[retcode]\ntask_failed = 77\n")
     code = "import luigi, tasks; c = luigi.configuration.get_config(); print(c.get('retcode', 'task_failed'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)

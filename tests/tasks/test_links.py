@@ -7,9 +7,11 @@ import pytest
 from bench.storage import read_json
 from tests.tasks.study_calls import TINY, Calls
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(600)
-def test_links_come_before_the_first_run_and_a_failed_one_stops_nothing(tmp_path: Path) -> None:
+def test_links_precede_runs_and_a_failed_one_stops_nothing(tmp_path: Path) -> None:
     study = TINY | {"models": ["vit0x0x0"], "measure_link": True}
     calls = Calls(tmp_path / "work", ["--local-scheduler"], study)
     calls.sabotage("link_gpu0_numa0")

@@ -58,7 +58,7 @@ def test_known_errors_are_logged_without_traceback(error: BaseException, message
     assert text.startswith(message) and "Traceback" not in text
 
 
-def test_a_warning_with_an_empty_traceback_is_its_message() -> None:
+def test_warning_with_an_empty_traceback_is_its_message() -> None:
     record = logging.LogRecord("luigi-interface", logging.WARNING, "f", 1, "failed", None, (None, None, None))
     assert _LogFilter().filter(record)
     assert logging.Formatter().format(record) == "failed"
@@ -81,7 +81,7 @@ lock_folder(Path({str(folder)!r})); print('locked', flush=True); time.sleep(60)"
     return process
 
 
-def test_a_locked_folder_is_refused_until_its_process_ends(tmp_path: Path) -> None:
+def test_lock_folder_is_refused_until_its_holder_ends(tmp_path: Path) -> None:
     other = hold(tmp_path)
     try:
         with pytest.raises(AlreadyRunning, match="already running") as refused:
@@ -94,14 +94,14 @@ def test_a_locked_folder_is_refused_until_its_process_ends(tmp_path: Path) -> No
     lock_folder(tmp_path)
 
 
-def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+def test_lock_folder_does_not_follow_a_link(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     (tmp_path / LOCK_FILE).symlink_to(victim)
     lock_folder(tmp_path)
     assert not victim.exists()
 
 
-def test_without_a_scheduler_luigi_ends_with_one_line(tmp_path: Path) -> None:
+def test_luigi_ends_with_one_error_without_a_scheduler(tmp_path: Path) -> None:
     port = free_port()
     command = [str(BIN / "luigi"), "--module", "tasks", "QuickTest", "--scheduler-port", str(port)]
     begin = time.monotonic()
@@ -123,7 +123,7 @@ NOBODY = 65534
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user: needs root")
 @needs("setpriv")
 @pytest.mark.parametrize("folder", ["luigi", f"luigi-{getpass.getuser()}"])
-def test_a_pid_directory_of_another_user_has_no_effect(tmp_path: Path, folder: str) -> None:
+def test_pid_directory_of_another_user_has_no_effect(tmp_path: Path, folder: str) -> None:
     """luigi's own lock would write the process id to <temporary directory>/<folder>/<digest of the command>.pid."""
     calls = InstantCalls(tmp_path / "work", ["--local-scheduler"], TINY | {"models": ["vit0x0x0"]})
     victim = tmp_path / "victim"

@@ -21,7 +21,7 @@ def nights(tmp_path: Path) -> Nights:
     return nights
 
 
-def test_a_key_given_twice_in_the_list_is_refused(tmp_path: Path) -> None:
+def test_list_with_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "nightly.yaml"
     path.write_text("studies:\n  - study: QuickTest\n    repeats: 3\n    repeats: 5\n")
     with pytest.raises(StudyError, match="the key repeats is given twice, first in line 3") as refused:
@@ -29,8 +29,9 @@ def test_a_key_given_twice_in_the_list_is_refused(tmp_path: Path) -> None:
     assert refused.value.where == f"{path}:4"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_night_is_measured_once_and_the_next_one_anew(nights: Nights) -> None:
+def test_each_night_is_measured_once(nights: Nights) -> None:
     first = nights.night(FIRST)
     assert first.returncode == 0, first.stderr
     assert nights.times_measured() == [2]
@@ -51,8 +52,9 @@ def test_a_night_is_measured_once_and_the_next_one_anew(nights: Nights) -> None:
     assert nights.times_measured() == [2, 2, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_night_that_failed_ends_with_30_and_is_mended_by_the_next_call(nights: Nights) -> None:
+def test_failed_night_exits_30_and_the_next_call_repairs_it(nights: Nights) -> None:
     nights.sabotage(CELL)
     failed = nights.night(FIRST)
     assert failed.returncode == 30, failed.stderr
@@ -71,8 +73,9 @@ def test_a_night_that_failed_ends_with_30_and_is_mended_by_the_next_call(nights:
     assert len(heard.read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_night_that_got_slower_is_measured_again_once_and_ends_with_30_every_time(nights: Nights) -> None:
+def test_slower_night_is_measured_twice_and_exits_30(nights: Nights) -> None:
     assert nights.night(SECOND).returncode == 0
     nights.pretend_nights(SECOND, 12, factor=10.0)
     nights.list_studies("tiny.yaml", baseline_nights=10)
@@ -92,8 +95,9 @@ def test_a_night_that_got_slower_is_measured_again_once_and_ends_with_30_every_t
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_studies_of_a_night_come_one_after_the_other_and_one_that_cannot_be_measured_costs_nothing(
+def test_studies_of_a_night_run_in_turn_despite_one_failing(
     nights: Nights,
 ) -> None:
     (nights.folder / "other.yaml").write_text(yaml.safe_dump(ONE_CELL | {"name": "other"}))
@@ -119,7 +123,7 @@ def test_studies_of_a_night_come_one_after_the_other_and_one_that_cannot_be_meas
         ("studies: [{study: QuickTest, repeats: many}]", "allowed is a whole number"),
     ],
 )
-def test_a_list_that_is_wrong_ends_with_2_before_anything_is_measured(nights: Nights, text: str, said: str) -> None:
+def test_invalid_list_exits_2_before_any_measurement(nights: Nights, text: str, said: str) -> None:
     (nights.folder / "nightly.yaml").write_text(text)
     done = nights.night(FIRST)
     assert done.returncode == 2
@@ -128,7 +132,7 @@ def test_a_list_that_is_wrong_ends_with_2_before_anything_is_measured(nights: Ni
     assert not (nights.folder / "outputs").exists()
 
 
-def test_a_night_of_another_host_is_refused(nights: Nights) -> None:
+def test_night_of_another_host_is_refused(nights: Nights) -> None:
     folder = nights.folder / "outputs/nightly" / FIRST
     folder.mkdir(parents=True)
     known = {"verdict": "ok", "text": "", "host": "elsewhere", "studies": [], "inputs": ""}
@@ -138,9 +142,7 @@ def test_a_night_of_another_host_is_refused(nights: Nights) -> None:
     assert "the night of the host elsewhere" in done.stderr
 
 
-def test_what_needs_a_gpu_is_left_out_where_there_is_none_and_fails_the_night_where_it_was_lost(
-    nights: Nights, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpu_studies_are_left_out_only_without_any_gpu(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
     from tasks import nightly

@@ -46,6 +46,8 @@ const bar = modal.querySelector('.progress-bar');
 return bar ? {text: modal.querySelector('pre').textContent, percent: Number(bar.getAttribute('aria-valuenow'))} : null
 """
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Page:
@@ -133,7 +135,7 @@ def calls(tmp_path: Path, servers: Servers) -> Calls:
 
 
 @pytest.mark.timeout(300)
-def test_a_study_is_watched_on_the_page_from_its_first_run_to_its_mending(
+def test_page_shows_a_study_from_first_run_to_repair(
     page: Page, calls: Calls, tmp_path: Path
 ) -> None:
     with (tmp_path / "first.log").open("w") as log:

@@ -60,8 +60,9 @@ def screen(sent: str) -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_terminal_gets_a_live_bar_and_a_line_for_each_run(tmp_path: Path, workers: str) -> None:
+def test_terminal_gets_a_live_bar_and_a_line_for_each_run(tmp_path: Path, workers: str) -> None:
     calls = Calls(tmp_path / "work", ["--local-scheduler", "--workers", workers])
     calls.sabotage(f"{CELL}_again")
     environment = calls.environment() | {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
@@ -87,7 +88,7 @@ def test_a_terminal_gets_a_live_bar_and_a_line_for_each_run(tmp_path: Path, work
     assert any(line.startswith(f"ERROR: CellCheck: {CELL}_again_r1: crashed: exit code 7") for line in seen)
 
 
-def test_a_pipe_gets_plain_lines_on_stderr(tmp_path: Path) -> None:
+def test_pipe_gets_plain_lines_on_stderr(tmp_path: Path) -> None:
     calls = Calls(tmp_path / "work", ["--local-scheduler"])
     calls.study["models"] = ["vit0x0x0"]
     calls.write()
@@ -113,7 +114,7 @@ def draw(folder: Path, code: str, columns: int = 40, **environment: str) -> str:
     return sent
 
 
-def test_a_narrow_terminal_keeps_both_ends_and_the_phase(tmp_path: Path) -> None:
+def test_bar_keeps_both_ends_on_a_narrow_terminal(tmp_path: Path) -> None:
     code = 'Terminal(sys.stderr).bar(0.5, "12/48", "gpu0_numa0_vit16x12x1024 measuring 40 %", "ETA 9 s")'
     (bar,) = bars(draw(tmp_path, code))
     assert bar == "██████░░░░░░ 12/48  ...ng 40 %  ETA 9 s" and len(bar) < 40
@@ -121,17 +122,17 @@ def test_a_narrow_terminal_keeps_both_ends_and_the_phase(tmp_path: Path) -> None
     assert len(bar) < 20
 
 
-def test_letters_where_the_terminal_has_no_blocks(tmp_path: Path) -> None:
+def test_bar_uses_ascii_without_unicode(tmp_path: Path) -> None:
     sent = draw(tmp_path, 'Terminal(sys.stderr).bar(0.25, "1/4", "", "")', PYTHONIOENCODING="ascii")
     assert "###......... 1/4" in sent
 
 
-def test_a_dumb_terminal_gets_no_bar(tmp_path: Path) -> None:
+def test_dumb_terminal_gets_no_bar(tmp_path: Path) -> None:
     code = 't = Terminal(sys.stderr); t.bar(0.5, "1/2", "", ""); t.line("a line")'
     assert draw(tmp_path, code, TERM="dumb") == "a line\r\n"
 
 
-def test_a_study_in_the_background_leaves_the_terminal_to_its_user(tmp_path: Path) -> None:
+def test_bar_is_not_drawn_in_the_background(tmp_path: Path) -> None:
     sent = draw(
         tmp_path,
         """
@@ -147,7 +148,7 @@ def test_a_study_in_the_background_leaves_the_terminal_to_its_user(tmp_path: Pat
     assert "front" in sent and "back" not in sent
 
 
-def test_a_terminal_that_has_gone_away_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_terminal_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     leader, follower = pty.openpty()
     stream = os.fdopen(follower, "w")

@@ -43,8 +43,9 @@ def wait_for_workload(calls: Calls, luigi: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_at_any_moment_it_completes_without_repeating_a_finished_run(calls: Calls) -> None:
+def test_killed_study_completes_and_repeats_no_finished_run(calls: Calls) -> None:
     moments = random.Random(20261122)
     calls.study["repeats"] = 2
     calls.write()
@@ -76,8 +77,9 @@ def test_killed_at_any_moment_it_completes_without_repeating_a_finished_run(call
     assert "Nothing was measured now" in again.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2")])
-def test_a_signal_ends_the_child_first_and_says_how_to_go_on(calls: Calls, number: int, workers: str) -> None:
+def test_signal_ends_the_child_first(calls: Calls, number: int, workers: str) -> None:
     luigi = subprocess.Popen(
         calls.command("--workers", workers), cwd=calls.folder, env=calls.environment(), stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
@@ -92,7 +94,7 @@ def test_a_signal_ends_the_child_first_and_says_how_to_go_on(calls: Calls, numbe
     assert "the running measurement was ended; repeat the command to continue" in stderr + stdout
 
 
-def test_a_signal_that_meets_no_measurement_says_so(
+def test_signal_without_a_measurement_reports_it(
     calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The study waits for another one, which has the host."""
@@ -117,6 +119,7 @@ def test_a_signal_that_meets_no_measurement_says_so(
     assert "stopped by SIGINT: nothing was being measured; repeat the command to continue" in said
 
 
+@pytest.mark.slow
 def test_second_call_of_a_running_study_is_refused(calls: Calls) -> None:
     luigi = start(calls)
     wait_for_workload(calls, luigi)

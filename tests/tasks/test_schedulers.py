@@ -9,6 +9,8 @@ from tests.tasks.study_calls import PROJECT_CONFIG, Calls, luigid
 
 FIRST, SECOND = "pipeline_gpu0_numa0_vit0x0x0", "pipeline_gpu0_numa0_vit0x0x0_again"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["local", "luigid with the project's settings", "luigid with its defaults"])
 def calls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calls]:
@@ -21,7 +23,7 @@ def calls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calls]:
 
 
 @pytest.mark.timeout(600)
-def test_a_failed_cell_is_a_result_and_the_second_call_mends_only_it(calls: Calls) -> None:
+def test_second_call_repeats_only_failed_runs(calls: Calls) -> None:
     calls.study["repeats"] = 2
     calls.write()
     calls.sabotage(SECOND)
@@ -58,7 +60,7 @@ def test_a_failed_cell_is_a_result_and_the_second_call_mends_only_it(calls: Call
 
 
 @pytest.mark.timeout(600)
-def test_fresh_measures_again_in_a_directory_of_its_own(calls: Calls) -> None:
+def test_fresh_measures_in_a_new_directory(calls: Calls) -> None:
     calls.study["models"] = ["vit0x0x0"]
     calls.write()
     assert calls.run().returncode == 0

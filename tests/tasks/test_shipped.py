@@ -57,14 +57,14 @@ VARIANTS: dict[str, tuple[dict[str, Any], set[str]]] = {
 }
 
 
-def test_every_study_has_its_variant() -> None:
+def test_every_shipped_study_has_a_variant() -> None:
     """QuickTest runs as it is elsewhere, and SelfCheck is QuickTest with each cell twice."""
     assert set(VARIANTS) == set(shipped_names()) - {"quick_test", "self_check"}
 
 
 @pytest.mark.timeout(1800)
 @pytest.mark.slow
-def test_a_small_variant_of_each_runs(tmp_path: Path) -> None:
+def test_small_variants_of_all_studies_run(tmp_path: Path) -> None:
     studies = []
     for name, (changes, _) in VARIANTS.items():
         overrides = {key: value for key, value in (TINY | changes).items() if value is not None}

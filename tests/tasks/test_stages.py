@@ -25,7 +25,7 @@ def calls(tmp_path: Path) -> InstantCalls:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_failed_cell_is_a_result_and_the_second_call_mends_only_it(calls: InstantCalls, workers: str) -> None:
+def test_second_call_repeats_only_failed_runs(calls: InstantCalls, workers: str) -> None:
     calls.stub = {"INSTANT_FAIL": SECOND}
     first = calls.run("--workers", workers)
     assert first.returncode == 30, first.stderr
@@ -48,7 +48,7 @@ def test_a_failed_cell_is_a_result_and_the_second_call_mends_only_it(calls: Inst
     assert third.returncode == 0 and calls.times_measured() == times and "RunPipeline" not in calls.ran(third)
 
 
-def test_an_interrupted_task_goes_on_where_it_was(calls: InstantCalls) -> None:
+def test_interrupted_task_measures_only_missing_runs(calls: InstantCalls) -> None:
     assert calls.run().returncode == 0
     missing = calls.order()[1]
     (calls.run_directory() / "runs" / f"{missing}.json").unlink()
@@ -58,7 +58,7 @@ def test_an_interrupted_task_goes_on_where_it_was(calls: InstantCalls) -> None:
     assert calls.ran(again)["RunPipeline"] == 1
 
 
-def test_further_repeats_are_covered_too(calls: InstantCalls) -> None:
+def test_demanded_repeats_share_tasks(calls: InstantCalls) -> None:
     calls.study |= {"target_precision": 0.02, "max_repeats": 6}
     calls.write()
     calls.stub = {"INSTANT_DEMAND": "4"}
@@ -83,7 +83,7 @@ def test_further_repeats_are_covered_too(calls: InstantCalls) -> None:
     assert sorted(calls.measured()[15:]) == [f"{FIRST}_r5", f"{FIRST}_r6"]
 
 
-def test_a_task_of_several_runs_ends_with_the_one_that_goes_on_when_it_is_asked_to(calls: InstantCalls) -> None:
+def test_sigusr1_ends_a_task_after_its_current_run(calls: InstantCalls) -> None:
     calls.stub = {"INSTANT_SIGNAL": str(int(signal.SIGUSR1)), "INSTANT_TASK_PER_RUN": "1", "INSTANT_TASKS": "1"}
     stopped = calls.run()
     assert stopped.returncode == 128 + signal.SIGUSR1, stopped.stderr
@@ -94,7 +94,7 @@ def test_a_task_of_several_runs_ends_with_the_one_that_goes_on_when_it_is_asked_
     assert calls.measured() == calls.order()
 
 
-def test_the_page_is_told_which_run_of_the_task_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_name_the_current_run_of_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = resolve(read_study(TINY | {"repeats": 2}, "f"), tmp_path / "outputs", False, "now")
     first = directory.grid().order[0]
     task = RunPipeline(run_dir=str(directory.path), host="here", cell=first.cell, repeat=str(first.repeat), count=4)
@@ -119,7 +119,7 @@ def test_the_page_is_told_which_run_of_the_task_goes_on(tmp_path: Path, monkeypa
     ]
 
 
-def test_few_runs_are_a_task_each(calls: InstantCalls) -> None:
+def test_small_study_has_a_task_for_each_run(calls: InstantCalls) -> None:
     calls.stub = {"INSTANT_TASK_PER_RUN": "6"}
     done = calls.run()
     assert done.returncode == 0, done.stderr
@@ -132,7 +132,7 @@ def order(cells: int, repeats: int) -> list[Slot]:
 
 
 @pytest.mark.parametrize(("cells", "repeats"), [(1, 1), (48, 6), (125, 7), (126, 7), (1000, 2), (5000, 6)])
-def test_pieces_hold_every_run_once_in_order_and_never_both_kinds(cells: int, repeats: int) -> None:
+def test_pieces_have_every_run_once_and_one_kind_each(cells: int, repeats: int) -> None:
     slots = order(cells, repeats)
     found = pieces(slots)
     assert [slot for piece in found for slot in piece] == slots

@@ -37,7 +37,7 @@ def test_refused(tmp_path: Path, words: tuple[str, ...], said: list[str]) -> Non
 
 
 @pytest.mark.slow
-def test_a_sweep_is_one_study_in_one_run_directory(tmp_path: Path) -> None:
+def test_sweep_is_one_study_in_one_run_directory(tmp_path: Path) -> None:
     calls = Calls(tmp_path / "work", ["--local-scheduler"])
     calls.study["models"] = ["vit0x0x0"]
     calls.write()
