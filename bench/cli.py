@@ -248,12 +248,12 @@ def submit(
     from bench.cluster.slurm import choose_hosts
 
     definition = load_given(study, config_file, given)
-    asked = cluster.Asked(nodes, nodelist, count, constraint, scheduler, options, template)
+    request = cluster.Request(nodes, nodelist, count, constraint, scheduler, options, template)
     hosts = choose_hosts(nodes, nodelist, count, constraint)
     if dry_run:
-        click.echo(cluster.dry_run(definition, hosts, asked, output_dir).rstrip())
+        click.echo(cluster.dry_run(definition, hosts, request, output_dir).rstrip())
         return
-    directory, outcomes = cluster.submit(definition, hosts, asked, output_dir, fresh)
+    directory, outcomes = cluster.submit(definition, hosts, request, output_dir, fresh)
     width = max(map(len, outcomes))
     lines = [f"{host:{width}}  {outcome}" for host, outcome in outcomes.items()]
     click.echo("\n".join([*lines, "", f"numastudy status {directory.path}"]))
@@ -267,9 +267,10 @@ def status(run_dir: Path, as_json: bool, with_report: bool) -> None:
     """Print the state of each host of RUN_DIR: runs, its job, and why a host is not done."""
 
     from bench.cluster.directory import ClusterDirectory, is_cluster
-    from bench.cluster.report import headline, make_cluster_report
+    from bench.cluster.report import headline, write_cluster_report
     from bench.cluster.status import render
     from bench.cluster.status import status as status_of
+    from bench.records.base import plain
 
     lines = []
     if with_report:
@@ -277,9 +278,9 @@ def status(run_dir: Path, as_json: bool, with_report: bool) -> None:
             what = "not the folder of a study on many hosts"
             raise StudyError(what, str(run_dir), "numastudy report writes the report of one host")
         directory = ClusterDirectory(run_dir)
-        lines = [headline(make_cluster_report(directory)), f"report: {directory.report}"]
+        lines = [headline(write_cluster_report(directory)), f"report: {directory.report}"]
     found = status_of(run_dir)
-    click.echo(json.dumps(found.as_json(), indent=1) if as_json else "\n".join([render(found), *lines]))
+    click.echo(json.dumps(plain(found), indent=1) if as_json else "\n".join([render(found), *lines]))
 
 
 @main.command()

@@ -1,7 +1,7 @@
 """What a job of numastudy submit runs on its node: python -m bench.cluster.job FOLDER.
 
-It measures the study for this one host, by luigi, and says in hosts/<host>/job.json what it does. When the batch script
-makes the drain file (the time limit is near) luigi finishes the current run, and the job is queued again. SIGTERM:
+It measures the study for this one host, by luigi, and writes its state to hosts/<host>/job.json. When the batch script
+creates the drain file (the time limit is near) luigi finishes the current run, and the job is queued again. SIGTERM:
 luigi ends the current run.
 """
 
@@ -14,20 +14,22 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+
+from msgspec.structs import replace
 
 from bench.cluster import slurm
 from bench.cluster.directory import ClusterDirectory, try_lock
-from bench.cluster.job_record import DRAINED, ENDED, RUNNING, STOPPED, STUCK
 from bench.errors import StudyError
+from bench.records.base import plain
+from bench.records.cluster import JobRecord, JobState
 from bench.host.processes import die_with
 from bench.storage import write_json
 
-# For the current run, of the time between the signal and the limit. A run that takes longer is ended, and measured
-# again by the next job.
+# The current run may take this share of the time between the signal and the limit. A run that takes longer is ended,
+# and measured by the next job.
 DRAIN_SHARE = 2 / 3
-SIGNAL_BEFORE_S = 300  # of our template
-# Each of n jobs reads the results of n hosts: beyond this number numastudy status --report is called once, at the end.
+SIGNAL_BEFORE_S = 300  # of the shipped template
+# Each of n jobs reads the results of n hosts. Beyond this number jobs write no report: numastudy status --report does.
 REPORT_BY_JOB_HOSTS = 100
 LOOK_S = 2.0
 DRAIN_FILE_VARIABLE = "NUMASTUDY_DRAIN_FILE"
@@ -37,51 +39,51 @@ WAIT_FOR_FOLDER_S = 600.0
 
 
 def main(folder: Path, host: str, job_id: str) -> int:
-    """The exit code of luigi; 0 too for a job that another one has replaced. Raise StudyError."""
+    """The exit code of luigi; also 0 for a job that another one has replaced. Raise StudyError."""
     directory = ClusterDirectory(folder)
     if replaced_by := newer_job(directory, host, job_id):
         print(f"job {job_id} measures nothing: job {replaced_by} was submitted for {host} after it", flush=True)
         return 0
     holder = lock_folder(directory, host, job_id)
     try:
-        job = JobOfHost(directory, host, job_id, holder)
+        job = HostJob(directory, host, job_id, holder)
         code = job.run()
     finally:
         os.close(holder)
-    if job.state == DRAINED:
-        # Last of all: Slurm ends this very job.
+    if job.state is JobState.DRAINED:
+        # Last, because Slurm ends this job.
         slurm.requeue(job_id)
-    elif len(directory.read()["hosts"]) <= REPORT_BY_JOB_HOSTS:
-        report(directory, host)
+    elif len(directory.read().hosts) <= REPORT_BY_JOB_HOSTS:
+        write_report(directory, host)
     return code
 
 
 def newer_job(directory: ClusterDirectory, host: str, job_id: str) -> str:
     """The id of the job that may measure on this host, if it is not this one; "" if it is."""
     with directory.lock(wait_s=300):
-        known = directory.read()["hosts"]
+        known = directory.read().hosts
     if host not in known:
         raise StudyError(
-            f"{host} is no host of this study", str(directory.path), "its hosts are " + ", ".join(sorted(known))
+            f"{host} is not a host of this study", str(directory.path), "its hosts are " + ", ".join(sorted(known))
         )
-    last = known[host]["jobs"][-1]["id"] if known[host]["jobs"] else ""
+    last = known[host].last
     return "" if last == job_id else last or "none"
 
 
 def lock_folder(directory: ClusterDirectory, host: str, job_id: str) -> int:
-    """The open lock of this host's folder, which luigi inherits: held on until both have ended. Raise StudyError."""
+    """The open lock of this host's folder, which luigi inherits: held until both have ended. Raise StudyError."""
     path = directory.host(host).path / ".lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    deadline, said = time.monotonic() + WAIT_FOR_FOLDER_S, False
+    deadline, reported = time.monotonic() + WAIT_FOR_FOLDER_S, False
     while not try_lock(descriptor, path.parent):
         holder = os.pread(descriptor, 4096, 0).decode(errors="replace") or "{}"
         if time.monotonic() > deadline:
             raise StudyError(
-                f"another job measures into this folder for {WAIT_FOR_FOLDER_S:g} s: {holder}", str(path), "end it"
+                f"another job has used this folder for {WAIT_FOR_FOLDER_S:g} s: {holder}", str(path), "end it"
             )
-        if not said:
+        if not reported:
             print(f"waiting for {holder}", flush=True)
-            said = True
+            reported = True
         time.sleep(0.5)
     text = json.dumps({"job": job_id, "node": host, "pid": os.getpid(), "since": _now()}).encode()
     os.pwrite(descriptor, text, 0)
@@ -89,8 +91,8 @@ def lock_folder(directory: ClusterDirectory, host: str, job_id: str) -> int:
     return descriptor
 
 
-class JobOfHost:
-    """One start of a job: luigi as its child, the signals that reach it, its record."""
+class HostJob:
+    """One start of a job: luigi as its child, the signals that it passes on, its record."""
 
     def __init__(self, directory: ClusterDirectory, host: str, job_id: str, lock: int) -> None:
         self._directory, self._host, self._lock = directory, host, lock
@@ -101,45 +103,54 @@ class JobOfHost:
         self._drain_since: float | None = None
         self._drain_s = DRAIN_SHARE * float(os.environ.get(SIGNAL_BEFORE_VARIABLE) or SIGNAL_BEFORE_S)
         self._stopped_by = 0
-        self.state = RUNNING
-        self._record: dict[str, Any] = {
-            "job_id": job_id,
-            "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
-            "node": host,
-            "pid": os.getpid(),
-            "started_at": _now(),
-        }
+        self._record = JobRecord(
+            job_id=job_id,
+            state=JobState.RUNNING,
+            restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+            node=host,
+            pid=os.getpid(),
+            started_at=_now(),
+        )
+
+    @property
+    def state(self) -> JobState:
+        return self._record.state
 
     def run(self) -> int:
-        self._write(exit_code=None, reason="")
+        self._write(self._record)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         me = os.getpid()
-        self._luigi = subprocess.Popen(
+        luigi = self._luigi = subprocess.Popen(
             self._command(), start_new_session=True, pass_fds=(self._lock,), preexec_fn=lambda: die_with(me)
         )
         if self._stopped_by:
-            # The signal came before there was anyone to send it on to.
+            # The signal came before luigi could receive it.
             self._send(signal.SIGTERM)
         ended = threading.Event()
-        # Waiting with a time limit would look twenty times a second, on the CPUs that are measured.
-        threading.Thread(target=lambda: (self._luigi.wait(), ended.set()), daemon=True).start()
+
+        def wait() -> None:
+            luigi.wait()
+            ended.set()
+
+        # Popen.wait with a time limit polls twenty times a second, on the CPUs that are measured.
+        threading.Thread(target=wait, daemon=True).start()
         while not ended.wait(LOOK_S):
             if self._drain_since is None and self._drain_file.exists():
                 self._drain_since = time.monotonic()
                 self._send(signal.SIGUSR1)
             elif self._drain_since and time.monotonic() > self._drain_since + self._drain_s:
                 self._send(signal.SIGTERM)
-        code = self._luigi.returncode
+        code = luigi.returncode
         self._drain_file.unlink(missing_ok=True)
         progress = self._stages() > self._stages_before
-        self.state, reason = how_it_ended(code, self._stopped_by, self._drain_since is not None, progress)
-        self._write(exit_code=code, reason=reason, ended_at=_now())
-        print(f"job {self._record['job_id']} on {self._host}: {self.state}, exit code {code} {reason}", flush=True)
+        state, reason = final_state(code, self._stopped_by, self._drain_since is not None, progress)
+        self._write(replace(self._record, state=state, exit_code=code, reason=reason, ended_at=_now()))
+        print(f"job {self._record.job_id} on {self._host}: {state}, exit code {code} {reason}", flush=True)
         return code if code >= 0 else 128 - code
 
     def _command(self) -> list[str]:
-        host, port = split_address(self._directory.read()["scheduler"])
+        host, port = split_address(self._directory.read().scheduler)
         return [
             str(Path(sys.executable).with_name("luigi")), "--module", "tasks", "Study",
             "--config-file", str(self._directory.study_file),
@@ -157,26 +168,26 @@ class JobOfHost:
             self._luigi.send_signal(number)
 
     def _stages(self) -> int:
-        """How many runs, exports and metrics have a record. One that failed and is done again is none more: a job that
-        does only that would be queued again for ever."""
+        """The number of runs, exports and metrics that have a record. One that failed and is repeated does not count
+        again: a job that does only that would be queued again for ever."""
         patterns = ("runs/*.json", "nsys_reports/*.export.json", "latency/*.json")
         return sum(1 for pattern in patterns for _ in self._run_directory.path.glob(pattern))
 
-    def _write(self, **more: Any) -> None:
-        self._record |= {"state": self.state, **more}
-        write_json(self._directory.job_record(self._host), self._record)
+    def _write(self, record: JobRecord) -> None:
+        self._record = record
+        write_json(self._directory.job_record_path(self._host), plain(record))
 
 
-def how_it_ended(code: int, stopped_by: int, draining: bool, progress: bool) -> tuple[str, str]:
-    """State and reason. code: luigi's; stopped_by: a signal, or 0; progress: there is more than at the start."""
-    cut = code < 0 or code > 128
-    if stopped_by and cut:
-        return STOPPED, f"by {signal.Signals(stopped_by).name}; submitted again it goes on"
-    if draining and cut:
+def final_state(code: int, stopped_by: int, draining: bool, progress: bool) -> tuple[JobState, str]:
+    """State and reason. code: luigi's; stopped_by: a signal, or 0; progress: there are new records since the start."""
+    interrupted = code < 0 or code > 128
+    if stopped_by and interrupted:
+        return JobState.STOPPED, f"by {signal.Signals(stopped_by).name}; submit the study again to continue"
+    if draining and interrupted:
         if progress:
-            return DRAINED, "near the time limit; it goes on in the next start of this job"
-        return STUCK, "nothing new was measured before the time limit came near: give the job more time"
-    return ENDED, ""
+            return JobState.DRAINED, "near the time limit; the next start of this job continues"
+        return JobState.STUCK, "nothing new was measured before the time limit: give the job more time"
+    return JobState.ENDED, ""
 
 
 def split_address(address: str) -> tuple[str, str]:
@@ -189,12 +200,12 @@ def split_address(address: str) -> tuple[str, str]:
     return host, port
 
 
-def report(directory: ClusterDirectory, host: str) -> None:
-    """Best effort: what was measured is on disk, and numastudy status --report makes the report at any time."""
-    from bench.cluster.report import make_cluster_report
+def write_report(directory: ClusterDirectory, host: str) -> None:
+    """Best effort: the records are on disk, and numastudy status --report writes the report at any time."""
+    from bench.cluster.report import write_cluster_report
 
     try:
-        make_cluster_report(directory, host)
+        write_cluster_report(directory, host)
     except (StudyError, OSError) as error:
         print(f"no report of all hosts now: {error}", flush=True)
 
@@ -203,7 +214,7 @@ def this_host() -> str:
     """The node's name in Slurm, which need not be its host name."""
     name = os.environ.get("SLURMD_NODENAME", "")
     if not name or "SLURM_JOB_ID" not in os.environ:
-        raise StudyError("this is no job of Slurm", "bench.cluster.job", "submit it: numastudy submit")
+        raise StudyError("not a job of Slurm", "bench.cluster.job", "submit it: numastudy submit")
     return name
 
 

@@ -1,4 +1,7 @@
-"""Slurm commands and host lists."""
+"""Slurm by its own commands: nodes, jobs, submission; and which hosts a study is to measure.
+
+The output of these commands is parsed here and nowhere else.
+"""
 
 import re
 import subprocess
@@ -8,18 +11,15 @@ from dataclasses import dataclass
 from bench.errors import StudyError
 from bench.study.settings import nearest
 
-# --- slurm
-# What Slurm is asked, by its own commands: nodes, jobs, submission. Its words are read here and nowhere else.
-
-# A job in one of these comes back, or goes on, by itself.
+# A job in one of these states continues, or comes back, by itself.
 _ALIVE = frozenset(
     (
         "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_FED", "SUSPENDED", "STOPPED",
         "SIGNALING", "RESIZING", "STAGE_OUT",
     )
 )  # fmt: skip
-# Slurm gave the job up (its node died several times, its start failed, its reservation is gone), and keeps it in the
-# queue for somebody to decide.
+# Slurm gave the job up (its node failed several times, its start failed, its reservation is gone), and keeps it in the
+# queue for a user to decide.
 _HELD = frozenset(("REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"))
 _HELD_BY_ITS_START = "launch failed requeued held"
 # States of a node on which a job may start, now or later; the first are the sooner.
@@ -29,7 +29,7 @@ _TIMEOUT_S = 60
 
 @dataclass(frozen=True)
 class Job:
-    """state and reason in Slurm's own words; exit_code as "code:signal"."""
+    """state and reason as Slurm writes them; exit_code as "code:signal"."""
 
     id: str
     state: str
@@ -54,12 +54,12 @@ class Node:
 
     @property
     def rank(self) -> int | None:
-        """How soon a job may start there; None: not before somebody mends it."""
+        """How soon a job may start there; None: not before it is repaired."""
         return _USABLE.index(self.state) if self.state in _USABLE else None
 
 
 def jobs(ids: Iterable[str]) -> dict[str, Job]:
-    """Of these jobs all that Slurm still knows, in one poll whatever their number. Raise StudyError."""
+    """Those of the jobs that Slurm still knows, in one query whatever their number. Raise StudyError."""
     wanted = set(ids)
     if not wanted:
         return {}
@@ -67,7 +67,7 @@ def jobs(ids: Iterable[str]) -> dict[str, Job]:
 
 
 def parse_jobs(text: str) -> dict[str, Job]:
-    """Of `scontrol show job -o`: a line a job, KEY=VALUE; a value has no spaces where it matters here."""
+    """From `scontrol show job -o`: one line a job, KEY=VALUE; the values that are read here have no spaces."""
     found = {}
     for line in text.splitlines():
         values: dict[str, str] = {}
@@ -77,7 +77,7 @@ def parse_jobs(text: str) -> dict[str, Job]:
             found[values["JobId"]] = Job(
                 values["JobId"],
                 values["JobState"],
-                _words(values.get("Reason", "")),
+                _unpacked(values.get("Reason", "")),
                 int(values.get("Restarts", "0")),
                 values.get("ExitCode", ""),
             )
@@ -89,7 +89,7 @@ def nodes() -> dict[str, Node]:
     found = {}
     for line in ask("sinfo", "-h", "-N", "-o", "%N|%T|%f").splitlines():
         name, state, features = line.split("|", 2)
-        # A mark behind the state says that the node does not answer, or is about to reboot, power up, ...
+        # A mark behind the state means that the node does not answer, or is about to reboot, power up, ...
         plain = state if state.isalpha() else state.rstrip("*~#!%$@^-+") + (" not answering" if "*" in state else "")
         found[name] = Node(name, plain.lower(), tuple(features.split(",")))
     return found
@@ -97,14 +97,14 @@ def nodes() -> dict[str, Node]:
 
 def expand(expression: str) -> list[str]:
     """Names of a Slurm host list: n[1-3] is n1, n2, n3. Raise StudyError."""
-    advice = "name the hosts one by one (--nodes n1,n2), or call this where Slurm is configured"
+    advice = "name the hosts one by one (--nodes n1,n2), or run this where Slurm is configured"
     return ask("scontrol", "show", "hostnames", expression, advice=advice).split()
 
 
 def submit(script: str) -> str:
-    """The id of the new job. Raise StudyError with sbatch's own words."""
+    """The id of the new job. Raise StudyError with the message of sbatch."""
     advice = "numastudy submit --dry-run prints the script"
-    return ask("sbatch", "--parsable", given=script, advice=advice).strip().partition(";")[0]
+    return ask("sbatch", "--parsable", stdin=script, advice=advice).strip().partition(";")[0]
 
 
 def requeue(job: str) -> None:
@@ -117,59 +117,62 @@ def cancel(job: str) -> None:
     ask("scancel", job)
 
 
-def ask(*words: str, given: str | None = None, advice: str = "`sinfo` must list the nodes here") -> str:
-    """What the command printed. advice: for where Slurm refuses. Raise StudyError."""
+def ask(*command: str, stdin: str | None = None, advice: str = "`sinfo` must list the nodes here") -> str:
+    """The output of the command. advice: if Slurm refuses. Raise StudyError."""
     try:
-        done = subprocess.run(words, input=given, capture_output=True, text=True, timeout=_TIMEOUT_S)
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=_TIMEOUT_S)
     except FileNotFoundError:
         raise StudyError(
-            f"{words[0]} is not installed here", " ".join(words), "call this where Slurm's commands are: a login node"
+            f"{command[0]} is not installed here",
+            " ".join(command),
+            "run this on a login node, which has Slurm's commands",
         ) from None
     except subprocess.TimeoutExpired:
-        raise StudyError(f"{words[0]} did not answer in {_TIMEOUT_S} s", " ".join(words), "try again later") from None
+        raise StudyError(
+            f"{command[0]} did not answer in {_TIMEOUT_S} s", " ".join(command), "try again later"
+        ) from None
     if done.returncode:
-        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise StudyError(f"Slurm refused: {said}", " ".join(words), advice)
+        message = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise StudyError(f"Slurm refused: {message}", " ".join(command), advice)
     return done.stdout
 
 
-def _words(reason: str) -> str:
+def _unpacked(reason: str) -> str:
     """Slurm writes a reason in one word: ReqNodeNotAvail,_UnavailableNodes:n4."""
     return "" if reason == "None" else reason.replace("_", " ").strip("( )")
 
 
-# --- nodes
-# Which hosts a study is to measure: named, as a host list, or so many that have a feature.
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,252}")
+_HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,252}")
 
 
-def choose_hosts(nodes: str, nodelist: str, count: int, constraint: str) -> list[str]:
-    """The names of the hosts, each once. Exactly one of nodes, nodelist, count is given; constraint goes with count.
+def choose_hosts(names: str, nodelist: str, count: int, constraint: str) -> list[str]:
+    """The names of the hosts, each once. Exactly one of names, nodelist, count is given; constraint goes with count.
 
-    A count is made into names here, not by Slurm: only then can a host that never reports be told by name, and no
-    node is measured twice. Raise StudyError.
+    A count becomes names here, not in Slurm: then a host that never reports has a name, and no node is measured twice.
+    Raise StudyError.
     """
-    if sum(map(bool, (nodes, nodelist, count))) != 1:
+    if sum(map(bool, (names, nodelist, count))) != 1:
         advice = "give one of --nodes n1,n2, --nodelist 'n[1-9]', --count 4"
-        raise StudyError("which hosts are to measure?", "numastudy submit", advice)
+        raise StudyError("no hosts, or several ways to name them", "numastudy submit", advice)
     if constraint and not count:
-        raise StudyError("--constraint goes with --count", "numastudy submit", "named hosts are taken as they are")
+        raise StudyError(
+            "--constraint goes with --count", "numastudy submit", "named hosts are used whatever features they have"
+        )
     if count:
         return pick(nodes(), count, constraint)
-    names = expand(nodelist) if nodelist else [name.strip() for name in nodes.split(",") if name.strip()]
-    return check_names(names)
+    named = [name.strip() for name in names.split(",") if name.strip()]
+    return check_names(expand(nodelist) if nodelist else named)
 
 
 def check_names(names: list[str]) -> list[str]:
     """A name becomes a folder and a line of a script. Raise StudyError if one could become anything else."""
     for name in names:
-        if not _NAME.fullmatch(name):
+        if not _HOST_NAME.fullmatch(name):
             raise StudyError(
                 f"{name!r} is not the name of a host", "--nodes", "a host list such as n[1-9] goes to --nodelist"
             )
     if len(set(names)) != len(names):
-        raise StudyError("a host stands twice", ", ".join(names), "name each once")
+        raise StudyError("a host is named twice", ", ".join(names), "name each once")
     return names
 
 
@@ -181,7 +184,7 @@ def check_known(names: list[str], known: dict[str, Node]) -> None:
 
 
 def pick(known: dict[str, Node], count: int, constraint: str) -> list[str]:
-    """`count` nodes with the feature, those first on which a job can start soonest. Raise StudyError."""
+    """`count` nodes with the feature, preferring those where a job can start soonest. Raise StudyError."""
     with_feature = [node for node in known.values() if not constraint or constraint in node.features]
     usable = [node for node in with_feature if node.rank is not None]
     if len(usable) < count:
@@ -189,11 +192,11 @@ def pick(known: dict[str, Node], count: int, constraint: str) -> list[str]:
         what = f"with the feature {constraint} " if constraint else ""
         why = f": {', '.join(others[:8])}" if others else ""
         raise StudyError(
-            f"asked for {count} nodes, and {len(usable)} {what}can be had{why}",
+            f"asked for {count} nodes, and {len(usable)} {what}are available{why}",
             "--count",
             "sinfo -N -o '%N %T %f' lists nodes, states and features",
         )
-    soonest = sorted(usable, key=lambda node: (node.rank, _natural(node.name)))[:count]
+    soonest = sorted(usable, key=lambda node: (node.rank or 0, _natural(node.name)))[:count]
     return sorted((node.name for node in soonest), key=_natural)
 
 

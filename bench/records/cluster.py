@@ -6,6 +6,8 @@ from typing import Annotated
 from msgspec import Meta
 
 from bench.records.base import AtLeastOne, Count, Number, Positive, Record
+from bench.records.results import Counts
+from bench.records.run import Outcome
 
 SCHEMA = 2
 
@@ -13,7 +15,7 @@ SCHEMA = 2
 HostName = Annotated[str, Meta(pattern=r"^(?!\.)[^/\0\n]{1,255}(?!\n)$")]
 
 
-class Job(Record, frozen=True, kw_only=True):
+class SubmittedJob(Record, frozen=True, kw_only=True):
     """One Slurm job that was submitted for a host."""
 
     id: str
@@ -23,7 +25,7 @@ class Job(Record, frozen=True, kw_only=True):
 class HostJobs(Record, frozen=True, kw_only=True):
     """The jobs of a host, oldest first. Only the last one may measure there."""
 
-    jobs: tuple[Job, ...] = ()
+    jobs: tuple[SubmittedJob, ...]
 
     @property
     def last(self) -> str:
@@ -111,11 +113,15 @@ class Quantity(StrEnum):
     """What is compared between hosts."""
 
     THROUGHPUT = "throughput"
-    H2D_LINK = "h2d_link"
-    D2H_LINK = "d2h_link"
-    H2D_COPIES_512_MIB = "h2d_copies_512_mib"
-    D2H_COPIES_512_MIB = "d2h_copies_512_mib"
-    SMALL_COPY = "small_copy"
+    H2D_LINK = "H2D link"
+    D2H_LINK = "D2H link"
+    H2D_COPIES = "H2D copies of 512 MiB"
+    D2H_COPIES = "D2H copies of 512 MiB"
+    SMALL_COPY = "small copy"
+
+    @property
+    def unit(self) -> str:
+        return {Quantity.THROUGHPUT: "samples/s", Quantity.SMALL_COPY: "µs"}.get(self, "GB/s")
 
 
 class Compared(Record, frozen=True, kw_only=True):
@@ -136,7 +142,7 @@ class Compared(Record, frozen=True, kw_only=True):
 
 
 class Outlier(Record, frozen=True, kw_only=True):
-    """A host whose value of one quantity differs from those of the other hosts; see Compared."""
+    """A host whose value of one quantity is far from those of the other hosts; see Compared."""
 
     host: str
     cell: str
@@ -167,10 +173,10 @@ class HostType(Record, frozen=True, kw_only=True):
 
 
 class ReportedHost(HostStatus, frozen=True, kw_only=True):
-    """type and counts (runs by outcome): None where the host has no results that can be read."""
+    """type and counts: None where the host has no results that can be read."""
 
     type: str | None
-    counts: dict[str, int] | None
+    counts: Counts | None
     reported: bool
 
 
@@ -194,7 +200,7 @@ class HostCell(Record, frozen=True, kw_only=True):
     gpu_uuid: str | None
     cpu_node: int | None
     mem_node: int | None
-    outcome: str
+    outcome: Outcome
     reason: str
     throughput_samples_s: float | None
     throughput_spread: float | None

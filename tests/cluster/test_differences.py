@@ -1,24 +1,29 @@
+from types import SimpleNamespace
 from typing import Any
 
-from bench.cluster.report import differences, host_type, settings_of
+from bench.cluster.comparison import differences, host_type, settings_of
+from bench.records.host import Check, CheckName, CheckState, Fingerprint, Gpu, Topology
 
 
-def results(**fingerprint: str) -> dict[str, Any]:
+def results(count: int = 1, link_width: int = 16, state: CheckState = CheckState.OK, **fingerprint: str) -> Any:
+    """The part of Results that is compared."""
     facts = {"host": "a", "cpu": "EPYC", "governor": "performance", "gpus": "H200 GPU-1"} | fingerprint
-    gpu = {"index": 0, "name": "H200", "node": 0, "link_generation_max": 5, "link_width": 16, "ecc": True}
-    return {"fingerprint": facts, "topology": {"gpus": [gpu]}, "preflight": [{"name": "link", "state": "ok"}]}
+    gpu = Gpu(index=0, name="H200", node=0, link_generation_max=5, link_width=link_width, ecc=True)
+    return SimpleNamespace(
+        fingerprint=Fingerprint(**facts),
+        topology=Topology(gpus=(gpu,) * count),
+        preflight=(Check(name=CheckName.LINK, state=state, fact=""),),
+    )
 
 
-def test_ids_and_names_of_hosts_are_no_difference() -> None:
+def test_ids_and_names_of_hosts_are_not_a_difference() -> None:
     one, other = results(host="n1", gpus="H200 GPU-1"), results(host="n2", gpus="H200 GPU-2")
     assert host_type(one) == host_type(other) == "1 x H200; EPYC"
     assert differences({"n1": settings_of(one), "n2": settings_of(other)}) == []
 
 
-def test_the_host_that_is_set_up_differently_is_named() -> None:
-    odd = results(governor="powersave")
-    odd["topology"]["gpus"][0]["link_width"] = 8
-    odd["preflight"][0]["state"] = "warning"
+def test_host_with_other_settings_is_named() -> None:
+    odd = results(link_width=8, state=CheckState.WARNING, governor="powersave")
     found = differences({"n1": settings_of(results()), "n2": settings_of(odd), "n3": settings_of(results())})
     assert {(one.setting, one.usual, *one.others.items()) for one in found} == {
         ("the CPU frequency governor", "performance", ("n2", "powersave")),
@@ -27,12 +32,10 @@ def test_the_host_that_is_set_up_differently_is_named() -> None:
     }
 
 
-def test_of_two_that_differ_neither_is_usual() -> None:
+def test_neither_of_two_different_hosts_is_usual() -> None:
     (one,) = differences({"n1": settings_of(results()), "n2": settings_of(results(driver="590"))})
     assert (one.usual, one.others) == (None, {"n1": "not recorded", "n2": "590"})
 
 
-def test_another_gpu_or_cpu_is_another_type() -> None:
-    more = results()
-    more["topology"]["gpus"] *= 8
-    assert len({host_type(one) for one in (results(), more, results(cpu="Xeon"))}) == 3
+def test_other_gpus_or_cpu_are_another_type() -> None:
+    assert len({host_type(one) for one in (results(), results(count=8), results(cpu="Xeon"))}) == 3

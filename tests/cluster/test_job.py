@@ -9,22 +9,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from bench.cluster import job
-from bench.cluster.directory import ClusterDirectory, find_or_make
-from bench.cluster.job import JobOfHost, how_it_ended, lock_folder, newer_job, this_host
-from bench.cluster.job_record import DRAINED, ENDED, STOPPED, STUCK, last_word
+from bench.cluster.directory import ClusterDirectory, find_or_create
+from bench.cluster.job import HostJob, final_state, lock_folder, newer_job, this_host
 from bench.errors import StudyError
+from bench.records.cluster import HostJobs, JobState, SubmittedJob
 from bench.storage import write_json
 from bench.study.load import load_study
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> ClusterDirectory:
-    made = find_or_make(load_study("quick_test"), ["n1", "n2"], tmp_path, "", fresh=False)
+    made = find_or_create(load_study("quick_test"), ["n1", "n2"], tmp_path, "", fresh=False)
     record = made.read()
-    record["hosts"]["n1"]["jobs"] = [{"id": "3"}, {"id": "7"}]
-    made.write(record)
+    jobs = HostJobs(jobs=(SubmittedJob(id="3"), SubmittedJob(id="7")))
+    made.write(structs.replace(record, hosts=record.hosts | {"n1": jobs}))
     made.host("n1").path.mkdir()
     return made
 
@@ -33,13 +34,13 @@ def test_only_the_last_job_of_a_host_measures(directory: ClusterDirectory) -> No
     assert newer_job(directory, "n1", "7") == ""
     assert newer_job(directory, "n1", "3") == "7"
     assert newer_job(directory, "n2", "7") == "none"
-    with pytest.raises(StudyError, match="n9 is no host of this study"):
+    with pytest.raises(StudyError, match="n9 is not a host of this study"):
         newer_job(directory, "n9", "7")
     assert job.main(directory.path, "n1", "3") == 0
-    assert not directory.job_record("n1").exists()
+    assert not directory.job_record_path("n1").exists()
 
 
-def test_two_jobs_never_measure_into_one_folder(
+def test_two_jobs_never_use_one_folder(
     directory: ClusterDirectory, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(job, "WAIT_FOR_FOLDER_S", 0.6)
@@ -51,7 +52,7 @@ def test_two_jobs_never_measure_into_one_folder(
     command = [sys.executable, "-c", program, str(directory.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(StudyError, match=r'another job measures into this folder for 0\.6 s: \{"job": "7"'):
+        with pytest.raises(StudyError, match=r'another job has used this folder for 0\.6 s: \{"job": "7"'):
             lock_folder(directory, "n1", "8")
         assert capfd.readouterr().out.count("waiting for") == 1
         # What died holds nothing.
@@ -62,31 +63,31 @@ def test_two_jobs_never_measure_into_one_folder(
 @pytest.mark.parametrize(
     ("code", "stopped_by", "draining", "progress", "state"),
     [
-        (0, 0, False, True, ENDED),
-        (30, 0, False, True, ENDED),
-        (138, 0, True, True, DRAINED),
-        (143, 0, True, True, DRAINED),  # the run was longer than the time left
-        (-signal.SIGUSR1, 0, True, True, DRAINED),
-        (138, 0, True, False, STUCK),  # it would be queued again for ever
-        (0, 0, True, False, ENDED),  # there was nothing left to do
-        (30, 0, True, True, ENDED),
-        (143, signal.SIGTERM, False, True, STOPPED),
-        (143, signal.SIGTERM, True, True, STOPPED),
+        (0, 0, False, True, JobState.ENDED),
+        (30, 0, False, True, JobState.ENDED),
+        (138, 0, True, True, JobState.DRAINED),
+        (143, 0, True, True, JobState.DRAINED),  # the run was longer than the time left
+        (-signal.SIGUSR1, 0, True, True, JobState.DRAINED),
+        (138, 0, True, False, JobState.STUCK),  # it would be queued again for ever
+        (0, 0, True, False, JobState.ENDED),  # there was nothing left to do
+        (30, 0, True, True, JobState.ENDED),
+        (143, signal.SIGTERM, False, True, JobState.STOPPED),
+        (143, signal.SIGTERM, True, True, JobState.STOPPED),
     ],
 )
-def test_how_a_job_ended(code: int, stopped_by: int, draining: bool, progress: bool, state: str) -> None:
-    assert how_it_ended(code, stopped_by, draining, progress)[0] == state
+def test_final_state_of_a_job(code: int, stopped_by: int, draining: bool, progress: bool, state: JobState) -> None:
+    assert final_state(code, stopped_by, draining, progress)[0] == state
 
 
 @pytest.fixture
-def start(directory: ClusterDirectory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], JobOfHost]]:
+def start(directory: ClusterDirectory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], HostJob]]:
     """A start of the job, with a script in place of luigi."""
     monkeypatch.setattr(job, "LOOK_S", 0.02)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     lock = lock_folder(directory, "n1", "7")
 
-    def made(script: str) -> JobOfHost:
-        begun = JobOfHost(directory, "n1", "7", lock)
+    def made(script: str) -> HostJob:
+        begun = HostJob(directory, "n1", "7", lock)
         monkeypatch.setattr(begun, "_command", lambda: ["bash", "-c", script, "luigi", str(directory.host("n1").path)])
         return begun
 
@@ -97,21 +98,22 @@ def start(directory: ClusterDirectory, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 @pytest.mark.parametrize(
-    ("made", "state"), [("runs/a_r1.json", DRAINED), ("latency/a.json", DRAINED), ("runs/known.json", STUCK)]
+    ("made", "state"),
+    [("runs/a_r1.json", JobState.DRAINED), ("latency/a.json", JobState.DRAINED), ("runs/known.json", JobState.STUCK)],
 )
-def test_a_start_that_brought_something_new_goes_on(
-    start: Callable[[str], JobOfHost], directory: ClusterDirectory, made: str, state: str
+def test_job_is_queued_again_only_when_it_recorded_something(
+    start: Callable[[str], HostJob], directory: ClusterDirectory, made: str, state: JobState
 ) -> None:
     """Metrics too: a study's last start may only have those to make. A run that is measured again is nothing new."""
     write_json(directory.host("n1").path / "runs" / "known.json", {})
     work = f"cd $1; mkdir -p latency; echo {{}} > {made}; touch drain; sleep 30 & wait"
     begun = start(f'trap "kill %1; exit 138" USR1; {work}')
     assert begun.run() == 138
-    assert (begun.state, last_word(directory, "n1")["state"]) == (state, state)
+    assert begun.state is directory.job_record("n1").state is state
 
 
-def test_a_run_that_outlasts_its_share_of_the_time_left_is_ended(
-    start: Callable[[str], JobOfHost], monkeypatch: pytest.MonkeyPatch
+def test_run_is_ended_when_it_exceeds_its_share_of_the_time(
+    start: Callable[[str], HostJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(job.SIGNAL_BEFORE_VARIABLE, "0.3")
     begun = start("trap : USR1; trap 'kill %1; exit 143' TERM; cd $1; touch drain; sleep 20 & while :; do wait; done")
@@ -120,16 +122,16 @@ def test_a_run_that_outlasts_its_share_of_the_time_left_is_ended(
     assert 0.2 < time.monotonic() - began < 10
 
 
-def test_a_signal_that_comes_before_luigi_starts_is_not_lost(start: Callable[[str], JobOfHost]) -> None:
+def test_signal_before_luigi_starts_is_not_lost(start: Callable[[str], HostJob]) -> None:
     begun = start("sleep 30")
     command = begun._command
     # What the kernel may do at any moment.
     begun._command = lambda: (os.kill(os.getpid(), signal.SIGTERM), command())[1]
     assert begun.run() == 128 + signal.SIGTERM
-    assert begun.state == STOPPED
+    assert begun.state is JobState.STOPPED
 
 
-def test_outside_of_slurm_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_is_refused_outside_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    with pytest.raises(StudyError, match="this is no job of Slurm"):
+    with pytest.raises(StudyError, match="not a job of Slurm"):
         this_host()

@@ -37,19 +37,19 @@ def test_jobs_are_read_from_one_line_each() -> None:
     assert slurm.parse_jobs("No jobs in the system\n") == {}
 
 
-def test_a_refusal_of_slurm_has_a_remedy_for_what_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusal_of_slurm_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for command in ("scontrol", "sbatch", "sinfo"):
         (tmp_path / command).write_text("#!/bin/sh\necho 'fatal: no configuration' >&2; exit 1\n")
         (tmp_path / command).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     expand, submit = partial(slurm.expand, "n[1-2]"), partial(slurm.submit, "")
-    for remedy, ask in (("--nodes n1,n2", expand), ("--dry-run", submit), ("sinfo", slurm.nodes)):
+    for remedy, call in (("--nodes n1,n2", expand), ("--dry-run", submit), ("sinfo", slurm.nodes)):
         with pytest.raises(StudyError, match="Slurm refused: fatal: no configuration") as refused:
-            ask()
+            call()
         assert remedy in refused.value.advice
 
 
-def test_without_slurm_the_error_says_where_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_advises_a_login_node_when_slurm_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(StudyError, match="scontrol is not installed here"):
         slurm.jobs(["1"])

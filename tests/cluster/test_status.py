@@ -1,4 +1,4 @@
-"""What is said of a host: from its records, Slurm's word of its job, and the job's own."""
+"""The state of a host: from its records, its job in Slurm, and the job's own record."""
 
 import json
 import subprocess
@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from bench.cluster.directory import ClusterDirectory, find_or_make
-from bench.cluster.job_record import last_word
+from bench.cluster.directory import ClusterDirectory, find_or_create
 from bench.cluster.slurm import Job
-from bench.cluster.status import Runs, cluster_status, count_runs, render, stands, status
+from bench.cluster.status import Runs, cluster_status, count_runs, host_state, render, status
 from bench.errors import StudyError
+from bench.records.base import convert
+from bench.records.cluster import HostJobs, JobRecord, SubmittedJob
 from bench.legacy.record import failure, write_record
 from bench.storage import write_json
 from bench.study.load import load_study
 from tests.run_directories import build_run_directory, topology_json
 
-WHOLE = Runs(done=6, failed=0, asked=6, last_record_s=1.0, reported=True)
-HALF = Runs(done=3, failed=1, asked=6, last_record_s=1.0, reported=False)
-NONE = Runs(done=0, failed=0, asked=None, last_record_s=None, reported=False)
+WHOLE = Runs(done=6, failed=0, expected=6, last_record_s=1.0, reported=True)
+HALF = Runs(done=3, failed=1, expected=6, last_record_s=1.0, reported=False)
+NONE = Runs(done=0, failed=0, expected=None, last_record_s=None, reported=False)
 
 
 def job(state: str, reason: str = "", restarts: int = 0, exit_code: str = "0:0") -> Job:
@@ -28,51 +30,52 @@ def job(state: str, reason: str = "", restarts: int = 0, exit_code: str = "0:0")
 
 
 @pytest.mark.parametrize(
-    ("runs", "known", "word", "state", "said"),
+    ("runs", "known", "own", "state", "reason"),
     [
         (WHOLE, None, {}, "done", ""),
         (WHOLE, job("FAILED"), {}, "done", ""),
         (HALF, job("RUNNING"), {}, "measuring", ""),
         (HALF, job("COMPLETING"), {}, "measuring", "job 7 is completing"),
-        (NONE, job("PENDING", "Resources"), {}, "waiting", "job 7 never started yet: Resources"),
+        (NONE, job("PENDING", "Resources"), {}, "waiting", "job 7 not started yet: Resources"),
         (HALF, job("PENDING", "BeginTime", 1), {}, "waiting", "job 7 queued again (start 2): BeginTime"),
         (NONE, job("CANCELLED"), {}, "incomplete", "job 7 is cancelled (exit code 0:0); it never started on the host"),
         (NONE, job("PENDING", "launch failed requeued held", 1), {}, "incomplete", "0:0, launch failed requeued held)"),
-        (HALF, job("NODE_FAIL"), {"state": "running", "started_at": "10:00"}, "incomplete", "the node died"),
+        (HALF, job("NODE_FAIL"), {"state": "running", "started_at": "10:00"}, "incomplete", "the node failed"),
         (HALF, job("FAILED", "NonZeroExitCode", 0, "30:0"), {"state": "ended", "exit_code": 30}, "incomplete",
          "exit code 30:0, NonZeroExitCode); luigi ended with exit code 30"),
         (HALF, job("FAILED"), {"state": "stuck", "reason": "no run ended before"}, "incomplete", "stuck: no run ended"),
         (HALF, None, {"state": "stopped", "reason": "by SIGTERM"}, "incomplete",
-         "Slurm does not know job 7 any more; stopped: by SIGTERM"),
+         "Slurm has forgotten job 7; stopped: by SIGTERM"),
         (HALF, None, {"state": "ended", "job_id": "6"}, "incomplete", "it never started on the host"),
     ],
 )  # fmt: skip
-def test_each_way_to_stand(runs: Runs, known: Job | None, word: dict[str, Any], state: str, said: str) -> None:
-    found, reason = stands(runs, known, "7", {"job_id": "7"} | word if word else {}, "")
+def test_state_of_a_host(runs: Runs, known: Job | None, own: dict[str, Any], state: str, reason: str) -> None:
+    record = convert({"job_id": "7"} | own, JobRecord) if own else None
+    found, why = host_state(runs, known, "7", record, "")
     assert found == state
-    assert said in reason if said else not reason
+    assert reason in why if reason else not why
 
 
-def test_runs_that_failed_are_told_of_a_host_that_is_done() -> None:
-    failed = Runs(done=6, failed=2, asked=6, last_record_s=1.0, reported=True)
-    assert stands(failed, None, "7", {}, "") == ("done", "2 runs failed")
+def test_failed_runs_are_counted_when_a_host_is_done() -> None:
+    failed = Runs(done=6, failed=2, expected=6, last_record_s=1.0, reported=True)
+    assert host_state(failed, None, "7", None, "") == ("done", "2 runs failed")
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> ClusterDirectory:
     """n1 measured half of its runs, n2 nothing."""
-    made = find_or_make(load_study("quick_test"), ["n1", "n2"], tmp_path, "", fresh=False)
+    made = find_or_create(load_study("quick_test"), ["n1", "n2"], tmp_path, "", fresh=False)
     record = made.read()
-    record["hosts"]["n1"]["jobs"] = [{"id": "3"}, {"id": "7"}]
-    made.write(record)
+    jobs = HostJobs(jobs=(SubmittedJob(id="3"), SubmittedJob(id="7")))
+    made.write(structs.replace(record, hosts=record.hosts | {"n1": jobs}))
     build_run_directory(made.host("n1").path, "quick_test", topology=topology_json(gpus=0, nodes=1))
     for path in sorted(made.host("n1").path.glob("runs/*.json"))[3:]:
         path.unlink()
-    write_json(made.job_record("n1"), {"job_id": "7", "state": "running", "started_at": "2026-11-22T10:00:00Z"})
+    write_json(made.job_record_path("n1"), {"job_id": "7", "state": "running", "started_at": "2026-11-22T10:00:00Z"})
     return made
 
 
-def test_without_slurm_the_disk_is_told(directory: ClusterDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_are_reported_without_slurm(directory: ClusterDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     found = cluster_status(directory)
     first, second = found.hosts
@@ -84,15 +87,15 @@ def test_without_slurm_the_disk_is_told(directory: ClusterDirectory, monkeypatch
     assert "quick_test: 2 hosts (2 incomplete)" in text
 
 
-def test_a_failed_run_and_a_half_record(directory: ClusterDirectory) -> None:
+def test_failed_and_damaged_runs_are_counted(directory: ClusterDirectory) -> None:
     first, second, _ = sorted(directory.host("n1").path.glob("runs/*.json"))
     write_record(first, json.loads(first.read_text()) | failure("oom", "too large"))
     second.write_text("{")
     runs = count_runs(directory.host("n1"))
-    assert (runs.done, runs.failed, runs.asked, runs.reported) == (2, 1, 6, False)
+    assert (runs.done, runs.failed, runs.expected, runs.reported) == (2, 1, 6, False)
 
 
-def test_a_damaged_host_is_told_and_hides_no_other(directory: ClusterDirectory) -> None:
+def test_damaged_host_does_not_affect_others(directory: ClusterDirectory) -> None:
     (directory.host("n1").path / "grid.json").write_text("{")
     first, second = cluster_status(directory).hosts
     assert (first.state, first.runs_done, first.runs) == ("incomplete", 3, None)
@@ -102,13 +105,13 @@ def test_a_damaged_host_is_told_and_hides_no_other(directory: ClusterDirectory) 
 
 
 @pytest.mark.parametrize("facts", ["[]", "{}", '{"fingerprint": []}', '{"fingerprint": {}}'])
-def test_a_folder_that_names_no_host_is_no_run_directory(directory: ClusterDirectory, facts: str) -> None:
+def test_folder_without_a_host_is_not_a_run_directory(directory: ClusterDirectory, facts: str) -> None:
     (directory.host("n1").path / "topology.json").write_text(facts)
     with pytest.raises(StudyError, match="not a run directory"):
         status(directory.host("n1").path)
 
 
-def test_the_run_directory_of_one_host_has_a_status_too(directory: ClusterDirectory) -> None:
+def test_run_directory_of_one_host_has_a_status(directory: ClusterDirectory) -> None:
     command = [str(Path(sys.executable).with_name("numastudy")), "status"]
     said = subprocess.run([*command, str(directory.host("n1").path), "--json"], capture_output=True, text=True)
     (host,) = json.loads(said.stdout)["hosts"]
@@ -120,6 +123,6 @@ def test_the_run_directory_of_one_host_has_a_status_too(directory: ClusterDirect
         status(directory.path.parent)
 
 
-def test_a_damaged_word_of_a_job_is_no_word(directory: ClusterDirectory) -> None:
-    directory.job_record("n1").write_text("[")
-    assert last_word(directory, "n1") == {}
+def test_damaged_job_record_is_ignored(directory: ClusterDirectory) -> None:
+    directory.job_record_path("n1").write_text("[")
+    assert directory.job_record("n1") is None
