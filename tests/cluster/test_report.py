@@ -13,8 +13,8 @@ from bench.analysis.load import load
 from bench.cluster.directory import ClusterDirectory, find_or_create
 from bench.cluster.report import gather, headline, render, write_cluster_report
 from bench.cluster.status import cluster_status
-from bench.history.database import open_history
-from bench.history.query import history_path, studies
+from bench.history.database import history_path, open_history
+from bench.history.query import studies
 from bench.records.base import convert, plain, read
 from bench.records.cluster import ClusterResults, Quantity
 from bench.records.results import NoiseClass, Results
@@ -120,7 +120,7 @@ def test_every_host_is_in_the_history_once(four) -> None:
     write_cluster_report(directory)
     with open_history(history_path(directory.host("n1").outputs)) as history:
         listed = studies(history)
-    assert sorted(Path(study["run_directory"]).name for study in listed) == HOSTS
+    assert sorted(Path(study.run_directory).name for study in listed) == HOSTS
 
 
 def test_page_has_lowest_and_highest_when_hosts_are_many(four) -> None:
