@@ -20,9 +20,9 @@ from msgspec.structs import replace
 from bench.cluster import slurm
 from bench.cluster.directory import ClusterDirectory, try_lock
 from bench.errors import StudyError
+from bench.host.processes import die_with
 from bench.records.base import plain
 from bench.records.cluster import JobRecord, JobState
-from bench.host.processes import die_with
 from bench.storage import write_json
 
 # The current run may take this share of the time between the signal and the limit. A run that takes longer is ended,

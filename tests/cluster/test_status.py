@@ -13,9 +13,9 @@ from bench.cluster.directory import ClusterDirectory, find_or_create
 from bench.cluster.slurm import Job
 from bench.cluster.status import Runs, cluster_status, count_runs, host_state, render, status
 from bench.errors import StudyError
+from bench.legacy.record import failure, write_record
 from bench.records.base import convert
 from bench.records.cluster import HostJobs, JobRecord, SubmittedJob
-from bench.legacy.record import failure, write_record
 from bench.storage import write_json
 from bench.study.load import load_study
 from tests.run_directories import build_run_directory, topology_json
