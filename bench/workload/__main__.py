@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from bench.records.run import ChildReport, Mode, Outcome
 from bench.records.study import NO_COMPUTE, Cell
 from bench.workload.barrier import Barrier
+from bench.workload.constraints import why_impossible
 from bench.workload.failures import RunFailure, read_cell, write_report
 from bench.workload.progress import PhaseTimes, Progress
 
@@ -69,6 +70,8 @@ def run_cell(
     def measure() -> ChildReport:
         phases.mark("interpreter")
         cell = read_cell(cell_path)
+        if violation := why_impossible(cell.model, cell):
+            raise RunFailure(Outcome.NOT_RUNNABLE, violation.what, violation.advice)
         if mode is Mode.LOAD:
             cell = load_cell(cell)
         progress = Progress(progress_path)

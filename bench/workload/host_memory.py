@@ -349,8 +349,7 @@ def ring_sizes(cell: Cell) -> RingSizes:
     """Inputs fill memory_size_mb, and hold what is being prepared and copied; outputs are bounded, and enough for
     every slot. Where only outputs are copied, they fill memory_size_mb."""
     pool = cell.memory_size_mb * MIB
-    in_flight = cell.preprocess_queue + cell.buffers + 1 if cell.preprocess_queue else 2
-    inputs = max(in_flight, pool // cell.input_bytes)
+    inputs = max(cell.batches_in_flight, pool // cell.input_bytes)
     bounded = min(inputs, OUTPUT_RING_BYTES // cell.output_bytes) if cell.copies_in else pool // cell.output_bytes
     outputs = max(2, cell.buffers + 1, bounded)
     return RingSizes(inputs if cell.copies_in else 0, outputs if cell.copies_out else 0)

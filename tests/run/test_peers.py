@@ -172,8 +172,7 @@ def test_what_nobody_knows_is_not_runnable(tmp_path: Path) -> None:
     (cell,) = grid.cells
     here = directory.host()
     nodes = (here.nodes[0], structs.replace(here.nodes[0], id=5))
-    facts = directory.topology() | plain(structs.replace(here, nodes=nodes))
-    write_json(directory.path / "topology.json", facts)
+    write_json(directory.path / "topology.json", plain(structs.replace(here, nodes=nodes)))
     slot = grid.slot(cell.name, 1)
     record = execute(directory, cell, slot, "now", HostLock(tmp_path / "lock"), lambda *_: None)
     assert (record.status, record.attempts) == ("not_runnable", 0)

@@ -34,7 +34,7 @@ def test_a_node_that_dies_is_queued_again_and_one_that_never_comes_is_named(tmp_
     for host in ("n1", "n2", "n3"):
         assert study.check_whole(host) == 4
         assert (study.directory(host).path / "report.html").exists()
-        assert study.directory(host).topology()["host"] == host
+        assert study.directory(host).host().host == host
     # What the last job left; then what is made on request.
     assert (study.path / "cluster_report.html").exists()
     report = study.report()

@@ -28,9 +28,7 @@ CUDA = Settings(device="cuda")
         ("container_cpuset", 0, 1, 1, ""),
     ],
 )
-def test_placements_are_checked_against_hosts(
-    host: str, gpu: int, cpu_node: int, mem_node: int, reason: str
-) -> None:
+def test_placements_are_checked_against_hosts(host: str, gpu: int, cpu_node: int, mem_node: int, reason: str) -> None:
     assert why_not_here(host_topology(host), gpu, (cpu_node, mem_node), CUDA) == reason
 
 

@@ -10,7 +10,9 @@ from msgspec import structs
 
 from bench.errors import StudyError
 from bench.host.topology import read_topology
-from bench.legacy.record import write_record
+from bench.records.base import plain
+from bench.records.run import Head, Outcome, write_record
+from bench.records.study import TRACED
 from bench.storage import write_json
 from bench.study.directory import RunDirectory, find, resolve
 from bench.study.load import StudyDefinition, read_study
@@ -90,9 +92,9 @@ def test_frozen_study_and_grid_are_read_back(tmp_path: Path) -> None:
 
 def test_changed_host_is_refused_and_named(tmp_path: Path) -> None:
     directory = resolve(study(), tmp_path, False, "a")
-    facts = directory.topology()
-    facts["fingerprint"]["kernel"] = "2.6.32"
-    write_json(directory.path / "topology.json", facts)
+    host = directory.host()
+    changed = structs.replace(host, fingerprint=structs.replace(host.fingerprint, kernel="2.6.32"))
+    write_json(directory.path / "topology.json", plain(changed))
     with pytest.raises(StudyError, match="--fresh") as refused:
         resolve(study(), tmp_path, False, "b")
     assert "the kernel was 2.6.32" in str(refused.value)
@@ -134,10 +136,9 @@ def test_plan_runs_nothing_and_reports_what_is_done(tmp_path: Path) -> None:
     directory = resolve(study(), tmp_path, False, "a")
     for name, status in (("vit0x0x0", "ok"), ("vit32x2x128", "timeout")):
         cell = f"pipeline_gpu0_numa0_{name}"
-        record = {"cell": cell, "status": status, "reason": "late", "invocation": "a", "wall_s": 3.0}
-        for repeat in (1, "traced"):
-            write_record(directory.record(cell, repeat), record | {"repeat": repeat})
-        write_record(directory.metrics(cell), record)
+        head = Head(status=Outcome(status), reason="late", invocation="a", wall_s=3.0)
+        for path in (directory.record(cell, 1), directory.record(cell, TRACED), directory.metrics(cell)):
+            write_record(path, head)
     made = plan(study(), tmp_path)
     assert [cell.state for cell in made.cells] == ["done", "failed", "not_runnable", "not_runnable"]
     assert made.cells[1].reason == "timeout: late"
@@ -157,11 +158,10 @@ def test_plan_runs_nothing_and_reports_what_is_done(tmp_path: Path) -> None:
 def test_plan_shows_cells_that_a_run_found_not_runnable(tmp_path: Path) -> None:
     """As where the kernel has no huge pages: the next call tries it again."""
     directory = resolve(study(), tmp_path, False, "a")
-    record = {"status": "not_runnable", "reason": "no huge pages", "invocation": "a", "wall_s": 3.0}
+    head = Head(status=Outcome.NOT_RUNNABLE, reason="no huge pages", invocation="a", wall_s=3.0)
     for cell in (cell.name for cell in directory.grid().cells):
-        for repeat in (1, "traced"):
-            write_record(directory.record(cell, repeat), record)
-        write_record(directory.metrics(cell), record)
+        for path in (directory.record(cell, 1), directory.record(cell, TRACED), directory.metrics(cell)):
+            write_record(path, head)
     made = plan(study(), tmp_path)
     assert {cell.state for cell in made.cells} == {"not_runnable"}
     assert made.cells[0].reason == "no huge pages"
@@ -171,9 +171,8 @@ def test_plan_shows_cells_that_a_run_found_not_runnable(tmp_path: Path) -> None:
 def test_estimate_comes_from_earlier_runs_of_the_kind(tmp_path: Path) -> None:
     directory = resolve(study(), tmp_path, False, "a")
     for cell in (cell.name for cell in directory.grid().cells):
-        for repeat, wall_s in ((1, 2.0), ("traced", 5.0)):
-            record = {"cell": cell, "repeat": repeat, "status": "ok", "reason": "", "invocation": "a", "wall_s": wall_s}
-            write_record(directory.record(cell, repeat), record)
+        for repeat, wall_s in ((1, 2.0), (TRACED, 5.0)):
+            write_record(directory.record(cell, repeat), Head(status=Outcome.OK, invocation="a", wall_s=wall_s))
     made = plan(study(), tmp_path, fresh=True)
     assert (made.estimate_s, made.estimate_from) == (14.0, "earlier runs on this host")
 
@@ -182,8 +181,8 @@ def write_walls(directory: RunDirectory, walls: dict[str, float]) -> None:
     """Runs of the two runnable cells that went well, by model and repeat, as "vit0x0x0_1"."""
     for run, wall_s in walls.items():
         model, _, repeat = run.partition("_")
-        record = {"status": "ok", "reason": "", "invocation": "a", "wall_s": wall_s}
-        write_record(directory.record(f"pipeline_gpu0_numa0_{model}", repeat), record)
+        head = Head(status=Outcome.OK, invocation="a", wall_s=wall_s)
+        write_record(directory.record(f"pipeline_gpu0_numa0_{model}", repeat), head)
 
 
 def test_interrupted_study_estimates_its_rest(tmp_path: Path) -> None:
@@ -207,8 +206,7 @@ def test_another_study_estimates_only_its_own_kinds(tmp_path: Path) -> None:
     assert plan(asked, tmp_path).estimate_s is None
     write_walls(other, {"vit32x2x128_1": 4.0})
     assert plan(asked, tmp_path).estimate_s == 2 * 2.0 + 3.0 + 3 * 4.0
-    facts = other.topology()
-    write_json(other.path / "topology.json", facts | {"host": "elsewhere"})
+    write_json(other.path / "topology.json", plain(structs.replace(other.host(), host="elsewhere")))
     assert plan(asked, tmp_path).estimate_s is None
 
 

@@ -71,6 +71,7 @@ def test_nsys_on_the_cpu_device_needs_no_trace_file(tmp_path):
     [
         ({"device": "cuda", "gpu": 99}, "not_runnable", ("CUDA is not available", "no GPU 99")),
         ({"memory_size_mb": 2**20}, "oom", ("not enough host memory for the pool",)),
+        ({"cuda_graph": True}, "not_runnable", ("cuda_graph needs device cuda",)),
     ],
 )
 def test_a_failure_is_told_by_name(tmp_path, changes, status, reason):
