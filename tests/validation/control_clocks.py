@@ -13,15 +13,16 @@ import numpy as np
 import torch
 
 import bench.workload.run as workload
+from bench.records import base
+from bench.records.study import Cell
 from bench.trace.metrics import latencies
 from bench.trace.reader import read_trace
 from bench.trace.torch_trace import Event, convert, read_chrome_trace
-from bench.workload.cell import Cell, parse_cell
 from bench.workload.devices import open_device
 from bench.workload.host_memory import MIB
 from bench.workload.pipeline import Pipeline, no_beat
 from bench.workload.profiling import WINDOW_PREFIX, annotated_step, make_capture, make_ranges, named
-from bench.workload.run import Phases
+from bench.workload.progress import PhaseTimes
 from tests.validation.control_plan import CLOCK_COPIES as COPIES
 
 SIZES_BYTES = (1 * MIB, 2 * MIB, 4 * MIB, 6_021_120, 16 * MIB, 64 * MIB)
@@ -31,13 +32,13 @@ Record = dict[str, Any]
 
 def compare_clocks(raw: Record) -> Record:
     """On a GPU. `copies`: by size and direction; `pipeline`: latency of the batches of one pass of the cell."""
-    cell = parse_cell(raw)
+    cell = base.convert(raw, Cell)
     found: Record = {}
     with torch.inference_mode():
         device = open_device(cell)
         found["empty_pair_us"] = _empty_pair_us()
         found["copies"] = _copies(cell)
-        found["pipeline"] = _latencies(cell, workload.build_pipeline(cell, device, Phases()))
+        found["pipeline"] = _latencies(cell, workload.build_pipeline(cell, device, PhaseTimes()))
     return found
 
 

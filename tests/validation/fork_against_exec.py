@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from bench.host.topology import read_topology
-from bench.legacy.record import OK
 from bench.records.base import plain
 from bench.records.host import Topology
+from bench.records.run import Mode
 from bench.records.study import Cell
-from bench.run.attempt import step_aside
+from bench.run.attempt import avoid_measured_cpus
 from bench.run.child import Child, Launch, Process, child_environment, run_child, scratch_folder, workload_argv
-from bench.run.forkserver import EXEC, FORK, ForkServers, served
+from bench.run.forkserver import ForkServers, served
 from bench.run.lock import HostLock
 from bench.storage import read_json, write_json
 from bench.study.grid import expand_here
 from bench.study.load import read_study
 from bench.study.order import measuring_order
-from bench.workload.run import process_start
-from tests.validation.fork_results import facts, judged
+from bench.workload.progress import process_start
+from tests.validation.fork_results import EXEC, FORK, facts, judged
 from tests.validation.validate import PAGE, write_page
 
 BEGIN, END = "<!-- fork: begin -->", "<!-- fork: end -->"
@@ -80,7 +80,7 @@ class Runner:
         write_json(cell_file, plain(cell))
         result.unlink(missing_ok=True)
         logs = (self.folder / "stdout", self.folder / "stderr")
-        process = Process(cell, workload_argv(cell_file, "timed", result), logs, result)
+        process = Process(cell, workload_argv(cell_file, Mode.TIMED, result), logs, result)
         servers, server_s = self.servers.of_block(block, self.lock.record_child), 0.0
 
         def forked(launch: Launch, limit_s: float) -> tuple[Child, int]:
@@ -90,7 +90,7 @@ class Runner:
             server_s = time.monotonic() - began
             return started
 
-        with step_aside(self.topology, cell.cpu_node, cell.binding) as cpus:
+        with avoid_measured_cpus(self.topology, cell.cpu_node, cell.binding) as cpus:
             end = run_child(
                 (process.wrapped(served) if how == FORK else process).command,
                 child_environment(dict(os.environ)),
@@ -103,13 +103,13 @@ class Runner:
                 cpus=cpus,
                 start=forked if how == FORK else None,
             )
-        outcome = process.outcome(end)
+        failure, report = process.failure(end), process.read_report()
         where = f"block {block}, {how} {cell.name}"
-        if outcome["status"] != OK:
-            self.errors.append(f"{where}: {outcome['status']}: {outcome['reason']}")
+        if failure or report is None:
+            self.errors.append(f"{where}: {failure.status}: {failure.reason}" if failure else f"{where}: no report")
             print(f"ERROR in {self.errors[-1]}", file=sys.stderr, flush=True)
             return None
-        found = facts(process.read_result(), end.wall_s - server_s, server_s)
+        found = facts(plain(report.result), end.wall_s - server_s, server_s)
         print(
             f"{where}: {found['throughput_samples_s']:.1f} samples/s, {end.wall_s:.1f} s", file=sys.stderr, flush=True
         )

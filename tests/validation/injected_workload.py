@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 import bench.workload.run as workload
-from bench.workload.cell import Cell
+from bench.records.study import Cell
 from bench.workload.devices import Device
 from bench.workload.host_memory import Rings
 from bench.workload.pipeline import Pipeline, no_beat
-from bench.workload.run import Phases
+from bench.workload.progress import PhaseTimes
 from tests.validation.control_plan import Injection
 
 SLEEPS = 64
@@ -51,7 +51,7 @@ def build_side(cell: Cell, device: Device, injection: Injection, base: Pipeline 
     process have of their own are their events and, as CUDA graphs, what a graph allocates."""
     parts = base.parts if base else Parts()
     with injected(injection, parts):
-        pipeline = workload.build_pipeline(cell, device, Phases())
+        pipeline = workload.build_pipeline(cell, device, PhaseTimes())
     pipeline.parts = parts
     if base:
         pipeline.h2d_stream, pipeline.compute_stream, pipeline.d2h_stream = (
@@ -87,7 +87,7 @@ def injected(injection: Injection, parts: Parts) -> Iterator[None]:
         parts.rings = parts.rings or real["make_rings"](cell, device)
         return parts.rings
 
-    def build_pipeline(cell: Cell, device: Device, phases: Phases) -> Pipeline:
+    def build_pipeline(cell: Cell, device: Device, phases: PhaseTimes) -> Pipeline:
         pipeline = real["build_pipeline"](cell, device, phases)
         if injection.stage == "copy":
             batch = math.prod(cell.batch_shape)

@@ -24,7 +24,7 @@ os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
 
 from bench.storage import read_json, write_json
 from bench.workload.models import import_timm
-from bench.workload.run import process_start
+from bench.workload.progress import process_start
 from tests.validation.control_clocks import compare_clocks
 from tests.validation.control_page import text_table
 from tests.validation.control_plan import BASE, Group, groups

@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.workload.barrier import Progress
-from bench.workload.cell import Cell, parse_cell
-from bench.workload.devices import open_device
+from bench.records.base import convert, plain
+from bench.records.study import Cell
+from bench.workload.devices import open_device, versions
 from bench.workload.measure import WarmupRule, run_window, trace_pass, warm_up
 from bench.workload.models import import_timm
 from bench.workload.pipeline import Pipeline, no_beat
 from bench.workload.profiling import make_capture, make_ranges
-from bench.workload.run import versions
-from bench.workload.solo import batches_queued, burst_us, issue_us, solo_us, stages_alone
+from bench.workload.progress import Progress
+from bench.workload.solo import batches_queued, burst_us, isolated_stages, issue_us, solo_us
 from tests.validation.control_plan import BASE, Group, Injection
 from tests.validation.injected_workload import build_side, waited_us
 from tests.validation.traced_stages import stages_of
@@ -69,7 +69,7 @@ class Side:
 def measure_sides(job: Job) -> dict[str, Record]:
     """By condition, `base` among them. A trace that fails leaves its words in trace_error."""
     raw = job.group.cell(job.device)
-    cell = parse_cell(raw)
+    cell = convert(raw, Cell)
     if cell.model.computes:
         import_timm()
     with torch.inference_mode():
@@ -80,12 +80,12 @@ def measure_sides(job: Job) -> dict[str, Record]:
         # Of this thread only: the driver's own threads keep the other CPUs.
         _stay_here()
         rule = WarmupRule(cell.window_s, -(-cell.warmup_samples // cell.batch_size))
-        warmup = warm_up(base, rule, Progress(None))
+        warmup = warm_up(base, rule, Progress())
         sides = {BASE: Side(job.group.base, base)}
         issued_us = issue_us(base, cell.model.depth, warmup.batch_s)
-        alone = solo_us(base, cell.model.depth, warmup.batch_s, issued_us)
+        solo = solo_us(base, cell.model.depth, warmup.batch_s, issued_us)
         for condition in job.group.conditions:
-            injection = condition.injection(1e6 * warmup.batch_s, alone["h2d"], job.group.counting)
+            injection = condition.injection(1e6 * warmup.batch_s, solo.h2d or 0.0, job.group.counting)
             sides[condition.name] = Side(injection, build_side(cell, device, injection, base))
         gc.collect()
         gc.freeze()
@@ -100,7 +100,8 @@ def measure_sides(job: Job) -> dict[str, Record]:
                 "solo_us": {term: terms[term][name] if term in terms else 0.0 for term in STAGES},
                 "issue_us": terms["issue"][name], "waited_us": terms["waited"][name] - terms["waited"][BASE],
                 "window_us": [round(us, 4) for us in side.us["window"]], "settled": warmup.settled,
-                "buffer_layout": side.pipeline.layout, "device": device.describe(), "versions": versions(),
+                "buffer_layout": side.pipeline.layout, "device": plain(device.describe()),
+                "versions": plain(versions()),
             }  # fmt: skip
             if job.traced:
                 try:
@@ -152,7 +153,7 @@ def _rounds(cell: Cell, sides: dict[str, Side], batch_s: float, issued_us: float
             # On the cpu device to issue is to execute: the window was it.
             issued = cell.device == "cpu"
             us["issue"].append(us["window"][-1] if issued else min(_issue_us(pipeline, queued) for _ in range(BURSTS)))
-            for term, (stream, stage) in stages_alone(pipeline).items():
+            for term, (stream, stage) in isolated_stages(pipeline).items():
                 us[term].append(burst_us(pipeline, stream, stage, range(few), 2e-6 * few * issued_us))
             us["waited"].append(waited_us(pipeline, sides[name].injection.delay_us))
         if number == 0:
@@ -177,5 +178,5 @@ def traced(pipeline: Pipeline, cell: Cell) -> Record:
         path = Path(folder) / "trace.json"
         pipeline.run(20, no_beat)
         pipeline.drain()
-        window = trace_pass(pipeline, cell.batches_per_pass, ranges, make_capture(cell, path), Progress(None))
+        window = trace_pass(pipeline, cell.batches_per_pass, ranges, make_capture(cell, path), Progress())
         return stages_of(path, cell) | {"wall_us": 1e6 * window.batch_s}

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from bench.workload.cell import parse_cell
 from torch.profiler import ProfilerActivity, profile
 
 import bench.workload.run as workload
+from bench.records.base import convert
+from bench.records.study import Cell
 from bench.workload.devices import open_device
 from bench.workload.measure import first_batch_again
 from bench.workload.pipeline import Pipeline, no_beat
@@ -22,7 +23,7 @@ NO_COMPUTE = SMALL | {"model": {"name": "vit0x0x0", "patch_size": 0, "depth": 0,
 
 
 def built(raw: dict, injection: Injection, base: Pipeline | None = None) -> Pipeline:
-    cell = parse_cell(raw)
+    cell = convert(raw, Cell)
     return build_side(cell, workload.open_device(cell), injection, base)
 
 
@@ -36,10 +37,10 @@ def operators(pipeline: Pipeline, batches: int) -> list[str]:
 @torch.inference_mode()
 def test_a_longer_copy_moves_more_bytes_and_changes_no_result(raw):
     plain, slowed = (built(raw, Injection("copy", 1.0, ratio)) for ratio in (1.0, 1.5))
-    assert traced(plain, parse_cell(raw))["conservation"] is None
+    assert traced(plain, convert(raw, Cell))["conservation"] is None
     batch = 4 * 2 * 3 * 32 * 32
     # The check of bytes notices: an injected copy cannot be mistaken for a sound trace.
-    said = traced(slowed, parse_cell(raw))["conservation"]
+    said = traced(slowed, convert(raw, Cell))["conservation"]
     assert f"H2D copies of the trace carry {4 * batch * 3 // 2} bytes" in said
     assert first_batch_again(slowed) == first_batch_again(plain) > 0
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench.workload.cell import Cell
 
 from bench.errors import TraceError
 from bench.records.base import plain
+from bench.records.study import Cell
 from bench.records.trace import Metrics
 from bench.trace.batches import per_batch
 from bench.trace.metrics import check_conservation, metrics
