@@ -13,8 +13,8 @@ from bench.records.results import AxisComparison, Contention, Line, LinkEntry, P
 from bench.report.plots.style import Picture
 from bench.report.plots.sweeps import axis_picture, contention_picture
 from bench.report.text.axes import axis_name, axis_title, compile_cost, compile_lines, section_id, summary_text
+from bench.report.text.cells import ceilings_text
 from bench.report.text.contention import contention_sentence, group_title, groups, is_alike
-from bench.report.text.host import ceilings_text
 from bench.report.text.verdicts import DECIDED, hint_text, line_text
 from bench.report.view import Place, View, link_device, node_label, node_of, place_of
 from bench.units import DASH, bandwidth, change, microseconds, rate, signed_share, values_text

@@ -1,7 +1,8 @@
-"""Cells: how far one has come, and what a reader should know before using its numbers."""
+"""Cells and links: how far a cell has come, and what a reader should know before using its numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from bench.analysis.aggregate import CeilingSource
 from bench.records.results import CellRemark, CellRemarkKind, CellState, Clocks, HiddenCopies, MeasuredCell, Term
 from bench.records.run import Outcome
 from bench.records.trace import Complete, RemarkKind, TraceRemark
@@ -143,3 +144,15 @@ def _too_long(term: Term | None, ratio: float) -> str:
 
 def _batches(sizes: Sequence[int]) -> str:
     return f"batch {sizes[0]}" if len(sizes) == 1 else f"batches {', '.join(map(str, sizes))}"
+
+
+_CEILINGS = {
+    CeilingSource.NVBANDWIDTH: "nvbandwidth's definition",
+    CeilingSource.MICROBENCHMARK: "the best copy of the microbenchmarks",
+    CeilingSource.ISOLATED_BATCH: "the best copy of a batch in isolation",
+}
+
+
+def ceilings_text(sources: Iterable[CeilingSource]) -> str:
+    """What 100 % of a link is."""
+    return " and ".join(dict.fromkeys(map(_CEILINGS.__getitem__, sources)))

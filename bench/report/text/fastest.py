@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from bench.analysis.fastest import EXECUTION_SETTINGS
 from bench.records.results import Execution, Fastest, Results
+from bench.records.study import EXECUTION_SETTINGS
 from bench.report.text.axes import Finding, axis_name
 from bench.report.view import settings_label
 from bench.units import change, change_range, listed, plural, rate, value_text

@@ -1,8 +1,5 @@
 """The locality probe: one sentence a GPU, and what changed during a study; and how fingerprints differ."""
 
-from collections.abc import Iterable
-
-from bench.analysis.aggregate import CeilingSource
 from bench.records.host import (
     Agreement,
     Distance,
@@ -109,15 +106,3 @@ def fingerprint_change_text(change: FingerprintChange) -> str:
         f"{change.fact.replace('_', ' ')}: {change.after or 'not recorded'}, "
         f"the study's is {change.before or 'not recorded'}"
     )
-
-
-_CEILINGS = {
-    CeilingSource.NVBANDWIDTH: "nvbandwidth's definition",
-    CeilingSource.MICROBENCHMARK: "the best copy of the microbenchmarks",
-    CeilingSource.ISOLATED_BATCH: "the best copy of a batch in isolation",
-}
-
-
-def ceilings_text(sources: Iterable[CeilingSource]) -> str:
-    """What 100 % of a link is."""
-    return " and ".join(dict.fromkeys(map(_CEILINGS.__getitem__, sources)))
