@@ -110,7 +110,7 @@ def _answer(view: View, gpu: int, device: str) -> Answer:
         return Answer(device, gpu, name, None, "", *_nothing_compared(view, gpu))
     local, source = compared[0].local_node, compared[0].local_source
     lines = [
-        (_crowded_line if _is_crowded(group) else _place_line)(place, group)
+        (crowded_line if _is_crowded(group) else _place_line)(place, group)
         for place, group in _by_place(losses).items()
     ]
     lines += _parts_line(view, [entry for entry in compared if entry.effects])
@@ -210,7 +210,7 @@ def _is_crowded(losses: Sequence[Loss]) -> bool:
     return len(losses) > LONGEST_LIST and len({loss.model for loss in losses}) < len(losses)
 
 
-def _crowded_line(place: str, losses: Sequence[Loss]) -> str:
+def crowded_line(place: str, losses: Sequence[Loss]) -> str:
     """ "On node 1 vit0x0x0 loses 12 % (bs1) to 30 % (bs8) in 3 of 4 settings and nothing above 1 % in 1; ..."."""
     models = _grouped(losses, lambda loss: loss.model)
     ranked = sorted(models.items(), key=lambda group: -max(loss.share for loss in group[1]))
