@@ -184,7 +184,7 @@ def bound_rows(view: View) -> list[Row]:
             "reason": bound_reason(cell),
             "in_situ": percent(cell.metrics.pipeline_efficiency if cell.metrics else None),
             "regime": cell.metrics.regime if cell.metrics else DASH,
-            "copy": _COPY_STATES.get(state := copy_state(bound.terms_us), str(state)),
+            "copy_state": _COPY_STATES.get(state := copy_state(bound.terms_us), str(state)),
         }
         for cell in view.results.cells
         if (bound := cell.bound)

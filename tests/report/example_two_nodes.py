@@ -1,15 +1,18 @@
 """docs/reference/example_two_nodes: what the report of a host with two nodes looks like. Every number is made up.
 
-python -m tests.results.example_two_nodes
+python -m tests.report.example_two_nodes
 """
 
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from bench.legacy.load import load
-from bench.legacy.trust import experiment_summary
+from msgspec.structs import replace
+
+from bench.analysis.load import load
+from bench.analysis.trust import summarise
+from bench.records.base import plain
+from bench.records.results import Results
 from bench.report.build import make_report
 from bench.report.markdown import markdown
 from bench.report.page import render
@@ -21,7 +24,7 @@ KEPT = ("study.yaml", "topology.json", "results.csv")
 MADE_AT = "2026-11-22T20:00:00+00:00"
 
 
-def make_example(folder: Path) -> dict[str, Any]:
+def make_example(folder: Path) -> Results:
     """The grid of NumaStudy on four GPUs and two nodes; GPUs 0 and 1 are near node 0, the others near node 1."""
     with tempfile.TemporaryDirectory() as temporary:
         run = build_run_directory(
@@ -32,18 +35,18 @@ def make_example(folder: Path) -> dict[str, Any]:
             links=True,
         )
         topology = read_json(run / "topology.json")
-        topology["fingerprint"]["synthetic"] = "made up by tests/results/example_two_nodes.py"
+        topology["fingerprint"]["synthetic"] = "made up by tests/report/example_two_nodes.py"
         write_json(run / "topology.json", topology)
-        stored = load(run)
-        results = make_report(run, "synthetic") | {"created_at": MADE_AT, "run_directory": "synthetic runs"}
+        data = load(run)
+        results = replace(make_report(run, "synthetic"), created_at=MADE_AT, run_directory="synthetic runs")
         folder.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
             shutil.copy(run / name, folder / name)
         write_text(folder / "report.md", markdown(results))
-        write_json(folder / "experiment_summary.json", experiment_summary(results))
-        write_json(folder / "results.json", results)
-        # Neither runs nor logs are kept: the page links to what lies beside it.
-        write_text(folder / "report.html", render(stored, results, beside=folder))
+        write_json(folder / "experiment_summary.json", plain(summarise(results)))
+        write_json(folder / "results.json", plain(results))
+        # Neither runs nor logs are kept: the page links to the files beside it.
+        write_text(folder / "report.html", render(data, results, beside=folder))
     return results
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from bench.analysis.axes import Axis, summarise
 from bench.records.base import convert, plain
 from bench.records.results import AxisComparison, Line, MeasuredCell, Penalty, Results, Rules
 from bench.records.study import Model, Settings, Study
@@ -45,7 +46,9 @@ def cell(name: str = "cell", of: str = "vit32x6x512", node: int = 0, **changes: 
     return convert(plain(values | changes), MeasuredCell)
 
 
-def line(name: str, value: dict[str, Any], effect: float | None = None, verdict: str | None = None, **changes: Any) -> Line:
+def line(
+    name: str, value: dict[str, Any], effect: float | None = None, verdict: str | None = None, **changes: Any
+) -> Line:
     values = {
         "name": name, "base_cell": "base", "gpu": 0, "cpu_node": 0, "mem_node": 0, "model": "vit32x6x512",
         "settings": {}, "value": value, "effect": effect, "verdict": verdict, "pairs": 6,
@@ -65,14 +68,13 @@ def penalty(penalty: float | None = 0.2, verdict: str = "SLOWER", **changes: Any
     return convert(plain(values | changes), Penalty)
 
 
-def axis(*lines: Line, base: dict[str, Any], values: list[dict[str, Any]] | None = None, **changes: Any) -> AxisComparison:
-    """The base and, unless they are given, the values of the lines."""
-    found = values or [dict(pairs) for pairs in dict.fromkeys(tuple(one.value.items()) for one in lines)]
-    entry = {
-        "axis": ", ".join(base), "keys": list(base), "base": base, "values": [base, *(one for one in found if one != base)],
-        "lines": lines, "summary": [], "state": "matters", "undecided_reason": None, "size": 0.0, "bound": None,
-    }  # fmt: skip
-    return convert(plain(entry | changes), AxisComparison)
+def axis(
+    *lines: Line, base: dict[str, Any], values: list[dict[str, Any]] | None = None, **changes: Any
+) -> AxisComparison:
+    """The base and, unless they are given, the values of the lines; summarised."""
+    found = [base, *(values or [one.value for one in lines])]
+    order = tuple(dict.fromkeys(tuple(one[key] for key in base) for one in found))
+    return replace(summarise(Axis(tuple(base), order, tuple(base.values())), lines), **changes)
 
 
 def results(cells: tuple[MeasuredCell, ...] = (), **changes: Any) -> Results:
@@ -80,7 +82,8 @@ def results(cells: tuple[MeasuredCell, ...] = (), **changes: Any) -> Results:
         "study": Study(name="made", device="cuda", profiler="nsys", binding="numactl"), "study_name": "made",
         "run_directory": "/tmp/made", "created_at": "2026-01-01T00:00:00+00:00", "invocation": "test", "host": "host",
         "fingerprint": {}, "topology": {}, "locality": {}, "preflight": [], "device": "cuda", "device_names": {},
-        "binding": "numactl", "rules": RULES, "counts": {"cells": len(cells), "ok": len(cells), "runs": 0, "runs_ok": 0},
+        "binding": "numactl", "rules": RULES, 
+        "counts": {"cells": len(cells), "ok": len(cells), "runs": 0, "runs_ok": 0},
         "duration_s": 10.0, "busy_s": 5.0, "measured_s": 2.0, "trust": trust(), "damaged": [], "cells": cells,
         "penalties": [], "predictions": [], "hidden_copies": [], "comparisons": [], "fastest": [], "contention": [],
         "links": [], "drift": None,

@@ -2,31 +2,33 @@ import json
 import stat
 
 import pytest
+from msgspec.structs import replace
 
+from bench.analysis.load import read_results
 from bench.errors import StudyError
+from bench.records.run import Outcome
 from bench.report.build import make_report
 from tests.run_directories import build_run_directory, edit_study
 
 MADE = {"results.json", "experiment_summary.json", "results.csv", "results.db", "report.md", "report.html"}
 
 
-def test_all_files_are_made_and_readable_by_others(quick_run):
+def test_writes_all_files_readable_by_others(quick_run):
     before = {file.name for file in quick_run.iterdir()}
     make_report(quick_run, "test")
     assert {file.name for file in quick_run.iterdir()} - before == MADE
     assert all(stat.S_IMODE((quick_run / name).stat().st_mode) & 0o044 for name in MADE)
 
 
-def test_made_again_it_says_the_same(quick_run):
+def test_a_second_report_has_the_same_values(quick_run):
     first, second = make_report(quick_run, "one"), make_report(quick_run, "two")
-    assert (first["invocation"], second["invocation"]) == ("one", "two")
-    same = {"invocation": None, "created_at": None}
-    assert first | same == second | same
+    assert (first.invocation, second.invocation) == ("one", "two")
+    assert replace(first, invocation="two", created_at=second.created_at) == second
 
 
-def test_results_json_is_what_is_returned(quick_run):
+def test_returns_what_results_json_has(quick_run):
     results = make_report(quick_run, "test")
-    assert json.loads((quick_run / "results.json").read_text()) == results
+    assert read_results(quick_run) == results
 
 
 def test_no_run_directory_is_an_error_by_name(tmp_path):
@@ -38,7 +40,7 @@ def test_a_study_whose_records_are_all_damaged_still_gets_a_report(quick_run):
     for file in [*(quick_run / "runs").iterdir(), *(quick_run / "latency").iterdir(), quick_run / "topology.json"]:
         file.write_text("{")
     results = make_report(quick_run, "test")
-    assert results["counts"]["missing"] == 3
+    assert results.counts.outcomes == {Outcome.MISSING: 3}
     page = (quick_run / "report.html").read_text()
     assert "topology.json" in page and "could not be used" in page
 
@@ -49,7 +51,7 @@ def test_one_model_on_two_nodes_without_any_trace(tmp_path):
     for file in (path / "latency").iterdir():
         record = {"schema": 1, "status": "trace_failed", "reason": "no kernels", "advice": ""}
         file.write_text(json.dumps(record))
-    assert make_report(path, "test")["counts"]["trace_failed"] == 2
+    assert make_report(path, "test").counts.outcomes == {Outcome.TRACE_FAILED: 2}
 
 
 def test_a_two_by_two_design_is_split(tmp_path):
@@ -65,5 +67,5 @@ def test_a_two_by_two_design_is_split(tmp_path):
 
 def test_a_study_edited_by_hand_to_ask_for_more_is_not_complete(quick_run):
     edit_study(quick_run, repeats=3)
-    assert make_report(quick_run, "test")["counts"]["missing"] == 3
+    assert make_report(quick_run, "test").counts.outcomes[Outcome.MISSING] == 3
     assert "Not complete" in (quick_run / "report.html").read_text()

@@ -1,10 +1,14 @@
 import pytest
+from msgspec.structs import replace
 
-from bench.report.host_map import FULL_LOSS, maps, shade
+from bench.records.results import Verdict
+from bench.records.run import Outcome
+from bench.report.host_map import FULL_LOSS, heatmaps, shade
+from tests.report.made import changed
 
 
-def test_one_map_a_model_and_the_far_node_is_darker(numa_results):
-    found = maps(numa_results)
+def test_each_model_has_a_map_and_the_far_node_is_darker(numa_view):
+    found = heatmaps(numa_view)
     assert [one.model for one in found][:2] == ["vit0x0x0", "vit32x2x128"]
     device, (near, far) = found[0].rows[0]
     assert (device, near.note, near.local, far.local) == ("GPU 0", "best", True, False)
@@ -12,13 +16,15 @@ def test_one_map_a_model_and_the_far_node_is_darker(numa_results):
     assert far.note == "−30 %"
 
 
-def test_one_node_has_no_map(quick_run, results_of):
-    assert maps(results_of(quick_run)) == []
+def test_one_node_has_no_map(quick_run, view_of):
+    assert heatmaps(view_of(quick_run)) == []
 
 
-def test_a_cell_without_number_shows_its_outcome(numa_results):
-    cells = [cell | {"throughput_samples_s": None, "outcome": "bind_failed"} for cell in numa_results["cells"]]
-    assert maps(numa_results | {"cells": cells})[0].rows[0][1][0].text == "bind failed"
+def test_a_cell_without_a_number_shows_its_outcome(numa_view):
+    cells = tuple(
+        replace(cell, throughput_samples_s=None, outcome=Outcome.BIND_FAILED) for cell in numa_view.results.cells
+    )
+    assert heatmaps(changed(numa_view, cells=cells))[0].rows[0][1][0].text == "bind failed"
 
 
 def test_shades_get_darker_and_end():
@@ -42,9 +48,9 @@ def test_dark_text_is_readable_on_every_shade(loss):
     assert (luminance(shade(loss)) + 0.05) / (luminance("#3f4a54") + 0.05) >= 4.5
 
 
-def test_a_loss_that_may_be_noise_is_not_coloured_and_not_called_one(numa_results):
+def test_a_loss_that_may_be_noise_has_no_colour_and_a_note(numa_view):
     """Launch-bound models: the local node comes out slower on some GPUs, and none of it is decided."""
-    by_model = {one.model: one for one in maps(numa_results)}
+    by_model = {one.model: one for one in heatmaps(numa_view)}
     for _, tiles in by_model["vit32x4x256"].rows:
         near, far = sorted(tiles, key=lambda tile: not tile.local)
         assert (near.note, near.colour, far.colour) == ("", "#FFFFFF", "#FFFFFF")
@@ -53,7 +59,7 @@ def test_a_loss_that_may_be_noise_is_not_coloured_and_not_called_one(numa_result
     assert notes <= {"", "same"} and "same" in notes
 
 
-def test_of_a_single_pair_the_loss_is_shown_as_it_was_seen(numa_results):
-    entries = [entry | {"interval": None, "verdict": "UNDECIDED"} for entry in numa_results["penalties"]]
-    far = maps(numa_results | {"penalties": entries})[0].rows[0][1][1]
+def test_the_loss_of_a_single_pair_is_shown(numa_view):
+    entries = tuple(replace(entry, interval=None, verdict=Verdict.UNDECIDED) for entry in numa_view.results.penalties)
+    far = heatmaps(changed(numa_view, penalties=entries))[0].rows[0][1][1]
     assert far.note == "−30 %" and far.colour != "#FFFFFF"

@@ -1,13 +1,16 @@
+from bench.records.base import convert
+from bench.records.host import Topology
 from bench.report.host_map import host_map
+from tests.report.made import results
 from tests.run_directories import topology_json
 
 
-def results(topology, cells=(), device="cuda"):
-    return {"topology": topology, "cells": list(cells), "device": device}
+def drawn(**topology):
+    return host_map(results(topology=convert(topology_json(**topology), Topology)))
 
 
-def test_gpus_stand_under_the_node_that_is_reported():
-    found = host_map(results(topology_json()))
+def test_gpus_are_under_the_reported_node():
+    found = drawn()
     left = {box.title: box.x for box in found.nodes}
     gpus = {box.title: box for box in found.gpus}
     for gpu, node in (("GPU 0", "node 0"), ("GPU 1", "node 0"), ("GPU 2", "node 2"), ("GPU 3", "node 2")):
@@ -16,7 +19,7 @@ def test_gpus_stand_under_the_node_that_is_reported():
 
 
 def test_nothing_overlaps_and_all_is_inside():
-    found = host_map(results(topology_json(gpus=8, near=(0, 0, 0, 0, 1, 1, None, None), nodes=2)))
+    found = drawn(gpus=8, near=(0, 0, 0, 0, 1, 1, None, None), nodes=2)
     boxes = [*found.nodes, *found.gpus]
     assert all(box.x + box.width <= found.width and box.y + box.height <= found.height for box in boxes)
     corners = [(box.x, box.y) for box in boxes]
@@ -24,22 +27,23 @@ def test_nothing_overlaps_and_all_is_inside():
 
 
 def test_a_gpu_of_unknown_place_has_no_line():
-    found = host_map(results(topology_json(gpus=1, near=(None,))))
-    assert found.gpus[0].text == "nearest not known"
+    found = drawn(gpus=1, near=(None,))
+    assert found.gpus[0].text == "nearest unknown"
     assert found.lines == ()
-    assert "GPU 0: reported nearest not known." in found.alt
+    assert "GPU 0: reported nearest unknown." in found.alt
 
 
-def test_distances_are_a_square(numa_results):
-    found = host_map(numa_results)
+def test_distances_are_a_square(numa_view):
+    found = host_map(numa_view.results)
     assert [len(row) for _, row in found.distances] == [3, 3, 3]
     assert found.distances[0][1] == ("10", "12", "21")
 
 
-def test_measured_and_reported_nearest_are_both_drawn(numa_results):
-    measured = [line for line in host_map(numa_results).lines if line.measured]
-    assert len(measured) == sum("measured" in box.text for box in host_map(numa_results).gpus)
+def test_measured_and_reported_nearest_are_both_drawn(numa_view):
+    found = host_map(numa_view.results)
+    measured = [line for line in found.lines if line.measured]
+    assert len(measured) == sum("measured" in box.text for box in found.gpus)
 
 
-def test_no_topology_no_drawing():
-    assert host_map(results({})) is None
+def test_is_none_without_a_topology():
+    assert host_map(results()) is None

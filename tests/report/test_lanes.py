@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.report.host_map import lanes
+from bench.report.plots.pipeline import lanes
 from bench.trace.reader import read_trace
 
-TRACES = Path(__file__).parents[2] / "fixtures" / "traces"
+TRACES = Path(__file__).parents[1] / "fixtures" / "traces"
 
 
 @pytest.fixture(params=["h100_vit32x2x128_cuda_graph", "h200_vit32x6x512_eager"])
@@ -16,7 +16,7 @@ def trace(request, tmp_path):
     return read_trace(path)
 
 
-def test_the_batches_asked_for_are_from_the_middle(trace):
+def test_shows_batches_from_the_middle(trace):
     found = lanes(trace, count=4)
     total = len(trace.window.batch_start)
     assert found.batches == tuple(range((total - 4) // 2, (total - 4) // 2 + 4))
@@ -24,7 +24,7 @@ def test_the_batches_asked_for_are_from_the_middle(trace):
         assert set(found.batches) <= {bar.batch for bar in found.bars[name]}
 
 
-def test_bars_lie_inside_the_picture_in_order(trace):
+def test_bars_are_inside_the_picture_and_in_order(trace):
     found = lanes(trace)
     for bars in found.bars.values():
         assert bars
@@ -43,5 +43,5 @@ def test_a_copy_is_as_long_as_in_the_trace(trace):
     assert sum(bar.length_us for bar in drawn) == pytest.approx(length_us, rel=0.01, abs=found.span_us / 1000)
 
 
-def test_more_batches_than_there_are_shows_all(trace):
+def test_shows_all_batches_when_asked_for_more(trace):
     assert len(lanes(trace, count=10_000).batches) == len(trace.window.batch_start)

@@ -1,52 +1,61 @@
+from msgspec.structs import replace
+
+from bench.records.base import convert
+from bench.records.results import Trust
+from bench.records.run import Outcome
 from bench.report.markdown import markdown
+from tests.report.made import changed, trust, with_cell
 
 
-def test_the_answer_trust_and_table_are_there(numa_results):
-    text = markdown(numa_results)
+def test_answer_trust_and_table_are_there(numa_view):
+    text = markdown(numa_view.results)
     assert "- **GPU 0** (Synthetic GPU 80GB): Run on node 0." in text
-    assert "333 of 333 runs with their placement proved" in text
+    assert "333 of 333 runs with proved placement" in text
     assert sum(line.startswith("| pipeline\\_gpu") for line in text.splitlines()) == 48
     assert "**timeout**: not done after 600 s To do: raise timeout\\_s." in text
 
 
-def test_the_cpu_device_is_told(quick_run, results_of):
-    assert "> **CPU device: no GPU was measured**" in markdown(results_of(quick_run))
+def test_the_cpu_device_is_named(quick_run, view_of):
+    assert "> **CPU device: no GPU was measured**" in markdown(view_of(quick_run).results)
 
 
-def test_hostile_text_cannot_break_the_table_or_become_markup(quick_run, results_of):
-    results = results_of(quick_run)
-    results["cells"][0] |= {"outcome": "crashed", "reason": "a|b\n| c | <script>alert(1)</script> [x](http://x)"}
-    text = markdown(results)
+def test_hostile_text_cannot_break_the_table_or_become_markup(quick_run, view_of):
+    view = view_of(quick_run)
+    reason = "a|b\n| c | <script>alert(1)</script> [x](http://x)"
+    name = view.results.cells[0].name
+    text = markdown(with_cell(view, name, outcome=Outcome.CRASHED, reason=reason).results)
     assert "<script>" not in text and "[x](" not in text
     assert "a\\|b \\| c \\|" in text
 
 
-def test_runs_in_doubt_are_named(quick_run, results_of):
-    results = results_of(quick_run)
-    results["trust"] |= {"doubts": {"a_r1": "no pages", "b_r1": "no pages"}}
-    assert "- placement not proved: no pages (a\\_r1, b\\_r1)" in markdown(results)
-    assert "- **CPU**" in markdown(results)
+def test_runs_in_doubt_are_named(quick_run, view_of):
+    doubt = [{"kind": "pages", "text": "no pages"}]
+    found = convert(trust(unproved_reasons={"a_r1": doubt, "b_r1": doubt}), Trust)
+    text = markdown(changed(view_of(quick_run), trust=found).results)
+    assert "- placement not proved: no pages (a\\_r1, b\\_r1)" in text
+    assert "- **CPU**" in text
 
 
-def test_of_many_runs_in_doubt_a_few_are_named(quick_run, results_of):
-    results = results_of(quick_run)
-    results["trust"] |= {"disturbed_by": {f"r{number}": [f"another process: {number}"] for number in range(18)}}
-    assert "- disturbed: another process (r0, r1, r10 and 15 more)" in markdown(results)
+def test_a_few_of_many_runs_in_doubt_are_named(quick_run, view_of):
+    reasons = {f"r{number}": [{"kind": "other_processes", "text": f"process {number}"}] for number in range(18)}
+    text = markdown(changed(view_of(quick_run), trust=convert(trust(disturbed_by=reasons), Trust)).results)
+    assert "- disturbed: other processes used the GPU (r0, r1, r10 and 15 more)" in text
 
 
-def test_a_sweep_says_what_matters(placed_results, numa_results):
-    text = markdown(placed_results)
-    fastest = "- The fastest way to run each model, and its gain on the base (CUDA graph off)\n"
+def test_a_sweep_states_what_matters(placed_view, numa_view):
+    text = markdown(placed_view.results)
+    fastest = "- The fastest settings of each model, and their gain over the base (CUDA graph off)\n"
     assert f"**What matters: CUDA graph.**\n\n{fastest}" in text
     assert "  - vit32x2x128: graph on " in text
     assert "\n- CUDA graph matters, against off\n  - cuda\\_graph on" in text
-    assert "What matters" not in markdown(numa_results)
+    assert "What matters" not in markdown(numa_view.results)
 
 
-def test_the_question_comes_first_and_settings_before_nodes_that_were_not_compared(placed_results):
-    asked = placed_results | {"study": placed_results["study"] | {"question": "Which <one>?"}}
-    assert markdown(asked).startswith("# two\\_by\\_two\n\nWhich &lt;one&gt;?\n\nHost ")
+def test_settings_come_before_nodes_that_were_not_compared(placed_view):
+    study = replace(placed_view.results.study, question="Which <one>?")
+    asked = replace(placed_view.results, study=study)
     text = markdown(asked)
+    assert text.startswith("# two\\_by\\_two\n\nWhich &lt;one&gt;?\n\nHost ")
     assert text.index("- **GPU 0**") < text.index("**What matters")
-    text = markdown(asked | {"penalties": []})
+    text = markdown(replace(asked, penalties=()))
     assert text.index("**What matters") < text.index("- **GPU 0**")

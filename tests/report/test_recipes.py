@@ -3,14 +3,14 @@ import subprocess
 
 import pytest
 
-from bench.report.page import near_nodes, recipe_note, recipes
-from bench.report.text import answers
+from bench.report.recipes import near_nodes, recipe_note, recipes
+from bench.report.text.answer import answers
 
 
 @pytest.fixture
-def lines(numa_results):
-    found = answers(numa_results)
-    return {tool: text for tool, text, _ in recipes(numa_results, near_nodes(numa_results, found))}
+def lines(numa_view):
+    nodes = near_nodes(numa_view, answers(numa_view))
+    return {recipe.tool: recipe.lines for recipe in recipes(numa_view, nodes)}
 
 
 def test_every_gpu_has_a_numactl_line_with_its_node(lines):
@@ -28,7 +28,7 @@ def test_slurm_maps_nodes_in_the_order_of_tasks(lines):
 
 
 @pytest.mark.parametrize("tool", ["numactl", "Slurm", "torchrun", "docker"])
-def test_the_lines_are_shell_that_parses(lines, tool):
+def test_the_lines_are_valid_shell(lines, tool):
     subprocess.run(["sh", "-n"], input=lines[tool], text=True, check=True)
 
 
@@ -41,21 +41,21 @@ def test_the_wrapper_of_torchrun_binds_each_rank_to_its_node(lines, tmp_path):
     for rank, node in enumerate((0, 0, 2, 2)):
         environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "LOCAL_RANK": str(rank)}
         command = [shutil.which("sh"), "near.sh", "train.py", "--name", "a b"]
-        said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-        assert said.stdout == f"--cpunodebind={node} --membind={node} python train.py --name a b\n"
+        shown = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert shown.stdout == f"--cpunodebind={node} --membind={node} python train.py --name a b\n"
 
 
-def test_the_command_of_slurm_gives_each_task_its_gpu(numa_results):
-    text = recipes(numa_results, {1: 0, 3: 2})[1][1]
+def test_the_command_of_slurm_gives_each_task_its_gpu(numa_view):
+    text = recipes(numa_view, {1: 0, 3: 2})[1].lines
     printed = "exec printenv CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER"
     command = text[text.index("sh -c") :].replace("exec python serve.py", printed)
     environment = {"PATH": "/usr/bin:/bin", "SLURM_LOCALID": "1"}
-    said = subprocess.run(["sh"], input=command, env=environment, capture_output=True, text=True, check=True)
-    assert said.stdout == "3\nPCI_BUS_ID\n"
+    shown = subprocess.run(["sh"], input=command, env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout == "3\nPCI_BUS_ID\n"
 
 
-def test_one_node_leaves_nothing_to_paste(quick_run, results_of):
-    results = results_of(quick_run)
-    found = answers(results)
-    assert recipes(results, near_nodes(results, found)) == []
+def test_one_node_has_no_lines_to_paste(quick_run, view_of):
+    view = view_of(quick_run)
+    found = answers(view)
+    assert recipes(view, near_nodes(view, found)) == []
     assert "not compared" in recipe_note(found)

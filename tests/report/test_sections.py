@@ -1,42 +1,43 @@
-import copy
+from msgspec.structs import replace
 
-from bench.report.page import clock_rows, crossings, limit_rows, prediction_rows
+from bench.records.results import HiddenCopies
+from bench.report.sections import bound_rows, clock_rows, crossings, prediction_rows
+from tests.report.made import changed, with_cell
 
 
-def test_the_largest_term_is_marked_and_the_copy_told(placed_results):
-    rows = {row["cell"]: row for row in limit_rows(placed_results)}
-    assert len(rows) == len(placed_results["cells"])
-    for name, copied, largest in (
+def test_the_largest_term_is_marked_and_the_copy_state_shown(placed_view):
+    rows = {row["cell"]: row for row in bound_rows(placed_view)}
+    assert len(rows) == len(placed_view.results.cells)
+    for name, copy, largest in (
         ("vit0x0x0", "exposed", 0),
         ("vit32x2x128", "CPU sets the pace", 3),
         ("vit16x8x768", "hidden", 1),
     ):
-        row = rows[f"pipeline_gpu0_numa0_{name}_cpu0" if f"pipeline_gpu0_numa0_{name}" not in rows
-                   else f"pipeline_gpu0_numa0_{name}"]  # fmt: skip
-        assert row["copied"] == copied
+        row = rows[f"pipeline_gpu0_numa0_{name}"]
+        assert row["copy_state"] == copy
         assert [marked for _, marked in row["terms"]] == [at == largest for at in range(5)]
 
 
-def test_an_efficiency_that_cannot_be_is_a_dash_with_its_reason(placed_results):
-    results = copy.deepcopy(placed_results)
-    results["cells"][0]["efficiency_solo"] = None
-    results["cells"][0]["bound"]["reason"] = "alone, compute took 1.40 times as long"
-    row = limit_rows(results)[0]
-    assert (row["solo"], row["reason"]) == ("–", "alone, compute took 1.40 times as long")
+def test_an_impossible_efficiency_is_a_dash_with_its_reason(placed_view):
+    first = placed_view.results.cells[0]
+    bound = replace(first.bound, efficiency=None, bound_us=1.4 * first.bound.batch_us)
+    row = bound_rows(with_cell(placed_view, first.name, efficiency_solo=None, bound=bound))[0]
+    assert row["solo"] == "–" and "took 1.40 times as long" in row["reason"]
 
 
-def test_clocks_are_told_as_differences(placed_results):
-    row = clock_rows(placed_results)[0]
-    assert row["host"].startswith("+") and row["said"] == "all agree" and not row["disagree"]
+def test_clocks_are_shown_as_differences(placed_view):
+    row = clock_rows(placed_view)[0]
+    assert row["host"].startswith("+") and row["text"] == "all agree" and not row["disagree"]
 
 
-def test_predictions_stand_beside_what_was_observed(placed_results):
-    row = next(row for row in prediction_rows(placed_results) if row["model"] == "vit0x0x0")
+def test_predictions_are_beside_the_observed_penalty(placed_view):
+    row = next(row for row in prediction_rows(placed_view) if row["model"] == "vit0x0x0")
     assert row["node"] == "CPU 0, memory 1" and " to " in row["bracket"] and "±" in row["observed"] and row["agrees"]
 
 
-def test_only_models_measured_at_several_sizes_have_a_crossing(placed_results):
-    assert crossings(placed_results) == []
-    first, second = (cell["name"] for cell in placed_results["cells"][:2])
-    results = placed_results | {"hidden_copies": [{"cells": [first, second], "batch_size": 30.0, "text": "about 30"}]}
-    assert crossings(results) == [("vit0x0x0, GPU 0, node 0", first, "about 30")]
+def test_only_models_of_several_batch_sizes_have_a_crossing(placed_view):
+    assert crossings(placed_view) == []
+    names = tuple(cell.name for cell in placed_view.results.cells[:2])
+    group = HiddenCopies(cells=names, computes=True, batch_size=30.0, hidden=(10,), exposed=(50,), cpu_paced=())
+    (crossing,) = crossings(changed(placed_view, hidden_copies=(group,)))
+    assert crossing[:2] == ("vit0x0x0, GPU 0, node 0", names[0]) and "batch 30" in crossing[2]

@@ -2,61 +2,62 @@ import csv
 import io
 
 from bench.report.tables import cells_table, csv_text
+from tests.report.made import changed, with_cell
 
 
-def rows_of(results):
-    return list(csv.DictReader(io.StringIO(csv_text(results["cells"]))))
+def rows_of(view):
+    return list(csv.DictReader(io.StringIO(csv_text(view.results.cells))))
 
 
-def test_csv_has_one_row_a_cell_and_numbers_in_full(numa_results):
-    rows = rows_of(numa_results)
+def test_csv_has_one_row_a_cell_and_numbers_in_full(numa_view):
+    rows = rows_of(numa_view)
     assert len(rows) == 48
     assert [float(row["throughput_samples_s"]) for row in rows] == [
-        cell["throughput_samples_s"] for cell in numa_results["cells"]
+        cell.throughput_samples_s for cell in numa_view.results.cells
     ]
 
 
-def test_csv_keeps_what_is_hostile_in_one_field(quick_run, results_of):
-    results = results_of(quick_run)
-    results["cells"][0]["reason"] = 'a "quoted", line\nand another'
-    rows = rows_of(results)
+def test_csv_keeps_hostile_text_in_one_field(quick_run, view_of):
+    view = view_of(quick_run)
+    rows = rows_of(with_cell(view, view.results.cells[0].name, reason='a "quoted", line\nand another'))
     assert rows[0]["reason"] == 'a "quoted", line\nand another'
     assert len(rows) == 3
 
 
-def test_csv_of_pandas_reads_it(numa_results):
+def test_pandas_reads_the_csv(numa_view):
     import pandas
 
-    frame = pandas.read_csv(io.StringIO(csv_text(numa_results["cells"])))
+    frame = pandas.read_csv(io.StringIO(csv_text(numa_view.results.cells)))
     assert frame["outcome"].value_counts()["ok"] == 45
     assert frame["h2d_bandwidth_gb_s"].dtype == float
 
 
-def test_the_table_names_cells_failures_and_the_cpu_device(numa_results, quick_run, results_of):
-    table = cells_table(numa_results)
+def test_the_table_names_cells_failures_and_the_cpu_device(numa_view, quick_run, view_of):
+    table = cells_table(numa_view.results)
     assert "pipeline_gpu2_numa0_vit16x8x768: timeout: not done after 600 s" in table
     assert "CPU device" not in table
-    assert cells_table(results_of(quick_run)).endswith("CPU device: no GPU was measured")
+    assert cells_table(view_of(quick_run).results).endswith("CPU device: no GPU was measured")
 
 
-def test_the_columns_line_up(numa_results):
-    lines = cells_table(numa_results).splitlines()[1:50]
+def test_the_columns_line_up(numa_view):
+    lines = cells_table(numa_view.results).splitlines()[1:50]
     end = lines[0].index("  ", 5)
     assert all(line[end : end + 2] == "  " for line in lines)
 
 
-def test_an_unbound_study_says_so(quick_run, results_of):
-    results = results_of(quick_run) | {"binding": "none"}
-    assert "nothing was bound" in cells_table(results)
+def test_an_unbound_study_says_so(quick_run, view_of):
+    assert "Nothing was bound" in cells_table(changed(view_of(quick_run), binding="none").results)
 
 
-def test_csv_runs_no_formula_in_a_spreadsheet(quick_run, results_of):
-    results = results_of(quick_run)
-    results["cells"][0]["reason"] = "=cmd|' /C calc'!A0"
-    assert rows_of(results)[0]["reason"] == "'=cmd|' /C calc'!A0"
+def test_csv_runs_no_formula_in_a_spreadsheet(quick_run, view_of):
+    view = view_of(quick_run)
+    assert (
+        rows_of(with_cell(view, view.results.cells[0].name, reason="=cmd|' /C calc'!A0"))[0]["reason"]
+        == "'=cmd|' /C calc'!A0"
+    )
 
 
-def test_the_table_says_what_is_not_traced(quick_run, results_of):
+def test_the_table_marks_untraced_cells(quick_run, view_of):
     for file in (quick_run / "runs").glob("*_traced.json"):
         file.unlink()
-    assert cells_table(results_of(quick_run)).count("not traced") == 6
+    assert cells_table(view_of(quick_run).results).count("not traced") == 6

@@ -1,0 +1,81 @@
+import pytest
+
+from bench.report.text.verdicts import effect_text, hint_text, line_text, tile_note, verdict_text
+from tests.report import made
+
+RULES = made.RULES
+
+
+@pytest.mark.parametrize(
+    ("penalty", "text"),
+    [(0.0034, "0.34 % slower"), (-0.02, "2.0 % faster"), (0.13, "13 % slower"), (0.0, "no difference")],
+)
+def test_effects_have_a_direction(penalty, text):
+    assert effect_text(penalty) == text
+
+
+@pytest.mark.parametrize(
+    ("penalty", "changes", "text"),
+    [
+        (0.005, {"reason": "within_margin", "interval": (0.0037, 0.0063)},
+         "no difference larger than 2 %: 0.5 % slower [0.4, 0.6] %"),
+        (-0.3, {"interval": (-0.32, -0.28)}, "30 % faster [28, 32] %"),
+        (0.3, {"reason": "one_pair", "interval": None},
+         "undecided: 30 % slower, from one pair, which has no spread"),
+        (0.012, {"reason": "few_repeats", "interval": (-0.004, 0.028), "repeats_needed": 9},
+         "undecided: 1.2 % slower [−0.4, 2.8] %; about 9 repeats would decide"),
+        (-1.64, {"reason": "few_repeats", "interval": (-50.0, 0.8), "repeats_needed": 6, "mde": 0.99, "pairs": 2},
+         "undecided: 164 % faster, which 2 pairs cannot distinguish from noise; about 6 repeats would decide"),
+        (0.012, {"reason": "too_many_repeats_needed", "interval": (-0.1, 0.12), "repeats_needed": 2831},
+         "not resolvable: 1 % slower [−10, 12] %; it would take about 2,900 repeats, more than the 20 allowed"),
+        (0.2, {"reason": "uninformative", "interval": (-9.0, 0.9), "mde": 0.99},
+         "no conclusion at this noise: [−900, 90] %; even a loss of nearly all throughput could stay undetected"),
+        (None, {"reason": "not_measured", "interval": None}, "not measured: no block has both runs"),
+    ],
+)  # fmt: skip
+def test_each_reason_has_its_sentence(penalty, changes, text):
+    entry = made.penalty(penalty, **changes)
+    assert verdict_text(entry, penalty, RULES) == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"remedy": None}, ""),
+        ({"remedy": "repeat", "reason": "one_pair", "repeats_needed": 3}, "measure at least 3 repeats (--repeats)"),
+        ({"remedy": "repeat", "reason": "few_repeats", "repeats_needed": 9}, "--repeats 9, or --target-precision"),
+        ({"remedy": "see_failed_runs"}, "see the failed runs"),
+        ({"remedy": "use_cuda_graph"}, "cuda_graph: true"),
+        ({"remedy": "reduce_launches"}, "raise batch_size"),
+        ({"remedy": "reduce_cpu_work"}, "the CPU's work for each batch"),
+        ({"remedy": "find_disturbance"}, "monitor"),
+    ],
+)
+def test_each_remedy_has_its_hint(changes, hint):
+    text = hint_text(made.penalty(**changes))
+    assert (hint in text) and bool(hint) == bool(text)
+
+
+def test_a_change_along_an_axis_is_worded_as_a_penalty():
+    line = made.line("a", {"dtype": "bf16"}, 0.5, "FASTER", interval=(0.48, 0.53))
+    assert line_text(line, RULES, {}) == "50 % faster [48, 53] %"
+
+
+def test_a_line_without_runs_names_the_failed_cell():
+    line = made.line("a", {"dtype": "bf16"}, failed_cell="base")
+    failed = made.cell("base", outcome="bind_failed", reason="no permission")
+    assert line_text(line, RULES, {"base": failed}) == "not compared: base bind failed: no permission"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "changes", "note"),
+    [
+        ("SLOWER", {}, ""),
+        ("SLOWER", {"headline": False}, "probably slower"),
+        ("SAME", {}, "same"),
+        ("UNDECIDED", {}, "not decided"),
+        ("UNDECIDED", {"interval": None}, ""),
+    ],
+)
+def test_a_tile_has_a_note_where_a_loss_may_be_noise(verdict, changes, note):
+    assert tile_note(made.penalty(0.2, verdict, **changes)) == note
