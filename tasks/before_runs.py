@@ -7,12 +7,10 @@ from pathlib import Path
 import luigi
 
 from bench.errors import StudyError
-from bench.records.base import plain
 from bench.records.host import CheckState
 from bench.records.run import Outcome, ProbeStage, write_record
 from bench.records.study import Cell
 from bench.run.progress import Progress
-from bench.storage import write_json
 from bench.study.directory import RunDirectory
 from tasks.base import DirectoryTask, Exclusive, RecordTask, grid_of
 from tasks.luigi_runtime import INVOCATION, host_lock
@@ -27,7 +25,7 @@ def preflight(directory: RunDirectory, strict: bool) -> None:
 
     largest_mb = max(cell.memory_size_mb for cell in grid_of(str(directory.path)).cells)
     found = run_doctor(directory.path, largest_mb << 20)
-    write_json(directory.preflight, plain(found))
+    write_record(directory.preflight, found)
     failed = [check for check in found.checks if check.state is not CheckState.OK]
     for check in failed:
         print(f"{check.state}: {check.name}: {check.fact}\n  to do: {check.remedy}", file=sys.stderr)

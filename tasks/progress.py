@@ -16,7 +16,7 @@ from urllib.parse import quote
 import luigi
 
 from bench import units
-from bench.records.run import Head, Run, read_head
+from bench.records.run import Demand, Head, Run, read_head, read_record
 from bench.records.study import Grid, Slot
 from bench.run.progress import Progress, RunState
 from bench.study.directory import RunDirectory
@@ -114,7 +114,7 @@ class RunProgress:
         if not self._started:
             # The time spent waiting for the host is not part of the run.
             self._since, self._started = time.monotonic(), True
-        self._draw(f"{short(self._slot.cell)} {self._title}, {progress.text}", progress.percent / 100)
+        self._draw(f"{units.cell_label(self._slot.cell)} {self._title}, {progress.text}", progress.percent / 100)
 
     def ended(self, record: Run) -> None:
         now = _seen.count_one(self._directory) or self._read(None)
@@ -191,12 +191,15 @@ _seen = _Seen()
 
 
 def read_progress(directory: RunDirectory, grid: Grid, present: Slot, current: Slot | None) -> StudyProgress:
-    """The progress on disk. Repeats beyond the study's count once they have a record, or are `present`."""
+    """The progress on disk. Repeats beyond the study's count if they are demanded, have a record or are `present`."""
     asked = {*grid.asked(directory.study().repeats)}
+    demand = read_record(directory.demand, Demand)
+    repeats = demand.repeats if demand else {}
     heads: dict[Slot, Head | None] = {}
     for slot, path in _paths(directory).items():
         head = read_head(path)
-        if head or slot in asked or slot == present:
+        demanded = isinstance(slot.repeat, int) and slot.repeat <= repeats.get(slot.cell, 0)
+        if head or demanded or slot in asked or slot == present:
             heads[slot] = head
     return study_progress(heads, INVOCATION, [cell.name for cell in grid.cells if cell.reason], current)
 
@@ -212,10 +215,6 @@ def outcome_text(record: Run) -> str:
     if record.ok:
         return f"ok, {units.rate(record.throughput)} samples/s{attempts}"
     return " ".join(f"{record.status}: {record.reason}{attempts}".split())
-
-
-def short(cell: str) -> str:
-    return cell.removeprefix("pipeline_")
 
 
 def _eta(remaining_s: float | None, now: StudyProgress) -> list[str]:
@@ -237,7 +236,7 @@ class _ClearBar(logging.Filter):
 def _show_activity(task: luigi.Task) -> None:
     activity = getattr(task, "activity", "")
     if activity and terminal().live:
-        terminal().bar(getattr(task, "share_done", 1.0), activity, short(getattr(task, "cell", "")), "")
+        terminal().bar(getattr(task, "share_done", 1.0), activity, units.cell_label(getattr(task, "cell", "")), "")
 
 
 @luigi.Task.event_handler(luigi.Event.SUCCESS)

@@ -8,9 +8,11 @@ import luigi
 from bench.records.run import Demand, Outcome, read_record, write_record
 from bench.records.study import Slot
 from bench.study.directory import RunDirectory
+from bench.units import plural
 from tasks.base import RecordTask, grid_of
 from tasks.before_runs import Probe
 from tasks.luigi_runtime import INVOCATION
+from tasks.progress import terminal
 from tasks.stages import asked_slots, asked_tasks, demanded_tasks, is_done, run_is_done
 
 
@@ -43,6 +45,9 @@ class MoreRepeats(RecordTask):
                 break
             # A task of several runs reads there which ones are its own.
             self._write(repeats, state="")
+            cells = len({slot.cell for slot in todo})
+            reason = f"{plural(cells, 'cell')} with disturbed or undecided pairs"
+            terminal().line(f"{plural(len(todo), 'more run')} on demand: {reason}")
             yield demanded_tasks(self, todo)
         self._write(repeats, self.directory.state())
 

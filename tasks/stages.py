@@ -172,7 +172,7 @@ def _is_made_from(source: Path, made: Path) -> bool:
 
 
 def measure(directory: RunDirectory, slot: Slot, report: Report) -> None:
-    """Execute one run and write its record. report(message, percent) is called with its progress."""
+    """Execute one run and write its record. Its progress is reported, and shown in the terminal."""
     from bench.run.attempt import execute
 
     grid, title = grid_of(str(directory.path)), _title(directory, slot)

@@ -8,64 +8,69 @@ INSTANT_DEMAND: timed repeats of every cell that the statistics ask for.
 INSTANT_TASK_PER_RUN: runs up to which each is a task of its own; INSTANT_TASKS: tasks beyond that.
 """
 
-import json
 import os
 import sys
 import time
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+
+import msgspec
 
 import bench.run.attempt
 import bench.run.stages
 import tasks.report
 import tasks.stages
-from bench.legacy.record import CRASHED, OK, failure, passed_on, read_record
-from bench.records.study import TRACED, Cell, Slot, run_name
+from bench.records.base import Record
+from bench.records.run import Export, Outcome, Result, Run, Stage, Window, read_record
+from bench.records.study import TRACED, Cell, Slot
 from bench.study.directory import RunDirectory
 
-Record = dict[str, Any]
 FAIL = os.environ.get("INSTANT_FAIL", "").split(",")
-RESULT = {"throughput_samples_s": 1000.0, "windows": [{"batches": 10, "duration_s": 0.1, "start_ns": 0}] * 9}
+RESULT = Result(throughput_samples_s=1000.0, windows=[Window(batches=10, duration_s=0.1)] * 9)
 
 
-def execute(directory: RunDirectory, cell: Cell, slot: Slot, invocation: str, _lock: object, *_: object) -> Record:
-    status, reason = (CRASHED, "instantly") if cell.name in FAIL else (OK, "")
+def execute(directory: RunDirectory, cell: Cell, slot: Slot, invocation: str, _lock: object, *_: object) -> Run:
+    failed = cell.name in FAIL
     if os.environ.get("INSTANT_SIGNAL") and slot.position == 1:
         os.kill(os.getpid(), int(os.environ["INSTANT_SIGNAL"]))
-    run, now = run_name(cell.name, slot.repeat), time.strftime("%Y-%m-%d %H:%M:%S")
-    head = {"run": run, "cell": cell.name, "repeat": slot.repeat, "started_at": now, "wall_s": 0.0, "attempts": 1}
-    record = head | {"invocation": invocation, "result": RESULT, **failure(status, reason, "do it again")}
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    run = Run(
+        run=slot.run, cell=cell.name, repeat=slot.repeat, started_at=now, attempts=1, invocation=invocation,
+        status=Outcome.CRASHED if failed else Outcome.OK, reason="instantly" if failed else "",
+        result=None if failed else RESULT,
+    )  # fmt: skip
     with directory.experiment_log.open("a") as log:
-        log.write(f"{now} {run} {status}\n")
-    return write(directory.record(cell.name, slot.repeat), record)
+        log.write(f"{now} {slot.run} {run.status}\n")
+    write(directory.record(cell.name, slot.repeat), run)
+    return run
 
 
-def export_trace(directory: RunDirectory, cell: Cell, invocation: str) -> Record:
-    run = read_record(directory.record(cell.name, TRACED))
-    record = {"invocation": invocation, "source": run["started_at"], **passed_on(run)}
-    return write(directory.export_record(cell.name), record)
+def export_trace(directory: RunDirectory, cell: Cell, invocation: str) -> None:
+    run = read_record(directory.record(cell.name, TRACED), Run)
+    write(directory.export_record(cell.name), follow(run, run.started_at, invocation))
 
 
-def extract_metrics(directory: RunDirectory, cell: Cell, invocation: str) -> Record:
-    export = read_record(directory.export_record(cell.name))
-    record = {"invocation": invocation, "source": export["source"], **passed_on(export)}
-    return write(directory.metrics(cell.name), record)
+def extract_metrics(directory: RunDirectory, cell: Cell, invocation: str) -> None:
+    export = read_record(directory.export_record(cell.name), Export)
+    write(directory.metrics(cell.name), follow(export, export.source, invocation))
 
 
-def write(path: Path, record: Record) -> Record:
-    """At once: a disk that is asked for every record takes longer than luigi does."""
-    path.write_text(json.dumps(record))
-    return record
+def follow(before: Stage, source: str, invocation: str) -> Export:
+    return Export(status=before.status, reason=before.reason, invocation=invocation, source=source)
+
+
+def write(path: Path, record: Record) -> None:
+    """Without a sync of the disk: with one for each record, the disk would take longer than luigi."""
+    path.write_bytes(msgspec.json.encode(record))
 
 
 def demanded(directory: RunDirectory) -> dict[str, int]:
     most = int(os.environ.get("INSTANT_DEMAND", "0"))
-    return dict.fromkeys((cell.name for cell in directory.grid().cells), most) if most else {}
+    return {cell.name: most for cell in directory.grid().cells} if most else {}
 
 
 def stub_module(name: str, **functions: object) -> None:
-    """In place of a module that imports pandas and matplotlib, which takes longer than what is tried here."""
+    """In place of a module that imports pandas and matplotlib, which takes longer than the calls that are tested."""
     module = ModuleType(name)
     vars(module).update(functions)
     sys.modules[name] = module

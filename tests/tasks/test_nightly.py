@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from bench.errors import StudyError
+from bench.records.nightly import Night, NightState
+from bench.records.run import write_record
 from tasks.nightly import config_of
 from tests.tasks.nightly_calls import CELL, ONE_CELL, Nights, made
 
@@ -135,8 +137,11 @@ def test_invalid_list_exits_2_before_any_measurement(nights: Nights, text: str, 
 def test_night_of_another_host_is_refused(nights: Nights) -> None:
     folder = nights.folder / "outputs/nightly" / FIRST
     folder.mkdir(parents=True)
-    known = {"verdict": "ok", "text": "", "host": "elsewhere", "studies": [], "inputs": ""}
-    (folder / "verdict.json").write_text(json.dumps(known))
+    known = Night(
+        night=FIRST, host="elsewhere", verdict=NightState.OK, text="", compared=0, level=0.05, created_at="", history="",
+        studies=(), inputs="",
+    )  # fmt: skip
+    write_record(folder / "verdict.json", known)
     done = nights.night(FIRST)
     assert done.returncode == 2
     assert "the night of the host elsewhere" in done.stderr

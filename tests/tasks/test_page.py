@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bench.workload.barrier import MEASURING, read_progress
+from bench.workload.progress import Phase, read_progress
 from tests.browser import Browser, open_browser
 from tests.tasks.study_calls import Calls, free_port
 from tests.test_ui import Servers, ui
@@ -163,7 +163,7 @@ def test_page_shows_a_study_from_first_run_to_repair(
 
 def watch_the_percentage(page: Page, calls: Calls, tmp_path: Path) -> None:
     pid, progress = until(lambda: workload(calls), "a workload")
-    until(lambda: read_progress(progress.read_bytes())[2] == MEASURING, "the measured window")
+    until(lambda: read_progress(progress.read_bytes())[2] == Phase.MEASURING, "the measured window")
     running = until(lambda: [row for row in page.of("RunPipeline") if row["state"] == "RUNNING"], "a running task")
     assert {row["family"] for row in page.rows()} >= FAMILIES
     assert len(running) == 1 and f"cell={GOOD}" in running[0]["details"]
@@ -176,7 +176,7 @@ def watch_the_percentage(page: Page, calls: Calls, tmp_path: Path) -> None:
         time.sleep(2.5)
         still, counted = page.message(), read_progress(progress.read_bytes())
         share = counted[0] / counted[1]
-        assert counted[2] == MEASURING and 0 < share < 1
+        assert counted[2] == Phase.MEASURING and 0 < share < 1
         again = "again " if "again" in still["text"] else ""
         assert still["text"] == f"repeat 1/1, measuring {again}{share:.0%}".replace("%", " %")
         assert still["percent"] == int(15 + 80 * share) or again
