@@ -138,8 +138,8 @@ def test_night_of_another_host_is_refused(nights: Nights) -> None:
     folder = nights.folder / "outputs/nightly" / FIRST
     folder.mkdir(parents=True)
     known = Night(
-        night=FIRST, host="elsewhere", verdict=NightState.OK, text="", compared=0, level=0.05, created_at="", history="",
-        studies=(), inputs="",
+        night=FIRST, host="elsewhere", verdict=NightState.OK, text="", compared=0, level=0.05, created_at="",
+        history="", studies=(), inputs="",
     )  # fmt: skip
     write_record(folder / "verdict.json", known)
     done = nights.night(FIRST)
