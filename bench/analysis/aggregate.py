@@ -5,7 +5,6 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import msgspec
 
@@ -29,7 +28,7 @@ from bench.records.results import (
     TransferBytes,
     Values,
 )  # fmt: skip
-from bench.records.run import Latency, Link, Outcome, Peer, Result, Run, Stage, Stages, StartMethod
+from bench.records.run import Latency, Link, LinkResult, Outcome, Peer, Result, Run, Stage, Stages, StartMethod
 from bench.records.study import TRACED, Cell, Settings, Study
 from bench.records.trace import Metrics, Regime
 
@@ -356,15 +355,14 @@ def link_entries(links: dict[str, Link]) -> tuple[LinkEntry, ...]:
 
 
 def _link_entry(name: str, link: Link) -> LinkEntry:
-    facts: dict[str, Any] = {
-        "name": name, "gpu": link.gpu, "cpu_node": link.cpu_node, "mem_node": link.mem_node,
-        "status": link.status, "reason": link.reason,
-    }  # fmt: skip
-    result = link.result
-    if not link.ok or result is None:
-        return LinkEntry(**facts)
+    result = link.result if link.ok and link.result else LinkResult()
     return LinkEntry(
-        **facts,
+        name=name,
+        gpu=link.gpu,
+        cpu_node=link.cpu_node,
+        mem_node=link.mem_node,
+        status=link.status,
+        reason=link.reason,
         device=result.device.type,
         placement=result.certificate.verdict if result.certificate else None,
         copies=tuple(result.copies),

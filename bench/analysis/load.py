@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,9 +40,16 @@ class RunData:
     links: dict[str, Link]
     damaged: tuple[Damage, ...]
 
+    @cached_property
+    def _runs_by_cell(self) -> dict[str, list[Run]]:
+        runs: dict[str, list[Run]] = {}
+        for run in self.runs.values():
+            runs.setdefault(run.cell, []).append(run)
+        return runs
+
     def runs_of(self, cell: str) -> list[Run]:
         """The runs of a cell: timed ones by repeat, then the traced one."""
-        own = [run for run in self.runs.values() if run.cell == cell]
+        own = self._runs_by_cell.get(cell, [])
         return sorted(own, key=lambda run: (not run.timed, run.repeat if isinstance(run.repeat, int) else 0))
 
 
