@@ -12,7 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from bench.errors import StudyError
-from bench.host.processes import die_with
+from bench.host.processes import die_with, without_relative_paths
 
 ADDRESS = "127.0.0.1"
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -71,7 +71,7 @@ def _start_luigid(command: Path, state: Path, config: Path, port: int, log: Path
     with log.open("ab") as file:
         return subprocess.Popen(
             argv,
-            env=os.environ | {"LUIGI_CONFIG_PATH": str(config)},
+            env=without_relative_paths(dict(os.environ)) | {"LUIGI_CONFIG_PATH": str(config)},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from bench.cluster import slurm
 from bench.cluster.directory import ClusterDirectory, try_lock
 from bench.errors import StudyError
-from bench.host.processes import die_with
+from bench.host.processes import die_with, without_relative_paths
 from bench.records.base import plain
 from bench.records.cluster import JobRecord, JobState
 from bench.storage import write_json
@@ -122,7 +122,11 @@ class HostJob:
             signal.signal(number, self._stop)
         me = os.getpid()
         luigi = self._luigi = subprocess.Popen(
-            self._command(), start_new_session=True, pass_fds=(self._lock,), preexec_fn=lambda: die_with(me)
+            self._command(),
+            env=without_relative_paths(dict(os.environ)),
+            start_new_session=True,
+            pass_fds=(self._lock,),
+            preexec_fn=lambda: die_with(me),
         )
         if self._stopped_by:
             # The signal came before luigi could receive it.

@@ -3,9 +3,9 @@
 On a host with several nodes with CPUs, latencies are compared by node; where one node is reported, by CPU.
 """
 
+import os
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from bench.errors import StudyError
+from bench.host.processes import python_module, without_relative_paths
 from bench.host.timed_copies import NodeCopies, NodeCopyRequest, Request, SmallCopies, SmallCopyRequest
 from bench.host.topology import read_topology
 from bench.records.base import DamagedRecord, decode
@@ -216,20 +217,21 @@ def _copy_gb_s(node: Node, memory: Node) -> float | None:
 
 
 def _run_child(request: SmallCopyRequest | NodeCopyRequest, answer: type[Answer]) -> Answer:
-    command = [sys.executable, "-m", "bench.host.timed_copies", msgspec.json.encode(Request(copies=request)).decode()]
+    command = python_module("bench.host.timed_copies", msgspec.json.encode(Request(copies=request)).decode())
     printed = run_child(command)
     try:
         return decode(printed.encode(), answer)
     except DamagedRecord:
         what = f"the probe printed {printed!r:.80}"
-        raise ProbeError(what, " ".join(command[:3]), "run `numastudy doctor`") from None
+        raise ProbeError(what, " ".join(command[:4]), "run `numastudy doctor`") from None
 
 
 def run_child(command: list[str]) -> str:
     """What the command prints. Raise ProbeError."""
-    where = " ".join(command[:3])
+    where = " ".join(command[:4])
     try:
-        child = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S)
+        environment = without_relative_paths(dict(os.environ))
+        child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise ProbeError(
             f"the probe did not end within {CHILD_TIMEOUT_S} s", where, "check whether the GPU hangs (nvidia-smi)"

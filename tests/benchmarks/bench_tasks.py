@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.legacy.record import write_record
 from bench.records.study import TRACED
+from bench.storage import write_json
 from bench.study.directory import RunDirectory, resolve
 from bench.study.load import configs_folder, load_study
 
@@ -39,20 +39,20 @@ def all_done(tmp_path: Path) -> Path:
     directory = resolve(study, tmp_path / "outputs", False, "earlier")
     done = {"status": "ok", "reason": "", "advice": "", "invocation": "earlier", "started_at": "t", "source": "t"}
     for slot in directory.grid().asked(study.settings.repeats):
-        write_record(directory.record(slot.cell, slot.repeat), {**done, "monitor": None, "repeat": slot.repeat})
+        write_json(directory.record(slot.cell, slot.repeat), {**done, "monitor": None, "repeat": slot.repeat})
         if slot.repeat == TRACED:
-            write_record(directory.export_record(slot.cell), done)
-            write_record(directory.metrics(slot.cell), done)
+            write_json(directory.export_record(slot.cell), done)
+            write_json(directory.metrics(slot.cell), done)
     _finish(directory, done)
     return tmp_path
 
 
 def _finish(directory: RunDirectory, done: dict) -> None:
-    state = {**done, "state": directory.state(), "found": None}
-    write_record(directory.demand, state | {"repeats": {}})
+    state = {**done, "state": directory.state(), "found": {}}
+    write_json(directory.demand, state | {"repeats": {}})
     for when in ("before", "after"):
-        write_record(directory.probe(when), state)
-    write_record(directory.path / "report.json", state)
+        write_json(directory.probe(when), state)
+    write_json(directory.path / "report.json", state)
 
 
 def test_numa_study_with_all_done(benchmark, all_done: Path) -> None:

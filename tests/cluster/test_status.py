@@ -13,7 +13,6 @@ from bench.cluster.directory import ClusterDirectory, find_or_create
 from bench.cluster.slurm import Job
 from bench.cluster.status import Runs, cluster_status, count_runs, host_state, render, status
 from bench.errors import StudyError
-from bench.legacy.record import failure, write_record
 from bench.records.base import convert
 from bench.records.cluster import HostJobs, JobRecord, SubmittedJob
 from bench.storage import write_json
@@ -89,7 +88,7 @@ def test_records_are_reported_without_slurm(directory: ClusterDirectory, monkeyp
 
 def test_failed_and_damaged_runs_are_counted(directory: ClusterDirectory) -> None:
     first, second, _ = sorted(directory.host("n1").path.glob("runs/*.json"))
-    write_record(first, json.loads(first.read_text()) | failure("oom", "too large"))
+    write_json(first, json.loads(first.read_text()) | {"status": "oom", "reason": "too large"})
     second.write_text("{")
     runs = count_runs(directory.host("n1"))
     assert (runs.done, runs.failed, runs.expected, runs.reported) == (2, 1, 6, False)

@@ -55,7 +55,7 @@ def record(calls: Calls, folder: Path) -> Path:
     for name, cell in ((cell.name, cell) for cell in directory.grid().cells):
         for repeat, mode in ((1, "timed"), ("traced", "traced")):
             result = json.loads(directory.record(name, repeat).read_text())["result"]
-            (recorded / f"{name}.{mode}.json").write_text(json.dumps(result))
+            (recorded / f"{name}.{mode}.json").write_text(json.dumps({"result": result}))
         trace = get_profiler(cell.profiler).trace_path(directory.report(name))
         shutil.copyfile(trace, recorded / f"{name}.traced.trace")
     return recorded

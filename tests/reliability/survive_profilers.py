@@ -71,7 +71,7 @@ def measure(calls: ApartCalls) -> tuple[RunDirectory, dict, dict]:
     (cell,) = grid.cells
     lock = HostLock(calls.lock)
     for repeat in (1, "traced"):
-        execute(directory, cell, grid.slot(cell.name, repeat), "now", lock, lambda text, percent: None)
+        execute(directory, cell, grid.slot(cell.name, repeat), "now", lock, lambda progress: None)
     timed = directory.record(cell.name, 1).read_bytes()
     export_trace(directory, cell, "now")
     metrics = extract_metrics(directory, cell, "now")
@@ -150,7 +150,7 @@ def test_a_kill_around_the_real_nsys_leaves_nothing_and_the_next_call_completes(
         return [
             int(entry.name)
             for entry in Path("/proc").iterdir()
-            if entry.name.isdigit() and _words(entry)[1:3] == ["-m", "bench.workload"] and "traced" in _words(entry)
+            if entry.name.isdigit() and _words(entry)[1:4] == ["-P", "-m", "bench.workload"] and "traced" in _words(entry)
             and str(calls.folder) in " ".join(_words(entry))
         ]  # fmt: skip
 
