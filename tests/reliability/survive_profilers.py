@@ -150,7 +150,9 @@ def test_a_kill_around_the_real_nsys_leaves_nothing_and_the_next_call_completes(
         return [
             int(entry.name)
             for entry in Path("/proc").iterdir()
-            if entry.name.isdigit() and {"bench.workload", "traced"} <= {*_words(entry)}
+            if entry.name.isdigit()
+            and _words(entry)[1:4] == ["-P", "-m", "bench.workload"]
+            and "traced" in _words(entry)
             and str(calls.folder) in " ".join(_words(entry))
         ]  # fmt: skip
 
