@@ -1,6 +1,7 @@
-"""`make ui`: luigi's scheduler with its page, and the output directory over http. Both on loopback only."""
+"""`make ui`: luigi's scheduler with its page, and the output directory over http. Both listen on loopback only."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -8,13 +9,17 @@ import sys
 import threading
 import time
 from functools import partial
+from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from bench.errors import StudyError
 from bench.host.processes import die_with, without_relative_paths
 
 ADDRESS = "127.0.0.1"
+_OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _START_S = 30
 _STOP_S = 20
@@ -23,7 +28,7 @@ _STOP_S = 20
 def serve(state: Path, outputs: Path, config: Path, port: int = 8082, outputs_port: int = 8083) -> int:
     """Run both servers until SIGINT, SIGTERM or SIGHUP. Return the exit code.
 
-    Raise StudyError if a port is taken, or if luigid ends by itself.
+    Raise StudyError if a port is taken or luigid ends unexpectedly.
     """
     state.mkdir(parents=True, exist_ok=True)
     outputs.mkdir(parents=True, exist_ok=True)
@@ -34,38 +39,38 @@ def serve(state: Path, outputs: Path, config: Path, port: int = 8082, outputs_po
     for number in _STOPPING:
         signal.signal(number, lambda *_: stop.set())
     for each, option in ((port, "--port"), (outputs_port, "--outputs-port")):
-        _refuse_taken(each, option)
+        _check_port(each, option)
     log = state / "servers.log"
     files = ThreadingHTTPServer((ADDRESS, outputs_port), partial(_Outputs, directory=str(outputs)))
     threading.Thread(target=files.serve_forever, daemon=True).start()
     luigid = _start_luigid(command, state, config, port, log)
     try:
-        _wait_until_it_answers(luigid, port, stop)
+        _wait_for_answer(luigid, port, stop)
         if not stop.is_set() and luigid.poll() is None:
             print(
                 f"tasks:   http://{ADDRESS}:{port}\noutputs: http://{ADDRESS}:{outputs_port} ({outputs})\n"
-                f"state:   {state}\nCtrl-C ends both",
+                f"state:   {state}\nCtrl-C stops both",
                 flush=True,
             )
         while not stop.wait(0.2) and luigid.poll() is None:
             pass
-        ended_by_itself = luigid.poll()
+        unexpected_end = luigid.poll()
     finally:
-        # luigid saves its tasks when it is stopped cleanly, and only then.
+        # luigid saves its tasks only when it is stopped cleanly.
         luigid.terminate()
         files.shutdown()
         luigid.wait(_STOP_S)
-    if ended_by_itself is not None and not stop.is_set():
+    if unexpected_end is not None and not stop.is_set():
         raise StudyError(
-            f"luigid ended with exit code {ended_by_itself}",
+            f"luigid ended with exit code {unexpected_end}",
             str(log),
-            "the end of the log says why",
+            "the reason is at the end of the log",
         )
     return 0
 
 
 def _start_luigid(command: Path, state: Path, config: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
-    """In a session of its own: Ctrl-C reaches the caller alone, who stops luigid once."""
+    """In its own session: Ctrl-C reaches only this process, which then stops luigid once."""
     parent = os.getpid()
     argv = [str(command), "--address", ADDRESS, "--port", str(port), "--state-path", str(state / "luigi-state.pickle")]
     with log.open("ab") as file:
@@ -76,12 +81,12 @@ def _start_luigid(command: Path, state: Path, config: Path, port: int, log: Path
             stdout=file,
             stderr=file,
             start_new_session=True,
-            # If this process is killed, luigid still stops cleanly and frees its port.
+            # If this process is killed, luigid stops cleanly and frees its port.
             preexec_fn=lambda: die_with(parent, signal.SIGTERM),
         )
 
 
-def _wait_until_it_answers(luigid: subprocess.Popen[bytes], port: int, stop: threading.Event) -> None:
+def _wait_for_answer(luigid: subprocess.Popen[bytes], port: int, stop: threading.Event) -> None:
     end = time.monotonic() + _START_S
     while luigid.poll() is None and not stop.is_set() and time.monotonic() < end:
         with socket.socket() as probe:
@@ -90,9 +95,9 @@ def _wait_until_it_answers(luigid: subprocess.Popen[bytes], port: int, stop: thr
         stop.wait(0.1)
 
 
-def _refuse_taken(port: int, option: str) -> None:
+def _check_port(port: int, option: str) -> None:
     with socket.socket() as probe:
-        # As the servers do it: connections of a server that has just ended do not keep its port.
+        # As the servers do: connections of a server that has just ended do not block its port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((ADDRESS, port))
@@ -100,16 +105,39 @@ def _refuse_taken(port: int, option: str) -> None:
             raise StudyError(
                 f"port {port} cannot be used: {error.strerror}",
                 f"{ADDRESS}:{port}",
-                f"is `make ui` running already? If not: numastudy ui {option} N --state FOLDER",
+                f"check whether `make ui` is running already; if not: numastudy ui {option} N --state FOLDER",
             ) from None
 
 
 class _Outputs(SimpleHTTPRequestHandler):
-    """The output directory. Logs are shown, not downloaded, and never from a cache: a running one grows."""
+    """The output directory, without hidden files and without what links lead to outside of it.
+
+    Logs are shown instead of downloaded, and never from a cache: the log of a running study grows.
+    """
 
     extensions_map = SimpleHTTPRequestHandler.extensions_map | dict.fromkeys(
         (".stderr", ".stdout", ".log", ".yaml", ".md"), "text/plain; charset=utf-8"
     )
+
+    def send_head(self) -> BytesIO | BinaryIO | None:
+        # A page of another site whose name resolves to this address (DNS rebinding) names itself here.
+        if not _OWN_HOST.fullmatch(self.headers.get("Host", "")):
+            self.send_error(HTTPStatus.FORBIDDEN, f"open http://{ADDRESS} instead")
+            return None
+        below = self._below_outputs()
+        if below is None or any(part.startswith(".") for part in below.parts):
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return None
+        return super().send_head()
+
+    def _below_outputs(self) -> Path | None:
+        """The requested path with its links resolved, relative to the output directory; None if it is outside."""
+        outputs = Path(self.directory).resolve()
+        try:
+            return Path(self.translate_path(self.path)).resolve().relative_to(outputs)
+        except (ValueError, OSError, RuntimeError):
+            # Also a name with a zero byte, one that is too long, and a loop of links.
+            return None
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-cache")
@@ -117,4 +145,4 @@ class _Outputs(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Nothing: the terminal of `make ui` shows its addresses."""
+        """Log nothing: the terminal of `make ui` shows the addresses."""

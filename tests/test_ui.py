@@ -1,5 +1,6 @@
 """`numastudy ui`: two real servers, stopped and started again with the tasks that luigid knew."""
 
+import http.client
 import json
 import os
 import signal
@@ -105,6 +106,36 @@ def test_growing_log_is_shown_as_text(tmp_path: Path, ports: tuple[int, int]) ->
             assert answer.read().decode().endswith("second\n")
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{servers.outputs}/../state/servers.log", timeout=10)
+
+
+def test_only_files_below_the_outputs_are_served(tmp_path: Path, ports: tuple[int, int]) -> None:
+    outputs = tmp_path / "outputs"
+    (outputs / ".hidden").mkdir(parents=True)
+    (outputs / ".hidden" / "key").write_text("secret")
+    (tmp_path / "private").write_text("secret")
+    (outputs / "link").symlink_to(tmp_path / "private")
+    (outputs / "folder").symlink_to(tmp_path)
+    (outputs / "loop").symlink_to(outputs / "loop")
+    (outputs / "report.md").write_text("text")
+    (outputs / "latest").symlink_to(outputs / "report.md")
+    with ui(tmp_path, ports) as servers:
+        for path in (".hidden/key", ".hidden/", "link", "folder/private", "folder/", "loop", "a%00b", "a" * 5000):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"{servers.outputs}/{path}", timeout=10)
+        for path in ("report.md", "latest"):
+            with urllib.request.urlopen(f"{servers.outputs}/{path}", timeout=10) as answer:
+                assert answer.read() == b"text"
+
+
+@pytest.mark.parametrize(("host", "status"), [("localhost:8083", 200), ("127.0.0.1", 200), ("evil.example", 403)])
+def test_only_requests_to_this_host_are_answered(
+    tmp_path: Path, ports: tuple[int, int], host: str, status: int
+) -> None:
+    with ui(tmp_path, ports):
+        connection = http.client.HTTPConnection("127.0.0.1", ports[1], timeout=10)
+        connection.request("GET", "/", headers={"Host": host})
+        assert connection.getresponse().status == status
+        connection.close()
 
 
 def test_servers_listen_on_loopback_only(tmp_path: Path, ports: tuple[int, int]) -> None:
