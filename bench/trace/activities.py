@@ -1,7 +1,7 @@
 """The device's activities that the window's own API calls launched."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 
 import numpy as np
@@ -58,7 +58,7 @@ HOST_COPY, UNIFIED_COPY = -1, -2
 
 @dataclass(frozen=True)
 class Activities:
-    """Columns of equal length, in no particular order. Times in ns, int64, end >= start.
+    """Columns of equal length; in a Trace in the order of their start. Times in ns, int64, end >= start.
 
     call_end: when the API call that launched the activity returned. batch: index into the window's batches, -1 if
     launched between two batches. kind: values of Kind. name: key of Trace.names.
@@ -73,6 +73,9 @@ class Activities:
 
     def __len__(self) -> int:
         return len(self.start)
+
+    def at(self, places: NDArray[np.intp]) -> "Activities":
+        return Activities(*(getattr(self, field.name)[places] for field in fields(self)))
 
     def of(self, kind: Kind) -> NDArray[np.intp]:
         return np.flatnonzero(self.kind == kind)
@@ -191,10 +194,10 @@ def read_table(export: Export, table: str, window: Window, calls: Calls) -> Part
         kind = np.full(len(call), Kind.COMPUTE, np.int8)
         copies = CopyColumns(kind[:0], start[:0], start[:0], start[:0])
     counted = np.flatnonzero(kind >= 0)
-    activities = Activities(
-        start[counted], end[counted], calls.end[call[counted]], calls.batch[call[counted]], name[counted], kind[counted]
+    activities = Activities(start, end, calls.end[call], calls.batch[call], name, kind)
+    return Part(
+        activities.at(counted), copies, call, frozenset(np.unique(rows["deviceId"][counted]).tolist()), other_threads
     )
-    return Part(activities, copies, call, frozenset(np.unique(rows["deviceId"][counted]).tolist()), other_threads)
 
 
 def _launched_rows(
