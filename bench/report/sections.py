@@ -23,6 +23,7 @@ from bench.report.text.cells import (
     hidden_copies_text,
     outcome_text,
     remarks,
+    traces_text,
 )
 from bench.report.text.trust import drift_text, fingerprint_facts, method_text
 from bench.report.text.verdicts import hint_text, verdict_text
@@ -329,6 +330,7 @@ def method(page: Page) -> Row:
     return {
         "text": method_text(results),
         "drift": drift_text(results.drift),
+        "traces": traces_text(results.cells),
         "study": study,
         "versions": {key: value for key, value in asdict(versions).items() if value},
         "fingerprint": fingerprint_facts(results.fingerprint),

@@ -88,6 +88,22 @@ def completeness_text(complete: Complete) -> str:
     return f"{complete.recorded} of {complete.launches} launches have an activity, none without time or before its call"
 
 
+def traces_text(cells: Sequence[MeasuredCell]) -> str:
+    """How complete the traces of a study are; empty where nothing was traced."""
+    found = [cell.metrics.complete for cell in cells if cell.metrics]
+    if not found:
+        return ""
+    named = [complete for complete in found if complete.launches is not None]
+    launches, recorded = (sum(getattr(complete, key) or 0 for complete in named) for key in ("launches", "recorded"))
+    others = sum(complete.other_threads > 0 for complete in found)
+    parts = [f"{plural(len(found), 'trace')}: every activity has a time and starts after the call that launched it"]
+    if named:
+        parts.append(f"{recorded:,} of {launches:,} launches have an activity")
+    if others:
+        parts.append(f"in {plural(others, 'trace')} other threads of the process launched work that is not counted")
+    return "; ".join(parts) + "."
+
+
 def bound_reason(cell: MeasuredCell) -> str:
     """Why there is no efficiency against the bound; empty where there is one, or no bound."""
     bound = cell.bound
