@@ -1,4 +1,4 @@
-"""What README.md and the pages of docs/ tell a reader to type, or to look at, is there."""
+"""README.md and the pages of docs/: their commands can be run, their links and paths exist."""
 
 import re
 import shlex
@@ -11,8 +11,11 @@ from bench.study.settings import OVERRIDES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# A comment ends a command, and a word in capitals stands for one of the reader's.
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+# A comment ends a command; a word in capitals is the reader's own.
 COMMAND = re.compile(r"^    (?:\S*/)?(luigi --module tasks|numastudy) (.+?)(?:\s+#.*)?$", re.MULTILINE)
+# Files of this repository, at the start of a code span or as plain text.
+FILE = re.compile(r"\b((?:bench|tasks|tests|configs)/[\w./*-]*[\w*/])")
 
 
 def commands(program: str) -> list[str]:
@@ -21,14 +24,14 @@ def commands(program: str) -> list[str]:
 
 
 @pytest.mark.parametrize("words", commands("luigi --module tasks"))
-def test_a_study_that_is_shown_is_read(words: str) -> None:
+def test_a_documented_study_is_valid(words: str) -> None:
     params = main.commands["plan"].make_context("plan", shlex.split(words)).params
     overrides = {key: value for key, value in params.items() if key in OVERRIDES}
     assert load_given(params["study"], params["config_file"], overrides).name
 
 
 @pytest.mark.parametrize("words", commands("numastudy"))
-def test_a_command_that_is_shown_is_one(words: str) -> None:
+def test_a_documented_command_has_these_options(words: str) -> None:
     name, *options = shlex.split(re.sub(r" \| .*?(?=\s--|$)|[\[\]]", "", words))
     command = main.commands[name]
     known = {option for parameter in command.params for option in parameter.opts}
@@ -36,7 +39,7 @@ def test_a_command_that_is_shown_is_one(words: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_page_leads_somewhere(page: Path) -> None:
+def test_links_and_make_targets_of_a_page_exist(page: Path) -> None:
     text = page.read_text()
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?:|mailto:", link)]
     assert not [link for link in links if not (page.parent / link.partition("#")[0]).exists()]
@@ -44,3 +47,27 @@ def test_a_page_leads_somewhere(page: Path) -> None:
     assert set(re.findall(r"`make ([a-z-]+)`|^    make ([a-z-]+)", text, re.MULTILINE)) <= {
         pair for target in targets for pair in ((target, ""), ("", target))
     }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_named_by_a_page_exist(page: Path) -> None:
+    named = {name for name in FILE.findall(page.read_text()) if not name.startswith("tests/reference")}
+    assert not [name for name in named if not any(ROOT.glob(name))]
+
+
+def map_rows() -> list[tuple[str, str]]:
+    """(file, what to look for in it) of the first table of docs/architecture.md."""
+    table = ARCHITECTURE.partition("## Find it")[2].partition("\n## ")[0]
+    return re.findall(r"^\| .+\? \| `([^`]+)` \| (.+) \|$", table, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("file", "names"), map_rows(), ids=lambda text: text.replace("/", ".")[:40])
+def test_the_map_names_what_is_in_the_file(file: str, names: str) -> None:
+    text = (ROOT / file).read_text()
+    first = re.match(r"`(\w+)`", names)
+    assert first is None or re.search(rf"^ *(?:def |class )?{first[1]}\b", text, re.MULTILINE)
+
+
+def test_the_map_has_every_room() -> None:
+    rooms = {path.name for path in (ROOT / "bench").iterdir() if (path / "__init__.py").exists()} - {"legacy"}
+    assert {room for room in rooms if f"`bench/{room}/`" not in ARCHITECTURE} == set()
