@@ -52,9 +52,9 @@ def foreign_fingerprints(runs: Iterable[Run], fingerprint: Fingerprint) -> tuple
     groups: dict[tuple[FingerprintChange, ...], list[str]] = {}
     for run in runs:
         changes = tuple(
-            FingerprintChange(fact=fact, before=expected, after=run.fingerprint[fact])
-            for fact in run.fingerprint
-            if (expected := getattr(fingerprint, fact, "")) and run.fingerprint[fact] != expected
+            FingerprintChange(fact=fact, before=before, after=after)
+            for fact in Fingerprint.__struct_fields__
+            if (before := getattr(fingerprint, fact)) and (after := getattr(run.fingerprint, fact)) and before != after
         )
         if changes:
             groups.setdefault(changes, []).append(run.run)

@@ -55,7 +55,7 @@ def meminfo(root: Path, node: int) -> dict[str, int]:
 
 
 def free_bytes(root: Path, node: int) -> int:
-    """Memory that a new process could get on a node: free pages, and page cache, which is given up first."""
+    """Memory that a new process could get on a node: free pages, and page cache, which is reclaimed first."""
     values = meminfo(root, node)
     return values.get("MemFree", 0) + values.get("Active(file)", 0) + values.get("Inactive(file)", 0)
 

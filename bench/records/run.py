@@ -18,7 +18,7 @@ from bench.records.base import (
     plain,
     read,
 )
-from bench.records.host import Probe
+from bench.records.host import Fingerprint, Probe
 from bench.records.study import TRACED, run_name
 from bench.storage import write_json
 
@@ -446,7 +446,7 @@ class Run(Stage, frozen=True, kw_only=True):
     exit_code: int | None = None
     timed_out: bool = False
     log_tail: list[str] = []
-    fingerprint: dict[str, str] = {}
+    fingerprint: Fingerprint = Fingerprint()
     result: Result | None = None
     monitor: Monitor | None = None
     peers: list[Peer] = []

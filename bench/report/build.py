@@ -20,7 +20,7 @@ from bench.analysis.statistics import Measured, drift
 from bench.analysis.trust import busy_s, count, duration_s, measured_s, summarise, trust
 from bench.analysis.verdicts import rules_of
 from bench.host.probe import locality_changes
-from bench.records.base import convert, plain
+from bench.records.base import plain
 from bench.records.host import Fingerprint, Probe, Topology
 from bench.records.results import Drift, Locality, MeasuredCell, Results
 from bench.records.run import Run
@@ -91,9 +91,8 @@ def build_results(data: RunData, invocation: str) -> Results:
 
 def _fingerprint(data: RunData) -> Fingerprint:
     """Of the host when the study began, else of its first run."""
-    if data.host.fingerprint != Fingerprint():
-        return data.host.fingerprint
-    return convert(next((run.fingerprint for run in data.runs.values() if run.fingerprint), {}), Fingerprint)
+    known = (data.host.fingerprint, *(run.fingerprint for run in data.runs.values()))
+    return next((facts for facts in known if facts != Fingerprint()), Fingerprint())
 
 
 def _noise_floor(data: RunData, host: str) -> float | None:

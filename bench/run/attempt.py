@@ -105,7 +105,7 @@ def execute(
         command=attempt.command,
         exit_code=attempt.end.exit_code if attempt.end else None,
         timed_out=attempt.timed_out,
-        fingerprint=plain(directory.host().fingerprint),
+        fingerprint=directory.host().fingerprint,
         result=attempt.result,
         monitor=attempt.monitor,
         peers=attempt.peers,

@@ -22,7 +22,7 @@ from bench.host.topology import read_topology
 from bench.records.base import DamagedRecord, Kind, convert, plain, read
 from bench.records.host import Host
 from bench.records.study import Grid, IndexEntry, Study, run_name
-from bench.storage import read_json, sync_folders, write_json, write_text
+from bench.storage import sync_folders, write_json, write_text
 from bench.study.grid import expand_here
 from bench.study.load import LARGEST_FILE_BYTES, StudyDefinition, parse_yaml
 from bench.study.settings import KEYS
@@ -112,10 +112,6 @@ class RunDirectory:
         """The resolved study. Raise StudyError if it is missing or damaged. It is read once."""
         file = self.path / "study.yaml"
         return _study_at(self.path, file.stat().st_mtime_ns if file.exists() else 0)
-
-    def topology(self) -> dict[str, Any]:
-        facts: dict[str, Any] = read_json(self.path / "topology.json")
-        return facts
 
     def host(self) -> Host:
         """The host as it was when the study began. Raise StudyError if the file is missing or damaged."""

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from bench.host.topology import meminfo
+from bench.host.topology import free_bytes, meminfo
 from bench.records.run import HostBuffers, HugePages, Outcome
 from bench.records.study import Cell
 from bench.workload.devices import Device
@@ -241,12 +241,12 @@ class HostMemory:
 
 def require_host_memory(needed_bytes: int, mem_node: int | None, root: Path = Path("/")) -> None:
     """Raise RunFailure (oom) if the pool cannot fit. mem_node: the node that memory is bound to, or None."""
-    for source, free_bytes in free_memory(mem_node, root).items():
-        if needed_bytes + HEADROOM_BYTES > free_bytes:
+    for source, free in free_memory(mem_node, root).items():
+        if needed_bytes + HEADROOM_BYTES > free:
             raise RunFailure(
                 Outcome.OOM,
                 f"not enough host memory for the pool: it takes {needed_bytes / MIB:.0f} MiB and"
-                f" {HEADROOM_BYTES / MIB:.0f} MiB for the rest, {source} has {free_bytes / MIB:.0f} MiB",
+                f" {HEADROOM_BYTES / MIB:.0f} MiB for the rest, {source} has {free / MIB:.0f} MiB",
                 LESS_MEMORY,
             )
 
@@ -261,12 +261,8 @@ def free_memory(mem_node: int | None, root: Path = Path("/")) -> dict[str, int]:
     group = cgroup_free_bytes(root)
     if group is not None:
         free["the control group"] = group
-    if mem_node is not None:
-        node = meminfo(root, mem_node)
-        if "MemFree" in node:
-            # Page cache is reclaimed before an allocation fails; the doctor counts alike.
-            cache = node.get("Active(file)", 0) + node.get("Inactive(file)", 0)
-            free[f"NUMA node {mem_node}"] = node["MemFree"] + cache
+    if mem_node is not None and "MemFree" in meminfo(root, mem_node):
+        free[f"NUMA node {mem_node}"] = free_bytes(root, mem_node)
     return free
 
 

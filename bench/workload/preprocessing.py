@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from bench.host.certificate import PREPROCESSING_THREAD
 from bench.records.host import format_cpulist, parse_cpulist
 from bench.records.run import Outcome
 from bench.records.study import Cell
@@ -23,7 +24,6 @@ from bench.workload.host_memory import rotate_into
 
 # ImageNet, as timm normalises (timm.data.IMAGENET_DEFAULT_MEAN, _STD).
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-THREAD_NAME = "preparing"
 
 
 class Preparer:
@@ -52,7 +52,7 @@ class Preparer:
         self._running = self._busy = self._closed = False
         self._error: BaseException | None = None
         self._begun = threading.Event()
-        self._thread = threading.Thread(target=self._work, name=THREAD_NAME, daemon=True)
+        self._thread = threading.Thread(target=self._work, name=PREPROCESSING_THREAD, daemon=True)
         threads = torch.get_num_threads()
         self._thread.start()
         self._begun.wait()
@@ -177,4 +177,4 @@ def _bind(cpus: set[int] | None) -> None:
                 Outcome.NOT_RUNNABLE, what, "set preprocess_node to a node inside this process's cpuset"
             ) from None
     with open(f"/proc/self/task/{thread}/comm", "w") as file:
-        file.write(THREAD_NAME)
+        file.write(PREPROCESSING_THREAD)

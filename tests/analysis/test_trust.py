@@ -47,7 +47,7 @@ def test_throttled_and_disturbed_runs_are_named():
 
 
 def test_runs_under_another_fingerprint_are_named():
-    runs = [run(repeat, fingerprint={"driver": driver, "torch": "2"}) for repeat, driver in enumerate("112", 1)]
+    runs = [run(repeat, fingerprint=Fingerprint(driver=driver, torch="2")) for repeat, driver in enumerate("112", 1)]
     found = trust(runs, [], Fingerprint(driver="1", torch="2", kernel="6"))
     change = FingerprintChange(fact="driver", before="1", after="2")
     assert found.foreign_fingerprints == (ForeignFingerprint(runs=("a_r3",), changes=(change,)),)
