@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.needs import require
+
 # Chromium's own traffic (updates, safe browsing) is switched off, so that what is left is the page's.
 _FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
     *("--disable-default-apps", "--disable-dev-shm-usage"),
 )
-INSTALL = "apt-get install -y chromium chromium-driver"
 
 
 class Browser:
@@ -42,7 +43,7 @@ class Browser:
         self._ask("POST", "/url", {"url": url})
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """What `return ...` in a script gives."""
+        """The value of `return ...` in a script."""
         return self._ask("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 
     def devtools(self, command: str, **parameters: Any) -> Any:
@@ -63,12 +64,12 @@ class Browser:
         path.write_bytes(base64.b64decode(found["data"]))
 
     def console(self) -> list[str]:
-        """What the console said since the last call, errors and warnings only."""
+        """Messages of the console since the last call, errors and warnings only."""
         entries = self._ask("POST", "/se/log", {"type": "browser"})
         return [entry["message"] for entry in entries if entry["level"] in ("SEVERE", "WARNING")]
 
     def requests(self) -> list[str]:
-        """The addresses asked for since the last call."""
+        """The addresses requested since the last call."""
         entries = self._ask("POST", "/se/log", {"type": "performance"})
         messages = [json.loads(entry["message"])["message"] for entry in entries]
         return [
@@ -92,12 +93,10 @@ class Browser:
 
 @contextmanager
 def open_browser(profile: Path, width: int = 1280, height: int = 900) -> Iterator[Browser]:
-    """A browser of its own; profile: an empty folder. Fails, and does not skip, where there is none."""
-    driver = shutil.which("chromedriver")
-    if not driver or not shutil.which("chromium"):
-        raise AssertionError(f"this test needs chromium and chromedriver: {INSTALL}")
+    """A separate browser; profile: an empty folder. Without chromium the test is skipped, in CI it fails."""
+    require("chromium")
     port = _free_port()
-    process = subprocess.Popen([driver, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for(port, process)
         browser = Browser(f"http://127.0.0.1:{port}", width, height, profile)

@@ -1,4 +1,4 @@
-"""report.html in a real headless Chromium. Fails, and does not skip, where there is none."""
+"""report.html in a real headless Chromium."""
 
 import json
 import os
@@ -40,14 +40,14 @@ def page(browser, report):
     return browser
 
 
-def test_no_console_error_and_no_request_leaves_the_file(browser, report):
+def test_a_page_has_no_console_error_and_no_request(browser, report):
     browser.console(), browser.requests()
     browser.open(report.as_uri())
     assert browser.requests() == [report.as_uri()]
     assert browser.console() == []
 
 
-def test_the_browser_would_have_told(browser, tmp_path):
+def test_the_browser_reports_errors_and_requests(browser, tmp_path):
     """The check above can fail: a page with an error and a request is seen as such."""
     bad = tmp_path / "bad.html"
     bad.write_text("<link rel=icon href='data:,'><img src='missing.png'><script>throw Error('seen')</script>")
@@ -58,7 +58,7 @@ def test_the_browser_would_have_told(browser, tmp_path):
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_nothing_is_wider_than_the_screen(browser, report, screenshots, size):
+def test_the_page_fits_the_screen(browser, report, screenshots, size):
     browser.resize(*size, mobile=size == PHONE)
     browser.open(report.as_uri())
     assert browser.run("return document.documentElement.scrollWidth") == size[0]
@@ -80,7 +80,7 @@ def swept(tmp_path_factory):
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_a_swept_page_fits_the_screen_and_its_answer_leads_to_its_sections(browser, swept, screenshots, size):
+def test_a_swept_page_fits_and_its_answer_leads_to_sections(browser, swept, screenshots, size):
     browser.resize(*size, mobile=size == PHONE)
     browser.console()
     browser.open(swept.as_uri())
@@ -93,7 +93,7 @@ def test_a_swept_page_fits_the_screen_and_its_answer_leads_to_its_sections(brows
     assert browser.console() == []
 
 
-def test_the_answers_and_the_trust_line_are_on_the_first_screen(page):
+def test_answers_and_trust_are_on_the_first_screen(page):
     bottom = page.run("return document.querySelector('.trust').getBoundingClientRect().bottom")
     assert 0 < bottom <= DESKTOP[1]
 
@@ -110,7 +110,7 @@ def test_a_bar_of_a_plot_is_a_link_to_its_runs(page):
     assert page.run("return document.getElementById(arguments[0]) !== null", target.removeprefix("#"))
 
 
-def test_text_of_plots_takes_the_typeface_of_the_page(page):
+def test_plots_have_the_typeface_of_the_page(page):
     script = "return getComputedStyle(document.querySelector(arguments[0])).fontFamily"
     assert page.run(script, "figure svg text") == page.run(script, "body")
 
