@@ -104,7 +104,7 @@ def _remaining(entries: Sequence[Contention], busy: int) -> str:
     if all(line.verdict is Verdict.SAME for line in lines):
         bound = max(abs(end) for line in lines for end in line.interval or ())
         return f"all remains (SAME within {upper_bound(bound)})"
-    text = f"{percent(1 + effects[0])} to {percent(1 + effects[-1])}"
+    text = " to ".join(dict.fromkeys(percent(1 + effect) for effect in (effects[0], effects[-1])))
     if len(lines) == 1:
         text = share_with_interval(1 + effects[0], _loss_interval(lines[0].interval))
     undecided = [line for line in lines if line.verdict not in DECIDED]
