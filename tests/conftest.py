@@ -51,6 +51,8 @@ def real_nsys() -> Iterator[None]:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("needs_root"):
+        needs.require_root()
     for marker in item.iter_markers("needs"):
         for program in marker.args:
             needs.require(program)

@@ -1,4 +1,4 @@
-"""Programs that some tests need: missing ones skip the test here and fail it in CI (NUMASTUDY_CI=1)."""
+"""What some tests need: without it a test is skipped here, and fails in CI (NUMASTUDY_CI=1)."""
 
 import os
 import shutil
@@ -12,6 +12,7 @@ _PROGRAMS = {
     "g++": (("g++",), "apt-get install -y g++"),
     "nsys": (("nsys",), ".ci/install-nsys"),
     "numactl": (("numactl",), "apt-get install -y numactl"),
+    "strace": (("strace",), "apt-get install -y strace"),
     "setpriv": (("setpriv",), "apt-get install -y util-linux"),
     "systemd-analyze": (("systemd-analyze",), "apt-get install -y systemd"),
 }
@@ -25,12 +26,19 @@ def in_ci() -> bool:
 
 
 def require(program: str, which: Callable[[str], str | None] = shutil.which) -> None:
-    """Skip the running test if the program is missing, and name the line that installs it. In CI, fail."""
+    """Skip the running test if the program is missing, with the line that installs it. In CI, fail."""
     executables, install = _PROGRAMS[program]
     missing = [name for name in executables if which(name) is None]
-    if not missing:
-        return
-    reason = f"{' and '.join(missing)} not installed: {install}"
+    if missing:
+        _give_up(f"{' and '.join(missing)} not installed: {install}")
+
+
+def require_root() -> None:
+    if os.geteuid() != 0:
+        _give_up("needs root, to mount file systems or to become another user: sudo make test-all")
+
+
+def _give_up(reason: str) -> None:
     if in_ci():
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

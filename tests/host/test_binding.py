@@ -1,6 +1,5 @@
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +13,8 @@ from bench.host.topology import read_topology
 from bench.records.host import Nvml
 from bench.records.run import Outcome
 from tests.host.made_hosts import host_topology
+from tests.needs import needs
 
-needs_numactl = pytest.mark.skipif(shutil.which("numactl") is None, reason="numactl is not installed")
 FORBID = str(Path(__file__).with_name("forbid.py"))
 
 
@@ -51,7 +50,7 @@ def test_sigkill_of_a_bound_process_is_out_of_memory() -> None:
     assert explain_kill(-11, 3) is None
 
 
-@needs_numactl
+@needs("numactl")
 def test_bind_to_a_missing_node_is_refused() -> None:
     missing = max(node.id for node in read_topology(nvml=Nvml()).nodes) + 1
     failure = trial_bind(missing, missing)
@@ -90,7 +89,7 @@ def test_unknown_binding_is_refused() -> None:
         choose_binding("cgroup", host_topology("two_sockets"))
 
 
-@needs_numactl
+@needs("numactl")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the filter knows the call numbers of x86-64")
 @pytest.mark.parametrize("call", ["set_mempolicy", "sched_setaffinity"])
 def test_binding_is_refused_when_a_container_forbids_it(call: str) -> None:

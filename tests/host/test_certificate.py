@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,15 +15,14 @@ from bench.host.topology import read_topology
 from bench.records.base import decode
 from bench.records.host import Nvml
 from bench.records.run import Certificate, DoubtKind, PlacementVerdict, Policy
+from tests.needs import needs
 
 ROOT = Path(__file__).parents[2]
 NODE = next(node.id for node in read_topology(nvml=Nvml()).nodes if node.usable)
 BOUND = ["numactl", f"--cpunodebind={NODE}", f"--membind={NODE}"]
 STANDIN = [sys.executable, str(ROOT / "tests/guest/standin.py")]
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("numactl") is None or platform.machine() != "x86_64", reason="needs numactl, on x86-64"
-)
+pytestmark = [needs("numactl"), pytest.mark.skipif(platform.machine() != "x86_64", reason="needs x86-64")]
 
 
 def certificate(prefix: list[str], **cell: Any) -> Certificate:

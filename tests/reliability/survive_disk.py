@@ -17,10 +17,7 @@ from tests.reliability.stub import behave
 from tests.tasks.nightly_calls import CELL, ONE_CELL, Nights
 from tests.tasks.study_calls import Calls
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.skipif(os.getuid() != 0, reason="mounts file systems and takes on other users' ids: needs root"),
-]
+pytestmark = pytest.mark.needs_root
 
 DISK_BYTES = 24 << 20
 SOMEBODY = 54321

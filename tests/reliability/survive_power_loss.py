@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 
 from bench.storage import whole_file, write_json
+from tests.needs import require
 from tests.reliability.killing import CHECKOUT, ApartCalls, look_at_files, look_at_the_whole, wait_until
 from tests.reliability.stub import behave, replay
 
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounts file systems: needs root")
+needs_root = pytest.mark.needs_root
 DISK_BYTES = 48 << 20
 
 
@@ -112,8 +113,7 @@ def test_a_study_goes_on_after_a_power_loss(tmp_path: Path, recorded: Path) -> N
 
 
 def test_content_and_name_are_synced_in_this_order(tmp_path: Path) -> None:
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not installed")
+    require("strace")
     program = f"from bench.storage import write_json; write_json({str(tmp_path / 'new' / 'r.json')!r}, 1)"
     log = tmp_path / "log"
     calls = "trace=openat,mkdir,fsync,rename,renameat,renameat2"

@@ -120,7 +120,6 @@ NOBODY = 65534
 
 
 @pytest.mark.needs_root
-@pytest.mark.skipif(os.getuid() != 0, reason="becomes another user: needs root")
 @needs("setpriv")
 @pytest.mark.parametrize("folder", ["luigi", f"luigi-{getpass.getuser()}"])
 def test_pid_directory_of_another_user_has_no_effect(tmp_path: Path, folder: str) -> None:

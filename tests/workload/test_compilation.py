@@ -1,4 +1,3 @@
-import shutil
 
 import pytest
 import torch
@@ -18,10 +17,11 @@ from bench.workload.failures import RunFailure
 from bench.workload.models import build_model
 from bench.workload.progress import PhaseTimes, Progress
 from bench.workload.run import execute
+from tests.needs import needs
 
 from .cells import NO_COMPUTE, small_cell
 
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs g++")
+needs_compiler = needs("g++")
 
 
 def forward_of(cell):
