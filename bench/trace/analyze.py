@@ -12,7 +12,7 @@ from bench.errors import StudyError, TraceError
 from bench.records.base import Record
 from bench.records.trace import Metrics, PerBatch
 from bench.trace.batches import per_batch
-from bench.trace.export import GZIP_MAGIC, SQLITE_MAGIC
+from bench.trace.export import GZIP_MAGIC, RUNTIME, SQLITE_MAGIC, open_export
 from bench.trace.metrics import metrics
 from bench.trace.nsys import REPORT_MAGIC, Nsys
 from bench.trace.reader import read_trace
@@ -20,8 +20,8 @@ from bench.trace.torch_trace import convert
 
 # In order of preference: an export needs no work, and a report beside its export says nothing new.
 ENDINGS = (".sqlite", ".sqlite.gz", ".nsys-rep", ".trace.json.gz", ".trace.json")
-# Of single files, which are known by their content.
-MORE_ENDINGS = (".db", ".json.gz", ".json", ".qdrep", ".gz")
+# Other files end like this too, so their content decides.
+MORE_ENDINGS = (".db", ".json.gz", ".json", ".qdrep")
 
 OTHER_FILES = {
     ".qdstrm": ("the raw stream of nsys, not a report", "QdstrmImporter --input-file FILE makes the report from it"),
@@ -82,12 +82,27 @@ def _traces(folder: Path) -> list[Path]:
     """One file for each trace: of those with one name the first by ENDINGS. Run directories have nsys_reports."""
     found: dict[str, Path] = {}
     for place in (folder, folder / "nsys_reports"):
-        for ending in ENDINGS:
+        for ending in (*ENDINGS, *MORE_ENDINGS):
             for path in sorted(place.glob(f"*{ending}")):
-                found.setdefault(trace_name(path), path)
+                if ending in ENDINGS or _is_trace(path):
+                    found.setdefault(trace_name(path), path)
     if not found:
-        raise TraceError("no trace in this folder", str(folder), f"a trace ends in {', '.join(ENDINGS)}")
+        raise TraceError(
+            "no trace in this folder", str(folder), f"a trace ends in {', '.join((*ENDINGS, *MORE_ENDINGS))}"
+        )
     return [found[name] for name in sorted(found)]
+
+
+def _is_trace(path: Path) -> bool:
+    """Whether a file with an ending that others have too is a trace."""
+    try:
+        kind = file_kind(path)
+        if kind is FileKind.EXPORT:
+            with open_export(path) as export:
+                return export.has(RUNTIME)
+        return kind is FileKind.REPORT or b'"traceEvents"' in _head(path, 1 << 16)
+    except (StudyError, OSError):
+        return False
 
 
 @contextmanager
@@ -127,11 +142,11 @@ def file_kind(path: Path) -> FileKind:
     raise TraceError(what, str(path), advice)
 
 
-def _head(path: Path) -> bytes:
+def _head(path: Path, size: int = 64) -> bytes:
     """The first bytes, unpacked."""
     with path.open("rb") as file:
-        head = file.read(64)
+        head = file.read(size)
     if head.startswith(GZIP_MAGIC):
         with suppress(EOFError, zlib.error, gzip.BadGzipFile), gzip.open(path) as packed:
-            return packed.read(64)
+            return packed.read(size)
     return head

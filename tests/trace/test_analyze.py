@@ -1,6 +1,7 @@
 import gzip
 import json
 import shutil
+import sqlite3
 
 import pytest
 
@@ -58,6 +59,15 @@ def test_an_export_is_preferred_to_the_report_beside_it(tmp_path):
     write(tmp_path / "nsys_reports" / "x.sqlite", pipeline())
     (tmp_path / "nsys_reports" / "x.nsys-rep").write_bytes(b"never read")
     assert [row.metrics.batches for row in analyze_folder(tmp_path)] == [3]
+
+
+def test_a_folder_is_searched_by_content(tmp_path):
+    (tmp_path / "trace.json").write_text(json.dumps(gpu_trace()))
+    (tmp_path / "results.json").write_text('{"schema": 2}')
+    write(tmp_path / "y.db", pipeline())
+    with sqlite3.connect(tmp_path / "results.db") as db:
+        db.execute("CREATE TABLE cells (name)")
+    assert [row.metrics.name for row in analyze_folder(tmp_path)] == ["trace", "y"]
 
 
 def test_a_folder_without_traces_is_an_error(tmp_path):

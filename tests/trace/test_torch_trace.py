@@ -124,6 +124,67 @@ def test_gpu_events_become_the_tables_of_nsys(tmp_path):
     assert [trace.memory_kinds[kind].rsplit("_", 1)[1] for kind in host.tolist() if kind >= 0] == ["PINNED", "PAGEABLE"]
 
 
+def converted(tmp_path, trace):
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps(trace))
+    convert(path, tmp_path / "x.sqlite")
+    return metrics(read_trace(tmp_path / "x.sqlite"))
+
+
+@pytest.mark.parametrize("pid", [77, 2**31 + 5, "77", "python 77", -3])
+@pytest.mark.parametrize("tid", [78, 2**24, 2**31 + 7, 140_211_634_091_840, "78", "thread 78 (main)", -559_038_737])
+def test_ids_of_processes_and_threads_may_be_large_or_text(tmp_path, pid, tid):
+    trace = gpu_trace()
+    for event in trace["traceEvents"]:
+        if event["pid"] == 77:
+            event["pid"], event["tid"] = pid, tid
+    found = converted(tmp_path, trace)
+    assert (found.window_ns, found.complete.launches, found.complete.other_threads) == (24_999, 3, 0)
+
+
+def test_threads_with_large_ids_are_distinct(tmp_path):
+    trace = gpu_trace()
+    elsewhere = {"device": 0, "context": 1, "stream": 9, "correlation": 9}
+    trace["traceEvents"] += [
+        {"ph": "X", "cat": "cuda_runtime", "name": "cudaLaunchKernel", "ts": 103.0, "dur": 1.0, "pid": 77,
+         "tid": 78 + 2**32, "args": {"correlation": 9}},
+        {"ph": "X", "cat": "kernel", "name": "k", "ts": 110.0, "dur": 1.0, "pid": 0, "tid": 9, "args": elsewhere},
+    ]  # fmt: skip
+    assert converted(tmp_path, trace).complete.other_threads == 1
+
+
+def test_a_device_without_a_name_is_read(tmp_path):
+    trace = gpu_trace()
+    trace["deviceProperties"] = [{"id": 0}]
+    assert [(device.id, device.name) for device in converted(tmp_path, trace).devices] == [(0, None)]
+
+
+def test_a_trace_of_rocm_is_called_what_it_is(tmp_path):
+    without_bytes, hip = gpu_trace(), gpu_trace()
+    for event in without_bytes["traceEvents"]:
+        event["args"].pop("bytes", None)
+    for event in hip["traceEvents"]:
+        event["name"] = event["name"].replace("cuda", "hip")
+    for trace, lacks in ((without_bytes, "2 of 2 copies have no bytes"), (hip, "API calls are those of HIP")):
+        with pytest.raises(TraceError, match=rf"a trace of ROCm \(AMD GPU\): .*{lacks}"):
+            converted(tmp_path, trace)
+
+
+@pytest.mark.parametrize("key", ["device", "stream", "correlation"])
+def test_what_an_event_lacks_is_named(tmp_path, key):
+    trace = gpu_trace()
+    del trace["traceEvents"][-3]["args"][key]
+    with pytest.raises(TraceError, match=f"gpu_memset 'Memset .Device.' has no {key}"):
+        converted(tmp_path, trace)
+
+
+def test_a_kernel_without_time_is_refused(tmp_path):
+    trace = gpu_trace()
+    trace["traceEvents"][8] |= {"ts": 0, "dur": 0}
+    with pytest.raises(TraceError, match="1 of 2 activities of the window have no time"):
+        converted(tmp_path, trace)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
