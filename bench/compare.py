@@ -133,7 +133,7 @@ def _sample(old: MeasuredCell, fresh: MeasuredCell) -> Sample | None:
     return unpaired(fresh.name, class_of(old, fresh), *sides) if all(sides) else None
 
 
-def _compared(found: Estimate | None, old: MeasuredCell, fresh: MeasuredCell, rules: Rules) -> ComparedCell:
+def _compared(estimated: Estimate | None, old: MeasuredCell, fresh: MeasuredCell, rules: Rules) -> ComparedCell:
     cell = ComparedCell(
         name=fresh.name,
         base_outcome=old.outcome,
@@ -143,21 +143,21 @@ def _compared(found: Estimate | None, old: MeasuredCell, fresh: MeasuredCell, ru
         base_samples_s=old.throughput_samples_s,
         new_samples_s=fresh.throughput_samples_s,
     )
-    if found is None:
+    if estimated is None:
         return cell
-    judgement = judge(found, fresh.settings, rules.max_repeats)
+    judgement = judge(estimated, fresh.settings, rules.max_repeats)
     return replace(
         cell,
         verdict=judgement.verdict,
         reason=judgement.reason,
         remedy=judgement.remedy,
-        effect=math.expm1(found.mean_log),
-        interval=found.interval and (-found.interval[1], -found.interval[0]),
-        pairs=found.pairs,
-        mde=found.mde,
+        effect=math.expm1(estimated.mean_log),
+        interval=estimated.interval and (-estimated.interval[1], -estimated.interval[0]),
+        pairs=estimated.pairs,
+        mde=estimated.mde,
         repeats_needed=judgement.repeats,
-        p_difference=found.p_difference,
-        noise_class=found.noise_class,
+        p_difference=estimated.p_difference,
+        noise_class=estimated.noise_class,
     )
 
 

@@ -20,7 +20,7 @@ FILE = re.compile(r"\b((?:bench|tasks|tests|configs)/[\w./*-]*[\w*/])")
 
 def commands(program: str) -> list[str]:
     text = "\n".join(page.read_text().replace("\\\n", " ") for page in PAGES)
-    return sorted({words for found, words in COMMAND.findall(text) if found == program})
+    return sorted({words for name, words in COMMAND.findall(text) if name == program})
 
 
 @pytest.mark.parametrize("words", commands("luigi --module tasks"))

@@ -113,17 +113,17 @@ def _mean(cell: Tonight) -> float | None:
     return math.sqrt(cell.samples_s * cell.second_samples_s)
 
 
-def _judged(cell: Tonight, found: Estimate | None) -> NightCell:
+def _judged(cell: Tonight, estimated: Estimate | None) -> NightCell:
     own_spread = spread(cell.before)
     noisy = own_spread is not None and own_spread > LARGEST_SPREAD
     return NightCell(
         name=cell.name,
         outcome=cell.outcome,
         reason=cell.reason,
-        verdict=_verdict(cell, found),
-        effect=math.expm1(found.mean_log) if found else None,
-        interval=_interval(found),
-        margin=found.margin if found else None,
+        verdict=_verdict(cell, estimated),
+        effect=math.expm1(estimated.mean_log) if estimated else None,
+        interval=_interval(estimated),
+        margin=estimated.margin if estimated else None,
         tonight_samples_s=cell.samples_s,
         baseline_samples_s=cell.pinned or (float(np.median(cell.before)) if cell.before else None),
         pinned=cell.pinned is not None,
@@ -134,14 +134,14 @@ def _judged(cell: Tonight, found: Estimate | None) -> NightCell:
     )
 
 
-def _verdict(cell: Tonight, found: Estimate | None) -> NightlyVerdict | None:
+def _verdict(cell: Tonight, estimated: Estimate | None) -> NightlyVerdict | None:
     if cell.samples_s is None or cell.outcome is not Outcome.OK:
         if cell.outcome not in (Outcome.NOT_RUNNABLE, Outcome.MISSING):
             return NightlyVerdict.FAILED
         return NightlyVerdict.NOT_MEASURED if cell.expected else None
-    if found is None:
+    if estimated is None:
         return None
-    return NightlyVerdict(decided(found) or NightlyVerdict.UNDECIDED)
+    return NightlyVerdict(decided(estimated) or NightlyVerdict.UNDECIDED)
 
 
 def _confirmed(cell: Tonight, first: NightCell, second: Estimate | None, both: Estimate | None) -> NightCell:
@@ -161,6 +161,6 @@ def _confirmed(cell: Tonight, first: NightCell, second: Estimate | None, both: E
     )
 
 
-def _interval(found: Estimate | None) -> tuple[float, float] | None:
+def _interval(estimated: Estimate | None) -> tuple[float, float] | None:
     """Of the effect, which has the opposite sign of a penalty."""
-    return (-found.interval[1], -found.interval[0]) if found and found.interval else None
+    return (-estimated.interval[1], -estimated.interval[0]) if estimated and estimated.interval else None

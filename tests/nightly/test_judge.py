@@ -116,6 +116,6 @@ def test_the_effect_of_two_measurements_is_their_mean():
     assert low < judged.effect < high < 0
 
 
-def test_a_second_measurement_does_not_matter_unless_the_first_was_slower():
+def test_a_second_measurement_counts_only_after_a_slower_first():
     (first,), (both,) = judge(cell(1000.0)), judge(cell(1000.0, second_samples_s=900.0))
     assert first == both
