@@ -193,7 +193,7 @@ def _matrix(entries: Sequence[Contention], busy: Sequence[int]) -> list[tuple[st
 
 
 def _tile(own: Sequence[Contention | PeerMeans]) -> tuple[str, str | None]:
-    known = [[rate for one in own if (rate := getattr(one, f"{way}_gb_s"))] for way in DIRECTIONS]
+    known = [[rate for one in own if (rate := getattr(one, f"{each}_gb_s"))] for each in DIRECTIONS]
     text = " / ".join(bandwidth(geometric_mean(rates)) if rates else DASH for rates in known) if own else ""
     return text, next((one.cell for one in own if isinstance(one, Contention)), None)
 

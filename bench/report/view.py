@@ -62,7 +62,7 @@ class View:
         return settings_label(cell.differing_settings)
 
     def series(self, cell: MeasuredCell) -> str:
-        """The model and what tells its cells apart: "vit32x6x512 bf16 again"."""
+        """The model and what distinguishes its cells: "vit32x6x512 bf16 again"."""
         again = "" if not cell.occurrence else "again" if cell.occurrence == 1 else f"again{cell.occurrence}"
         return " ".join(filter(None, (cell.model.name, self.settings(cell), again)))
 

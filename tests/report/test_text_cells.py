@@ -5,11 +5,13 @@ from bench.records.base import convert
 from bench.records.results import CellRemark, Clocks, HiddenCopies
 from bench.records.trace import TraceRemark
 from bench.report.text.cells import (
+    advice_text,
     bound_reason,
     ceilings_text,
     clocks_text,
     hidden_copies_text,
     outcome_text,
+    reason_text,
     remark_text,
     remarks,
     trace_remark_text,
@@ -39,6 +41,22 @@ def run(repeat, status):
 def test_a_missing_cell_states_how_far_it_has_come(outcome, state, runs, text):
     found = made.cell(outcome=outcome, state=state, runs=[run(*one) for one in runs])
     assert outcome_text(found) == text
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "texts"),
+    [
+        ("failed", "killed", ("killed", "buy memory")),
+        ("not_started", "", ("not measured yet", "start the study again")),
+        ("started", "", ("further timed runs are to come", "start the study again")),
+        ("not_traced", "", ("the traced run is to come", "start the study again")),
+        ("trace_not_read", "", ("the trace is to be read", "start the study again")),
+        ("done", "", ("", "buy memory")),
+    ],
+)
+def test_a_missing_cell_states_what_is_to_come(state, reason, texts):
+    found = made.cell(state=state, reason=reason, advice="buy memory")
+    assert (reason_text(found), advice_text(found)) == texts
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How every figure looks, and how it becomes an SVG that can stand inside a page."""
+"""The style of every figure, and how it becomes an SVG inside a page."""
 
 import io
 import re
@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-# Okabe and Ito's palette, told apart with any kind of colour vision; black and yellow are too loud here.
+# Okabe and Ito's palette, distinguishable with any kind of colour vision; black and yellow are too loud here.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 STAGE_COLOURS = {
     "h2d": "#0072B2",
@@ -22,7 +22,7 @@ STAGE_COLOURS = {
     "idle": "#D5D9DE",
 }
 INK, MUTED, RULE = "#1B2733", "#5A6772", "#E3E7EB"
-# Panels whose rows have longer names stand in a broad gallery.
+# Panels whose rows have longer names are in a broad gallery.
 NARROW_LABEL = 18
 # Of 9 pt text in the widest of the usual typefaces.
 _CHARACTER_IN = 0.078

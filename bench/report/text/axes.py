@@ -222,7 +222,7 @@ def _where_different(lines: Sequence[Line]) -> str:
     named = {key: list(dict.fromkeys(map(_setting, own))) for key, own in rest.items() if own}
     at = list(dict.fromkeys(map(_setting, differ)))
     all_named = [name for own in (at, *named.values()) for name in own]
-    # A setting that occurs twice does not say which line is meant.
+    # A setting that occurs twice does not identify a line.
     few = len(set(all_named)) == len(all_named) and all(len(own) <= _SETTINGS_NAMED for own in named.values())
     others = [f"{key} in {listed(own) if few else f'{len(rest[key])} of {len(lines)}'}" for key, own in named.items()]
     where = f" in {at[0]}" if few and len(differ) == 1 else ""

@@ -31,6 +31,24 @@ def outcome_text(cell: MeasuredCell) -> str:
     return cell.outcome.replace("_", " ")
 
 
+_TO_COME = {
+    CellState.NOT_STARTED: "not measured yet",
+    CellState.STARTED: "further timed runs are to come",
+    CellState.NOT_TRACED: "the traced run is to come",
+    CellState.TRACE_NOT_READ: "the trace is to be read",
+}
+
+
+def reason_text(cell: MeasuredCell) -> str:
+    """Why a cell is not ok; of one that is only missing, what is to come."""
+    return cell.reason or _TO_COME.get(cell.state, "")
+
+
+def advice_text(cell: MeasuredCell) -> str:
+    """What to do about it."""
+    return "start the study again" if cell.state in _TO_COME else cell.advice
+
+
 def remarks(cell: MeasuredCell) -> list[str]:
     """Of its trace, then of the cell; empty if there is nothing to know."""
     traced = cell.metrics.remarks if cell.metrics else []

@@ -18,7 +18,7 @@ UNBOUND = "Nothing was bound: the nodes are labels only, and a difference betwee
 
 
 def notes(view: View) -> list[str]:
-    """What every page says before anything else."""
+    """What every page has before anything else."""
     results = view.results
     found = [SYNTHETIC] if results.fingerprint.synthetic else []
     if view.is_cpu:
@@ -144,7 +144,7 @@ class Concern:
 
 
 def concerns(results: Results) -> list[Concern]:
-    """The runs that are not beyond doubt, by name, and what was found before the study."""
+    """The runs whose conditions are in doubt, by name, and what was found before the study."""
     return [*_runs(results), *_locality(results), *_preflight(results)]
 
 
