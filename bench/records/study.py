@@ -20,6 +20,7 @@ from bench.records.base import Count, Name, Record, Repeat
 
 Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
 CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
+Attention = Literal["fused", "unfused"]
 HostMemory = Literal["pinned", "pageable", "write-combined", "registered", "huge"]
 CopyGranularity = Literal["batch", "sample"]
 Directions = Literal["both", "h2d", "d2h"]
@@ -102,6 +103,11 @@ class Settings(Record, frozen=True, kw_only=True):
         Meta(description="torch.compile mode of the model"),
         Axis("compiled-{}", named={"off": "uncompiled", "default": "compiled"}, execution=True),
     ] = "off"
+    attention: Annotated[
+        Attention,
+        Meta(description="how attention is computed: by a fused kernel, or with its tokens x tokens matrix in memory"),
+        Axis("{}-attention", execution=True),
+    ] = "fused"
     buffers: Annotated[
         int, Meta(ge=1, le=16, description="device buffers in flight; 1 is synchronous"), Axis("buf{}", execution=True)
     ] = 2

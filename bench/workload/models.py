@@ -35,9 +35,17 @@ def build_model(cell: Cell, device: torch.device) -> torch.nn.Module | None:
         return None
     with torch.device("meta"):
         model = vision_transformer(cell.model, cell.image_size)
+    set_attention(model, fused=cell.attention == "fused")
     model = model.to_empty(device=device)
     fill_weights(model, cell.seed)
     return model.to(TORCH_DTYPES[cell.dtype]).eval().requires_grad_(False)
+
+
+def set_attention(model: torch.nn.Module, fused: bool) -> None:
+    """Unfused attention is softmax(q k^T) v as two matrix products, in place of scaled_dot_product_attention."""
+    for module in model.modules():
+        if isinstance(getattr(module, "fused_attn", None), bool):
+            module.fused_attn = fused  # type: ignore[assignment]  # torch types attributes of a Module as tensors
 
 
 def vision_transformer(shape: Model, image_size: int) -> torch.nn.Module:

@@ -129,5 +129,5 @@ def test_study_knows_how_many_repeats_may_come() -> None:
 
 def test_execution_settings_are_marked_where_they_are_defined() -> None:
     assert EXECUTION_SETTINGS == (
-        "dtype", "cuda_graph", "compile_model", "buffers", "host_memory", "copy_granularity",
+        "dtype", "cuda_graph", "compile_model", "attention", "buffers", "host_memory", "copy_granularity",
     )  # fmt: skip

@@ -31,6 +31,8 @@ def called(**values: object) -> list[tuple[str, str]]:
         ("compile_model", "reduce-overhead", "compiled-reduce-overhead", {}),
         ("compile_model", "max-autotune", "compiled-max-autotune", {}),
         ("compile_model", "off", "uncompiled", {"compile_model": "default"}),
+        ("attention", "unfused", "unfused-attention", {}),
+        ("attention", "fused", "fused-attention", {"attention": "unfused"}),
         ("buffers", 1, "buf1", {}),
         ("memory_size_mb", 256, "pool256", {}),
         ("host_memory", "pageable", "pageable", {}),

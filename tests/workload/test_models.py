@@ -66,3 +66,21 @@ def test_a_cell_without_compute_does_not_import_timm():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.split() == ["False", "True"]
+
+
+def test_unfused_attention_gives_the_same_output(monkeypatch):
+    calls = []
+    fused_kernel = torch.nn.functional.scaled_dot_product_attention
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return fused_kernel(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    fused, unfused = (build_model(small_cell(attention=kind), CPU) for kind in ("fused", "unfused"))
+    with torch.inference_mode():
+        expected = fused.forward_features(images)
+        assert len(calls) == len(fused.blocks)
+        torch.testing.assert_close(unfused.forward_features(images), expected)
+        assert len(calls) == len(fused.blocks)

@@ -34,6 +34,8 @@ EXECUTIONS = [
     {"compile_model": "default"},
     {"compile_model": "reduce-overhead"},
     {"dtype": "bf16"},
+    {"attention": "unfused"},
+    {"attention": "unfused", "cuda_graph": True},
     {"dtype": "tf32", "cuda_graph": True},
 ]
 TOLERANCE = {"fp32": 1e-3, "tf32": 2e-2, "bf16": 1e-1}
