@@ -1,1 +1,0 @@
-from tests.results.conftest import quick_run  # noqa: F401
