@@ -49,7 +49,7 @@ def topology_json(gpus: int = 4, near: tuple[int | None, ...] = (0, 0, 2, 2), no
                 "name": "Synthetic GPU 80GB",
                 "node": near[gpu],
                 "agreement": "agreed" if near[gpu] is not None else "unknown",
-                "answers": {"sysfs numa_node": [near[gpu]] if near[gpu] is not None else []},
+                "answers": {} if near[gpu] is None else {"sysfs numa_node": {"state": "counts", "nodes": [near[gpu]]}},
                 "link_generation": 5,
                 "link_generation_max": 5,
                 "link_width": 16,

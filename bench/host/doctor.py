@@ -12,9 +12,10 @@ from pathlib import Path
 import msgspec
 
 from bench.host.binding import bindable_node
-from bench.host.fingerprint import container, find_importer, find_nsys, hypervisor
+from bench.host.environment import container, hypervisor, read_text
+from bench.host.fingerprint import find_importer, find_nsys
 from bench.host.gpus import read_nvml
-from bench.host.topology import describe_answers, free_bytes, read_text, read_topology
+from bench.host.topology import describe_answers, free_bytes, read_topology
 from bench.records.base import Count, Record, read
 from bench.records.host import (
     Check,

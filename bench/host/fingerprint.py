@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from bench.host.topology import read_text
+from bench.host.environment import container, hypervisor, read_text
 from bench.records.host import Fingerprint, FingerprintChange, Topology
 
 NOT_COMPARED = frozenset({"host"})
@@ -95,27 +95,6 @@ def hugepages(root: Path) -> str:
     folder = "sys/kernel/mm/transparent_hugepage"
     modes = [_selected(_read(root, f"{folder}/{name}")) for name in ("enabled", "shmem_enabled")]
     return f"thp {modes[0]}, shmem {modes[1]}, reserved {_read(root, 'proc/sys/vm/nr_hugepages') or '0'}"
-
-
-def hypervisor(root: Path = Path("/")) -> str:
-    """The hypervisor's name as far as the guest can see it; "none" on bare metal."""
-    vendor = _read(root, "sys/class/dmi/id/sys_vendor")
-    known = {"QEMU": "QEMU", "Amazon EC2": "Amazon EC2", "Google": "Google", "VMware, Inc.": "VMware"}
-    if "hypervisor" not in _read(root, "proc/cpuinfo").split():
-        return "none" if vendor != "QEMU" else "QEMU"
-    return known.get(vendor) or _read(root, "sys/hypervisor/type") or vendor or "unnamed"
-
-
-def container(root: Path = Path("/")) -> str:
-    """docker, podman, kubepods, lxc, ...; "none" outside of one."""
-    if (root / ".dockerenv").exists():
-        return "docker"
-    if (root / "run/.containerenv").exists():
-        return "podman"
-    if named := _read(root, "run/systemd/container"):
-        return named
-    first = _read(root, "proc/1/cgroup")
-    return next((name for name in ("kubepods", "docker", "lxc", "libpod") if name in first), "none")
 
 
 def gpu_clocks(topology: Topology) -> str:

@@ -123,9 +123,9 @@ def throttle_reasons(bits: int | None) -> tuple[ThrottleReason, ...] | None:
 
 
 def normal_bus_id(bus_id: str) -> str:
-    """NVML writes 00000000:0F:00.0 where sysfs has 0000:0f:00.0."""
+    """NVML writes 00000000:0F:00.0 where sysfs has 0000:0f:00.0; of a domain above 16 bits both have all digits."""
     domain, _, rest = bus_id.lower().partition(":")
-    return f"{domain[-4:]}:{rest}"
+    return f"{int(domain or '0', 16):04x}:{rest}"
 
 
 def _remapped(answer: Iterable[int] | None) -> RemappedRows | None:

@@ -1,13 +1,16 @@
 """The host's NUMA nodes and GPUs, read from a live machine or from a recorded tree of the same files."""
 
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
+from bench.host.environment import hypervisor, read_text
 from bench.host.gpus import clock_policy, read_nvml
 from bench.records.host import (
     Agreement,
+    AnswerState,
     Gpu,
+    LocalityAnswer,
     LocalitySource,
     Node,
     Nvml,
@@ -26,14 +29,15 @@ def read_topology(root: Path = Path("/"), nvml: Nvml | None = None) -> Topology:
     nvml: answers that the caller already has. Raise DamagedRecord if root/nvml.json is invalid.
     """
     nvml = nvml or read_nvml(root)
-    allowed_cpus = _allowed(root, "cpus")
-    nodes = _read_nodes(root, allowed_cpus, _allowed(root, "mems"))
+    allowed_cpus = _allowed_cpus(root)
+    nodes = _read_nodes(root, allowed_cpus, _allowed_mems(root))
     numa = bool(nodes)
     nodes = nodes or (_whole_machine(root, allowed_cpus),)
+    virtual = hypervisor(root) != "none"
     cuda = nvml.cuda_driver_version
     return Topology(
         nodes=nodes,
-        gpus=tuple(_gpu(root, nodes, index, answers) for index, answers in enumerate(nvml.gpus)),
+        gpus=tuple(_gpu(root, nodes, virtual, index, answers) for index, answers in enumerate(nvml.gpus)),
         numa=numa,
         driver_version=nvml.driver_version,
         cuda_driver_version=None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
@@ -62,10 +66,12 @@ def free_bytes(root: Path, node: int) -> int:
 
 def _read_nodes(root: Path, allowed_cpus: set[int] | None, allowed_mems: set[int] | None) -> tuple[Node, ...]:
     online = parse_cpulist(read_text(root / _NODES / "online"))
+    # Some kernels list offline CPUs with their node.
+    online_cpus = set(_online_cpus(root)) or None
     nodes = []
     for node_id in online:
         folder = root / _NODES / f"node{node_id}"
-        cpus = parse_cpulist(read_text(folder / "cpulist"))
+        cpus = _within(parse_cpulist(read_text(folder / "cpulist")), online_cpus)
         distances = map(int, read_text(folder / "distance").split())
         nodes.append(
             Node(
@@ -82,7 +88,7 @@ def _read_nodes(root: Path, allowed_cpus: set[int] | None, allowed_mems: set[int
 
 
 def _whole_machine(root: Path, allowed_cpus: set[int] | None) -> Node:
-    cpus = parse_cpulist(read_text(root / "sys/devices/system/cpu/online")) or tuple(sorted(allowed_cpus or {0}))
+    cpus = _online_cpus(root) or tuple(sorted(allowed_cpus or {0}))
     return Node(
         id=0,
         cpus=_cpulist(cpus),
@@ -90,6 +96,10 @@ def _whole_machine(root: Path, allowed_cpus: set[int] | None) -> Node:
         memory_bytes=meminfo(root, 0).get("MemTotal", 0),
         distances={0: 10},
     )
+
+
+def _online_cpus(root: Path) -> tuple[int, ...]:
+    return parse_cpulist(read_text(root / "sys/devices/system/cpu/online"))
 
 
 def _within(cpus: tuple[int, ...], allowed: set[int] | None) -> tuple[int, ...]:
@@ -100,9 +110,9 @@ def _cpulist(cpus: tuple[int, ...]) -> str:
     return format_cpulist(cpus) if cpus else ""
 
 
-def _gpu(root: Path, nodes: tuple[Node, ...], index: int, answers: NvmlGpu) -> Gpu:
+def _gpu(root: Path, nodes: tuple[Node, ...], virtual: bool, index: int, answers: NvmlGpu) -> Gpu:
     nearest = nearest_nodes(root, nodes, answers)
-    node, agreement = judge_nearest(nearest)
+    node, agreement = judge_nearest(nearest, nodes, virtual)
     return Gpu(
         index=index,
         pci_bus_id=answers.pci_bus_id,
@@ -121,66 +131,105 @@ def _gpu(root: Path, nodes: tuple[Node, ...], index: int, answers: NvmlGpu) -> G
     )
 
 
-def nearest_nodes(root: Path, nodes: tuple[Node, ...], gpu: NvmlGpu) -> dict[LocalitySource, tuple[int, ...]]:
-    """The nodes nearest to a GPU by source; () where a source gives no answer.
+def nearest_nodes(root: Path, nodes: Sequence[Node], gpu: NvmlGpu) -> dict[LocalitySource, LocalityAnswer]:
+    """The nodes nearest to a GPU by source, and whether the answer counts.
 
-    Only nodes with CPUs count (a GPU's own memory may be a node too). An NVML answer that names every one of them is no
-    answer, also where there is only one: that is what a virtual machine reports.
+    Only nodes with CPUs count: a GPU's own memory may be a node too, and memory without CPUs is near no process.
     """
-    by_cpu = {cpu: node.id for node in nodes for cpu in node.cpu_ids}
-    with_cpus = set(by_cpu.values())
     sysfs = read_text(root / "sys/bus/pci/devices" / gpu.pci_bus_id / "numa_node").strip()
-    by_memory = set(parse_cpulist(gpu.memory_affinity or "")) & with_cpus
-    by_cpus = {by_cpu[cpu] for cpu in parse_cpulist(gpu.cpu_affinity or "") if cpu in by_cpu}
+    by_memory = parse_cpulist(gpu.memory_affinity or "")
+    by_cpus = set(parse_cpulist(gpu.cpu_affinity or ""))
+    with_cpus = tuple(node.id for node in nodes if node.cpu_ids)
     return {
-        LocalitySource.SYSFS: (int(sysfs),) if sysfs and int(sysfs) >= 0 else (),
-        LocalitySource.NVML_MEMORY: tuple(sorted(by_memory)) if by_memory != with_cpus else (),
-        LocalitySource.NVML_CPU: tuple(sorted(by_cpus)) if by_cpus != with_cpus else (),
+        LocalitySource.SYSFS: _sysfs_answer((int(sysfs),) if sysfs and int(sysfs) >= 0 else (), nodes),
+        LocalitySource.NVML_MEMORY: _nvml_answer(tuple(node for node in by_memory if node in with_cpus), nodes),
+        LocalitySource.NVML_CPU: _nvml_answer(
+            tuple(node.id for node in nodes if by_cpus.intersection(node.cpu_ids)), nodes
+        ),
     }
 
 
-def judge_nearest(answers: Mapping[LocalitySource, tuple[int, ...]]) -> tuple[int | None, Agreement]:
-    """The node that all answers have in common, if it is a single one; else None and why."""
-    common = common_nodes(answers)
-    if common is None:
+def _sysfs_answer(named: tuple[int, ...], nodes: Sequence[Node]) -> LocalityAnswer:
+    known = {node.id: node for node in nodes}
+    state = AnswerState.COUNTS if named else AnswerState.NONE
+    if any(node not in known for node in named):
+        state = AnswerState.OFFLINE
+    elif any(not known[node].cpu_ids for node in named):
+        state = AnswerState.NO_CPUS
+    return LocalityAnswer(state=state, nodes=named)
+
+
+def _nvml_answer(named: tuple[int, ...], nodes: Sequence[Node]) -> LocalityAnswer:
+    """named: of nodes with CPUs. NVML cuts its answers to the cpuset of the process."""
+    possible = {node.id for node in nodes if node.allowed_cpu_ids} or {node.id for node in nodes if node.cpu_ids}
+    if not named:
+        return LocalityAnswer()
+    return LocalityAnswer(state=AnswerState.EVERY_NODE if possible <= set(named) else AnswerState.COUNTS, nodes=named)
+
+
+def judge_nearest(
+    answers: Mapping[LocalitySource, LocalityAnswer], nodes: Sequence[Node], virtual: bool
+) -> tuple[int | None, Agreement]:
+    """The nearest node, and how it is known. virtual: in a virtual machine one node may be several of the host."""
+    given = [set(answer.nodes) for answer in answers.values() if answer.state is AnswerState.COUNTS]
+    with_cpus = [node.id for node in nodes if node.cpu_ids]
+    offline = any(answer.state is AnswerState.OFFLINE for answer in answers.values())
+    if len(with_cpus) == 1 and not virtual and not offline:
+        return with_cpus[0], Agreement.ONLY_NODE
+    if not given:
         return None, Agreement.UNKNOWN
+    common = set.intersection(*given)
     if len(common) == 1:
-        return common.pop(), Agreement.AGREED
+        return common.pop(), Agreement.AGREED if len(given) > 1 else Agreement.REPORTED
     return None, Agreement.UNKNOWN if common else Agreement.DISAGREED
 
 
-def common_nodes(answers: Mapping[LocalitySource, tuple[int, ...]]) -> set[int] | None:
-    """The nodes that all answers name; None if there is no answer."""
-    given = [set(nodes) for nodes in answers.values() if nodes]
-    return set.intersection(*given) if given else None
+_IGNORED = {
+    AnswerState.EVERY_NODE: "which is every node that this process may use",
+    AnswerState.NO_CPUS: "which has no CPUs",
+    AnswerState.OFFLINE: "which is not online",
+}
 
 
-def describe_answers(answers: Mapping[LocalitySource, tuple[int, ...]]) -> str:
-    """The answers of all sources as text: "sysfs numa_node reports 1; no answer from NVML CPU affinity"."""
-    given = [f"{source} reports {format_cpulist(nodes)}" for source, nodes in answers.items() if nodes]
-    silent = ", ".join(source for source, nodes in answers.items() if not nodes)
-    text = "; ".join([*given, *([f"no answer from {silent}"] if silent else [])])
-    common = common_nodes(answers) or ()
-    return f"narrowed only to nodes {format_cpulist(common)}: {text}" if len(common) > 1 else text
+def describe_answers(answers: Mapping[LocalitySource, LocalityAnswer]) -> str:
+    """The answers of all sources: "sysfs numa_node reports 1; no answer from NVML CPU affinity"."""
+    given = [
+        f"{source} reports {format_cpulist(answer.nodes)}"
+        + (f", {_IGNORED[answer.state]}" if answer.state in _IGNORED else "")
+        for source, answer in answers.items()
+        if answer.nodes
+    ]
+    silent = ", ".join(source for source, answer in answers.items() if not answer.nodes)
+    return "; ".join([*given, *([f"no answer from {silent}"] if silent else [])])
 
 
-def _allowed(root: Path, kind: str) -> set[int] | None:
-    """The CPUs or memory nodes (kind: "cpus", "mems") of the cpuset, else of /proc/self/status; None if unknown.
+def _allowed_cpus(root: Path) -> set[int] | None:
+    """The CPUs of the nearest cpuset, else those of /proc/self/status; None if unknown.
 
     The cpuset comes first: a bind can widen a narrow affinity (taskset) again, but not a cpuset.
     """
     for line in read_text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
-        base, name = root / "sys/fs/cgroup", f"cpuset.{kind}.effective"
+        base, name = root / "sys/fs/cgroup", "cpuset.cpus.effective"
         if controllers == "cpuset":
-            base, name = base / "cpuset", f"cpuset.effective_{kind}"
+            base, name = base / "cpuset", "cpuset.effective_cpus"
         elif controllers:
             continue
-        # A container sees its own group at the mount point, whatever the path is.
-        for folder in (base / path.lstrip("/"), base):
-            if numbers := parse_cpulist(read_text(folder / name)):
+        # A group without the controller is limited by its nearest ancestor that has it. A container sees its own group
+        # at the mount point, whatever the path is.
+        group = PurePosixPath(path.lstrip("/"))
+        for folder in (group, *group.parents):
+            if numbers := parse_cpulist(read_text(base / folder / name)):
                 return set(numbers)
-    label = "Cpus_allowed_list:" if kind == "cpus" else "Mems_allowed_list:"
+    return _from_status(root, "Cpus_allowed_list:")
+
+
+def _allowed_mems(root: Path) -> set[int] | None:
+    """The memory nodes that the kernel allows this process; None if unknown."""
+    return _from_status(root, "Mems_allowed_list:")
+
+
+def _from_status(root: Path, label: str) -> set[int] | None:
     for line in read_text(root / "proc/self/status").splitlines():
         if line.startswith(label):
             return set(parse_cpulist(line.removeprefix(label)))
@@ -195,11 +244,3 @@ def _pci_gpus(root: Path) -> tuple[str, ...]:
         if read_text(device / "vendor").strip() == "0x10de"
         and read_text(device / "class").startswith(("0x0300", "0x0302"))
     )
-
-
-def read_text(path: Path) -> str:
-    """The text of a file of the kernel; "" where it cannot be read."""
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

@@ -78,6 +78,10 @@ class Agreement(StrEnum):
     """Whether the sources of a GPU's nearest node name the same one, or the measured node is the reported one."""
 
     AGREED = "agreed"
+    REPORTED = "reported"
+    """By one source only."""
+    ONLY_NODE = "only_node"
+    """The host has one node with CPUs, and is not a virtual machine, which may hide nodes."""
     DISAGREED = "disagreed"
     UNKNOWN = "unknown"
 
@@ -90,11 +94,30 @@ class LocalitySource(StrEnum):
     NVML_CPU = "NVML CPU affinity"
 
 
+class AnswerState(StrEnum):
+    """Whether an answer counts; those that do not say nothing about the nearest node."""
+
+    COUNTS = "counts"
+    NONE = "none"
+    EVERY_NODE = "every_node"
+    """It names every node whose CPUs this process may use, as in a virtual machine or where a job's cpuset cuts it."""
+    NO_CPUS = "no_cpus"
+    """It names a node without CPUs."""
+    OFFLINE = "offline"
+    """It names a node that is not online."""
+
+
+class LocalityAnswer(Record, frozen=True, kw_only=True):
+    """The nodes that a source reports as nearest to a GPU."""
+
+    state: AnswerState = AnswerState.NONE
+    nodes: tuple[Count, ...] = ()
+
+
 class Gpu(Record, frozen=True, kw_only=True):
     """One GPU, by its index in PCI bus order.
 
-    answers: the nearest nodes by source; () where a source gives no answer.
-    node: the nearest NUMA node if the sources agree, else None: never a default.
+    node: the nearest NUMA node if the answers agree, or the only one, else None: never a default.
     clocks: the policy that decides the clocks, as text that can be compared.
     """
 
@@ -104,7 +127,7 @@ class Gpu(Record, frozen=True, kw_only=True):
     name: str = "unknown GPU"
     node: Count | None = None
     agreement: Agreement = Agreement.UNKNOWN
-    answers: dict[LocalitySource, tuple[Count, ...]] = {}
+    answers: dict[LocalitySource, LocalityAnswer] = {}
     link_generation: Count | None = None
     link_generation_max: Count | None = None
     link_width: Count | None = None
@@ -322,7 +345,7 @@ class Probed(Record, frozen=True, kw_only=True):
     pci_bus_id: str = ""
     uuid: str | None = None
     reported_node: Count | None = None
-    answers: dict[LocalitySource, tuple[Count, ...]] = {}
+    answers: dict[LocalitySource, LocalityAnswer] = {}
     measured_node: Count | None = None
     agreement: Agreement = Agreement.UNKNOWN
     latency_us_by_node: dict[int, Positive] = {}

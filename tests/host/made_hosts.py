@@ -170,6 +170,39 @@ _add(
 )
 
 
+# A desktop: bare metal, one node, numa_node -1, NVML naming every CPU.
+_add("one_node", {0: ("0-15", 64)}, [("0000:01:00.0", -1, near(0, "0-15"))])
+# The firmware names the GPU's own memory, or a node that is not online.
+_add("memory_only_answer", {0: ("0-63", 64), 1: ("", 96)}, [("0009:01:00.0", 1, near(0, "0-63"))])
+_add("offline_answer", {1: ("32-63", 64)}, [("0000:17:00.0", 0, {})])
+# A virtual machine with two nodes, from a job that may use one of them: NVML cuts the affinity to the job's cpuset.
+_add(
+    "job_in_virtual_machine",
+    {0: ("0-31", 64), 1: ("32-63", 64)},
+    [(f"0000:0{n}:00.0", -1, {"memory_affinity": "0-1", "cpu_affinity": "32-47"}) for n in (5, 6)],
+    allowed=("32-47", "0-1"),
+    files={"proc/cpuinfo": "model name\t: A CPU\nflags\t\t: fpu hypervisor sse2"},
+)
+# cgroup v2 with the cpuset controller on an ancestor of the session's group only (systemd AllowedCPUs=).
+_add(
+    "cpuset_of_a_slice",
+    TWO,
+    FOUR_GPUS,
+    allowed=("0-63", "0"),
+    files={
+        "proc/self/cgroup": "0::/user.slice/user-1000.slice/session-3.scope",
+        "sys/fs/cgroup/user.slice/cpuset.cpus.effective": "0-7",
+    },
+)
+# Old kernels end lists with a NUL byte, and list offline CPUs with their node.
+_add(
+    "old_kernel",
+    TWO,
+    FOUR_GPUS,
+    files={"sys/devices/system/node/online": "0-1\n\0", "sys/devices/system/cpu/online": "0-47"},
+)
+
+
 @dataclass(frozen=True)
 class Trap:
     """The files of a host, and the one check that is not ok on it."""
@@ -220,7 +253,7 @@ trap("disk", name="disk_full", live={"disk_free_bytes": 1 << 20}, state="error")
 no_driver = {"error": "Driver Not Loaded", "gpus": [], "driver_version": None, "cuda_driver_version": None}
 trap("driver", files={"nvml.json": json.dumps(no_driver)})
 no_nodes = {file: "" for file in HOSTS["two_sockets"] if file.startswith("sys/devices/system/node")}
-no_answers = [(bus, node, answers | unknown) for bus, node, answers in FOUR_GPUS]
+no_answers = [(bus, -1, answers | unknown) for bus, _, answers in FOUR_GPUS]
 trap("nodes", gpus=no_answers, files=no_nodes | {"proc/meminfo": "MemTotal: 536870912 kB\nMemFree: 500000000 kB"})
 
 

@@ -49,6 +49,8 @@ def test_every_alarm_has_a_fact_and_a_remedy(trap_root: Callable[[str], Path]) -
         ("dgx_a100", []),
         ("container_cpuset", ["cpuset warning"]),
         ("grace_hopper", []),
+        ("one_node", []),
+        ("offline_answer", ["gpu_node warning"]),
     ],
 )
 def test_alarms_on_other_hosts(name: str, expected: list[str]) -> None:

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.host.environment import container, hypervisor
 from bench.host.fingerprint import (
-    container,
     cpu_model,
     describe_change,
     find_importer,
@@ -12,7 +12,6 @@ from bench.host.fingerprint import (
     fingerprint,
     fingerprint_changes,
     hugepages,
-    hypervisor,
     nsys_version,
 )
 from bench.records.host import Fingerprint

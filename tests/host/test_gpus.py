@@ -10,6 +10,7 @@ from bench.records.host import Nvml, NvmlClocks, NvmlGpu
 
 def test_nvml_bus_ids_are_written_as_in_sysfs() -> None:
     assert normal_bus_id("00000000:0F:00.0") == "0000:0f:00.0"
+    assert normal_bus_id("00010000:E1:00.0") == "10000:e1:00.0"
 
 
 def test_idle_and_user_clocks_are_not_throttling() -> None:

@@ -8,11 +8,24 @@ from hypothesis import strategies as st
 
 from bench.host.topology import describe_answers, free_bytes, judge_nearest, meminfo, read_topology
 from bench.records.base import decode
-from bench.records.host import Agreement, LocalitySource, Nvml, Topology, format_cpulist, parse_cpulist
+from bench.records.host import (
+    Agreement,
+    AnswerState,
+    LocalityAnswer,
+    LocalitySource,
+    Nvml,
+    Topology,
+    format_cpulist,
+    parse_cpulist,
+)
 from tests.host.made_hosts import HOSTS, host_topology
 
 SYSFS, MEMORY = LocalitySource.SYSFS, LocalitySource.NVML_MEMORY
 NO_GPU = Nvml(error="not asked")
+
+
+def answer(*nodes: int) -> LocalityAnswer:
+    return LocalityAnswer(state=AnswerState.COUNTS if nodes else AnswerState.NONE, nodes=nodes)
 
 
 @pytest.mark.parametrize("name", HOSTS)
@@ -31,6 +44,12 @@ def test_topology_survives_json(name: str) -> None:
         ("cxl_memory", [0, 0, 1, 1]),
         ("sparse_ids", [0, 8]),
         ("container_cpuset", [1, 1]),
+        ("one_node", [0]),
+        ("memory_only_answer", [0]),
+        ("offline_answer", [None]),
+        ("job_in_virtual_machine", [None, None]),
+        ("cpuset_of_a_slice", [0, 0, 1, 1]),
+        ("old_kernel", [0, 0, 1, 1]),
     ],
 )
 def test_nearest_node_of_each_gpu_is_found(name: str, near: list[int | None]) -> None:
@@ -41,13 +60,16 @@ def test_nearest_node_of_each_gpu_is_found(name: str, near: list[int | None]) ->
 def test_node_is_unknown_when_no_source_answers() -> None:
     gpu = host_topology("virtual_machine").gpus[0]
     assert gpu.agreement is Agreement.UNKNOWN
-    assert describe_answers(gpu.answers) == "no answer from sysfs numa_node, NVML memory affinity, NVML CPU affinity"
+    assert describe_answers(gpu.answers) == (
+        "NVML memory affinity reports 0, which is every node that this process may use; "
+        "NVML CPU affinity reports 0, which is every node that this process may use; no answer from sysfs numa_node"
+    )
 
 
 def test_own_memory_node_of_a_gpu_is_not_near_it() -> None:
     topology = host_topology("grace_hopper")
     assert topology.node(1).kind == "memory only" and topology.node(2).kind == "empty"
-    assert topology.gpus[0].answers[SYSFS] == (0,)
+    assert topology.gpus[0].answers[SYSFS] == answer(0)
     assert topology.gpus[0].node == 0
 
 
@@ -85,24 +107,55 @@ def test_one_node_is_assumed_when_the_kernel_reports_none(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("answers", "node", "agreement"),
     [
-        ({SYSFS: (2,), MEMORY: (2,)}, 2, "agreed"),
-        ({SYSFS: (2,), MEMORY: ()}, 2, "agreed"),
-        ({SYSFS: (2,), MEMORY: (2, 3)}, 2, "agreed"),
-        ({SYSFS: (), MEMORY: (2, 3)}, None, "unknown"),
-        ({SYSFS: (0,), MEMORY: (2,)}, None, "disagreed"),
-        ({SYSFS: (), MEMORY: ()}, None, "unknown"),
+        ({SYSFS: answer(2), MEMORY: answer(2)}, 2, "agreed"),
+        ({SYSFS: answer(2), MEMORY: answer()}, 2, "reported"),
+        ({SYSFS: answer(2), MEMORY: answer(2, 3)}, 2, "agreed"),
+        ({SYSFS: answer(), MEMORY: answer(2, 3)}, None, "unknown"),
+        ({SYSFS: answer(0), MEMORY: answer(2)}, None, "disagreed"),
+        ({SYSFS: answer(), MEMORY: answer()}, None, "unknown"),
     ],
 )
 def test_nearest_node_is_what_all_answers_share(
-    answers: dict[LocalitySource, tuple[int, ...]], node: int | None, agreement: str
+    answers: dict[LocalitySource, LocalityAnswer], node: int | None, agreement: str
 ) -> None:
-    assert judge_nearest(answers) == (node, agreement)
+    assert judge_nearest(answers, host_topology("dgx_a100").nodes, virtual=False) == (node, agreement)
+
+
+def test_only_node_is_nearest_unless_the_machine_is_virtual() -> None:
+    nodes = host_topology("one_node").nodes
+    assert judge_nearest({SYSFS: answer()}, nodes, virtual=False) == (0, Agreement.ONLY_NODE)
+    assert judge_nearest({SYSFS: answer()}, nodes, virtual=True) == (None, Agreement.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "state"),
+    [
+        ("memory_only_answer", SYSFS, AnswerState.NO_CPUS),
+        ("offline_answer", SYSFS, AnswerState.OFFLINE),
+        ("job_in_virtual_machine", LocalitySource.NVML_CPU, AnswerState.EVERY_NODE),
+        ("job_in_virtual_machine", SYSFS, AnswerState.NONE),
+        ("two_sockets", SYSFS, AnswerState.COUNTS),
+    ],
+)
+def test_answers_count_only_when_they_tell_nodes_apart(name: str, source: LocalitySource, state: AnswerState) -> None:
+    assert host_topology(name).gpus[0].answers[source].state is state
 
 
 def test_answers_are_described_with_their_sources() -> None:
-    assert describe_answers({SYSFS: (0,), MEMORY: (2,)}) == "sysfs numa_node reports 0; NVML memory affinity reports 2"
-    narrowed = "narrowed only to nodes 2-3: NVML memory affinity reports 2-3; no answer from sysfs numa_node"
-    assert describe_answers({SYSFS: (), MEMORY: (2, 3)}) == narrowed
+    answers = {SYSFS: answer(0), MEMORY: answer(2)}
+    assert describe_answers(answers) == "sysfs numa_node reports 0; NVML memory affinity reports 2"
+    offline = host_topology("offline_answer").gpus[0].answers
+    assert describe_answers(offline).startswith("sysfs numa_node reports 0, which is not online; no answer from")
+
+
+def test_cpuset_of_an_ancestor_limits_its_groups() -> None:
+    nodes = host_topology("cpuset_of_a_slice").nodes
+    allowed = [(node.allowed_cpus, node.memory_allowed) for node in nodes]
+    assert allowed == [("0-7", True), ("", False)]
+
+
+def test_offline_cpus_are_not_listed() -> None:
+    assert [node.cpus for node in host_topology("old_kernel").nodes] == ["0-31", "32-47"]
 
 
 @pytest.mark.parametrize(

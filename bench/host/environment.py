@@ -1,0 +1,36 @@
+"""The virtual machine and the container that a host runs in, from the files of a live or recorded host."""
+
+from pathlib import Path
+
+
+def hypervisor(root: Path = Path("/")) -> str:
+    """The hypervisor's name as far as the guest can see it; "none" on bare metal."""
+    vendor = _read(root, "sys/class/dmi/id/sys_vendor")
+    known = {"QEMU": "QEMU", "Amazon EC2": "Amazon EC2", "Google": "Google", "VMware, Inc.": "VMware"}
+    if "hypervisor" not in _read(root, "proc/cpuinfo").split():
+        return "none" if vendor != "QEMU" else "QEMU"
+    return known.get(vendor) or _read(root, "sys/hypervisor/type") or vendor or "unnamed"
+
+
+def container(root: Path = Path("/")) -> str:
+    """docker, podman, kubepods, lxc, ...; "none" outside of one."""
+    if (root / ".dockerenv").exists():
+        return "docker"
+    if (root / "run/.containerenv").exists():
+        return "podman"
+    if named := _read(root, "run/systemd/container"):
+        return named
+    first = _read(root, "proc/1/cgroup")
+    return next((name for name in ("kubepods", "docker", "lxc", "libpod") if name in first), "none")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of the kernel; "" where it cannot be read. Old kernels end some files with a NUL byte."""
+    try:
+        return path.read_text(errors="replace").replace("\0", "")
+    except OSError:
+        return ""
+
+
+def _read(root: Path, path: str) -> str:
+    return read_text(root / path).strip()
