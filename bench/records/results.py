@@ -247,8 +247,8 @@ class MeasuredCell(Record, frozen=True, kw_only=True):
 
     differing_settings: those that are not the study's own, and heads where they are not those of the first model of
     this name; in the order of the suffixes of a cell's name. occurrence: 0, or 1 and more for a further cell with the
-    same settings. reason, advice, log_tail: of the record
-    that failed, as it was raised. throughput_samples_s: geometric mean over the timed runs that count, throughput_runs;
+    same settings. reason, advice, log_tail: of the record that failed, as it was raised; of a cell that is only
+    missing, filled in like text. throughput_samples_s: geometric mean over the timed runs that count, throughput_runs;
     throughput_spread: their relative standard deviation. perturbation: traced over timed throughput.
     """
 

@@ -29,7 +29,7 @@ def renamed(old: Json) -> Json:
     new["hidden_copies"] = old["hidden_copies"]
     new["links"] = [_link(entry) for entry in old["links"]]
     new["drift"] = old["drift"] and _moved(old["drift"], swing="range")
-    return _labels(new)
+    return with_new_labels(new)
 
 
 def differences(expected: Json, found: Json, path: str = "$") -> list[str]:
@@ -162,10 +162,11 @@ def _link(old: Json) -> Json:
     return new | {"reasons": old.get("reasons") or {}}
 
 
-def _labels(value: Json) -> Json:
+def with_new_labels(value: Json) -> Json:
     """Labels that have another name now, keys included."""
     if isinstance(value, dict):
-        return {_RENAMED.get(key, key): _labels(one) for key, one in value.items() if key not in ("text", "hint")}
+        kept = {key: one for key, one in value.items() if key not in ("text", "hint")}
+        return {_RENAMED.get(key, key): with_new_labels(one) for key, one in kept.items()}
     if isinstance(value, list):
-        return [_labels(one) for one in value]
+        return [with_new_labels(one) for one in value]
     return _RENAMED.get(value, value) if isinstance(value, str) else value
