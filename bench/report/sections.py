@@ -25,8 +25,8 @@ from bench.report.text.cells import (
     outcome_text,
     reason_text,
     remarks,
-    traces_text,
 )
+from bench.report.text.traces import traces_text
 from bench.report.text.trust import drift_text, fingerprint_facts, method_text
 from bench.report.text.verdicts import hint_text, verdict_text
 from bench.report.view import View, node_of

@@ -3,7 +3,6 @@ import pytest
 from bench.analysis.aggregate import CeilingSource
 from bench.records.base import convert
 from bench.records.results import CellRemark, Clocks, HiddenCopies
-from bench.records.trace import TraceRemark
 from bench.report.text.cells import (
     advice_text,
     bound_reason,
@@ -14,7 +13,6 @@ from bench.report.text.cells import (
     reason_text,
     remark_text,
     remarks,
-    trace_remark_text,
 )
 from tests.report import made
 
@@ -74,20 +72,6 @@ def test_a_missing_cell_states_what_is_to_come(state, reason, texts):
 )  # fmt: skip
 def test_each_remark_has_its_sentence(remark, text):
     assert text in remark_text(convert(remark, CellRemark))
-
-
-@pytest.mark.parametrize(
-    ("remark", "text"),
-    [
-        ({"kind": "pageable_copies", "direction": "h2d"}, "3 of 9 H2D copies use pageable host memory"),
-        ({"kind": "default_stream_copies", "direction": "d2h"}, "3 of 9 D2H copies run on the default stream"),
-        ({"kind": "unified_memory_copies"}, "3 of 9 copies move unified memory"),
-        ({"kind": "several_devices"}, "3 GPUs were used in one window"),
-        ({"kind": "other_threads"}, "3 of 9 activities of the window were launched by other threads"),
-    ],
-)
-def test_each_remark_on_a_trace_has_its_sentence(remark, text):
-    assert trace_remark_text(convert(remark | {"count": 3, "total": 9}, TraceRemark)).startswith(text)
 
 
 def test_remarks_on_the_trace_come_first():

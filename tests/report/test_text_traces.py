@@ -6,7 +6,7 @@ import pytest
 
 from bench.records.base import Direction
 from bench.records.trace import Complete, RemarkKind, TraceRemark
-from bench.report.text.cells import completeness_text, trace_remark_text, traces_text
+from bench.report.text.traces import completeness_text, trace_remark_text, traces_text
 
 WHOLE = Complete(launches=1360, recorded=1360, untimed=0, before_call=0, other_threads=0)
 UNNAMED = Complete(launches=None, recorded=None, untimed=0, before_call=0, other_threads=0)

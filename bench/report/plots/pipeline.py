@@ -25,7 +25,7 @@ from bench.report.view import Place, View, link_device, node_of, place_of, sorte
 from bench.trace.activities import Kind
 from bench.trace.intervals import union
 from bench.trace.reader import Trace, read_trace
-from bench.units import bandwidth, microseconds, percent
+from bench.units import bandwidth, microseconds, percent, tick_percent
 
 # The window as shares: compute, exposed copy, idle.
 
@@ -217,7 +217,7 @@ def perturbation_pictures(view: View) -> list[Picture]:
                 dot.set_url(runs_href(cell.name))
         axes.set_yticks(range(len(groups)), list(groups))
         axes.set_ylim(max(len(groups), 3) - 0.4, -0.6)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
+        axes.xaxis.set_major_formatter(lambda value, _: tick_percent(value))
         return [Picture("perturbation", alt, to_svg(figure, alt, "perturbation"), wide=True)]
 
 

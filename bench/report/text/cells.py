@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from bench.analysis.aggregate import CeilingSource
 from bench.records.results import CellRemark, CellRemarkKind, CellState, Clocks, HiddenCopies, MeasuredCell, Term
 from bench.records.run import Outcome
-from bench.records.trace import Complete, RemarkKind, TraceRemark
+from bench.report.text.traces import trace_remark_text
 from bench.units import percent, plural
 
 TERMS = {
@@ -76,50 +76,6 @@ def remark_text(remark: CellRemark) -> str:
             )
         case CellRemarkKind.DISTURBED_EXCLUDED:
             return f"{count} of {total} timed runs were disturbed and are excluded"
-
-
-def trace_remark_text(remark: TraceRemark) -> str:
-    count = f"{remark.count} of {remark.total}"
-    copies = f"{count} {remark.direction.upper()} copies" if remark.direction else f"{count} copies"
-    match remark.kind:
-        case RemarkKind.PAGEABLE_COPIES:
-            return f"{copies} use pageable host memory: they are staged and block the CPU; pin the buffers"
-        case RemarkKind.DEFAULT_STREAM_COPIES:
-            return (
-                f"{copies} run on the default stream, which waits for other streams and makes them wait; "
-                "copy on a separate stream"
-            )
-        case RemarkKind.UNIFIED_MEMORY_COPIES:
-            return f"{copies} move unified memory on demand; they are not counted as H2D or D2H"
-        case RemarkKind.SEVERAL_DEVICES:
-            return f"{remark.count} GPUs were used in one window"
-        case RemarkKind.OTHER_THREADS:
-            return (
-                f"{count} activities of the window were launched by other threads of the process and are not counted; "
-                "idle time does not mean that the GPU was idle"
-            )
-
-
-def completeness_text(complete: Complete) -> str:
-    if complete.launches is None:
-        return "the trace names no launches; every activity has a time and starts after its call"
-    return f"{complete.recorded} of {complete.launches} launches have an activity, none without time or before its call"
-
-
-def traces_text(cells: Sequence[MeasuredCell]) -> str:
-    """How complete the traces of a study are; empty where nothing was traced."""
-    found = [cell.metrics.complete for cell in cells if cell.metrics]
-    if not found:
-        return ""
-    named = [complete for complete in found if complete.launches is not None]
-    launches, recorded = (sum(getattr(complete, key) or 0 for complete in named) for key in ("launches", "recorded"))
-    others = sum(complete.other_threads > 0 for complete in found)
-    parts = [f"{plural(len(found), 'trace')}: every activity has a time and starts after the call that launched it"]
-    if named:
-        parts.append(f"{recorded:,} of {launches:,} launches have an activity")
-    if others:
-        parts.append(f"in {plural(others, 'trace')} other threads of the process launched work that is not counted")
-    return "; ".join(parts) + "."
 
 
 def bound_reason(cell: MeasuredCell) -> str:
