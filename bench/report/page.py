@@ -33,6 +33,7 @@ from bench.report.text.fastest import fastest_findings
 from bench.report.text.host import probed_text
 from bench.report.text.trust import concerns, host_facts, notes, trust_items
 from bench.report.view import Place, View, node_label
+from bench.units import duration
 
 Part = dict[str, Any]
 
@@ -193,6 +194,13 @@ def _runs(page: Page) -> Part:
     return {"groups": sections.run_groups(page)}
 
 
+def _time(page: Page) -> Part:
+    results = page.view.results
+    spent = {"from first to last run": results.duration_s, "in runs": results.busy_s, "measured": results.measured_s}
+    return {"spent": {label: duration(time_s) for label, time_s in spent.items()},
+            "rows": sections.run_times(page.view)}  # fmt: skip
+
+
 def _gallery(page: Page, pictures: Sequence[Picture]) -> Part | None:
     """Small pictures with a colour for each placement; broad where a row has a long name."""
     if not pictures:
@@ -227,5 +235,6 @@ SECTIONS = (
     Section("cells", "All cells", _cells),
     Section("failures", "Failures", _failures),
     Section("runs", "Runs", _runs),
+    Section("time", "Time", _time),
     Section("method", "Method", sections.method),
 )

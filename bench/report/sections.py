@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import Any
 from urllib.parse import quote
 
@@ -318,6 +319,20 @@ def kernel_rows(metrics: Metrics | None) -> list[tuple[str, str, str, str]]:
         )
         for kernel in metrics.top_kernels[:TOP_KERNELS]
     ]
+
+
+def run_times(view: View) -> list[Row]:
+    """By series: number of runs, median wall time of a timed and of a traced run, wall time of all."""
+    rows = []
+    for series, cells in view.by_series(view.results.cells).items():
+        walls_s = [
+            (run.repeat == "traced", run.wall_s) for cell in cells for run in cell.runs if run.wall_s is not None
+        ]
+        kinds = [[wall_s for is_traced, wall_s in walls_s if is_traced is traced] for traced in (False, True)]
+        timed, traced = (duration(median(kind)) if kind else DASH for kind in kinds)
+        total = duration(sum(wall_s for _, wall_s in walls_s))
+        rows.append({"model": series, "runs": len(walls_s), "timed": timed, "traced": traced, "total": total})
+    return rows
 
 
 def method(page: Page) -> Row:

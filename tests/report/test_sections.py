@@ -1,8 +1,9 @@
 from msgspec.structs import replace
 
 from bench.records.results import HiddenCopies
-from bench.report.sections import bound_rows, clock_rows, crossings, prediction_rows
-from tests.report.made import changed, with_cell
+from bench.report.sections import bound_rows, clock_rows, crossings, prediction_rows, run_times
+from bench.report.view import View
+from tests.report.made import cell, changed, results, with_cell
 
 
 def test_the_largest_term_is_marked_and_the_copy_state_shown(placed_view):
@@ -41,3 +42,15 @@ def test_only_models_of_several_batch_sizes_have_a_crossing(placed_view):
     group = HiddenCopies(cells=names, computes=True, batch_size=30.0, hidden=(10,), exposed=(50,), cpu_paced=())
     (crossing,) = crossings(changed(placed_view, hidden_copies=(group,)))
     assert crossing[:2] == ("vit0x0x0, GPU 0, node 0", names[0]) and "batch 30" in crossing[2]
+
+
+def test_run_times_add_up_to_the_time_in_runs(placed_view):
+    rows = run_times(placed_view)
+    assert [row["model"] for row in rows] == list(placed_view.by_series(placed_view.results.cells))
+    assert sum(row["runs"] for row in rows) == sum(len(cell.runs) for cell in placed_view.results.cells)
+    assert all(row["timed"].endswith(" s") and row["traced"].endswith(" s") for row in rows)
+
+
+def test_a_model_without_runs_has_dashes(placed_view):
+    (row,) = run_times(View(results((cell(),))))
+    assert (row["runs"], row["timed"], row["traced"], row["total"]) == (0, "–", "–", "0 s")
