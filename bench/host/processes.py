@@ -83,18 +83,41 @@ def die_with(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
 
 
 def lock_heirs(path: os.PathLike[str]) -> list[int]:
-    """Processes that hold a flock on `path` through the open file of another one, which took it and is gone."""
+    """Processes that hold a flock on `path` through the open file of another one, which took it and has ended.
+
+    Empty while the one that took it may be alive.
+    """
     wanted = os.stat(path)
     takers: dict[int, int] = {}
+    hidden: set[int] = set()
     for pid in _pids():
-        with contextlib.suppress(OSError):
-            for descriptor in os.listdir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(OSError):
-                    seen = os.stat(f"/proc/{pid}/fd/{descriptor}")
-                    same = (seen.st_dev, seen.st_ino) == (wanted.st_dev, wanted.st_ino)
-                    if same and (taker := _lock_taker(pid, descriptor)) is not None:
-                        takers[pid] = taker
-    return [] if any(pid == taker for pid, taker in takers.items()) else [*takers]
+        try:
+            descriptors = os.listdir(f"/proc/{pid}/fd")
+        except PermissionError:
+            hidden.add(pid)
+            continue
+        except OSError:
+            continue
+        for descriptor in descriptors:
+            with contextlib.suppress(OSError):
+                seen = os.stat(f"/proc/{pid}/fd/{descriptor}")
+                same = (seen.st_dev, seen.st_ino) == (wanted.st_dev, wanted.st_ino)
+                if same and (taker := _lock_taker(pid, descriptor)) is not None:
+                    takers[pid] = taker
+    alive = any(taker == pid or taker in hidden for pid, taker in takers.items()) or takers.keys() & {*takers.values()}
+    return [] if alive else [*takers]
+
+
+def flock_taker(path: os.PathLike[str]) -> int | None:
+    """The process that took the flock on `path`, as /proc/locks lists it, even if it has ended; None if unknown."""
+    status = os.stat(path)
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/locks") as file:
+        for words in map(str.split, file):
+            # 1: FLOCK  ADVISORY  WRITE 14548 fe:00:2335372 0 EOF
+            if words[1] == "FLOCK" and words[5] == device:
+                return int(words[4]) or None
+    return None
 
 
 def end_processes(pids: list[int], wait_s: float = 2.0) -> None:

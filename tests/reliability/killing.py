@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.storage import start_ticks
+from bench.run.lock import HostLock
 from tests.tasks.study_calls import Calls
 
 CHECKOUT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ class ApartCalls(Calls):
 
     @property
     def lock(self) -> Path:
-        return self.folder / "locks" / "numastudy.lock"
+        return self.folder / "locks"
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -45,9 +45,8 @@ class ApartCalls(Calls):
 
     def children(self) -> list[int]:
         """The measured processes that live, as the host lock names them."""
-        with suppress(OSError, ValueError, IndexError):
-            holder = json.loads(self.lock.read_text().splitlines()[0])
-            return [pid for pid, ticks in holder.get("children", []) if start_ticks(pid) == ticks]
+        with suppress(OSError):
+            return HostLock(self.lock).sessions()
         return []
 
 

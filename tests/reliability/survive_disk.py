@@ -298,7 +298,7 @@ import os, subprocess, sys
 from pathlib import Path
 from bench.run.lock import HostLock
 lock = HostLock(Path(sys.argv[1]))
-lock.acquire("root's study", print)
+lock.acquire("root's study", lambda progress: None)
 quiet = subprocess.DEVNULL
 child = subprocess.Popen(["sleep", "600"], pass_fds=(lock.fileno(),), start_new_session=True, stdout=quiet)
 lock.record_child(child.pid)

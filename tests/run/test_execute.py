@@ -26,7 +26,7 @@ def run(tmp_path: Path, repeat: int | str = 1, **changes: object) -> tuple[RunDi
     grid = directory.grid()
     (cell,) = grid.cells
     reports: list[Progress] = []
-    lock = HostLock(tmp_path / "lock")
+    lock = HostLock(tmp_path)
     slot = grid.slot(cell.name, repeat)
     record = execute(directory, cell, slot, "now", lock, reports.append)
     assert record == read_record(directory.record(cell.name, repeat), Run)

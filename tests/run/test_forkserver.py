@@ -251,14 +251,14 @@ def test_a_study_that_asks_for_forks_has_them_from_the_second_block_on(tmp_path:
         "warmup_samples": 2, "batch_size": 2, "memory_size_mb": 1, "device": "cpu", "repeats": 2, "start": "fork",
     }  # fmt: skip
     directory = resolve(read_study(asked, "f"), tmp_path / "outputs", False, "now")
-    grid, lock = directory.grid(), HostLock(tmp_path / "lock")
+    grid, lock = directory.grid(), HostLock(tmp_path)
     (cell,) = grid.cells
     records, sessions, seen = {}, {}, {}
     for how, repeat in ((EXEC, 1), (FORK, 2)):
 
         def look(progress: Progress, how: StartMethod = how) -> None:
             if how not in seen and progress.state is RunState.MEASURING:
-                seen[how], sessions[how] = surroundings(lock.holder()["child"]), lock.sessions()
+                seen[how], sessions[how] = surroundings(lock.holder().children[-1].pid), lock.sessions()
 
         records[how] = execute(directory, cell, grid.slot(cell.name, repeat), "now", lock, look)
     SERVERS.end()

@@ -46,7 +46,7 @@ def test_a_link_is_measured_alone_and_pinned_whatever_its_cells_vary(directory: 
 
 def test_a_measured_link_is_a_record_of_its_own(directory: RunDirectory, tmp_path: Path) -> None:
     name, cell = next(iter(link_cells(cells_of(directory)).items()))
-    lock = HostLock(tmp_path / "lock")
+    lock = HostLock(tmp_path)
     record = measure_link(directory, name, cell, "now", lock, lambda *_: None)
     assert record == read(directory.path / "links" / "gpu0_numa0.json", Link)
     assert (record.schema, record.status, record.invocation) == (2, "ok", "now")
@@ -54,7 +54,7 @@ def test_a_measured_link_is_a_record_of_its_own(directory: RunDirectory, tmp_pat
     copies = record.result.copies
     assert {copy.direction for copy in copies} == {"h2d", "d2h", "both"}
     assert all(copy.median_gb_s > 0 for copy in copies)
-    assert lock.holder()["study"] == str(directory.path) and lock.sessions() == []
+    assert lock.holder().study == str(directory.path) and lock.sessions() == []
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,6 @@ def test_what_fails_is_a_record_with_its_outcome(
 ) -> None:
     name, cell = next(iter(link_cells(cells_of(directory)).items()))
     record = measure_link(
-        directory, name, structs.replace(cell, **change), "now", HostLock(tmp_path / "lock"), lambda *_: None
+        directory, name, structs.replace(cell, **change), "now", HostLock(tmp_path), lambda *_: None
     )
     assert record.status == outcome and words in record.reason and record.advice

@@ -42,7 +42,7 @@ class Call:
     def __init__(self, tmp_path: Path, repeat: int | str = 1, **changes: object) -> None:
         self.directory, grid = resolved(tmp_path, **changes)
         (self.cell,) = grid.cells
-        self.lock = HostLock(tmp_path / "lock")
+        self.lock = HostLock(tmp_path)
         self.record: Run | None = None
         slot = grid.slot(self.cell.name, repeat)
 
@@ -174,7 +174,7 @@ def test_what_nobody_knows_is_not_runnable(tmp_path: Path) -> None:
     nodes = (here.nodes[0], structs.replace(here.nodes[0], id=5))
     write_json(directory.path / "topology.json", plain(structs.replace(here, nodes=nodes)))
     slot = grid.slot(cell.name, 1)
-    record = execute(directory, cell, slot, "now", HostLock(tmp_path / "lock"), lambda *_: None)
+    record = execute(directory, cell, slot, "now", HostLock(tmp_path), lambda *_: None)
     assert (record.status, record.attempts) == ("not_runnable", 0)
     assert "no GPU to be near to" in record.reason and "concurrent_placement" in record.advice
 

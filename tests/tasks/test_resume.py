@@ -100,7 +100,7 @@ def test_signal_without_a_measurement_reports_it(
     """The study waits for another one, which has the host."""
     monkeypatch.setenv("NUMASTUDY_LOCK_DIR", str(tmp_path))
     other = HostLock()
-    other.acquire("another study", lambda holder: None)
+    other.acquire("another study", lambda progress: None)
     running = subprocess.Popen(["sleep", "600"], start_new_session=True)
     other.record_child(running.pid)
     try:
