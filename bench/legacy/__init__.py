@@ -1,1 +1,0 @@
-"""TEMPORARY: the analysis of untyped records, for the rooms that are not converted yet. To be deleted."""
