@@ -53,7 +53,7 @@ validate: install
 test-studies: install
 	$(BIN)/python -m pytest tests/tasks/test_shipped.py tests/tasks/test_sweep.py
 
-# Where atheris has no build for this Python, the cases that need it are left out, and that is said.
+# Without a build of atheris for this Python, the cases that need it are skipped with a message.
 fuzz: install
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt atheris
 	$(BIN)/python -m tests.fuzz

@@ -248,7 +248,7 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     # A second signal must not interrupt the end of the child.
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)
-    # The exception ends the child on its way up, so this is asked now.
+    # The exception ends the child on its way up, so the state is read before.
     raise Stopped(number, host_lock().measuring())
 
 

@@ -54,8 +54,8 @@ def ui(folder: Path, ports: tuple[int, int]) -> Iterator[Servers]:
     process = subprocess.Popen(command(folder, *ports), cwd=folder, stdout=subprocess.PIPE, text=True)
     try:
         # The addresses are printed when the servers answer, not before.
-        said = [process.stdout.readline() for _ in range(4)]
-        assert f"http://127.0.0.1:{ports[0]}" in said[0] and f"http://127.0.0.1:{ports[1]}" in said[1]
+        text = [process.stdout.readline() for _ in range(4)]
+        assert f"http://127.0.0.1:{ports[0]}" in text[0] and f"http://127.0.0.1:{ports[1]}" in text[1]
         yield Servers(process, *(f"http://127.0.0.1:{port}" for port in ports))
     finally:
         process.kill()

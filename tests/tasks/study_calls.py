@@ -37,7 +37,7 @@ TINY = {
     "measure_link": False,
 }
 
-# Python reads this module at the start of every process: while a file named after a cell lies beside it, the
+# Python reads this module at the start of every process: while a file named after a cell is beside it, the
 # workload of that cell ends as a crash would end it. The process, its log and its exit code are real.
 SABOTAGE = """
 import os, sys
@@ -72,7 +72,7 @@ class Calls:
     def sabotage(self, cell: str) -> None:
         (self.folder / "site" / cell).touch()
 
-    def mend(self, cell: str) -> None:
+    def repair(self, cell: str) -> None:
         (self.folder / "site" / cell).unlink()
 
     def command(self, *options: str) -> list[str]:

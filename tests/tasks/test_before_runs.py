@@ -19,18 +19,18 @@ STUDY = {
 
 @pytest.fixture
 def pools(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What the doctor was asked about, in bytes."""
-    asked: list[int] = []
+    """The pools that the doctor checked, in bytes."""
+    checked: list[int] = []
 
     def doctor(folder: Path, pool_bytes: int) -> Preflight:
-        asked.append(pool_bytes)
+        checked.append(pool_bytes)
         disk = Check(name=CheckName.DISK, state=CheckState.OK, fact="room")
         fact, remedy = "node 0 is nearly full", "free some"
         memory = Check(name=CheckName.NODE_MEMORY, state=CheckState.WARNING, fact=fact, remedy=remedy)
         return Preflight(checks=(disk, memory))
 
     monkeypatch.setattr("bench.host.doctor.run_doctor", doctor)
-    return asked
+    return checked
 
 
 def directory(tmp_path: Path, **sweep: list[int]) -> RunDirectory:
@@ -47,8 +47,8 @@ def test_preflight_checks_once_and_prints_failures(
 ) -> None:
     study = directory(tmp_path)
     preflight(study, strict=False)
-    said = capsys.readouterr().err
-    assert said == "warning: node_memory: node 0 is nearly full\n  to do: free some\n"
+    text = capsys.readouterr().err
+    assert text == "warning: node_memory: node 0 is nearly full\n  to do: free some\n"
     assert [check["name"] for check in json.loads(study.preflight.read_text())["checks"]] == ["disk", "node_memory"]
     preflight(study, strict=False)
     assert capsys.readouterr().err == "" and len(pools) == 1

@@ -130,7 +130,7 @@ def test_systemd_accepts_unit_and_timer(tmp_path):
         capture_output=True,
         text=True,
     )
-    said = [line for line in done.stderr.splitlines() if "numastudy-nightly" in line]
-    assert not said, said
+    problems = [line for line in done.stderr.splitlines() if "numastudy-nightly" in line]
+    assert not problems
     calendar = subprocess.run(["systemd-analyze", "calendar", "*-*-* 01:30:00"], capture_output=True, text=True)
     assert calendar.returncode == 0

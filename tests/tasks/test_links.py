@@ -24,7 +24,7 @@ def test_links_precede_runs_and_a_failed_one_stops_nothing(tmp_path: Path) -> No
     assert (calls.run_directory() / "probe_before.json").stat().st_mtime <= path.stat().st_mtime <= first
 
     # A call that has a run to measure measures the link again.
-    calls.mend("link_gpu0_numa0")
+    calls.repair("link_gpu0_numa0")
     (calls.run_directory() / "runs" / "pipeline_gpu0_numa0_vit0x0x0_r1.json").unlink()
     again = calls.run()
     assert again.returncode == 0, again.stderr

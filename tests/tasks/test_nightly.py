@@ -1,4 +1,4 @@
-"""Nights by real calls of luigi: what is measured, what is said, and the exit code."""
+"""Nights by real calls of luigi: what is measured, what is printed, and the exit code."""
 
 import json
 import re
@@ -67,7 +67,7 @@ def test_failed_night_exits_30_and_the_next_call_repairs_it(nights: Nights) -> N
     heard = nights.folder / f"outputs/nightly/{FIRST}/heard"
     assert json.loads(heard.read_text())["failed"] == [CELL]
 
-    nights.mend(CELL)
+    nights.repair(CELL)
     mended = nights.night(FIRST)
     assert mended.returncode == 0, mended.stderr
     assert "Traceback" not in mended.stderr
@@ -89,8 +89,8 @@ def test_slower_night_is_measured_twice_and_exits_30(nights: Nights) -> None:
         # A tenth of the nights before, as far as two measurements of a shared machine agree.
         assert re.search(rf"1 slower: {CELL} by [6-9]\d %", slower.stdout + slower.stderr)
     assert nights.times_measured() == [2, 2]
-    (told,) = (cell for study in nights.verdict(SECOND)["studies"] for cell in study["cells"])
-    assert "over two measurements of this night" in told["text"] and told["second_samples_s"] > 0
+    (cell,) = (cell for study in nights.verdict(SECOND)["studies"] for cell in study["cells"])
+    assert "over two measurements of this night" in cell["text"] and cell["second_samples_s"] > 0
     assert (
         f'>{SECOND}</a></td><td class="number">1 of 1</td><td class="number warn">1</td>'
         in (nights.folder / "outputs/index.html").read_text()
@@ -118,18 +118,18 @@ def test_studies_of_a_night_run_in_turn_despite_one_failing(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("list_text", "expected"),
     [
         ("studies: [QuikTest]", "did you mean QuickTest?"),
         ("studies: [{study: QuickTest, repeat: 3}]", "did you mean repeats?"),
         ("studies: [{study: QuickTest, repeats: many}]", "allowed is a whole number"),
     ],
 )
-def test_invalid_list_exits_2_before_any_measurement(nights: Nights, text: str, said: str) -> None:
-    (nights.folder / "nightly.yaml").write_text(text)
+def test_invalid_list_exits_2_before_any_measurement(nights: Nights, list_text: str, expected: str) -> None:
+    (nights.folder / "nightly.yaml").write_text(list_text)
     done = nights.night(FIRST)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert expected in done.stderr
     assert "Traceback" not in done.stderr
     assert not (nights.folder / "outputs").exists()
 

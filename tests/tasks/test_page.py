@@ -55,7 +55,7 @@ class Page:
     address: str
 
     def rows(self) -> list[dict[str, Any]]:
-        """The list of tasks, loaded anew: it does not refresh itself."""
+        """The list of tasks, loaded again: it does not refresh itself."""
         self.browser.open("about:blank")
         self.browser.open(f"{self.address}/static/visualiser/index.html#length=100")
         return until(lambda: self.browser.run(ROWS) if self._loaded() else None, "the list of tasks", 10)
@@ -97,7 +97,7 @@ def workload(calls: Calls) -> tuple[int, Path] | None:
 
 @contextmanager
 def halted(pid: int) -> Iterator[None]:
-    """The clock goes on, the batches do not."""
+    """Time passes, but no batch ends."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -151,7 +151,7 @@ def test_page_shows_a_study_from_first_run_to_repair(
     failures_are_red_with_their_reason(page, tmp_path)
     report_is_linked(page)
 
-    calls.mend(BAD)
+    calls.repair(BAD)
     second = calls.run()
     assert second.returncode == 0, second.stderr
     rows = page.rows()
@@ -172,7 +172,7 @@ def watch_the_percentage(page: Page, calls: Calls, tmp_path: Path) -> None:
     until(lambda: page.message()["text"].startswith("repeat 1/1, measuring "), "measuring", 20)
     keep(page, tmp_path, "running")
     with halted(pid):
-        # The page asks twice a second, and is told once a second.
+        # The page asks twice a second, and gets a new message once a second.
         time.sleep(2.5)
         still, counted = page.message(), read_progress(progress.read_bytes())
         share = counted[0] / counted[1]
@@ -206,7 +206,7 @@ def failures_are_red_with_their_reason(page: Page, tmp_path: Path) -> None:
     (first,) = [row for row in failed if "repeat=1" in row["details"]]
     with urllib.request.urlopen(first["link"], timeout=10) as log:
         assert "sabotaged for a test" in log.read().decode()
-    # The run itself is done: a failed cell is a result. Its message tells which.
+    # The run itself is done: a failed cell is a result. Its message names the outcome.
     assert page.rows() and page.click("RunPipeline", f"cell={BAD}, repeat=1", "statusMessage")
     last = until(lambda: page.message()["text"], "the last message", 10)
     assert last == 'repeat 1/1: crashed: exit code 7: "sabotaged for a test" (2 attempts)'
@@ -230,7 +230,7 @@ def is_green(row: dict[str, Any]) -> bool:
 
 
 def _rgb(row: dict[str, Any]) -> list[int]:
-    """Of the task's sign, as Chromium says it: rgb(0, 166, 90)."""
+    """Of the task's sign, as Chromium reports it: rgb(0, 166, 90)."""
     return [int(number) for number in re.findall(r"\d+", row["colour"])][:3]
 
 

@@ -1,4 +1,4 @@
-"""What a person sees: at a real terminal (a pty) one live bar and a line a run, in a pipe the lines alone."""
+"""Progress at a real terminal (a pty): a live bar and a line for each run; in a pipe only the lines."""
 
 import fcntl
 import os
@@ -100,7 +100,7 @@ def test_pipe_gets_plain_lines_on_stderr(tmp_path: Path) -> None:
     assert re.fullmatch(rf"2/2  {CELL}  traced run  ok, [\d,.]+ samples/s  [\d.]+ s", runs[1])
     assert "Informed scheduler" not in done.stderr
     assert "Luigi Execution Summary" in done.stderr
-    # Who asks for luigi's own words gets them.
+    # luigi's log is shown on request.
     again = calls.run("--log-level", "INFO")
     assert "Informed scheduler" in again.stderr
 

@@ -11,7 +11,7 @@ LUIGI = Path(sys.executable).with_name("luigi")
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (("QuickTest", "--batch-size", "ten"), ["--batch-size", "a whole number"]),
         (("QuickTest", "--models", '["vit30x2x128"]'), ["patches of 30", "28 and 32"]),
@@ -25,12 +25,12 @@ LUIGI = Path(sys.executable).with_name("luigi")
         (("QuickTest", "--dtype", "fp33"), ["did you mean fp32?"]),
     ],
 )
-def test_refused(tmp_path: Path, words: tuple[str, ...], said: list[str]) -> None:
+def test_refused(tmp_path: Path, words: tuple[str, ...], expected: list[str]) -> None:
     command = [str(LUIGI), "--module", "tasks", *words, "--local-scheduler"]
     done = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=60)
     text = done.stdout + done.stderr
     assert done.returncode == 2, text
-    for words_said in said:
-        assert words_said in text
+    for part in expected:
+        assert part in text
     assert "Traceback" not in text and "OfStudy" not in text
     assert not list(tmp_path.rglob("grid.json"))

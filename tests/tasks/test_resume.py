@@ -1,4 +1,4 @@
-"""A study that is killed or stopped goes on where it was: nothing measured twice, nothing left running."""
+"""A study that is killed or stopped continues: nothing is measured twice, nothing is left running."""
 
 import os
 import random
@@ -108,15 +108,15 @@ def test_signal_without_a_measurement_reports_it(
             calls.command(), cwd=calls.folder, env=calls.environment(), stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        said = next(line for line in luigi.stdout if "waiting for another study" in line)
+        text = next(line for line in luigi.stdout if "waiting for another study" in line)
         luigi.send_signal(signal.SIGINT)
-        said += luigi.communicate(timeout=60)[0]
+        text += luigi.communicate(timeout=60)[0]
     finally:
         running.kill()
         running.wait()
         other.release()
-    assert luigi.returncode == 128 + signal.SIGINT, said
-    assert "stopped by SIGINT: nothing was being measured; repeat the command to continue" in said
+    assert luigi.returncode == 128 + signal.SIGINT, text
+    assert "stopped by SIGINT: nothing was being measured; repeat the command to continue" in text
 
 
 @pytest.mark.slow

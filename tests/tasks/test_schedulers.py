@@ -42,7 +42,7 @@ def test_second_call_repeats_only_failed_runs(calls: Calls) -> None:
     report = calls.run_directory() / "report.html"
     assert "sabotaged for a test" in report.read_text()
 
-    calls.mend(SECOND)
+    calls.repair(SECOND)
     before = (calls.run_directory() / "runs" / f"{FIRST}_r1.json").read_bytes()
     second = calls.run("--workers", "1")
     assert second.returncode == 0, second.stderr

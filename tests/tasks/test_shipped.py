@@ -1,6 +1,6 @@
 """Every study that ships, and the commands of the README that sweep one, run on the cpu device at a tenth of QuickTest.
 
-One call of luigi, in the way a night's studies are run. `make test-studies` (some three minutes) runs it.
+One call of luigi, in the way a night's studies are run. `make test-studies` runs it, in about three minutes.
 """
 
 import json

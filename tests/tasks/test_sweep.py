@@ -14,7 +14,7 @@ LUIGI = Path(sys.executable).with_name("luigi")
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (("--sweep", '{"dtyp": ["bf16"]}'), ["--sweep", "did you mean dtype?"]),
         (
@@ -25,13 +25,13 @@ LUIGI = Path(sys.executable).with_name("luigi")
         (("--exclude", '[{"depht": 2}]'), ["--exclude[0]", "did you mean depth?"]),
     ],
 )
-def test_refused(tmp_path: Path, words: tuple[str, ...], said: list[str]) -> None:
+def test_refused(tmp_path: Path, words: tuple[str, ...], expected: list[str]) -> None:
     command = [str(LUIGI), "--module", "tasks", "QuickTest", *words, "--local-scheduler"]
     done = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=120)
     text = done.stdout + done.stderr
     assert done.returncode == 2, text
-    for words_said in said:
-        assert words_said in text
+    for part in expected:
+        assert part in text
     assert "Traceback" not in text
     assert not list(tmp_path.rglob("grid.json"))
 
