@@ -5,12 +5,13 @@ import re
 import shutil
 import signal
 import subprocess
+from typing import Literal
 
 from bench.errors import StudyError
 from bench.records.host import Topology
 from bench.records.run import Failure, Outcome
+from bench.records.study import Binding
 
-BINDINGS = ("auto", "numactl", "none")
 # Exit codes of what SIGKILL ended: of subprocess, and as a shell or nsys passes it on.
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 INSTALL = "install numactl (Debian: apt-get install numactl), or measure unbound with binding none"
@@ -31,14 +32,12 @@ def bind_prefix(binding: str, cpu_node: int, mem_node: int, program: str = "numa
     return [] if binding == "none" else [program, f"--cpunodebind={cpu_node}", f"--membind={mem_node}"]
 
 
-def choose_binding(asked: str, topology: Topology) -> tuple[str, str]:
-    """The binding that this host gives ("numactl" or "none"), and why.
+def choose_binding(asked: Binding | Literal["auto"], topology: Topology) -> tuple[Binding, str]:
+    """The binding that this host gives, and why.
 
     auto takes numactl if a trial bind to some node with CPUs and memory works. Raise BindingError if
     numactl was asked for by name and does not work.
     """
-    if asked not in BINDINGS:
-        raise BindingError(f"unknown binding {asked!r}", "binding", f"one of {', '.join(BINDINGS)}")
     if asked == "none":
         return "none", "binding none was asked for: nothing is bound"
     node, failure = bindable_node(topology)

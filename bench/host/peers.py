@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from bench.errors import StudyError
 from bench.records.host import Topology
-
-LOCAL, REMOTE, FOUND = "local", "remote", "found"
+from bench.records.study import ConcurrentPlacement
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,12 @@ class NoPeers(StudyError):
 
 
 def choose_peers(
-    topology: Topology, gpu: int, count: int, placement: str, device: str, probed: Mapping[int, int | None]
+    topology: Topology,
+    gpu: int,
+    count: int,
+    placement: ConcurrentPlacement,
+    device: str,
+    probed: Mapping[int, int | None],
 ) -> tuple[PeerPlacement, ...]:
     """`count` other GPUs in PCI order, the one after `gpu` first. Raise NoPeers.
 
@@ -43,7 +47,7 @@ def choose_peers(
     )
 
 
-def why_no_peers(topology: Topology, gpu: int, count: int, placement: str, device: str) -> str | None:
+def why_no_peers(topology: Topology, gpu: int, count: int, placement: ConcurrentPlacement, device: str) -> str | None:
     """What is certain before anything was probed: why a cell cannot have its peers here, or None."""
     if count == 0:
         return None
@@ -56,8 +60,10 @@ def why_no_peers(topology: Topology, gpu: int, count: int, placement: str, devic
     return None
 
 
-def _node(topology: Topology, gpu: int, placement: str, device: str, probed: Mapping[int, int | None]) -> int | None:
-    if placement == FOUND:
+def _node(
+    topology: Topology, gpu: int, placement: ConcurrentPlacement, device: str, probed: Mapping[int, int | None]
+) -> int | None:
+    if placement == "found":
         return None
     nodes = [node.id for node in topology.nodes if node.usable]
     if not nodes:
@@ -71,7 +77,7 @@ def _node(topology: Topology, gpu: int, placement: str, device: str, probed: Map
             "the cpu device has no GPU to be near to" if device == "cpu" else f"no node is known to be near GPU {gpu}"
         )
         raise NoPeers(f"{unknown}: concurrent_placement {placement} has no meaning, found has")
-    if placement == LOCAL:
+    if placement == "local":
         if nearest not in nodes:
             raise NoPeers(f"node {nearest} is near GPU {gpu}, and its CPUs or memory are not for this process")
         return nearest

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 
 from bench.records.run import Compilation, Outcome
-from bench.records.study import Cell
+from bench.records.study import Cell, CompileMode
 from bench.workload.devices import Device
 from bench.workload.failures import RunFailure, first_line, is_out_of_memory
 from bench.workload.host_memory import fill_ring
@@ -16,7 +16,7 @@ from bench.workload.models import TORCH_DTYPES
 from bench.workload.pipeline import Forward
 
 # These modes of torch.compile record CUDA graphs themselves.
-GRAPHED_COMPILE_MODES = ("reduce-overhead", "max-autotune")
+GRAPHED_COMPILE_MODES: tuple[CompileMode, ...] = ("reduce-overhead", "max-autotune")
 # Modes that record CUDA graphs need a first call, a recording and a first replay.
 SETTLING_CALLS = 4
 

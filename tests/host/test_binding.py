@@ -84,11 +84,6 @@ def test_trial_bind_skips_nodes_without_memory(monkeypatch: pytest.MonkeyPatch, 
     assert try_live(no_memory, tmp_path).bind_failure.reason == "no node has both CPUs and memory for this process"
 
 
-def test_unknown_binding_is_refused() -> None:
-    with pytest.raises(BindingError, match="unknown binding 'cgroup'"):
-        choose_binding("cgroup", host_topology("two_sockets"))
-
-
 @needs("numactl")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the filter knows the call numbers of x86-64")
 @pytest.mark.parametrize("call", ["set_mempolicy", "sched_setaffinity"])
