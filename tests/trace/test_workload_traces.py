@@ -6,11 +6,15 @@ import sys
 import pytest
 
 from bench.errors import TraceError
+from bench.records.base import read
+from bench.records.run import ChildReport
 from bench.trace.export import open_export
 from bench.trace.metrics import check_conservation, metrics
 from bench.trace.profilers import get_profiler
 from bench.trace.reader import read_trace, read_window
 from tests.real_nsys import profiled
+
+pytestmark = pytest.mark.slow
 
 CELL = {
     "name": "pipeline_gpu0_numa0_vit32x2x128", "gpu": 0, "gpu_uuid": None, "cpu_node": 0, "mem_node": 0,
@@ -33,7 +37,7 @@ def traced(tmp_path, profiler, **changes):
     run = profiled(profiler, argv, report)
     profiler.collect(report, run.returncode, run.stderr)
     assert run.returncode == 0, run.stderr + run.stdout
-    return report, json.loads(result.read_text())
+    return report, read(result, ChildReport).result
 
 
 @pytest.mark.parametrize("model", [CELL["model"], NO_COMPUTE], ids=lambda model: model["name"])
@@ -42,7 +46,7 @@ def test_torch_profiler_conserves_every_byte(tmp_path, model):
     report, result = traced(tmp_path, profiler, model=model)
     profiler.export(report, tmp_path / "x.sqlite")
     found = metrics(read_trace(tmp_path / "x.sqlite"))
-    check_conservation(found, result["bytes_in_per_batch"], result["bytes_out_per_batch"], BATCHES)
+    check_conservation(found, result.bytes_in_per_batch, result.bytes_out_per_batch, BATCHES)
     assert (found.compute.kernels > 0) == (model is not NO_COMPUTE)
 
 
@@ -60,7 +64,7 @@ def test_other_ways_to_copy_conserve_every_byte(tmp_path, changes):
     report, result = traced(tmp_path, profiler, **changes)
     profiler.export(report, tmp_path / "x.sqlite")
     found = metrics(read_trace(tmp_path / "x.sqlite"))
-    check_conservation(found, result["bytes_in_per_batch"], result["bytes_out_per_batch"], BATCHES)
+    check_conservation(found, result.bytes_in_per_batch, result.bytes_out_per_batch, BATCHES)
     copies = BATCHES * (CELL["batch_size"] if "copy_granularity" in changes else 1)
     asked = {"h2d", "d2h"} & {changes.get("direction", "h2d"), changes.get("direction", "d2h")}
     assert {"h2d": found.h2d.copies, "d2h": found.d2h.copies} == {
