@@ -20,7 +20,7 @@ with whole_file(sys.argv[1]) as temporary:
 """
 
 
-def test_a_writer_that_is_killed_leaves_no_file_of_that_name(tmp_path: Path) -> None:
+def test_killed_writer_leaves_no_file_of_that_name(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     done = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
     assert done.returncode == -signal.SIGKILL and not path.exists()
@@ -33,7 +33,7 @@ def test_a_writer_that_is_killed_leaves_no_file_of_that_name(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", [".r.json.x.part", ".r.json.part", ".part", ".a.1-2-3.part", ".r.OWNER.x.part"])
-def test_what_is_not_known_to_be_left_behind_stays(tmp_path: Path, name: str) -> None:
+def test_files_of_unknown_or_living_writers_stay(tmp_path: Path, name: str) -> None:
     name = name.replace("OWNER", process_identity())  # of this process, which lives
     if name == ".a.1-2-3.part":
         name = f".a.{boot_id()[:8]}-1-2-3.x.part"  # of a container whose processes are not seen here
@@ -42,17 +42,17 @@ def test_what_is_not_known_to_be_left_behind_stays(tmp_path: Path, name: str) ->
     assert (tmp_path / name).exists()
 
 
-def test_what_an_earlier_boot_left_goes(tmp_path: Path) -> None:
+def test_temporaries_of_an_earlier_boot_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".r.json.00000000-4026531836-7-7.x.part").touch()
     remove_stale(tmp_path, "**/.*.part")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_long_name_has_room(tmp_path: Path) -> None:
+def test_long_file_name_can_be_written(tmp_path: Path) -> None:
     write_json(tmp_path / ("x" * 240 + ".json"), 1)
 
 
-def test_an_error_inside_leaves_the_old_file(tmp_path: Path) -> None:
+def test_error_inside_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     write_json(path, 1)
     with pytest.raises(KeyError), whole_file(path) as temporary:
@@ -61,7 +61,7 @@ def test_an_error_inside_leaves_the_old_file(tmp_path: Path) -> None:
     assert read_json(path) == 1 and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+def test_file_in_place_of_a_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StudyError, match="cannot write: "):
         write_json(tmp_path / "file" / "r.json", 1)

@@ -41,7 +41,7 @@ def test_only_allowed_variables_reach_the_child(tmp_path: Path, monkeypatch: pyt
     assert "'PATH'" in names and "CUDA_DEVICE_ORDER" in names
 
 
-def test_a_timeout_ends_the_whole_session_grandchildren_and_the_deaf_included(tmp_path: Path) -> None:
+def test_timeout_ends_the_whole_session(tmp_path: Path) -> None:
     code = (
         "import os, signal, time\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -55,13 +55,13 @@ def test_a_timeout_ends_the_whole_session_grandchildren_and_the_deaf_included(tm
     assert gone(tmp_path)
 
 
-def test_what_a_child_leaves_behind_is_ended_with_it(tmp_path: Path) -> None:
+def test_processes_left_by_a_child_are_ended(tmp_path: Path) -> None:
     end = run(tmp_path, "import os, time\nif os.fork() == 0: time.sleep(600)")
     assert end.exit_code == 0
     assert gone(tmp_path)
 
 
-def test_an_exception_in_the_parent_ends_the_child(tmp_path: Path) -> None:
+def test_exception_in_the_parent_ends_the_child(tmp_path: Path) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
@@ -70,6 +70,6 @@ def test_an_exception_in_the_parent_ends_the_child(tmp_path: Path) -> None:
     assert gone(tmp_path)
 
 
-def test_start_ticks_tell_a_process_from_none() -> None:
+def test_start_ticks_distinguish_a_process_from_none() -> None:
     assert start_ticks(os.getpid()) > 0
     assert start_ticks(2**22 + 1) is None

@@ -33,7 +33,7 @@ def run(tmp_path: Path, repeat: int | str = 1, **changes: object) -> tuple[RunDi
     return directory, record, reports
 
 
-def test_a_timed_run_measures_nine_windows_and_says_how_far_it_is(tmp_path: Path) -> None:
+def test_timed_run_has_nine_windows_and_reports_progress(tmp_path: Path) -> None:
     directory, record, reports = run(tmp_path)
     assert (record.status, record.attempts, record.exit_code) == ("ok", 1, 0)
     assert record.peers == [] and "--barrier" not in record.command
@@ -47,25 +47,25 @@ def test_a_timed_run_measures_nine_windows_and_says_how_far_it_is(tmp_path: Path
     assert record.run in directory.experiment_log.read_text()
 
 
-def test_a_traced_run_leaves_a_trace(tmp_path: Path) -> None:
+def test_traced_run_leaves_a_trace(tmp_path: Path) -> None:
     directory, record, _ = run(tmp_path, "traced")
     assert record.status == "ok"
     assert list((directory.path / "nsys_reports").iterdir())
 
 
-def test_a_timeout_has_its_name(tmp_path: Path) -> None:
+def test_timeout_is_an_outcome(tmp_path: Path) -> None:
     _, record, _ = run(tmp_path, timeout_s=1, num_samples=2_000_000)
     assert (record.status, record.attempts) == ("timeout", 1)
     assert "raise timeout_s" in record.advice
 
 
-def test_a_pool_that_does_not_fit_is_oom_with_the_remedy(tmp_path: Path) -> None:
+def test_pool_that_does_not_fit_is_oom_with_the_remedy(tmp_path: Path) -> None:
     _, record, _ = run(tmp_path, memory_size_mb=2**20)
     assert record.status == "oom"
     assert "memory_size_mb" in record.advice
 
 
-def test_a_repeat_does_not_wait_for_what_ended_the_one_before(tmp_path: Path) -> None:
+def test_repeat_does_not_repeat_a_lasting_failure(tmp_path: Path) -> None:
     run(tmp_path, 1, memory_size_mb=2**20, repeats=2)
     _, record, reports = run(tmp_path, 2, memory_size_mb=2**20, repeats=2)
     assert (record.status, record.attempts, reports) == ("oom", 0, [])
@@ -79,7 +79,7 @@ def test_numactl_that_is_absent_is_bind_failed(tmp_path: Path, monkeypatch: pyte
     assert "numactl is not installed" in record.reason and "binding none" in record.advice
 
 
-def test_a_cell_that_takes_the_host_down_is_given_up(tmp_path: Path) -> None:
+def test_cell_that_takes_the_host_down_is_not_retried(tmp_path: Path) -> None:
     directory = resolve(read_study(TINY, "f"), tmp_path / "outputs", False, "now")
     (name,) = (cell.name for cell in directory.grid().cells)
     starts = directory.record(name, 1).with_suffix(".starts")
@@ -89,7 +89,7 @@ def test_a_cell_that_takes_the_host_down_is_given_up(tmp_path: Path) -> None:
     assert not starts.exists()
 
 
-def test_starts_that_were_only_killed_are_no_reason_to_give_up(tmp_path: Path) -> None:
+def test_killed_starts_of_this_boot_do_not_count(tmp_path: Path) -> None:
     directory = resolve(read_study(TINY, "f"), tmp_path / "outputs", False, "now")
     (name,) = (cell.name for cell in directory.grid().cells)
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -106,7 +106,7 @@ def test_log_tail_of_a_huge_log_is_short(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"status": "fine"}', '{"status": null}', "[" * 100_000])
-def test_a_damaged_record_counts_as_missing(tmp_path: Path, text: str) -> None:
+def test_damaged_record_counts_as_missing(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.json").write_text(text)
     assert read_record(tmp_path / "r.json", Stage) is None
 
@@ -120,7 +120,7 @@ def test_head_is_read_anew_when_the_record_changes(tmp_path: Path) -> None:
     assert (read_head(path).status, read_head(path).origin) == ("oom", "x")
 
 
-def test_what_the_grid_refuses_is_final_and_what_a_run_found_missing_is_not() -> None:
+def test_refusal_by_the_grid_is_final() -> None:
     refused = Stage(status=Outcome.NOT_RUNNABLE, reason="no node 2", invocation="a", by_grid=True)
     assert refused.is_final("b")
     missing = Stage(status=Outcome.NOT_RUNNABLE, reason="no huge pages", invocation="a")

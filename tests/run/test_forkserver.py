@@ -81,7 +81,7 @@ def gone(pid: int, within_s: float = 20.0) -> bool:
     return start_ticks(pid) is None
 
 
-def test_runs_of_a_block_come_from_one_server_and_each_is_a_process_of_its_own(run: Runs) -> None:
+def test_runs_of_a_block_share_one_server(run: Runs) -> None:
     say = "import os, sys; print(os.getpid(), os.getsid(0), os.getppid()); print('oops', file=sys.stderr)"
     seen = []
     for _ in range(2):
@@ -93,12 +93,12 @@ def test_runs_of_a_block_come_from_one_server_and_each_is_a_process_of_its_own(r
     assert seen[0][0] != seen[1][0] and seen[0][1] == seen[1][1]
 
 
-def test_a_run_is_listed_by_its_own_arguments(run: Runs) -> None:
+def test_run_is_listed_by_its_own_arguments(run: Runs) -> None:
     run("print(open('/proc/self/cmdline').read())")
     assert run.out().startswith("bench.workload print(open(") and run.out().endswith("\0\n")
 
 
-def test_a_new_block_a_new_environment_or_a_new_binding_has_a_server_of_its_own(run: Runs) -> None:
+def test_block_environment_and_binding_have_own_servers(run: Runs) -> None:
     run("pass")
     first = run.server
     run("import os; print(os.environ['OMP_NUM_THREADS'])", OMP_NUM_THREADS="3")
@@ -114,19 +114,19 @@ def test_a_new_block_a_new_environment_or_a_new_binding_has_a_server_of_its_own(
 
 
 @pytest.mark.parametrize("how", ["raise SystemExit(9)", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"])
-def test_how_a_run_ends_is_told_and_a_failed_one_leaves_nothing_to_the_next(run: Runs, how: str) -> None:
+def test_failed_run_ends_its_server(run: Runs, how: str) -> None:
     assert run(how).exit_code in (9, -signal.SIGSEGV)
     first = run.server
     assert run("print(1)").exit_code == 0
     assert run.server != first and gone(first)
 
 
-def test_a_traceback_is_in_the_log_of_the_run(run: Runs) -> None:
+def test_traceback_is_in_the_log_of_the_run(run: Runs) -> None:
     assert run("1 / 0").exit_code == 1
     assert "ZeroDivisionError" in run.err()
 
 
-def test_a_timeout_ends_the_forked_session(run: Runs) -> None:
+def test_timeout_ends_the_forked_session(run: Runs) -> None:
     code = (
         "import os, signal, time\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -140,13 +140,13 @@ def test_a_timeout_ends_the_forked_session(run: Runs) -> None:
     assert run("print(1)").exit_code == 0
 
 
-def test_what_a_run_leaves_behind_is_ended_with_it(run: Runs) -> None:
+def test_processes_left_by_a_forked_run_are_ended(run: Runs) -> None:
     assert run("import os, time\nif os.fork() == 0: time.sleep(600)").exit_code == 0
     assert session_members(run.pid, 0) == []
     assert start_ticks(run.server) is not None
 
 
-def test_an_exception_in_the_parent_ends_the_run(run: Runs) -> None:
+def test_exception_in_the_parent_ends_the_run(run: Runs) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
@@ -155,7 +155,7 @@ def test_an_exception_in_the_parent_ends_the_run(run: Runs) -> None:
     assert session_members(run.pid, 0) == []
 
 
-def test_a_run_ends_with_its_server_and_says_so(run: Runs) -> None:
+def test_run_ends_with_its_server_and_reports_it(run: Runs) -> None:
     end = run("import time; time.sleep(600)", on_poll=lambda: os.kill(run.server, signal.SIGKILL))
     assert end.exit_code == -signal.SIGKILL and not end.timed_out
     assert gone(run.pid)
@@ -165,7 +165,7 @@ def test_a_run_ends_with_its_server_and_says_so(run: Runs) -> None:
     assert run.out() == "again\n" and run.server != lost
 
 
-def test_a_server_that_died_between_runs_is_replaced(run: Runs) -> None:
+def test_server_that_died_between_runs_is_replaced(run: Runs) -> None:
     run("pass")
     lost = run.server
     os.kill(lost, signal.SIGKILL)
@@ -173,7 +173,7 @@ def test_a_server_that_died_between_runs_is_replaced(run: Runs) -> None:
     assert run("print(1)").exit_code == 0 and run.server != lost
 
 
-def test_a_server_that_cannot_be_had_is_the_failure_of_the_run(run: Runs) -> None:
+def test_server_that_does_not_start_fails_the_run(run: Runs) -> None:
     # Its end of the channel is gone some time before it is.
     refusing = (
         "import os, sys, time; os.closerange(3, 4096); time.sleep(0.2); sys.exit('sched_setaffinity: Invalid argument')"
@@ -183,12 +183,12 @@ def test_a_server_that_cannot_be_had_is_the_failure_of_the_run(run: Runs) -> Non
     assert "did not come up" in run.err() and "sched_setaffinity: Invalid argument" in run.err()
 
 
-def test_a_server_that_takes_too_long_is_a_timeout(run: Runs) -> None:
+def test_server_that_takes_too_long_is_a_timeout(run: Runs) -> None:
     end = run("pass", prefix=("sh", "-c", "sleep 600"), timeout_s=0.5)
     assert end.timed_out and end.wall_s < 20
 
 
-def test_a_forked_worker_has_servers_of_its_own(run: Runs) -> None:
+def test_forked_worker_has_servers_of_its_own(run: Runs) -> None:
     run("pass")
     first = run.server
     worker = os.fork()
@@ -230,7 +230,7 @@ def test_nothing_outlives_a_killed_owner(tmp_path: Path) -> None:
     assert gone(server) and gone(child)
 
 
-def test_the_first_block_and_traces_have_interpreters_of_their_own() -> None:
+def test_first_block_and_traced_runs_are_not_forked() -> None:
     def slot(repeat: int | str, block: int) -> Slot:
         return Slot(cell="cell", repeat=repeat, block=block, position=0, group="group")
 
@@ -239,12 +239,12 @@ def test_the_first_block_and_traces_have_interpreters_of_their_own() -> None:
     assert start_method(FORK, slot(2, 2), concurrent_gpus=4) == EXEC
 
 
-def test_the_command_says_how_it_was_started() -> None:
+def test_command_shows_the_start_method() -> None:
     command = ["numactl", "--membind=0", "python", "-m", "bench.workload", "--cell", "c.json"]
     assert served(command) == ["numactl", "--membind=0", "python", "-m", "bench.workload.serve", "--cell", "c.json"]
 
 
-def test_a_study_that_asks_for_forks_has_them_from_the_second_block_on(tmp_path: Path) -> None:
+def test_study_with_fork_forks_from_the_second_block_on(tmp_path: Path) -> None:
     """And a forked run measures what an executed one does, in the same surroundings."""
     asked = {
         "name": "tiny", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0"], "image_size": 32, "num_samples": 20,

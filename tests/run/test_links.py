@@ -29,7 +29,7 @@ def cells_of(directory: RunDirectory) -> list[Cell]:
     return [*directory.grid().cells]
 
 
-def test_one_link_for_each_gpu_and_placement_that_can_run(directory: RunDirectory) -> None:
+def test_one_link_for_each_runnable_gpu_and_placement(directory: RunDirectory) -> None:
     cells = cells_of(directory)
     assert [*link_cells(cells)] == ["gpu0_numa0", "gpu1_numa0"]
     apart = structs.replace(cells[0], cpu_node=3)
@@ -39,12 +39,12 @@ def test_one_link_for_each_gpu_and_placement_that_can_run(directory: RunDirector
     assert link_name(apart) == "gpu0_numa0_cpu3"
 
 
-def test_a_link_is_measured_alone_and_pinned_whatever_its_cells_vary(directory: RunDirectory) -> None:
+def test_link_is_measured_with_default_settings(directory: RunDirectory) -> None:
     link = link_cells(cells_of(directory))["gpu1_numa0"]
     assert (link.gpu, link.concurrent_gpus, link.host_memory, link.direction) == (1, 1, "pinned", "both")
 
 
-def test_a_measured_link_is_a_record_of_its_own(directory: RunDirectory, tmp_path: Path) -> None:
+def test_measured_link_is_a_record_of_its_own(directory: RunDirectory, tmp_path: Path) -> None:
     name, cell = next(iter(link_cells(cells_of(directory)).items()))
     lock = HostLock(tmp_path)
     record = measure_link(directory, name, cell, "now", lock, lambda *_: None)
@@ -64,7 +64,7 @@ def test_a_measured_link_is_a_record_of_its_own(directory: RunDirectory, tmp_pat
         ({"dtype": "fp8"}, "crashed", "'fp8' - at `$.dtype`"),
     ],
 )
-def test_what_fails_is_a_record_with_its_outcome(
+def test_failed_link_is_a_record_with_its_outcome(
     directory: RunDirectory, tmp_path: Path, change: dict, outcome: str, words: str
 ) -> None:
     name, cell = next(iter(link_cells(cells_of(directory)).items()))

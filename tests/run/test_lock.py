@@ -44,7 +44,7 @@ def hold(path: Path, seconds: float) -> subprocess.Popen[str]:
     return holder
 
 
-def test_a_second_study_waits_and_says_for_whom(tmp_path: Path) -> None:
+def test_second_study_waits_and_names_the_first(tmp_path: Path) -> None:
     holder = hold(tmp_path, 600)
     try:
         with pytest.raises(Waited) as waited:
@@ -56,7 +56,7 @@ def test_a_second_study_waits_and_says_for_whom(tmp_path: Path) -> None:
     HostLock(tmp_path).acquire("mine", refuse_to_wait)
 
 
-def test_a_study_holds_the_host_since_its_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_study_holds_the_host_since_its_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter(("first run", "another study", "again"))
     monkeypatch.setattr("bench.run.lock.time.strftime", lambda _: next(times))
     lock = HostLock(tmp_path)
@@ -67,7 +67,7 @@ def test_a_study_holds_the_host_since_its_first_run(tmp_path: Path, monkeypatch:
     assert seen == ["first run", "first run", "another study", "again"]
 
 
-def test_the_lock_goes_on_to_who_waits(tmp_path: Path) -> None:
+def test_lock_passes_to_the_next_study(tmp_path: Path) -> None:
     holder = hold(tmp_path, 0.5)
     reports: list[Progress] = []
     lock = HostLock(tmp_path)
@@ -123,7 +123,7 @@ def test_orphans_of_a_dead_holder_are_ended(tmp_path: Path, count: int) -> None:
     assert [orphan.wait(5) for orphan in orphans] == [-15] * count
 
 
-def test_a_study_measures_while_a_child_of_its_own_runs(tmp_path: Path) -> None:
+def test_study_measures_while_a_child_of_its_own_runs(tmp_path: Path) -> None:
     lock, waiting = HostLock(tmp_path), HostLock(tmp_path)
     waiting._me = structs.replace(waiting._me, pid=1)  # another study's process
     assert not lock.measuring()
@@ -151,7 +151,7 @@ def test_children_that_ended_are_forgotten(tmp_path: Path) -> None:
     assert lock.sessions() == []
 
 
-def test_a_live_holder_keeps_its_child(tmp_path: Path) -> None:
+def test_live_holder_keeps_its_child(tmp_path: Path) -> None:
     lock = HostLock(tmp_path)
     lock.acquire("mine", refuse_to_wait)
     child = subprocess.Popen(["sleep", "600"], start_new_session=True)
@@ -164,12 +164,12 @@ def test_a_live_holder_keeps_its_child(tmp_path: Path) -> None:
     child.wait()
 
 
-def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="NUMASTUDY_LOCK_DIR"):
         HostLock(tmp_path / "nowhere")
 
 
-def test_a_process_of_this_boot_is_no_orphan_of_another_one(tmp_path: Path) -> None:
+def test_process_of_another_boot_is_not_an_orphan(tmp_path: Path) -> None:
     """After a reboot ids and start times are others': whoever has them now is left alone."""
     innocent = subprocess.Popen(["sleep", "600"], start_new_session=True)
     lock = HostLock(tmp_path)
@@ -185,7 +185,7 @@ def test_a_process_of_this_boot_is_no_orphan_of_another_one(tmp_path: Path) -> N
         innocent.wait()
 
 
-def test_an_orphan_that_does_not_hold_the_lock_is_ended_too(tmp_path: Path) -> None:
+def test_orphan_that_does_not_hold_the_lock_is_ended_too(tmp_path: Path) -> None:
     killed = (
         "lock.record_child(subprocess.Popen(['sleep', '600'], start_new_session=True).pid); os.kill(os.getpid(), 9)"
     )
@@ -197,7 +197,7 @@ def test_an_orphan_that_does_not_hold_the_lock_is_ended_too(tmp_path: Path) -> N
     assert not child.is_alive
 
 
-def test_half_of_what_a_holder_wrote_is_nobody(tmp_path: Path) -> None:
+def test_incomplete_holder_record_is_ignored(tmp_path: Path) -> None:
     lock = HostLock(tmp_path)
     (tmp_path / f"numastudy-{os.geteuid()}.children").write_text('{"study": "mine", "pi')
     assert lock.holder() is None
@@ -206,7 +206,7 @@ def test_half_of_what_a_holder_wrote_is_nobody(tmp_path: Path) -> None:
     assert lock.holder().study == "short"
 
 
-def test_an_id_that_was_given_away_again_is_no_orphan(tmp_path: Path) -> None:
+def test_reused_process_id_is_not_an_orphan(tmp_path: Path) -> None:
     """The recorded child has ended, and a younger process leads a session of the same id."""
     innocent = subprocess.Popen(["sleep", "600"], start_new_session=True)
     lock = HostLock(tmp_path)
@@ -271,7 +271,7 @@ def plant(folder: Path, text: str) -> None:
 
 
 @needs_root
-def test_what_another_user_planted_ends_no_process(shared: Path) -> None:
+def test_planted_record_ends_no_process(shared: Path) -> None:
     victim = subprocess.Popen(["sleep", "600"], start_new_session=True)
     child = {"pid": victim.pid, "start_ticks": start_ticks(victim.pid)}
     dead = {"uid": 0, "pid": 1, "start_ticks": 1, "boot": boot_id(), "study": "x", "children": [child]}
@@ -288,7 +288,7 @@ def test_what_another_user_planted_ends_no_process(shared: Path) -> None:
 
 @needs_root
 @pytest.mark.parametrize("text", ["fifo", "link", "\0" * 100, "[" * 60_000, '{"children": [[1, 0]]}'], ids=range(5))
-def test_what_another_user_planted_is_not_opened_or_believed(shared: Path, text: str) -> None:
+def test_planted_files_are_not_used(shared: Path, text: str) -> None:
     target = shared / "target"
     target.write_text("precious")
     as_somebody(lambda: plant(shared, text))
@@ -310,7 +310,7 @@ def test_own_records_are_private(shared: Path) -> None:
 
 
 @needs_root
-def test_two_users_exclude_each_other_and_see_whom_they_wait_for(shared: Path) -> None:
+def test_two_users_exclude_and_name_each_other(shared: Path) -> None:
     lock = HostLock(shared)
     lock.acquire("/outputs/of root", refuse_to_wait)
 

@@ -57,7 +57,7 @@ def end(exit_code: int = 0, timed_out: bool = False, oom_kills: int = 0) -> Chil
         (end(0), None, [], "crashed", "exit code 0"),
     ],
 )  # fmt: skip
-def test_each_end_has_its_name_and_reason(
+def test_each_end_has_its_outcome_and_reason(
     how: ChildEnd, written: ChildReport | None, tail: list[str], status: str, words: str
 ) -> None:
     failure = judge(CELL, how, written, tail)

@@ -77,7 +77,7 @@ def span_s(windows: list[Window]) -> tuple[float, float, float]:
     return windows[0].start_ns / 1e9, windows[-1].start_ns / 1e9 + windows[-1].duration_s, longest_s
 
 
-def test_a_peer_works_throughout_the_windows_and_leaves_its_own_result(tmp_path: Path) -> None:
+def test_peer_runs_during_all_windows_and_has_a_result(tmp_path: Path) -> None:
     call = Call(tmp_path)
     own, peer = call.sessions(2)
     record = call.ended()
@@ -98,7 +98,7 @@ def test_a_peer_works_throughout_the_windows_and_leaves_its_own_result(tmp_path:
     assert not [one for one in record.monitor.disturbed if "GPU" in one.text]
 
 
-def test_in_a_traced_run_the_peers_are_load_and_are_not_traced(tmp_path: Path) -> None:
+def test_peers_of_a_traced_run_are_not_traced(tmp_path: Path) -> None:
     call = Call(tmp_path, "traced")
     record = call.ended()
     assert record.status == "ok", record
@@ -107,7 +107,7 @@ def test_in_a_traced_run_the_peers_are_load_and_are_not_traced(tmp_path: Path) -
     assert len(list((call.directory.path / "nsys_reports").iterdir())) == 1
 
 
-def test_a_peer_that_is_killed_fails_the_run_by_name_and_is_tried_twice(tmp_path: Path) -> None:
+def test_killed_peer_fails_the_run_and_is_tried_twice(tmp_path: Path) -> None:
     call = Call(tmp_path)
     killed: set[int] = set()
     for _ in range(2):
@@ -124,7 +124,7 @@ def test_a_peer_that_is_killed_fails_the_run_by_name_and_is_tried_twice(tmp_path
 TOO_MUCH_MB = 2**20
 
 
-def test_what_a_peer_says_of_its_failure_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_of_a_peer_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def too_large(cell: Cell, peer: PeerPlacement) -> Cell:
         return structs.replace(peer_cell(cell, peer), memory_size_mb=TOO_MUCH_MB)
 
@@ -135,7 +135,7 @@ def test_what_a_peer_says_of_its_failure_is_the_reason(tmp_path: Path, monkeypat
     assert record.peers[0].status == "oom"
 
 
-def test_what_fails_first_is_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_failure_is_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def small(cell: Cell, peer: PeerPlacement) -> Cell:
         return structs.replace(peer_cell(cell, peer), memory_size_mb=1)
 
@@ -144,7 +144,7 @@ def test_what_fails_first_is_the_cause(tmp_path: Path, monkeypatch: pytest.Monke
     assert record.status == "oom" and "peer" not in record.reason
 
 
-def test_a_timeout_ends_all_sessions(tmp_path: Path) -> None:
+def test_timeout_ends_all_sessions(tmp_path: Path) -> None:
     call = Call(tmp_path, timeout_s=3, num_samples=2_000_000, concurrent_gpus=3)
     sessions = call.sessions(3)
     begin = time.monotonic()
@@ -156,7 +156,7 @@ def test_a_timeout_ends_all_sessions(tmp_path: Path) -> None:
     assert len(record.peers) == 2
 
 
-def test_peers_that_do_not_listen_are_ended_with_the_run(tmp_path: Path) -> None:
+def test_stopped_peers_are_ended_with_the_run(tmp_path: Path) -> None:
     call = Call(tmp_path, timeout_s=2, num_samples=2_000_000, concurrent_gpus=3)
     sessions = call.sessions(3)
     for session in sessions:
@@ -167,7 +167,7 @@ def test_peers_that_do_not_listen_are_ended_with_the_run(tmp_path: Path) -> None
     assert all(session_members(session, 0) == [] for session in sessions)
 
 
-def test_what_nobody_knows_is_not_runnable(tmp_path: Path) -> None:
+def test_unknown_peer_node_is_not_runnable(tmp_path: Path) -> None:
     directory, grid = resolved(tmp_path)
     (cell,) = grid.cells
     here = directory.host()
@@ -179,7 +179,7 @@ def test_what_nobody_knows_is_not_runnable(tmp_path: Path) -> None:
     assert "no GPU to be near to" in record.reason and "concurrent_placement" in record.advice
 
 
-def test_a_peer_is_the_measured_cell_on_another_gpu_and_node(tmp_path: Path) -> None:
+def test_peer_is_the_measured_cell_on_another_gpu_and_node(tmp_path: Path) -> None:
     _, grid = resolved(tmp_path)
     (cell,) = grid.cells
     bound = peer_cell(structs.replace(cell, binding="numactl"), PeerPlacement(3, "GPU-3", 7))
@@ -189,7 +189,7 @@ def test_a_peer_is_the_measured_cell_on_another_gpu_and_node(tmp_path: Path) -> 
     assert peer_cell(found, PeerPlacement(3, None, None)).binding == "none"
 
 
-def test_the_probe_tells_nodes(tmp_path: Path) -> None:
+def test_probed_nodes_are_read(tmp_path: Path) -> None:
     directory, grid = resolved(tmp_path)
     assert probed_nodes(directory) == {}
     gpus = tuple(

@@ -12,7 +12,7 @@ def shown(counter: BatchCounter) -> tuple[str, int]:
     return progress.text, progress.percent
 
 
-def test_the_percentage_moves_with_the_batches_through_the_phases(tmp_path: Path) -> None:
+def test_percentage_follows_batches_and_phases(tmp_path: Path) -> None:
     progress = BatchCounter(tmp_path / "progress")
     counter = Counter(tmp_path / "progress")
     assert shown(progress) == ("starting", 1)
@@ -32,7 +32,7 @@ def test_the_percentage_moves_with_the_batches_through_the_phases(tmp_path: Path
     assert shown(progress) == ("finishing", 95)
 
 
-def test_windows_measured_again_say_so_and_the_percentage_does_not_fall(tmp_path: Path) -> None:
+def test_repeated_windows_do_not_lower_the_percentage(tmp_path: Path) -> None:
     progress = BatchCounter(tmp_path / "progress")
     counter = Counter(tmp_path / "progress")
     counter.enter(Phase.MEASURING, 2)

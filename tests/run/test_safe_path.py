@@ -29,14 +29,14 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return mark
 
 
-def test_a_run_imports_nothing_from_the_current_directory(tmp_path: Path, planted: Path) -> None:
+def test_run_imports_nothing_from_the_current_directory(tmp_path: Path, planted: Path) -> None:
     _, record, _ = run(tmp_path)
     assert (record.status, record.reason) == ("ok", "")
     assert "-P" in record.command and not planted.exists()
 
 
 @pytest.mark.parametrize("module", ["bench.workload", "bench.workload.microbenchmark", "bench.workload.serve"])
-def test_no_program_of_a_run_does(planted: Path, module: str) -> None:
+def test_programs_import_nothing_from_the_current_directory(planted: Path, module: str) -> None:
     environment = child_environment(dict(os.environ))
     argv = python_module(module, "--help")
     if module.endswith("serve"):
@@ -46,7 +46,7 @@ def test_no_program_of_a_run_does(planted: Path, module: str) -> None:
     assert not planted.exists()
 
 
-def test_the_probe_does_not(planted: Path) -> None:
+def test_probe_imports_nothing_from_the_current_directory(planted: Path) -> None:
     show = python_module("site")
     assert str(planted.parent / "here") not in run_probe(show)
     assert not planted.exists()

@@ -38,13 +38,13 @@ def _nobody_stayed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempt, "FREE_INTERVAL_S", 0.01)
 
 
-def test_a_free_gpu_is_not_waited_for() -> None:
+def test_free_gpu_is_not_waited_for() -> None:
     said: list[Progress] = []
     assert wait_until_free([UUID], said.append, nvml=Nvml([])) == []
     assert said == []
 
 
-def test_a_context_that_is_being_torn_down_is_waited_for_and_named() -> None:
+def test_waits_for_a_context_being_torn_down() -> None:
     said: list[Progress] = []
     nvml = Nvml([os.getpid()], [os.getpid()], [])
     assert wait_until_free([UUID], said.append, nvml=nvml) == []
@@ -56,7 +56,7 @@ def texts(disturbances: list[Disturbance]) -> list[str]:
     return [one.text for one in disturbances]
 
 
-def test_a_neighbour_that_stays_is_waited_for_once_and_named_each_time() -> None:
+def test_waits_once_for_a_process_that_stays_on_the_gpu() -> None:
     nvml, said = Nvml([2**22 + 1]), []
     expected = [f"the GPU was not free: process {2**22 + 1} on {UUID}"]
     assert texts(wait_until_free([UUID], said.append, limit_s=0.05, nvml=nvml)) == expected
@@ -66,7 +66,7 @@ def test_a_neighbour_that_stays_is_waited_for_once_and_named_each_time() -> None
     assert (nvml.calls, len(said)) == (calls + 1, waited)
 
 
-def test_no_gpu_and_no_nvml_is_nothing_to_wait_for() -> None:
+def test_nothing_to_wait_for_without_gpu_or_nvml() -> None:
     class Broken(Nvml):
         def nvmlInit(self) -> None:
             raise RuntimeError("driver not loaded")

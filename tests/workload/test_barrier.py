@@ -16,13 +16,13 @@ from bench.workload.failures import RunFailure
 from .cells import NO_COMPUTE, raw_cell
 
 
-def test_a_peer_that_does_not_come_is_named(tmp_path):
+def test_peer_that_is_not_ready_in_time_is_reported(tmp_path):
     with pytest.raises(RunFailure, match=r"in time: 1 of 3 processes were ready after 0\.02 s") as raised:
         Barrier(tmp_path, 3, 0.02).wait()
     assert raised.value.status == "crashed"
 
 
-def test_all_go_on_when_the_last_one_is_ready(tmp_path):
+def test_barrier_opens_when_the_last_process_is_ready(tmp_path):
     (tmp_path / "ready-1").touch()
     waiting = threading.Thread(target=Barrier(tmp_path, 3, 5).wait)
     waiting.start()
@@ -33,7 +33,7 @@ def test_all_go_on_when_the_last_one_is_ready(tmp_path):
     assert not waiting.is_alive()
 
 
-def test_nobody_waits_for_a_process_that_failed(tmp_path):
+def test_barrier_does_not_wait_for_a_failed_process(tmp_path):
     (tmp_path / "failed-77").touch()
     barrier = Barrier(tmp_path, 2, 60)
     for wait in (barrier.wait, barrier.finish):
@@ -42,7 +42,7 @@ def test_nobody_waits_for_a_process_that_failed(tmp_path):
     assert barrier.is_done()
 
 
-def test_a_peer_that_is_gone_before_the_end_is_found(tmp_path):
+def test_peer_that_ended_early_is_detected(tmp_path):
     barrier = Barrier(tmp_path, 2, 60, stop_timeout_s=0.02)
     assert not barrier.is_done()
     with pytest.raises(RunFailure, match="a peer ended before the windows: 0 of 1"):
@@ -62,7 +62,7 @@ def report(folder: Path, name: str) -> ChildReport:
     return read(folder / f"{name}.json", ChildReport)
 
 
-def test_a_peer_loads_the_host_while_the_other_is_measured(tmp_path):
+def test_peer_loads_the_host_while_the_other_is_measured(tmp_path):
     children = [
         start(tmp_path, "measured", "timed", 2, model=NO_COMPUTE),
         start(tmp_path, "peer", "load", 2, concurrent_load="copies"),
@@ -79,7 +79,7 @@ def test_a_peer_loads_the_host_while_the_other_is_measured(tmp_path):
     assert end.start_ns + end.duration_s * 1e9 > measured.windows[-1].start_ns
 
 
-def test_a_peer_that_fails_ends_the_measured_run_by_name(tmp_path):
+def test_failed_peer_ends_the_measured_run(tmp_path):
     children = [
         start(tmp_path, "measured", "timed", 2, model=NO_COMPUTE),
         start(tmp_path, "peer", "load", 2, model=NO_COMPUTE, memory_size_mb=2**20),

@@ -15,7 +15,7 @@ from bench.workload.profiling import RecordFunctionRanges, make_capture, named
 from .cells import small_cell
 
 
-def test_the_torch_trace_holds_what_ran_inside_and_only_that(tmp_path):
+def test_torch_trace_holds_what_ran_inside_and_only_that(tmp_path):
     trace = tmp_path / "new" / "trace.json.gz"
     ranges = RecordFunctionRanges()
     torch.zeros(3).abs()
@@ -28,7 +28,7 @@ def test_the_torch_trace_holds_what_ran_inside_and_only_that(tmp_path):
     assert list(trace.parent.iterdir()) == [trace]
 
 
-def test_no_trace_is_left_by_a_pass_that_failed(tmp_path):
+def test_failed_pass_leaves_no_trace(tmp_path):
     trace = tmp_path / "trace.json.gz"
     with pytest.raises(ZeroDivisionError), make_capture(small_cell(), trace):
         raise ZeroDivisionError
@@ -52,7 +52,7 @@ with make_capture(small_cell(), Path(sys.argv[1])):
 """
 
 
-def test_what_is_left_of_a_trace_by_a_process_that_was_killed_is_swept(tmp_path):
+def test_trace_of_a_killed_process_is_removed(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "trace.json.gz")])
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "trace.json.gz").exists() and list(tmp_path.iterdir())
@@ -60,7 +60,7 @@ def test_what_is_left_of_a_trace_by_a_process_that_was_killed_is_swept(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_torch_needs_a_place_for_its_trace():
+def test_torch_profiler_needs_a_trace_file():
     with pytest.raises(RunFailure, match="given no --trace"):
         make_capture(small_cell(), None)
 

@@ -16,14 +16,14 @@ def test_sizes_of_the_reference_workload():
     assert cell.batches_per_pass == 100
 
 
-def test_without_compute_as_much_comes_back_as_went_in():
+def test_without_compute_output_equals_input_size():
     cell = small_cell(model=NO_COMPUTE)
     assert not cell.model.computes
     assert cell.output_shape == (4, 3, 32, 32)
     assert cell.bytes_out_per_batch == cell.bytes_in_per_batch == 4 * 3 * 32 * 32 * 4
 
 
-def test_a_direction_that_is_not_copied_has_no_bytes_on_the_link():
+def test_direction_that_is_not_copied_has_no_bytes_on_the_link():
     into, back = small_cell(direction="h2d"), small_cell(direction="d2h")
     assert (into.bytes_in_per_batch, into.bytes_out_per_batch) == (49_152, 0)
     assert (back.bytes_in_per_batch, back.bytes_out_per_batch) == (0, 2_560)
@@ -34,7 +34,7 @@ def test_half_precision_halves_the_bytes(dtype):
     assert small_cell(dtype=dtype).bytes_in_per_batch * 2 == small_cell().bytes_in_per_batch
 
 
-def test_a_pass_rounds_up_to_whole_batches():
+def test_pass_rounds_up_to_whole_batches():
     assert small_cell(num_samples=41, batch_size=4).batches_per_pass == 11
 
 
@@ -43,7 +43,7 @@ def test_keys_of_other_readers_are_ignored(tmp_path):
     assert read_cell(tmp_path / "cell.json") == small_cell()
 
 
-def test_a_load_of_copies_computes_nothing():
+def test_load_of_copies_computes_nothing():
     assert load_cell(small_cell()) == small_cell()
     assert not load_cell(small_cell(concurrent_load="copies")).model.computes
 
@@ -56,7 +56,7 @@ def test_a_load_of_copies_computes_nothing():
         ({"model": {"name": "vit0x0x0"}}, r"`patch_size` - at `\$\.model`"),
     ],
 )
-def test_a_damaged_cell_is_refused_by_its_key(tmp_path, changes, what):
+def test_damaged_cell_is_refused_by_its_key(tmp_path, changes, what):
     (tmp_path / "cell.json").write_text(json.dumps(raw_cell(**changes)))
     with pytest.raises(RunFailure, match=what) as raised:
         read_cell(tmp_path / "cell.json")

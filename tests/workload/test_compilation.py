@@ -77,7 +77,7 @@ def test_code_that_is_compiled_again_is_counted():
     assert compilations() == before + 1
 
 
-def test_compilation_inside_the_windows_fails_by_name(monkeypatch):
+def test_compilation_inside_the_windows_fails_the_run(monkeypatch):
     """The counter is replaced by one that moves whenever it is read: a warm-up of this project compiles all."""
     refuse_compilations(0)
     counts = iter(range(10))
@@ -87,7 +87,7 @@ def test_compilation_inside_the_windows_fails_by_name(monkeypatch):
     assert raised.value.status == "crashed"
 
 
-def test_a_mode_that_fails_is_named_and_not_replaced(monkeypatch):
+def test_failed_compile_mode_is_named_and_not_replaced(monkeypatch):
     from torch._inductor import config
 
     monkeypatch.setattr(config.cpp, "cxx", ("/no/such/compiler",))
@@ -100,7 +100,7 @@ def test_a_mode_that_fails_is_named_and_not_replaced(monkeypatch):
     assert "g++" in raised.value.advice
 
 
-def test_a_compiler_that_is_switched_off_is_no_compiler(monkeypatch):
+def test_disabled_compiler_is_a_failure(monkeypatch):
     """Recent torch refuses by itself, earlier torch would run eagerly and say nothing."""
     monkeypatch.setattr(torch._dynamo.config, "disable", True)
     with torch.inference_mode(), pytest.raises(RunFailure, match=r"mode default (failed|compiled nothing)") as raised:
@@ -108,7 +108,7 @@ def test_a_compiler_that_is_switched_off_is_no_compiler(monkeypatch):
     assert raised.value.status == "crashed"
 
 
-def test_a_compiler_that_compiled_nothing_is_found(monkeypatch):
+def test_compiler_without_effect_is_detected(monkeypatch):
     """torch.compile is replaced by what it is where it is switched off in earlier torch."""
     monkeypatch.setattr(torch, "compile", lambda call, **_: call)
     with torch.inference_mode(), pytest.raises(RunFailure, match="mode default compiled nothing") as raised:
@@ -116,7 +116,7 @@ def test_a_compiler_that_compiled_nothing_is_found(monkeypatch):
     assert "TORCHDYNAMO_DISABLE" in raised.value.advice
 
 
-def test_cuda_graphs_that_were_skipped_are_no_silent_fallback(monkeypatch):
+def test_skipped_cuda_graphs_fail_the_run(monkeypatch):
     """Both counters are replaced: only a GPU has such graphs."""
     values = iter([0, 0, 1, 1])
     monkeypatch.setattr(execution, "_counter", lambda group, name: next(values))
@@ -126,6 +126,6 @@ def test_cuda_graphs_that_were_skipped_are_no_silent_fallback(monkeypatch):
         execution.compiled(cell, CpuDevice(), lambda batch: batch, make_slots(cell, CpuDevice()))
 
 
-def test_advice_says_what_is_missing():
+def test_advice_names_the_missing_compiler():
     assert "gcc" in compile_advice(RuntimeError("Failed to find C compiler. Please specify via CC"))
     assert "compile_model to off" in compile_advice(ValueError("something else"))

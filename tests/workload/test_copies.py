@@ -4,7 +4,7 @@ from bench.workload.devices import CpuDevice
 from bench.workload.microbenchmark import make_route, train_s
 
 
-def test_a_train_copies_its_pairs_in_turn():
+def test_train_copies_its_pairs_in_turn():
     source = torch.arange(6.0).view(3, 2)
     target = torch.zeros(3, 2)
     route = make_route(CpuDevice(), [(target[i], source[i]) for i in range(3)])

@@ -14,18 +14,18 @@ from .cells import small_cell
 UUID = "8a1b2c3d-0000-1111-2222-333344445555"
 
 
-def test_the_cpu_device_uses_the_cpus_it_may_use():
+def test_cpu_device_uses_the_cpus_it_may_use():
     assert open_device(small_cell()).describe().type == "cpu"
     assert torch.get_num_threads() == len(os.sched_getaffinity(0))
 
 
-def test_an_event_of_the_cpu_is_a_clock_reading_in_ms():
+def test_event_of_the_cpu_is_a_clock_reading_in_ms():
     start, end = CpuEvent(), CpuEvent()
     start.at_ns, end.at_ns = 1_000_000, 3_500_000
     assert start.elapsed_time(end) == 2.5
 
 
-def test_the_cpu_device_has_no_gpu_facts():
+def test_cpu_device_has_no_gpu_facts():
     facts = CpuDevice().describe()
     assert facts.name
     assert facts.uuid is facts.pci_bus_id is facts.capability is None
@@ -61,7 +61,7 @@ def test_no_such_gpu(two_stub_gpus):
     assert raised.value.status == "not_runnable"
 
 
-def test_a_gpu_that_was_there_when_the_study_was_laid_out_has_crashed(monkeypatch, two_stub_gpus):
+def test_gpu_that_disappeared_is_a_crash(monkeypatch, two_stub_gpus):
     for there, gpu in ((True, 2), (False, 0)):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         with pytest.raises(RunFailure) as raised:
@@ -70,7 +70,7 @@ def test_a_gpu_that_was_there_when_the_study_was_laid_out_has_crashed(monkeypatc
 
 
 @pytest.mark.parametrize("expected", [None, UUID, f"GPU-{UUID}", f"GPU-{UUID.upper()}"])
-def test_the_right_gpu_in_any_spelling(two_stub_gpus, expected):
+def test_right_gpu_in_any_spelling(two_stub_gpus, expected):
     assert open_device(small_cell(device="cuda", gpu=1, gpu_uuid=expected)).index == 1
 
 

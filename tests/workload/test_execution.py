@@ -35,7 +35,7 @@ def test_eager_is_the_model_on_the_slot(dtype):
         assert not torch.equal(forward(1), forward(0))
 
 
-def test_a_model_that_returns_something_else_is_refused():
+def test_model_with_an_unexpected_output_is_refused():
     class Other(torch.nn.Module):
         def forward_features(self, batch):
             return batch[:, :, ::2]

@@ -21,13 +21,13 @@ def test_memory_that_ran_out_is_oom(error):
     assert failure.advice == "reduce batch_size or memory_size_mb"
 
 
-def test_the_allocator_of_the_cpu_is_known():
+def test_allocator_of_the_cpu_is_known():
     with pytest.raises(RuntimeError) as raised:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert name_failure(raised.value).status == "oom"
 
 
-def test_a_failure_keeps_its_name():
+def test_failure_keeps_its_name():
     failure = RunFailure(Outcome.NOT_RUNNABLE, "there is no GPU 9", "choose another")
     assert name_failure(failure) is failure
     expected = Failure(status=Outcome.NOT_RUNNABLE, reason="there is no GPU 9", advice="choose another")
@@ -35,7 +35,7 @@ def test_a_failure_keeps_its_name():
     assert failure.exit_code == 3
 
 
-def test_a_study_error_keeps_its_words_and_its_place():
+def test_study_error_keeps_its_text_and_place():
     failure = name_failure(StudyError("not valid JSON", "cell.json", "delete the file"))
     expected = Failure(status=Outcome.CRASHED, reason="not valid JSON (cell.json)", advice="delete the file")
     assert failure.record() == expected

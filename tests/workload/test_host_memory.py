@@ -15,7 +15,7 @@ class StubCudaDevice:
 
 
 @pytest.mark.parametrize("kind", ["pinned", "pageable"])
-def test_the_cpu_device_copies_normal_memory(kind):
+def test_cpu_device_copies_normal_memory(kind):
     memory = HostMemory(kind, CpuDevice())
     buffer = memory.inputs((2, 3), torch.bfloat16)
     assert (buffer.shape, buffer.dtype, buffer.device.type) == ((2, 3), torch.bfloat16, "cpu")
@@ -52,6 +52,6 @@ def test_pinned_blocks_are_powers_of_two(nbytes, taken):
         ("registered", "registered", False),
     ],
 )
-def test_the_result_has_the_kinds_of_both_sides(kind, outputs, synchronous):
+def test_result_has_the_kinds_of_both_sides(kind, outputs, synchronous):
     facts = HostMemory(kind, StubCudaDevice()).describe(None, None)
     assert (facts.inputs, facts.outputs, facts.synchronous_copies) == (kind, outputs, synchronous)

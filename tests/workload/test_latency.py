@@ -4,14 +4,14 @@ from bench.workload.devices import CpuDevice
 from bench.workload.measure import LatencyMarks, latency, mark_stride
 
 
-def test_a_fast_window_marks_some_batches_of_both_slots():
+def test_fast_window_marks_some_batches_of_both_slots():
     assert mark_stride(100, 512) == 1
     assert mark_stride(1024, 512) == 3
     assert mark_stride(5000, 512) % 2 == 1
     assert 5000 / mark_stride(5000, 512) <= 512
 
 
-def test_marks_are_made_before_the_window_and_used_again():
+def test_marks_are_created_before_the_window_and_reused():
     marks = LatencyMarks(CpuDevice(), max_marked=2)
     marks.prepare(5)
     starts, ends = marks.events(5)
@@ -39,7 +39,7 @@ def test_quantiles_interpolate_linearly():
     assert found.quantiles == [10.0 * percent for percent in range(101)]
 
 
-def test_what_a_small_sample_cannot_support_is_null():
+def test_unsupported_quantiles_are_none():
     found = latency([3.0, 1.0, 2.0, 5.0])
     assert found.p50 == 2.5
     assert found.p99 is None

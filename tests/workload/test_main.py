@@ -34,7 +34,7 @@ def ended(folder: Path, mode: str, *more: str, limit_bytes: int = 0, **changes) 
     return child.returncode, json.loads((folder / "result.json").read_text()), child.stderr
 
 
-def test_a_timed_run_counts_its_batches_and_ends_with_its_result(tmp_path):
+def test_timed_run_counts_batches_and_writes_its_result(tmp_path):
     progress = tmp_path / "progress"
     progress.write_bytes(bytes(16))
     seen = set()
@@ -54,7 +54,7 @@ def test_a_timed_run_counts_its_batches_and_ends_with_its_result(tmp_path):
     assert shown.startswith("pipeline_gpu0_numa0_vit16x1x32 timed: ")
 
 
-def test_a_traced_run_writes_its_trace(tmp_path):
+def test_traced_run_writes_its_trace(tmp_path):
     trace = tmp_path / "trace.json.gz"
     code, result, _ = ended(tmp_path, "traced", "--trace", str(trace), model=NO_COMPUTE)
     assert (code, result["failure"]) == (0, None)
@@ -74,7 +74,7 @@ def test_nsys_on_the_cpu_device_needs_no_trace_file(tmp_path):
         ({"cuda_graph": True}, "not_runnable", ("cuda_graph needs device cuda",)),
     ],
 )
-def test_a_failure_is_told_by_name(tmp_path, changes, status, reason):
+def test_failure_is_reported_by_name(tmp_path, changes, status, reason):
     code, result, stderr = ended(tmp_path, "timed", model=NO_COMPUTE, **changes)
     assert code == 3
     failure = result["failure"]
@@ -84,7 +84,7 @@ def test_a_failure_is_told_by_name(tmp_path, changes, status, reason):
     assert "Traceback" not in stderr
 
 
-def test_an_allocation_that_fails_is_oom(tmp_path):
+def test_allocation_that_fails_is_oom(tmp_path):
     """The host has the memory, the process's own limit does not."""
     if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 12 << 30:
         pytest.skip("needs a host with 12 GiB: the pool must pass the check and fail the allocation")
@@ -95,7 +95,7 @@ def test_an_allocation_that_fails_is_oom(tmp_path):
     assert "reduce batch_size or memory_size_mb" in stderr
 
 
-def test_any_other_failure_is_a_crash_with_its_words(tmp_path):
+def test_any_other_failure_is_a_crash_with_its_text(tmp_path):
     code, result, stderr = ended(tmp_path, "traced", "--trace", "/proc/no/trace.json.gz", model=NO_COMPUTE)
     assert (code, result["failure"]["status"]) == (3, "crashed")
     assert "/proc/no" in result["failure"]["reason"]

@@ -31,7 +31,7 @@ def test_huge_pages_of_the_mappings_that_a_buffer_lies_in(tmp_path, address, nby
     assert huge_bytes(address, nbytes, path) == expected
 
 
-def test_mapped_memory_is_aligned_zeroed_and_goes_back_when_nobody_uses_it():
+def test_mapped_memory_is_aligned_zeroed_and_released():
     released = []
     memory = map_memory(10_000, on_release=released.append)
     address = memory.data_ptr()
@@ -55,7 +55,7 @@ def thp() -> str:
 
 
 @pytest.mark.skipif("[never]" in thp(), reason="needs transparent huge pages")
-def test_huge_is_really_huge():
+def test_huge_buffers_are_in_huge_pages():
     try:
         memory = map_huge(5 << 20)
     except RunFailure as failure:
@@ -75,7 +75,7 @@ def test_no_huge_pages_is_an_outcome(monkeypatch, tmp_path: Path, enabled, what)
     assert raised.value.status == "not_runnable"
 
 
-def test_small_pages_are_no_silent_substitute(monkeypatch):
+def test_small_pages_do_not_replace_huge_ones(monkeypatch):
     """smaps is replaced: the kernel of a test has free memory in one piece."""
     monkeypatch.setattr(mapped, "huge_bytes", lambda address, nbytes: 2 << 20)
     monkeypatch.setattr(mapped, "huge_page_bytes", lambda: 2 << 20)

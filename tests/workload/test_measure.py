@@ -30,7 +30,7 @@ def pipeline():
         yield build_pipeline(small_cell(model=NO_COMPUTE), CpuDevice(), PhaseTimes())
 
 
-def test_warm_up_runs_its_samples_and_says_whether_it_settled(pipeline):
+def test_warm_up_runs_its_samples_and_reports_settling(pipeline):
     rule = WarmupRule(window_s=0.002, min_batches=500, min_s=0.01)
     warmup = warm_up(pipeline, rule, Progress())
     facts = warmup.record
@@ -40,7 +40,7 @@ def test_warm_up_runs_its_samples_and_says_whether_it_settled(pipeline):
     assert warmup.batch_s > 0
 
 
-def test_warm_up_of_a_traced_run_is_named_as_such(pipeline):
+def test_warm_up_of_a_traced_run_has_its_prefix(pipeline):
     written = Written()
     warm_up(pipeline, WarmupRule(window_s=0.001, min_batches=3, min_s=0.001), Progress(), written)
     assert written.tree[0][0] == "warmup_batch_0"
@@ -64,7 +64,7 @@ def test_windows_are_of_one_size_and_long_enough(pipeline):
     assert min(measured.latencies_us) > 0
 
 
-def test_a_window_counts_the_pages_that_are_first_touched_in_it(pipeline):
+def test_window_counts_its_minor_faults(pipeline):
     pages = 512
     fresh = mmap.mmap(-1, pages * mmap.PAGESIZE)
     fresh.madvise(mmap.MADV_NOHUGEPAGE)
@@ -78,7 +78,7 @@ def test_a_window_counts_the_pages_that_are_first_touched_in_it(pipeline):
     assert plain(first)["minor_faults"] == first.minor_faults
 
 
-def test_short_windows_are_measured_again_all_of_them(pipeline, monkeypatch):
+def test_all_windows_are_measured_again_if_one_is_short(pipeline, monkeypatch):
     """The first two windows are said to have taken long, the third not: none of the three is kept."""
     asked: list[int] = []
 
@@ -92,7 +92,7 @@ def test_short_windows_are_measured_again_all_of_them(pipeline, monkeypatch):
     assert [window.batches for window in measured.windows] == [33] * 3
 
 
-def test_the_traced_pass_is_inside_the_window_range(pipeline):
+def test_traced_pass_is_inside_the_window_range(pipeline):
     written = Written()
     window = trace_pass(pipeline, 3, written, nullcontext(), Progress())
     assert window.batches == 3
@@ -101,21 +101,21 @@ def test_the_traced_pass_is_inside_the_window_range(pipeline):
     assert [name for name, _ in batches] == [f"test_batch_{index}" for index in range(3)]
 
 
-def test_the_counter_ends_as_done(pipeline, tmp_path):
+def test_counter_ends_as_done(pipeline, tmp_path):
     path = tmp_path / "progress"
     path.write_bytes(bytes(16))
     trace_pass(pipeline, 3, Written(), nullcontext(), Progress(path))
     assert path.read_bytes()[12] == Phase.DONE
 
 
-def test_the_checksum_does_not_depend_on_what_ran_before(pipeline):
+def test_checksum_does_not_depend_on_what_ran_before(pipeline):
     first = first_batch_again(pipeline)
     warm_up(pipeline, WarmupRule(window_s=0.001, min_batches=7, min_s=0.001), Progress())
     assert first_batch_again(pipeline) == first
     assert first == pytest.approx(float(pipeline.rings.inputs[0].abs().mean()))
 
 
-def test_a_batch_that_never_comes_back_is_a_failure_with_a_name(pipeline, monkeypatch):
+def test_lost_batch_is_a_named_failure(pipeline, monkeypatch):
     monkeypatch.setattr(pipeline, "d2h", lambda slot, target, end: None)
     with pytest.raises(RunFailure, match="the output of the first batch is nan"):
         first_batch_again(pipeline)

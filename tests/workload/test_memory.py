@@ -22,11 +22,11 @@ def host(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_pool_that_fits_is_allowed(host):
+def test_pool_that_fits_is_allowed(host):
     require_host_memory(7 * GIB, None, host)
 
 
-def test_the_host_is_too_small(host):
+def test_host_is_too_small(host):
     with pytest.raises(RunFailure, match="the host has 8192 MiB") as raised:
         require_host_memory(8 * GIB, None, host)
     assert raised.value.status == "oom"
@@ -34,7 +34,7 @@ def test_the_host_is_too_small(host):
     assert "takes 8192 MiB" in raised.value.what
 
 
-def test_the_control_group_is_too_small(host):
+def test_control_group_is_too_small(host):
     write(host, "proc/self/cgroup", "0::/user/job\n")
     write(host, "sys/fs/cgroup/user/memory.max", str(3 * GIB))
     write(host, "sys/fs/cgroup/user/memory.current", str(2 * GIB))
@@ -46,14 +46,14 @@ def test_the_control_group_is_too_small(host):
         require_host_memory(2 * GIB, None, host)
 
 
-def test_the_first_version_of_control_groups(host):
+def test_first_version_of_control_groups(host):
     write(host, "proc/self/cgroup", "5:cpu,cpuacct:/\n4:memory:/job\n")
     write(host, "sys/fs/cgroup/memory/job/memory.limit_in_bytes", str(3 * GIB))
     write(host, "sys/fs/cgroup/memory/job/memory.usage_in_bytes", str(GIB))
     assert cgroup_free_bytes(host) == 2 * GIB
 
 
-def test_the_node_is_too_small_only_if_memory_is_bound_to_it(host):
+def test_node_limit_applies_only_if_memory_is_bound(host):
     write(host, "sys/devices/system/node/node2/meminfo",
           f"Node 2 MemTotal: 999999 kB\nNode 2 MemFree: {512 * 1024} kB\n"
           f"Node 2 Active(file): {96 * 1024} kB\nNode 2 Inactive(file): {32 * 1024} kB\n")

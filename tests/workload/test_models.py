@@ -15,7 +15,7 @@ def weights(**changes) -> dict[str, torch.Tensor]:
     return build_model(small_cell(**changes), CPU).state_dict()
 
 
-def test_weights_follow_from_the_seed():
+def test_weights_depend_on_the_seed_only():
     first, again, other = weights(seed=3), weights(seed=3), weights(seed=4)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["patch_embed.proj.weight"], other["patch_embed.proj.weight"])
@@ -30,7 +30,7 @@ def test_every_weight_was_set():
             assert (weight == 1).all(), name
 
 
-def test_the_encoder_has_the_asked_shape():
+def test_encoder_has_the_asked_shape():
     model = build_model(small_cell(), CPU)
     assert len(model.blocks) == 1
     assert model.blocks[0].mlp.fc1.out_features == 4 * 32
@@ -40,7 +40,7 @@ def test_the_encoder_has_the_asked_shape():
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
-def test_the_dtype_is_that_of_the_weights(name, dtype):
+def test_dtype_is_that_of_the_weights(name, dtype):
     assert {weight.dtype for weight in weights(dtype=name).values()} == {dtype}
 
 
@@ -59,7 +59,7 @@ def test_tf32_only_where_asked():
     assert not torch.backends.cudnn.allow_tf32
 
 
-def test_a_cell_without_compute_does_not_import_timm():
+def test_cell_without_compute_does_not_import_timm():
     code = (
         "import sys; from bench.workload.__main__ import import_torch; import_torch(False);"
         "print('timm' in sys.modules, 'torch' in sys.modules)"

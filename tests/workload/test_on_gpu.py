@@ -63,7 +63,7 @@ def test_every_batch_in_the_output_ring_is_right(buffers, execution):
             torch.testing.assert_close(returned, model.forward_features(source), rtol=tolerance, atol=tolerance)
 
 
-def test_a_graph_keeps_the_weights_that_it_reads():
+def test_graph_keeps_the_weights_that_it_reads():
     """Memory that is taken after the capture, as much as the weights take, must not be theirs."""
     cell = small_cell(**LARGE, cuda_graph=True)
     with torch.inference_mode():
@@ -89,7 +89,7 @@ def test_without_compute_the_input_comes_back(buffers):
 
 
 @pytest.mark.parametrize("execution", [{}, {"cuda_graph": True}], ids=str)
-def test_a_timed_run_allocates_nothing_in_its_windows(execution):
+def test_timed_run_allocates_nothing_in_its_windows(execution):
     result = execute(small_cell(**LARGE, **execution), Mode.TIMED, Progress(), PhaseTimes())
     assert result.device_allocations_in_windows == 0
     assert result.device.type == "cuda"
@@ -100,7 +100,7 @@ def test_a_timed_run_allocates_nothing_in_its_windows(execution):
     assert min(rings.values()) > 0
 
 
-def test_a_torch_trace_has_every_copy_of_the_pass(tmp_path):
+def test_torch_trace_has_every_copy_of_the_pass(tmp_path):
     trace = tmp_path / "trace.json.gz"
     result = execute(small_cell(**LARGE), Mode.TRACED, Progress(), PhaseTimes(), trace)
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
@@ -122,7 +122,7 @@ def test_device_memory_that_runs_out_is_oom():
     assert name_failure(raised.value).status == "oom"
 
 
-def test_the_link_carries_both_ways():
+def test_link_carries_both_ways():
     link = measure_link(CudaDevice(0), 6_021_120, 64 << 20, burst_s=0.02)
     assert 0 < link.both_gb_s <= 1.05 * max(link.h2d_gb_s, link.d2h_gb_s)
 
@@ -158,7 +158,7 @@ def test_every_kind_of_host_memory_moves_batches_right(kind, buffers):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_certificate_covers_every_kind(kind):
+def test_certificate_covers_every_kind(kind):
     """Under a real binding: pages that cannot be located leave a run unproved, and never misplaced."""
     try:
         result = execute(
@@ -211,7 +211,7 @@ def test_one_way_computes_what_both_ways_compute(direction):
 
 @pytest.mark.parametrize("kind", ["pinned", "write-combined"])
 @pytest.mark.parametrize("queue", [1, 8])
-def test_prepared_batches_are_not_overwritten_before_they_are_copied(kind, queue):
+def test_prepared_batches_are_copied_before_reuse(kind, queue):
     """A ring just long enough: every entry is used again while its last copy may still be under way."""
     cell = small_cell(**LARGE | {"model": NO_COMPUTE, "memory_size_mb": 1}, preprocess_queue=queue, host_memory=kind)
     with torch.inference_mode():
@@ -249,7 +249,7 @@ def started(folder: Path, name: str, module: str, *more: str, **changes) -> subp
     return subprocess.Popen([sys.executable, "-m", module, *files, *more])
 
 
-def test_a_second_process_loads_the_gpu(tmp_path):
+def test_second_process_loads_the_gpu(tmp_path):
     """Both on one GPU: a test has no more."""
     meeting = tmp_path / "meeting"
     meeting.mkdir()
@@ -268,7 +268,7 @@ def test_a_second_process_loads_the_gpu(tmp_path):
     assert measured["throughput_samples_s"] + peer["throughput_samples_s"] <= 1.05 * alone_samples_s
 
 
-def test_the_microbenchmarks(tmp_path):
+def test_microbenchmarks(tmp_path):
     assert started(tmp_path, "link", "bench.workload.microbenchmark", "--largest-mb", "512").wait(120) == 0
     found = json.loads((tmp_path / "link.json").read_text())
     gb_s = {(row["direction"], row["bytes"]): row["median_gb_s"] for row in found.copies}

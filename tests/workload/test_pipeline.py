@@ -37,13 +37,13 @@ def expected(total: int, computes: bool) -> list[int]:
 
 
 @given(st.sampled_from(BUFFERS), st.integers(1, 14), st.integers(1, 3), st.booleans(), st.integers(0, 10**6))
-def test_every_batch_comes_back_right_in_any_order_the_device_may_choose(buffers, batches, runs, computes, seed):
+def test_batches_are_right_in_any_order_of_the_device(buffers, batches, runs, computes, seed):
     found = lazy_outputs(LazyDevice(seed), buffers, batches, computes, runs)
     assert found == expected(batches * runs, computes)
 
 
 @given(st.sampled_from(BUFFERS), st.integers(1, 14), st.booleans(), st.integers(0, 10**6))
-def test_inputs_that_stay_on_the_device_come_back_right_in_any_order(buffers, batches, computes, seed):
+def test_resident_inputs_are_right_in_any_order(buffers, batches, computes, seed):
     device = LazyDevice(seed)
     rings = SimpleNamespace(inputs=None, outputs=device.memory([0] * batches))
     slots = device.memory([slot + 1 for slot in range(buffers)])
@@ -55,7 +55,7 @@ def test_inputs_that_stay_on_the_device_come_back_right_in_any_order(buffers, ba
 
 
 @given(st.sampled_from(BUFFERS), st.integers(1, 14), st.booleans(), st.integers(0, 10**6))
-def test_outputs_that_stay_on_the_device_are_right_in_any_order(buffers, batches, computes, seed):
+def test_resident_outputs_are_right_in_any_order(buffers, batches, computes, seed):
     device = LazyDevice(seed)
     rings = SimpleNamespace(inputs=device.memory([index + 1 for index in range(batches)]), outputs=None)
     slots = device.memory([0] * buffers)
@@ -100,7 +100,7 @@ def test_without_compute_the_input_comes_back(buffers):
             assert torch.equal(pipeline.output_of(index), pipeline.rings.inputs[index])
 
 
-def test_batches_go_on_where_the_last_run_ended():
+def test_batches_continue_where_the_last_run_ended():
     ring = torch.empty(6, 2, 3)
     fill_ring(ring, seed=1)
     rings = SimpleNamespace(inputs=ring, outputs=torch.zeros(6, 2, 3))

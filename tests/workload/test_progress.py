@@ -1,7 +1,7 @@
 from bench.workload.progress import Phase, Progress, read_progress
 
 
-def test_the_parent_reads_what_the_child_counts(tmp_path):
+def test_parent_reads_what_the_child_counts(tmp_path):
     path = tmp_path / "progress"
     path.write_bytes(bytes(16))
     progress = Progress(path)
@@ -16,7 +16,7 @@ def test_the_parent_reads_what_the_child_counts(tmp_path):
     assert read_progress(path.read_bytes()) == (0, 0, 3)
 
 
-def test_the_bytes_are_those_of_the_contract(tmp_path):
+def test_bytes_are_those_of_the_contract(tmp_path):
     path = tmp_path / "progress"
     path.write_bytes(bytes(16))
     progress = Progress(path)
@@ -25,13 +25,13 @@ def test_the_bytes_are_those_of_the_contract(tmp_path):
     assert path.read_bytes() == bytes([1, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 2, 0, 0, 0])
 
 
-def test_without_a_parent_nobody_is_told():
+def test_progress_works_without_a_parent():
     progress = Progress()
     progress.enter(Phase.WARMUP)
     progress.beat()
 
 
-def test_a_witness_sees_every_batch():
+def test_second_callback_is_called_for_every_batch():
     seen: list[int] = []
     progress = Progress()
     beat = progress.counting(lambda: seen.append(1))

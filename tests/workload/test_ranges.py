@@ -44,7 +44,7 @@ def test_names_and_nesting_are_those_of_the_contract():
     assert written.tree == [("test_double_buffer", [batch("test_", 0), batch("test_", 1)])]
 
 
-def test_a_pass_with_ranges_moves_the_same_batches():
+def test_pass_with_ranges_moves_the_same_batches():
     with torch.inference_mode():
         pipeline = build_pipeline(small_cell(model=NO_COMPUTE), CpuDevice(), PhaseTimes())
         pipeline.run(2, no_beat)
@@ -54,7 +54,7 @@ def test_a_pass_with_ranges_moves_the_same_batches():
         assert pipeline.output_of(5).isnan().all()
 
 
-def test_a_range_closes_when_its_stage_fails():
+def test_range_closes_when_its_stage_fails():
     written = Written()
     with pytest.raises(ZeroDivisionError), named(written, "a"):
         raise ZeroDivisionError

@@ -10,25 +10,25 @@ from .cells import NO_COMPUTE, small_cell
 MIB = 1 << 20
 
 
-def test_the_input_ring_fills_the_pool():
+def test_input_ring_fills_the_pool():
     cell = small_cell(memory_size_mb=1)
     assert ring_sizes(cell).inputs == MIB // cell.bytes_in_per_batch == 21
 
 
-def test_there_are_at_least_two_batches_and_an_output_for_every_slot():
+def test_rings_have_at_least_two_batches_and_all_slots():
     sizes = ring_sizes(small_cell(model=NO_COMPUTE, image_size=512, buffers=4))
     assert sizes.inputs == 2
     assert sizes.outputs == 5
 
 
-def test_the_output_ring_is_bounded():
+def test_output_ring_is_bounded():
     cell = small_cell(model=NO_COMPUTE, image_size=224, batch_size=10, memory_size_mb=512)
     sizes = ring_sizes(cell)
     assert sizes.inputs == 89
     assert sizes.outputs * cell.bytes_out_per_batch <= 64 * MIB
 
 
-def test_content_follows_from_the_seed_and_no_two_batches_are_alike():
+def test_content_depends_on_the_seed_and_batches_differ():
     rings = [torch.empty(8, 2, 3, 16, 16) for _ in range(3)]
     for ring, seed in zip(rings, (1, 1, 2), strict=True):
         fill_ring(ring, seed)
@@ -46,11 +46,11 @@ def test_addresses_cover_the_rings():
     assert rings.addresses()["output_ring"][1] == rings.outputs.numel() * 4
 
 
-def test_outputs_that_were_not_written_are_no_numbers():
+def test_unwritten_outputs_are_nan():
     assert make_rings(small_cell(), CpuDevice()).outputs.isnan().all()
 
 
-def test_a_pool_larger_than_the_host_is_refused_before_it_is_allocated():
+def test_pool_larger_than_the_host_is_not_allocated():
     with pytest.raises(RunFailure, match="not enough host memory for the pool") as raised:
         make_rings(small_cell(memory_size_mb=2**20), CpuDevice())
     assert raised.value.status == "oom"
@@ -66,5 +66,5 @@ def test_one_way_has_one_ring():
     assert set(rings.addresses()) == {"output_ring"}
 
 
-def test_what_is_prepared_and_copied_fits_into_the_ring():
+def test_prepared_and_copied_batches_fit_into_the_ring():
     assert ring_sizes(small_cell(preprocess_queue=30, buffers=3)).inputs == 34

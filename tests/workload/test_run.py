@@ -36,7 +36,7 @@ def events(traced) -> list[dict]:
     ]
 
 
-def test_a_timed_run_has_all_its_numbers():
+def test_timed_run_has_all_its_numbers():
     result = timed()
     text = json.dumps(plain(result), allow_nan=False)
     assert decode(text.encode(), Result) == result
@@ -65,12 +65,12 @@ def test_latencies_fit_into_the_windows():
     assert 0 < result.latency_us.p50 <= result.latency_us.max <= longest
 
 
-def test_the_checksum_follows_from_the_seed():
+def test_checksum_depends_on_the_seed_only():
     assert execute(small_cell(), Mode.TIMED, Progress(), PhaseTimes()).output_checksum == timed().output_checksum
     assert timed(seed=1).output_checksum != timed().output_checksum
 
 
-def test_the_traced_run_moves_the_same_tokens(traced):
+def test_traced_run_moves_the_same_tokens(traced):
     assert traced[0].output_checksum == timed().output_checksum
 
 
@@ -83,7 +83,7 @@ def test_without_compute():
     assert result.output_checksum == pytest.approx((2 / 3.14159265) ** 0.5, rel=0.02)
 
 
-def test_the_certificate_sees_every_batch_of_the_windows_and_both_rings():
+def test_certificate_covers_every_batch_and_both_rings():
     result = timed()
     certificate = result.certificate
     batches = sum(window.batches for window in result.windows)
@@ -93,13 +93,13 @@ def test_the_certificate_sees_every_batch_of_the_windows_and_both_rings():
     assert certificate.buffers["input_ring"].bytes == 21 * 49_152
 
 
-def test_the_collector_is_itself_again_afterwards():
+def test_garbage_collector_is_restored():
     timed()
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
 
 
-def test_a_traced_run_traces_one_pass(traced):
+def test_traced_run_traces_one_pass(traced):
     result, _ = traced
     [window] = result.windows
     assert window.batches == result.batches_per_pass == 10
@@ -108,7 +108,7 @@ def test_a_traced_run_traces_one_pass(traced):
     assert sum(result.certificate.cpus_seen.values()) == 10
 
 
-def test_the_trace_has_the_ranges_of_the_contract_and_no_warm_up(events):
+def test_trace_has_the_ranges_of_the_contract(events):
     ranges = {event["name"] for event in events if event.get("cat") == "user_annotation"}
     parts = ("", "h2d_", "compute_", "d2h_")
     expected = {f"test_{part}batch_{index}" for part in parts for index in range(10)}
@@ -122,7 +122,7 @@ def inside(events: list[dict], name: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("index", [0, 9])
-def test_copies_and_operations_lie_in_their_ranges(events, index):
+def test_copies_and_operations_are_in_their_ranges(events, index):
     for stage in ("h2d", "d2h"):
         operations = [event["name"] for event in inside(events, f"test_{stage}_batch_{index}")]
         assert operations.count("aten::copy_") == 1
@@ -131,7 +131,7 @@ def test_copies_and_operations_lie_in_their_ranges(events, index):
     assert operations.count("aten::scaled_dot_product_attention") == 1
 
 
-def test_the_copies_carry_the_bytes_of_the_record(traced, events):
+def test_copies_have_the_bytes_of_the_record(traced, events):
     [copy] = [event for event in inside(events, "test_h2d_batch_3") if event["name"] == "aten::copy_"]
     assert copy["args"]["Input Dims"][0] == [4, 3, 32, 32]
     assert traced[0].bytes_in_per_batch == 4 * 3 * 32 * 32 * 4

@@ -32,20 +32,20 @@ def process_folder(tmp_path: Path, *opened: str) -> Path:
     return tmp_path
 
 
-def test_a_process_with_threads_is_not_forked() -> None:
+def test_process_with_threads_is_not_forked() -> None:
     refused = subprocess.run([sys.executable, "-c", THREADED], cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 3
     assert refused.stderr.startswith("no fork server: it has 2 threads before the fork")
     assert "use start: exec" in refused.stderr
 
 
-def test_an_open_gpu_is_not_forked(tmp_path: Path) -> None:
+def test_open_gpu_is_not_forked(tmp_path: Path) -> None:
     serve.refuse_unsafe(process_folder(tmp_path / "quiet", "/dev/null", "socket:[1]"))
     with pytest.raises(RunFailure, match="it holds /dev/nvidiactl open before the fork"):
         serve.refuse_unsafe(process_folder(tmp_path / "busy", "/dev/null", "/dev/nvidiactl"))
 
 
-def test_a_context_is_not_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_with_a_cuda_context_is_not_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
@@ -53,7 +53,7 @@ def test_a_context_is_not_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         serve.refuse_unsafe(process_folder(tmp_path))
 
 
-def test_the_environment_is_what_torch_itself_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imports_leave_the_environment_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     # Another test of this process may have set it.
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     import_torch(True)
@@ -64,7 +64,7 @@ def test_the_environment_is_what_torch_itself_makes_of_it(monkeypatch: pytest.Mo
     assert {"torch", "timm", "bench.workload.run"} <= sys.modules.keys()
 
 
-def test_the_command_of_a_record_makes_that_run_again(tmp_path: Path) -> None:
+def test_command_of_a_record_repeats_the_run(tmp_path: Path) -> None:
     """A cell that does not fit: nothing need be measured to see that exit code and named outcome come through."""
     cell, result = tmp_path / "cell.json", tmp_path / "result.json"
     cell.write_text(json.dumps(raw_cell(model=NO_COMPUTE, memory_size_mb=2**20)))

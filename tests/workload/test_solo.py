@@ -8,7 +8,7 @@ from bench.workload.solo import batches_queued, bursts_of, issue_us, solo_us
 from .cells import NO_COMPUTE, small_cell
 
 
-def test_a_burst_fits_in_the_queue():
+def test_burst_fits_in_the_queue():
     assert batches_queued(0, 1e-4) == 16
     assert batches_queued(12, 1e-4) == 3
     assert batches_queued(100, 1e-4) == 1

@@ -62,7 +62,7 @@ def test_only_what_is_asked_for_is_copied(monkeypatch):
 @pytest.mark.parametrize(
     ("direction", "reason"), [("h2d", "no copy out, which would end it"), ("d2h", "no copy in, which would begin it")]
 )
-def test_a_one_way_run_has_no_latency_and_says_why(direction, reason):
+def test_one_way_run_has_no_latency_but_a_reason(direction, reason):
     result = execute(small_cell(direction=direction), Mode.TIMED, Progress(), PhaseTimes())
     assert result.throughput_samples_s > 0
     latency = result.latency_us
@@ -75,14 +75,14 @@ def test_a_one_way_run_has_no_latency_and_says_why(direction, reason):
     assert set(result.certificate.buffers) == {ring[on]}
 
 
-def test_device_slots_start_with_batches_where_none_is_copied_in():
+def test_slots_hold_batches_where_none_is_copied_in():
     with torch.inference_mode():
         one, both = built(direction="d2h", buffers=3), built(buffers=3)
         for index in range(3):
             assert torch.equal(one.slots[index], both.rings.inputs[index])
 
 
-def test_a_pipeline_without_rings_of_its_own_is_one_way():
+def test_pipeline_without_rings_of_its_own_is_one_way():
     from bench.workload.pipeline import Pipeline
 
     rings = SimpleNamespace(inputs=torch.ones(2, 3), outputs=None)

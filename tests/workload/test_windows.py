@@ -20,7 +20,7 @@ def recorded(samples_s: tuple[float, ...], duration_s: float = 0.12, batch_size:
 RULE = WarmupRule(window_s=0.1, min_batches=10)
 
 
-def test_a_steady_sequence_settles_and_a_noisy_one_does_not():
+def test_steady_sequence_settles_and_a_noisy_one_does_not():
     assert RULE.settled(recorded(GRAPH))
     assert not RULE.settled(recorded(EAGER))
     assert RULE.spread(recorded(EAGER)) == pytest.approx(0.285, abs=0.02)
@@ -46,7 +46,7 @@ def test_warm_up_lasts_its_half_second_and_its_samples():
     assert not thirsty.is_over(recorded(GRAPH * 3))
 
 
-def test_a_warm_up_that_never_settles_ends_at_its_limits():
+def test_warm_up_that_never_settles_ends_at_its_limits():
     assert not RULE.is_over(recorded(EAGER * 3))
     assert RULE.is_over(recorded(EAGER * 4))
     slow = [Window(batches=10, duration_s=duration_s) for duration_s in (1.0, 2.0, 3.0)]
@@ -54,7 +54,7 @@ def test_a_warm_up_that_never_settles_ends_at_its_limits():
     assert not RULE.settled(slow)
 
 
-def test_a_warm_up_window_starts_with_one_batch_and_grows_with_the_pace():
+def test_warm_up_windows_grow_from_one_batch():
     assert RULE.next_batches([]) == 1
     lazy_start = [Window(batches=1, duration_s=0.5)]
     assert RULE.next_batches(lazy_start) == 1
@@ -63,7 +63,7 @@ def test_a_warm_up_window_starts_with_one_batch_and_grows_with_the_pace():
 
 
 @given(st.floats(1e-6, 1.0))
-def test_warm_up_windows_of_a_constant_pace_become_long_enough(batch_s):
+def test_warm_up_windows_become_long_enough(batch_s):
     history: list[Window] = []
     while not RULE.is_over(history):
         count = RULE.next_batches(history)
@@ -73,7 +73,7 @@ def test_warm_up_windows_of_a_constant_pace_become_long_enough(batch_s):
 
 
 @given(st.floats(1e-6, 10.0), st.floats(1, 3), st.floats(0.001, 1.0), st.integers(9, 100), st.integers(1, 1000))
-def test_a_window_is_long_and_steady_enough_or_a_pass(batch_s, alone, window_s, windows, batches_per_pass):
+def test_window_is_long_and_steady_enough_or_a_pass(batch_s, alone, window_s, windows, batches_per_pass):
     count = batches_per_window(batch_s, alone * batch_s, window_s, windows, batches_per_pass)
     assert count * batch_s >= window_s
     filling_s = (alone - 1) * batch_s
@@ -92,11 +92,11 @@ def test_a_window_is_long_and_steady_enough_or_a_pass(batch_s, alone, window_s, 
         (15.5e-3, 15.4e-3, 12),
     ],
 )
-def test_a_slow_model_is_not_measured_for_whole_passes(batch_s, alone_s, batches):
+def test_slow_model_is_not_measured_for_whole_passes(batch_s, alone_s, batches):
     assert batches_per_window(batch_s, alone_s, 0.1, 9, 100) == batches
 
 
-def test_the_pace_is_that_of_the_last_full_windows():
+def test_pace_is_of_the_last_full_windows():
     history = [
         Window(batches=1, duration_s=0.5),
         Window(batches=100, duration_s=0.2),

@@ -5,7 +5,7 @@ import time
 from bench.workload.progress import PHASES, PhaseTimes, process_start
 
 
-def test_phases_add_up_to_the_time_since_the_process_began():
+def test_phases_add_up_to_the_age_of_the_process():
     phases = PhaseTimes()
     began = process_start()
     phases.mark("interpreter")
@@ -17,7 +17,7 @@ def test_phases_add_up_to_the_time_since_the_process_began():
     assert abs(sum(phases.seconds.values()) - elapsed) < 0.01
 
 
-def test_the_start_is_that_of_this_process():
+def test_start_is_that_of_this_process():
     code = (
         "import time; time.sleep(0.2); from bench.workload.progress import process_start;"
         "print(time.clock_gettime(time.CLOCK_BOOTTIME) - process_start())"

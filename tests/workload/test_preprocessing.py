@@ -79,7 +79,7 @@ def test_batches_are_the_normalised_images(preparer):
         torch.testing.assert_close(batch, (image / 255 - mean) / std)
 
 
-def test_the_thread_is_no_further_ahead_than_the_queue(preparer):
+def test_thread_is_no_further_ahead_than_the_queue(preparer):
     preparer._ring.zero_()
     preparer.resume(0)
     assert eventually(lambda: written(preparer) == {0, 1, 2})
@@ -89,7 +89,7 @@ def test_the_thread_is_no_further_ahead_than_the_queue(preparer):
     assert stays(lambda: written(preparer) == {0, 1, 2, 3})
 
 
-def test_nothing_is_begun_outside_of_a_window(preparer):
+def test_nothing_is_prepared_outside_of_a_window(preparer):
     preparer._ring.zero_()
     assert stays(lambda: not written(preparer))
     preparer.resume(0)
@@ -101,7 +101,7 @@ def test_nothing_is_begun_outside_of_a_window(preparer):
     assert written(preparer) == {0, 1, 2, 3}
 
 
-def test_an_entry_is_not_written_to_before_its_copy_ended(preparer, device):
+def test_entry_is_not_written_to_before_its_copy_ended(preparer, device):
     preparer.resume(0)
     for index in range(4):
         preparer.take(index)
@@ -114,7 +114,7 @@ def test_an_entry_is_not_written_to_before_its_copy_ended(preparer, device):
     assert eventually(lambda: 0 in written(preparer))
 
 
-def test_the_pipeline_waits_for_a_batch_that_is_not_ready(preparer, device):
+def test_pipeline_waits_for_a_batch_that_is_not_ready(preparer, device):
     preparer.resume(0)
     for index in range(6):
         preparer.take(index)
@@ -129,7 +129,7 @@ def test_the_pipeline_waits_for_a_batch_that_is_not_ready(preparer, device):
     assert preparer.waited >= 1
 
 
-def test_an_error_of_the_thread_is_an_error_of_the_run(preparer, monkeypatch):
+def test_error_of_the_thread_is_an_error_of_the_run(preparer, monkeypatch):
     def fail(entry: int) -> None:
         raise ValueError("no such image")
 
@@ -139,7 +139,7 @@ def test_an_error_of_the_thread_is_an_error_of_the_run(preparer, monkeypatch):
         preparer.take(0)
 
 
-def test_the_thread_is_named_and_bound():
+def test_thread_is_named_and_bound():
     cpu = min(os.sched_getaffinity(0))
     preparer = Preparer(CpuDevice(), torch.zeros(LENGTH, 2, 3, 8, 8), AHEAD, {cpu}, seed=0)
     preparer.fill()
@@ -149,7 +149,7 @@ def test_the_thread_is_named_and_bound():
     preparer.close()
 
 
-def test_only_the_preparing_thread_is_down_to_one_cpu():
+def test_only_the_preprocessing_thread_uses_one_cpu():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     preparer = Preparer(CpuDevice(), torch.zeros(LENGTH, 2, 3, 8, 8), AHEAD, None, seed=0)
@@ -160,14 +160,14 @@ def test_only_the_preparing_thread_is_down_to_one_cpu():
         torch.set_num_threads(before)
 
 
-def test_cpus_that_the_process_may_not_use_are_an_outcome():
+def test_forbidden_preprocess_cpus_are_not_runnable():
     preparer = Preparer(CpuDevice(), torch.zeros(LENGTH, 2, 3, 8, 8), AHEAD, {8191}, seed=0)
     with pytest.raises(RunFailure, match="may not run on CPUs 8191") as raised:
         preparer.fill()
     assert raised.value.status == "not_runnable"
 
 
-def test_a_node_that_is_not_there_is_an_outcome():
+def test_missing_preprocess_node_is_not_runnable():
     assert preprocess_cpus(small_cell(preprocess_queue=1)) is None
     with pytest.raises(RunFailure, match="preprocess_node 999 is not a node of this host") as raised:
         preprocess_cpus(small_cell(preprocess_queue=1, preprocess_node=999))

@@ -59,7 +59,7 @@ def test_the_cpu_device(tmp_path):
     assert found.certificate.cpus_seen
 
 
-def test_a_failure_is_told_by_name(tmp_path):
+def test_failure_is_reported_by_name(tmp_path):
     code, report = run(tmp_path, device="cuda", gpu=99)
     assert (code, report.failure.status) == (3, "not_runnable")
     assert report.failure.advice
