@@ -7,7 +7,7 @@ import msgspec
 
 from bench.records.cluster import Cluster, ClusterResults, ClusterStatus, JobRecord
 from bench.records.host import Host, Preflight
-from bench.records.nightly import HistoryListing, Night, SecondMeasurement
+from bench.records.nightly import HistoryListing, Night, SecondMeasurement, StudyComparison
 from bench.records.results import Results, SelfCheck, Summary
 from bench.records.run import Demand, Export, Link, ProbeStage, ReportStage, Run
 from bench.records.study import Grid, IndexEntry, Study
@@ -55,6 +55,7 @@ STORED = {
         Stored("a night", "again.json", dict[str, SecondMeasurement], "cells that were measured a second time"),
         Stored("", "numastudy status --json", ClusterStatus, "the state of each host"),
         Stored("", "numastudy history --json", HistoryListing, "the studies in the history"),
+        Stored("", "numastudy compare --json", StudyComparison, "the cells of two studies, compared"),
     )
 }
 
