@@ -10,7 +10,7 @@ from bench.report.page import all_findings
 from bench.report.tables import COLUMNS, display_row
 from bench.report.text.answer import answers, cards
 from bench.report.text.axes import what_matters
-from bench.report.text.cells import advice_text, outcome_text, reason_text
+from bench.report.text.cells import outcome_text
 from bench.report.text.fastest import fastest_findings
 from bench.report.text.trust import concerns, notes, trust_items
 from bench.report.view import View
@@ -37,8 +37,8 @@ def markdown(results: Results) -> str:
     if failed:
         lines += ["", "## Not ok", ""]
         lines += [
-            f"- `{cell.name}`: **{_safe(outcome_text(cell))}**: {_safe(reason_text(cell))}"
-            + (f" To do: {_safe(advice)}." if (advice := advice_text(cell)) else "")
+            f"- `{cell.name}`: **{_safe(outcome_text(cell))}**: {_safe(cell.reason)}"
+            + (f" To do: {_safe(cell.advice)}." if cell.advice else "")
             for cell in failed
         ]
     return "\n".join(lines) + "\n"

@@ -19,12 +19,10 @@ from bench.records.trace import Metrics
 from bench.report.tables import COLUMNS, display_row
 from bench.report.text.answer import Answer, Loss
 from bench.report.text.cells import (
-    advice_text,
     bound_reason,
     clocks_text,
     hidden_copies_text,
     outcome_text,
-    reason_text,
     remarks,
 )
 from bench.report.text.traces import traces_text
@@ -266,8 +264,8 @@ def failure_groups(page: Page) -> list[Row]:
             {
                 "outcome": cell.outcome,
                 "outcome_text": text,
-                "reason": reason_text(cell),
-                "advice": advice_text(cell),
+                "reason": cell.reason,
+                "advice": cell.advice,
                 "log_tail": cell.log_tail,
                 "cells": [],
             },

@@ -14,7 +14,7 @@ from bench.records.base import plain
 from bench.records.results import AxisComparison, Line, MeasuredCell, Penalty, Results
 from bench.records.run import Latency, Outcome
 from bench.records.study import Settings
-from bench.report.text.cells import outcome_text, reason_text
+from bench.report.text.cells import outcome_text
 from bench.report.text.trust import CPU_ONLY, UNBOUND
 from bench.storage import whole_database
 from bench.units import DASH, bandwidth, microseconds, percent, rate
@@ -57,7 +57,7 @@ def cells_table(results: Results) -> str:
     table = tabulate(rows, COLUMNS, tablefmt="simple", colalign=align, disable_numparse=True)
     lines = [line.rstrip() for line in table.splitlines()]
     failed = [cell for cell in results.cells if cell.outcome is not Outcome.OK]
-    lines += [f"{cell.name}: {outcome_text(cell)}: {' '.join(reason_text(cell).split())}" for cell in failed]
+    lines += [f"{cell.name}: {outcome_text(cell)}: {' '.join(cell.reason.split())}" for cell in failed]
     lines += [CPU_ONLY] * (results.device == "cpu") + [UNBOUND] * (results.binding == "none")
     return "\n".join(lines)
 

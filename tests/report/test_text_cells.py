@@ -44,16 +44,16 @@ def test_a_missing_cell_states_how_far_it_has_come(outcome, state, runs, text):
 @pytest.mark.parametrize(
     ("state", "reason", "texts"),
     [
-        ("failed", "killed", ("killed", "buy memory")),
+        ("failed", "killed", ("killed", "")),
         ("not_started", "", ("not measured yet", "start the study again")),
-        ("started", "", ("further timed runs are to come", "start the study again")),
+        ("started", "", ("not measured yet", "start the study again")),
         ("not_traced", "", ("the traced run is to come", "start the study again")),
-        ("trace_not_read", "", ("the trace is to be read", "start the study again")),
-        ("done", "", ("", "buy memory")),
+        ("trace_not_read", "", ("the trace has not been read yet", "start the study again")),
+        ("done", "", ("", "")),
     ],
 )
 def test_a_missing_cell_states_what_is_to_come(state, reason, texts):
-    found = made.cell(state=state, reason=reason, advice="buy memory")
+    found = made.cell(state=state, reason=reason)
     assert (reason_text(found), advice_text(found)) == texts
 
 

@@ -31,22 +31,23 @@ def outcome_text(cell: MeasuredCell) -> str:
     return cell.outcome.replace("_", " ")
 
 
-_TO_COME = {
+# A cell that is only missing has no record with a reason.
+_MISSING = {
     CellState.NOT_STARTED: "not measured yet",
-    CellState.STARTED: "further timed runs are to come",
+    CellState.STARTED: "not measured yet",
     CellState.NOT_TRACED: "the traced run is to come",
-    CellState.TRACE_NOT_READ: "the trace is to be read",
+    CellState.TRACE_NOT_READ: "the trace has not been read yet",
 }
 
 
 def reason_text(cell: MeasuredCell) -> str:
-    """Why a cell is not ok; of one that is only missing, what is to come."""
-    return cell.reason or _TO_COME.get(cell.state, "")
+    """Why a cell is not ok."""
+    return cell.reason or _MISSING.get(cell.state, "")
 
 
 def advice_text(cell: MeasuredCell) -> str:
     """What to do about it."""
-    return "start the study again" if cell.state in _TO_COME else cell.advice
+    return cell.advice or ("start the study again" if cell.state in _MISSING else "")
 
 
 def remarks(cell: MeasuredCell) -> list[str]:

@@ -2,19 +2,11 @@
 
 from msgspec.structs import replace
 
-from bench.records.results import AxisComparison, CellState, Line, MeasuredCell, Penalty, Results
-from bench.records.run import Outcome
+from bench.records.results import AxisComparison, Line, MeasuredCell, Penalty, Results
 from bench.report.text.axes import model_text, summary_text
-from bench.report.text.cells import hidden_copies_text, outcome_text, remark_text
+from bench.report.text.cells import advice_text, hidden_copies_text, outcome_text, reason_text, remark_text
 from bench.report.text.verdicts import hint_text, line_text, verdict_text
 from bench.report.view import View
-
-_MISSING = {
-    CellState.NOT_STARTED: "not measured yet",
-    CellState.STARTED: "not measured yet",
-    CellState.NOT_TRACED: "the traced run is to come",
-    CellState.TRACE_NOT_READ: "the trace has not been read yet",
-}
 
 
 def with_text(results: Results) -> Results:
@@ -33,12 +25,9 @@ def with_text(results: Results) -> Results:
 
 
 def _cell(cell: MeasuredCell) -> MeasuredCell:
-    """A cell that is only missing has no record with a reason."""
     remarks = tuple(replace(remark, text=remark_text(remark)) for remark in cell.remarks)
-    cell = replace(cell, text=outcome_text(cell), remarks=remarks)
-    if cell.outcome is Outcome.MISSING:
-        cell = replace(cell, reason=_MISSING[cell.state], advice="start the study again")
-    return cell
+    texts = {"text": outcome_text(cell), "reason": reason_text(cell), "advice": advice_text(cell)}
+    return replace(cell, remarks=remarks, **texts)
 
 
 def _penalty(view: View, entry: Penalty) -> Penalty:
