@@ -2,7 +2,7 @@
 
     python -m tests.validation --nights [--spans 40]      # also a part of make validate
 
-A span: 28 nights of history, then 60 nights of 48 cells, judged by the real code, as a host would live them: a night
+A span: 28 nights of history, then 60 nights of 48 cells, judged by the real code, as on a host: a night
 that found a cell slower is kept out of its later baselines.
 """
 
@@ -135,7 +135,7 @@ def figures(spans: int, seed: int = 0) -> Iterator[tuple[str, bool, list[Span]]]
             )
 
 
-def section(spans: int, told: list[tuple[str, bool, list[Span]]]) -> str:
+def section(spans: int, measured: list[tuple[str, bool, list[Span]]]) -> str:
     rows = [
         f"`python -m tests.validation --nights` with {spans} spans a row, each {SPAN_NIGHTS} nights of {CELLS} cells "
         f"after {HISTORY} nights of history; Python {platform.python_version()}, numpy {version('numpy')}, scipy "
@@ -146,21 +146,21 @@ def section(spans: int, told: list[tuple[str, bool, list[Span]]]) -> str:
         "cells measured again a span | a loss of 5 % in night 30 found |",
         "|---|---|---|---|---|---|",
     ]
-    for name, twice, lived in told:
-        alarms = [span.alarms for span in lived]
+    for name, twice, own in measured:
+        alarms = [span.alarms for span in own]
         rows.append(
             f"| {name} | {'yes' if twice else 'no'} | {sum(map(bool, alarms))} of {spans} | "
             f"{sum(alarms)} of {spans * SPAN_NIGHTS:,} | "
-            f"{f'{np.mean([span.measured_again for span in lived]):.2f}' if twice else '-'} | "
-            f"{sum(span.found for span in lived)} of {spans} |"
+            f"{f'{np.mean([span.measured_again for span in own]):.2f}' if twice else '-'} | "
+            f"{sum(span.found for span in own)} of {spans} |"
         )
     return "\n".join(rows)
 
 
 def simulate(spans: int) -> str:
     """The section of docs/validity.md; each row is printed when it is done."""
-    told = []
+    measured = []
     for row in figures(spans):
-        told.append(row)
+        measured.append(row)
         print(section(spans, [row]).splitlines()[-1], flush=True)
-    return section(spans, told)
+    return section(spans, measured)
