@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import sqlite_utils
 from tabulate import tabulate
 
@@ -25,6 +26,8 @@ Row = dict[str, Any]
 # Of a cell's settings, those that the tables leave out: they are alike in all cells.
 _NOT_SHOWN = ("placement_threshold", "seed", "timeout_s", "warmup_samples", "window_s", "windows")
 _SETTINGS = tuple(key for key in Settings.__struct_fields__ if key not in _NOT_SHOWN)
+# Of a cell, all that is a single number.
+_NUMBERS = tuple(field.name for field in msgspec.structs.fields(MeasuredCell) if field.type == float | None)
 
 
 # The table of cells
@@ -74,8 +77,7 @@ def flat_row(cell: MeasuredCell) -> Row:
     row |= {
         "outcome": cell.outcome,
         "reason": cell.reason,
-        "throughput_samples_s": cell.throughput_samples_s,
-        "throughput_spread": cell.throughput_spread,
+        **{key: getattr(cell, key) for key in _NUMBERS},
         "timed_runs": len(cell.throughput_runs),
         "noise_class": cell.noise_class,
         "compile_s_least": cell.compile_s and cell.compile_s.least,
@@ -92,8 +94,6 @@ def flat_row(cell: MeasuredCell) -> Row:
     row |= {
         "penalty_class": cell.penalty_class,
         "bound_us": cell.bound and cell.bound.bound_us,
-        "efficiency_solo": cell.efficiency_solo,
-        "perturbation": cell.perturbation,
         "clock_host_over_trace": cell.clocks and cell.clocks.host_over_trace,
         "clock_events_over_trace": cell.clocks and cell.clocks.events_over_trace,
         "failed_run": cell.failed_run,
