@@ -61,6 +61,7 @@ def child_result(cell: Record, slot: Any, near: Record, seed: int) -> Record:
         "compile": _compiled(cell, slot),
         "warmup": {"batches": 400, "duration_s": 0.7, "settled": True, "spread": 0.004},
         "windows": [{"batches": passes, "duration_s": window_s, "start_ns": 1}] * windows,
+        "waited_batches_in_windows": windows * passes // 4 if cell["preprocess_queue"] else 0,
         "throughput_samples_s": 1e6 * batch / batch_us,
         "latency_us": None if traced else latency | {"quantiles": quantiles},
         "issue_us": issue_us,

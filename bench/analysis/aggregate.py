@@ -130,6 +130,7 @@ def measured_cell(
         solo_us=_median_stages(results),
         compile_s=_compile_s(runs),
         issue_us=_median(result.issue_us for result in results),
+        waited_share=_median(_waited_share(result) for result in results) if cell.preprocess_queue else None,
         buffer_layout=results[0].buffer_layout or "separate" if results else "separate",
         bytes_per_batch=_bytes_per_batch(results[0]) if results else None,
         metrics=metrics,
@@ -413,6 +414,12 @@ def _compile_s(runs: Iterable[Run]) -> Extremes | None:
     compilations = [run.result.compile for run in runs if run.result and run.result.compile]
     known = [compilation.compile_s for compilation in compilations if compilation.compile_s]
     return Extremes(least=min(known), most=max(known)) if known else None
+
+
+def _waited_share(result: Result) -> float | None:
+    batches = sum(window.batches for window in result.windows)
+    waited = result.waited_batches_in_windows
+    return waited / batches if batches and waited is not None else None
 
 
 def _ratio(traced: Run | None, throughput: float | None) -> float | None:

@@ -249,7 +249,8 @@ class MeasuredCell(Record, frozen=True, kw_only=True):
     this name; in the order of the suffixes of a cell's name. occurrence: 0, or 1 and more for a further cell with the
     same settings. reason, advice, log_tail: of the record that failed, as it was raised; of a cell that is only
     missing, filled in like text. throughput_samples_s: geometric mean over the timed runs that count, throughput_runs;
-    throughput_spread: their relative standard deviation. perturbation: traced over timed throughput.
+    throughput_spread: their relative standard deviation. perturbation: traced over timed throughput. waited_share:
+    share of the measured batches that were not prepared in time, None without preprocessing.
     """
 
     name: str
@@ -277,6 +278,7 @@ class MeasuredCell(Record, frozen=True, kw_only=True):
     solo_us: Stages | None = None
     compile_s: Extremes | None = None
     issue_us: float | None = None
+    waited_share: float | None = None
     buffer_layout: str = "separate"
     bytes_per_batch: TransferBytes | None = None
     metrics: Metrics | None = None

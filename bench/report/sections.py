@@ -226,6 +226,8 @@ def clock_rows(view: View) -> list[Row]:
 def cell_columns(view: View) -> list[str]:
     """The numbers of a row of cells; without a trace no column that would be empty."""
     numbers = list(COLUMNS[2:-1])
+    if any(cell.waited_share is not None for cell in view.results.cells):
+        numbers.append("waited")
     if view.is_untraced:
         return [*(column for column in numbers if column not in _FROM_TRACE), "solo"]
     return [*numbers, "solo", "traced"]
@@ -238,6 +240,7 @@ def cell_rows(view: View) -> list[Row]:
     for cell in view.results.cells:
         numbers = dict(zip(COLUMNS, display_row(cell), strict=True))
         numbers |= {"solo": percent(cell.efficiency_solo), "traced": percent(cell.perturbation)}
+        numbers["waited"] = percent(cell.waited_share)
         rows.append(
             _who(view, cell)
             | {

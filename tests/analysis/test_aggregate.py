@@ -187,6 +187,16 @@ def test_perturbation_ignores_forked_runs(measure):
     assert forked.perturbation is None
 
 
+def test_waited_share_is_of_the_measured_batches(measure, quick_run):
+    assert measure().waited_share is None, "no batches are prepared"
+    data = load(quick_run)
+    cell = structs.replace(data.cells[0], preprocess_queue=2)
+    windows = [Window(batches=10, duration_s=0.1), Window(batches=30, duration_s=0.3)]
+    run = with_result(data.runs_of(cell.name)[0], windows=windows, waited_batches_in_windows=4)
+    (entry,) = unmeasured_cells([cell], data.study)
+    assert measured_cell(entry, cell, [run], None, None, None, 1).waited_share == pytest.approx(0.1)
+
+
 def test_compile_s_is_of_all_processes_that_compiled(measure):
     assert measure().compile_s is None
 

@@ -1,7 +1,7 @@
 from msgspec.structs import replace
 
 from bench.records.results import HiddenCopies
-from bench.report.sections import bound_rows, clock_rows, crossings, prediction_rows, run_times
+from bench.report.sections import bound_rows, cell_columns, cell_rows, clock_rows, crossings, prediction_rows, run_times
 from bench.report.view import View
 from tests.report.made import cell, changed, results, with_cell
 
@@ -54,3 +54,12 @@ def test_run_times_add_up_to_the_time_in_runs(placed_view):
 def test_a_model_without_runs_has_dashes(placed_view):
     (row,) = run_times(View(results((cell(),))))
     assert (row["runs"], row["timed"], row["traced"], row["total"]) == (0, "–", "–", "0 s")
+
+
+def test_waited_is_a_column_if_batches_were_prepared(placed_view):
+    assert "waited" not in cell_columns(placed_view)
+    first, second, *_ = placed_view.results.cells
+    prepared = with_cell(placed_view, first.name, waited_share=0.125)
+    column = cell_columns(prepared).index("waited")
+    shown = {row["cell"]: row["numbers"][column] for row in cell_rows(prepared)}
+    assert (shown[first.name], shown[second.name]) == ("12 %", "–")
