@@ -5,9 +5,11 @@ import re
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 from typing import Literal
 
 from bench.errors import StudyError
+from bench.host.topology import cpus_to_bind
 from bench.records.host import Topology
 from bench.records.run import Failure, Outcome
 from bench.records.study import Binding
@@ -27,9 +29,14 @@ class BindingError(StudyError):
     """A binding was asked for that this host cannot give."""
 
 
-def bind_prefix(binding: str, cpu_node: int, mem_node: int, program: str = "numactl") -> list[str]:
+def bind_prefix(
+    binding: str, cpu_node: int, mem_node: int, program: str = "numactl", root: Path = Path("/")
+) -> list[str]:
     """The arguments to put before a command to bind it; none for binding "none"."""
-    return [] if binding == "none" else [program, f"--cpunodebind={cpu_node}", f"--membind={mem_node}"]
+    if binding == "none":
+        return []
+    cpus = cpus_to_bind(root, cpu_node)
+    return [program, f"--physcpubind={cpus}" if cpus else f"--cpunodebind={cpu_node}", f"--membind={mem_node}"]
 
 
 def choose_binding(asked: Binding | Literal["auto"], topology: Topology) -> tuple[Binding, str]:

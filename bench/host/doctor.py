@@ -22,6 +22,7 @@ from bench.records.host import (
     CheckName,
     CheckState,
     Nvml,
+    NvmlGpu,
     Preflight,
     RemappedRows,
     Topology,
@@ -65,7 +66,13 @@ class Facts:
     hypervisor: str
     container: str
     own_pid: int
+    isolated_cpus: tuple[int, ...]
     tried: Tried
+
+    @property
+    def visible_gpus(self) -> list[tuple[int, NvmlGpu]]:
+        """Index and NVML's answers of the GPUs that this user may measure."""
+        return [(gpu.index, self.nvml.gpus[gpu.index]) for gpu in self.topology.visible_gpus]
 
 
 def gather(root: Path = Path("/"), folder: Path = Path()) -> Facts:
@@ -85,6 +92,7 @@ def gather(root: Path = Path("/"), folder: Path = Path()) -> Facts:
         hypervisor=hypervisor(root),
         container=container(root),
         own_pid=os.getpid(),
+        isolated_cpus=parse_cpulist(_read(root / "sys/devices/system/cpu/isolated")),
         tried=try_live(topology, folder) if root == Path("/") else read(root / "live.json", Tried),
     )
 
@@ -119,7 +127,7 @@ def checks(facts: Facts, pool_bytes: int = 512 << 20) -> tuple[Check, ...]:
     """Judge a host; one check per trap, always in this order. pool_bytes: the pinned pool of one run."""
     judges: tuple[Callable[[Facts], Check], ...] = (
         *(driver, nodes, gpu_node, gpu_busy, mig, ecc, throttling, link),
-        *(binding, cpuset, numa_balancing, lambda facts: node_memory(facts, pool_bytes)),
+        *(binding, cpuset, isolated_cpus, cores, numa_balancing, lambda facts: node_memory(facts, pool_bytes)),
         *(governor, nsys, perf_permission, disk),
     )
     return tuple(judge(facts) for judge in judges)
@@ -157,7 +165,9 @@ def driver(facts: Facts) -> Check:
     if facts.topology.gpus:
         topology = facts.topology
         versions = f"driver {topology.driver_version}, CUDA {topology.cuda_driver_version}"
-        return _ok(CheckName.DRIVER, f"{len(topology.gpus)} GPU(s), {versions}")
+        hidden = len(topology.gpus) - len(topology.visible_gpus)
+        excluded = f", {hidden} excluded by CUDA_VISIBLE_DEVICES" if hidden else ""
+        return _ok(CheckName.DRIVER, f"{len(topology.gpus)} GPU(s){excluded}, {versions}")
     if facts.topology.silent_gpus:
         return _warning(
             CheckName.DRIVER,
@@ -174,14 +184,18 @@ def nodes(facts: Facts) -> Check:
             "the kernel reports no NUMA nodes; the whole machine counts as node 0",
             "use a kernel with CONFIG_NUMA, not started with numa=off",
         )
-    kinds = "; ".join(f"node {node.id} {node.kind}" for node in facts.topology.nodes)
-    return _ok(CheckName.NODES, kinds)
+    groups: dict[str, list[int]] = {}
+    for node in facts.topology.nodes:
+        owners = ", ".join(map(str, node.gpu_memory))
+        groups.setdefault(f"memory of GPU {owners}" if owners else node.kind, []).append(node.id)
+    named = (f"node{'s' if len(ids) > 1 else ''} {format_cpulist(ids)} {kind}" for kind, ids in groups.items())
+    return _ok(CheckName.NODES, "; ".join(named))
 
 
 def gpu_node(facts: Facts) -> Check:
-    unsure = [gpu for gpu in facts.topology.gpus if gpu.node is None]
+    unsure = [gpu for gpu in facts.topology.visible_gpus if gpu.node is None]
     if not unsure:
-        known = "; ".join(f"GPU {gpu.index} near node {gpu.node}" for gpu in facts.topology.gpus)
+        known = "; ".join(f"GPU {gpu.index} near node {gpu.node}" for gpu in facts.topology.visible_gpus)
         return _ok(CheckName.GPU_NODE, known or "no GPU")
     fact = "; ".join(f"GPU {gpu.index} {gpu.agreement}: {describe_answers(gpu.answers)}" for gpu in unsure)
     virtual = f" (hypervisor: {facts.hypervisor})" if facts.hypervisor != "none" else ""
@@ -191,7 +205,7 @@ def gpu_node(facts: Facts) -> Check:
 
 def gpu_busy(facts: Facts) -> Check:
     busy = []
-    for index, gpu in enumerate(facts.nvml.gpus):
+    for index, gpu in facts.visible_gpus:
         others = [pid for pid in gpu.processes if pid != facts.own_pid]
         used = gpu.memory_used_bytes or 0
         if others:
@@ -203,14 +217,14 @@ def gpu_busy(facts: Facts) -> Check:
 
 
 def mig(facts: Facts) -> Check:
-    split = [f"GPU {gpu.index} is split by MIG" for gpu in facts.topology.gpus if gpu.mig]
+    split = [f"GPU {gpu.index} is split by MIG" for gpu in facts.topology.visible_gpus if gpu.mig]
     remedy = "nvidia-smi -i <GPU> -mig 0 (root, idle GPU); until then its cells are not_runnable"
     return _warn_if(CheckName.MIG, split, "off", remedy)
 
 
 def ecc(facts: Facts) -> Check:
     broken, pending = [], []
-    for index, gpu in enumerate(facts.nvml.gpus):
+    for index, gpu in facts.visible_gpus:
         rows = gpu.remapped_rows or RemappedRows()
         if gpu.ecc_uncorrected:
             broken.append(f"GPU {index}: {gpu.ecc_uncorrected} uncorrected ECC errors since the driver started")
@@ -226,9 +240,7 @@ def ecc(facts: Facts) -> Check:
 
 def throttling(facts: Facts) -> Check:
     slowed = [
-        f"GPU {index}: {', '.join(gpu.throttle_reasons)}"
-        for index, gpu in enumerate(facts.nvml.gpus)
-        if gpu.throttle_reasons
+        f"GPU {index}: {', '.join(gpu.throttle_reasons)}" for index, gpu in facts.visible_gpus if gpu.throttle_reasons
     ]
     remedy = "fix cooling or the power limit (nvidia-smi -q -d PERFORMANCE), then start"
     return _warn_if(CheckName.THROTTLING, slowed, "none", remedy)
@@ -237,7 +249,7 @@ def throttling(facts: Facts) -> Check:
 def link(facts: Facts) -> Check:
     """Below its maximum: a narrow link always; a slow one only if the GPU is active, since idle links slow down."""
     slow = []
-    for index, gpu in enumerate(facts.nvml.gpus):
+    for index, gpu in facts.visible_gpus:
         width, most = gpu.link_width, gpu.link_width_max
         generation, best = gpu.link_generation, gpu.link_generation_max
         state = gpu.performance_state
@@ -269,7 +281,7 @@ def cpuset(facts: Facts) -> Check:
         f"node {node.id}: memory not allowed" for node in all_nodes if node.memory_bytes and not node.memory_allowed
     ]
     cpus = {cpu for node in all_nodes for cpu in node.allowed_cpu_ids}
-    if not cut and facts.affinity and not cpus <= set(facts.affinity):
+    if not cut and facts.affinity and not cpus - set(facts.isolated_cpus) <= set(facts.affinity):
         cut.append(f"this process is restricted to CPUs {format_cpulist(facts.affinity)} (taskset?)")
     return _warn_if(
         CheckName.CPUSET,
@@ -277,6 +289,22 @@ def cpuset(facts: Facts) -> Check:
         f"all {len(cpus)} CPUs and all memory nodes",
         "ask for whole nodes (Slurm: --exclusive --mem=0, srun --cpu-bind=none; Docker: no --cpuset-*)",
     )
+
+
+def isolated_cpus(facts: Facts) -> Check:
+    cpus = {cpu for node in facts.topology.nodes for cpu in node.allowed_cpu_ids} & set(facts.isolated_cpus)
+    if not cpus:
+        return _ok(CheckName.ISOLATED_CPUS, "none")
+    fact = f"CPUs {format_cpulist(cpus)} are isolated (isolcpus): a bound run has them too, and no load balancing there"
+    return _warning(CheckName.ISOLATED_CPUS, fact, "boot without isolcpus=, or use a cpuset without these CPUs")
+
+
+def cores(facts: Facts) -> Check:
+    kinds = facts.topology.core_kinds
+    if not kinds:
+        return _ok(CheckName.CORES, "all of one kind")
+    fact = f"{len(kinds)} kinds of cores, the fastest first: CPUs {'; '.join(kinds)}. Runs are bound to the fastest"
+    return _warning(CheckName.CORES, fact, "compare only with hosts of the same kind; other kinds are not measured")
 
 
 def numa_balancing(facts: Facts) -> Check:

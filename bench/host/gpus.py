@@ -1,6 +1,6 @@
 """The GPUs as NVML describes them, in PCI bus order: the indices are those of CUDA_DEVICE_ORDER=PCI_BUS_ID."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ def _describe(nvml: Any, handle: Any) -> NvmlGpu:
         name=_text(ask("Name")) or "unknown GPU",
         memory_affinity=_bits(ask("MemoryAffinity", AFFINITY_WORDS, nvml.NVML_AFFINITY_SCOPE_NODE)),
         cpu_affinity=_bits(ask("CpuAffinityWithinScope", AFFINITY_WORDS, nvml.NVML_AFFINITY_SCOPE_NODE)),
+        numa_node=ask("NumaNodeId"),
         link_generation=ask("CurrPcieLinkGeneration"),
         link_generation_max=ask("MaxPcieLinkGeneration"),
         link_width=ask("CurrPcieLinkWidth"),
@@ -100,6 +101,26 @@ def _ask(refused: dict[str, str], name: str, function: Callable[..., Any], *argu
     except Exception as error:  # NVMLError_NotSupported and similar; AttributeError in old libraries
         refused[name] = str(error) or type(error).__name__
         return None
+
+
+def visible_indices(gpus: Sequence[NvmlGpu], variable: str | None) -> set[int]:
+    """The GPUs that a value of CUDA_VISIBLE_DEVICES names, by index; None: all of them.
+
+    Entries are indices or UUIDs, which may be shortened; CUDA ignores the rest from the first invalid one on. An
+    instance of MIG names no GPU.
+    """
+    if variable is None:
+        return set(range(len(gpus)))
+    visible: set[int] = set()
+    for entry in (part.strip() for part in variable.split(",")):
+        if entry.isdigit():
+            matches = [int(entry)] if int(entry) < len(gpus) else []
+        else:
+            matches = [index for index, gpu in enumerate(gpus) if entry and (gpu.uuid or "").startswith(entry)]
+        if len(matches) != 1 and not entry.startswith("MIG-"):
+            break
+        visible.update(matches)
+    return visible
 
 
 def clock_policy(gpu: NvmlGpu) -> str:

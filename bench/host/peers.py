@@ -37,10 +37,10 @@ def choose_peers(
     if device == "cpu":
         others: list[tuple[int, str | None]] = [(gpu + step, None) for step in range(1, count + 1)]
     else:
-        usable = [other for other in topology.gpus if not other.mig and other.index != gpu]
+        usable = [other for other in topology.gpus if other.visible and not other.mig and other.index != gpu]
         usable.sort(key=lambda other: (other.index < gpu, other.index))
         if len(usable) < count:
-            raise NoPeers(f"{count} other GPUs are to be busy, and this host has {len(usable)}")
+            raise NoPeers(f"{count} other GPUs are to be busy, and {len(usable)} are available")
         others = [(other.index, other.uuid) for other in usable[:count]]
     return tuple(
         PeerPlacement(index, uuid, _node(topology, index, placement, device, probed)) for index, uuid in others

@@ -67,14 +67,15 @@ def probe(topology: Topology, seed: int = 0, measure: Measure | None = None) -> 
 
     measure: runs a request of bench.host.timed_copies; by default in a child process.
     """
-    if not topology.gpus:
-        why = topology.nvml_error or "the driver offers none"
+    if not topology.visible_gpus:
+        hidden = "CUDA_VISIBLE_DEVICES excludes all GPUs" if topology.gpus else "the driver offers none"
+        why = topology.nvml_error or hidden
         raise ProbeError(f"no GPU to probe: {why}", "numastudy probe", "on a host without a GPU: --device cpu")
     measure = measure or measure_small_copies
     began = time.monotonic()
     with_cpus = [node for node in topology.nodes if node.allowed_cpu_ids]
-    cpus = chosen_cpus(with_cpus)
-    bus_ids = tuple(gpu.pci_bus_id for gpu in topology.gpus if not gpu.mig)
+    cpus = chosen_cpus(with_cpus, topology.core_kinds)
+    bus_ids = tuple(gpu.pci_bus_id for gpu in topology.visible_gpus if not gpu.mig)
     request = SmallCopyRequest(
         bus_ids=bus_ids,
         cpus=tuple(cpus),
@@ -87,7 +88,7 @@ def probe(topology: Topology, seed: int = 0, measure: Measure | None = None) -> 
 
     turned: SmallCopies | None = None
     gpus: list[Probed] = []
-    for gpu in topology.gpus:
+    for gpu in topology.visible_gpus:
         probed = Probed(
             index=gpu.index,
             pci_bus_id=gpu.pci_bus_id,
@@ -129,13 +130,17 @@ def _two_scans(copies: SmallCopies, gpu: Gpu) -> tuple[dict[int, float], dict[in
     return first, second
 
 
-def chosen_cpus(nodes: Sequence[Node]) -> list[int]:
-    """All CPUs of a single node; of several nodes some of each, evenly spaced."""
-    if len(nodes) == 1:
-        return list(nodes[0].allowed_cpu_ids)
+def chosen_cpus(nodes: Sequence[Node], core_kinds: Sequence[str] = ()) -> list[int]:
+    """All CPUs of a single node; of several nodes some of each, evenly spaced.
+
+    Of several kinds of cores only the fastest: slower ones would look like CPUs that are far from the GPU.
+    """
+    fastest = {cpu for kind in core_kinds[:1] for cpu in parse_cpulist(kind)}
     chosen: list[int] = []
     for node in nodes:
-        cpus = node.allowed_cpu_ids
+        cpus = [cpu for cpu in node.allowed_cpu_ids if cpu in fastest] or list(node.allowed_cpu_ids)
+        if len(nodes) == 1:
+            return cpus
         chosen += cpus[:: max(1, len(cpus) // CPUS_PER_NODE)][:CPUS_PER_NODE]
     return chosen
 
@@ -230,7 +235,9 @@ def run_child(command: list[str]) -> str:
     """What the command prints. Raise ProbeError."""
     where = " ".join(command[:4])
     try:
-        environment = without_relative_paths(dict(os.environ))
+        # GPUs are named by their PCI ids, and those of other users are excluded already.
+        own = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+        environment = without_relative_paths(own)
         child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CHILD_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise ProbeError(

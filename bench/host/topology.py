@@ -1,11 +1,15 @@
 """The host's NUMA nodes and GPUs, read from a live machine or from a recorded tree of the same files."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
+from msgspec import structs
+
 from bench.host.environment import hypervisor, read_text
-from bench.host.gpus import clock_policy, read_nvml
+from bench.host.gpus import clock_policy, read_nvml, visible_indices
 from bench.records.host import (
     Agreement,
     AnswerState,
@@ -21,10 +25,13 @@ from bench.records.host import (
 )
 
 _NODES = "sys/devices/system/node"
+KIND_RATIO = 1.15
+"""Cores of one kind differ in speed by less than this."""
 
 
 def read_topology(root: Path = Path("/"), nvml: Nvml | None = None) -> Topology:
-    """Read sysfs, procfs and NVML. Under another root than "/" NVML's answers are those of root/nvml.json.
+    """Read sysfs, procfs and NVML. Under another root than "/" NVML's answers are those of root/nvml.json, and
+    CUDA_VISIBLE_DEVICES of this process has no meaning.
 
     nvml: answers that the caller already has. Raise DamagedRecord if root/nvml.json is invalid.
     """
@@ -34,15 +41,20 @@ def read_topology(root: Path = Path("/"), nvml: Nvml | None = None) -> Topology:
     numa = bool(nodes)
     nodes = nodes or (_whole_machine(root, allowed_cpus),)
     virtual = hypervisor(root) != "none"
+    visible = visible_indices(nvml.gpus, os.environ.get("CUDA_VISIBLE_DEVICES") if root == Path("/") else None)
     cuda = nvml.cuda_driver_version
     return Topology(
-        nodes=nodes,
-        gpus=tuple(_gpu(root, nodes, virtual, index, answers) for index, answers in enumerate(nvml.gpus)),
+        nodes=tuple(structs.replace(node, gpu_memory=_gpus_with_memory(root, node, nvml)) for node in nodes),
+        gpus=tuple(
+            structs.replace(_gpu(root, nodes, virtual, index, answers), visible=index in visible)
+            for index, answers in enumerate(nvml.gpus)
+        ),
         numa=numa,
         driver_version=nvml.driver_version,
         cuda_driver_version=None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
         nvml_error=nvml.error,
         silent_gpus=_pci_gpus(root) if nvml.error else (),
+        core_kinds=core_kinds(root),
     )
 
 
@@ -85,6 +97,63 @@ def _read_nodes(root: Path, allowed_cpus: set[int] | None, allowed_mems: set[int
             )
         )
     return tuple(nodes)
+
+
+def _gpus_with_memory(root: Path, node: Node, nvml: Nvml) -> tuple[int, ...]:
+    """The GPUs whose own memory is this node: by NVML, by the driver, or as a node without CPUs in NVML's affinity."""
+    if node.cpu_ids:
+        return ()
+    return tuple(
+        index
+        for index, gpu in enumerate(nvml.gpus)
+        if node.id in (gpu.numa_node, _numa_status(root, gpu)) or node.id in parse_cpulist(gpu.memory_affinity or "")
+    )
+
+
+def _numa_status(root: Path, gpu: NvmlGpu) -> int | None:
+    status = read_text(root / "proc/driver/nvidia/gpus" / gpu.pci_bus_id / "numa_status")
+    match = re.search(r"^Node:\s*(\d+)$", status, re.MULTILINE)
+    return int(match[1]) if match else None
+
+
+def core_kinds(root: Path) -> tuple[str, ...]:
+    """CPUs by kind of core, the fastest kind first; () where all cores are of one kind.
+
+    By the capacity that the kernel gives each CPU (Arm), by the PMUs of hybrid x86 CPUs, else by the maximum frequency.
+    Single cores that may run somewhat faster are not a kind of their own.
+    """
+    pmus = [parse_cpulist(read_text(root / f"sys/devices/{name}/cpus")) for name in ("cpu_core", "cpu_atom")]
+    if all(pmus):
+        return tuple(map(format_cpulist, pmus))
+    cpus = _online_cpus(root)
+    for file in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):
+        speeds = {cpu: read_text(root / f"sys/devices/system/cpu/cpu{cpu}/{file}").strip() for cpu in cpus}
+        if speeds and all(speed.isdigit() for speed in speeds.values()):
+            return _kinds_by_speed({cpu: int(speed) for cpu, speed in speeds.items()})
+    return ()
+
+
+def _kinds_by_speed(speeds: Mapping[int, int]) -> tuple[str, ...]:
+    ordered = sorted(speeds, key=lambda cpu: (-speeds[cpu], cpu))
+    kinds = [[ordered[0]]]
+    for before, cpu in pairwise(ordered):
+        if speeds[before] > KIND_RATIO * speeds[cpu]:
+            kinds.append([])
+        kinds[-1].append(cpu)
+    return tuple(map(format_cpulist, kinds)) if len(kinds) > 1 else ()
+
+
+def cpus_to_bind(root: Path, node: int) -> str:
+    """The CPUs to bind a process to that belongs on a node; "" where the number of the node is enough for numactl.
+
+    numactl knows only nodes with memory. Of several kinds of cores, a process is bound to the fastest.
+    """
+    text = read_text(root / f"{_NODES}/node{node}/cpulist")
+    allowed = _within(parse_cpulist(text), _allowed_cpus(root))
+    fastest = [cpu for kind in core_kinds(root)[:1] for cpu in parse_cpulist(kind) if cpu in allowed]
+    if fastest:
+        return format_cpulist(fastest)
+    return format_cpulist(allowed) if allowed and not meminfo(root, node).get("MemTotal") else ""
 
 
 def _whole_machine(root: Path, allowed_cpus: set[int] | None) -> Node:

@@ -44,7 +44,7 @@ class NodeKind(StrEnum):
 class Node(Record, frozen=True, kw_only=True):
     """One NUMA node. cpus: online; allowed_cpus: of these, the ones this process may be bound to.
 
-    distances: ACPI SLIT distances by node id (10 = itself).
+    distances: ACPI SLIT distances by node id (10 = itself). gpu_memory: indices of the GPUs whose own memory it is.
     """
 
     id: Count
@@ -53,6 +53,7 @@ class Node(Record, frozen=True, kw_only=True):
     memory_bytes: Count = 0
     memory_allowed: bool = True
     distances: dict[int, int] = {}
+    gpu_memory: tuple[Count, ...] = ()
 
     @property
     def cpu_ids(self) -> tuple[int, ...]:
@@ -118,6 +119,7 @@ class Gpu(Record, frozen=True, kw_only=True):
     """One GPU, by its index in PCI bus order.
 
     node: the nearest NUMA node if the answers agree, or the only one, else None: never a default.
+    visible: False if CUDA_VISIBLE_DEVICES excludes it: then it is not this user's.
     clocks: the policy that decides the clocks, as text that can be compared.
     """
 
@@ -135,6 +137,7 @@ class Gpu(Record, frozen=True, kw_only=True):
     mig: bool | None = None
     ecc: bool | None = None
     clocks: str = ""
+    visible: bool = True
 
 
 class Topology(Record, frozen=True, kw_only=True):
@@ -142,6 +145,7 @@ class Topology(Record, frozen=True, kw_only=True):
 
     numa: False if the kernel reports no nodes; then node 0 is the whole machine.
     silent_gpus: PCI ids of NVIDIA GPUs that sysfs lists while NVML is missing (no driver, or a container without it).
+    core_kinds: CPUs by kind of core, the fastest kind first; () where all cores are of one kind.
     """
 
     nodes: tuple[Node, ...] = ()
@@ -151,6 +155,11 @@ class Topology(Record, frozen=True, kw_only=True):
     cuda_driver_version: str | None = None
     nvml_error: str | None = None
     silent_gpus: tuple[str, ...] = ()
+    core_kinds: tuple[CpuList, ...] = ()
+
+    @property
+    def visible_gpus(self) -> tuple[Gpu, ...]:
+        return tuple(gpu for gpu in self.gpus if gpu.visible)
 
     def node(self, node_id: int) -> Node | None:
         return next((node for node in self.nodes if node.id == node_id), None)
@@ -238,13 +247,17 @@ class RemappedRows(Record, frozen=True, kw_only=True):
 
 
 class NvmlGpu(Record, frozen=True, kw_only=True):
-    """NVML's answers for one GPU; None where it refused, and refused says why by call."""
+    """NVML's answers for one GPU; None where it refused, and refused has the reason by call.
+
+    numa_node: of the GPU's own memory, where that is a node of the host.
+    """
 
     pci_bus_id: str
     uuid: str | None = None
     name: str = "unknown GPU"
     memory_affinity: CpuList | None = None
     cpu_affinity: CpuList | None = None
+    numa_node: int | None = None
     link_generation: Count | None = None
     link_generation_max: Count | None = None
     link_width: Count | None = None
@@ -415,6 +428,8 @@ class CheckName(StrEnum):
     LINK = "link"
     BINDING = "binding"
     CPUSET = "cpuset"
+    ISOLATED_CPUS = "isolated_cpus"
+    CORES = "cores"
     NUMA_BALANCING = "numa_balancing"
     NODE_MEMORY = "node_memory"
     GOVERNOR = "governor"

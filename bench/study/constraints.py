@@ -93,6 +93,8 @@ def _gpu_reason(topology: Topology, index: int) -> str:
         if topology.nvml_error:
             return f"no such GPU: {index} (NVML: {topology.nvml_error})"
         return f"no such GPU: {index} (this host has {format_cpulist(gpu.index for gpu in topology.gpus)})"
+    if not gpu.visible:
+        return f"GPU {index} is not in CUDA_VISIBLE_DEVICES: it is not for this user"
     if gpu.mig:
         return f"GPU {index} ({gpu.pci_bus_id}) is split by MIG: its instances are not measured"
     return ""

@@ -40,7 +40,7 @@ def expand_here(definition: StudyDefinition, topology: Topology) -> Expansion:
 
 def _resolved(settings: StudySettings, topology: Topology) -> dict[str, str]:
     """What can be auto, and why this binding."""
-    device = ("cuda" if topology.gpus else "cpu") if settings.device == "auto" else settings.device
+    device = ("cuda" if topology.visible_gpus else "cpu") if settings.device == "auto" else settings.device
     reason = f"binding {settings.binding} is set by the study"
     binding: str = settings.binding
     if binding == "auto":
@@ -115,7 +115,7 @@ def _as_written(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _runnable_here(base: Settings, topology: Topology) -> str:
-    if base.device == "cuda" and not topology.gpus:
+    if base.device == "cuda" and not topology.visible_gpus:
         return "without a GPU: --device cpu, which copies between the memories of the nodes"
     return "choose GPUs and nodes of this host: --gpu-ids '[0]' --numa-nodes '[0]', or all"
 
@@ -128,7 +128,10 @@ def _gpus(study: StudyDefinition, topology: Topology) -> list[int]:
     if not topology.gpus:
         why = f" ({topology.nvml_error})" if topology.nvml_error else ""
         raise StudyError(f"gpu_ids is all, and this host has no GPU{why}", study.name, "set device: cpu")
-    return [gpu.index for gpu in topology.gpus]
+    if not topology.visible_gpus:
+        advice = "clear CUDA_VISIBLE_DEVICES, or set device: cpu"
+        raise StudyError("gpu_ids is all, and CUDA_VISIBLE_DEVICES excludes every GPU", study.name, advice)
+    return [gpu.index for gpu in topology.visible_gpus]
 
 
 def _placements(study: StudyDefinition, topology: Topology) -> list[Placement]:

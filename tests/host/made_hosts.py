@@ -194,6 +194,31 @@ _add(
         "sys/fs/cgroup/user.slice/cpuset.cpus.effective": "0-7",
     },
 )
+# An early Threadripper: two of four dies have CPUs and no memory.
+_add(
+    "nodes_without_memory",
+    {0: ("0-5", 0), 1: ("6-11", 64), 2: ("12-17", 64), 3: ("18-23", 0)},
+    [("0000:0a:00.0", 0, near(0, "0-5")), ("0000:43:00.0", 1, near(1, "6-11"))],
+)
+# GB200: the memory of each GPU is a node of its own, and more nodes wait empty for MIG.
+_add(
+    "two_graces",
+    {0: ("0-71", 480), 1: ("72-143", 480), 2: ("", 185), 3: ("", 0), 4: ("", 185), 5: ("", 0)},
+    [
+        ("0008:01:00.0", 0, {"memory_affinity": "0,2-3", "cpu_affinity": "0-71"}),
+        ("0018:01:00.0", 1, {"memory_affinity": "1,4-5", "cpu_affinity": "72-143"}),
+    ],
+)
+# One node with two kinds of cores, as DGX Spark.
+_add(
+    "two_kinds_of_cores",
+    {0: ("0-19", 128)},
+    [("000f:01:00.0", -1, {})],
+    files={
+        f"sys/devices/system/cpu/cpu{cpu}/cpu_capacity": str(718 + cpu if cpu % 10 < 5 else 1024 - cpu)
+        for cpu in range(20)
+    },
+)
 # Old kernels end lists with a NUL byte, and list offline CPUs with their node.
 _add(
     "old_kernel",
@@ -241,6 +266,9 @@ denied = {
 }
 trap("binding", live={"bind_failure": denied}, files={".dockerenv": ""})
 trap("cpuset", allowed=("0-11,32-63", "0-1"))
+trap("isolated_cpus", files={"sys/devices/system/cpu/isolated": "8-31,40-63"})
+capacities = {f"sys/devices/system/cpu/cpu{cpu}/cpu_capacity": str((1024, 718)[cpu % 2]) for cpu in range(64)}
+trap("cores", files=capacities)
 trap("numa_balancing", files={"proc/sys/kernel/numa_balancing": "1"})
 full = "Node 1 MemTotal: 268435456 kB\nNode 1 MemFree: 1048576 kB\nNode 1 Inactive(file): 1024 kB"
 trap("node_memory", files={"sys/devices/system/node/node1/meminfo": full})

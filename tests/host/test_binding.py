@@ -12,7 +12,7 @@ from bench.host.doctor import try_live
 from bench.host.topology import read_topology
 from bench.records.host import Nvml
 from bench.records.run import Outcome
-from tests.host.made_hosts import host_topology
+from tests.host.made_hosts import host_root, host_topology
 from tests.needs import needs
 
 FORBID = str(Path(__file__).with_name("forbid.py"))
@@ -21,6 +21,17 @@ FORBID = str(Path(__file__).with_name("forbid.py"))
 def test_bind_prefix_names_both_nodes() -> None:
     assert bind_prefix("numactl", 0, 2) == ["numactl", "--cpunodebind=0", "--membind=2"]
     assert bind_prefix("none", 0, 2) == []
+
+
+def test_bind_prefix_names_the_cpus_of_a_node_without_memory() -> None:
+    root = host_root("nodes_without_memory")
+    assert bind_prefix("numactl", 0, 1, root=root) == ["numactl", "--physcpubind=0-5", "--membind=1"]
+    assert bind_prefix("numactl", 1, 1, root=root) == ["numactl", "--cpunodebind=1", "--membind=1"]
+
+
+def test_bind_prefix_names_the_cpus_of_the_fastest_kind() -> None:
+    prefix = bind_prefix("numactl", 0, 0, root=host_root("two_kinds_of_cores"))
+    assert prefix == ["numactl", "--physcpubind=5-9,15-19", "--membind=0"]
 
 
 # What numactl 2.0.16 writes, usage texts left out.

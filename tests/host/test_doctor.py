@@ -74,6 +74,18 @@ def test_own_process_does_not_make_a_gpu_busy() -> None:
     assert all(check.state == "ok" for check in checks(facts))
 
 
+def test_memory_of_gpus_is_named() -> None:
+    check = by_name(checks(gather(host_root("two_graces"))))[CheckName.NODES]
+    assert check.fact == "nodes 0-1 cpu+memory; nodes 2-3 memory of GPU 0; nodes 4-5 memory of GPU 1"
+
+
+def test_busy_gpu_of_another_user_is_not_reported(trap_root: Callable[[str], Path]) -> None:
+    facts = gather(trap_root("gpu_busy"))
+    gpus = tuple(replace_field(gpu, visible=gpu.index != 1) for gpu in facts.topology.gpus)
+    facts = replace(facts, topology=replace_field(facts.topology, gpus=gpus))
+    assert by_name(checks(facts))[CheckName.GPU_BUSY].state == "ok"
+
+
 def test_warnings_are_fatal_when_strict(trap_root: Callable[[str], Path]) -> None:
     warned = checks(gather(trap_root("governor")))
     assert not fatal(warned, strict=False) and [check.name for check in fatal(warned, strict=True)] == ["governor"]

@@ -2,8 +2,9 @@ import subprocess
 import sys
 
 import msgspec
+import pytest
 
-from bench.host.gpus import clock_policy, normal_bus_id, query_nvml, throttle_reasons
+from bench.host.gpus import clock_policy, normal_bus_id, query_nvml, throttle_reasons, visible_indices
 from bench.records.base import decode
 from bench.records.host import Nvml, NvmlClocks, NvmlGpu
 
@@ -11,6 +12,28 @@ from bench.records.host import Nvml, NvmlClocks, NvmlGpu
 def test_nvml_bus_ids_are_written_as_in_sysfs() -> None:
     assert normal_bus_id("00000000:0F:00.0") == "0000:0f:00.0"
     assert normal_bus_id("00010000:E1:00.0") == "10000:e1:00.0"
+
+
+@pytest.mark.parametrize(
+    ("variable", "visible"),
+    [
+        (None, {0, 1, 2}),
+        ("", set()),
+        ("-1", set()),
+        ("NoDevFiles", set()),
+        ("0,2", {0, 2}),
+        (" 1 , 0", {0, 1}),
+        ("1,7,0", {1}),
+        ("GPU-a", {0}),
+        ("GPU-bb,GPU-a1", {0, 1}),
+        ("GPU-", set()),
+        ("MIG-GPU-a1/1/0", set()),
+        ("MIG-x,2", {2}),
+    ],
+)
+def test_visible_gpus_follow_cuda(variable: str | None, visible: set[int]) -> None:
+    gpus = [NvmlGpu(pci_bus_id=f"0000:0{n}:00.0", uuid=uuid) for n, uuid in enumerate(("GPU-a1", "GPU-bb", "GPU-bc"))]
+    assert visible_indices(gpus, variable) == visible
 
 
 def test_idle_and_user_clocks_are_not_throttling() -> None:

@@ -35,7 +35,7 @@ def test_remote_is_the_other_node_and_found_is_not_bound(two_sockets: Topology) 
 
 
 def test_too_few_gpus_are_counted(two_sockets: Topology) -> None:
-    with pytest.raises(NoPeers, match="4 other GPUs are to be busy, and this host has 3"):
+    with pytest.raises(NoPeers, match="4 other GPUs are to be busy, and 3 are available"):
         choose_peers(two_sockets, 0, 4, "local", "cuda", {})
     assert why_no_peers(two_sockets, 0, 4, "local", "cuda").startswith("4 other GPUs")
     assert why_no_peers(two_sockets, 0, 3, "local", "cuda") is None
@@ -45,7 +45,7 @@ def test_a_split_gpu_is_no_peer(two_sockets: Topology) -> None:
     gpus = tuple(replace(gpu, mig=gpu.index == 1) for gpu in two_sockets.gpus)
     split = replace(two_sockets, gpus=gpus)
     assert [peer.gpu for peer in choose_peers(split, 0, 2, "found", "cuda", {})] == [2, 3]
-    assert "this host has 2" in why_no_peers(split, 0, 3, "found", "cuda")
+    assert "and 2 are available" in why_no_peers(split, 0, 3, "found", "cuda")
 
 
 def test_where_nothing_is_reported_the_probe_says(two_sockets: Topology) -> None:

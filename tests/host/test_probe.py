@@ -103,6 +103,24 @@ def test_one_request_is_enough_when_there_are_no_groups() -> None:
     assert request.per_cpu_s * len(request.cpus) * len(request.bus_ids) * request.scans <= 6.0
 
 
+def test_slow_cores_are_not_a_hidden_node() -> None:
+    gpus = StandInGpus({cpu: 9.1 if cpu % 10 >= 5 else 10.2 for cpu in range(20)})
+    found = probe(host_topology("two_kinds_of_cores"), measure=gpus)
+    assert gpus.requests[0].cpus == (*range(5, 10), *range(15, 20))
+    assert found.gpus[0].hidden_nodes is HiddenNodes.ONE_GROUP
+
+
+def test_gpus_of_other_users_are_not_probed() -> None:
+    topology = host_topology("two_sockets")
+    shared = replace(topology, gpus=tuple(replace(gpu, visible=gpu.index == 2) for gpu in topology.gpus))
+    gpus = StandInGpus(dict.fromkeys(range(64), 9.1))
+    assert [gpu.index for gpu in probe(shared, measure=gpus).gpus] == [2]
+    assert gpus.requests[0].bus_ids == (topology.gpus[2].pci_bus_id,)
+    hidden = replace(topology, gpus=tuple(replace(gpu, visible=False) for gpu in topology.gpus))
+    with pytest.raises(ProbeError, match="CUDA_VISIBLE_DEVICES excludes all GPUs"):
+        probe(hidden)
+
+
 def test_probe_survives_json() -> None:
     found = probe(host_topology("virtual_machine"), measure=StandInGpus(hidden()))
     assert decode(msgspec.json.encode(found), Probe) == found

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.host.topology import describe_answers, free_bytes, judge_nearest, meminfo, read_topology
+from bench.host.topology import core_kinds, describe_answers, free_bytes, judge_nearest, meminfo, read_topology
 from bench.records.base import decode
 from bench.records.host import (
     Agreement,
@@ -14,11 +14,12 @@ from bench.records.host import (
     LocalityAnswer,
     LocalitySource,
     Nvml,
+    NvmlGpu,
     Topology,
     format_cpulist,
     parse_cpulist,
 )
-from tests.host.made_hosts import HOSTS, host_topology
+from tests.host.made_hosts import HOSTS, host_topology, write_host
 
 SYSFS, MEMORY = LocalitySource.SYSFS, LocalitySource.NVML_MEMORY
 NO_GPU = Nvml(error="not asked")
@@ -152,6 +153,37 @@ def test_cpuset_of_an_ancestor_limits_its_groups() -> None:
     nodes = host_topology("cpuset_of_a_slice").nodes
     allowed = [(node.allowed_cpus, node.memory_allowed) for node in nodes]
     assert allowed == [("0-7", True), ("", False)]
+
+
+def test_memory_of_gpus_is_labelled() -> None:
+    owners = {node.id: node.gpu_memory for node in host_topology("two_graces").nodes}
+    assert owners == {0: (), 1: (), 2: (0,), 3: (0,), 4: (1,), 5: (1,)}
+    assert [node.gpu_memory for node in host_topology("cxl_memory").nodes] == [(), (), ()]
+
+
+def test_memory_of_a_gpu_is_read_from_the_driver(tmp_path: Path) -> None:
+    status = "proc/driver/nvidia/gpus/0000:17:00.0/numa_status"
+    root = write_host(tmp_path, HOSTS["cxl_memory"] | {status: "Node:\t\t2\nStatus: online\n"})
+    assert [node.gpu_memory for node in read_topology(root).nodes] == [(), (), (0,)]
+
+
+def test_kinds_of_cores_are_separated_by_speed(tmp_path: Path) -> None:
+    assert host_topology("two_kinds_of_cores").core_kinds == ("5-9,15-19", "0-4,10-14")
+    assert host_topology("two_sockets").core_kinds == ()
+    hybrid = {"sys/devices/cpu_core/cpus": "0-7", "sys/devices/cpu_atom/cpus": "8-15"}
+    assert core_kinds(write_host(tmp_path / "hybrid", hybrid)) == ("0-7", "8-15")
+    favoured = {f"sys/devices/system/cpu/cpu{cpu}/cpufreq/cpuinfo_max_freq": str(5200 - 50 * cpu) for cpu in range(8)}
+    one_kind = write_host(tmp_path / "one_kind", favoured | {"sys/devices/system/cpu/online": "0-7"})
+    assert core_kinds(one_kind) == ()
+
+
+def test_gpus_outside_cuda_visible_devices_are_not_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    gpus = tuple(NvmlGpu(pci_bus_id=f"0000:0{n}:00.0") for n in (1, 2))
+    topology = read_topology(nvml=Nvml(gpus=gpus))
+    assert [gpu.index for gpu in topology.gpus] == [0, 1] and [gpu.index for gpu in topology.visible_gpus] == [1]
+    # A recorded host has nothing to do with this process.
+    assert len(host_topology("two_sockets").visible_gpus) == 4
 
 
 def test_offline_cpus_are_not_listed() -> None:

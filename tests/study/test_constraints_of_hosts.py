@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bench.host.topology import read_topology
 from bench.records.host import Nvml
@@ -42,3 +43,10 @@ def test_gpu_is_only_a_label_on_the_cpu_device() -> None:
     topology = read_topology(host_root("two_sockets"), Nvml(error="Driver Not Loaded"))
     assert why_not_here(topology, 0, (0, 1), Settings(device="cpu")) == ""
     assert why_not_here(topology, 0, (0, 1), CUDA) == "no such GPU: 0 (NVML: Driver Not Loaded)"
+
+
+def test_gpu_of_another_user_is_not_runnable() -> None:
+    topology = host_topology("two_sockets")
+    shared = replace(topology, gpus=tuple(replace(gpu, visible=gpu.index == 0) for gpu in topology.gpus))
+    assert why_not_here(shared, 0, (0, 0), CUDA) == ""
+    assert why_not_here(shared, 1, (0, 0), CUDA) == "GPU 1 is not in CUDA_VISIBLE_DEVICES: it is not for this user"
