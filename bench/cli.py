@@ -108,7 +108,7 @@ def _value(text: str) -> Any:
 @click.argument("path", type=click.Path(path_type=Path))
 @_JSON
 def analyze(path: Path, as_json: bool) -> None:
-    """Print the metrics of a trace (.sqlite, .sqlite.gz, with nsys .nsys-rep) or of every trace in a folder."""
+    """Print the metrics of a trace (.sqlite, .nsys-rep, .json of torch.profiler) or of every trace in a folder."""
     from bench.report.analyze import analyze_command
 
     sys.exit(analyze_command(path, as_json))

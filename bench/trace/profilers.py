@@ -48,7 +48,7 @@ def get_profiler(name: str) -> Profiler:
 
 
 def choose_profiler(setting: str, device: str) -> str:
-    """`setting`, or what auto stands for here: on cuda nsys where it is installed, else torch.
+    """`setting`, or the profiler that auto means here: on cuda nsys where it is installed, else torch.
 
     device: cuda or cpu. Raise StudyError for a profiler that would record nothing there.
     """
@@ -94,7 +94,7 @@ def run_tool(argv: Sequence[str], timeout_s: float) -> Finished:
             advice="try again; else use profiler: torch",
         ) from None
     finally:
-        # nsys starts daemons of its own: the group goes, also when this process is told to stop.
+        # nsys starts daemons of its own: the group goes, also when this process is stopped.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -102,9 +102,9 @@ def run_tool(argv: Sequence[str], timeout_s: float) -> Finished:
 
 
 def last_line(output: str) -> str:
-    """What a tool said last; progress bars rewrite one line, so a carriage return ends a line too."""
+    """The last line of output; progress bars rewrite one line, so a carriage return ends a line too."""
     lines = [line.strip() for line in output.replace("\r", "\n").splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"
 
 
 class Torch:

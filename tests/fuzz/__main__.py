@@ -1,7 +1,7 @@
 """10,000 damaged files, and nothing but StudyError: python -m tests.fuzz
 
 Half of the cases are seeded damage (blind.py: the same ones on every machine), half are guided by the coverage of
-bench (guided.py, atheris; without it the guided ones are left out, and that is said). Exit code 1 if anything broke.
+bench (guided.py, atheris; without it the guided ones are left out, and reported). Exit code 1 if anything broke.
 """
 
 import importlib.util
@@ -30,8 +30,8 @@ def main() -> int:
     else:
         print("atheris is not installed: the guided cases were left out")
     total = sum(BLIND.values()) + (sum(GUIDED.values()) if importlib.util.find_spec("atheris") else 0)
-    said = f"broken: {', '.join(failed)}" if failed else "nothing but StudyError"
-    print(f"{total} cases in {time.monotonic() - began:.0f} s: {said}")
+    outcome = f"broken: {', '.join(failed)}" if failed else "nothing but StudyError"
+    print(f"{total} cases in {time.monotonic() - began:.0f} s: {outcome}")
     return 1 if failed else 0
 
 

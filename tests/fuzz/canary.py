@@ -29,7 +29,7 @@ NAMES = ("AWS_SECRET_ACCESS_KEY", "NUMASTUDY_CANARY", "SSH_CONNECTION")
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
-    """The files of a run directory of which one cell crashed, and what luigi said."""
+    """The files of a run directory of which one cell crashed, and luigi's output."""
     folder = tmp_path_factory.mktemp("study")
     calls = Calls(folder / "calls", ["--local-scheduler"], TINY | {"repeats": 1})
     # A process of the host that no file may name: a program that somebody else runs.

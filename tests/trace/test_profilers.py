@@ -31,7 +31,7 @@ def test_nsys_is_refused_on_the_cpu_device():
     assert refused.value.exit_code == 2 and not isinstance(refused.value, ProfilerError)
 
 
-def test_torch_tells_the_child_where_its_trace_goes(tmp_path):
+def test_torch_passes_the_path_of_the_trace(tmp_path):
     report = tmp_path / "cell"
     trace = Torch().trace_path(report)
     assert Torch().command(["python"], report, "cpu") == ["python", "--trace", str(trace)]

@@ -45,8 +45,8 @@ def test_every_gpu_of_the_window_is_named(tmp_path):
 
 def test_another_process_with_the_same_ids_does_not_count(tmp_path):
     stranger = Launch(1005, 1006, 1010, 9999, "kernel", thread=global_tid(OTHER_PID, 1), correlation=1)
-    alone, together = read(tmp_path, pipeline()), read(tmp_path, pipeline().with_launches(stranger))
-    assert metrics(alone) == metrics(together)
+    expected, together = read(tmp_path, pipeline()), read(tmp_path, pipeline().with_launches(stranger))
+    assert metrics(expected) == metrics(together)
 
 
 @pytest.mark.parametrize("change", ["other thread", "before the window", "at its end", "no call"])
@@ -82,9 +82,9 @@ def test_calls_nested_under_one_correlation_id_count_once(tmp_path):
 
 def test_host_to_host_copies_are_not_work_of_the_device(tmp_path):
     built = pipeline().with_launches(Launch(1005, 1006, 1010, 9999, "h2d", 5, copy_kind=9))
-    found, alone = metrics(read(tmp_path, built)), metrics(read(tmp_path, pipeline()))
-    assert found.complete.recorded == alone.complete.recorded + 1
-    assert replaced(found, complete=alone.complete) == alone
+    found, expected = metrics(read(tmp_path, built)), metrics(read(tmp_path, pipeline()))
+    assert found.complete.recorded == expected.complete.recorded + 1
+    assert replaced(found, complete=expected.complete) == expected
 
 
 def without(built, kind):

@@ -67,7 +67,7 @@ def pipeline(batches=3, kernels=1):
 
 @st.composite
 def built_traces(draw):
-    """Valid traces of every awkward kind: ties, zero lengths, overlaps, warm-up, strangers, shared correlation ids."""
+    """Valid traces of every awkward kind: ties, zero lengths, overlaps, warm-up, other threads, shared ids."""
     small = st.integers(0, 30)
     ranges, launches = [], []
     clock = 100
@@ -104,8 +104,8 @@ def built_traces(draw):
     # One activity that takes time, so that the window is not empty.
     launches.append(Launch(first, first + 1, first + 5, first + 25, "h2d", 7))
     ranges.append(("test_double_buffer", first, clock, THREAD))
-    strangers = draw(st.integers(0, 3))
-    launches += [launch(draw(kinds), first, clock - 1, thread=OTHER_THREAD) for _ in range(strangers)]
+    others = draw(st.integers(0, 3))
+    launches += [launch(draw(kinds), first, clock - 1, thread=OTHER_THREAD) for _ in range(others)]
     other = global_tid(OTHER_PID, OTHER_PID)
     launches += [
         launch(draw(kinds), first, clock - 1, thread=other, correlation=draw(st.integers(1, 20)))
