@@ -58,9 +58,10 @@ def write_report(directory: RunDirectory) -> bool:
     from bench.analysis.noise_floor import remember
     from bench.history.page import into_history
     from bench.report.build import make_report
+    from bench.report.text.fill import self_check_with_text
 
     results = make_report(directory.path, INVOCATION)
-    remember(results, directory.outputs)
+    remember(results, directory.outputs, lambda found: self_check_with_text(found, results.rules))
     # Where many hosts write one database over a network, the report of all of them adds each.
     return directory.of_cluster or into_history(results, directory.outputs)
 

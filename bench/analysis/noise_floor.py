@@ -3,7 +3,7 @@
 It is remembered beside the studies of a host and quoted by every later report of that host.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -60,12 +60,18 @@ def evaluate(cells: Sequence[MeasuredCell], margin: float = MARGIN) -> SelfCheck
     )
 
 
-def remember(results: Results, outputs: Path) -> SelfCheck | None:
-    """Keep what a study with cells listed twice found. None if the study has no such cells."""
+def remember(
+    results: Results, outputs: Path, with_text: Callable[[SelfCheck], SelfCheck] | None = None
+) -> SelfCheck | None:
+    """Keep what a study with cells listed twice found. None if the study has no such cells.
+
+    with_text: fills in what only readers of the file use.
+    """
     found = evaluate(results.cells, results.rules.margin)
     if not found.comparisons:
         return None
     record = msgspec.structs.replace(found, study=results.study_name, measured_at=measured_at(results))
+    record = with_text(record) if with_text else record
     write_json(_path(outputs), plain(recall_all(outputs) | {results.host: record}))
     return record
 

@@ -1,10 +1,11 @@
-"""Results with the English of every entry, for readers of results.json."""
+"""Results with the English of every entry, for readers of the files."""
 
 from msgspec.structs import replace
 
-from bench.records.results import AxisComparison, Line, MeasuredCell, Penalty, Results
+from bench.records.results import AxisComparison, Line, MeasuredCell, Penalty, Results, Rules, SelfCheck
 from bench.report.text.axes import model_text, summary_text
 from bench.report.text.cells import advice_text, hidden_copies_text, outcome_text, reason_text, remark_text
+from bench.report.text.trust import self_check_text
 from bench.report.text.verdicts import hint_text, line_text, verdict_text
 from bench.report.view import View
 
@@ -22,6 +23,14 @@ def with_text(results: Results) -> Results:
             replace(entry, isolated=entry.isolated and _line(view, entry.isolated)) for entry in results.contention
         ),
     )
+
+
+def self_check_with_text(found: SelfCheck, rules: Rules) -> SelfCheck:
+    """Likewise, for noise_floor.json."""
+    comparisons = tuple(
+        replace(one, text=verdict_text(one, one.penalty, rules), hint=hint_text(one)) for one in found.comparisons
+    )
+    return replace(found, comparisons=comparisons, text=self_check_text(found))
 
 
 def _cell(cell: MeasuredCell) -> MeasuredCell:
