@@ -1,4 +1,4 @@
-"""What a measured process would say, by a simple made-up model of GPU, link and settings. Nothing was measured."""
+"""Results of measured processes, by a simple synthetic model of GPU, link and settings. Nothing was measured."""
 
 import random
 import zlib

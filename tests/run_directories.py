@@ -80,7 +80,7 @@ def build_run_directory(
 
     variants: each cell again under another suffix with other settings, {"graph": {"cuda_graph": True}}.
     links: also microbenchmarks of every GPU and placement.
-    failures: by "<cell>_<repeat>", what its record says instead of ok (status, reason, advice, log_tail).
+    failures: by "<cell>_<repeat>", the status of its record in place of ok (status, reason, advice, log_tail).
     """
     topology = topology or topology_json()
     file = Path(config) if config.endswith(".yaml") else configs_folder() / f"{config}.yaml"

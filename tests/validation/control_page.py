@@ -21,19 +21,20 @@ def section(found: Record) -> str:
 def _head(found: Record) -> Iterator[str]:
     runs = [run for group in found["runs"].values() for blocks in group.values() for run in blocks.values()]
     device, versions = (runs[0][key] if runs else {} for key in ("device", "versions"))
-    said = found["summary"]
+    counts = found["summary"]
     processes = f"{found['processes']} processes in {found['ran_s']:.0f} s"
     yield f"### On {'the cpu device: ' if device.get('type') == 'cpu' else ''}{device.get('name')}"
     yield ""
     yield f"torch {versions.get('torch')}, {processes}."
-    if "found" in said:
+    if "found" in counts:
         yield (
-            f"Delays in a stage that limits: {said['found']} of {said['positive']} found; "
-            f"{said['attributed_solo']} attributed to their stage by the times of stages alone, "
-            f"{said['attributed_trace']} by the trace; regime as expected in {said['regime_right']}; "
-            f"the interval covers what was expected in {said['as_large_as_expected']}. "
-            f"No delay, or one in a stage with slack: {said['negative_same']} of {said['negative']} are SAME. "
-            f"Slower copies: {said['predictions_in_bracket']} of {said['predictions']} inside the predicted bracket."
+            f"Delays in a stage that limits: {counts['found']} of {counts['positive']} found; "
+            f"{counts['attributed_solo']} attributed to their stage by the times of stages alone, "
+            f"{counts['attributed_trace']} by the trace; regime as expected in {counts['regime_right']}; "
+            f"the interval covers what was expected in {counts['as_large_as_expected']}. "
+            f"No delay, or one in a stage with slack: {counts['negative_same']} of {counts['negative']} are SAME. "
+            f"Slower copies: {counts['predictions_in_bracket']} of {counts['predictions']} inside the predicted "
+            "bracket."
         )
     for error in found["errors"]:
         yield f"Failed: {error['where']}: {error['error'].splitlines()[-1][:LONGEST_ERROR]} ..."
@@ -67,7 +68,7 @@ def _unresolved(row: Record) -> str:
     if row["resolvable"] or row["mde"] is None:
         return ""
     if is_uninformative(row["mde"]):
-        return " (nothing can be said at this noise)"
+        return " (uninformative at this noise)"
     repeats = f", {row['repeats_to_decide']:,} repeats would decide" if row["repeats_to_decide"] else ""
     return f" (from {100 * row['mde']:.0f} % on{repeats})"
 

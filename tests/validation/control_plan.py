@@ -56,7 +56,7 @@ class Group:
     counting: every side has the wrapper of the launch delay: what the wrapper itself costs is in none of the ratios.
     window_s: short, so that a spell of the host is longer than a round; measure_s: of the rounds of one process.
     most_blocks: processes; it is not worth more. traced_blocks: how many of them trace every side.
-    resolvable: False where the noise is known to be larger than the delays; such a control is told and not judged.
+    resolvable: False where the noise is known to be larger than the delays; such a control is shown and not judged.
     """
 
     name: str
@@ -128,7 +128,7 @@ def _cuda_groups() -> tuple[Group, ...]:
             (no_delay(), *positive("kernel", *PERCENT), slack("launch", 5), *slower_copy(1.3, 2.0)),
             {"cuda_graph": True},
         ),
-        # Both directions share the link: what a longer copy costs lies between nothing and all of it.
+        # Both directions share the link: a longer copy costs between nothing and all of it.
         Group(
             "vit0x0x0", NO_COMPUTE, "transfer-bound",
             (no_delay(), *positive("copy", *PERCENT), slack("launch", 5), *slower_copy(1.3, 2.0)), traced_blocks=2,

@@ -101,7 +101,7 @@ def _rates(runs: Runs) -> dict[int, float]:
 
 
 def _row(device: str, group: Group, condition: Condition, found: Estimate, base: Runs, runs: Runs) -> Record:
-    said = judge(found, Settings(device="cuda", cuda_graph=bool(group.settings.get("cuda_graph"))))
+    judgement = judge(found, Settings(device="cuda", cuda_graph=bool(group.settings.get("cuda_graph"))))
     delay_us = next(iter(runs.values()))["injection"]["delay_us"]
     growth = {term: _growth(base, runs, term, device) for term in ("h2d", "compute", "d2h", "issue")}
     seen = found.interval is not None and found.interval[0] > 0
@@ -116,8 +116,8 @@ def _row(device: str, group: Group, condition: Condition, found: Estimate, base:
         "percent": condition.percent, "ratio": condition.ratio, "batch_us": base_us, "delay_us": delay_us,
         "felt_us": felt_us, "expected": expected, "as_expected": _covers(found.interval, expected),
         "pairs": found.pairs, "penalty": found.penalty, "interval": found.interval, "sd": found.sd, "mde": found.mde,
-        "noise_class": found.noise_class, "pooled": found.pooled, "verdict": said.verdict.value,
-        "resolvable": group.resolvable, "repeats_to_decide": said.repeats, "found": seen,
+        "noise_class": found.noise_class, "pooled": found.pooled, "verdict": judgement.verdict.value,
+        "resolvable": group.resolvable, "repeats_to_decide": judgement.repeats, "found": seen,
         "growth_solo": growth, "attributed_solo": _attribute(growth, delay_us, seen),
         "growth_trace": traces, "attributed_trace": _attribute_trace(device, traces, delay_us, seen),
         "limit_solo": limit, "regime": regime["measured"], "regime_injected": injected,
@@ -138,8 +138,8 @@ def _expected(group: Group, condition: Condition, felt_us: float, base: Runs, ru
     if condition.kind != POSITIVE:
         return 0.0, 0.0
     if condition.stage == "copy":
-        said = _predicted(group, base, runs)
-        return min(said.low, said.high), max(said.low, said.high)
+        predicted = _predicted(group, base, runs)
+        return min(predicted.low, predicted.high), max(predicted.low, predicted.high)
     share = felt_us / (median(_batch_us(group, base)) + felt_us)
     return share, share
 
@@ -274,7 +274,7 @@ def _limit(group: Group, base: Runs, device: str) -> str:
     stages = _stages(base)
     whole = bound_us(stages, _buffers(group), _separate(base))
     terms = {"h2d": stages.h2d_us, "compute": stages.compute_us, "d2h": stages.d2h_us, "issue": stages.issue_us}
-    if device == "cpu":  # there to issue is to execute, and the longest stage is the one that tells
+    if device == "cpu":  # there to issue is to execute, and the longest stage decides
         del terms["issue"]
     largest = max(terms, key=lambda term: terms[term])
     return largest if device == "cpu" or terms[largest] >= 0.999 * whole else "held slot"
@@ -289,13 +289,13 @@ def _predicted(group: Group, base: Runs, runs: Runs) -> PredictedPenalty:
 
 def _prediction(group: Group, condition: Condition, found: Estimate, base: Runs, runs: Runs) -> Record:
     """Predicted from the undelayed cell and the ratio of the copies alone; observed in pairs."""
-    stages, said = _stages(base), _predicted(group, base, runs)
-    bracket = said.low, said.high
+    stages, predicted = _stages(base), _predicted(group, base, runs)
+    bracket = predicted.low, predicted.high
     return {
         "group": group.name, "ratio_asked": condition.ratio, "ratio_measured": _stages(runs).h2d_us / stages.h2d_us,
         "batch_us": median(_batch_us(group, base)),
         "bound_us": bound_us(stages, _buffers(group), _separate(base)), "stages_us": vars(stages),
-        "predicted": said.penalty, "bracket": bracket, "observed": found.penalty,
-        "interval": found.interval, "pairs": found.pairs, "error": found.penalty - said.penalty,
+        "predicted": predicted.penalty, "bracket": bracket, "observed": found.penalty,
+        "interval": found.interval, "pairs": found.pairs, "error": found.penalty - predicted.penalty,
         "in_bracket": _covers(found.interval or (found.penalty, found.penalty), bracket),
     }  # fmt: skip

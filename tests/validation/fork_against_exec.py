@@ -173,7 +173,7 @@ def _lines(found: Record) -> Iterator[str]:
     yield "|---|---|---|"
     for each in found["criteria"]:
         word = {True: "kept", False: "NOT KEPT", None: "not decided"}[each["kept"]]
-        yield f"| {each['name']} | {word} | {each['said']} |"
+        yield f"| {each['name']} | {word} | {each['measured']} |"
     yield ""
     yield "| cell | pairs | executed | forked | forked is slower by | verdict | spread | faults a window | s a run |"
     yield "|---|---|---|---|---|---|---|---|---|"
@@ -188,7 +188,7 @@ def _lines(found: Record) -> Iterator[str]:
         )
     if found["penalties"]:
         yield ""
-        yield "| penalty of | pairs | forked says more by | verdict |"
+        yield "| penalty of | pairs | forked is larger by | verdict |"
         yield "|---|---|---|---|"
         for row in found["penalties"]:
             yield f"| {row['name'].removeprefix('pipeline_')} | {row['pairs']} | {_effect(row)} | {row['verdict']} |"

@@ -1,4 +1,4 @@
-"""What pairs of forked and executed runs say: are they the same in every way that a study can notice?
+"""Pairs of forked and executed runs: are they the same in every way that a study can notice?
 
 Pure: from {cell: {block: {"exec"|"fork": run}}} to rows and criteria. A run is what `facts` keeps of it.
 """
@@ -26,11 +26,11 @@ Blocks = dict[str, dict[str, Record]]
 
 @dataclass(frozen=True)
 class Criterion:
-    """kept: None where the runs do not tell."""
+    """kept: None where the runs do not decide."""
 
     name: str
     kept: bool | None
-    said: str
+    measured: str
 
 
 def facts(result: Record, wall_s: float, server_s: float) -> Record:
@@ -84,7 +84,7 @@ def variance_ratio(executed: list[list[float]], forked: list[list[float]]) -> tu
 
     Each list: logarithms of the throughputs of one cell. The cells' own variances are unlike; a mean of their log
     ratios is not that of the noisiest. ln s^2 has the variance trigamma(df / 2) (Bartlett and Kendall 1946).
-    Pairs share what drifts, so that the ratio scatters less than this says.
+    Pairs share what drifts, so that the ratio scatters less than this.
     """
     ratios, variance = [], 0.0
     for base, new in zip(executed, forked, strict=True):
@@ -130,7 +130,7 @@ def _ratios(first: dict[int, float], second: dict[int, float]) -> dict[int, floa
 
 
 def _same(what: str, found: list[Estimate]) -> Criterion:
-    """The mean over all models is told too: it is what a bias of forking would show in."""
+    """The mean over all models is included: a bias of forking would show in it."""
     verdicts = [decided(one) for one in found]
     count = f"{verdicts.count(Verdict.SAME)} of {len(found)} SAME within {100 * MARGIN:g} %"
     differ = [f"{one.label} {verdict}" for one, verdict in zip(found, verdicts, strict=True)
@@ -158,8 +158,9 @@ def _faults(runs: dict[str, Blocks]) -> Criterion:
     worse = [f"{cell}: {forked:g} against {executed:g}" for cell, executed, forked in found
              if forked > max(1.0, 1.1 * executed)]  # fmt: skip
     most = max((forked for _, _, forked in found), default=0.0)
-    said = f"at most {most:g} a window, median of the forked runs of a cell"
-    return Criterion("no minor faults of forking in windows", not worse if found else None, "; ".join([said, *worse]))
+    measured = f"at most {most:g} a window, median of the forked runs of a cell"
+    kept = not worse if found else None
+    return Criterion("no minor faults of forking in windows", kept, "; ".join([measured, *worse]))
 
 
 def _faults_a_window(blocks: Blocks, how: str) -> float:
@@ -170,8 +171,8 @@ def _certificates(runs: dict[str, Blocks]) -> Criterion:
     pairs = [(cell, pair) for cell, blocks in runs.items() for pair in blocks.values()]
     unlike = sorted({f"{cell}: {fact}" for cell, pair in pairs for fact in _unlike(pair)})
     verdicts = sorted({pair[FORK]["certificate"]["verdict"] for _, pair in pairs})
-    said = f"{len(pairs)} pairs, verdict {', '.join(verdicts)}"
-    return Criterion("equal certificates", not unlike if pairs else None, "; ".join([said, *unlike]))
+    measured = f"{len(pairs)} pairs, verdict {', '.join(verdicts)}"
+    return Criterion("equal certificates", not unlike if pairs else None, "; ".join([measured, *unlike]))
 
 
 def _unlike(pair: dict[str, Record]) -> list[str]:

@@ -39,7 +39,7 @@ class Figure:
 
 def false_verdicts(studies: int) -> Iterator[Figure]:
     for name, plan in PLANS.items():
-        rates = per_study(plan, studies, SHIPPED_REPEATS, lambda told, _: differs(told))
+        rates = per_study(plan, studies, SHIPPED_REPEATS, lambda estimates, _: differs(estimates))
         yield from by_class(plan, rates, "A/A: FASTER or SLOWER", name, at_most(0.05))
 
 
@@ -47,7 +47,7 @@ def coverage(studies: int) -> Iterator[Figure]:
     for name in ("resampled", "resampled, outliers", "t3", "resampled, one GPU", "normal, few"):
         plan = PLANS[name]
         for n in (3, 6, 10):
-            covered = per_study(plan, studies, n, lambda told, _: covers(told, 0.0))
+            covered = per_study(plan, studies, n, lambda estimates, _: covers(estimates, 0.0))
             yield from by_class(plan, covered, "95 % interval covers", f"{name}, n = {n}", at_least(0.93))
 
 
@@ -56,7 +56,7 @@ def widths(studies: int) -> Iterator[Figure]:
         plan = PLANS[name]
         for n in (3, 6, 10):
             ideal = 2 * stats.norm.ppf(0.975) * true_sd(plan) / np.sqrt(n)
-            wide = per_study(plan, studies, n, lambda told, _: width(told))
+            wide = per_study(plan, studies, n, lambda estimates, _: width(estimates))
             yield from by_class(
                 plan, wide, "interval width / with true variance", f"{name}, n = {n}", at_most(1.3), ideal
             )
@@ -78,8 +78,8 @@ def power_at_mde(studies: int) -> Iterator[Figure]:
         plan, found = PLANS[name], []
         for seed in range(studies):
             stated = [one.mde for one in study(plan, SHIPPED_REPEATS, 2 * seed)]
-            told = study(plan.with_effects(np.log1p(-np.array(stated))), SHIPPED_REPEATS, 2 * seed + 1)
-            found.append(~covers(told, 0.0))
+            estimates = study(plan.with_effects(np.log1p(-np.array(stated))), SHIPPED_REPEATS, 2 * seed + 1)
+            found.append(~covers(estimates, 0.0))
         yield from by_class(plan, np.array(found), "effect at the MDE found", name, at_least(0.80))
 
 
@@ -87,7 +87,7 @@ def same_above_margin(studies: int) -> Iterator[Figure]:
     for name in ("resampled", "resampled, outliers", "t3"):
         for effect in (0.02, 0.025):
             plan = PLANS[name].with_effects(np.log1p(-effect))
-            same = per_study(plan, studies, SHIPPED_REPEATS, lambda told, _: verdicts(told) == Verdict.SAME)
+            same = per_study(plan, studies, SHIPPED_REPEATS, lambda estimates, _: verdicts(estimates) == Verdict.SAME)
             case = f"{name}, effect {100 * effect:g} %"
             yield from by_class(plan, same, "SAME above the margin", case, at_most(0.05))
 
@@ -97,10 +97,10 @@ def one_percent(studies: int) -> Iterator[Figure]:
     effect = float(np.log1p(-0.01))
     for name in ("resampled", "t3"):
         plan = PLANS[name].with_effects(effect)
-        told = [study(plan, SHIPPED_REPEATS, seed) for seed in range(studies)]
-        covered = np.array([covers(one, effect) for one in told])
+        estimates = [study(plan, SHIPPED_REPEATS, seed) for seed in range(studies)]
+        covered = np.array([covers(one, effect) for one in estimates])
         yield from by_class(plan, covered, "injected 1 %: interval covers", name, at_least(0.93))
-        found = np.array([~covers(one, 0.0) for one in told])
+        found = np.array([~covers(one, 0.0) for one in estimates])
         stated = np.abs(effect) / true_sd(plan) * np.sqrt(SHIPPED_REPEATS)
         z = stats.norm.ppf(0.975)
         expected = stats.norm.sf(z - stated) + stats.norm.cdf(-z - stated)
@@ -138,16 +138,16 @@ def drift_seen(studies: int) -> Iterator[Figure]:
     """The drift that the report states, from the runs of a noisy study."""
     plan = Plan(drift=linear)
     at = times(plan.size, SHIPPED_REPEATS, 0)
-    told = []
+    intervals = []
     for seed in range(min(studies, 200)):
         logs = simulate(plan, SHIPPED_REPEATS, np.random.default_rng(seed))
         runs = [
             Measured(str(index[:2]), plan.classes()[index[0]], at[index], float(np.exp(logs[index])))
             for index in np.ndindex(at.shape)
         ]
-        told.append(drift(runs).interval)
+        intervals.append(drift(runs).interval)
     truth = float(np.expm1(linear(np.array(1.0))))
-    covered = np.array([[low <= truth <= high] for low, high in told])
+    covered = np.array([[low <= truth <= high] for low, high in intervals])
     rate, error = mean_and_error(covered)
     yield Figure("drift of the host: interval covers", "linear 3 %", rate, error, ">= 93 %", rate >= 0.93)
 
@@ -208,22 +208,22 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return float(means.mean()), float(means.std(ddof=1) / np.sqrt(len(means)))
 
 
-def verdicts(told: list[Estimate]) -> np.ndarray:
-    return np.array([decided(one) for one in told], dtype=object)
+def verdicts(estimates: list[Estimate]) -> np.ndarray:
+    return np.array([decided(one) for one in estimates], dtype=object)
 
 
-def differs(told: list[Estimate]) -> np.ndarray:
-    return np.array([decided(one) in (Verdict.SLOWER, Verdict.FASTER) for one in told])
+def differs(estimates: list[Estimate]) -> np.ndarray:
+    return np.array([decided(one) in (Verdict.SLOWER, Verdict.FASTER) for one in estimates])
 
 
-def covers(told: list[Estimate], effect: float) -> np.ndarray:
+def covers(estimates: list[Estimate], effect: float) -> np.ndarray:
     truth = -np.expm1(effect)
-    return np.array([one.interval[0] <= truth <= one.interval[1] for one in told])
+    return np.array([one.interval[0] <= truth <= one.interval[1] for one in estimates])
 
 
-def width(told: list[Estimate]) -> np.ndarray:
+def width(estimates: list[Estimate]) -> np.ndarray:
     """On the log scale."""
-    return np.array([np.log1p(-one.interval[0]) - np.log1p(-one.interval[1]) for one in told])
+    return np.array([np.log1p(-one.interval[0]) - np.log1p(-one.interval[1]) for one in estimates])
 
 
 def _looked(plan: Plan, factor: float, seed: int) -> np.ndarray:

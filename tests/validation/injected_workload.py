@@ -36,7 +36,7 @@ LONGEST_COPY = 2.5
 
 @dataclass
 class Parts:
-    """What all sides of a process have in common: where something lies in memory is no difference between them.
+    """The parts that all sides of a process share, so that addresses in memory are no difference between them.
 
     room: the slots, of which a batch fills the beginning and a longer copy more.
     """

@@ -45,7 +45,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """traced: every side also leaves what one traced pass of it says. seed: of the order of the sides."""
+    """traced: every side also has the stages of one traced pass. seed: of the order of the sides."""
 
     group: Group
     device: str
@@ -165,7 +165,7 @@ def _rounds(cell: Cell, sides: dict[str, Side], batch_s: float, issued_us: float
 
 
 def _issue_us(pipeline: Pipeline, count: int) -> float:
-    """CPU time to issue a batch to an idle device; bench.workload.solo says why bursts."""
+    """CPU time to issue a batch to an idle device; bench.workload.solo has the reason for bursts."""
     pipeline.drain()
     start_ns = time.perf_counter_ns()
     pipeline.run(count, no_beat)

@@ -25,13 +25,13 @@ NOISE = {"vit32x2x128": 0.05}
 
 def test_every_delay_is_found_and_put_where_it_was():
     found = summarise("cuda", groups("cuda"), measured())
-    said = found["summary"]
-    assert said["as_expected"], text_table({**found, **RAW})
-    assert said["positive"] == said["found"] == said["attributed_solo"] == said["attributed_trace"] == 12
-    assert said["negative"] == said["negative_same"] == 6
+    counts = found["summary"]
+    assert counts["as_expected"], text_table({**found, **RAW})
+    assert counts["positive"] == counts["found"] == counts["attributed_solo"] == counts["attributed_trace"] == 12
+    assert counts["negative"] == counts["negative_same"] == 6
     # 95 % intervals, and where a copy alone limits, the truth is on the edge of the bracket.
-    assert said["as_large_as_expected"] >= 10
-    assert said["predictions"] == 7 and said["predictions_in_bracket"] >= 6
+    assert counts["as_large_as_expected"] >= 10
+    assert counts["predictions"] == 7 and counts["predictions_in_bracket"] >= 6
     assert {row["group"]: row["limit_solo"] for row in found["regimes"]} == {
         "vit0x0x0": "h2d", "vit0x0x0_h2d-only": "h2d", "vit0x0x0_bs1_px64": "issue", "vit32x2x128_graph": "compute",
         "vit32x2x128_graph_tf32": "compute", "vit32x2x128": "issue",

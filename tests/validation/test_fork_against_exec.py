@@ -65,7 +65,7 @@ def test_runs_of_one_kind_are_accepted():
 def test_a_slower_fork_is_caught():
     kept, found = verdicts(runs(bias=0.01))
     assert kept["throughput"] is False and not found["accepted"]
-    assert "vit0x0x0 SLOWER" in found["criteria"][0]["said"]
+    assert "vit0x0x0 SLOWER" in found["criteria"][0]["measured"]
 
 
 def test_few_noisy_pairs_do_not_tell():
@@ -107,7 +107,7 @@ def test_only_faults_of_forking_are_caught():
         pair["fork"]["minor_faults"] = [900, 910, 905]
     kept, found = verdicts(made)
     assert kept["no minor faults of forking in windows"] is False
-    assert "vit0x0x0: 905 against 505" in found["criteria"][2]["said"]
+    assert "vit0x0x0: 905 against 505" in found["criteria"][2]["measured"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_an_unlike_certificate_is_caught_and_named(fact, value):
     one["fork"]["certificate"][fact] = value
     kept, found = verdicts(made)
     assert kept["equal certificates"] is False
-    assert f"vit0x0x0: {fact}" in found["criteria"][-1]["said"]
+    assert f"vit0x0x0: {fact}" in found["criteria"][-1]["measured"]
 
 
 def test_half_a_pair_and_a_cell_without_pairs_are_left_out():

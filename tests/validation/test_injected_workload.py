@@ -1,4 +1,4 @@
-"""The injections do what they say and nothing else: counted, not timed."""
+"""The injections do what they are named for and nothing else: counted, not timed."""
 
 import pytest
 import torch
@@ -40,8 +40,8 @@ def test_a_longer_copy_moves_more_bytes_and_changes_no_result(raw):
     assert traced(plain, convert(raw, Cell))["conservation"] is None
     batch = 4 * 2 * 3 * 32 * 32
     # The check of bytes notices: an injected copy cannot be mistaken for a sound trace.
-    said = traced(slowed, convert(raw, Cell))["conservation"]
-    assert f"H2D copies of the trace carry {4 * batch * 3 // 2} bytes" in said
+    conservation = traced(slowed, convert(raw, Cell))["conservation"]
+    assert f"H2D copies of the trace carry {4 * batch * 3 // 2} bytes" in conservation
     assert first_batch_again(slowed) == first_batch_again(plain) > 0
 
 

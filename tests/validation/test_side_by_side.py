@@ -14,7 +14,7 @@ def test_the_ratio_of_two_sides_is_that_of_their_rounds():
     slower = rounds * 1.01 * np.exp(noise.normal(0, 0.001, 80))
     rates = paired_rates({BASE: list(rounds), "launch 1 %": list(slower)}, batch_size=1)
     assert rates["launch 1 %"] / rates[BASE] == pytest.approx(1 / 1.01, abs=3e-4)
-    # The medians of either side alone would not have told.
+    # The medians of each side do not show it.
     assert 12.0 < 1e6 / rates[BASE] < 18.0
 
 

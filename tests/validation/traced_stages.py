@@ -1,4 +1,4 @@
-"""What a trace of torch.profiler says about the stages, read by the project's own reader, and by a second way."""
+"""The stages in a trace of torch.profiler, read by the project's own reader, and by a second way."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def stages_of(path: Path, cell: Cell) -> dict[str, Any]:
     and the regime.
 
     `raw`: mean sums of the device's events without the reader, None on the cpu device. `conservation`: what the check
-    of bytes says, None if they are as expected (an injected copy carries more, and must be told).
+    of bytes gives, None if they are as expected (an injected copy carries more, which must be reported).
     """
     raw = _raw(path, cell.batches_per_pass)
     try:
@@ -31,7 +31,7 @@ def stages_of(path: Path, cell: Cell) -> dict[str, Any]:
     except TraceError as error:
         if raw is None:
             raise
-        # Better the device's own times than nothing; the error is told.
+        # The device's own times are better than nothing; the error is reported.
         nothing = dict.fromkeys(("device", "idle", "cpu", "regime", "evidence", "conservation"))
         return raw | nothing | {"batches": cell.batches_per_pass, "raw": raw, "reader_error": str(error)}
 

@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def line(figure: Figure) -> str:
-    return f"{mark(figure):8s} {figure.promise:38s} {figure.case:48s} {told(figure):>16s}  {figure.goal}"
+    return f"{mark(figure):8s} {figure.promise:38s} {figure.case:48s} {formatted(figure):>16s}  {figure.goal}"
 
 
 def section(figures: Iterable[Figure], studies: int) -> str:
@@ -67,11 +67,11 @@ def section(figures: Iterable[Figure], studies: int) -> str:
         "| promise | case | measured | goal | |",
         "|---|---|---|---|---|",
     ]
-    rows += [f"| {one.promise} | {one.case} | {told(one)} | {one.goal or '-'} | {mark(one)} |" for one in figures]
+    rows += [f"| {one.promise} | {one.case} | {formatted(one)} | {one.goal or '-'} | {mark(one)} |" for one in figures]
     return "\n".join(rows)
 
 
-def told(figure: Figure) -> str:
+def formatted(figure: Figure) -> str:
     if figure.promise.startswith("interval width"):
         return f"{figure.value:.2f}"
     digits = 3 if figure.promise.startswith(("bias", "the same")) else 1
@@ -90,9 +90,9 @@ def write_controls(page: Path, figures: Iterable[Path]) -> None:
 
 
 def write_nights(page: Path, spans: int, no_docs: bool) -> None:
-    told = nights.simulate(spans)
+    simulated = nights.simulate(spans)
     if not no_docs:
-        write_page(page, told, NIGHTS_BEGIN, NIGHTS_END)
+        write_page(page, simulated, NIGHTS_BEGIN, NIGHTS_END)
 
 
 def write_page(page: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
