@@ -131,12 +131,18 @@ def redact(trace: Path, output: Path) -> None:
 @main.command()
 @_JSON
 @click.option("--strict", is_flag=True, help="a warning is an error")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=Path("/"),
+    help="a folder with the sys and proc of a recorded host",
+)
 @_OUTPUT_DIR
-def doctor(as_json: bool, strict: bool, output_dir: Path) -> None:
+def doctor(as_json: bool, strict: bool, root: Path, output_dir: Path) -> None:
     """Check what can make a study of this host fail or mislead. Exit code 1 if there is an error."""
     from bench.host.doctor import doctor_command
 
-    text, code = doctor_command(as_json, strict, output_dir if output_dir.is_dir() else Path())
+    text, code = doctor_command(as_json, strict, output_dir if output_dir.is_dir() else Path(), root)
     click.echo(text)
     sys.exit(code)
 

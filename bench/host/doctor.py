@@ -11,12 +11,13 @@ from pathlib import Path
 
 import msgspec
 
+from bench.errors import StudyError
 from bench.host.binding import bindable_node
 from bench.host.environment import container, hypervisor, read_text
 from bench.host.fingerprint import find_importer, find_nsys
 from bench.host.gpus import read_nvml
 from bench.host.topology import describe_answers, free_bytes, read_topology
-from bench.records.base import Count, Record, read
+from bench.records.base import Count, DamagedRecord, Record, read
 from bench.records.host import (
     Check,
     CheckName,
@@ -37,11 +38,12 @@ PROCESS_BYTES = 3 << 30
 DISK_LOW_BYTES, DISK_FULL_BYTES = 5 << 30, 512 << 20
 HIDDEN_USE_BYTES = 4 << 30
 """GPU memory in use beyond what a driver reserves for itself: another process, if a hidden one."""
+_NOT_TRIED = "not tried on a recorded host"
 ACTIVE_STATE = 2  # performance states P0-P2: the link runs at full speed; P8 is idle
 
 
 class Tried(Record, frozen=True, kw_only=True):
-    """What only trying can answer; a recorded host has it in live.json.
+    """What only trying can answer; a recorded host may have it in live.json.
 
     bind_failure: of a refused trial bind. nsys_importer: whether nsys can turn its stream into a .nsys-rep.
     """
@@ -67,7 +69,7 @@ class Facts:
     container: str
     own_pid: int
     isolated_cpus: tuple[int, ...]
-    tried: Tried
+    tried: Tried | None
 
     @property
     def visible_gpus(self) -> list[tuple[int, NvmlGpu]]:
@@ -93,8 +95,12 @@ def gather(root: Path = Path("/"), folder: Path = Path()) -> Facts:
         container=container(root),
         own_pid=os.getpid(),
         isolated_cpus=parse_cpulist(_read(root / "sys/devices/system/cpu/isolated")),
-        tried=try_live(topology, folder) if root == Path("/") else read(root / "live.json", Tried),
+        tried=try_live(topology, folder) if root == Path("/") else _recorded(root / "live.json"),
     )
+
+
+def _recorded(file: Path) -> Tried | None:
+    return read(file, Tried) if file.exists() else None
 
 
 def try_live(topology: Topology, folder: Path) -> Tried:
@@ -133,14 +139,21 @@ def checks(facts: Facts, pool_bytes: int = 512 << 20) -> tuple[Check, ...]:
     return tuple(judge(facts) for judge in judges)
 
 
-def run_doctor(folder: Path = Path(), pool_bytes: int = 512 << 20) -> Preflight:
-    """The preflight of this host, for a study that writes under folder."""
-    return Preflight(checks=checks(gather(folder=folder), pool_bytes))
+def run_doctor(folder: Path = Path(), pool_bytes: int = 512 << 20, root: Path = Path("/")) -> Preflight:
+    """The preflight of a host, for a study that writes under folder. Raise StudyError for an invalid recorded host."""
+    try:
+        return Preflight(checks=checks(gather(root, folder), pool_bytes))
+    except DamagedRecord as error:
+        advice = "nvml.json and live.json are optional; leave a damaged one out"
+        raise StudyError(f"the recorded host cannot be read: {error}", str(root), advice) from None
 
 
-def doctor_command(as_json: bool, strict: bool, folder: Path = Path()) -> tuple[str, int]:
-    """Return (text to print, exit code): 0, or 1 if there is an error, or with strict also a warning."""
-    preflight = run_doctor(folder)
+def doctor_command(as_json: bool, strict: bool, folder: Path = Path(), root: Path = Path("/")) -> tuple[str, int]:
+    """Return (text to print, exit code): 0, or 1 if there is an error, or with strict also a warning.
+
+    root: of the files of a recorded host, on which nothing is tried.
+    """
+    preflight = run_doctor(folder, root=root)
     text = msgspec.json.format(msgspec.json.encode(preflight), indent=1).decode() if as_json else to_text(preflight)
     return text, 1 if fatal(preflight.checks, strict) else 0
 
@@ -263,6 +276,8 @@ def link(facts: Facts) -> Check:
 
 
 def binding(facts: Facts) -> Check:
+    if facts.tried is None:
+        return _ok(CheckName.BINDING, _NOT_TRIED)
     if facts.tried.bind_failure is None:
         return _ok(CheckName.BINDING, "a trial bind with numactl works")
     failure = facts.tried.bind_failure
@@ -340,6 +355,8 @@ def governor(facts: Facts) -> Check:
 
 
 def nsys(facts: Facts) -> Check:
+    if facts.tried is None:
+        return _ok(CheckName.NSYS, _NOT_TRIED)
     if not facts.topology.gpus and facts.tried.nsys is None:
         return _ok(CheckName.NSYS, "not installed, and not needed without a GPU")
     if facts.tried.nsys is None:
@@ -359,7 +376,7 @@ def nsys(facts: Facts) -> Check:
 
 def perf_permission(facts: Facts) -> Check:
     level = facts.perf_event_paranoid
-    if facts.tried.nsys is None or level is None or level <= 2:
+    if facts.tried is None or facts.tried.nsys is None or level is None or level <= 2:
         return _ok(CheckName.PERF_PERMISSION, f"perf_event_paranoid {level}" if level is not None else "not limited")
     return _warning(
         CheckName.PERF_PERMISSION,
@@ -369,6 +386,8 @@ def perf_permission(facts: Facts) -> Check:
 
 
 def disk(facts: Facts) -> Check:
+    if facts.tried is None:
+        return _ok(CheckName.DISK, _NOT_TRIED)
     free = facts.tried.disk_free_bytes
     state = (
         CheckState.ERROR if free < DISK_FULL_BYTES else CheckState.WARNING if free < DISK_LOW_BYTES else CheckState.OK

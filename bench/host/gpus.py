@@ -22,7 +22,10 @@ _THROTTLE_REASONS = {
 
 def read_nvml(root: Path = Path("/")) -> Nvml:
     """NVML's answers for this host, or the recorded ones of another root. Raise DamagedRecord if those are invalid."""
-    return query_nvml() if root == Path("/") else read(root / "nvml.json", Nvml)
+    if root == Path("/"):
+        return query_nvml()
+    file = root / "nvml.json"
+    return read(file, Nvml) if file.exists() else Nvml(error="not recorded (nvml.json)")
 
 
 def query_nvml() -> Nvml:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace as replace_field
 
+from bench.errors import StudyError
 from bench.host.doctor import Facts, checks, doctor_command, fatal, gather, to_text
 from bench.records.host import Check, CheckName, Preflight
-from tests.host.made_hosts import TRAPS, host_root
+from tests.host.made_hosts import HOSTS, TRAPS, host_root, write_host
 
 
 def clean() -> Facts:
@@ -102,3 +103,13 @@ def test_command_prints_json_of_this_host() -> None:
     found = json.loads(text)["checks"]
     assert all(set(check) == {"name", "state", "fact", "remedy"} for check in found)
     assert code == (1 if "error" in {check["state"] for check in found} else 0)
+
+
+def test_recorded_host_needs_its_kernel_files_only(tmp_path: Path) -> None:
+    root = write_host(tmp_path, {file: text for file, text in HOSTS["one_node"].items() if not file.endswith(".json")})
+    text, code = doctor_command(as_json=False, strict=True, root=root)
+    assert code == 1 and "GPU(s) at 0000:01:00.0 without NVML: not recorded (nvml.json)" in text
+    assert text.count("not tried on a recorded host") == 3
+    (root / "nvml.json").write_text("[]")
+    with pytest.raises(StudyError, match="the recorded host cannot be read"):
+        doctor_command(as_json=False, strict=False, root=root)

@@ -20,35 +20,41 @@ def without_reports(topology: Topology) -> Topology:
     return replace(topology, gpus=tuple(replace(gpu, node=None) for gpu in topology.gpus))
 
 
-def test_the_next_gpus_in_pci_order_come_first(two_sockets: Topology) -> None:
+def test_next_gpus_in_pci_order_come_first(two_sockets: Topology) -> None:
     peers = choose_peers(two_sockets, 2, 3, "local", "cuda", {})
     nodes = {gpu.index: gpu.node for gpu in two_sockets.gpus}
     assert placed(peers) == [(3, nodes[3]), (0, nodes[0]), (1, nodes[1])]
     assert [peer.gpu_uuid for peer in peers] == [two_sockets.gpu(index).uuid for index in (3, 0, 1)]
 
 
-def test_remote_is_the_other_node_and_found_is_not_bound(two_sockets: Topology) -> None:
+def test_remote_is_another_node_and_found_is_not_bound(two_sockets: Topology) -> None:
     nodes = {gpu.index: gpu.node for gpu in two_sockets.gpus}
     remote = choose_peers(two_sockets, 0, 3, "remote", "cuda", {})
     assert placed(remote) == [(index, 1 - nodes[index]) for index in (1, 2, 3)]
     assert placed(choose_peers(two_sockets, 0, 2, "found", "cuda", {})) == [(1, None), (2, None)]
 
 
-def test_too_few_gpus_are_counted(two_sockets: Topology) -> None:
+def test_too_few_gpus_are_refused(two_sockets: Topology) -> None:
     with pytest.raises(NoPeers, match="4 other GPUs are to be busy, and 3 are available"):
         choose_peers(two_sockets, 0, 4, "local", "cuda", {})
     assert why_no_peers(two_sockets, 0, 4, "local", "cuda").startswith("4 other GPUs")
     assert why_no_peers(two_sockets, 0, 3, "local", "cuda") is None
 
 
-def test_a_split_gpu_is_no_peer(two_sockets: Topology) -> None:
+def test_split_gpu_is_not_a_peer(two_sockets: Topology) -> None:
     gpus = tuple(replace(gpu, mig=gpu.index == 1) for gpu in two_sockets.gpus)
     split = replace(two_sockets, gpus=gpus)
     assert [peer.gpu for peer in choose_peers(split, 0, 2, "found", "cuda", {})] == [2, 3]
     assert "and 2 are available" in why_no_peers(split, 0, 3, "found", "cuda")
 
 
-def test_where_nothing_is_reported_the_probe_says(two_sockets: Topology) -> None:
+def test_gpu_of_another_user_is_not_a_peer(two_sockets: Topology) -> None:
+    gpus = tuple(replace(gpu, visible=gpu.index != 1) for gpu in two_sockets.gpus)
+    shared = replace(two_sockets, gpus=gpus)
+    assert [peer.gpu for peer in choose_peers(shared, 0, 2, "found", "cuda", {})] == [2, 3]
+
+
+def test_probed_node_is_used_when_none_is_reported(two_sockets: Topology) -> None:
     silent = without_reports(two_sockets)
     assert placed(choose_peers(silent, 0, 2, "local", "cuda", {1: 1, 2: 0})) == [(1, 1), (2, 0)]
     assert placed(choose_peers(silent, 0, 2, "remote", "cuda", {1: 1, 2: 0})) == [(1, 0), (2, 1)]
@@ -60,7 +66,7 @@ def test_where_nothing_is_reported_the_probe_says(two_sockets: Topology) -> None
     assert placed(choose_peers(silent, 0, 1, "found", "cuda", {})) == [(1, None)]
 
 
-def test_one_node_is_near_to_all_and_no_other_is_there(two_sockets: Topology) -> None:
+def test_only_node_is_near_to_all_gpus(two_sockets: Topology) -> None:
     one = replace(without_reports(two_sockets), nodes=two_sockets.nodes[:1])
     assert placed(choose_peers(one, 0, 2, "local", "cuda", {})) == [(1, 0), (2, 0)]
     assert why_no_peers(one, 0, 2, "remote", "cuda") == (
@@ -68,7 +74,7 @@ def test_one_node_is_near_to_all_and_no_other_is_there(two_sockets: Topology) ->
     )
 
 
-def test_a_node_that_is_not_for_this_process_is_named(two_sockets: Topology) -> None:
+def test_node_outside_the_cpuset_is_refused(two_sockets: Topology) -> None:
     third = replace(two_sockets.nodes[0], id=7)
     shut = replace(two_sockets.nodes[0], allowed_cpus="")
     host = replace(two_sockets, nodes=(shut, two_sockets.nodes[1], third))
@@ -77,7 +83,7 @@ def test_a_node_that_is_not_for_this_process_is_named(two_sockets: Topology) -> 
     assert reason == f"node 0 is near GPU {near_node_0}, and its CPUs or memory are not for this process"
 
 
-def test_on_the_cpu_device_a_gpu_is_only_a_label(two_sockets: Topology) -> None:
+def test_gpu_is_only_a_label_on_the_cpu_device(two_sockets: Topology) -> None:
     assert placed(choose_peers(two_sockets, 0, 2, "found", "cpu", {})) == [(1, None), (2, None)]
     assert "the cpu device has no GPU to be near to" in why_no_peers(two_sockets, 0, 1, "local", "cpu")
     one = replace(two_sockets, nodes=two_sockets.nodes[:1], gpus=())

@@ -40,12 +40,12 @@ def test_a_node_that_dies_is_queued_again_and_one_that_never_comes_is_named(tmp_
     report = study.report()
     assert [host["host"] for host in report["hosts"] if host["reported"]] == ["n1", "n2", "n3"]
     (missing,) = report["missing"]
-    assert missing["host"] == "n4" and "never started yet: ReqNodeNotAvail" in missing["reason"]
+    assert missing["host"] == "n4" and "not started yet: ReqNodeNotAvail" in missing["reason"]
     (kind,) = report["types"]
     assert kind["hosts"] == ["n1", "n2", "n3"]
     # One machine three times: there is nothing to tell apart but the nodes' load.
     assert [one for one in kind["differences"] if not one["setting"].startswith("numastudy doctor")] == []
-    assert {one["quantity"] for one in kind["compared"]} == {"throughput", "h2d link", "d2h link"}
+    assert {one["quantity"] for one in kind["compared"]} == {"throughput", "H2D link", "D2H link"}
     assert {(cell["host"], cell["outcome"]) for cell in report["cells"]} == {("n1", "ok"), ("n2", "ok"), ("n3", "ok")}
     page = (study.path / "cluster_report.html").read_text()
     assert "3 of 4 hosts reported" in page and 'href="hosts/n2/report.html"' in page
@@ -109,7 +109,7 @@ def test_a_cancelled_job_says_so_and_is_submitted_again(tmp_path: Path, slurm: L
     wait_until(lambda: study.runs("n3") >= 1, "a run", 120)
     slurm.call("scancel", study.status()["n3"]["job_id"])
     study.wait(90, n3="incomplete")
-    wait_until(lambda: "stopped: by SIGTERM" in study.status()["n3"]["reason"], "the job's own word", 30)
+    wait_until(lambda: "stopped: by SIGTERM" in study.status()["n3"]["reason"], "the record of the job", 30)
     assert "cancelled" in study.status()["n3"]["reason"]
     study.submit()
     study.wait(200)
