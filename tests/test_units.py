@@ -318,7 +318,7 @@ def test_percentile_rounds_once():
     assert units.percentile(np.array([2**62, 2**62 + 2]), 50, scale=2) == (2**62 + 1) / 2
 
 
-def test_a_sample_supports_a_percentile_if_one_value_is_expected_beyond_it():
+def test_a_percentile_needs_one_expected_value_beyond_it():
     assert [units.samples_needed(percent) for percent in (50, 90, 99)] == [2, 10, 100]
     assert units.unsupported(99, 100) is None
     assert units.unsupported(99, 99) == "p99 needs 100 batches, there are 99"

@@ -18,10 +18,10 @@ def test_text_that_would_be_a_formula_is_held_back(text):
 
 
 @pytest.mark.parametrize(
-    ("value", "told"), [(-0.05, "-0.05"), (-3, "-3"), (1e-7, "1e-07"), (None, ""), (False, "False")]
+    ("value", "text"), [(-0.05, "-0.05"), (-3, "-3"), (1e-7, "1e-07"), (None, ""), (False, "False")]
 )
-def test_numbers_stay_numbers(value, told):
-    assert read(value) == told
+def test_numbers_stay_numbers(value, text):
+    assert read(value) == text
 
 
 @pytest.mark.parametrize("text", ["plain", "a,b", 'a "quoted" one', "two\nlines", "a - b", "'quoted"])

@@ -43,7 +43,7 @@ def test_only_the_difference_counts_when_the_base_compiles_too():
     assert compile_cost(line("compiled", 1.0, base="tuned"), CELLS) == "compiled in 2.0 s to 12 s"
 
 
-def test_the_longest_compilation_of_a_model_counts_for_all_its_places():
+def test_the_longest_compilation_of_a_model_counts_everywhere():
     """The first place has no cache yet; on the second the same model compiles in a moment."""
     lines = line("compiled", 1.0), line("cached", 1.0)
     (text,) = compile_lines(entry(*lines), CELLS)

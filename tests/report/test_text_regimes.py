@@ -19,7 +19,7 @@ def text(series, key="image_size", base=256):
     return regime_line(made.axis(*lines, base={key: base}, values=[{key: value} for value in values]), cells)
 
 
-def test_names_where_a_regime_changes_and_groups_models_of_one_path():
+def test_names_where_a_regime_changes_and_groups_models():
     launch, compute = "launch-bound", "compute-bound"
     late = {256: launch, 512: launch, 768: compute, 1024: compute}
     series = {"a": dict.fromkeys(late, "transfer-bound"), "b": late, "c": late | {512: compute}, "d": late}
