@@ -4,7 +4,6 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import msgspec
 
@@ -14,6 +13,7 @@ from bench.analysis.pairs import exclude_disturbed, number_duplicates
 from bench.analysis.verdicts import noise_class
 from bench.records.base import Repeat
 from bench.records.results import (
+    CeilingSource,
     CellRemark,
     CellRemarkKind,
     CellRun,
@@ -333,12 +333,6 @@ def _peer_rates(peer: Peer, batch_size: int) -> PeerRates:
 
 
 # Links
-
-
-class CeilingSource(StrEnum):
-    NVBANDWIDTH = "nvbandwidth"
-    MICROBENCHMARK = "microbenchmark"
-    ISOLATED_BATCH = "isolated_batch"
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,14 @@ class LocalSource(StrEnum):
     REFERENCE = "reference"
 
 
+class CeilingSource(StrEnum):
+    """What measured the ceiling of a link: nvbandwidth's definition, copies of many sizes, or copies of one batch."""
+
+    NVBANDWIDTH = "nvbandwidth"
+    MICROBENCHMARK = "microbenchmark"
+    ISOLATED_BATCH = "isolated_batch"
+
+
 class AxisState(StrEnum):
     """matters: some line differs after correction; same: all lines are SAME."""
 

@@ -5,10 +5,9 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import sqlite_utils
 from tabulate import tabulate
 
 from bench.records.base import plain
@@ -19,6 +18,9 @@ from bench.report.text.cells import outcome_text
 from bench.report.text.trust import CPU_ONLY, UNBOUND
 from bench.storage import whole_database
 from bench.units import DASH, bandwidth, microseconds, percent, rate
+
+if TYPE_CHECKING:
+    from sqlite_utils.db import Database, Table
 
 # 2: peers, comparisons, links; cells have all settings
 SCHEMA_VERSION = 2
@@ -161,16 +163,19 @@ def write_database(path: Path, results: Results) -> None:
 
     results: with their texts. The database is built in a temporary file, then renamed.
     """
+    # It imports pandas, which takes half a second: not for the table in the terminal, which is printed at exit.
+    from sqlite_utils import Database
+
     with whole_database(path) as temporary:
         temporary.unlink()
-        database = sqlite_utils.Database(temporary)
+        database = Database(temporary)
         try:
             _fill(database, results)
         finally:
             database.close()
 
 
-def _fill(database: sqlite_utils.Database, results: Results) -> None:
+def _fill(database: "Database", results: Results) -> None:
     database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     _table(database, "meta").insert({"key": "schema_version", "value": str(SCHEMA_VERSION)}, pk="key")
     study = {key: getattr(results, key) for key in _STUDY}
@@ -199,10 +204,8 @@ def _fill(database: sqlite_utils.Database, results: Results) -> None:
     )
 
 
-def _table(database: sqlite_utils.Database, name: str) -> sqlite_utils.db.Table:
-    table = database[name]
-    assert isinstance(table, sqlite_utils.db.Table)
-    return table
+def _table(database: "Database", name: str) -> "Table":
+    return database.table(name)
 
 
 def _columns(record: Any, columns: Mapping[str, type]) -> Row:

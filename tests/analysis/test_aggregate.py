@@ -7,7 +7,6 @@ from msgspec import structs
 
 from bench.analysis.aggregate import (
     PENALTY_CLASSES,
-    CeilingSource,
     ceiling,
     clocks,
     isolated_gb_s,
@@ -21,7 +20,16 @@ from bench.analysis.aggregate import (
 from bench.analysis.load import load
 from bench.analysis.verdicts import noise_class
 from bench.records.base import convert
-from bench.records.results import CellRemarkKind, CellState, Extremes, NoiseClass, PenaltyClass, Term, TransferBytes
+from bench.records.results import (
+    CeilingSource,
+    CellRemarkKind,
+    CellState,
+    Extremes,
+    NoiseClass,
+    PenaltyClass,
+    Term,
+    TransferBytes,
+)
 from bench.records.run import (
     Compilation,
     Disturbance,

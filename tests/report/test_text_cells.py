@@ -1,8 +1,7 @@
 import pytest
 
-from bench.analysis.aggregate import CeilingSource
 from bench.records.base import convert
-from bench.records.results import CellRemark, Clocks, HiddenCopies
+from bench.records.results import CeilingSource, CellRemark, Clocks, HiddenCopies
 from bench.report.text.cells import (
     advice_text,
     bound_reason,

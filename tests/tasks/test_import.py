@@ -14,6 +14,14 @@ def test_import_tasks_loads_no_large_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_summary_at_exit_loads_no_large_library() -> None:
+    """Some of them cannot be loaded so late, and all of them take longer than a study that is up to date."""
+    modules = "bench.analysis.load, bench.report.tables"
+    code = f"import sys, {modules}; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_project_settings_apply_in_any_directory(tmp_path: Path) -> None:
     code = (
         "import luigi, tasks; config = luigi.configuration.get_config();"

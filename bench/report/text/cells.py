@@ -2,8 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 
-from bench.analysis.aggregate import CeilingSource
-from bench.records.results import CellRemark, CellRemarkKind, CellState, Clocks, HiddenCopies, MeasuredCell, Term
+from bench.records.results import (
+    CeilingSource,
+    CellRemark,
+    CellRemarkKind,
+    CellState,
+    Clocks,
+    HiddenCopies,
+    MeasuredCell,
+    Term,
+)
 from bench.records.run import Outcome
 from bench.report.text.traces import trace_remark_text
 from bench.units import percent, plural
