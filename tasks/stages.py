@@ -36,6 +36,11 @@ class Stage(Exclusive):
         default=1, description="places in the measuring order from the first run on; more than 1 only in large studies"
     )
 
+    def to_str_params(self, only_significant: bool = False, only_public: bool = False) -> dict[str, str]:
+        """Without a count of 1: names on the scheduler's page stay short."""
+        params = super().to_str_params(only_significant, only_public)
+        return {key: value for key, value in params.items() if (key, value) != ("count", "1")}
+
     @property
     def first(self) -> Slot:
         """Export and metrics belong to the traced run."""

@@ -135,9 +135,7 @@ def calls(tmp_path: Path, servers: Servers) -> Calls:
 
 
 @pytest.mark.timeout(300)
-def test_page_shows_a_study_from_first_run_to_repair(
-    page: Page, calls: Calls, tmp_path: Path
-) -> None:
+def test_page_shows_a_study_from_first_run_to_repair(page: Page, calls: Calls, tmp_path: Path) -> None:
     with (tmp_path / "first.log").open("w") as log:
         luigi = subprocess.Popen(
             calls.command(), cwd=calls.folder, env=calls.environment(), stdout=log, stderr=subprocess.STDOUT

@@ -94,9 +94,7 @@ def test_signal_ends_the_child_first(calls: Calls, number: int, workers: str) ->
     assert "the running measurement was ended; repeat the command to continue" in stderr + stdout
 
 
-def test_signal_without_a_measurement_reports_it(
-    calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_signal_without_a_measurement_reports_it(calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The study waits for another one, which has the host."""
     monkeypatch.setenv("NUMASTUDY_LOCK_DIR", str(tmp_path))
     other = HostLock()
