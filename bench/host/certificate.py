@@ -43,7 +43,9 @@ _COUNTERS = (
 )
 MAX_CPUS = 8192  # the most that Linux can be built for
 START_PAGES = 8192
-"""Pages of a buffer that are queried before the window, evenly spaced. After it, every page is."""
+"""Pages of a buffer that are queried before the window. After it, every page is."""
+GLANCE_PAGES = 256
+"""Pages of a buffer that are queried after each window of a crossing."""
 _CODE = ("libtorch", "libcuda", "libcudart", "libc10")
 PREPROCESSING_THREAD = "preparing"
 """The name of the thread that may be bound to another node than the rest of the process."""
@@ -66,6 +68,8 @@ class Certifier:
         self._queries = {name: PageQuery(*place) for name, place in buffers.items()}
         self._cost_s += time.perf_counter() - started
         self._start: _Observation | None = None
+        self._glances = 0
+        self._strays: list[Doubt] = []
         self.see_cpu = self._make_see_cpu()
 
     def _make_see_cpu(self) -> Callable[[], None]:
@@ -81,6 +85,28 @@ class Certifier:
     def start(self) -> None:
         """Observe the start of the window."""
         self._start = self._observe(most_pages=START_PAGES)
+
+    def glance(self) -> None:
+        """Observe cheaply between the windows of a crossing: every thread's CPUs, and some pages of every buffer."""
+        began = time.perf_counter()
+        self._glances += 1
+        node_cpus = self._try("CPUs of the node", _node_cpus, self._cell.cpu_node)
+        threads = self._try("threads", _threads) or []
+        allowed = set(parse_cpulist(node_cpus)) if node_cpus else None
+        texts = [
+            f"{group.threads} thread(s) ({', '.join(group.examples)}) may run on CPUs {group.allowed_cpus}"
+            for group in threads
+            if allowed is not None and not set(parse_cpulist(group.allowed_cpus)) <= allowed
+        ]
+        for name, query in self._queries.items():
+            pages = self._try(f"pages of {name}", query.count, GLANCE_PAGES) or {}
+            away = sum(
+                count for node, count in pages.items() if node not in (str(self._cell.mem_node), ABSENT, UNKNOWN)
+            )
+            texts += [f"{away} of {sum(pages.values())} sampled pages of {name} were elsewhere"] if away else []
+        if texts:
+            self._strays.append(Doubt(kind=DoubtKind.BETWEEN_WINDOWS, text="; ".join(texts)))
+        self._cost_s += time.perf_counter() - began
 
     def finish(self) -> Certificate:
         """Observe the end of the window and judge. start() must have been called."""
@@ -117,6 +143,8 @@ class Certifier:
             system_counters={name: end.counters[name] - start.counters[name] for name in start.counters},
             main_thread_migrations=_difference(start.migrations, end.migrations),
             involuntary_switches=end.switches - start.switches,
+            glances=self._glances,
+            strays=self._strays,
             problems=self._problems,
             not_covered=list(NOT_COVERED),
         )
@@ -176,6 +204,7 @@ def judge(facts: Certificate, cell: Cell) -> tuple[PlacementVerdict, list[Doubt]
         *_issuing_doubts(facts, cell),
         *_policy_doubts(facts, cell),
         *_page_doubts(facts, cell),
+        *_stray_doubts(facts),
     ]
     if contradictions:
         return PlacementVerdict.MISPLACED, contradictions
@@ -278,6 +307,13 @@ def _page_doubts(facts: Certificate, cell: Cell) -> list[Doubt]:
     return doubts
 
 
+def _stray_doubts(facts: Certificate) -> list[Doubt]:
+    if not facts.strays:
+        return []
+    text = f"in {len(facts.strays)} of {facts.glances} looks between windows: {facts.strays[0].text}"
+    return [Doubt(kind=DoubtKind.BETWEEN_WINDOWS, text=text)]
+
+
 def _gaps(facts: Certificate, cell: Cell) -> list[Doubt]:
     """What could not be observed."""
     gaps = [Doubt(kind=DoubtKind.NOT_OBSERVED, text=problem) for problem in facts.problems]
@@ -316,6 +352,21 @@ def code_pages(numa_maps: str | PathLike[str] = "/proc/self/numa_maps") -> dict[
             if not name.startswith(_CODE):
                 continue
             counts = pages.setdefault(name, {})
+            for field in fields:
+                node, _, count = field.partition("=")
+                if node[:1] == "N" and node[1:].isdigit():
+                    counts[node[1:]] = counts.get(node[1:], 0) + int(count)
+    return pages
+
+
+def resident_pages(numa_maps: str | PathLike[str] = "/proc/self/numa_maps") -> dict[str, dict[str, int]]:
+    """Resident pages of this process by kind (heap, anon, file, stack) and node; rings are anon too."""
+    pages: dict[str, dict[str, int]] = {}
+    with open(numa_maps) as lines:
+        for line in lines:
+            fields = line.split()
+            kind = next((field for field in fields if field in ("heap", "stack") or field.startswith("file=")), "anon")
+            counts = pages.setdefault(kind.partition("=")[0], {})
             for field in fields:
                 node, _, count = field.partition("=")
                 if node[:1] == "N" and node[1:].isdigit():

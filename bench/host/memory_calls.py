@@ -2,17 +2,20 @@
 
 import ctypes
 import os
+import random
 import sys
 from array import array
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 ABSENT, UNKNOWN = "absent", "unknown"
 
 # asm/unistd_64.h of x86; asm-generic/unistd.h for arm64.
 _CALLS = {
-    "x86_64": {"mbind": 237, "get_mempolicy": 239, "move_pages": 279},
-    "aarch64": {"mbind": 235, "get_mempolicy": 236, "move_pages": 239},
+    "x86_64": {"mbind": 237, "set_mempolicy": 238, "get_mempolicy": 239, "move_pages": 279},
+    "aarch64": {"mbind": 235, "get_mempolicy": 236, "set_mempolicy": 237, "move_pages": 239},
 }
 _NUMBERS = _CALLS.get(os.uname().machine, {})
 _MODES = ("default", "preferred", "bind", "interleave", "local", "preferred-many", "weighted-interleave")
@@ -41,12 +44,34 @@ def memory_policy(address: int | None = None) -> tuple[str, tuple[int, ...]]:
     return (_MODES[number] if number < len(_MODES) else f"mode {number}"), nodes
 
 
-def bind_memory(address: int, nbytes: int, node: int) -> None:
-    """Bind memory that was not touched yet to a node (mbind). Raise OSError where it is forbidden."""
-    mask = (ctypes.c_ulong * (_MAX_NODES // 64))()
-    mask[node // 64] = 1 << node % 64
+def bind_memory(address: int, nbytes: int, node: int, mode: str = "bind") -> None:
+    """Give memory a policy of its own (mbind), whichever thread touches it first; what is there already stays.
+
+    mode: bind, or preferred, under which a full node is no reason to end the process. Raise OSError if forbidden.
+    """
+    mask = _mask((node,))
     where, length = ctypes.c_void_p(address), ctypes.c_ulong(nbytes)
-    _call("mbind", where, length, _MODES.index("bind"), mask, ctypes.c_ulong(_MAX_NODES), 0)
+    _call("mbind", where, length, _MODES.index(mode), mask, ctypes.c_ulong(_MAX_NODES), 0)
+
+
+def set_policy(mode: str, nodes: tuple[int, ...] = ()) -> None:
+    """Set the memory policy of the calling thread and of those that it starts later; no call changes another thread's.
+
+    Raise OSError if forbidden, as for a node outside the cpuset.
+    """
+    mask = _mask(nodes) if nodes else None
+    _call("set_mempolicy", _MODES.index(mode), mask, ctypes.c_ulong(_MAX_NODES if nodes else 0))
+
+
+@contextmanager
+def allocating_on(node: int) -> Iterator[None]:
+    """Memory that the calling thread touches first inside is on the node while that has room."""
+    before = memory_policy()
+    set_policy("preferred", (node,))
+    try:
+        yield
+    finally:
+        set_policy(*before)
 
 
 class PageQuery:
@@ -63,7 +88,8 @@ class PageQuery:
     def count(self, most: int | None = None) -> dict[str, int]:
         """Return pages by node ("0", "1", ...), "absent" (not resident) and "unknown".
 
-        most: query no more pages than this, evenly spaced. Raise OSError where the call is forbidden.
+        most: query no more pages than this, a random one of each stride: evenly spaced ones miss pages that are
+        interleaved over nodes. Raise OSError where the call is forbidden.
         -14 means a page whose node the kernel does not report, not an absent one: automatic NUMA balancing unmaps
         resident pages to see who touches them. A read maps them again, and they are queried once more.
         """
@@ -79,16 +105,29 @@ class PageQuery:
         return named
 
     def _ask(self, step: int) -> dict[int, int]:
-        addresses = self._addresses[::step]
+        addresses = self._addresses if step == 1 else self._sample(step)
         status: array[int] = array("i", bytes(4 * len(addresses)))
         count = ctypes.c_ulong(len(addresses))
         asked, answers = (ctypes.c_void_p(list_.buffer_info()[0]) for list_ in (addresses, status))
         _call("move_pages", 0, count, asked, None, answers, 0)
         return count_values(status)
 
+    def _sample(self, step: int) -> "array[int]":
+        pages, draw = self.pages, random.Random(self.pages)
+        return array(
+            "Q", [self._addresses[min(first + draw.randrange(step), pages - 1)] for first in range(0, pages, step)]
+        )
+
     def _touch(self) -> None:
         memory = memoryview((ctypes.c_char * self.nbytes).from_address(self.address)).cast("B")
         memory[::PAGE_BYTES].tobytes()
+
+
+def _mask(nodes: tuple[int, ...]) -> "ctypes.Array[ctypes.c_ulong]":
+    mask = (ctypes.c_ulong * (_MAX_NODES // 64))()
+    for node in nodes:
+        mask[node // 64] |= 1 << node % 64
+    return mask
 
 
 def _page_addresses(first: int, end: int) -> "array[int]":

@@ -19,7 +19,7 @@ from bench.records.base import (
     read,
 )
 from bench.records.host import Fingerprint, Probe
-from bench.records.study import TRACED, run_name
+from bench.records.study import TRACED, Cell, run_name
 from bench.storage import write_json
 
 # 2: typed records; reasons of doubt and of disturbance have a kind.
@@ -118,13 +118,22 @@ class Latency(Record, frozen=True, kw_only=True):
     quantiles: list[Number | None] = []
 
 
-class Window(Record, frozen=True, kw_only=True):
-    """start_ns: on the monotonic performance counter. minor_faults: pages that the process touched first, or copied."""
+class Window(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """start_ns: on the monotonic performance counter. minor_faults: pages that the process touched first, or copied.
+
+    The rest is of a crossing: turn, from 0, in its round; threads moved for it, and how long that took; lead_batches
+    ran before the window in the same flow.
+    """
 
     batches: AtLeastOne
     duration_s: Positive
     start_ns: int = 0
     minor_faults: Count = 0
+    round: Count | None = None
+    turn: Count | None = None
+    moved: Count = 0
+    move_us: Count = 0
+    lead_batches: Count = 0
 
     @property
     def batch_s(self) -> float:
@@ -224,6 +233,7 @@ class DoubtKind(StrEnum):
     POLICY = "policy"
     PAGES = "pages"
     PAGES_UNKNOWN = "pages_unknown"
+    BETWEEN_WINDOWS = "between_windows"
     NOT_OBSERVED = "not_observed"
 
 
@@ -282,6 +292,7 @@ class Certificate(Record, frozen=True, kw_only=True):
     """Where the kernel reported the process and its buffers before and after the measured windows.
 
     cpus_seen: batches issued from each CPU. share_on_node: share of each buffer's pages on the cell's memory node.
+    glances: cheap looks between the windows of a crossing; strays: what they saw elsewhere.
     """
 
     verdict: PlacementVerdict | None = None
@@ -303,14 +314,20 @@ class Certificate(Record, frozen=True, kw_only=True):
     system_counters: dict[str, int] = {}
     main_thread_migrations: int | None = None
     involuntary_switches: int | None = None
+    glances: Count = 0
+    strays: list[Doubt] = []
     problems: list[str] = []
     cost_ms: Number | None = None
 
 
 class Mode(StrEnum):
-    """How a cell is executed: without a profiler, under one, or as load beside a measured process."""
+    """How a cell is executed: without a profiler, under one, or as load beside a measured process.
+
+    CROSSED: all cells of a group by turns in one process, without a profiler.
+    """
 
     TIMED = "timed"
+    CROSSED = "crossed"
     TRACED = "traced"
     LOAD = "load"
 
@@ -424,6 +441,57 @@ class Peer(Record, frozen=True, kw_only=True):
     result: Result | None = None
 
 
+class Crossing(Record, frozen=True, kw_only=True):
+    """One process that measured all cells of a group by turns; each cell has a Run of its own with the same crossing.
+
+    group: the cells' common name; process: its number among those of the group, from 1; id: the same in all runs of the
+    process. birth_cpu_node, birth_mem_node: where it was started; its driver structures and heap are there.
+    placements: cells in the order in which their rings were allocated. rounds: each an order of the placements and its
+    mirror. batches: of each window; lead_batches: before one after a move. pilot_pace_s: seconds per batch that both
+    were chosen by. threads: of the process after the last window. born_pages: {heap, anon, file, stack: {node: pages}}.
+    error: by cell, the process' own standard error of its ln ratio to the first of placements (Yuen 1974).
+    carry_over: by cell, the median ln of the second over the first window of a stay.
+    """
+
+    group: Name
+    process: AtLeastOne
+    id: str
+    birth_cpu_node: Count
+    birth_mem_node: Count
+    placements: list[Name] = []
+    rounds: Count = 0
+    batches: Count = 0
+    lead_batches: Count = 0
+    pilot_pace_s: Number | None = None
+    threads: Count = 0
+    born_pages: dict[str, dict[str, Count]] = {}
+    error: dict[str, Number] = {}
+    carry_over: dict[str, Number] = {}
+
+
+class Group(Record, frozen=True, kw_only=True):
+    """What one process of a crossing is asked to do: the file that it reads. Times in seconds.
+
+    measure_s: all windows with their lead-ins. solo: also measure the stages in isolation. seed: of the schedule.
+    """
+
+    crossing: Crossing
+    cells: list[Cell]
+    measure_s: Positive = 3.0
+    window_s: Positive = 0.02
+    lead_s: Positive = 0.02
+    seed: int = 0
+    solo: bool = True
+
+
+class CrossedCell(Record, frozen=True, kw_only=True):
+    """What a crossing gave for one cell: exactly one of the two."""
+
+    cell: Name
+    result: Result | None = None
+    failure: Failure | None = None
+
+
 class Run(Stage, frozen=True, kw_only=True):
     """One run of one cell; ValueError if the record contradicts itself. position, block: place in the measuring order.
 
@@ -450,6 +518,7 @@ class Run(Stage, frozen=True, kw_only=True):
     result: Result | None = None
     monitor: Monitor | None = None
     peers: list[Peer] = []
+    crossing: Crossing | None = None
 
     def __post_init__(self) -> None:
         if self.ok and self.result is None:
@@ -551,11 +620,13 @@ class ReportStage(Stage, frozen=True, kw_only=True):
 
 
 class ChildReport(Record, frozen=True, kw_only=True):
-    """The file that a measured process writes: its result, or the named failure."""
+    """The file that a measured process writes: its result, or the named failure; of a crossing one for each cell."""
 
     result: Result | None = None
     link: LinkResult | None = None
     failure: Failure | None = None
+    crossing: Crossing | None = None
+    crossed: list[CrossedCell] = []
 
 
 Kind = TypeVar("Kind")

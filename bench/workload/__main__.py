@@ -12,18 +12,19 @@ from pathlib import Path
 import click
 from msgspec.structs import replace
 
-from bench.records.run import ChildReport, Mode, Outcome
+from bench.records.run import ChildReport, Group, Mode, Outcome
 from bench.records.study import NO_COMPUTE, Cell
 from bench.workload.barrier import Barrier
 from bench.workload.constraints import why_impossible
-from bench.workload.failures import RunFailure, read_cell, write_report
+from bench.workload.failures import RunFailure, read_input, write_report
 from bench.workload.progress import PhaseTimes, Progress
 
 _THREADS = "OPENBLAS_NUM_THREADS"
 
 
 @click.command()
-@click.option("--cell", "cell_path", type=click.Path(path_type=Path), required=True, help="The cell: JSON.")
+@click.option("--cell", "cell_path", type=click.Path(path_type=Path), help="The cell: JSON.")
+@click.option("--group", "group_path", type=click.Path(path_type=Path), help="The group to cross: JSON.")
 @click.option(
     "--mode",
     type=click.Choice([mode.value for mode in Mode]),
@@ -41,7 +42,8 @@ _THREADS = "OPENBLAS_NUM_THREADS"
 )
 @click.option("--peers", type=click.IntRange(2), help="Processes that do so, this one included.")
 def main(
-    cell_path: Path,
+    cell_path: Path | None,
+    group_path: Path | None,
     mode: str,
     result: Path,
     progress_path: Path | None,
@@ -49,7 +51,12 @@ def main(
     barrier_folder: Path | None,
     peers: int | None,
 ) -> None:
-    """Run one cell once and write its result."""
+    """Run one cell once, or the cells of a group by turns, and write what they gave."""
+    if (cell_path is None) == (group_path is None) or (group_path is not None) != (mode == Mode.CROSSED):
+        raise click.UsageError("--mode crossed needs --group, every other mode --cell")
+    if group_path:
+        sys.exit(run_group(group_path, result, progress_path))
+    assert cell_path is not None
     if (barrier_folder is None) != (peers is None) or (mode == Mode.LOAD and barrier_folder is None):
         raise click.UsageError("--barrier and --peers go together, and --mode load needs both")
     sys.exit(run_cell(cell_path, Mode(mode), result, progress_path, trace, barrier_folder, peers or 1))
@@ -69,7 +76,7 @@ def run_cell(
 
     def measure() -> ChildReport:
         phases.mark("interpreter")
-        cell = read_cell(cell_path)
+        cell = read_input(cell_path, Cell)
         if violation := why_impossible(cell.model, cell):
             raise RunFailure(Outcome.NOT_RUNNABLE, violation.what, violation.advice)
         if mode is Mode.LOAD:
@@ -89,6 +96,30 @@ def run_cell(
     if code and barrier_folder:
         Barrier(barrier_folder, peers, 0).failed()
     return code
+
+
+def run_group(group_path: Path, result: Path, progress_path: Path | None = None) -> int:
+    """Cross the cells of the group and write the result. Return the exit code."""
+    phases = PhaseTimes()
+
+    def measure() -> ChildReport:
+        phases.mark("interpreter")
+        group = read_input(group_path, Group)
+        first = group.cells[0]
+        if violation := why_impossible(first.model, first):
+            raise RunFailure(Outcome.NOT_RUNNABLE, violation.what, violation.advice)
+        progress = Progress(progress_path)
+        import_torch(first.model.computes)
+        from bench.workload.crossing import cross
+
+        phases.mark("imports")
+        crossing, crossed = cross(group, progress, phases)
+        for one in crossed:
+            rate = f"{one.result.throughput_samples_s:.1f} samples/s" if one.result else "not measured"
+            print(f"{one.cell} {Mode.CROSSED}: {rate}")
+        return ChildReport(crossing=crossing, crossed=crossed)
+
+    return write_report(result, measure)
 
 
 def load_cell(cell: Cell) -> Cell:

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.errors import StudyError
-from bench.records.base import DamagedRecord, read
+from bench.records.base import DamagedRecord, Kind, read
 from bench.records.run import ChildReport, Failure, Outcome, write_record
-from bench.records.study import Cell
 
 LESS_MEMORY = "reduce batch_size or memory_size_mb"
 
@@ -36,13 +35,13 @@ class RunFailure(StudyError):
         return Failure(status=self.status, reason=self.what, advice=self.advice)
 
 
-def read_cell(path: Path) -> Cell:
-    """Raise RunFailure (crashed) for a file that is not a cell."""
+def read_input(path: Path, kind: type[Kind]) -> Kind:
+    """The cell or group that this process is asked to measure. Raise RunFailure (crashed) for a file that is none."""
     try:
-        return read(path, Cell)
+        return read(path, kind)
     except (DamagedRecord, OSError) as error:
-        what = f"the cell cannot be read: {error}"
-        raise RunFailure(Outcome.CRASHED, what, "write it with all keys of a cell, as in cells/") from None
+        what = f"the {kind.__name__.lower()} cannot be read: {error}"
+        raise RunFailure(Outcome.CRASHED, what, "write it with all its keys, as in cells/") from None
 
 
 def write_report(path: Path, measure: Callable[[], ChildReport]) -> int:

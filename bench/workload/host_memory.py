@@ -53,7 +53,19 @@ def map_memory(
     prepare: Callable[[mmap.mmap], None] | None = None,
     on_release: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    """nbytes of normal memory as bytes, zeroed, so that every page is there.
+    """nbytes of normal memory as bytes, zeroed, so that every page is there. Arguments as of reserve_memory."""
+    memory = reserve_memory(nbytes, alignment, prepare, on_release)
+    memory.zero_()
+    return memory
+
+
+def reserve_memory(
+    nbytes: int,
+    alignment: int = mmap.PAGESIZE,
+    prepare: Callable[[mmap.mmap], None] | None = None,
+    on_release: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """nbytes of normal memory as bytes that nobody touched yet: pages go where the first touch finds room.
 
     prepare(mapping) comes before the first touch, on_release(address) before the memory goes back.
     """
@@ -64,7 +76,6 @@ def map_memory(
     # An owner of its own for the tensor: `mapping` is still mapped when on_release is called.
     owner = (ctypes.c_ubyte * nbytes).from_buffer(mapping, offset)
     memory = torch.frombuffer(owner, dtype=torch.uint8)
-    memory.zero_()
     weakref.finalize(owner, _release, mapping, memory.data_ptr(), on_release).atexit = False
     return memory
 
@@ -181,6 +192,20 @@ class HostMemory:
     def __init__(self, kind: str, device: Device) -> None:
         self.kind = kind
         self._cuda = device.torch_device.type == "cuda"
+
+    @property
+    def is_mapped(self) -> bool:
+        """The process maps it itself, so that a policy can be set before the first touch; else CUDA allocates it."""
+        return not (self._cuda and self.kind in ("pinned", "write-combined"))
+
+    @property
+    def is_registered(self) -> bool:
+        return self._cuda and self.kind in ("registered", "huge")
+
+    @property
+    def wants_huge_pages(self) -> bool:
+        """Asked for, or read by the CPU's copies, whose speed depends on how small pages are scattered."""
+        return self.kind == "huge" or not self._cuda or self.kind == "pageable"
 
     def inputs(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """To copy from. Raise RunFailure where this kind is not available."""

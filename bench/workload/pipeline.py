@@ -159,7 +159,6 @@ class Pipeline:
         by_sample: bool = False,
     ) -> None:
         self.device = device
-        self.rings = rings
         self.slots = slots
         self.forward = forward
         self.copies = Copies(rings.inputs is not None, rings.outputs is not None, by_sample)
@@ -168,8 +167,13 @@ class Pipeline:
         self.h2d_stream, self.compute_stream, self.d2h_stream = (device.stream() for _ in range(3))
         self.next_batch = 0
         self.h2d, self.compute, self.d2h = self._stages()
-        self.host_in = _host_batches(rings.inputs, by_sample)
-        self.host_out = _host_batches(rings.outputs, by_sample)
+        self.use(rings)
+
+    def use(self, rings: Rings) -> None:
+        """Copy from and to these rings from the next batch on; drained before, where it used others of equal sizes."""
+        self.rings = rings
+        self.host_in = _host_batches(rings.inputs, self.copies.by_sample)
+        self.host_out = _host_batches(rings.outputs, self.copies.by_sample)
 
     @property
     def layout(self) -> str:

@@ -44,7 +44,7 @@ def test_read_but_unwritten_pages_are_never_called_placed() -> None:
     assert set(counts) <= {"absent", "unknown"} and sum(counts.values()) == PAGES
 
 
-def test_a_sample_is_evenly_spaced_and_no_larger_than_asked(memory: tuple[mmap.mmap, int]) -> None:
+def test_a_sample_is_no_larger_than_asked(memory: tuple[mmap.mmap, int]) -> None:
     ctypes.memset(memory[1], 1, PAGES * PAGE_BYTES)
     query = PageQuery(memory[1], PAGES * PAGE_BYTES)
     assert sum(query.count(most=10).values()) == 10 and sum(query.count(most=1000).values()) == PAGES

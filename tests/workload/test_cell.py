@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from bench.records.study import Cell
 from bench.workload.__main__ import load_cell
-from bench.workload.failures import RunFailure, read_cell
+from bench.workload.failures import RunFailure, read_input
 
 from .cells import NO_COMPUTE, raw_cell, small_cell
 
@@ -40,7 +41,7 @@ def test_pass_rounds_up_to_whole_batches():
 
 def test_keys_of_other_readers_are_ignored(tmp_path):
     (tmp_path / "cell.json").write_text(json.dumps(raw_cell(key="abc", outcome="ok")))
-    assert read_cell(tmp_path / "cell.json") == small_cell()
+    assert read_input(tmp_path / "cell.json", Cell) == small_cell()
 
 
 def test_load_of_copies_computes_nothing():
@@ -59,6 +60,6 @@ def test_load_of_copies_computes_nothing():
 def test_damaged_cell_is_refused_by_its_key(tmp_path, changes, what):
     (tmp_path / "cell.json").write_text(json.dumps(raw_cell(**changes)))
     with pytest.raises(RunFailure, match=what) as raised:
-        read_cell(tmp_path / "cell.json")
+        read_input(tmp_path / "cell.json", Cell)
     assert raised.value.status == "crashed"
     assert raised.value.advice

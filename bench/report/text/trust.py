@@ -187,6 +187,7 @@ _KINDS = {
     DoubtKind.ISSUING_CPUS: "batches were issued from CPUs of other nodes",
     DoubtKind.POLICY: "the memory policy names other nodes",
     DoubtKind.PAGES: "pages are on other nodes",
+    DoubtKind.BETWEEN_WINDOWS: "threads or pages were elsewhere between windows",
     DoubtKind.PAGES_UNKNOWN: "the node of some pages is unknown",
     DoubtKind.NOT_OBSERVED: "not everything could be observed",
     DisturbanceKind.THROTTLED: "the GPU was throttled",

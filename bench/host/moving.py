@@ -1,0 +1,29 @@
+"""Moving this whole process to the CPUs of another node while it runs."""
+
+import os
+from collections.abc import Collection
+
+# Every look finds only threads that were started since the one before.
+MOST_LOOKS = 20
+
+
+def move_threads(cpus: Collection[int]) -> int:
+    """Let every thread of this process run on `cpus` and nowhere else; return how many had to be moved.
+
+    A thread inherits the CPUs of the one that starts it, so this looks until no thread may run elsewhere.
+    Raise OSError where it is forbidden, or where new threads keep coming.
+    """
+    wanted, moved = set(cpus), 0
+    for _ in range(MOST_LOOKS):
+        elsewhere = 0
+        for thread in map(int, os.listdir("/proc/self/task")):
+            try:
+                if os.sched_getaffinity(thread) != wanted:
+                    os.sched_setaffinity(thread, wanted)
+                    elsewhere += 1
+            except ProcessLookupError:  # it ended in between
+                continue
+        if not elsewhere:
+            return moved
+        moved += elsewhere
+    raise OSError(f"threads that may run outside CPUs {sorted(wanted)} keep coming")

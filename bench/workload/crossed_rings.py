@@ -1,0 +1,165 @@
+"""The rings of all placements of a crossing, allocated so that which one came first makes no difference between them.
+
+A ring that is touched after another one gets other physical pages, and is several percent faster or slower to read.
+So all rings are mapped first, each with a policy of its own, and then touched for the first time by turns, a chunk of
+each. A policy of the mapping is needed because whichever thread touches a page first would else apply its own.
+"""
+
+import mmap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import TypeVar
+
+import torch
+
+from bench.host.memory_calls import ABSENT, PAGE_BYTES, UNKNOWN, PageQuery, allocating_on, bind_memory
+from bench.records.run import Outcome
+from bench.records.study import Cell
+from bench.workload.devices import Device
+from bench.workload.failures import LESS_MEMORY, RunFailure
+from bench.workload.host_memory import (
+    HUGE_PAGES,
+    HostMemory,
+    Rings,
+    address_of,
+    fill_ring,
+    huge_bytes,
+    register,
+    require_host_memory,
+    reserve_memory,
+    ring_sizes,
+    unregister,
+)
+from bench.workload.models import TORCH_DTYPES
+
+CHUNK_BYTES = 2 << 20
+Made = TypeVar("Made")
+Allocate = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
+
+
+@dataclass(eq=False)
+class _Reserved:
+    """inputs, outputs: the rings, mapped and perhaps not touched yet; None where the cell makes no such copies."""
+
+    cell: Cell
+    memory: HostMemory
+    inputs: torch.Tensor | None = None
+    outputs: torch.Tensor | None = None
+
+    def tensors(self) -> list[torch.Tensor]:
+        return [ring for ring in (self.inputs, self.outputs) if ring is not None]
+
+
+def crossed_rings(cells: Sequence[Cell], device: Device) -> list[Rings | RunFailure]:
+    """The rings of each cell on its own memory node, every page proved to be there; or why that cell has none.
+
+    cells: in the order of allocation; they differ in placement only. A failure is oom (no room on the node),
+    bind_failed (the process may not use the node) or not_runnable (the kind is not available).
+    """
+    reserved = [_attempt(partial(_reserve, cell, device)) for cell in cells]
+    mapped = [one for one in reserved if isinstance(one, _Reserved) and one.memory.is_mapped]
+    _touch_by_turns([one.tensors() for one in mapped])
+    filled: list[Rings | RunFailure] = []
+    source: torch.Tensor | None = None
+    for one in reserved:
+        rings = one if isinstance(one, RunFailure) else _attempt(partial(_finish, one, source))
+        if isinstance(rings, Rings) and source is None:
+            source = rings.inputs
+        filled.append(rings)
+    return filled
+
+
+def _attempt(make: Callable[[], Made]) -> Made | RunFailure:
+    try:
+        return make()
+    except RunFailure as failure:
+        return failure
+    except OSError as error:
+        advice = "start numastudy where the cpuset has the node, or leave the node out (--numa-nodes)"
+        return RunFailure(Outcome.BIND_FAILED, f"the kernel refused the node: {error}", advice)
+
+
+def _reserve(cell: Cell, device: Device) -> _Reserved:
+    sizes, memory = ring_sizes(cell), HostMemory(cell.host_memory, device)
+    require_host_memory(
+        memory.taken_bytes(sizes.inputs * cell.input_bytes) + memory.taken_bytes(sizes.outputs * cell.output_bytes),
+        cell.mem_node,
+    )
+    make = _mapped_ring if memory.is_mapped else _cuda_ring
+    return _Reserved(
+        cell,
+        memory,
+        make(memory.inputs, memory, cell, (sizes.inputs, *cell.batch_shape)) if sizes.inputs else None,
+        make(memory.outputs, memory, cell, (sizes.outputs, *cell.output_shape)) if sizes.outputs else None,
+    )
+
+
+def _cuda_ring(allocate: Allocate, memory: HostMemory, cell: Cell, shape: tuple[int, ...]) -> torch.Tensor:
+    """CUDA touches it while it allocates, under the policy of the calling thread."""
+    with allocating_on(cell.mem_node):
+        return allocate(shape, TORCH_DTYPES[cell.dtype])
+
+
+def _mapped_ring(allocate: Allocate, memory: HostMemory, cell: Cell, shape: tuple[int, ...]) -> torch.Tensor:
+    """Mapped here, with a policy of its own, and not touched yet."""
+    dtype = TORCH_DTYPES[cell.dtype]
+
+    def prepare(mapping: mmap.mmap) -> None:
+        # Preferred and not bound: a full node then shows in the proof, and does not end the process.
+        bind_memory(address_of(mapping), len(mapping), cell.mem_node, "preferred")
+        if memory.wants_huge_pages and HUGE_PAGES.is_dir():
+            mapping.madvise(mmap.MADV_HUGEPAGE)
+
+    release = unregister if memory.is_registered else None
+    return reserve_memory(prod(shape) * dtype.itemsize, CHUNK_BYTES, prepare, release).view(dtype).view(shape)
+
+
+def _touch_by_turns(rings: list[list[torch.Tensor]]) -> None:
+    """rings: of each placement. Chunk by chunk, in the opposite order at every chunk."""
+    for same in zip(*rings, strict=True):
+        flat = [ring.view(torch.uint8).view(-1) for ring in same]
+        for number, start in enumerate(range(0, max(map(len, flat), default=0), CHUNK_BYTES)):
+            for one in flat if number % 2 == 0 else reversed(flat):
+                one[start : start + CHUNK_BYTES].zero_()
+
+
+def _finish(own: _Reserved, source: torch.Tensor | None) -> Rings:
+    """source: a filled input ring to copy from, which takes a tenth of the time of drawing it again."""
+    if own.cell.host_memory == "huge":
+        _require_huge(own)
+    if own.memory.is_registered:
+        for ring in own.tensors():
+            register(ring)
+    if own.inputs is not None:
+        if source is None:
+            fill_ring(own.inputs, own.cell.seed)
+        else:
+            own.inputs.copy_(source)
+    if own.outputs is not None:
+        # A batch that was never copied out must not look like a result.
+        own.outputs.fill_(float("nan"))
+    rings = Rings(own.inputs, own.outputs, own.memory.describe(own.inputs, own.outputs))
+    node = str(own.cell.mem_node)
+    for name, (address, nbytes) in rings.addresses().items():
+        pages = PageQuery(address, nbytes).count()
+        away = sum(count for where, count in pages.items() if where not in (node, ABSENT, UNKNOWN))
+        if away:
+            what = f"node {node} had no room for all of {name}: {away} of {sum(pages.values())} pages are elsewhere"
+            raise RunFailure(Outcome.OOM, what, LESS_MEMORY)
+        first = address - address % PAGE_BYTES
+        bind_memory(first, address + nbytes - first, own.cell.mem_node)
+    return rings
+
+
+def _require_huge(own: _Reserved) -> None:
+    for ring in own.tensors():
+        found = huge_bytes(ring.data_ptr(), ring.nbytes)
+        # The last huge page is not all of the ring's.
+        if found < ring.nbytes - CHUNK_BYTES:
+            raise RunFailure(
+                Outcome.NOT_RUNNABLE,
+                f"host_memory huge: the kernel gave {found >> 20} of {ring.nbytes >> 20} MiB in huge pages",
+                "free memory, or compact it (echo 1 > /proc/sys/vm/compact_memory), or set host_memory to registered",
+            )

@@ -1,0 +1,315 @@
+"""One process that measures every placement of a group by turns.
+
+Model, slots, streams, events and graphs are the same for all; each placement has host rings of its own. So what differs
+between two windows is where the process runs and where its rings are, and nothing that differs between processes.
+"""
+
+import gc
+import os
+import random
+import resource
+import time
+from dataclasses import dataclass, field
+from math import inf
+
+import torch
+from msgspec.structs import replace
+
+from bench.host.certificate import Certifier, resident_pages
+from bench.host.memory_calls import set_policy
+from bench.host.moving import move_threads
+from bench.records.host import parse_cpulist
+from bench.records.run import CrossedCell, Crossing, Failure, Group, Mode, Outcome, Result, Window
+from bench.records.study import Cell
+from bench.workload.crossed_rings import crossed_rings
+from bench.workload.devices import open_device, versions
+from bench.workload.execution import compilation, make_forward, make_slots
+from bench.workload.failures import RunFailure
+from bench.workload.host_memory import Rings
+from bench.workload.measure import LatencyMarks, WarmedUp, WarmupRule, latency, no_latency, run_window, warm_up
+from bench.workload.measure import throughput_samples_s as median_throughput
+from bench.workload.models import build_model, set_precision
+from bench.workload.pipeline import Pipeline
+from bench.workload.progress import Phase, PhaseTimes, Progress
+from bench.workload.solo import issue_us, solo_us
+from bench.workload.turns import (
+    LARGEST_ERROR,
+    MIN_BATCHES,
+    MIN_LEAD_BATCHES,
+    MOST_EXTENSIONS,
+    batches_for,
+    carry_over,
+    half_ratios,
+    planned_rounds,
+    schedule,
+    yuen_error,
+)
+
+PILOT_ROUNDS = 2
+# Of a p99: how many batches one window per placement marks after the rounds.
+LATENCY_BATCHES = 300
+
+
+@dataclass(eq=False)
+class _Placement:
+    """A cell of the group in this process. failure: why it is not measured, or no longer."""
+
+    cell: Cell
+    cpus: frozenset[int]
+    rings: Rings | None = None
+    failure: Failure | None = None
+    certifier: Certifier | None = None
+    warmed: WarmedUp | None = None
+    windows: list[Window] = field(default_factory=list)
+    result: Result | None = None
+
+
+def cross(group: Group, progress: Progress, phases: PhaseTimes) -> tuple[Crossing, list[CrossedCell]]:
+    """Measure the cells of a group by turns. Raise RunFailure, or what torch raises, if none can be measured.
+
+    A cell whose rings do not fit on its node, or that may not run there, fails alone.
+    """
+    with torch.inference_mode():
+        return _Crossing(group, progress, phases).run()
+
+
+class _Crossing:
+    def __init__(self, group: Group, progress: Progress, phases: PhaseTimes) -> None:
+        self.group, self.progress, self.phases = group, progress, phases
+        self.seed = f"{group.seed}/{group.crossing.group}/{group.crossing.process}"
+        # Which placement is allocated first alternates over processes, by another seed than the schedule's.
+        order = random.Random(f"allocation/{group.seed}/{group.crossing.group}").sample(group.cells, len(group.cells))
+        turned = order if group.crossing.process % 2 else order[::-1]
+        self.placements = [_Placement(cell, frozenset(parse_cpulist(node_cpus(cell.cpu_node)))) for cell in turned]
+        self.last: _Placement | None = None
+        self.lead_batches, self.batches = MIN_LEAD_BATCHES, MIN_BATCHES
+
+    def run(self) -> tuple[Crossing, list[CrossedCell]]:
+        first, phases = self.group.cells[0], self.phases
+        device = open_device(first)
+        # The same number for all placements: more threads than CPUs of the smallest node would wait for each other.
+        torch.set_num_threads(min(len(placement.cpus) for placement in self.placements if placement.cpus))
+        phases.mark("device")
+        set_precision(first.dtype)
+        model, slots = build_model(first, device.torch_device), make_slots(first, device)
+        phases.mark("model")
+        forward = make_forward(first, device, model, slots)
+        device.synchronize()
+        phases.mark("compile" if forward and first.compile_model != "off" else "model")
+        # Before the rings, which are where their placement wants them.
+        self.born_pages = resident_pages()
+        for placement, rings in zip(
+            self.placements, crossed_rings([placement.cell for placement in self.placements], device), strict=True
+        ):
+            if isinstance(rings, RunFailure):
+                placement.failure = rings.record()
+            else:
+                placement.rings = rings
+        usable = self._usable()
+        assert usable[0].rings is not None
+        self.pipeline = Pipeline(device, usable[0].rings, slots, forward, first.copy_granularity == "sample")
+        device.synchronize()
+        phases.mark("buffers")
+        gc.collect()
+        # No collection inside a window, and none of objects that live as long as the process.
+        gc.freeze()
+        gc.disable()
+        try:
+            return self._measure()
+        finally:
+            gc.enable()
+            gc.unfreeze()
+
+    def _measure(self) -> tuple[Crossing, list[CrossedCell]]:
+        pace_s = self._warm_up()
+        self.phases.mark("warmup")
+        usable, planned = self._usable(), 0
+        round_s = 2 * len(usable) * (self.lead_batches + self.batches) * pace_s
+        size = planned_rounds(len(usable), self.group.measure_s, round_s)
+        for extension in range(MOST_EXTENSIONS):
+            orders = schedule(len(usable), size, f"{self.seed}/{extension}")
+            self.progress.enter(Phase.MEASURING, len(orders) * 2 * len(usable) * self.batches)
+            for number, order in enumerate(orders):
+                for turn, index in enumerate(order):
+                    self._window(usable[index], planned + number, turn)
+            planned += len(orders)
+            # By the noise alone, never by the size or the sign of an effect.
+            if max(self._errors(usable).values(), default=0.0) <= LARGEST_ERROR:
+                break
+        self.phases.mark("measure")
+        for placement in usable:
+            self._finish(placement)
+        self.progress.enter(Phase.DONE)
+        self.phases.mark("finish")
+        facts = replace(
+            self.group.crossing,
+            placements=[placement.cell.name for placement in self.placements],
+            rounds=planned,
+            batches=self.batches,
+            lead_batches=self.lead_batches,
+            pilot_pace_s=pace_s,
+            threads=len(os.listdir("/proc/self/task")),
+            born_pages=self.born_pages,
+            error={name: error for name, error in self._errors(usable).items() if error < inf},
+            carry_over={
+                placement.cell.name: change
+                for placement in usable
+                if (change := carry_over(placement.windows)) is not None
+            },
+        )
+        by_name = {placement.cell.name: placement for placement in self.placements}
+        crossed = [
+            CrossedCell(cell=cell.name, result=by_name[cell.name].result, failure=by_name[cell.name].failure)
+            for cell in self.group.cells
+        ]
+        seconds = dict(self.phases.seconds)
+        return facts, [
+            replace(one, result=replace(one.result, phases_s=seconds)) if one.result else one for one in crossed
+        ]
+
+    def _usable(self) -> list[_Placement]:
+        """Raise RunFailure with the first placement's reason if none is left."""
+        usable = [placement for placement in self.placements if not placement.failure]
+        if not usable:
+            failure = next(placement.failure for placement in self.placements if placement.failure)
+            raise RunFailure(failure.status, failure.reason, failure.advice)
+        return usable
+
+    def _place(self, placement: _Placement) -> int:
+        """Move every thread and later allocations to the placement; return how many threads had to be moved."""
+        moved = move_threads(placement.cpus)
+        set_policy("bind", (placement.cell.mem_node,))
+        if self.last is not placement:
+            assert placement.rings is not None
+            self.pipeline.use(placement.rings)
+        return moved
+
+    def _warm_up(self) -> float:
+        """Warm every placement up; return the time per batch of the fastest, from pilot rounds.
+
+        From rounds in which they take turns: the paces of warm-ups that follow each other differ by whatever else
+        happened on the host meanwhile, and a placement with other batches than the rest would be measured differently.
+        """
+        for placement in self._usable():
+            try:
+                self._place(placement)
+            except OSError as error:
+                advice = "start numastudy where the cpuset has the node, or leave the node out (--numa-nodes)"
+                placement.failure = Failure(status=Outcome.BIND_FAILED, reason=str(error), advice=advice)
+                continue
+            cell, self.last = placement.cell, placement
+            rule = WarmupRule(min(cell.window_s, 0.05), -(-cell.warmup_samples // cell.batch_size))
+            placement.warmed = warm_up(self.pipeline, rule, self.progress)
+            placement.certifier = Certifier(cell, self.pipeline.addresses())
+            placement.certifier.start()
+        usable = self._usable()
+        pace_s = min(placement.warmed.batch_s for placement in usable if placement.warmed)
+        for number in range(PILOT_ROUNDS):
+            self._count_batches(pace_s)
+            pilots = [
+                self._window(usable[index], 0, turn)
+                for order in schedule(len(usable), 1, f"{self.seed}/pilot{number}")[:1]
+                for turn, index in enumerate(order)
+            ]
+            pace_s = min(window.batch_s for window in pilots)
+        self._count_batches(pace_s)
+        for placement in usable:
+            placement.windows.clear()
+        return pace_s
+
+    def _count_batches(self, pace_s: float) -> None:
+        self.lead_batches = batches_for(self.group.lead_s, pace_s, MIN_LEAD_BATCHES)
+        self.batches = batches_for(self.group.window_s, pace_s, MIN_BATCHES)
+
+    def _window(self, placement: _Placement, number: int, turn: int) -> Window:
+        """A turn: place, lead-in where the placement was moved to, window, look.
+
+        The window begins with the end of the lead-in's last batch and nothing is drained in between: a drained window
+        of 20 ms would include filling the pipeline, 0.9 % of the copies of a fast GPU.
+        """
+        pipeline, certifier = self.pipeline, placement.certifier
+        assert certifier is not None
+        began_ns = time.perf_counter_ns()
+        moved = self._place(placement)
+        move_us = (time.perf_counter_ns() - began_ns) // 1000
+        lead = 1 if self.last is placement else self.lead_batches
+        self.last = placement
+        beat = self.progress.counting(certifier.see_cpu)
+        faults, start_ns = minor_faults(), time.perf_counter_ns()
+        if pipeline.copies.back:
+            opened, closed = (pipeline.device.event(timing=True) for _ in range(2))
+            ends = [*[None] * (lead - 1), opened, *[None] * (self.batches - 1), closed]
+            pipeline.run(lead + self.batches, beat, ends=ends)
+            pipeline.drain()
+            duration_s = opened.elapsed_time(closed) / 1e3
+        else:
+            # Nothing comes back whose end could be marked.
+            pipeline.run(lead, beat)
+            pipeline.drain()
+            duration_s = run_window(pipeline, self.batches, beat).duration_s
+        window = Window(
+            batches=self.batches,
+            duration_s=duration_s,
+            start_ns=start_ns,
+            minor_faults=minor_faults() - faults,
+            round=number,
+            turn=turn,
+            moved=moved,
+            move_us=move_us,
+            lead_batches=lead,
+        )
+        placement.windows.append(window)
+        certifier.glance()
+        return window
+
+    def _errors(self, usable: list[_Placement]) -> dict[str, float]:
+        """By cell, the error of its ratio to the first placement."""
+        base, *others = usable
+        return {other.cell.name: yuen_error(half_ratios(base.windows, other.windows, len(usable))) for other in others}
+
+    def _finish(self, placement: _Placement) -> None:
+        """Latencies and, where asked for, the stages in isolation; then the last look, which counts every page."""
+        cell, pipeline = placement.cell, self.pipeline
+        warmed, certifier = placement.warmed, placement.certifier
+        assert warmed is not None and certifier is not None
+        self._place(placement)
+        self.last = placement
+        reason, latencies_us = no_latency(cell.direction), []
+        if not reason:
+            marks = LatencyMarks(pipeline.device)
+            marks.prepare(LATENCY_BATCHES)
+            run_window(pipeline, LATENCY_BATCHES, certifier.see_cpu, marks)
+            latencies_us = marks.read_us()
+        certificate = certifier.finish()
+        issue = issue_us(pipeline, cell.model.depth, warmed.batch_s) if self.group.solo else None
+        solo = solo_us(pipeline, cell.model.depth, warmed.batch_s, issue) if issue is not None else None
+        placement.result = Result(
+            mode=Mode.CROSSED,
+            throughput_samples_s=median_throughput(placement.windows, cell.batch_size),
+            latency_us=latency(latencies_us, reason),
+            issue_us=issue,
+            solo_us=solo,
+            buffer_layout=pipeline.layout,
+            batches_per_pass=cell.batches_per_pass,
+            bytes_in_per_batch=cell.bytes_in_per_batch,
+            bytes_out_per_batch=cell.bytes_out_per_batch,
+            input_ring_batches=len(pipeline.host_in) if pipeline.copies.into else 0,
+            output_ring_batches=len(pipeline.host_out) if pipeline.copies.back else 0,
+            device=pipeline.device.describe(),
+            versions=versions(),
+            compile=compilation(cell, self.phases.seconds["compile"]),
+            host_memory=pipeline.rings.host_memory,
+            warmup=warmed.record,
+            windows=placement.windows,
+            certificate=certificate,
+        )
+
+
+def node_cpus(node: int) -> str:
+    """Raise OSError where there is no such node."""
+    with open(f"/sys/devices/system/node/node{node}/cpulist") as file:
+        return file.read().strip()
+
+
+def minor_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -1,0 +1,168 @@
+"""A crossing on the cpu device of this machine: cells on its first node, under several labels."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bench.records.base import convert, plain, read
+from bench.records.run import ChildReport, Crossing, Group, Mode, Outcome, PlacementVerdict
+from bench.workload import crossed_rings as rings_module
+from bench.workload.crossed_rings import crossed_rings
+from bench.workload.crossing import cross
+from bench.workload.devices import CpuDevice
+from bench.workload.failures import RunFailure
+from bench.workload.host_memory import Rings
+from bench.workload.progress import PhaseTimes, Progress
+
+from .cells import small_cell
+
+CELL = {"binding": "numactl", "window_s": 0.01, "warmup_samples": 4}
+GROUP = "pipeline_gpu0_vit16x1x32"
+
+
+def group(cells=("a", "b"), **changes):
+    crossing = Crossing(group=GROUP, process=1, id="0" * 32, birth_cpu_node=0, birth_mem_node=0)
+    short = {"measure_s": 0.1, "window_s": 0.002, "lead_s": 0.002, "solo": False} | changes
+    return Group(crossing=crossing, cells=[small_cell(name=f"{GROUP}_{name}", **CELL) for name in cells], **short)
+
+
+@pytest.fixture(scope="module")
+def crossed():
+    return cross(group(), Progress(), PhaseTimes())
+
+
+def test_every_cell_has_a_result_of_the_same_process(crossed):
+    facts, cells = crossed
+    assert [one.cell for one in cells] == [f"{GROUP}_a", f"{GROUP}_b"]
+    assert all(one.result and one.result.mode is Mode.CROSSED and one.failure is None for one in cells)
+    assert sorted(facts.placements) == [one.cell for one in cells]
+    assert facts.rounds % 4 == 0 and facts.threads >= 1 and facts.born_pages
+
+
+def test_windows_say_their_round_and_turn(crossed):
+    facts, cells = crossed
+    windows = [window for one in cells for window in one.result.windows]
+    assert len(windows) == 4 * facts.rounds
+    assert {(window.round, window.turn) for window in windows} == {
+        (number, turn) for number in range(facts.rounds) for turn in range(4)
+    }
+    assert {window.batches for window in windows} == {facts.batches}
+
+
+def test_lead_in_comes_only_after_another_placement(crossed):
+    facts, cells = crossed
+    windows = sorted(
+        (window for one in cells for window in one.result.windows), key=lambda window: (window.round, window.turn)
+    )
+    assert all(window.lead_batches in (1, facts.lead_batches) for window in windows)
+    assert all(window.lead_batches == 1 for window in windows if window.turn == 2)
+
+
+def test_placement_of_every_cell_is_proved(crossed):
+    _, cells = crossed
+    for one in cells:
+        certificate = one.result.certificate
+        assert certificate.verdict is PlacementVerdict.PROVED, certificate.reasons
+        assert certificate.glances >= len(one.result.windows) and certificate.strays == []
+        assert all(share == 1.0 for share in certificate.share_on_node.values())
+
+
+def test_error_and_carry_over_are_known(crossed):
+    facts, _ = crossed
+    assert set(facts.error) == set(facts.placements[1:])
+    assert set(facts.carry_over) == set(facts.placements)
+
+
+def test_allocation_order_alternates_over_processes():
+    one = group()
+    from msgspec.structs import replace
+
+    from bench.workload.crossing import _Crossing
+
+    orders = [
+        [placement.cell.name for placement in _Crossing(again, Progress(), PhaseTimes()).placements]
+        for again in (one, replace(one, crossing=replace(one.crossing, process=2)))
+    ]
+    assert orders[0] == orders[1][::-1]
+
+
+def test_one_cell_without_room_fails_alone(monkeypatch):
+    real = rings_module.require_host_memory
+    full = iter([True, False, False])
+
+    def refuse_once(needed, node):
+        if next(full):
+            raise RunFailure(Outcome.OOM, "not enough host memory for the pool", "")
+        real(needed, node)
+
+    monkeypatch.setattr(rings_module, "require_host_memory", refuse_once)
+    _, cells = cross(group(("a", "b", "c")), Progress(), PhaseTimes())
+    assert sorted(one.failure is None for one in cells) == [False, True, True]
+    assert next(one for one in cells if one.failure).failure.status is Outcome.OOM
+
+
+def test_no_usable_cell_ends_with_its_reason(monkeypatch):
+    def refuse(needed, node):
+        raise RunFailure(Outcome.OOM, "not enough host memory for the pool", "")
+
+    monkeypatch.setattr(rings_module, "require_host_memory", refuse)
+    with pytest.raises(RunFailure, match="not enough host memory"):
+        cross(group(), Progress(), PhaseTimes())
+
+
+@pytest.mark.parametrize("kind", ["pinned", "pageable"])
+def test_rings_of_all_placements_are_equal(kind):
+    cells = [small_cell(name=name, **CELL, host_memory=kind) for name in ("a", "b", "c")]
+    rings = crossed_rings(cells, CpuDevice())
+    assert all(isinstance(one, Rings) for one in rings)
+    first, *others = rings
+    assert all((one.inputs == first.inputs).all() for one in others)
+    assert len({one.inputs.data_ptr() for one in rings}) == 3
+
+
+def test_rings_touch_chunks_in_opposite_order(monkeypatch):
+    touched = []
+
+    class Chunk:
+        def __init__(self, name):
+            self.name = name
+
+        def __len__(self):
+            return 3 * rings_module.CHUNK_BYTES
+
+        def view(self, *_):
+            return self
+
+        def __getitem__(self, part):
+            touched.append((self.name, part.start // rings_module.CHUNK_BYTES))
+            return self
+
+        def zero_(self):
+            pass
+
+    rings_module._touch_by_turns([[Chunk("a")], [Chunk("b")]])
+    assert touched == [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2)]
+
+
+def test_unknown_node_is_refused_for_that_cell_alone():
+    cells = [small_cell(name="a", **CELL), small_cell(name="b", **CELL, mem_node=900)]
+    good, bad = crossed_rings(cells, CpuDevice())
+    assert isinstance(good, Rings) and isinstance(bad, RunFailure) and bad.status is Outcome.BIND_FAILED
+
+
+def test_program_writes_one_result_for_each_cell(tmp_path):
+    (tmp_path / "group.json").write_text(json.dumps(plain(group())))
+    argv = [sys.executable, "-P", "-m", "bench.workload", "--group", str(tmp_path / "group.json"), "--mode", "crossed"]
+    ended = subprocess.run([*argv, "--result", str(tmp_path / "r.json")], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    report = read(tmp_path / "r.json", ChildReport)
+    assert [one.cell for one in report.crossed] == [f"{GROUP}_a", f"{GROUP}_b"]
+    assert report.crossing.id == "0" * 32 and convert(plain(report.crossing), Crossing) == report.crossing
+
+
+def test_program_refuses_group_and_cell_at_once(tmp_path):
+    argv = [sys.executable, "-P", "-m", "bench.workload", "--mode", "crossed", "--result", str(tmp_path / "r.json")]
+    ended = subprocess.run(argv, capture_output=True, text=True)
+    assert ended.returncode == 2 and "--mode crossed needs --group" in ended.stderr
