@@ -65,6 +65,7 @@ def test_pool_that_does_not_fit_is_oom_with_the_remedy(tmp_path: Path) -> None:
     assert "memory_size_mb" in record.advice
 
 
+@pytest.mark.slow
 def test_repeat_does_not_repeat_a_lasting_failure(tmp_path: Path) -> None:
     run(tmp_path, 1, memory_size_mb=2**20, repeats=2)
     _, record, reports = run(tmp_path, 2, memory_size_mb=2**20, repeats=2)
@@ -89,6 +90,7 @@ def test_cell_that_takes_the_host_down_is_not_retried(tmp_path: Path) -> None:
     assert not starts.exists()
 
 
+@pytest.mark.slow
 def test_killed_starts_of_this_boot_do_not_count(tmp_path: Path) -> None:
     directory = resolve(read_study(TINY, "f"), tmp_path / "outputs", False, "now")
     (name,) = (cell.name for cell in directory.grid().cells)
@@ -127,6 +129,7 @@ def test_refusal_by_the_grid_is_final() -> None:
     assert not missing.is_final("b")
 
 
+@pytest.mark.slow
 def test_later_stages_keep_that_the_grid_refused(tmp_path: Path) -> None:
     directory, record, _ = run(tmp_path, "traced", numa_nodes=[0], gpu_ids=[0], binding="none")
     (cell,) = directory.grid().cells

@@ -244,6 +244,7 @@ def test_command_shows_the_start_method() -> None:
     assert served(command) == ["numactl", "--membind=0", "python", "-m", "bench.workload.serve", "--cell", "c.json"]
 
 
+@pytest.mark.slow
 def test_study_with_fork_forks_from_the_second_block_on(tmp_path: Path) -> None:
     """And a forked run measures what an executed one does, in the same surroundings."""
     asked = {

@@ -57,6 +57,7 @@ def test_measured_link_is_a_record_of_its_own(directory: RunDirectory, tmp_path:
     assert lock.holder().study == str(directory.path) and lock.sessions() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "outcome", "words"),
     [

@@ -98,6 +98,7 @@ def test_peer_runs_during_all_windows_and_has_a_result(tmp_path: Path) -> None:
     assert not [one for one in record.monitor.disturbed if "GPU" in one.text]
 
 
+@pytest.mark.slow
 def test_peers_of_a_traced_run_are_not_traced(tmp_path: Path) -> None:
     call = Call(tmp_path, "traced")
     record = call.ended()
@@ -124,6 +125,7 @@ def test_killed_peer_fails_the_run_and_is_tried_twice(tmp_path: Path) -> None:
 TOO_MUCH_MB = 2**20
 
 
+@pytest.mark.slow
 def test_failure_of_a_peer_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def too_large(cell: Cell, peer: PeerPlacement) -> Cell:
         return structs.replace(peer_cell(cell, peer), memory_size_mb=TOO_MUCH_MB)
@@ -135,6 +137,7 @@ def test_failure_of_a_peer_is_the_reason(tmp_path: Path, monkeypatch: pytest.Mon
     assert record.peers[0].status == "oom"
 
 
+@pytest.mark.slow
 def test_first_failure_is_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def small(cell: Cell, peer: PeerPlacement) -> Cell:
         return structs.replace(peer_cell(cell, peer), memory_size_mb=1)
@@ -156,6 +159,7 @@ def test_timeout_ends_all_sessions(tmp_path: Path) -> None:
     assert len(record.peers) == 2
 
 
+@pytest.mark.slow
 def test_stopped_peers_are_ended_with_the_run(tmp_path: Path) -> None:
     call = Call(tmp_path, timeout_s=2, num_samples=2_000_000, concurrent_gpus=3)
     sessions = call.sessions(3)

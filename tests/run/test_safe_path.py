@@ -35,6 +35,7 @@ def test_run_imports_nothing_from_the_current_directory(tmp_path: Path, planted:
     assert "-P" in record.command and not planted.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["bench.workload", "bench.workload.microbenchmark", "bench.workload.serve"])
 def test_programs_import_nothing_from_the_current_directory(planted: Path, module: str) -> None:
     environment = child_environment(dict(os.environ))

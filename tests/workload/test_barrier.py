@@ -79,6 +79,7 @@ def test_peer_loads_the_host_while_the_other_is_measured(tmp_path):
     assert end.start_ns + end.duration_s * 1e9 > measured.windows[-1].start_ns
 
 
+@pytest.mark.slow
 def test_failed_peer_ends_the_measured_run(tmp_path):
     children = [
         start(tmp_path, "measured", "timed", 2, model=NO_COMPUTE),

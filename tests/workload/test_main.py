@@ -61,6 +61,7 @@ def test_traced_run_writes_its_trace(tmp_path):
     assert trace.stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_nsys_on_the_cpu_device_needs_no_trace_file(tmp_path):
     code, result, _ = ended(tmp_path, "traced", model=NO_COMPUTE, profiler="nsys")
     assert (code, result["failure"]) == (0, None)

@@ -64,6 +64,7 @@ def test_imports_leave_the_environment_of_torch(monkeypatch: pytest.MonkeyPatch)
     assert {"torch", "timm", "bench.workload.run"} <= sys.modules.keys()
 
 
+@pytest.mark.slow
 def test_command_of_a_record_repeats_the_run(tmp_path: Path) -> None:
     """A cell that does not fit: nothing need be measured to see that exit code and named outcome come through."""
     cell, result = tmp_path / "cell.json", tmp_path / "result.json"
