@@ -206,14 +206,16 @@ def _launched_rows(
     """(columns of the rows that the window's thread launched, number of rows that other threads launched)"""
     required = ("correlationId", "start", "end", "deviceId", *(("bytes", "copyKind") if table == MEMCPY else ()))
     name = next((column for column in NAMES if export.has(table, column)), NAMES[0])
-    own_process = window.process if export.has(table, "globalPid") else _only_process(export, table)
+    process = window.process
+    if not export.has(table, "globalPid"):
+        _check_one_process(export, table)
+        process = -1  # what `integers` gives for a column that does not exist
     kept = ("start", "end", "deviceId", "call", *required[4:], *OPTIONAL[table], "name")
     parts: dict[str, list[Times]] = {column: [np.empty(0, np.int64)] for column in kept}
     other_threads = 0
     for rows in export.integers(table, required, ("globalPid", *OPTIONAL[table], name)):
         call = calls.find(rows["correlationId"])
-        owner = rows["globalPid"] >> THREAD_BITS
-        launched = np.flatnonzero((call >= 0) & ((owner == own_process) | (owner == -1)))
+        launched = np.flatnonzero((call >= 0) & (rows["globalPid"] >> THREAD_BITS == process))
         own = launched[calls.own[call[launched]]]
         other_threads += len(launched) - len(own)
         rows |= {"call": call, "name": rows[name]}
@@ -222,7 +224,7 @@ def _launched_rows(
     return {column: np.concatenate(parts.pop(column)) for column in kept}, other_threads
 
 
-def _only_process(export: Export, table: str) -> int:
+def _check_one_process(export: Export, table: str) -> None:
     """Without globalPid the correlation ids of two processes cannot be distinguished."""
     processes: set[int] = set()
     for rows in export.integers(RUNTIME, ("globalTid",)):
@@ -233,7 +235,6 @@ def _only_process(export: Export, table: str) -> int:
             f"{len(processes)} processes in this trace, and {table} has no globalPid to distinguish them",
             "export it with a newer nsys, or trace one process",
         )
-    return -1
 
 
 def _check_copies(export: Export, copies: CopyColumns, duration: Times) -> None:
