@@ -1,12 +1,15 @@
 import subprocess
 import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
 
-from bench.host.gpus import clock_policy, normal_bus_id, query_nvml, throttle_reasons, visible_indices
+from bench.host.gpus import _describe, clock_policy, normal_bus_id, query_nvml, throttle_reasons, visible_indices
 from bench.records.base import decode
-from bench.records.host import Nvml, NvmlClocks, NvmlGpu
+from bench.records.host import Nvml, NvmlClocks, NvmlGpu, ThrottleReason
 
 
 def test_nvml_bus_ids_are_written_as_in_sysfs() -> None:
@@ -52,6 +55,45 @@ def test_nvml_answers_survive_json_with_or_without_a_driver() -> None:
     nvml = query_nvml()
     assert nvml.error is None or (nvml.error and not nvml.gpus)
     assert decode(msgspec.json.encode(nvml), Nvml) == nvml
+
+
+class StandInNvml:
+    """The functions of pynvml for one device; those that are not in `answers` are refused."""
+
+    NVML_AFFINITY_SCOPE_NODE = NVML_VOLATILE_ECC = NVML_CLOCK_GRAPHICS = 0
+    NVML_MEMORY_ERROR_TYPE_UNCORRECTED, NVML_CLOCK_MEM = 1, 2
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def ask(*_: object) -> Any:
+            if (call := name.removeprefix("nvmlDeviceGet")) not in self.answers:
+                raise RuntimeError("Not Supported")
+            return self.answers[call]
+
+        return ask
+
+
+def test_answers_of_nvml_become_a_record() -> None:
+    nvml = StandInNvml(
+        PciInfo=SimpleNamespace(busId=b"00000000:0F:00.0"),
+        Name=b"NVIDIA H200",
+        MigMode=(0, 0),
+        MemoryAffinity=[3, 0],
+        CpuAffinityWithinScope=[0xF0],
+        NumaNodeId=1,
+        RemappedRows=(0, 1, 0, 0),
+        ComputeRunningProcesses=[SimpleNamespace(pid=9), SimpleNamespace(pid=7)],
+        CurrentClocksThrottleReasons=0x4,
+    )
+    gpu = _describe(nvml, object())
+    assert (gpu.pci_bus_id, gpu.name, gpu.mig, gpu.ecc) == ("0000:0f:00.0", "NVIDIA H200", False, None)
+    assert (gpu.memory_affinity, gpu.cpu_affinity, gpu.numa_node) == ("0-1", "4-7", 1)
+    assert gpu.processes == (7, 9) and gpu.remapped_rows.uncorrected == 1
+    assert gpu.throttle_reasons == (ThrottleReason.POWER_CAP,)
+    assert gpu.refused["EccMode"] == "Not Supported"
+    assert decode(msgspec.json.encode(gpu), NvmlGpu) == gpu
 
 
 def test_nvml_is_queried_without_torch() -> None:
