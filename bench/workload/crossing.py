@@ -197,8 +197,13 @@ class _Crossing:
                 advice = "start numastudy where the cpuset has the node, or leave the node out (--numa-nodes)"
                 placement.failure = Failure(status=Outcome.BIND_FAILED, reason=str(error), advice=advice)
                 continue
-            cell, self.last = placement.cell, placement
-            rule = WarmupRule(min(cell.window_s, 0.05), -(-cell.warmup_samples // cell.batch_size))
+            cell = placement.cell
+            # The first warms the device and the libraries up; every other one only its own rings and caches. What is
+            # left cancels, because the pilot rounds and the windows come by turns.
+            least_s, most_s = (0.3, 1.5) if self.last is None else (0.1, 0.3)
+            self.last = placement
+            batches = -(-cell.warmup_samples // cell.batch_size)
+            rule = WarmupRule(self.group.window_s, batches, min_s=least_s, max_s=most_s)
             placement.warmed = warm_up(self.pipeline, rule, self.progress)
             placement.certifier = Certifier(cell, self.pipeline.addresses())
             placement.certifier.start()
