@@ -15,3 +15,11 @@ def one_cpu() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     os.sched_setaffinity(0, allowed)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Triton keeps its kernels below the home directory, which no test may use."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        yield

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.records.run import Mode
+from bench.records.base import plain, read
+from bench.records.run import ChildReport, HostBuffers, HugePages, Mode
 from bench.trace.metrics import check_conservation, metrics
 from bench.trace.reader import read_trace
 from bench.trace.torch_trace import convert
@@ -95,8 +96,8 @@ def test_timed_run_allocates_nothing_in_its_windows(execution):
     assert result.device.type == "cuda"
     assert result.device.uuid.startswith("GPU-")
     assert result.latency_us.p50 >= result.solo_us.h2d
-    assert min(result.solo_us.values()) > 0
-    rings = {name: buffer["pages"] for name, buffer in result.certificate.buffers.items()}
+    assert min(plain(result.solo_us).values()) > 0
+    rings = {name: buffer.pages for name, buffer in result.certificate.buffers.items()}
     assert min(rings.values()) > 0
 
 
@@ -107,7 +108,7 @@ def test_torch_trace_has_every_copy_of_the_pass(tmp_path):
     for direction, key in (("HtoD", "bytes_in_per_batch"), ("DtoH", "bytes_out_per_batch")):
         copies = [event for event in events if event.get("name", "").startswith(f"Memcpy {direction}")]
         assert len(copies) == result.batches_per_pass
-        assert {copy["args"]["bytes"] for copy in copies} == {result[key]}
+        assert {copy["args"]["bytes"] for copy in copies} == {getattr(result, key)}
         assert all("Pinned" in copy["name"] for copy in copies)
 
 
@@ -118,7 +119,7 @@ def test_another_gpu_than_expected():
 
 def test_device_memory_that_runs_out_is_oom():
     with pytest.raises(torch.cuda.OutOfMemoryError) as raised:
-        execute(small_cell(**LARGE | {"batch_size": 2_000_000}), Mode.TIMED, Progress(), PhaseTimes())
+        execute(small_cell(**LARGE | {"batch_size": 65_536, "image_size": 224, "buffers": 16}), Mode.TIMED, Progress(), PhaseTimes())
     assert name_failure(raised.value).status == "oom"
 
 
@@ -130,7 +131,7 @@ def test_link_carries_both_ways():
 KINDS = ["pinned", "pageable", "write-combined", "registered", "huge"]
 
 
-def moved_right(**changes) -> tuple[dict, object]:
+def moved_right(**changes) -> tuple[HostBuffers, object]:
     """Run 60 batches without compute and compare all that is in the output ring; what the result says of memory."""
     cell = small_cell(**LARGE | {"model": NO_COMPUTE} | changes)
     with torch.inference_mode():
@@ -154,7 +155,9 @@ def test_every_kind_of_host_memory_moves_batches_right(kind, buffers):
     assert (facts.kind, facts.synchronous_copies) == (kind, kind == "pageable")
     assert pipeline.rings.inputs.is_pinned() == pipeline.rings.outputs.is_pinned() == (kind != "pageable")
     if kind == "huge":
-        assert facts.huge_pages == {"inputs": pipeline.rings.inputs.nbytes, "outputs": pipeline.rings.outputs.nbytes}
+        assert facts.huge_pages == HugePages(
+            inputs=pipeline.rings.inputs.nbytes, outputs=pipeline.rings.outputs.nbytes
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -170,10 +173,10 @@ def test_certificate_covers_every_kind(kind):
     buffers = result.certificate.buffers
     assert set(buffers) == {"input_ring", "output_ring"}
     for name, buffer in buffers.items():
-        assert sum(buffer["end"].values()) == buffer["pages"]
-        located = sum(pages for node, pages in buffer["end"].items() if node.isdigit())
-        print(f"\n{kind} {name}: {located} of {buffer['pages']} pages located, {buffer['end']}")
-        assert located == buffer["pages"] or (kind, name) == ("write-combined", "input_ring")
+        assert sum(buffer.end.values()) == buffer.pages
+        located = sum(pages for node, pages in buffer.end.items() if node.isdigit())
+        print(f"\n{kind} {name}: {located} of {buffer.pages} pages located, {buffer.end}")
+        assert located == buffer.pages or (kind, name) == ("write-combined", "input_ring")
 
 
 @pytest.mark.parametrize("buffers", [1, 2])
@@ -204,9 +207,9 @@ def test_one_way_computes_what_both_ways_compute(direction):
     one, both = (
         execute(small_cell(**LARGE, direction=way), Mode.TIMED, Progress(), PhaseTimes()) for way in (direction, "both")
     )
-    assert one["output_checksum"] == both.output_checksum
-    assert one["latency_us"]["p50"] is None
-    assert one["solo_us"]["d2h" if direction == "h2d" else "h2d"] == 0
+    assert one.output_checksum == both.output_checksum
+    assert one.latency_us.p50 is None
+    assert getattr(one.solo_us, "d2h" if direction == "h2d" else "h2d") == 0
 
 
 @pytest.mark.parametrize("kind", ["pinned", "write-combined"])
@@ -260,21 +263,21 @@ def test_second_process_loads_the_gpu(tmp_path):
         started(tmp_path, "peer", "bench.workload", "--mode", "load", *options, **load),
     ]
     assert [child.wait(120) for child in children] == [0, 0]
-    measured, peer = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("measured", "peer"))
-    assert peer["buffer_layout"] == "held"
-    assert peer["windows"][0]["start_ns"] < measured["windows"][0]["start_ns"]
-    # The two share a link: together they carry no more than one of them could alone.
-    alone_samples_s = 10 * 1e6 / max(measured["solo_us"].values())
-    assert measured["throughput_samples_s"] + peer["throughput_samples_s"] <= 1.05 * alone_samples_s
+    measured, peer = (read(tmp_path / f"{name}.json", ChildReport).result for name in ("measured", "peer"))
+    assert peer.buffer_layout == "held"
+    assert peer.windows[0].start_ns < measured.windows[0].start_ns
+    # The two share a link: together they carry no more than one of them could in isolation.
+    isolated_samples_s = 10 * 1e6 / max(plain(measured.solo_us).values())
+    assert measured.throughput_samples_s + peer.throughput_samples_s <= 1.05 * isolated_samples_s
 
 
 def test_microbenchmarks(tmp_path):
     assert started(tmp_path, "link", "bench.workload.microbenchmark", "--largest-mb", "512").wait(120) == 0
-    found = json.loads((tmp_path / "link.json").read_text())
-    gb_s = {(row["direction"], row["bytes"]): row["median_gb_s"] for row in found.copies}
+    found = read(tmp_path / "link.json", ChildReport).link
+    gb_s = {(row.direction, row.bytes): row.median_gb_s for row in found.copies}
     assert len(gb_s) == 3 * 10
     for way in ("h2d", "d2h"):
         assert gb_s[way, 4096] < gb_s[way, 512 << 20]
-        assert found[f"nvbandwidth_{way}_gb_s"] == pytest.approx(gb_s[way, 512 << 20], rel=0.1)
+        assert getattr(found, f"nvbandwidth_{way}_gb_s") == pytest.approx(gb_s[way, 512 << 20], rel=0.1)
     assert min(found.small_copy_us, found.launch_us) > 0
     assert found.reasons == {}
