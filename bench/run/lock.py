@@ -1,9 +1,9 @@
 """One measurement on a host at a time: a flock that a study holds from its first run to its last.
 
-The lock is on a directory that every user can open and nobody need write: /run/lock, whatever the user and TMPDIR. So
-there is no file that another user could plant, fill or remove. Who holds it is what the kernel reports. Beside it each
-user has two files with the same content: one of mode 0600, by which a study ends what an earlier one of the same user
-left behind, and one that other users can read, which is only ever shown.
+The lock is on a directory that every user can open: /run/lock, whatever the user and TMPDIR. So there is no lock file
+that another user could plant, fill or remove, and the kernel reports who holds it. Each user has two files there with
+the same content: one of mode 0600, by which a study ends what an earlier one of the same user left behind, and one that
+other users can read, which is only ever shown.
 """
 
 import errno
@@ -117,7 +117,7 @@ class HostLock:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def holder(self) -> Holder | None:
-        """What the last process of this user that took the lock recorded; None if nobody did."""
+        """What the last process of this user that took the lock recorded; None if none did."""
         if self._private is None:
             return self._remembered
         return _read(os.pread(self._private, LARGEST_BYTES, 0), self._me.uid)
@@ -136,7 +136,7 @@ class HostLock:
         end_processes([pid for pid in lock_heirs(self.folder) if _user_of(pid) == self._me.uid])
 
     def _who(self) -> str:
-        """Who holds the lock, as the kernel reports it, with what its user's file says about it."""
+        """Who holds the lock, as the kernel reports it, described by its user's file."""
         taker = flock_taker(self.folder)
         for holder in self._others():
             busy = not holder.is_dead or any(child.is_alive for child in holder.children)
@@ -218,7 +218,7 @@ def _own_files(folder: Path) -> tuple[int | None, int | None]:
 
 
 def _open_own(path: Path, mode: int) -> int | None:
-    """None for a file that is not this user's alone: another user may have planted it."""
+    """None for a file that is not this user's alone: one that another user may have planted."""
     descriptor = _open_regular(path, os.O_RDWR | os.O_CREAT, mode)
     if descriptor is None:
         return None

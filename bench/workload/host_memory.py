@@ -116,7 +116,7 @@ def huge_page_bytes() -> int:
 
 
 def huge_bytes(address: int, nbytes: int, smaps: Path = Path("/proc/self/smaps")) -> int:
-    """Bytes in transparent huge pages of the mappings that an address range lies in (AnonHugePages), nbytes at most."""
+    """Bytes in transparent huge pages of the mappings of an address range (AnonHugePages), nbytes at most."""
     found, inside = 0, False
     with open(smaps) as lines:
         for line in lines:
@@ -147,7 +147,7 @@ def _release(mapping: mmap.mmap, address: int, on_release: Callable[[int], None]
 
 
 def register(memory: torch.Tensor) -> None:
-    """Pin page-aligned memory of this process as it lies (cuMemHostRegister). Raise RunFailure: oom or crashed."""
+    """Pin page-aligned memory of this process in place (cuMemHostRegister). Raise RunFailure: oom or crashed."""
     # Whole pages, as earlier drivers ask for: the rest of the last page is the mapping's too.
     length = -(-memory.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
     _call("cuMemHostRegister_v2", ctypes.c_void_p(memory.data_ptr()), ctypes.c_size_t(length), PORTABLE)

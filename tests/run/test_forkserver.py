@@ -33,12 +33,12 @@ LIGHT = ["-m", "tests.run.light_server"]
 
 
 class Runs:
-    """Runs of one block in `folder`, forked unless said otherwise."""
+    """Runs of one block in `folder`, forked by default."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.servers = ForkServers()
-        self.told: list[int] = []
+        self.started: list[int] = []
         self.pid = 0
         self.environment = child_environment(dict(os.environ)) | {"PYTHONPATH": str(ROOT)}
 
@@ -51,12 +51,12 @@ class Runs:
         return run_child(
             served([*prefix, sys.executable, "-m", "bench.workload", code]), self.environment | environment,
             (self.folder / "out", self.folder / "err"), timeout_s, on_start, on_poll, poll_s=0.02,
-            start=self.servers.of_block(block, self.told.append),
+            start=self.servers.of_block(block, self.started.append),
         )  # fmt: skip
 
     @property
     def server(self) -> int:
-        return self.told[-1]
+        return self.started[-1]
 
     def out(self) -> str:
         return (self.folder / "out").read_text()
@@ -211,12 +211,12 @@ from pathlib import Path
 from bench.run import forkserver
 from bench.run.child import run_child
 forkserver._SERVER = ["-m", "tests.run.light_server"]
-servers, told = forkserver.ForkServers(), []
+servers, started = forkserver.ForkServers(), []
 folder = Path(sys.argv[1])
 command = [sys.executable, "-m", "bench.workload", "import time; time.sleep(600)"]
 run_child(forkserver.served(command), dict(os.environ),
-          (folder / "out", folder / "err"), 60, lambda pid: print(told[-1], pid, flush=True), lambda: None,
-          start=servers.of_block(1, told.append))
+          (folder / "out", folder / "err"), 60, lambda pid: print(started[-1], pid, flush=True), lambda: None,
+          start=servers.of_block(1, started.append))
 """
 
 
@@ -282,7 +282,7 @@ def test_study_with_fork_forks_from_the_second_block_on(tmp_path: Path) -> None:
 
 
 def surroundings(pid: int) -> dict[str, object]:
-    """What a process has of its parent, as the kernel tells."""
+    """What a process has of its parent, as the kernel reports it."""
     process = Path("/proc") / str(pid)
     opened = [os.readlink(link) for link in (process / "fd").iterdir()]
     return {

@@ -170,7 +170,7 @@ def test_folder_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_process_of_another_boot_is_not_an_orphan(tmp_path: Path) -> None:
-    """After a reboot ids and start times are others': whoever has them now is left alone."""
+    """After a reboot ids and start times are others': whatever has them now is not ended."""
     innocent = subprocess.Popen(["sleep", "600"], start_new_session=True)
     lock = HostLock(tmp_path)
     lock.acquire("mine", refuse_to_wait)

@@ -1,4 +1,4 @@
-"""What lies in the current directory, or in one that PYTHONPATH names relatively, is not imported by any child."""
+"""No child imports from the current directory, or from one that PYTHONPATH names relatively."""
 
 import os
 import subprocess

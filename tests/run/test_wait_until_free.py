@@ -39,16 +39,16 @@ def _nobody_stayed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_free_gpu_is_not_waited_for() -> None:
-    said: list[Progress] = []
-    assert wait_until_free([UUID], said.append, nvml=Nvml([])) == []
-    assert said == []
+    reports: list[Progress] = []
+    assert wait_until_free([UUID], reports.append, nvml=Nvml([])) == []
+    assert reports == []
 
 
 def test_waits_for_a_context_being_torn_down() -> None:
-    said: list[Progress] = []
+    reports: list[Progress] = []
     nvml = Nvml([os.getpid()], [os.getpid()], [])
-    assert wait_until_free([UUID], said.append, nvml=nvml) == []
-    assert len(said) == 2 and f"free of process {os.getpid()} (" in said[0].waiting_for
+    assert wait_until_free([UUID], reports.append, nvml=nvml) == []
+    assert len(reports) == 2 and f"free of process {os.getpid()} (" in reports[0].waiting_for
 
 
 def texts(disturbances: list[Disturbance]) -> list[str]:
@@ -57,13 +57,13 @@ def texts(disturbances: list[Disturbance]) -> list[str]:
 
 
 def test_waits_once_for_a_process_that_stays_on_the_gpu() -> None:
-    nvml, said = Nvml([2**22 + 1]), []
+    nvml, reports = Nvml([2**22 + 1]), []
     expected = [f"the GPU was not free: process {2**22 + 1} on {UUID}"]
-    assert texts(wait_until_free([UUID], said.append, limit_s=0.05, nvml=nvml)) == expected
-    calls, waited = nvml.calls, len(said)
+    assert texts(wait_until_free([UUID], reports.append, limit_s=0.05, nvml=nvml)) == expected
+    calls, waited = nvml.calls, len(reports)
     assert waited > 0
-    assert texts(wait_until_free([UUID], said.append, limit_s=60, nvml=nvml)) == expected
-    assert (nvml.calls, len(said)) == (calls + 1, waited)
+    assert texts(wait_until_free([UUID], reports.append, limit_s=60, nvml=nvml)) == expected
+    assert (nvml.calls, len(reports)) == (calls + 1, waited)
 
 
 def test_nothing_to_wait_for_without_gpu_or_nvml() -> None:

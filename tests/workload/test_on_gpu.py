@@ -134,7 +134,7 @@ KINDS = ["pinned", "pageable", "write-combined", "registered", "huge"]
 
 
 def moved_right(**changes) -> tuple[HostBuffers, object]:
-    """Run 60 batches without compute and compare all that is in the output ring; what the result says of memory."""
+    """Run 60 batches without compute and compare the whole output ring; return the facts about memory."""
     cell = small_cell(**LARGE | {"model": NO_COMPUTE} | changes)
     with torch.inference_mode():
         pipeline = build_pipeline(cell, CudaDevice(0), PhaseTimes())

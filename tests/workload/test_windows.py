@@ -73,27 +73,27 @@ def test_warm_up_windows_become_long_enough(batch_s):
 
 
 @given(st.floats(1e-6, 10.0), st.floats(1, 3), st.floats(0.001, 1.0), st.integers(9, 100), st.integers(1, 1000))
-def test_window_is_long_and_steady_enough_or_a_pass(batch_s, alone, window_s, windows, batches_per_pass):
-    count = batches_per_window(batch_s, alone * batch_s, window_s, windows, batches_per_pass)
+def test_window_is_long_and_steady_enough_or_a_pass(batch_s, ratio, window_s, windows, batches_per_pass):
+    count = batches_per_window(batch_s, ratio * batch_s, window_s, windows, batches_per_pass)
     assert count * batch_s >= window_s
-    filling_s = (alone - 1) * batch_s
+    filling_s = (ratio - 1) * batch_s
     assert count >= batches_per_pass or filling_s <= 0.001001 * count * batch_s
     assert count >= batches_per_pass or count * windows >= 100
 
 
 @pytest.mark.parametrize(
-    ("batch_s", "alone_s", "batches"),
+    ("batch_s", "isolated_s", "batches"),
     [
         # An H100: copies only; a large model; one whose copies take as long as its computing.
         (124e-6, 260e-6, 1009),
         (15.5e-3, 15.7e-3, 13),
         (10e-3, 30e-3, 100),
-        # Alone faster than in the flow, as noise has it: what p99 needs.
+        # Faster in isolation than in the flow, which is noise: what p99 needs.
         (15.5e-3, 15.4e-3, 12),
     ],
 )
-def test_slow_model_is_not_measured_for_whole_passes(batch_s, alone_s, batches):
-    assert batches_per_window(batch_s, alone_s, 0.1, 9, 100) == batches
+def test_slow_model_is_not_measured_for_whole_passes(batch_s, isolated_s, batches):
+    assert batches_per_window(batch_s, isolated_s, 0.1, 9, 100) == batches
 
 
 def test_pace_is_of_the_last_full_windows():
