@@ -77,13 +77,13 @@ def free_bytes(root: Path, node: int) -> int:
 
 
 def _read_nodes(root: Path, allowed_cpus: set[int] | None, allowed_mems: set[int] | None) -> tuple[Node, ...]:
-    online = parse_cpulist(read_text(root / _NODES / "online"))
+    online = parse_cpulist(read_text(root / _NODES / "online")) or _numbered(root / _NODES, "node")
     # Some kernels list offline CPUs with their node.
     online_cpus = set(_online_cpus(root)) or None
     nodes = []
     for node_id in online:
         folder = root / _NODES / f"node{node_id}"
-        cpus = _within(parse_cpulist(read_text(folder / "cpulist")), online_cpus)
+        cpus = _within(_node_cpus(folder), online_cpus)
         distances = map(int, read_text(folder / "distance").split())
         nodes.append(
             Node(
@@ -148,8 +148,7 @@ def cpus_to_bind(root: Path, node: int) -> str:
 
     numactl knows only nodes with memory. Of several kinds of cores, a process is bound to the fastest.
     """
-    text = read_text(root / f"{_NODES}/node{node}/cpulist")
-    allowed = _within(parse_cpulist(text), _allowed_cpus(root))
+    allowed = _within(_node_cpus(root / f"{_NODES}/node{node}"), _allowed_cpus(root))
     fastest = [cpu for kind in core_kinds(root)[:1] for cpu in parse_cpulist(kind) if cpu in allowed]
     if fastest:
         return format_cpulist(fastest)
@@ -168,7 +167,22 @@ def _whole_machine(root: Path, allowed_cpus: set[int] | None) -> Node:
 
 
 def _online_cpus(root: Path) -> tuple[int, ...]:
-    return parse_cpulist(read_text(root / "sys/devices/system/cpu/online"))
+    folder = root / "sys/devices/system/cpu"
+    return parse_cpulist(read_text(folder / "online")) or _numbered(folder, "cpu")
+
+
+def _node_cpus(folder: Path) -> tuple[int, ...]:
+    """Kernels before 2.6.25 have a mask only: "00000000,0000ffff"."""
+    mask = int(read_text(folder / "cpumap").strip().replace(",", "") or "0", 16)
+    return parse_cpulist(read_text(folder / "cpulist")) or tuple(
+        cpu for cpu in range(mask.bit_length()) if mask >> cpu & 1
+    )
+
+
+def _numbered(folder: Path, name: str) -> tuple[int, ...]:
+    """The numbers of the folders name0, name1, ... for kernels that do not list what is online."""
+    numbers = (path.name.removeprefix(name) for path in folder.glob(f"{name}[0-9]*") if path.is_dir())
+    return tuple(sorted(int(number) for number in numbers if number.isdigit()))
 
 
 def _within(cpus: tuple[int, ...], allowed: set[int] | None) -> tuple[int, ...]:

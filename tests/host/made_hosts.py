@@ -280,9 +280,10 @@ trap("disk", live={"disk_free_bytes": 2 * GIB})
 trap("disk", name="disk_full", live={"disk_free_bytes": 1 << 20}, state="error")
 no_driver = {"error": "Driver Not Loaded", "gpus": [], "driver_version": None, "cuda_driver_version": None}
 trap("driver", files={"nvml.json": json.dumps(no_driver)})
-no_nodes = {file: "" for file in HOSTS["two_sockets"] if file.startswith("sys/devices/system/node")}
 no_answers = [(bus, -1, answers | unknown) for bus, _, answers in FOUR_GPUS]
-trap("nodes", gpus=no_answers, files=no_nodes | {"proc/meminfo": "MemTotal: 536870912 kB\nMemFree: 500000000 kB"})
+trap("nodes", gpus=no_answers, files={"proc/meminfo": "MemTotal: 536870912 kB\nMemFree: 500000000 kB"})
+for file in [file for file in TRAPS["nodes"].files if file.startswith("sys/devices/system/node/")]:
+    del TRAPS["nodes"].files[file]
 
 
 @cache

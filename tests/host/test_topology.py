@@ -186,6 +186,14 @@ def test_gpus_outside_cuda_visible_devices_are_not_visible(monkeypatch: pytest.M
     assert len(host_topology("two_sockets").visible_gpus) == 4
 
 
+def test_kernel_without_lists_is_read(tmp_path: Path) -> None:
+    nodes = "sys/devices/system/node"
+    files = {f"{nodes}/node0/cpumap": "00000000,0000000f", f"{nodes}/node2/cpumap": "00000001,00000000"}
+    files |= {f"{nodes}/node{node}/meminfo": f"Node {node} MemTotal: 1 kB" for node in (0, 2)}
+    topology = read_topology(write_host(tmp_path, files), NO_GPU)
+    assert [(node.id, node.cpus) for node in topology.nodes] == [(0, "0-3"), (2, "32")]
+
+
 def test_offline_cpus_are_not_listed() -> None:
     assert [node.cpus for node in host_topology("old_kernel").nodes] == ["0-31", "32-47"]
 

@@ -38,9 +38,9 @@ def main(folder: Path) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             with tarfile.open(archive) as tar:
                 tar.extractall(scratch, filter="data")
-            root = next((path.parent for path in Path(scratch).rglob("sys") if path.is_dir()), None)
+            root = next((path.parents[1] for path in Path(scratch).rglob("sys/devices") if path.is_dir()), None)
             if root is None:
-                print(f"{archive.name}: no sys")
+                print(f"{archive.name}: no sys/devices")
                 continue
             try:
                 print(f"{archive.name}: {describe(root)}")
