@@ -39,6 +39,7 @@ test-all: install
 
 lint: install
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 ui: install
 	@mkdir -p $(STATE) outputs
