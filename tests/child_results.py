@@ -4,6 +4,8 @@ import random
 import zlib
 from typing import Any
 
+from bench.records.study import Slot
+
 Record = dict[str, Any]
 _COMPUTE = {"fp32": 1.0, "tf32": 0.45, "bf16": 0.2, "fp16": 0.2}
 _ISSUE = {"off": 1.0, "default": 0.55, "reduce-overhead": 0.03, "max-autotune": 0.03}
@@ -67,11 +69,18 @@ def child_result(cell: Record, slot: Any, near: Record, seed: int) -> Record:
         "issue_us": issue_us,
         "solo_us": None if traced else {"h2d": h2d_us, "compute": compute_us, "d2h": d2h_us},
         "output_checksum": 0.5,
+        "synthetic_pace_us": 1.04 * paced_us,
         "synthetic_latency_us": quantiles[50],
         "synthetic_us": {"h2d": h2d_us, "compute": compute_us, "d2h": d2h_us},
         "phases_s": {"imports": 2.0, "measure": 1.1 + windows * window_s},
         "certificate": {"verdict": "proved"} if cell["binding"] == "numactl" else None,
     }
+
+
+def pace_s(cell: Record, near: Record, seed: int) -> float:
+    """Seconds per batch of a cell, without noise."""
+    slot = Slot(cell=cell["name"], repeat=1, block=1, position=0)
+    return float(child_result(cell, slot, near, seed)["synthetic_pace_us"]) / 1e6
 
 
 def _compiled(cell: Record, slot: Any) -> Record | None:

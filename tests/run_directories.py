@@ -2,9 +2,12 @@
 name); only the shapes are those of the contract. The grid and the order come from the real code."""
 
 import json
+import random
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
@@ -17,7 +20,8 @@ from bench.study.directory import freeze
 from bench.study.grid import expand
 from bench.study.load import configs_folder, load_study
 from bench.study.order import measuring_order
-from tests.child_results import child_result, made_link, peers
+from tests.child_results import child_result, made_link, pace_s, peers
+from tests.crossings import Windows, crossing_facts, noisy_windows, windows_by_turns
 
 SYNTHETIC = "synthetic-host"
 Record = dict[str, Any]
@@ -75,11 +79,13 @@ def build_run_directory(
     variants: dict[str, Record] | None = None,
     links: bool = False,
     seed: int = 1,
+    crossed: "CrossedProcess | None" = None,
 ) -> Path:
     """A finished run directory at `path`, of configs/<config>.yaml or of another study file.
 
     variants: each cell again under another suffix with other settings, {"graph": {"cuda_graph": True}}.
     links: also microbenchmarks of every GPU and placement.
+    crossed: cells of one group were measured by turns in the same processes, whose windows it makes (crossed_process).
     failures: by "<cell>_<repeat>", the status of its record in place of ok (status, reason, advice, log_tail).
     """
     topology = topology or topology_json()
@@ -107,13 +113,58 @@ def build_run_directory(
     freeze(path, study, convert(topology | {"fingerprint": facts}, Host), Grid(cells=tuple(cells), order=tuple(order)))
     near = {gpu["index"]: gpu["node"] for gpu in topology["gpus"]}
     start = datetime(2026, 11, 22, 18, tzinfo=UTC)
+    shared = _crossings(cells, study.repeats, near, seed, crossed) if crossed else {}
     for slot in order:
         cell = plain(next(cell for cell in cells if cell.name == slot.cell))
         failure = (failures or {}).get(f"{slot.cell}_{slot.repeat}")
-        start += timedelta(seconds=write_run(path, cell, slot, start, facts, near, failure, seed))
+        turns = shared.get((slot.cell, slot.repeat))
+        start += timedelta(seconds=write_run(path, cell, slot, start, facts, near, failure, seed, turns))
     if links:
         write_links(path, cells, near)
     return path
+
+
+# (group, process, birth, paces in seconds per batch by cell) -> windows by cell
+CrossedProcess = Callable[[str, int, int, dict[str, float]], Windows]
+
+
+def crossed_process(
+    spread: float = 0.02, noise: float = 0.004, rounds: int = 8, penalty: float | None = None
+) -> CrossedProcess:
+    """Processes whose level spreads by `spread`, which all cells of a process share, with normal noise of each window.
+
+    penalty: of every other cell against the first of its group, in place of the one in the paces.
+    """
+
+    def process(group: str, number: int, birth: int, paces_s: dict[str, float]) -> Windows:
+        seed = f"{group} {number}"
+        level = random.Random(f"level {seed}").gauss(1.0, spread)
+        first = next(iter(paces_s.values()))
+        if penalty is not None:
+            paces_s = {cell: first / (1 - penalty * (at > 0)) for at, cell in enumerate(paces_s)}
+        paces_s = {cell: level * pace for cell, pace in paces_s.items()}
+        return windows_by_turns(paces_s, rounds, seed, noisy_windows(seed, noise))
+
+    return process
+
+
+def _crossings(
+    cells: list[Any], repeats: int, near: Record, seed: int, process: CrossedProcess
+) -> dict[tuple[str, int], tuple[Record, list[Record]]]:
+    """By cell and process, the crossing and the cell's windows; of groups of several cells."""
+    groups: dict[str, list[Any]] = {}
+    for cell in cells:
+        groups.setdefault(cell.group, []).append(cell)
+    found: dict[tuple[str, int], tuple[Record, list[Record]]] = {}
+    for group, own in groups.items():
+        births = list(dict.fromkeys(cell.cpu_node for cell in own))
+        for number in range(1, repeats + 1) if len(own) > 1 else ():
+            birth = births[(number - 1) % len(births)]
+            paces_s = {cell.name: pace_s(plain(cell), near, seed) for cell in own}
+            windows = process(group, number, birth, paces_s)
+            facts = crossing_facts(group or own[0].name, number, birth, windows)
+            found |= {(cell, number): (facts, turns) for cell, turns in windows.items()}
+    return found
 
 
 def write_links(path: Path, cells: list[Any], near: Record) -> None:
@@ -141,14 +192,26 @@ def fingerprint(topology: Record) -> dict[str, str]:
 
 
 def write_run(
-    path: Path, cell: Record, slot: Any, start: datetime, facts: Record, near: Record, failure: Record | None, seed: int
+    path: Path,
+    cell: Record,
+    slot: Any,
+    start: datetime,
+    facts: Record,
+    near: Record,
+    failure: Record | None,
+    seed: int,
+    turns: tuple[Record, list[Record]] | None = None,
 ) -> float:
-    """Returns how many seconds it took: runs follow one another."""
+    """Returns how many seconds it took: runs follow one another. turns: the crossing and the cell's windows."""
     label = f"r{slot.repeat}" if slot.repeat != "traced" else "traced"
     run = f"{cell['name']}_{label}"
     if cell["reason"]:
         failure = {"status": "not_runnable", "reason": cell["reason"], "advice": ""}
     result = None if failure else child_result(cell, slot, near, seed)
+    if result and turns:
+        windows = turns[1]
+        pace = median(window["duration_s"] / window["batches"] for window in windows)
+        result |= {"mode": "crossed", "windows": windows, "throughput_samples_s": cell["batch_size"] / pace}
     wall_s = round(sum(result["phases_s"].values()) + 1.6, 1) if result else 6.4
     record = {
         "schema": 1,
@@ -181,6 +244,7 @@ def write_run(
         "log_tail": [],
         "result": result,
         "peers": [] if failure else peers(cell, slot, near, seed),
+        "crossing": turns[0] if turns else None,
         "monitor": None if label == "traced" or cell["device"] == "cpu" else quiet_monitor(),
     }
     write(path / f"runs/{run}.json", record | (failure or {}))
@@ -266,10 +330,21 @@ def trace_metrics(cell: Record, result: Record) -> Record:
         "regime": regime,
         "regime_evidence": dict.fromkeys(("late_share", "call_share", "rho"))
         | {"idle_share": idle / window, "late_idle_ns": 0, "call_idle_ns": 0},
-        "latency_us": {"count": batches, "p50": whole_us, "p90": 1.05 * whole_us, "p99": None, "max": 1.1 * whole_us,
-                       "reasons": {}},
-        "complete": {"launches": 42 * batches, "recorded": 42 * batches, "untimed": 0, "before_call": 0,
-                     "other_threads": 0},
+        "latency_us": {
+            "count": batches,
+            "p50": whole_us,
+            "p90": 1.05 * whole_us,
+            "p99": None,
+            "max": 1.1 * whole_us,
+            "reasons": {},
+        },
+        "complete": {
+            "launches": 42 * batches,
+            "recorded": 42 * batches,
+            "untimed": 0,
+            "before_call": 0,
+            "other_threads": 0,
+        },
         "devices": [],
         "launch_gaps": {"count": 0, "total_ns": 0, "max_ns": 0},
         "export": {"product": "synthetic", "version": None, "schema": None},

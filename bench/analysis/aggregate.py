@@ -1,26 +1,26 @@
-"""The runs, export and metrics of a cell folded into one cell; links likewise."""
+"""The runs, export and metrics of a cell folded into one cell."""
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from bench.analysis.bound import cell_bound
+from bench.analysis.crossing import carry_over_difference, counted_runs, crossed_runs
 from bench.analysis.load import RunData
 from bench.analysis.pairs import exclude_disturbed, number_duplicates
 from bench.analysis.verdicts import noise_class
 from bench.records.base import Repeat
 from bench.records.results import (
-    CeilingSource,
     CellRemark,
     CellRemarkKind,
     CellRun,
     CellState,
     Clocks,
+    CrossedRun,
     Extremes,
-    LinkEntry,
     MeasuredCell,
     PeerMeans,
     PeerRates,
@@ -28,7 +28,7 @@ from bench.records.results import (
     TransferBytes,
     Values,
 )  # fmt: skip
-from bench.records.run import Latency, Link, LinkResult, Outcome, Peer, Result, Run, Stage, Stages, StartMethod
+from bench.records.run import Latency, Outcome, Peer, Result, Run, Stage, Stages, StartMethod
 from bench.records.study import TRACED, Cell, Settings, Study
 from bench.records.trace import Metrics, Regime
 
@@ -46,7 +46,8 @@ WINDOW_ENDS_NS = 500_000
 
 def measured_cells(data: RunData) -> tuple[MeasuredCell, ...]:
     """The cells of a run directory with what was measured of each, in the order of the study."""
-    return tuple(
+    crossed = crossed_runs(data.runs.values())
+    cells = tuple(
         measured_cell(
             entry,
             cell,
@@ -55,9 +56,11 @@ def measured_cells(data: RunData) -> tuple[MeasuredCell, ...]:
             data.extractions.get(cell.name),
             data.metrics.get(cell.name),
             data.study.repeats,
+            crossed,
         )
         for cell, entry in zip(data.cells, unmeasured_cells(data.cells, data.study), strict=True)
     )
+    return _with_carry_over(cells) if crossed else cells
 
 
 def unmeasured_cells(cells: Sequence[Cell], study: Study) -> list[MeasuredCell]:
@@ -96,20 +99,28 @@ def measured_cell(
     extraction: Stage | None,
     metrics: Metrics | None,
     repeats: int,
+    crossed: Mapping[str, CrossedRun] | None = None,
 ) -> MeasuredCell:
     """entry: of the same cell before any run. runs: timed ones by repeat, then the traced one.
 
-    repeats: timed runs that the study asks for; there may be more, measured on demand. throughput_samples_s is the
-    geometric mean over the timed runs that succeeded and count (pairs.exclude_disturbed).
+    repeats: timed runs that the study asks for; there may be more, measured on demand. crossed: by run.
+    throughput_samples_s is the geometric mean over the timed runs that succeeded and count (pairs.exclude_disturbed);
+    of a crossed cell the median over the processes that do (crossing.counted_runs).
     """
+    crossed = crossed or {}
     traced = next((run for run in runs if not run.timed), None)
     succeeded = [run for run in runs if run.timed and run.ok]
-    counted = exclude_disturbed(succeeded, lambda run: run.disturbed)
+    is_crossed = any(run.crossing for run in succeeded)
+    if is_crossed:
+        counted = counted_runs(succeeded, cell.cpu_node)
+    else:
+        counted = exclude_disturbed(succeeded, lambda run: run.disturbed)
     results = [run.result for run in counted if run.result]
     rates = [result.throughput_samples_s for result in results]
     latency = merge_latencies(result.latency_us for result in results)
     # Traced runs have interpreters of their own: forked runs are not what they are compared with.
-    alike = [run.throughput for run in counted if run.start is StartMethod.EXEC and run.throughput]
+    alike = [run.throughput for run in counted if run.throughput and (is_crossed or run.start is StartMethod.EXEC)]
+    mean = statistics.median if is_crossed else statistics.geometric_mean
     perturbation = _ratio(traced, statistics.geometric_mean(alike) if alike else None)
     regime = metrics.regime if metrics else None
     failure = _first_failure(cell, runs, export, extraction, repeats)
@@ -122,7 +133,7 @@ def measured_cell(
         log_tail=failure.log_tail if failure else (),
         failed_run=failure.run if failure else None,
         failed_repeat=failure.repeat if failure else None,
-        throughput_samples_s=statistics.geometric_mean(rates) if rates else None,
+        throughput_samples_s=mean(rates) if rates else None,
         throughput_spread=statistics.stdev(rates) / statistics.fmean(rates) if len(rates) > 1 else None,
         throughput_runs=tuple(rates),
         penalty_class=PENALTY_CLASSES.get(regime) if regime else None,
@@ -137,7 +148,7 @@ def measured_cell(
         perturbation=perturbation,
         clocks=clocks(traced, metrics, latency, perturbation),
         peers=peers_of_cell(counted, cell.batch_size),
-        runs=tuple(_cell_run(run, cell.batch_size) for run in runs),
+        runs=tuple(_cell_run(run, cell.batch_size, crossed.get(run.run)) for run in runs),
     )
     bound = cell_bound(measured)
     measured = msgspec.structs.replace(
@@ -146,7 +157,23 @@ def measured_cell(
         efficiency_solo=bound.efficiency if bound else None,
         noise_class=noise_class(regime, bound.limit if bound else None),
     )
-    return msgspec.structs.replace(measured, remarks=_remarks(measured, succeeded, len(succeeded) - len(counted)))
+    excluded = 0 if is_crossed else len(succeeded) - len(counted)
+    return msgspec.structs.replace(measured, remarks=_remarks(measured, succeeded, excluded))
+
+
+def _with_carry_over(cells: tuple[MeasuredCell, ...]) -> tuple[MeasuredCell, ...]:
+    """With a remark on each whose turns leave more, or less, behind than those of the first cell of its crossings."""
+    first: dict[str, MeasuredCell] = {}
+    found = []
+    for cell in cells:
+        crossing = next((run.crossing for run in cell.runs if run.crossing), None)
+        base = first.setdefault(crossing.id, cell) if crossing else cell
+        differs = carry_over_difference(cell, base) if base is not cell else None
+        if differs is not None:
+            remark = CellRemark(kind=CellRemarkKind.CARRY_OVER_DIFFERS, ratio=differs, other=base.name)
+            cell = msgspec.structs.replace(cell, remarks=(*cell.remarks, remark))
+        found.append(cell)
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -260,10 +287,12 @@ def _remarks(cell: MeasuredCell, succeeded: list[Run], excluded: int) -> tuple[C
         found.append(CellRemark(kind=kind, count=len(spreads), total=total, ratio=max(spreads)))
     if excluded:
         found.append(CellRemark(kind=CellRemarkKind.DISTURBED_EXCLUDED, count=excluded, total=total))
+    if disturbed := sum(run.disturbed for run in succeeded if run.crossing):
+        found.append(CellRemark(kind=CellRemarkKind.DISTURBED_ALIKE, count=disturbed, total=total))
     return tuple(found)
 
 
-def _cell_run(run: Run, batch_size: int) -> CellRun:
+def _cell_run(run: Run, batch_size: int, crossed: CrossedRun | None) -> CellRun:
     return CellRun(
         run=run.run,
         repeat=run.repeat,
@@ -278,6 +307,7 @@ def _cell_run(run: Run, batch_size: int) -> CellRun:
         disturbed=run.disturbed,
         started_at=run.started_at or None,
         peers=tuple(_peer_rates(peer, batch_size) for peer in run.peers),
+        crossing=crossed,
     )
 
 
@@ -330,67 +360,6 @@ def _peer_rates(peer: Peer, batch_size: int) -> PeerRates:
         d2h_gb_s=d2h_gb_s,
         placement=result.certificate.verdict if result and result.certificate else None,
     )
-
-
-# Links
-
-
-@dataclass(frozen=True)
-class Ceiling:
-    """The best bandwidth of one GPU's link in one direction, and what measured it."""
-
-    gb_s: float
-    source: CeilingSource
-
-
-def link_entries(links: dict[str, Link]) -> tuple[LinkEntry, ...]:
-    """By GPU and placement, where CPU and memory are on one node first."""
-    entries = [_link_entry(name, link) for name, link in links.items()]
-    return tuple(sorted(entries, key=lambda entry: (entry.gpu, entry.cpu_node != entry.mem_node, entry.mem_node)))
-
-
-def _link_entry(name: str, link: Link) -> LinkEntry:
-    result = link.result if link.ok and link.result else LinkResult()
-    return LinkEntry(
-        name=name,
-        gpu=link.gpu,
-        cpu_node=link.cpu_node,
-        mem_node=link.mem_node,
-        status=link.status,
-        reason=link.reason,
-        device=result.device.type,
-        placement=result.certificate.verdict if result.certificate else None,
-        copies=tuple(result.copies),
-        nvbandwidth_h2d_gb_s=result.nvbandwidth_h2d_gb_s,
-        nvbandwidth_d2h_gb_s=result.nvbandwidth_d2h_gb_s,
-        small_copy_us=result.small_copy_us,
-        launch_us=result.launch_us,
-        reasons=result.reasons,
-    )
-
-
-def ceiling(links: Iterable[LinkEntry], cells: Iterable[MeasuredCell], gpu: int, direction: str) -> Ceiling | None:
-    """Of a GPU, over all its placements, direction h2d or d2h.
-
-    By nvbandwidth's definition; where that was not measured, the largest bandwidth of the microbenchmark's copies;
-    without microbenchmarks the best copy of a batch in isolation.
-    """
-    own = [link for link in links if link.gpu == gpu]
-    defined = [rate for link in own if (rate := getattr(link, f"nvbandwidth_{direction}_gb_s"))]
-    if defined:
-        return Ceiling(max(defined), CeilingSource.NVBANDWIDTH)
-    copies = [copy.median_gb_s for link in own for copy in link.copies if copy.direction == direction]
-    if copies:
-        return Ceiling(max(copies), CeilingSource.MICROBENCHMARK)
-    isolated = [rate for cell in cells if cell.gpu == gpu and (rate := isolated_gb_s(cell, direction))]
-    return Ceiling(max(isolated), CeilingSource.ISOLATED_BATCH) if isolated else None
-
-
-def isolated_gb_s(cell: MeasuredCell, direction: str) -> float | None:
-    """Of a copy of the batch's own size without the other stages, direction h2d or d2h."""
-    solo_us = getattr(cell.solo_us, direction) if cell.solo_us else None
-    moved = getattr(cell.bytes_per_batch, direction) if cell.bytes_per_batch else None
-    return moved / (1e3 * solo_us) if solo_us and moved else None
 
 
 # Small parts

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import msgspec
 
-from bench.analysis.pairs import comparison
-from bench.analysis.statistics import Estimate, estimate, holm, paired
-from bench.analysis.verdicts import judge, rules_of
+from bench.analysis.pairs import compared
+from bench.analysis.statistics import Estimate, Sample, estimate, holm
+from bench.analysis.verdicts import is_headline, judge, rules_of
 from bench.records.results import (
     AxisComparison,
     AxisState,
+    Design,
     Line,
     MeasuredCell,
     ModelSummary,
@@ -158,30 +159,34 @@ def comparisons(cells: Sequence[MeasuredCell], study: Study, rules: Rules | None
     """Variances are pooled within an axis; headline: Holm's correction goes over all lines of the study."""
     rules = rules or rules_of(study)
     found = [(axis, matched(axis, cells)) for axis in axes(cells, study)]
-    estimates = [_estimates(pairs, rules) for _, pairs in found]
+    sides = [[compared(other.name, base, other) for base, other in pairs] for _, pairs in found]
+    estimates = [_estimates([side.sample for side in own], rules) for own in sides]
     p_values = [one.p_difference for own in estimates for one in own if one and one.p_difference is not None]
     adjusted = iter(holm(p_values))
     entries = []
-    for (axis, pairs), own in zip(found, estimates, strict=True):
+    for (axis, pairs), of_axis, own in zip(found, sides, estimates, strict=True):
         lines = []
-        for (base, other), one in zip(pairs, own, strict=True):
+        for (base, other), side, one in zip(pairs, of_axis, own, strict=True):
             p = next(adjusted) if one and one.p_difference is not None else None
-            lines.append(_line(axis, base, other, one, p, rules))
+            lines.append(_line(axis, base, other, one, p, rules, side.design))
         entries.append(summarise(axis, lines))
     return tuple(entries)
 
 
-def _estimates(pairs: list[tuple[MeasuredCell, MeasuredCell]], rules: Rules) -> list[Estimate | None]:
-    """None where no block has both runs."""
-    sides = [comparison(other.name, base, other)[0] for base, other in pairs]
-    measured = [bool(side.local_runs.keys() & side.remote_runs.keys()) for side in sides]
-    usable = [paired(side) for side, there in zip(sides, measured, strict=True) if there]
-    found = iter(estimate(usable, rules.confidence, rules.margin))
-    return [next(found) if there else None for there in measured]
+def _estimates(samples: list[Sample | None], rules: Rules) -> list[Estimate | None]:
+    """None where nothing was measured."""
+    found = iter(estimate([sample for sample in samples if sample], rules.confidence, rules.margin))
+    return [next(found) if sample else None for sample in samples]
 
 
 def _line(
-    axis: Axis, base: MeasuredCell, other: MeasuredCell, found: Estimate | None, p_adjusted: float | None, rules: Rules
+    axis: Axis,
+    base: MeasuredCell,
+    other: MeasuredCell,
+    found: Estimate | None,
+    p_adjusted: float | None,
+    rules: Rules,
+    design: Design,
 ) -> Line:
     line = Line(
         name=other.name,
@@ -208,7 +213,8 @@ def _line(
         mde=found.mde,
         repeats_needed=judgement.repeats,
         p_difference=found.p_difference,
-        headline=judgement.differs and p_adjusted is not None and p_adjusted <= 1 - rules.confidence,
+        headline=is_headline(judgement, p_adjusted, rules, design, found.pairs),
+        design=design,
         noise_class=found.noise_class,
     )
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import msgspec
 
 from bench.analysis.axes import shared_settings
-from bench.analysis.pairs import comparison, identity
-from bench.analysis.statistics import Estimate, Sample, estimate, paired
+from bench.analysis.pairs import compared, identity
+from bench.analysis.statistics import Estimate, Sample, estimate
 from bench.analysis.verdicts import rules_of
 from bench.records.results import AxisComparison, Execution, Fastest, Interval, Line, MeasuredCell, Rules, Value
 from bench.records.study import EXECUTION_SETTINGS, Study
@@ -134,8 +134,7 @@ def _is_slower(found: Estimate | None, level: float) -> bool:
 
 
 def _sample(winner: MeasuredCell, cell: MeasuredCell) -> Sample | None:
-    pairs, _ = comparison(cell.name, winner, cell)
-    return paired(pairs) if pairs.local_runs.keys() & pairs.remote_runs.keys() else None
+    return compared(cell.name, winner, cell).sample
 
 
 def _execution_of(cell: MeasuredCell) -> tuple[Value, ...]:

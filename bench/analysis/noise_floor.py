@@ -11,8 +11,8 @@ import numpy as np
 from scipy import stats
 
 from bench.analysis.load import measured_at
-from bench.analysis.pairs import class_of, comparison, identity, throughputs
-from bench.analysis.statistics import MARGIN, estimate, paired
+from bench.analysis.pairs import class_of, compared, identity, throughputs
+from bench.analysis.statistics import MARGIN, estimate
 from bench.analysis.verdicts import judge
 from bench.records.base import DamagedRecord, plain, read
 from bench.records.results import MeasuredCell, NoiseClass, ProcessSpread, Results, SelfCheck, SelfComparison, Verdict
@@ -26,14 +26,13 @@ def evaluate(cells: Sequence[MeasuredCell], margin: float = MARGIN) -> SelfCheck
     for cell in cells:
         kinds.setdefault((identity(cell), cell.cpu_node, cell.mem_node), []).append(cell)
     twins = [(twin, same[0]) for same in kinds.values() for twin in same[1:]]
-    pairs = [comparison(twin.name, first, twin)[0] for twin, first in twins]
-    measured = [(twin, first, pair) for (twin, first), pair in zip(twins, pairs, strict=True)
-                if pair.local_runs and pair.remote_runs]  # fmt: skip
-    estimates = estimate([paired(pair) for _, _, pair in measured], margin=margin)
-    compared = []
-    for (twin, first, _), one in zip(measured, estimates, strict=True):
+    pairs = [(twin, first, compared(twin.name, first, twin)) for twin, first in twins]
+    measured = [(twin, first, pair.design, pair.sample) for twin, first, pair in pairs if pair.sample]
+    estimates = estimate([sample for *_, sample in measured], margin=margin)
+    comparisons = []
+    for (twin, first, design, _), one in zip(measured, estimates, strict=True):
         judgement = judge(one, twin.settings)
-        compared.append(
+        comparisons.append(
             SelfComparison(
                 cells=(twin.name, first.name),
                 penalty=one.penalty,
@@ -46,14 +45,15 @@ def evaluate(cells: Sequence[MeasuredCell], margin: float = MARGIN) -> SelfCheck
                 repeats_needed=judgement.repeats,
                 p_difference=one.p_difference,
                 noise_class=one.noise_class,
+                design=design,
             )
         )
     spreads = tuple(spread for same in kinds.values() if (spread := _spread(same)))
     return SelfCheck(
-        comparisons=tuple(compared),
-        false_differences=tuple(one.cells for one in compared if one.verdict in (Verdict.SLOWER, Verdict.FASTER)),
+        comparisons=tuple(comparisons),
+        false_differences=tuple(one.cells for one in comparisons if one.verdict in (Verdict.SLOWER, Verdict.FASTER)),
         intervals_without_zero=sum(
-            not one.interval[0] <= 0 <= one.interval[1] for one in compared if one.interval is not None
+            not one.interval[0] <= 0 <= one.interval[1] for one in comparisons if one.interval is not None
         ),
         spreads=spreads,
         noise_floor=_noise_floor(spreads),

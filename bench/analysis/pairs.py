@@ -8,9 +8,10 @@ import msgspec
 import numpy as np
 from scipy import stats
 
-from bench.analysis.statistics import Comparison, Floats
+from bench.analysis.crossing import counted_runs, crossed_sample, process_values
+from bench.analysis.statistics import Comparison, Floats, Sample, paired
 from bench.records.host import Probe, Topology
-from bench.records.results import CellRun, LocalSource, MeasuredCell, NoiseClass, Values
+from bench.records.results import CellRun, Design, LocalSource, MeasuredCell, NoiseClass, Values
 from bench.records.run import Outcome
 from bench.records.study import OPTIONAL_IN_KEY, Settings
 
@@ -34,6 +35,27 @@ def runs_by_block(cell: MeasuredCell) -> dict[int, CellRun]:
     runs = [run for run in timed if run.status is Outcome.OK and run.throughput_samples_s]
     runs.sort(key=lambda run: run.position or 0)
     return {_block(run): run for run in runs}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two cells. sample: None where no block, or no process, has both; excluded: pairs left out as disturbed."""
+
+    sample: Sample | None
+    excluded: int
+    design: Design
+
+
+def compared(label: str, local: MeasuredCell, remote: MeasuredCell) -> Compared:
+    """Inside the processes that measured both by turns, where there are any; else run against run of one block.
+
+    No process of a crossing is left out because it was disturbed: both sides had that alike.
+    """
+    if values := process_values(local, remote):
+        return Compared(crossed_sample(label, class_of(local, remote), values), 0, Design.CROSSING)
+    pairs, excluded = comparison(label, local, remote)
+    measured = pairs.local_runs.keys() & pairs.remote_runs.keys()
+    return Compared(paired(pairs) if measured else None, excluded, Design.PROCESSES)
 
 
 def comparison(label: str, local: MeasuredCell, remote: MeasuredCell) -> tuple[Comparison, int]:
@@ -83,8 +105,14 @@ def comparison_settings(cell: MeasuredCell) -> Values:
 
 
 def throughputs(cell: MeasuredCell) -> Mapping[int, float]:
-    """Samples/s by block; disturbed runs are excluded unless that leaves fewer than two."""
+    """Samples/s by block of the runs that count.
+
+    Disturbed ones are excluded unless that leaves fewer than two; of a crossed cell see crossing.counted_runs.
+    """
     runs = list(runs_by_block(cell).items())
+    if any(run.crossing for _, run in runs):
+        counted = counted_runs([run for _, run in runs], cell.cpu_node)
+        return {_block(run): _rate(run) for run in counted}
     return {block: _rate(run) for block, run in exclude_disturbed(runs, lambda item: item[1].disturbed)}
 
 
@@ -155,7 +183,9 @@ def _block_means(cells: Sequence[MeasuredCell], nodes: list[int]) -> Floats:
     """Mean log throughput over models, blocks x nodes; of models and blocks that every node has."""
     by_model: dict[Hashable, dict[int, Mapping[int, float]]] = {}
     for cell in cells:
-        by_model.setdefault((identity(cell), cell.occurrence), {})[cell.mem_node] = throughputs(cell)
+        crossed = any(run.crossing for run in cell.runs)
+        rates = {block: _rate(run) for block, run in runs_by_block(cell).items()} if crossed else throughputs(cell)
+        by_model.setdefault((identity(cell), cell.occurrence), {})[cell.mem_node] = rates
     complete = [runs for runs in by_model.values() if set(runs) == set(nodes)]
     if not complete:
         return np.empty((0, len(nodes)))

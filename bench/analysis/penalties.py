@@ -5,15 +5,25 @@ from collections.abc import Hashable, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from bench.analysis.pairs import LocalNode, class_of, comparison, comparison_settings, identity, throughputs
-from bench.analysis.statistics import Estimate, Floats, Sample, estimate, holm, paired
-from bench.analysis.verdicts import Judgement, judge
-from bench.records.results import Contrast, Effect, MeasuredCell, NoiseClass, Penalty, PenaltyKind, Rules
+from bench.analysis.crossing import Values, birth_contrasts, combined, crossed_sample, process_values
+from bench.analysis.pairs import LocalNode, class_of, compared, comparison_settings, identity, throughputs
+from bench.analysis.statistics import Estimate, Floats, Sample, estimate, holm
+from bench.analysis.verdicts import is_headline, judge
+from bench.records.results import (
+    Contrast,
+    Design,
+    Effect,
+    MeasuredCell,
+    NoiseClass,
+    Penalty,
+    PenaltyKind,
+    Rules,
+)  # fmt: skip
 
 # (CPU node, memory node)
 Placement = tuple[int, int]
 Placed = dict[Placement, MeasuredCell]
-Design = dict[Contrast, Sample]
+Contrasts = dict[Contrast, Sample]
 
 
 def penalties(
@@ -27,7 +37,7 @@ def penalties(
     entries: list[Penalty] = []
     remote: list[MeasuredCell] = []
     samples: list[Sample | None] = []
-    designs: dict[int, Design] = {}
+    designs: dict[int, Contrasts] = {}
     for placed in _groups(cells):
         known = local.get(next(iter(placed.values())).gpu)
         here = placed.get((known.node, known.node)) if known else None
@@ -52,7 +62,7 @@ def penalties(
     )
 
 
-def two_by_two(placed: Placed, local: int, remote: Placement) -> Design | None:
+def two_by_two(placed: Placed, local: int, remote: Placement) -> Contrasts | None:
     """CPU effect, memory effect and interaction, from the blocks that have all four cells.
 
     With y the log throughput and (CPU, memory) local L or remote R: the CPU effect is the mean over both memory nodes
@@ -66,6 +76,9 @@ def two_by_two(placed: Placed, local: int, remote: Placement) -> Design | None:
     cells = [corner for corner in corners if corner]
     if len(cells) < len(corners):
         return None
+    noise = class_of(*cells)
+    if crossed := _crossed_contrasts(cells):
+        return {contrast: crossed_sample(contrast, noise, values) for contrast, values in crossed.items()}
     runs = [throughputs(cell) for cell in cells]
     blocks = sorted(set.intersection(*(set(side) for side in runs)))
     if not blocks:
@@ -76,8 +89,20 @@ def two_by_two(placed: Placed, local: int, remote: Placement) -> Design | None:
         Contrast.MEMORY: (lr - ll + rr - rl) / 2,
         Contrast.INTERACTION: rr - rl - lr + ll,
     }
-    noise = class_of(*cells)
     return {contrast: _sample(contrast, noise, values) for contrast, values in contrasts.items()}
+
+
+def _crossed_contrasts(cells: Sequence[MeasuredCell]) -> dict[Contrast, Values] | None:
+    """The same inside each process that measured all four by turns; None where none did. cells: LL, RL, LR, RR."""
+    ll, rl, lr, rr = cells
+    first, second = process_values(ll, rl), process_values(lr, rr)
+    memory, beside = process_values(ll, lr), process_values(rl, rr)
+    contrasts = {
+        Contrast.CPU: combined(first, second, (0.5, 0.5)),
+        Contrast.MEMORY: combined(memory, beside, (0.5, 0.5)),
+        Contrast.INTERACTION: combined(first, second, (-1.0, 1.0)),
+    }
+    return contrasts if all(contrasts.values()) else None
 
 
 def _groups(cells: Sequence[MeasuredCell]) -> list[Placed]:
@@ -89,7 +114,7 @@ def _groups(cells: Sequence[MeasuredCell]) -> list[Placed]:
 
 
 def _entry(local: LocalNode, here: MeasuredCell, there: MeasuredCell) -> tuple[Penalty, Sample | None]:
-    pairs, excluded = comparison(there.name, here, there)
+    found = compared(there.name, here, there)
     entry = Penalty(
         gpu=here.gpu,
         model=here.model.name,
@@ -101,10 +126,12 @@ def _entry(local: LocalNode, here: MeasuredCell, there: MeasuredCell) -> tuple[P
         local_source=local.source,
         local_cell=here.name,
         remote_cell=there.name,
-        noise_class=pairs.noise_class,
-        disturbed_pairs=excluded,
+        noise_class=class_of(here, there),
+        disturbed_pairs=found.excluded,
+        design=found.design,
+        births=birth_contrasts(here, there),
     )
-    return entry, paired(pairs) if pairs.local_runs.keys() & pairs.remote_runs.keys() else None
+    return entry, found.sample
 
 
 def _kind(local: int, there: MeasuredCell) -> PenaltyKind:
@@ -136,13 +163,13 @@ def _judged(
         mde=found.mde,
         p_difference=found.p_difference,
         p_adjusted=p_adjusted,
-        headline=_is_headline(judgement, p_adjusted, rules),
+        headline=is_headline(judgement, p_adjusted, rules, entry.design, found.pairs),
         effects=effects,
     )
 
 
 def _effects(
-    designs: dict[int, Design], remote: Sequence[MeasuredCell], rules: Rules
+    designs: dict[int, Contrasts], remote: Sequence[MeasuredCell], rules: Rules
 ) -> dict[int, dict[Contrast, Effect]]:
     """Each kind of contrast is pooled with its own kind only: their variances differ by design. Holm goes over all."""
     found = [
@@ -156,6 +183,7 @@ def _effects(
     ]
     effects: dict[int, dict[Contrast, Effect]] = {}
     for (index, contrast, one), p_adjusted in zip(found, _adjusted([one for _, _, one in found]), strict=True):
+        design = Design.PROCESSES if designs[index][contrast].poolable else Design.CROSSING
         judgement = judge(one, remote[index].settings, rules.max_repeats)
         effects.setdefault(index, {})[contrast] = Effect(
             penalty=one.penalty,
@@ -167,15 +195,11 @@ def _effects(
             mde=one.mde,
             repeats_needed=judgement.repeats,
             p_difference=one.p_difference,
-            headline=_is_headline(judgement, p_adjusted, rules),
+            headline=is_headline(judgement, p_adjusted, rules, design, one.pairs),
+            design=design,
             noise_class=one.noise_class,
         )
     return effects
-
-
-def _is_headline(judgement: Judgement, p_adjusted: float | None, rules: Rules) -> bool:
-    """A difference that holds after Holm's correction."""
-    return judgement.differs and p_adjusted is not None and p_adjusted <= 1 - rules.confidence
 
 
 def _adjusted(found: Sequence[Estimate | None]) -> list[float | None]:

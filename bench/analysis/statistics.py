@@ -50,16 +50,17 @@ class Sample:
     """A mean log ratio whose squared standard error is `variance * scale`.
 
     variance: of one log ratio (pairs) or of one run's logarithm (two independent groups), with df degrees
-    of freedom; nan where df is 0.
+    of freedom; nan where df is 0. poolable: with those of its noise class.
     """
 
     label: str
     noise_class: NoiseClass
     mean: float
     variance: float
-    df: int
+    df: float
     scale: float
     pairs: int
+    poolable: bool = True
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def fit_prior(variances: Floats, dfs: Floats) -> tuple[float, float]:
 
 
 def estimate(samples: Sequence[Sample], confidence: float = CONFIDENCE, margin: float = MARGIN) -> list[Estimate]:
-    """An Estimate of each sample, in their order; variances pooled within each noise class.
+    """An Estimate of each sample, in their order; variances of poolable ones pooled within each noise class.
 
     The unknown class is not pooled (plain Student), nor is one with fewer than MIN_POOLED comparisons that have a
     variance.
@@ -159,8 +160,8 @@ def estimate(samples: Sequence[Sample], confidence: float = CONFIDENCE, margin: 
     if not 0 < margin < 1 or not 0 < confidence < 1:
         raise StudyError(f"margin {margin}, confidence {confidence}", "statistics", "both must be between 0 and 1")
     found: dict[int, Estimate] = {}
-    for noise_class in {sample.noise_class for sample in samples}:
-        members = [i for i, sample in enumerate(samples) if sample.noise_class == noise_class]
+    for alike in {(sample.noise_class, sample.poolable) for sample in samples}:
+        members = [i for i, sample in enumerate(samples) if (sample.noise_class, sample.poolable) == alike]
         estimates = _estimate_class([samples[i] for i in members], confidence, margin)
         found.update(zip(members, estimates, strict=True))
     return [found[i] for i in range(len(samples))]
@@ -214,7 +215,8 @@ def _estimate_class(samples: Sequence[Sample], confidence: float, margin: float)
     variances = np.array([sample.variance for sample in samples])
     dfs = np.array([sample.df for sample in samples], dtype=float)
     known = dfs > 0
-    pooled = int(known.sum()) >= MIN_POOLED and samples[0].noise_class is not NoiseClass.UNKNOWN
+    first = samples[0]
+    pooled = int(known.sum()) >= MIN_POOLED and first.poolable and first.noise_class is not NoiseClass.UNKNOWN
     prior_df, prior = fit_prior(variances[known], dfs[known]) if pooled else (0.0, 0.0)
     own = np.where(known, np.where(known, variances, 0.0) * dfs, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):

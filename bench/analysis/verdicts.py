@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from bench.analysis.bound import CPU_TERMS
+from bench.analysis.crossing import FEWEST_FOR_HEADLINE
 from bench.analysis.statistics import CONFIDENCE, CONFIDENCE_AFTER_LOOKS, Estimate, repeats_to_decide
-from bench.records.results import NoiseClass, Reason, Remedy, Rules, Term, Verdict
+from bench.records.results import Design, NoiseClass, Reason, Remedy, Rules, Term, Verdict
 from bench.records.study import Settings, Study
 from bench.records.trace import Regime
 
@@ -82,6 +83,13 @@ def judge(found: Estimate, settings: Settings, max_repeats: int = Rules().max_re
         return Judgement(Verdict.NOT_RESOLVABLE, Reason.TOO_MANY_REPEATS_NEEDED, remedy, repeats)
     more = max(repeats or 0, found.pairs + 1, ENOUGH_REPEATS if few else FEWEST_REPEATS)
     return Judgement(Verdict.UNDECIDED, Reason.FEW_REPEATS, Remedy.REPEAT, more)
+
+
+def is_headline(judgement: Judgement, p_adjusted: float | None, rules: Rules, design: Design, pairs: int) -> bool:
+    """A difference that holds after Holm's correction, in a crossing from enough processes."""
+    if design is Design.CROSSING and pairs < FEWEST_FOR_HEADLINE:
+        return False
+    return judgement.differs and p_adjusted is not None and p_adjusted <= 1 - rules.confidence
 
 
 def is_uninformative(mde: float | None) -> bool:

@@ -101,6 +101,8 @@ class CellRemarkKind(StrEnum):
     BOUND_ABOVE_MEASURED = "bound_above_measured"  # term; ratio: the term in isolation over the measured time
     WARMUP_NOT_SETTLED = "warmup_not_settled"  # count of total runs; ratio: largest spread of the last windows
     DISTURBED_EXCLUDED = "disturbed_excluded"  # count of total runs
+    DISTURBED_ALIKE = "disturbed_alike"  # count of total runs of crossings, which all count
+    CARRY_OVER_DIFFERS = "carry_over_differs"  # ratio: that of the cell less that of the other cell; other
 
 
 class PenaltyKind(StrEnum):
@@ -125,6 +127,13 @@ class LocalSource(StrEnum):
     REPORTED = "reported"
     MEASURED = "measured"
     REFERENCE = "reference"
+
+
+class Design(StrEnum):
+    """How two cells were measured: by turns inside the same processes, or each in processes of its own."""
+
+    CROSSING = "crossing"
+    PROCESSES = "processes"
 
 
 class CeilingSource(StrEnum):
@@ -181,7 +190,30 @@ class PeerMeans(Record, frozen=True, kw_only=True):
     d2h_gb_s: float | None
 
 
+class CrossedRatio(Record, frozen=True, kw_only=True):
+    """log_ratio: ln of this cell's throughput over the other's inside one process, the midmean of its half rounds.
+
+    error: its standard error from the half rounds (Yuen 1974), None where they are too few.
+    """
+
+    log_ratio: float
+    error: float | None
+
+
+class CrossedRun(Record, frozen=True, kw_only=True):
+    """The process of a crossing that this run is a part of; see bench.records.run.Crossing. ratios: by other cell."""
+
+    id: str
+    birth_cpu_node: int
+    birth_mem_node: int
+    rounds: int
+    carry_over: float | None
+    ratios: dict[str, CrossedRatio]
+
+
 class CellRun(Record, frozen=True, kw_only=True):
+    """crossing: None for a process that measured this cell only."""
+
     run: str
     repeat: Repeat
     status: Outcome
@@ -195,6 +227,7 @@ class CellRun(Record, frozen=True, kw_only=True):
     disturbed: bool
     started_at: str | None
     peers: tuple[PeerRates, ...] = ()
+    crossing: CrossedRun | None = None
 
 
 class Extremes(Record, frozen=True, kw_only=True):
@@ -247,6 +280,7 @@ class CellRemark(Record, omit_defaults=True, frozen=True, kw_only=True):
     count: int | None = None
     total: int | None = None
     term: Term | None = None
+    other: str | None = None
     text: str = ""
 
 
@@ -257,6 +291,7 @@ class MeasuredCell(Record, frozen=True, kw_only=True):
     this name; in the order of the suffixes of a cell's name. occurrence: 0, or 1 and more for a further cell with the
     same settings. reason, advice, log_tail: of the record that failed, as it was raised; of a cell that is only
     missing, filled in like text. throughput_samples_s: geometric mean over the timed runs that count, throughput_runs;
+    of a crossed cell their median, and those count that were born on its own CPU node (all, if none was).
     throughput_spread: their relative standard deviation. perturbation: traced over timed throughput. waited_share:
     share of the measured batches that were not prepared in time, None without preprocessing.
     """
@@ -307,14 +342,16 @@ class MeasuredCell(Record, frozen=True, kw_only=True):
 class Judged(Record, frozen=True, kw_only=True):
     """A comparison and its verdict.
 
-    pairs: blocks that both sides have. interval: None where one pair has no spread. mde: the smallest penalty that
-    would be found with power 0.8. repeats_needed: that would decide. headline: the difference holds after Holm's
-    correction over the study. hint: the English of remedy; like text it is filled in when the file is written.
+    design: of the runs compared. pairs: blocks, of a crossing processes, that both sides have. interval: None where
+    one pair has no spread. mde: the smallest penalty that would be found with power 0.8. repeats_needed: that would
+    decide. headline: the difference holds after Holm's correction over the study, in a crossing from five processes
+    on. hint: the English of remedy; like text it is filled in when the file is written.
     """
 
     verdict: Verdict | None = None
     reason: Reason = Reason.NOT_MEASURED
     remedy: Remedy | None = Remedy.SEE_FAILED_RUNS
+    design: Design = Design.PROCESSES
     interval: Interval | None = None
     pairs: int = 0
     mde: float | None = None
@@ -332,11 +369,29 @@ class Effect(Judged, frozen=True, kw_only=True):
     penalty: float
 
 
+class BirthContrast(Record, frozen=True, kw_only=True):
+    """Processes of a crossing that were born on `node`, against those born on `base_node`; intervals of 95 % (Welch).
+
+    effect: throughput of both cells together over that of the others - 1: what only the process's start decides, as
+    where the driver's own memory is. penalty_change: by how much the penalty is higher in the processes born on node.
+    differs: penalty_change_interval leaves out 0. An interval is None with fewer than two processes of a birth.
+    """
+
+    node: int
+    base_node: int
+    processes: tuple[int, int]
+    effect: float
+    interval: Interval | None
+    penalty_change: float
+    penalty_change_interval: Interval | None
+    differs: bool
+
+
 class Penalty(Judged, frozen=True, kw_only=True):
     """What a placement costs against the GPU's local node: 1 - throughput remote / local, interval likewise.
 
     settings: they identify the configuration for the reader. p_adjusted: p_difference after Holm's correction.
-    effects: of a complete 2x2 design, on the entry where CPU and memory are remote.
+    effects: of a complete 2x2 design, on the entry where CPU and memory are remote. births: of a crossing.
     """
 
     gpu: int
@@ -353,6 +408,7 @@ class Penalty(Judged, frozen=True, kw_only=True):
     penalty: float | None = None
     p_adjusted: float | None = None
     effects: dict[Contrast, Effect] | None = None
+    births: tuple[BirthContrast, ...] = ()
 
 
 class Line(Judged, frozen=True, kw_only=True):
@@ -590,6 +646,27 @@ class Drift(Record, frozen=True, kw_only=True):
     runs: int
 
 
+class Crossings(Record, frozen=True, kw_only=True):
+    """The timed processes of a study that measured several cells by turns.
+
+    rounds: of a process. wall_s: of all processes; of it windows_s in measured windows and lead_ins_s in the batches
+    before one, which is estimated from the window's own time per batch.
+    """
+
+    groups: int
+    processes: int
+    births: tuple[int, ...]
+    rounds: Extremes
+    wall_s: float
+    windows_s: float
+    lead_ins_s: float
+
+    @property
+    def share(self) -> float:
+        """Of windows and lead-ins in the time that processes took."""
+        return (self.windows_s + self.lead_ins_s) / self.wall_s if self.wall_s else 0.0
+
+
 class Counts(Record, frozen=True, kw_only=True):
     """runs: those that the study asks for; outcomes: of cells that are not ok."""
 
@@ -628,7 +705,8 @@ class Rules(Record, frozen=True, kw_only=True):
 class Results(Record, frozen=True, kw_only=True):
     """study: resolved, as it was frozen. busy_s: wall time of all runs, measured_s: of it in measured windows.
 
-    device_names: by GPU index. duration_s: from the first run to the last, a pause included.
+    A process that measured several cells counts once. device_names: by GPU index. duration_s: from the first run to
+    the last, a pause included. crossings: None where each process measured one cell.
     """
 
     schema: int = SCHEMA
@@ -661,6 +739,7 @@ class Results(Record, frozen=True, kw_only=True):
     contention: tuple[Contention, ...]
     links: tuple[LinkEntry, ...]
     drift: Drift | None
+    crossings: Crossings | None = None
 
 
 # Beside results.json

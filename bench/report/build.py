@@ -7,11 +7,13 @@ from pathlib import Path
 
 import msgspec
 
-from bench.analysis.aggregate import link_entries, measured_cells
+from bench.analysis.aggregate import measured_cells
 from bench.analysis.axes import comparisons
 from bench.analysis.bound import hidden_copies, predictions
 from bench.analysis.contention import contention
+from bench.analysis.crossing import crossings
 from bench.analysis.fastest import fastest
+from bench.analysis.links import link_entries
 from bench.analysis.load import RunData, load
 from bench.analysis.noise_floor import recall
 from bench.analysis.pairs import local_nodes
@@ -86,6 +88,7 @@ def build_results(data: RunData, invocation: str) -> Results:
         contention=contention(cells, along),
         links=link_entries(data.links),
         drift=_drift(cells),
+        crossings=crossings(runs),
     )
 
 

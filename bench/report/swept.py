@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from statistics import geometric_mean
 from typing import Any
 
-from bench.analysis.aggregate import ceiling
 from bench.analysis.axes import value_of
+from bench.analysis.links import ceiling
 from bench.records.base import Direction
 from bench.records.results import AxisComparison, Contention, Line, LinkEntry, PeerMeans, Results, Sum
 from bench.report.plots.style import Picture

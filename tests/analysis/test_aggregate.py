@@ -7,16 +7,14 @@ from msgspec import structs
 
 from bench.analysis.aggregate import (
     PENALTY_CLASSES,
-    ceiling,
     clocks,
-    isolated_gb_s,
-    link_entries,
     measured_cell,
     merge_latencies,
     peers_of_cell,
     transfer_rates_gb_s,
     unmeasured_cells,
 )
+from bench.analysis.links import ceiling, isolated_gb_s, link_entries
 from bench.analysis.load import load
 from bench.analysis.verdicts import noise_class
 from bench.records.base import convert

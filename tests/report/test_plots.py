@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from msgspec.structs import replace
 
-from bench.analysis.aggregate import isolated_gb_s
+from bench.analysis.links import isolated_gb_s
 from bench.analysis.load import load
 from bench.report.build import build_results
 from bench.report.plots.pipeline import perturbation_pictures, representatives, stage_pictures, stage_shares

@@ -7,8 +7,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from bench.analysis.aggregate import ceiling, isolated_gb_s
 from bench.analysis.bound import flops_per_byte
+from bench.analysis.links import ceiling, isolated_gb_s
 from bench.analysis.statistics import interval_of
 from bench.records.results import MeasuredCell
 from bench.report.plots.style import (

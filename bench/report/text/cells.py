@@ -85,6 +85,13 @@ def remark_text(remark: CellRemark) -> str:
             )
         case CellRemarkKind.DISTURBED_EXCLUDED:
             return f"{count} of {total} timed runs were disturbed and are excluded"
+        case CellRemarkKind.DISTURBED_ALIKE:
+            return f"{count} of {total} processes were disturbed; they count, because all placements had it alike"
+        case CellRemarkKind.CARRY_OVER_DIFFERS:
+            return (
+                f"what a turn leaves behind differs by {percent(abs(ratio))} from {remark.other}: "
+                "the lead-in is too short for one of the two"
+            )
 
 
 def bound_reason(cell: MeasuredCell) -> str:
