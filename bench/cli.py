@@ -173,6 +173,42 @@ def probe(as_json: bool, device: str, output: Path | None) -> None:
 
 
 @main.command()
+@click.argument("pids", nargs=-1, type=click.IntRange(1), metavar="[PID]...")
+@click.option("--gpu", "gpus", multiple=True, metavar="N|UUID", help="the processes of this GPU; more than once")
+@click.option("--all", "every", is_flag=True, help="the processes of every GPU; the default without a PID")
+@click.option("--node", type=click.IntRange(0), help="compare with this NUMA node, not with the one nearest to the GPU")
+@click.option(
+    "--watch", default=0.0, type=click.FloatRange(0, 3600), metavar="S", help="observe the threads for S seconds"
+)
+@click.option("--quick", is_flag=True, help="sample pages: disturbs the processes less than reading all of them")
+@_JSON
+def where(
+    pids: tuple[int, ...],
+    gpus: tuple[str, ...],
+    every: bool,
+    node: int | None,
+    watch: float,
+    quick: bool,
+    as_json: bool,
+) -> None:
+    """Show where running processes are, and whether that is near their GPU: threads, memory policies, pages by node.
+
+    PID: with its descendants. Exit code 0: local; 3: remote or mixed; 4: something could not be seen; 5: no such
+    process. docs/own_workloads.md has the rules.
+    """
+    from bench.records.base import plain
+    from bench.where.command import Request
+    from bench.where.command import where as look
+    from bench.where.text import where_text
+
+    if every and (pids or gpus):
+        raise StudyError("--all is every process of every GPU", "--all", "leave out --all, or PID and --gpu")
+    answer, code = look(Request(pids, gpus, node, watch, quick))
+    click.echo(json.dumps(plain(answer), indent=1) if as_json else where_text(answer))
+    sys.exit(code)
+
+
+@main.command()
 @click.argument("base")
 @click.argument("new")
 @click.option("--json", "output", flag_value="json", help="for programs")

@@ -1,5 +1,7 @@
 """The GPUs as NVML describes them, in PCI bus order: the indices are those of CUDA_DEVICE_ORDER=PCI_BUS_ID."""
 
+import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -68,6 +70,7 @@ def _describe(nvml: Any, handle: Any) -> NvmlGpu:
     state = ask("PerformanceState")
     return NvmlGpu(
         pci_bus_id=normal_bus_id(_text(pci.busId) or "") if pci is not None else "",
+        minor=ask("MinorNumber"),
         uuid=_text(ask("UUID")),
         name=_text(ask("Name")) or "unknown GPU",
         memory_affinity=_bits(ask("MemoryAffinity", AFFINITY_WORDS, nvml.NVML_AFFINITY_SCOPE_NODE)),
@@ -124,6 +127,55 @@ def visible_indices(gpus: Sequence[NvmlGpu], variable: str | None) -> set[int]:
             break
         visible.update(matches)
     return visible
+
+
+def gpu_users(nvml: Nvml, pids: Iterable[int]) -> dict[int, tuple[int, ...]]:
+    """The GPUs, by index, that each of these processes computes on; only those that use one.
+
+    By NVML where it names the process. Else by its open device files: CUDA opens those of all visible GPUs, and
+    nvidia-uvm, which monitors do not open. In a container NVML names the processes by their ids outside, or not at all.
+    """
+    by_minor = {minor: index for index, gpu in enumerate(nvml.gpus) if (minor := minor_of(gpu)) is not None}
+    users: dict[int, tuple[int, ...]] = {}
+    for pid in pids:
+        listed = tuple(index for index, gpu in enumerate(nvml.gpus) if pid in gpu.processes)
+        files = device_files(pid)
+        if files is None or "nvidia-uvm" in files:
+            opened = (int(name[6:]) for name in files or () if name[6:].isdigit())
+            gpus = listed or tuple(sorted(by_minor[minor] for minor in opened if minor in by_minor))
+            users |= {pid: gpus} if gpus else {}
+    return users
+
+
+def minor_of(gpu: NvmlGpu, root: Path = Path("/")) -> int | None:
+    """N of /dev/nvidiaN, which is not the index."""
+    if gpu.minor is not None:
+        return gpu.minor
+    with suppress(OSError):
+        text = (root / "proc/driver/nvidia/gpus" / gpu.pci_bus_id / "information").read_text(errors="replace")
+        match = re.search(r"^Device Minor:\s*(\d+)$", text, re.MULTILINE)
+        return int(match[1]) if match else None
+    return None
+
+
+def device_files(pid: int) -> set[str] | None:
+    """The device files of the GPU's driver that a process has open, as "nvidia0" and "nvidia-uvm".
+
+    None if they cannot be read.
+    """
+    try:
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except PermissionError:
+        return None
+    except OSError:
+        return set()
+    found = set()
+    for descriptor in descriptors:
+        with suppress(OSError):
+            path = os.readlink(f"/proc/{pid}/fd/{descriptor}")
+            if path.startswith("/dev/nvidia"):
+                found.add(path.removeprefix("/dev/"))
+    return found
 
 
 def clock_policy(gpu: NvmlGpu) -> str:

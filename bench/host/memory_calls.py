@@ -8,6 +8,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 ABSENT, UNKNOWN = "absent", "unknown"
@@ -78,12 +79,13 @@ class PageQuery:
     """The nodes of the pages of one buffer, by move_pages(2) in its query form: it moves nothing.
 
     address, nbytes: the buffer; a page that it only partly covers counts as one of its pages.
+    pid: the process that the address is in, 0: this one. For another one the kernel asks for ptrace access.
     """
 
-    def __init__(self, address: int, nbytes: int) -> None:
-        self.address, self.nbytes = address, nbytes
-        self._addresses = _page_addresses(address - address % PAGE_BYTES, address + nbytes)
-        self.pages = len(self._addresses)
+    def __init__(self, address: int, nbytes: int, pid: int = 0) -> None:
+        self.address, self.nbytes, self.pid = address, nbytes, pid
+        self._first = address - address % PAGE_BYTES
+        self.pages = -(-(address + nbytes - self._first) // PAGE_BYTES)
 
     def count(self, most: int | None = None) -> dict[str, int]:
         """Return pages by node ("0", "1", ...), "absent" (not resident) and "unknown".
@@ -91,11 +93,12 @@ class PageQuery:
         most: query no more pages than this, a random one of each stride: evenly spaced ones miss pages that are
         interleaved over nodes. Raise OSError where the call is forbidden.
         -14 means a page whose node the kernel does not report, not an absent one: automatic NUMA balancing unmaps
-        resident pages to see who touches them. A read maps them again, and they are queried once more.
+        resident pages to see who touches them. A read maps them again, and they are queried once more; pages of
+        another process stay "unknown".
         """
         step = -(-self.pages // most) if most else 1
         counts = self._ask(step)
-        if counts.get(_EFAULT):
+        if counts.get(_EFAULT) and not self.pid:
             self._touch()
             counts = self._ask(step)
         named: dict[str, int] = {}
@@ -109,14 +112,18 @@ class PageQuery:
         status: array[int] = array("i", bytes(4 * len(addresses)))
         count = ctypes.c_ulong(len(addresses))
         asked, answers = (ctypes.c_void_p(list_.buffer_info()[0]) for list_ in (addresses, status))
-        _call("move_pages", 0, count, asked, None, answers, 0)
+        _call("move_pages", self.pid, count, asked, None, answers, 0)
         return count_values(status)
 
+    @cached_property
+    def _addresses(self) -> "array[int]":
+        return _page_addresses(self._first, self.address + self.nbytes)
+
     def _sample(self, step: int) -> "array[int]":
-        pages, draw = self.pages, random.Random(self.pages)
-        return array(
-            "Q", [self._addresses[min(first + draw.randrange(step), pages - 1)] for first in range(0, pages, step)]
-        )
+        # The last stride may be shorter.
+        last, draw = self.pages - 1, random.Random(self.pages)
+        places = (min(first + draw.randrange(step), last) for first in range(0, self.pages, step))
+        return array("Q", [self._first + PAGE_BYTES * place for place in places])
 
     def _touch(self) -> None:
         memory = memoryview((ctypes.c_char * self.nbytes).from_address(self.address)).cast("B")

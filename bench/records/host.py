@@ -249,10 +249,11 @@ class RemappedRows(Record, frozen=True, kw_only=True):
 class NvmlGpu(Record, frozen=True, kw_only=True):
     """NVML's answers for one GPU; None where it refused, and refused has the reason by call.
 
-    numa_node: of the GPU's own memory, where that is a node of the host.
+    numa_node: of the GPU's own memory, where that is a node of the host. minor: N of its device file /dev/nvidiaN.
     """
 
     pci_bus_id: str
+    minor: Count | None = None
     uuid: str | None = None
     name: str = "unknown GPU"
     memory_affinity: CpuList | None = None

@@ -12,6 +12,7 @@ from bench.records.results import Results, SelfCheck, Summary
 from bench.records.run import Demand, Export, Link, ProbeStage, ReportStage, Run
 from bench.records.study import Grid, IndexEntry, Study
 from bench.records.trace import Metrics
+from bench.records.where import Where
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -56,6 +57,7 @@ STORED = {
         Stored("", "numastudy status --json", ClusterStatus, "the state of each host"),
         Stored("", "numastudy history --json", HistoryListing, "the studies in the history"),
         Stored("", "numastudy compare --json", StudyComparison, "the cells of two studies, compared"),
+        Stored("", "numastudy where --json", Where, "running processes by GPU, their threads and pages by node"),
     )
 }
 

@@ -21,6 +21,7 @@ from bench.records.base import decode
 from bench.records.host import Topology
 from bench.records.study import Settings
 from bench.study.constraints import why_not_here
+from tests.guest.where import check_where
 
 ON_CPU = Settings(device="cpu")
 STANDIN = str(Path(__file__).with_name("standin.py"))
@@ -166,12 +167,15 @@ def main(honest_runs: int) -> None:
         say(f"{sum(sum(counts.values()) for counts in sabotage.values())} sabotaged runs: {sabotage}")
         honest = check_honest(checks, pool, honest_runs)
         say(f"{sum(honest.values())} honest runs: {honest}")
+    looked = check_where(checks, honest_runs)
+    say(f"where: {looked}")
     results = {
         "kernel": os.uname().release,
         "checks": checks.count,
         "failures": checks.failures,
         "sabotage": sabotage,
         "honest": honest,
+        "where": looked,
         "guest_s": round(time.monotonic() - began, 1),
     }
     Path(os.environ["GUEST_RESULTS"], "results.json").write_text(json.dumps(results))
