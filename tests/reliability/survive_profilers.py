@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.records.run import Stage
 from bench.run.attempt import execute
 from bench.run.lock import HostLock
 from bench.run.stages import export_trace, extract_metrics
@@ -45,7 +46,7 @@ def calls(tmp_path: Path, recorded: Path, monkeypatch: pytest.MonkeyPatch) -> Ap
     for key, value in made.environment().items():
         monkeypatch.setenv(key, value)
     # A study with nsys is refused on the cpu device. Its run directory is made here, and found by the calls of luigi.
-    monkeypatch.setattr("bench.study.directory.choose_profiler", lambda setting, device: setting)
+    monkeypatch.setattr("bench.study.grid.choose_profiler", lambda setting, device: setting)
     return made
 
 
@@ -64,7 +65,7 @@ def stand_in(calls: ApartCalls, monkeypatch: pytest.MonkeyPatch, **faults: str) 
     monkeypatch.setenv("PATH", f"{nsys.parent}:{os.environ['PATH']}")
 
 
-def measure(calls: ApartCalls) -> tuple[RunDirectory, dict, dict]:
+def measure(calls: ApartCalls) -> tuple[RunDirectory, dict, Stage]:
     """Run a cell timed and traced; returns the timed record and the cell's metrics record."""
     directory = resolved(calls)
     grid = directory.grid()
@@ -85,7 +86,7 @@ def measure(calls: ApartCalls) -> tuple[RunDirectory, dict, dict]:
     [
         ({"before": "sleep 600"}, ["nsys", "or the run under it hung", "8 s"]),
         ({"after": "sleep 600"}, ["nsys did not end, though the run did"]),
-        ({"after": ":"}, ["nsys ended well and left no report"]),
+        ({"after": ":"}, ["nsys succeeded and left no report"]),
         ({"after": 'say "No space left on device"; exit 1'}, ["the disk is full"]),
         ({"export": 'say "unsupported version of the report"; exit 1'}, ["nsys export failed", "unsupported version"]),
         ({"export": "exit 0"}, ["nsys export failed"]),
@@ -93,25 +94,25 @@ def measure(calls: ApartCalls) -> tuple[RunDirectory, dict, dict]:
     ],
     ids=["hangs first", "hangs last", "no report", "disk full", "no export", "empty export", "export is no database"],
 )
-def test_a_profiler_that_fails_costs_only_the_trace(
+def test_failing_profiler_costs_only_the_trace(
     calls: ApartCalls, monkeypatch: pytest.MonkeyPatch, faults: dict, words: list[str]
 ) -> None:
     stand_in(calls, monkeypatch, **faults)
     _, timed, metrics = measure(calls)
     assert timed["status"] == "ok" and timed["result"]["throughput_samples_s"] > 0
-    assert metrics["status"] == "trace_failed", metrics
+    assert metrics.status == "trace_failed", metrics
     for each in words:
-        assert each in metrics["reason"]
-    assert metrics["advice"]
+        assert each in metrics.reason
+    assert metrics.advice
     assert living(calls) == []
 
 
-def test_nsys_that_is_not_there_costs_only_the_trace(calls: ApartCalls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_nsys_costs_only_the_trace(calls: ApartCalls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.host.fingerprint.INSTALLATIONS", ())
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     _, timed, metrics = measure(calls)
     assert timed["status"] == "ok"
-    assert (metrics["status"], metrics["reason"]) == ("trace_failed", "nsys is not installed")
+    assert (metrics.status, metrics.reason) == ("trace_failed", "nsys is not installed")
 
 
 @pytest.mark.usefixtures("real_nsys")
@@ -119,7 +120,7 @@ def test_an_export_of_the_real_nsys_without_cuda_tables_is_named(calls: ApartCal
     calls.study["timeout_s"] = 100
     directory, timed, metrics = measure(calls)
     assert timed["status"] == "ok"
-    assert metrics["status"] == "trace_failed" and "no " in metrics["reason"], metrics
+    assert metrics.status == "trace_failed" and "no " in metrics.reason, metrics
     assert list(directory.path.glob("nsys_reports/*.sqlite"))
 
 
