@@ -104,7 +104,7 @@ def test_gigabytes_of_output_end_the_run_and_are_not_kept(tmp_path: Path) -> Non
             os.write(1, b"x" * (1 << 20))
     """
     end, _ = run(tmp_path, program, timeout_s=60)
-    assert end.flooded and not end.timed_out and end.exit_code == -signal.SIGKILL
+    assert end.log_overflow and not end.timed_out and end.exit_code == -signal.SIGKILL
     log = tmp_path / "out"
     assert log.stat().st_size == MOST_LOG_BYTES
     with log.open("rb") as file:
