@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from bench.run.lock import HostLock
@@ -45,9 +46,12 @@ class ApartCalls(Calls):
 
     def children(self) -> list[int]:
         """The measured processes that live, as the host lock names them."""
-        with suppress(OSError):
-            return HostLock(self.lock).sessions()
-        return []
+        return self._host_lock.sessions()
+
+    @cached_property
+    def _host_lock(self) -> HostLock:
+        self.environment()  # makes its folder
+        return HostLock(self.lock)
 
 
 @dataclass
