@@ -11,9 +11,10 @@ from itertools import combinations
 from statistics import fmean, variance
 from typing import TypeVar
 
+from msgspec.structs import replace
 from scipy import stats
 
-from bench.analysis.statistics import CONFIDENCE, Sample
+from bench.analysis.statistics import CONFIDENCE, Sample, holm
 from bench.records.results import (
     BirthContrast,
     CellRun,
@@ -50,10 +51,11 @@ Values = Mapping[str, ProcessValue]
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two means. interval: None where one side has fewer than two values."""
+    """Of two means. interval and p: None where one side has fewer than two values."""
 
     value: float
     interval: Interval | None
+    p: float | None
 
     @property
     def leaves_out_zero(self) -> bool:
@@ -217,20 +219,37 @@ def birth_contrasts(local: MeasuredCell, remote: MeasuredCell) -> tuple[BirthCon
                 penalty_change=there - penalty,
                 penalty_change_interval=change.interval and _as_penalty_change(change.interval, penalty),
                 differs=change.leaves_out_zero,
+                p_effect=level.p,
+                p_change=change.p,
             )
         )
     return tuple(found)
+
+
+def corrected(births: Sequence[BirthContrast], alpha: float = 1 - CONFIDENCE) -> list[BirthContrast]:
+    """With effect_holds and change_holds by Holm's correction over all of these, each kind for itself."""
+    effects, changes = (_hold([getattr(one, key) for one in births], alpha) for key in ("p_effect", "p_change"))
+    return [
+        replace(one, effect_holds=effect, change_holds=change)
+        for one, effect, change in zip(births, effects, changes, strict=True)
+    ]
+
+
+def _hold(p_values: Sequence[float | None], alpha: float) -> list[bool]:
+    adjusted = iter(holm([p for p in p_values if p is not None]))
+    return [p is not None and next(adjusted) <= alpha for p in p_values]
 
 
 def welch(base: Sequence[float], new: Sequence[float]) -> Difference:
     """mean(new) - mean(base) with its 95 % interval for unequal variances (Welch 1947)."""
     value = fmean(new) - fmean(base)
     if min(len(base), len(new)) < 2:
-        return Difference(value, None)
+        return Difference(value, None, None)
     parts = [variance(side) / len(side) for side in (base, new)]
     error, df = welch_error(parts, [len(base), len(new)])
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * error
-    return Difference(value, (value - half, value + half))
+    p = 2 * float(stats.t.sf(abs(value) / error, df)) if error else float(value == 0)
+    return Difference(value, (value - half, value + half), p)
 
 
 def welch_error(parts: Sequence[float], sizes: Sequence[int]) -> tuple[float, float]:

@@ -1,11 +1,12 @@
 """The penalties of a study: what each other placement costs a GPU and a model, against the local node."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import islice
 
 import msgspec
 import numpy as np
 
-from bench.analysis.crossing import Values, birth_contrasts, combined, crossed_sample, process_values
+from bench.analysis.crossing import Values, birth_contrasts, combined, corrected, crossed_sample, process_values
 from bench.analysis.pairs import LocalNode, class_of, compared, comparison_settings, identity, throughputs
 from bench.analysis.statistics import Estimate, Floats, Sample, estimate, holm
 from bench.analysis.verdicts import is_headline, judge
@@ -54,6 +55,8 @@ def penalties(
     found = iter(estimate([sample for sample in samples if sample], rules.confidence, rules.margin))
     estimates = [next(found) if sample else None for sample in samples]
     effects = _effects(designs, remote, rules)
+    births = iter(corrected([birth for entry in entries for birth in entry.births]))
+    entries = [msgspec.structs.replace(entry, births=tuple(islice(births, len(entry.births)))) for entry in entries]
     return tuple(
         _judged(entry, there, one, p_adjusted, effects.get(index), rules)
         for index, (entry, there, one, p_adjusted) in enumerate(

@@ -374,7 +374,9 @@ class BirthContrast(Record, frozen=True, kw_only=True):
 
     effect: throughput of both cells together over that of the others - 1: what only the process's start decides, as
     where the driver's own memory is. penalty_change: by how much the penalty is higher in the processes born on node.
-    differs: penalty_change_interval leaves out 0. An interval is None with fewer than two processes of a birth.
+    differs: penalty_change_interval leaves out 0, and the penalty is the mean over births. effect_holds, change_holds:
+    the difference holds after Holm's correction over the births of the study. An interval is None with fewer than two
+    processes of a birth.
     """
 
     node: int
@@ -385,6 +387,10 @@ class BirthContrast(Record, frozen=True, kw_only=True):
     penalty_change: float
     penalty_change_interval: Interval | None
     differs: bool
+    p_effect: float | None = None
+    p_change: float | None = None
+    effect_holds: bool = False
+    change_holds: bool = False
 
 
 class Penalty(Judged, frozen=True, kw_only=True):

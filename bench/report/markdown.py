@@ -11,6 +11,7 @@ from bench.report.tables import COLUMNS, display_row
 from bench.report.text.answer import answers, cards
 from bench.report.text.axes import what_matters
 from bench.report.text.cells import outcome_text
+from bench.report.text.crossing import birth_text, crossed, crossed_text, interaction_text
 from bench.report.text.fastest import fastest_findings
 from bench.report.text.trust import concerns, notes, trust_items
 from bench.report.view import View
@@ -29,6 +30,7 @@ def markdown(results: Results) -> str:
     # As on the page: without penalties the settings are the subject of the study.
     first, second = (_answers, _settings) if results.penalties else (_settings, _answers)
     lines += [*first(view), *second(view)]
+    lines += _crossed(view)
     lines += ["Trust: " + "; ".join(f"{item.figure} {item.label}" for item in trust_items(results)) + ".", ""]
     lines += [f"- {_safe(one.title)}: {_safe(one.text)}{_named(one.runs)}" for one in concerns(results)] + [""]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * 2 + "---:|" * (len(COLUMNS) - 3) + "---|"]
@@ -49,6 +51,8 @@ def _answers(view: View) -> list[str]:
     for answer in cards(answers(view)):
         name = f" ({_safe(answer.name)})" if answer.name else ""
         lines.append(f"- **{answer.device}**{name}: {_safe(answer.sentence)}")
+        if answer.command:
+            lines.append(f"  - To decide what is open: `{answer.command}`")
     return [*lines, ""]
 
 
@@ -59,6 +63,20 @@ def _settings(view: View) -> list[str]:
     lines = [f"**{_safe(what_matters(found))}**", ""]
     for one in [*fastest_findings(view.results), *found]:
         lines += [f"- {_safe(one.lead)}", *(f"  - {_safe(line)}" for line in one.lines)]
+    return [*lines, ""]
+
+
+def _crossed(view: View) -> list[str]:
+    """What was measured inside the same processes."""
+    entries = crossed(view.results.penalties)
+    if not entries:
+        return []
+    lines = ["## In the same process", ""]
+    for entry in entries:
+        remote = view.cells[entry.remote_cell]
+        lines.append(f"- {view.device(remote)}, {_safe(view.series(remote))}: {_safe(crossed_text(entry))}")
+        lines += [f"  - {_safe(birth_text(birth, view.results.rules))}" for birth in entry.births]
+        lines += [f"  - {_safe(interaction_text(birth))}" for birth in entry.births]
     return [*lines, ""]
 
 

@@ -109,6 +109,7 @@ def _penalty(page: Page) -> Part | None:
         "rows": sections.penalty_rows(page),
         "predictions": sections.prediction_rows(view),
         "effects": sections.effect_rows(view),
+        "crossed": sections.crossed_rows(view),
     }
 
 
@@ -197,6 +198,8 @@ def _runs(page: Page) -> Part:
 def _time(page: Page) -> Part:
     results = page.view.results
     spent = {"from first to last run": results.duration_s, "in runs": results.busy_s, "measured": results.measured_s}
+    if found := results.crossings:
+        spent["in windows and the batches before them"] = found.windows_s + found.lead_ins_s
     return {"spent": {label: duration(time_s) for label, time_s in spent.items()},
             "rows": sections.run_times(page.view)}  # fmt: skip
 

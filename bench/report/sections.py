@@ -25,6 +25,7 @@ from bench.report.text.cells import (
     outcome_text,
     remarks,
 )
+from bench.report.text.crossing import birth_text, crossed, crossed_text, interaction_text
 from bench.report.text.traces import traces_text
 from bench.report.text.trust import drift_text, fingerprint_facts, method_text
 from bench.report.text.verdicts import hint_text, verdict_text
@@ -119,6 +120,20 @@ def penalty_rows(page: Page) -> list[Row]:
             }
         )
     return rows
+
+
+def crossed_rows(view: View) -> list[Row]:
+    """What was measured inside the same processes, and what the start of a process adds."""
+    rules = view.results.rules
+    return [
+        _who(view, view.cells[entry.remote_cell])
+        | {
+            "text": crossed_text(entry),
+            "births": [birth_text(birth, rules) for birth in entry.births],
+            "interactions": [interaction_text(birth) for birth in entry.births],
+        }
+        for entry in crossed(view.results.penalties)
+    ]
 
 
 def effect_rows(view: View) -> list[Row]:

@@ -11,7 +11,7 @@ import msgspec
 from tabulate import tabulate
 
 from bench.records.base import plain
-from bench.records.results import AxisComparison, Line, MeasuredCell, Penalty, Results
+from bench.records.results import AxisComparison, CellRun, Line, MeasuredCell, Penalty, Results
 from bench.records.run import Latency, Outcome
 from bench.records.study import Settings
 from bench.report.text.cells import outcome_text
@@ -22,8 +22,8 @@ from bench.units import DASH, bandwidth, microseconds, percent, rate
 if TYPE_CHECKING:
     from sqlite_utils.db import Database, Table
 
-# 2: peers, comparisons, links; cells have all settings
-SCHEMA_VERSION = 2
+# 2: peers, comparisons, links; cells have all settings. 3: the crossing of a run, the design of a penalty.
+SCHEMA_VERSION = 3
 Row = dict[str, Any]
 # Of a cell's settings, those that the tables leave out: they are alike in all cells.
 _NOT_SHOWN = ("placement_threshold", "seed", "timeout_s", "warmup_samples", "window_s", "windows")
@@ -137,7 +137,7 @@ _PLACE = {"gpu": int, "cpu_node": int, "mem_node": int}
 _RUN = {
     "run": str, "cell": str, "repeat": str, "status": str, "reason": str, "block": int, "position": int,
     "attempts": int, "wall_s": float, "throughput_samples_s": float, "placement": str, "disturbed": int,
-    "started_at": str,
+    "started_at": str, "crossing": str, "birth_cpu_node": int,
 }  # fmt: skip
 _PEER = {
     "run": str, **_PLACE, "status": str, "throughput_samples_s": float, "h2d_gb_s": float, "d2h_gb_s": float,
@@ -146,7 +146,7 @@ _PEER = {
 _PENALTY = {
     "gpu": int, "model": str, "settings": str, "local_node": int, "remote_node": int, "local_source": str,
     "local_cell": str, "remote_cell": str, "penalty": float, "low": float, "high": float, "verdict": str,
-    "pairs": int, "text": str,
+    "pairs": int, "text": str, "design": str, "births": str,
 }  # fmt: skip
 _COMPARISON = {
     "axis": str, "base": str, "value": str, "cell": str, "base_cell": str, **_PLACE, "model": str, "verdict": str,
@@ -186,7 +186,8 @@ def _fill(database: "Database", results: Results) -> None:
     runs = [(cell, run) for cell in results.cells for run in cell.runs]
     _table(database, "runs").create(_RUN, pk="run", foreign_keys=[("cell", "cells", "name")])
     _table(database, "runs").insert_all(
-        _columns(run, _RUN) | {"cell": cell.name, "repeat": str(run.repeat)} for cell, run in runs
+        _columns(run, _RUN) | {"cell": cell.name, "repeat": str(run.repeat)} | _crossing_columns(run)
+        for cell, run in runs
     )
     _table(database, "peers").create(_PEER, foreign_keys=[("run", "runs", "run")])
     _table(database, "peers").insert_all(
@@ -213,9 +214,22 @@ def _columns(record: Any, columns: Mapping[str, type]) -> Row:
     return {key: plain(getattr(record, key)) for key in record.__struct_fields__ if key in columns}
 
 
+def _crossing_columns(run: CellRun) -> Row:
+    crossing = run.crossing
+    return {
+        "crossing": crossing.id if crossing else None,
+        "birth_cpu_node": crossing.birth_cpu_node if crossing else None,
+    }
+
+
 def _penalty_row(entry: Penalty) -> Row:
     low, high = entry.interval or (None, None)
-    return _columns(entry, _PENALTY) | {"settings": _json(entry.settings), "low": low, "high": high}
+    return _columns(entry, _PENALTY) | {
+        "settings": _json(entry.settings),
+        "births": _json(entry.births),
+        "low": low,
+        "high": high,
+    }
 
 
 def _comparison_row(entry: AxisComparison, line: Line) -> Row:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from bench.records.results import Contrast, Effect, LocalSource, Penalty, Verdict
+from bench.report.text.crossing import MOST_REPEATS, card_lines, deciding_command
 from bench.report.text.host import probed_text
 from bench.report.text.verdicts import DIFFERENT
 from bench.report.view import View, node_label
@@ -26,6 +27,7 @@ class Loss:
     """What one model loses at another placement, as a share (negative is a gain); interval is None with one pair.
 
     settings: that are not the study's own, as in a label. significant: the difference holds after correction.
+    repeats: that would decide.
     """
 
     model: str
@@ -39,6 +41,7 @@ class Loss:
     verdict: Verdict | None
     significant: bool
     cell: str
+    repeats: int | None = None
 
     @property
     def figure(self) -> str:
@@ -50,6 +53,10 @@ class Loss:
         return self.verdict in DIFFERENT
 
     @property
+    def is_undecided(self) -> bool:
+        return self.interval is not None and not self.differs and not self.is_same
+
+    @property
     def is_same(self) -> bool:
         return self.verdict is Verdict.SAME and self.interval is not None
 
@@ -58,7 +65,7 @@ class Loss:
 class Answer:
     """One GPU. node: where to run, None if that cannot be answered; lead, then lines: one statement each.
 
-    source: how the nearest node is known.
+    source: how the nearest node is known. command: the line that would decide what is open; empty without one.
     """
 
     device: str
@@ -69,6 +76,7 @@ class Answer:
     lead: str
     lines: tuple[str, ...]
     losses: tuple[Loss, ...] = ()
+    command: str = ""
 
     @property
     def sentence(self) -> str:
@@ -114,8 +122,12 @@ def _answer(view: View, gpu: int, device: str) -> Answer:
         for place, group in _by_place(losses).items()
     ]
     lines += _parts_line(view, [entry for entry in compared if entry.effects])
+    lines += card_lines(compared)
     if any(loss.interval is None for loss in losses):
         lines.append("1 run: uncertainty unknown.")
+    undecided = [loss for loss in losses if loss.is_undecided and loss.repeats and loss.repeats <= MOST_REPEATS]
+    most = max((loss.repeats or 0 for loss in undecided), default=0)
+    command = deciding_command(view.results, gpu, [loss.model for loss in undecided], most)
     best = best_node(local, losses)
     node: int | None = best
     lead = ""
@@ -123,7 +135,7 @@ def _answer(view: View, gpu: int, device: str) -> Answer:
         lead = f"It is faster than node {local}, the nearest as {source}."
     elif source is LocalSource.REFERENCE:
         lead, node = f"Compared with node {local}:", None
-    return Answer(device, gpu, name, node, _SOURCES[source], lead, tuple(lines), losses)
+    return Answer(device, gpu, name, node, _SOURCES[source], lead, tuple(lines), losses, command)
 
 
 def _loss(view: View, entry: Penalty, share: float) -> Loss:
@@ -140,6 +152,7 @@ def _loss(view: View, entry: Penalty, share: float) -> Loss:
         verdict=entry.verdict,
         significant=entry.headline,
         cell=entry.remote_cell,
+        repeats=entry.repeats_needed,
     )
 
 
@@ -171,8 +184,8 @@ def _place_line(place: str, losses: Sequence[Loss]) -> str:
     if same := [loss for loss in losses if loss.is_same]:
         parts.append(f"{_labels(same)} {'loses' if len(same) == 1 else 'lose'} nothing above {_bound(same)}")
     parts += _without_interval([loss for loss in losses if loss.interval is None])
-    if undecided := [loss for loss in losses if loss.interval and not loss.differs and not loss.is_same]:
-        parts.append(f"{_labels(undecided)} {'is' if len(undecided) == 1 else 'are'} too noisy to decide")
+    if undecided := [loss for loss in losses if loss.is_undecided]:
+        parts.append(f"{_labels(undecided)} {'loses' if len(undecided) == 1 else 'lose'} {_at_most(undecided)}")
     return f"On {place} " + "; ".join(parts) + "."
 
 
@@ -201,6 +214,11 @@ def _verb(loss: Loss) -> str:
 def _bound(losses: Iterable[Loss]) -> str:
     """No loss is larger than this."""
     return upper_bound(max(max(loss.interval[1], 0.0) for loss in losses if loss.interval))
+
+
+def _at_most(losses: Iterable[Loss]) -> str:
+    """What is known of losses that are not decided."""
+    return f"at most {_bound(losses)} (95 %)"
 
 
 # A place where every model was compared under several settings
@@ -242,7 +260,9 @@ def _not_different(losses: Sequence[Loss]) -> str:
     same = [loss for loss in losses if loss.is_same]
     parts = [f"nothing above {_bound(same)} in {len(same)}"] if same else []
     if len(losses) > len(same):
-        parts.append(f"too noisy to decide in {len(losses) - len(same)}")
+        undecided = [loss for loss in losses if loss.is_undecided]
+        bound = f"{_at_most(undecided)}, not decided," if undecided else "not decided"
+        parts.append(f"{bound} in {len(losses) - len(same)}")
     return ", ".join(parts)
 
 

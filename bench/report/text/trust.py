@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from bench.records.host import CheckName, CheckState, Fingerprint
 from bench.records.results import CellState, Drift, NoiseClass, Results, SelfCheck, Trust
 from bench.records.run import Disturbance, DisturbanceKind, Doubt, DoubtKind, Outcome
+from bench.report.text.crossing import crossings_text
 from bench.report.text.host import fingerprint_change_text, locality_change_text
 from bench.report.view import View
 from bench.units import DASH, duration, percent, plural, signed_percent
@@ -219,7 +220,8 @@ def _by_kind(title: str, reasons: Iterable[tuple[str, Sequence[Doubt | Disturban
 
 def method_text(results: Results) -> str:
     study = results.study
-    pairs = (
+    crossed = crossings_text(results.crossings) if results.crossings else ""
+    pairs = crossed or (
         "Cells that differ only in node were measured next to each other, in turned order, and are compared pair by "
         "pair. "
         if results.penalties
@@ -230,9 +232,10 @@ def method_text(results: Results) -> str:
         if study.start == "fork"
         else ""
     )
+    runs = "a run is the part of one cell in such a process" if crossed else "every run is a separate process"
     return (
         f"{plural(results.counts.cells, 'cell')}, each run {plural(study.repeats, 'time')} without a profiler and once "
-        f"traced; every run is a separate process{forked}. The value of a run is the median of at least "
+        f"traced; {runs}{forked}. The value of a run is the median of at least "
         f"{study.windows} windows of at least {study.window_s:g} s after a warm-up, that of a cell the geometric mean "
         f"of its runs. {pairs}From first to last run {duration(results.duration_s)}, "
         f"{duration(results.busy_s)} of it in runs."

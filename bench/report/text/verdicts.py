@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from bench.analysis.verdicts import has_few_pairs
-from bench.records.results import Judged, Line, MeasuredCell, Penalty, Reason, Remedy, Rules, Verdict
+from bench.records.results import Design, Judged, Line, MeasuredCell, Penalty, Reason, Remedy, Rules, Verdict
 from bench.units import effect_with_interval, exact_percent, percent, percent_interval, plural, rounded_up
 
 DECIDED = (Verdict.SAME, Verdict.SLOWER, Verdict.FASTER)
@@ -36,7 +36,8 @@ def _judged(entry: Judged, penalty: float | None, interval: tuple[float, float] 
     if penalty is None or entry.reason is Reason.NOT_MEASURED:
         return "not measured: no block has both runs"
     if interval is None:
-        return f"undecided: {effect_text(penalty)}, from one pair, which has no spread"
+        unit = "process" if entry.design is Design.CROSSING else "pair"
+        return f"undecided: {effect_text(penalty)}, from one {unit}, which has no spread"
     effect = effect_with_interval(penalty, interval, _DIRECTIONS)
     if entry.reason is Reason.WITHIN_MARGIN:
         return f"no difference larger than {exact_percent(rules.margin)}: {effect}"
@@ -48,7 +49,7 @@ def _judged(entry: Judged, penalty: float | None, interval: tuple[float, float] 
             "even a loss of nearly all throughput could stay undetected"
         )
     if has_few_pairs(entry.mde, entry.pairs):
-        effect = f"{effect_text(penalty)}, which {plural(entry.pairs, 'pair')} cannot distinguish from noise"
+        effect = f"{effect_text(penalty)}, which {_units(entry)} cannot distinguish from noise"
     repeats = entry.repeats_needed or 0
     if entry.reason is Reason.TOO_MANY_REPEATS_NEEDED:
         return (
@@ -56,6 +57,12 @@ def _judged(entry: Judged, penalty: float | None, interval: tuple[float, float] 
             f"more than the {rules.max_repeats} allowed"
         )
     return f"undecided: {effect}; about {repeats} repeats would decide"
+
+
+def _units(entry: Judged) -> str:
+    if entry.design is Design.CROSSING:
+        return plural(entry.pairs, "process", "processes")
+    return plural(entry.pairs, "pair")
 
 
 def hint_text(entry: Judged) -> str:

@@ -1,0 +1,102 @@
+"""Comparisons inside processes that measured several placements by turns, and what a process's start changes."""
+
+from collections.abc import Iterable, Sequence
+
+from bench.records.results import BirthContrast, Crossings, Design, Interval, Penalty, PenaltyKind, Results, Rules
+from bench.study.load import TASKS
+from bench.units import change, exact_percent, listed, percent, plural, upper_bound
+
+# What only the node of a process's start decides, whatever it is moved to later.
+BIRTH = "where the driver's own memory lies"
+# A plan of more repeats is no advice.
+MOST_REPEATS = 200
+_MOVED = {
+    PenaltyKind.NODE: "running and keeping buffers on node {there} instead of {here}",
+    PenaltyKind.CPU: "running on node {cpu} instead of {here}, with the buffers on node {there}",
+    PenaltyKind.MEMORY: "keeping buffers on node {there} instead of {here}, with the process on node {cpu}",
+}
+
+
+def crossed(entries: Iterable[Penalty]) -> list[Penalty]:
+    """Those measured inside the same processes."""
+    return [entry for entry in entries if entry.design is Design.CROSSING and entry.penalty is not None]
+
+
+def crossed_text(entry: Penalty) -> str:
+    """ "running and keeping buffers on node 2 instead of 0, in the same process: −4.1 % [−4.8, −3.5]"."""
+    what = _MOVED[entry.kind].format(here=entry.local_node, there=entry.remote_node, cpu=entry.remote_cpu_node)
+    effect = change(-(entry.penalty or 0.0), _turned(entry.interval))
+    few = "" if entry.interval else ", from one process, whose spread is unknown"
+    return f"{what}, in the same process: {effect}{few}"
+
+
+def birth_text(birth: BirthContrast, rules: Rules) -> str:
+    """What else a start on the other node changes, as far as the study knows it."""
+    started = f"processes started on node {birth.node} instead of {birth.base_node}"
+    effect = change(birth.effect, birth.interval)
+    if birth.interval is None:
+        return f"not measured: {BIRTH} ({started}: {effect}, one process each)"
+    low, high = birth.interval
+    if birth.effect_holds or max(abs(low), abs(high)) <= rules.margin:
+        return f"{started}, wherever they run ({BIRTH}): {effect}"
+    return f"not measured: {BIRTH} ({started}: {effect})"
+
+
+def interaction_text(birth: BirthContrast) -> str:
+    """Whether moving a running process gains what starting it on the other node does."""
+    if birth.penalty_change_interval is None:
+        return "one process of each start: whether moving a running process helps as much is unknown"
+    low, high = birth.penalty_change_interval
+    if birth.change_holds:
+        more = "more" if birth.penalty_change > 0 else "less"
+        return (
+            f"moving costs {percent(abs(birth.penalty_change))} of the throughput {more} where the process was started "
+            f"on node {birth.node}: a running process that is moved is not like one that is started there"
+        )
+    return (
+        "moving a running process has the same effect wherever it was started, "
+        f"within {upper_bound(max(abs(low), abs(high)))}"
+    )
+
+
+def card_lines(entries: Sequence[Penalty]) -> list[str]:
+    """On the card of a GPU: what its comparisons leave out. entries: of the GPU."""
+    births = [birth for entry in crossed(entries) for birth in entry.births]
+    if not births:
+        return []
+    known = [max(abs(end) for end in birth.interval) for birth in births if birth.interval]
+    bound = f", which changes throughput by at most {upper_bound(max(known))} (95 %)" if known else ""
+    lines = [f"Measured by turns inside the same processes. Not measured: {BIRTH}{bound}."]
+    if any(birth.change_holds for birth in births):
+        lines.append("Moving a running process does not always do what starting it there does: see the penalties.")
+    return lines
+
+
+def deciding_command(results: Results, gpu: int, models: Sequence[str], repeats: int) -> str:
+    """The line that measures these models of a GPU often enough; empty where no sensible number would do."""
+    if not models or not 0 < repeats <= MOST_REPEATS:
+        return ""
+    task = {file: task for task, file in TASKS.items()}.get(results.study_name)
+    named = ", ".join(f'"{model}"' for model in dict.fromkeys(models))
+    study = task or f"Study --config-file {results.study_name}"
+    return f"luigi --module tasks {study} --gpu-ids '[{gpu}]' --models '[{named}]' --repeats {repeats}"
+
+
+def crossings_text(found: Crossings) -> str:
+    """How a study of crossings was measured."""
+    least, most = int(found.rounds.least), int(found.rounds.most)
+    rounds = str(least) if least == most else f"{least} to {most}"
+    nodes = listed([str(node) for node in found.births])
+    births = f", started on node {nodes} by turns" if len(found.births) > 1 else ""
+    processes = plural(found.processes, "process", "processes")
+    return (
+        "Cells that differ only in node were measured by turns inside the same process: "
+        f"{plural(found.groups, 'group')}, {processes}{births}, {rounds} rounds each. The value of a process is the "
+        "midmean of the log ratios of its half rounds; processes, not rounds, are what intervals count. Windows and "
+        f"the batches before them took {exact_percent(round(found.share, 2))} of the time of these processes. "
+    )
+
+
+def _turned(interval: Interval | None) -> Interval | None:
+    """Of the change of throughput, from that of a penalty."""
+    return interval and (-interval[1], -interval[0])

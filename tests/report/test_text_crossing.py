@@ -1,0 +1,116 @@
+import pytest
+
+from bench.analysis.load import load
+from bench.records.results import BirthContrast, PenaltyKind, Rules
+from bench.report.build import build_results, make_report
+from bench.report.markdown import markdown
+from bench.report.text.answer import answers
+from bench.report.text.crossing import birth_text, crossed_text, crossings_text, deciding_command, interaction_text
+from bench.report.text.trust import method_text
+from bench.report.view import View
+from tests.report.made import penalty
+from tests.run_directories import build_run_directory, crossed_process, topology_json
+
+OVERRIDES = {"gpu_ids": [0], "numa_nodes": [0, 1], "repeats": 6, "models": ["vit0x0x0", "vit32x2x128"]}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("crossed") / "run"
+    process = crossed_process(spread=0.2, penalty=0.041)
+    return build_run_directory(
+        path, "numa_locality_study", OVERRIDES, topology=topology_json(1, (0,), 2), crossed=process
+    )
+
+
+@pytest.fixture(scope="module")
+def results(run):
+    return build_results(load(run), "test")
+
+
+def birth(**changes):
+    values = {"node": 2, "base_node": 0, "processes": (3, 3), "effect": 0.01, "interval": (-0.2, 0.28)}
+    values |= {"penalty_change": 0.001, "penalty_change_interval": (-0.004, 0.006), "differs": False}
+    return BirthContrast(**values | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "running and keeping buffers on node 2 instead of 0, in the same process: −4.1 % [−4.8, −3.5]"),
+        ({"kind": PenaltyKind.MEMORY, "remote_cpu_node": 0},
+         "keeping buffers on node 2 instead of 0, with the process on node 0, in the same process: "
+         "−4.1 % [−4.8, −3.5]"),
+        ({"interval": None},
+         "running and keeping buffers on node 2 instead of 0, in the same process: −4.1 %, from one process, "
+         "whose spread is unknown"),
+    ],
+)  # fmt: skip
+def test_effect_is_said_of_one_process(changes, text):
+    values = {"design": "crossing", "penalty": 0.041, "interval": (0.035, 0.048), "local_node": 0, "remote_node": 2,
+              "remote_cpu_node": 2, "kind": PenaltyKind.NODE}  # fmt: skip
+    assert crossed_text(penalty(**values | changes)) == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "not measured: where the driver's own memory lies "
+             "(processes started on node 2 instead of 0: +1 % [−20, 28])"),
+        ({"interval": (-0.01, 0.012)},
+         "processes started on node 2 instead of 0, wherever they run (where the driver's own memory lies): "
+         "+1 % [−1, 1]"),
+        ({"effect": -0.12, "interval": (-0.15, -0.09), "effect_holds": True},
+         "processes started on node 2 instead of 0, wherever they run (where the driver's own memory lies): "
+         "−12 % [−15, −9]"),
+        ({"interval": None},
+         "not measured: where the driver's own memory lies (processes started on node 2 instead of 0: +1.0 %, "
+         "one process each)"),
+    ],
+)  # fmt: skip
+def test_birth_is_said_with_its_interval(changes, text):
+    assert birth_text(birth(**changes), Rules()) == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "moving a running process has the same effect wherever it was started, within 0.6 %"),
+        ({"change_holds": True, "penalty_change": 0.012},
+         "moving costs 1.2 % of the throughput more where the process was started on node 2: "
+         "a running process that is moved is not like one that is started there"),
+        ({"penalty_change_interval": None},
+         "one process of each start: whether moving a running process helps as much is unknown"),
+    ],
+)  # fmt: skip
+def test_whether_moving_helps_is_said(changes, text):
+    assert interaction_text(birth(**changes)) == text
+
+
+def test_card_says_what_is_not_measured(results):
+    sentence = answers(View(results))[0].sentence
+    assert "Measured by turns inside the same processes. Not measured: where the driver's own memory lies" in sentence
+    assert "too noisy" not in sentence
+
+
+def test_command_measures_what_is_open(results):
+    line = deciding_command(results, 0, ["vit0x0x0", "vit32x2x128", "vit0x0x0"], 12)
+    assert line == (
+        "luigi --module tasks NumaStudy --gpu-ids '[0]' --models '[\"vit0x0x0\", \"vit32x2x128\"]' --repeats 12"
+    )
+    assert deciding_command(results, 0, [], 12) == deciding_command(results, 0, ["vit0x0x0"], 100_000) == ""
+
+
+def test_method_describes_crossings(results):
+    assert crossings_text(results.crossings).startswith(
+        "Cells that differ only in node were measured by turns inside the same process: 2 groups, 12 processes"
+        ", started on node 0 and 1 by turns, 8 rounds each."
+    )
+    assert "every run is a separate process" not in method_text(results)
+
+
+def test_page_and_markdown_have_the_sentences(run):
+    results = make_report(run, "test")
+    page = (run / "report.html").read_text()
+    assert "In the same process" in page and "running and keeping buffers on node 1 instead of 0" in page
+    assert "running and keeping buffers on node 1 instead of 0" in markdown(results)
