@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -97,13 +97,14 @@ def _terminal_on(stream: TextIO) -> Terminal:
 
 
 class RunProgress:
-    """One run in the terminal, from its start to its line."""
+    """The runs of one process in the terminal, from its start to their lines."""
 
-    def __init__(self, directory: RunDirectory, grid: Grid, slot: Slot, title: str) -> None:
-        self._directory, self._grid, self._slot, self._title = directory, grid, slot, title
+    def __init__(self, directory: RunDirectory, grid: Grid, slots: Sequence[Slot], title: str) -> None:
+        self._directory, self._grid, self._slots, self._title = directory, grid, slots, title
+        self._label = slots[0].group if slots[0].birth else units.cell_label(slots[0].cell)
         self._terminal = terminal()
         self._since = time.monotonic()
-        self._progress = self._read(slot)
+        self._progress = self._read(slots)
         self._waiting = WaitProgress()
         self._started = False
 
@@ -114,19 +115,21 @@ class RunProgress:
         if not self._started:
             # The time spent waiting for the host is not part of the run.
             self._since, self._started = time.monotonic(), True
-        self._draw(f"{units.cell_label(self._slot.cell)} {self._title}, {progress.text}", progress.percent / 100)
+        self._draw(f"{self._label} {self._title}, {progress.text}", progress.percent / 100)
 
-    def ended(self, record: Run) -> None:
-        now = _seen.count_one(self._directory) or self._read(None)
+    def ended(self, records: Sequence[Run]) -> None:
+        now = _seen.count(self._directory, len(records)) or self._read(())
         width = max(len(cell.name) for cell in self._grid.cells)
-        columns = [
-            f"{now.done:{len(str(now.total))}}/{now.total}",
-            f"{self._slot.cell:{width}}",
-            self._title,
-            outcome_text(record),
-            units.duration(record.wall_s),
-        ]
-        self._terminal.line("  ".join([*columns, *_eta(now.remaining_s(0.0), now)]))
+        for left, record in zip(reversed(range(len(records))), records, strict=True):
+            columns = [
+                f"{now.done - left:{len(str(now.total))}}/{now.total}",
+                f"{record.cell:{width}}",
+                self._title,
+                outcome_text(record),
+                units.duration(record.wall_s),
+            ]
+            eta = [] if left else _eta(now.remaining_s(0.0), now)
+            self._terminal.line("  ".join([*columns, *eta]))
 
     def clear(self) -> None:
         self._terminal.clear()
@@ -143,9 +146,9 @@ class RunProgress:
         eta = "".join(_eta(now.remaining_s(elapsed_s), now))
         self._terminal.bar((now.done + share) / max(now.total, 1), f"{now.done}/{now.total}", middle, eta)
 
-    def _read(self, current: Slot | None) -> StudyProgress:
+    def _read(self, current: Collection[Slot]) -> StudyProgress:
         recent = _seen.recent(self._directory)
-        return recent or _seen.keep(self._directory, read_progress(self._directory, self._grid, self._slot, current))
+        return recent or _seen.keep(self._directory, read_progress(self._directory, self._grid, self._slots, current))
 
 
 class WaitProgress:
@@ -172,12 +175,12 @@ class _Seen:
         at_s, seen = self._at.get(directory, (0.0, None))
         return seen if time.monotonic() - at_s < READ_INTERVAL_S else None
 
-    def count_one(self, directory: RunDirectory) -> StudyProgress | None:
-        """The recent progress with one more run that ended; None if it is too old."""
+    def count(self, directory: RunDirectory, ended: int) -> StudyProgress | None:
+        """The recent progress with so many more runs that ended; None if it is too old."""
         seen = self.recent(directory)
         if seen is None:
             return None
-        done = seen.done + 1
+        done = seen.done + ended
         now = replace(seen, done=done, total=max(seen.total, done), current_s=None if seen.current_s is None else 0.0)
         self._at[directory] = self._at[directory][0], now
         return now
@@ -190,7 +193,9 @@ class _Seen:
 _seen = _Seen()
 
 
-def read_progress(directory: RunDirectory, grid: Grid, present: Slot, current: Slot | None) -> StudyProgress:
+def read_progress(
+    directory: RunDirectory, grid: Grid, present: Collection[Slot], current: Collection[Slot]
+) -> StudyProgress:
     """The progress on disk. Repeats beyond the study's count if they are demanded, have a record or are `present`."""
     asked = {*grid.asked(directory.study().repeats)}
     demand = read_record(directory.demand, Demand)
@@ -199,7 +204,7 @@ def read_progress(directory: RunDirectory, grid: Grid, present: Slot, current: S
     for slot, path in _paths(directory).items():
         head = read_head(path)
         demanded = isinstance(slot.repeat, int) and slot.repeat <= repeats.get(slot.cell, 0)
-        if head or demanded or slot in asked or slot == present:
+        if head or demanded or slot in asked or slot in present:
             heads[slot] = head
     return study_progress(heads, INVOCATION, [cell.name for cell in grid.cells if cell.reason], current)
 

@@ -1,19 +1,20 @@
 """The stages of a cell: run, export, metrics. Each writes a small record; a failed cell is a result, not an error.
 
-luigi's scheduler takes a time that is quadratic in the number of tasks. Up to TASK_PER_RUN runs of a study are a task
-each, with its own line and message on the page. Beyond, the runs are shared among LARGE_STUDY_TASKS tasks, each for
-runs that follow each other in the measuring order. Timed and traced runs never share a task.
+luigi's scheduler takes a time that is quadratic in the number of tasks. Up to TASK_PER_RUN processes of a study are a
+task each, with its own line and message on the page. Beyond, they are shared among LARGE_STUDY_TASKS tasks, each for
+processes that follow each other in the measuring order. Timed and traced runs never share a task.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
+from itertools import groupby
 from pathlib import Path
 
 import luigi
 
 from bench.errors import StudyError
 from bench.records.run import Demand, Outcome, read_head, read_record
-from bench.records.study import TRACED, Slot, run_name
+from bench.records.study import TRACED, Slot
 from bench.run.progress import Progress
 from bench.study.directory import RunDirectory
 from tasks.base import DirectoryTask, Exclusive, grid_of
@@ -46,6 +47,12 @@ class Stage(Exclusive):
         """Export and metrics belong to the traced run."""
         return grid_of(self.run_dir).slot(self.cell, TRACED)
 
+    @property
+    def processes(self) -> list[tuple[Slot, ...]]:
+        """The runs of each process, of which some may be missing."""
+        grid = grid_of(self.run_dir)
+        return list(dict.fromkeys(grid.process(slot) for slot in self.slots))
+
     @cached_property
     def slots(self) -> list[Slot]:
         begin = self.first.position
@@ -68,7 +75,7 @@ class Stage(Exclusive):
 
 
 class RunPipeline(Stage):
-    """A process for each run, which executes one cell once."""
+    """A process for each run, which executes one cell once; or one for the runs of a group, which crosses its cells."""
 
     repeat: str = luigi.Parameter(description="1, 2, ... for a timed run, or traced")
 
@@ -88,14 +95,15 @@ class RunPipeline(Stage):
         return run_is_done(self.directory, slot)
 
     def run(self) -> None:
-        todo = [slot for slot in self.slots if not self.is_done(slot)]
+        processes = self.processes
+        todo = [slots for slots in processes if not all(map(self.is_done, slots))]
         with reporting(self) as reporter:
-            if self.count == 1:
-                reporter.link(outputs_url(_log(self.directory, self.first), self.directory.outputs))
-            for number, slot in enumerate(todo):
+            if len(processes) == 1:
+                reporter.link(outputs_url(self.directory.log(self.first.process, "stderr"), self.directory.outputs))
+            for number, slots in enumerate(todo):
                 if number and finishing():
                     raise StudyError(f"stopped: {len(todo) - number} runs of this task are not measured")
-                measure(self.directory, slot, reporter if self.count == 1 else _part(reporter, number, todo))
+                measure(self.directory, slots, reporter if len(processes) == 1 else _part(reporter, number, todo))
 
 
 class ExportSqlite(Stage):
@@ -141,6 +149,13 @@ class ExtractLatency(Stage):
 
 
 def run_is_done(directory: RunDirectory, slot: Slot) -> bool:
+    """Whether its record is final; of a crossing, those of all cells, and of one process."""
+    if slot.birth:
+        heads = [
+            read_head(directory.record(one.cell, one.repeat)) for one in grid_of(str(directory.path)).process(slot)
+        ]
+        processes = {head.crossing.id if head and head.crossing else None for head in heads}
+        return all(head and head.is_final(INVOCATION) for head in heads) and len(processes) == 1
     head = read_head(directory.record(slot.cell, slot.repeat))
     if head is None or not head.is_final(INVOCATION):
         return False
@@ -176,24 +191,27 @@ def _is_made_from(source: Path, made: Path) -> bool:
     return before is not None and after is not None and after.is_final(INVOCATION) and after.source == before.origin
 
 
-def measure(directory: RunDirectory, slot: Slot, report: Report) -> None:
-    """Execute one run and write its record. Its progress is reported, and shown in the terminal."""
+def measure(directory: RunDirectory, slots: Sequence[Slot], report: Report) -> None:
+    """Execute the runs of one process and write their records. Progress is reported, and shown in the terminal."""
     from bench.run.attempt import execute
+    from bench.run.crossing import execute_group
 
-    grid, title = grid_of(str(directory.path)), _title(directory, slot)
-    shown = RunProgress(directory, grid, slot, title)
+    slot, grid = slots[0], grid_of(str(directory.path))
+    title = _title(directory, slot)
+    shown = RunProgress(directory, grid, slots, title)
 
     def report_both(progress: Progress) -> None:
         report(f"{title}, {progress.text}", progress.percent)
         shown(progress)
 
     try:
-        run = execute(
-            directory, grid.cell(slot.cell), slot, INVOCATION, host_lock(), report_both,
-            lambda: run_is_done(directory, slot),
-        )  # fmt: skip
-        report(f"{title}: {outcome_text(run)}", 100)
-        shown.ended(run)
+        common = INVOCATION, host_lock(), report_both, lambda: run_is_done(directory, slot)
+        if slot.birth:
+            runs = execute_group(directory, slots, *common)
+        else:
+            runs = [execute(directory, grid.cell(slot.cell), slot, *common)]
+        report(f"{title}: {'; '.join(map(outcome_text, runs))}", 100)
+        shown.ended(runs)
     finally:
         shown.clear()
 
@@ -205,16 +223,12 @@ def _title(directory: RunDirectory, slot: Slot) -> str:
     return f"repeat {slot.repeat}/{asked}" if slot.repeat <= asked else f"repeat {slot.repeat}, on demand"
 
 
-def _log(directory: RunDirectory, slot: Slot) -> Path:
-    return directory.log(run_name(slot.cell, slot.repeat), "stderr")
-
-
-def _part(report: Report, number: int, runs: Sequence[Slot]) -> Report:
-    """Reports of one of several runs: with the run's name, and as a share of all."""
-    run = run_name(runs[number].cell, runs[number].repeat)
+def _part(report: Report, number: int, processes: Sequence[Sequence[Slot]]) -> Report:
+    """Reports of one of several processes: with its name, and as a share of all."""
+    process, count = processes[number][0].process, len(processes)
 
     def report_part(text: str, percent: int) -> None:
-        report(f"{number + 1}/{len(runs)} {run}: {text}", (100 * number + percent) // len(runs))
+        report(f"{number + 1}/{count} {process}: {text}", (100 * number + percent) // count)
 
     return report_part
 
@@ -235,25 +249,30 @@ def asked_tasks(task: DirectoryTask) -> list[luigi.Task]:
 
 def demanded_tasks(task: DirectoryTask, slots: Sequence[Slot]) -> list[luigi.Task]:
     """The tasks of runs that are demanded beyond those of the study."""
-    in_order = sorted(slots, key=lambda slot: slot.position)
+    grid = grid_of(task.run_dir)
+    whole = {one for slot in slots for one in grid.process(slot)}
+    in_order = sorted(whole, key=lambda slot: slot.position)
     return [_last_task(task, piece) for piece in pieces(in_order)]
 
 
 def task_of(task: DirectoryTask, slot: Slot) -> luigi.Task:
     """The task after which the last stage of this run has its record."""
-    return _last_task(task, next((piece for piece in _asked_pieces(task.run_dir) if slot in piece), (slot,)))
+    asked = (piece for piece in _asked_pieces(task.run_dir) if slot in piece)
+    return _last_task(task, next(asked, grid_of(task.run_dir).process(slot)))
 
 
 def pieces(slots: Sequence[Slot]) -> list[tuple[Slot, ...]]:
-    """The runs, which are in measuring order, divided among tasks."""
-    length = 1 if len(slots) <= TASK_PER_RUN else -(-len(slots) // LARGE_STUDY_TASKS)
-    timed = [slot for slot in slots if slot.repeat != TRACED]
-    traced = [slot for slot in slots if slot.repeat == TRACED]
+    """The runs, which are in measuring order, divided among tasks; those of one process stay together."""
+    processes = [tuple(own) for _, own in groupby(slots, key=lambda slot: slot.process)]
+    length = 1 if len(processes) <= TASK_PER_RUN else -(-len(processes) // LARGE_STUDY_TASKS)
+    timed = [own for own in processes if own[0].repeat != TRACED]
+    traced = [own for own in processes if own[0].repeat == TRACED]
     return [*_cut(timed, length), *_cut(traced, length)]
 
 
-def _cut(slots: Sequence[Slot], length: int) -> Iterator[tuple[Slot, ...]]:
-    return (tuple(slots[begin : begin + length]) for begin in range(0, len(slots), length))
+def _cut(processes: Sequence[tuple[Slot, ...]], length: int) -> Iterator[tuple[Slot, ...]]:
+    for begin in range(0, len(processes), length):
+        yield tuple(slot for own in processes[begin : begin + length] for slot in own)
 
 
 @cache

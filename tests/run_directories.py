@@ -96,6 +96,7 @@ def build_run_directory(
         "device": device,
         "profiler": "nsys" if device == "cuda" else "torch",
         "binding": definition.settings.binding.replace("auto", "numactl"),
+        "design": definition.settings.design.replace("auto", "processes"),
     }
     study = convert(definition.as_json() | resolved, Study)
     cells = expand(replace(definition, settings=study.settings), convert(topology, Host))

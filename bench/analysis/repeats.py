@@ -20,6 +20,7 @@ from bench.analysis.statistics import CONFIDENCE_AFTER_LOOKS, MARGIN, Comparison
 from bench.analysis.verdicts import rules_of
 from bench.errors import StudyError
 from bench.records.results import Rules
+from bench.records.study import Placement
 from bench.study.directory import RunDirectory
 
 LOOKS = (6, 10, 20)
@@ -35,21 +36,42 @@ def demanded(directory: RunDirectory) -> dict[str, int]:
     if data.study.target_precision:
         for cell, repeats in _for_precision(data).items():
             needed[cell] = max(needed.get(cell, 0), repeats)
+    needed = _whole_groups(data, needed)
     return {cell: repeats for cell, repeats in needed.items() if repeats > data.study.repeats}
+
+
+def _whole_groups(data: RunData, needed: Mapping[str, int]) -> dict[str, int]:
+    """The same, but for the cells of a crossed group equal, and a multiple of its births: processes measure all."""
+    births: dict[str, set[Placement]] = {}
+    cells: dict[str, list[str]] = {}
+    for slot in data.order:
+        if slot.birth and slot.block == 1:
+            cells.setdefault(slot.group, []).append(slot.cell)
+        if slot.birth:
+            births.setdefault(slot.group, set()).add(slot.birth)
+    found = dict(needed)
+    for group, own in cells.items():
+        most, size = max(needed.get(cell, 0) for cell in own), len(births[group])
+        if most:
+            found |= dict.fromkeys(own, size * -(-most // size))
+    return found
 
 
 def _for_disturbed(data: RunData) -> dict[str, int]:
     """One more block for each in which the monitor saw a run of the cell disturbed, or of one that it is compared with.
 
-    A cell that is compared with nothing has no pair to lose.
+    A cell that is compared with nothing has no pair to lose. Whatever disturbed a crossing disturbed all of its cells.
     """
     disturbed: dict[str, set[int]] = {}
     for slot in data.order:
-        run = data.runs.get(slot.run)
+        run = None if slot.birth else data.runs.get(slot.run)
         if run and run.timed and run.ok and run.disturbed:
             disturbed.setdefault(slot.cell, set()).add(slot.block)
     needed = {}
+    crossed = {slot.cell for slot in data.order if slot.birth}
     for cell, others in (_compared(data) if disturbed else {}).items():
+        if cell in crossed:
+            continue
         lost = {block for name in (cell, *others) for block in disturbed.get(name, ())}
         needed[cell] = data.study.repeats + min(len(lost), data.study.disturbed_repeats)
     return needed

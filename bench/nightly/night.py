@@ -41,8 +41,9 @@ from bench.report.text.studies import (
     no_gpu_text,
 )
 from bench.storage import write_json
+from bench.study.crossing import births_of
 from bench.study.directory import RunDirectory, freeze, new_directory
-from bench.study.order import measuring_order
+from bench.study.grid import order_of
 
 CellId = tuple[str, str]
 
@@ -332,8 +333,11 @@ def measure_again(folder: Path, label: str, first: Path, cells: Sequence[str], i
 def _small_study(first: RunDirectory, names: Sequence[str], invocation: str) -> Path:
     """A study of some cells of another one, in a run directory beside it."""
     study = replace(first.study(), again_of=str(first.path), created_by=invocation, measure_link=False)
-    cells = tuple(cell for cell in first.grid().cells if cell.name in names)
-    order = measuring_order([(cell.name, cell.group) for cell in cells], study.most_repeats, study.seed)
+    grid, host = first.grid(), first.host()
+    # A cell that was measured by turns with others is measured with them again.
+    crossed = {slot.group for slot in grid.order if slot.birth and slot.cell in names}
+    cells = tuple(cell for cell in grid.cells if cell.name in names or cell.group in crossed)
+    births = births_of([cell for cell in cells if cell.group in crossed], host)[0]
     path = new_directory(first.path.parents[1])
-    freeze(path, study, first.host(), Grid(cells=cells, order=tuple(order)))
+    freeze(path, study, host, Grid(cells=cells, order=tuple(order_of(study, cells, births))))
     return path

@@ -82,6 +82,12 @@ class Stage(Record, frozen=True, kw_only=True):
         return self.ok or self.by_grid or self.invocation == invocation
 
 
+class ProcessId(Record, frozen=True, kw_only=True):
+    """Of a crossing: the same in all runs of the process."""
+
+    id: str
+
+
 class Head(Stage, frozen=True, kw_only=True):
     """The part of a stage's record that progress and task states need; without what is large.
 
@@ -93,6 +99,7 @@ class Head(Stage, frozen=True, kw_only=True):
     ended_at: str = ""
     wall_s: Number = 0.0
     attempts: Count = 0
+    crossing: ProcessId | None = None
 
     @property
     def origin(self) -> str:
@@ -450,7 +457,8 @@ class Crossing(Record, frozen=True, kw_only=True):
     mirror. batches: of each window; lead_batches: before one after a move. pilot_pace_s: seconds per batch that both
     were chosen by. threads: of the process after the last window. born_pages: {heap, anon, file, stack: {node: pages}}.
     error: by cell, the process' own standard error of its ln ratio to the first of placements (Yuen 1974).
-    carry_over: by cell, the median ln of the second over the first window of a stay.
+    carry_over: by cell, the median ln of the second over the first window of a stay. observer_cpus: where this program
+    waited meanwhile: away from all nodes of the group, or not away from any.
     """
 
     group: Name
@@ -467,6 +475,7 @@ class Crossing(Record, frozen=True, kw_only=True):
     born_pages: dict[str, dict[str, Count]] = {}
     error: dict[str, Number] = {}
     carry_over: dict[str, Number] = {}
+    observer_cpus: str = ""
 
 
 class Group(Record, frozen=True, kw_only=True):
@@ -495,7 +504,8 @@ class CrossedCell(Record, frozen=True, kw_only=True):
 class Run(Stage, frozen=True, kw_only=True):
     """One run of one cell; ValueError if the record contradicts itself. position, block: place in the measuring order.
 
-    started_at, ended_at: UTC, ISO 8601. wall_s: without the time that it waited for the host.
+    started_at, ended_at: UTC, ISO 8601. wall_s: of the process, without the time that it waited for the host.
+    log: its output is in logs/<log>.stdout and .stderr; the runs of a crossing share one.
     exit_code: as subprocess reports it, negative for a signal; None if nothing was started.
     """
 
@@ -505,6 +515,7 @@ class Run(Stage, frozen=True, kw_only=True):
     position: Count | None = None
     block: Count | None = None
     group: str = ""
+    log: str = ""
     attempts: Count = 0
     started_at: str = ""
     ended_at: str = ""

@@ -30,6 +30,7 @@ Device = Literal["cuda", "cpu"]
 Profiler = Literal["nsys", "torch"]
 Binding = Literal["numactl", "none"]
 Start = Literal["exec", "fork"]
+Design = Literal["crossing", "processes"]
 Retention = Literal["keep", "failed", "none"]
 
 TRACED: Literal["traced"] = "traced"
@@ -245,6 +246,13 @@ class StudySettings(Settings, frozen=True, kw_only=True):
         Start,
         Meta(description="how a timed run gets its interpreter: a new one, or forked from one that has imported torch"),
     ] = "exec"
+    design: Annotated[
+        Literal["auto", Design],
+        Meta(
+            description="what is compared: cells that one process measures by turns (crossing), "
+            "or processes of one cell each"
+        ),
+    ] = "auto"
     repeats: Annotated[int, Meta(ge=1, le=100_000, description="timed runs of each cell")] = 1
     target_precision: Annotated[
         float,
@@ -345,14 +353,18 @@ OPTIONAL_IN_KEY: dict[str, Any] = {
 }
 
 
-class Slot(Record, frozen=True, kw_only=True):
-    """One run in its place. block counts from 1, position from 0 over the whole study."""
+class Slot(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """One run in its place. block counts from 1, position from 0 over the whole study.
+
+    birth: nodes on which the process starts that crosses the whole group; None for a process of this run alone.
+    """
 
     cell: Name
     repeat: Repeat
     block: Count
     position: Count
     group: str = ""
+    birth: Placement | None = None
 
     @property
     def is_traced(self) -> bool:
@@ -362,6 +374,11 @@ class Slot(Record, frozen=True, kw_only=True):
     def run(self) -> str:
         """The name of its run, and of the run's files."""
         return run_name(self.cell, self.repeat)
+
+    @property
+    def process(self) -> str:
+        """The name of its process, and of the process's logs."""
+        return self.run if self.birth is None else run_name(self.group, self.repeat)
 
 
 def run_name(cell: str, repeat: int | str) -> str:
@@ -394,6 +411,17 @@ class Grid(Record, frozen=True, kw_only=True, dict=True):
     def slot(self, cell: str, repeat: int | str) -> Slot:
         return self._slots[cell, repeat]
 
+    @cached_property
+    def _processes(self) -> dict[str, tuple[Slot, ...]]:
+        found: dict[str, list[Slot]] = {}
+        for slot in self.order:
+            found.setdefault(slot.process, []).append(slot)
+        return {name: tuple(slots) for name, slots in found.items()}
+
+    def process(self, slot: Slot) -> tuple[Slot, ...]:
+        """The runs that one process makes: this one, or those of its whole group in a crossing."""
+        return self._processes[slot.process]
+
     def asked(self, repeats: int) -> list[Slot]:
         """The runs that every cell has: its first repeats and the traced run. Later ones are measured on demand."""
         return [slot for slot in self.order if isinstance(slot.repeat, str) or slot.repeat <= repeats]
@@ -425,6 +453,7 @@ class Study(StudySettings, frozen=True, kw_only=True):
     device: Device
     profiler: Profiler
     binding: Binding
+    design: Design = "processes"
     binding_reason: str = ""
     created_by: str = ""
     night: str = ""

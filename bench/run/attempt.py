@@ -21,6 +21,8 @@ from bench.records.host import Topology
 from bench.records.run import (
     LASTING,
     RETRIED,
+    CrossedCell,
+    Crossing,
     Disturbance,
     DisturbanceKind,
     Failure,
@@ -72,44 +74,16 @@ def execute(
 
     is_done: asked once the host is free. Another call of the same study may have written the record meanwhile.
     """
-    path = directory.record(cell.name, slot.repeat)
-    begin, started_at = time.monotonic(), _now()
-    number, attempt = 0, _without_start(directory, cell, slot, invocation)
-    by_grid = bool(cell.reason)
+    path, begin = directory.record(cell.name, slot.repeat), Begin()
+    number, attempt = 0, without_start(directory, cell, slot, invocation)
     if attempt is None:
         lock.acquire(str(directory.path), report)
         if is_done() and (existing := read_record(path, Run)):
             return existing
         # Waiting for the host is not part of the run: estimates are made from wall_s.
-        begin, started_at = time.monotonic(), _now()
+        begin = Begin()
         number, attempt = _attempts(directory, cell, slot, lock, report)
-    failure = attempt.failure
-    run = Run(
-        status=failure.status if failure else Outcome.OK,
-        reason=failure.reason if failure else "",
-        advice=failure.advice if failure else "",
-        log_tail=failure.log_tail if failure else [],
-        invocation=invocation,
-        by_grid=by_grid,
-        run=slot.run,
-        cell=cell.name,
-        repeat=slot.repeat,
-        position=slot.position,
-        block=slot.block,
-        group=slot.group,
-        attempts=number,
-        started_at=started_at,
-        ended_at=_now(),
-        wall_s=round(time.monotonic() - begin, 3),
-        start=attempt.start,
-        command=attempt.command,
-        exit_code=attempt.end.exit_code if attempt.end else None,
-        timed_out=attempt.timed_out,
-        fingerprint=directory.host().fingerprint,
-        result=attempt.result,
-        monitor=attempt.monitor,
-        peers=attempt.peers,
-    )
+    run = run_of(directory, cell, slot, invocation, begin, number, attempt)
     write_record(path, run)
     _starts(path).unlink(missing_ok=True)
     log_runs(directory, [run])
@@ -117,8 +91,19 @@ def execute(
 
 
 @dataclass(frozen=True)
+class Begin:
+    """When a run began: seconds of the monotonic clock, and UTC."""
+
+    monotonic_s: float = field(default_factory=time.monotonic)
+    utc: str = field(default_factory=lambda: _now())
+
+
+@dataclass(frozen=True)
 class Attempt:
-    """What became of one attempt. end: of the measured process, None if it was not started or a peer ended it."""
+    """What became of one attempt. end: of the measured process, None if it was not started or a peer ended it.
+
+    crossed: of a crossing, what it gave for each cell; `failure` and `result` are then of the whole process.
+    """
 
     failure: Failure | None = None
     start: StartMethod = StartMethod.EXEC
@@ -127,17 +112,54 @@ class Attempt:
     result: Result | None = None
     monitor: Monitor | None = None
     peers: list[Peer] = field(default_factory=list)
+    crossing: Crossing | None = None
+    crossed: list[CrossedCell] = field(default_factory=list)
 
     @property
     def timed_out(self) -> bool:
         return bool(self.end and self.end.timed_out)
 
 
+def run_of(
+    directory: RunDirectory, cell: Cell, slot: Slot, invocation: str, begin: Begin, number: int, attempt: Attempt
+) -> Run:
+    """The record of a run that has just ended with this attempt, the last of `number`."""
+    failure = attempt.failure
+    return Run(
+        status=failure.status if failure else Outcome.OK,
+        reason=failure.reason if failure else "",
+        advice=failure.advice if failure else "",
+        log_tail=failure.log_tail if failure else [],
+        invocation=invocation,
+        by_grid=bool(cell.reason),
+        run=slot.run,
+        cell=cell.name,
+        repeat=slot.repeat,
+        position=slot.position,
+        block=slot.block,
+        group=slot.group,
+        log=slot.process,
+        attempts=number,
+        started_at=begin.utc,
+        ended_at=_now(),
+        wall_s=round(time.monotonic() - begin.monotonic_s, 3),
+        start=attempt.start,
+        command=attempt.command,
+        exit_code=attempt.end.exit_code if attempt.end else None,
+        timed_out=attempt.timed_out,
+        fingerprint=directory.host().fingerprint,
+        result=attempt.result,
+        monitor=attempt.monitor,
+        peers=attempt.peers,
+        crossing=attempt.crossing,
+    )
+
+
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _without_start(directory: RunDirectory, cell: Cell, slot: Slot, invocation: str) -> Attempt | None:
+def without_start(directory: RunDirectory, cell: Cell, slot: Slot, invocation: str) -> Attempt | None:
     """An outcome that is certain before anything is started, or None."""
     if cell.reason:
         advice = "choose a GPU and nodes that numastudy doctor lists"
@@ -161,9 +183,24 @@ def _attempts(directory: RunDirectory, cell: Cell, slot: Slot, lock: HostLock, r
     except NoPeers as error:
         advice = "choose another concurrent_placement, or fewer concurrent_gpus"
         return 0, Attempt(Failure(status=Outcome.NOT_RUNNABLE, reason=error.what, advice=advice))
-    path, attempt = directory.record(cell.name, slot.repeat), Attempt()
+    gpus = [cell.gpu_uuid, *(peer.gpu_uuid for peer in peers)] if cell.device == "cuda" else []
+
+    def start(number: int, report: Report) -> Attempt:
+        return _attempt(directory, cell, slot, peers, lock, number, report)
+
+    return attempts(directory.record(cell.name, slot.repeat), gpus, start, report)
+
+
+def attempts(
+    record: Path, gpu_uuids: Iterable[str | None], start: Callable[[int, Report], Attempt], report: Report
+) -> tuple[int, Attempt]:
+    """Start a run until it succeeds or fails for good. Return the number of the last attempt, and what became of it.
+
+    record: of the run; its starts are counted beside it. gpu_uuids: GPUs that must be free before.
+    """
+    gpus, attempt = [*gpu_uuids], Attempt()
     for number in range(1, ATTEMPTS + 1):
-        if count_start(path) >= STARTS_THAT_TOOK_THE_HOST_DOWN:
+        if count_start(record) >= STARTS_THAT_TOOK_THE_HOST_DOWN:
             reason = f"the host went down during {STARTS_THAT_TOOK_THE_HOST_DOWN} starts of this run"
             advice = "look at the kernel's log; the next call tries it again"
             return 0, Attempt(Failure(status=Outcome.CRASHED, reason=reason, advice=advice))
@@ -171,13 +208,12 @@ def _attempts(directory: RunDirectory, cell: Cell, slot: Slot, lock: HostLock, r
         def report_attempt(progress: Progress, number: int = number) -> None:
             report(replace(progress, attempt=(number, ATTEMPTS)))
 
-        gpus = [cell.gpu_uuid, *(peer.gpu_uuid for peer in peers)] if cell.device == "cuda" else []
         not_free = wait_until_free(gpus, report)
-        attempt = _attempt(directory, cell, slot, peers, lock, number, report_attempt)
+        attempt = start(number, report_attempt)
         if attempt.monitor and not_free:
             disturbed = [*attempt.monitor.disturbed, *not_free]
             attempt = replace(attempt, monitor=structs.replace(attempt.monitor, disturbed=disturbed))
-        _starts(path).unlink(missing_ok=True)
+        _starts(record).unlink(missing_ok=True)
         # One that hung would take its whole time again.
         if attempt.failure is None or attempt.failure.status not in RETRIED or attempt.timed_out:
             break
@@ -263,9 +299,9 @@ class _Measured:
             self._peers.check()
 
         forked = SERVERS.of_block(self._block, lock.record_child)
-        with avoid_measured_cpus(self._host, self._cell.cpu_node, self._cell.binding) as cpus:
+        with avoid_measured_cpus(self._host, [self._cell.cpu_node], self._cell.binding) as cpus:
             # nsys works beside a traced run all the time; that is not a disturbance, and that run times nothing.
-            watch = None if self._profiler else _watch(self._cell, self._host, cpus, lock)
+            watch = None if self._profiler else watched(self._cell, self._host, [self._cell.cpu_node], cpus, lock)
             monitor: Monitor | None = None
             start = forked if self._start is StartMethod.FORK else None
             try:
@@ -310,22 +346,24 @@ def _collect(profiler: Profiler, trace: Path, end: ChildEnd, own: Failure | None
     return own
 
 
-def _watch(cell: Cell, host: Topology, cpus: set[int], lock: HostLock) -> Watch:
+def watched(cell: Cell, host: Topology, cpu_nodes: Iterable[int], cpus: set[int], lock: HostLock) -> Watch:
     """Watch the GPU and the measured CPUs for other work. It is known from outside the run, never from its speed."""
-    node = host.node(cell.cpu_node)
-    measured = set(node.cpu_ids) & cpus if node and cell.binding != "none" else cpus
-    return Watch(cell.gpu_uuid, measured, lock.sessions).start()
+    measured = _cpus_of(host, cpu_nodes) & cpus if cell.binding != "none" else set()
+    return Watch(cell.gpu_uuid, measured or cpus, lock.sessions).start()
+
+
+def _cpus_of(host: Topology, nodes: Iterable[int]) -> set[int]:
+    return {cpu for number in nodes if (node := host.node(number)) for cpu in node.cpu_ids}
 
 
 @contextmanager
-def avoid_measured_cpus(host: Topology, cpu_node: int, binding: str) -> Iterator[set[int]]:
-    """Move this process to allowed CPUs outside cpu_node, if there are any, and back at the end.
+def avoid_measured_cpus(host: Topology, cpu_nodes: Iterable[int], binding: str) -> Iterator[set[int]]:
+    """Move this process to allowed CPUs outside all of these nodes, if there are any, and back at the end.
 
     Yields the CPUs that it could use before.
     """
     before = os.sched_getaffinity(0)
-    node = host.node(cpu_node) if binding != "none" else None
-    elsewhere = before - set(node.cpu_ids) if node else set()
+    elsewhere = before - _cpus_of(host, cpu_nodes) if binding != "none" else set()
     if elsewhere:
         os.sched_setaffinity(0, elsewhere)
     try:

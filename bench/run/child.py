@@ -298,9 +298,10 @@ class Process:
         return judge(self.cell, end, self.read_report(), tail)
 
 
-def workload_argv(cell_file: Path, mode: Mode, report: Path, *options: str) -> list[str]:
-    """The command of the program inside a cell."""
-    return python_module("bench.workload", "--cell", str(cell_file), "--mode", mode, "--result", str(report), *options)
+def workload_argv(file: Path, mode: Mode, report: Path, *options: str) -> list[str]:
+    """The command of the program inside a cell; file: of the cell, or of the group that it crosses."""
+    what = "--group" if mode is Mode.CROSSED else "--cell"
+    return python_module("bench.workload", what, str(file), "--mode", mode, "--result", str(report), *options)
 
 
 def scratch_folder() -> tempfile.TemporaryDirectory[str]:
@@ -339,10 +340,13 @@ def judge(cell: Cell, end: ChildEnd, report: ChildReport | None, log_tail: list[
         )
     if report and report.failure:
         return failed(report.failure.status, report.failure.reason, report.failure.advice)
+    if end.exit_code == 0 and report and report.crossed:
+        # Each of its cells has an outcome of its own.
+        return None
     measured = (report.result or report.link) if report else None
     if end.exit_code == 0 and measured:
-        misplaced = _misplaced(measured.certificate)
-        return failed(Outcome.MISPLACED, *misplaced) if misplaced else None
+        misplaced = misplacement(measured.certificate)
+        return failed(misplaced.status, misplaced.reason, misplaced.advice) if misplaced else None
     bound = cell.binding == "numactl"
     if bound and (refused := explain_bind_failure(end.exit_code, "\n".join(log_tail))):
         return failed(refused.status, refused.reason, refused.advice)
@@ -358,13 +362,15 @@ def judge(cell: Cell, end: ChildEnd, report: ChildReport | None, log_tail: list[
     return failed(Outcome.CRASHED, _how_it_ended(end.exit_code, log_tail), "see the log of the run")
 
 
-def _misplaced(certificate: Certificate | None) -> tuple[str, str] | None:
-    """Reason and advice if the certificate contradicts the placement."""
+def misplacement(certificate: Certificate | None) -> Failure | None:
+    """The failure if the certificate contradicts the placement."""
     if certificate is None or certificate.verdict is not PlacementVerdict.MISPLACED:
         return None
-    return (
-        "the placement is not the cell's: " + "; ".join(doubt.text for doubt in certificate.reasons),
-        "the certificate in the run record names each buffer; numastudy doctor names what moves pages and threads",
+    return Failure(
+        status=Outcome.MISPLACED,
+        reason="the placement is not the cell's: " + "; ".join(doubt.text for doubt in certificate.reasons),
+        advice="the certificate in the run record names each buffer; numastudy doctor names what moves pages and "
+        "threads",
     )
 
 

@@ -9,17 +9,19 @@ from typing import Any
 from bench.errors import StudyError
 from bench.host.peers import why_no_peers
 from bench.records.host import Topology, format_cpulist
-from bench.records.study import Model, Placement, Settings
+from bench.records.study import Model, Placement, Settings, StudySettings
 from bench.study.settings import SETTINGS, SHAPE
 from bench.workload.constraints import Constraint, Violation, why_impossible
 
 _NAMED = 8
 
 
-def violation(model: Model, settings: Settings, varied: Collection[str] = ()) -> Violation | None:
+def violation(model: Model, settings: StudySettings, varied: Collection[str] = ()) -> Violation | None:
     """The first constraint that these settings violate in a study which varies the keys `varied`; None if none."""
     first = next(chain(_whole_batches(settings), _no_effect(settings, varied), _pool(settings, varied)), None)
     first = first or why_impossible(model, settings)
+    if not first and settings.design == "crossing":
+        first = why_not_crossed(settings)
     if first and first.constraint is Constraint.NO_SUCH_MODEL and set(SHAPE) & set(varied):
         # Parts of the shape are varied: they identify the model.
         return replace(first, keys=(*SHAPE, "image_size"))
@@ -71,6 +73,24 @@ def _pool(settings: Settings, varied: Collection[str]) -> Iterator[Violation]:
             "vary pools that hold them; smaller batches need less",
             ("memory_size_mb", "batch_size", "image_size", "dtype", *queue),
         )
+
+
+def why_not_crossed(settings: Settings) -> Violation | None:
+    """Why a process cannot measure cells with these settings by turns; None if it can.
+
+    A binding of auto is asked about again when the host is known.
+    """
+    reasons = {
+        "preprocess_queue": settings.preprocess_queue and "its thread cannot be moved with the others",
+        "concurrent_gpus": settings.concurrent_gpus > 1 and "the other GPUs are processes of their own",
+        "compile_model": settings.compile_model == "max-autotune" and "it chooses kernels by timing them on one node",
+        "binding": settings.binding == "none" and "each turn is bound to its node",
+    }
+    for key, reason in reasons.items():
+        if reason:
+            what = f"design crossing excludes {key} {getattr(settings, key)}: {reason}"
+            return Violation(Constraint.NOT_CROSSED, what, f"set design: processes, or change {key}", (key,))
+    return None
 
 
 def why_not_here(topology: Topology, gpu: int, placement: Placement, settings: Settings) -> str:

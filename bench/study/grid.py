@@ -1,16 +1,20 @@
 """A study on a host: which cells there are, and which of them cannot run here."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
+
+from msgspec import structs
 
 from bench.errors import StudyError
 from bench.host.binding import choose_binding
 from bench.records.base import convert
 from bench.records.host import NodeKind, Topology
-from bench.records.study import Cell, Grid, Placement, Settings, Study, StudySettings
+from bench.records.study import Cell, Design, Grid, Placement, Settings, Slot, Study, StudySettings
 from bench.study.axes import combinations, idle_excludes, name_cells
 from bench.study.constraints import violation, why_not_here
+from bench.study.crossing import AUTO, Births, births_of, whole_sets
 from bench.study.load import StudyDefinition
 from bench.study.order import measuring_order
 from bench.trace.profilers import choose_profiler
@@ -25,17 +29,40 @@ class Expansion:
 
 
 def expand_here(definition: StudyDefinition, topology: Topology) -> Expansion:
-    """Replace auto in device, profiler and binding; lay out the grid and the order. Raise StudyError."""
+    """Replace auto in device, profiler, binding and design; lay out the grid and the order. Raise StudyError.
+
+    Repeats become a multiple of the births of every group that is crossed.
+    """
+    asked = definition.settings.design
     study = convert(definition.as_json() | _resolved(definition.settings, topology), Study)
-    definition = replace(definition, settings=study.settings)
+    definition = replace(definition, settings=structs.replace(study.settings, design=asked))
     cells = expand(definition, topology)
-    order = measuring_order(
+    births = _births(asked, cells, topology, study.name)
+    study = structs.replace(
+        study, design="crossing" if births else "processes", repeats=whole_sets(study.repeats, births)
+    )
+    return Expansion(study, Grid(cells=tuple(cells), order=tuple(order_of(study, cells, births))))
+
+
+def order_of(study: Study, cells: Sequence[Cell], births: Births) -> list[Slot]:
+    """The places of all runs that the study may need."""
+    return measuring_order(
         [(cell.name, cell.group) for cell in cells],
-        study.most_repeats,
+        whole_sets(study.most_repeats, births),
         study.seed,
         families={cell.group: cell.family for cell in cells},
+        births=births,
     )
-    return Expansion(study, Grid(cells=tuple(cells), order=tuple(order)))
+
+
+def _births(asked: Design | Literal["auto"], cells: Sequence[Cell], topology: Topology, name: str) -> Births:
+    if (AUTO if asked == "auto" else asked) == "processes":
+        return {}
+    births, why = births_of(cells, topology)
+    if asked == "crossing" and not births:
+        advice = "set design: processes; a crossing takes two cells or more that differ in their nodes only"
+        raise StudyError(f"design crossing: {why}", name, advice)
+    return births
 
 
 def _resolved(settings: StudySettings, topology: Topology) -> dict[str, str]:
@@ -46,7 +73,14 @@ def _resolved(settings: StudySettings, topology: Topology) -> dict[str, str]:
     if binding == "auto":
         binding, reason = choose_binding("auto", topology)
     profiler = choose_profiler(settings.profiler, device)
-    return {"device": device, "profiler": profiler, "binding": binding, "binding_reason": reason}
+    # Which groups can be crossed is known when there are cells.
+    return {
+        "device": device,
+        "profiler": profiler,
+        "binding": binding,
+        "binding_reason": reason,
+        "design": "processes",
+    }
 
 
 def expand(study: StudyDefinition, topology: Topology) -> list[Cell]:

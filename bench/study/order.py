@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bench.errors import StudyError
 from bench.records.base import Repeat
-from bench.records.study import TRACED, Slot
+from bench.records.study import TRACED, Placement, Slot
 
 
 def measuring_order(
@@ -18,6 +18,7 @@ def measuring_order(
     seed: int,
     traced: bool = True,
     families: Mapping[str, str] | None = None,
+    births: Mapping[str, Sequence[Placement]] | None = None,
 ) -> list[Slot]:
     """The order of all runs of a study.
 
@@ -26,6 +27,8 @@ def measuring_order(
     repeats: timed runs of each cell. Repeat r of every cell is block r; the traced runs are the last block.
     families: by group. Groups of one family (same GPU and model, different settings) follow one another, since
         they will be compared too. A group without one is its own.
+    births: by group that is crossed. One process measures all of its cells, and starts at each birth once before it
+        starts at one a second time.
 
     The slots of repeats 1..n are the same for every larger number of repeats, so that a study can be continued.
     Raise StudyError for a cell named twice or a negative number of repeats.
@@ -45,9 +48,24 @@ def measuring_order(
     for repeat, block in passes:
         for family in _shuffled(together, seed, str(repeat)):
             for group in _shuffled(together[family], seed, str(repeat)):
-                for cell in turned(groups[group], block - 1 + turn[group]):
-                    slots.append(Slot(cell=cell, repeat=repeat, block=block, position=len(slots), group=group))
+                birth = None if repeat == TRACED else birth_of((births or {}).get(group, ()), group, block, seed)
+                # In a crossing the process itself takes turns.
+                names = groups[group] if birth else turned(groups[group], block - 1 + turn[group])
+                for name in names:
+                    position = len(slots)
+                    slots.append(
+                        Slot(cell=name, repeat=repeat, block=block, position=position, group=group, birth=birth)
+                    )
     return slots
+
+
+def birth_of(births: Sequence[Placement], group: str, process: int, seed: int) -> Placement | None:
+    """Where a process of a group starts, by its number from 1; None without births."""
+    if not births:
+        return None
+    size, by_text = len(births), {str(birth): birth for birth in births}
+    part, place = divmod(process - 1, size)
+    return by_text[_shuffled(by_text, seed, f"births {part} {group}")[place]]
 
 
 def turned(names: Sequence[str], turn: int) -> list[str]:

@@ -1,9 +1,10 @@
 """What a study would do on this host and how long it would take; how far one is that runs."""
 
 import os
+import resource
 import socket
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import islice
@@ -15,8 +16,9 @@ from msgspec import structs
 from bench.errors import StudyError
 from bench.host.topology import read_topology
 from bench.records.host import Topology
-from bench.records.run import LASTING, Head, Outcome, read_head
-from bench.records.study import TRACED, Cell, Slot, run_name
+from bench.records.run import LASTING, Head, Mode, Outcome, read_head
+from bench.records.study import TRACED, Cell, Grid, Slot, run_name
+from bench.study.crossing import pools_by_node
 from bench.study.directory import RunDirectory, find
 from bench.study.grid import expand_here, idle_entries
 from bench.study.load import StudyDefinition
@@ -25,6 +27,8 @@ from bench.units import duration, plural
 # For a host with GPUs and no earlier run of the kind: whole processes on an H100 host took about this long.
 TIMED_RUN_S = 11.0
 TRACED_RUN_S = 18.0
+# Nothing measured yet: 12 s of a process with 3 s of windows, and rounds that noise prolongs.
+CROSSED_PROCESS_S = 14.0
 # Bytes in a report and its SQLite for one activity, of the fixtures: 120 in the report, 450 in the SQLite.
 BYTES_PER_ACTIVITY = 600
 ACTIVITIES_PER_LAYER = 30
@@ -36,6 +40,8 @@ _MEASURED = "earlier runs on this host"
 _TYPICAL = "typical times of an H100 host, where this host has no earlier run of the kind"
 # A CPU may take any multiple of a GPU's time.
 _UNKNOWN = "no earlier run of the kind on this host"
+
+_TYPICAL_S = {Mode.TIMED: TIMED_RUN_S, Mode.TRACED: TRACED_RUN_S, Mode.CROSSED: CROSSED_PROCESS_S}
 
 # A class of runs of about equal duration, and the wall times of such runs.
 _Class = tuple[str | bool, ...]
@@ -66,13 +72,19 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Plan:
-    """estimate_s: for the runs to do; None if unknown. estimate_from: its source, or why it is unknown."""
+    """runs: records; a crossing is one process for several. repeats: timed runs of each cell.
+
+    estimate_s: for what is to do; None if unknown. estimate_from: its source, or why it is unknown.
+    """
 
     study: str
     directory: str | None
     cells: list[PlannedCell]
+    repeats: int
     runs: int
     runs_to_do: int
+    processes: int
+    processes_to_do: int
     estimate_s: float | None
     estimate_from: str
     disk_bytes: int
@@ -87,11 +99,12 @@ def plan(definition: StudyDefinition, output_dir: Path, fresh: bool = False, top
     own = find(definition, output_dir)
     directory = None if fresh else own
     if directory:
-        grid = directory.grid()
+        grid, study = directory.grid(), directory.study()
     else:
         topology = topology or read_topology()
-        grid = expand_here(definition, topology).grid
-    order = grid.asked(definition.settings.repeats)
+        here = expand_here(definition, topology)
+        grid, study = here.grid, here.study
+    order = grid.asked(study.repeats)
     heads: dict[str, list[Head | None]] = {cell.name: [] for cell in grid.cells}
     todo = []
     existing = _run_files(directory)
@@ -101,18 +114,27 @@ def plan(definition: StudyDefinition, output_dir: Path, fresh: bool = False, top
         measured = (head and head.ok) or (directory and _awaits_metrics(directory, slot))
         if not grid.cell(slot.cell).reason and not measured:
             todo.append(slot)
+    # A process with any run to do is started again whole.
+    todo_processes = [*_processes(todo)]
     cells = {cell.name: cell for cell in grid.cells}
-    estimate_s, estimate_from = _estimate(cells, todo, _known_times(output_dir, own) if todo else {})
+    estimate_s, estimate_from = _estimate(cells, todo_processes, _known_times(output_dir, own) if todo else {})
     return Plan(
         study=definition.name,
         directory=str(directory.path) if directory else None,
         cells=[_planned(cell, heads[cell.name]) for cell in grid.cells],
+        repeats=study.repeats,
         runs=len(order),
         runs_to_do=len(todo),
+        processes=len([*_processes(order)]),
+        processes_to_do=len(todo_processes),
         estimate_s=estimate_s,
         estimate_from=estimate_from,
         disk_bytes=sum(trace_bytes(cells[slot.cell]) for slot in todo if slot.is_traced),
-        notes=[*_notes(grid.cells), *_idle_entries(definition, topology)],
+        notes=[
+            *_notes(grid.cells),
+            *_notes_on_crossings(grid, definition.settings.repeats, study.repeats),
+            *_idle_entries(definition, topology),
+        ],
     )
 
 
@@ -123,7 +145,10 @@ def render(plan: Plan) -> str:
     states = [cell.state for cell in plan.cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     cells = plural(len(plan.cells), "cell")
-    lines += ["", f"{plan.study}: {cells} ({counts}), {plan.runs} runs, {plan.runs_to_do} to do"]
+    todo = f"{plan.runs} runs, {plan.runs_to_do} to do"
+    if plan.processes != plan.runs:
+        todo = f"{plan.runs} runs in {plural(plan.processes, 'process', 'processes')}, {plan.processes_to_do} to do"
+    lines += ["", f"{plan.study}: {cells} ({counts}), {todo}"]
     if plan.runs_to_do:
         time = "unknown" if plan.estimate_s is None else f"about {duration(plan.estimate_s)}"
         lines += [
@@ -159,6 +184,26 @@ def _notes(cells: Iterable[Cell]) -> list[str]:
         return []
     repeated = ": cells that differ in it alone measure the same" if len(labels) > 1 else ""
     return [f"CPU device: the number of a GPU is a label here{repeated}"]
+
+
+def _notes_on_crossings(grid: Grid, asked: int, repeats: int) -> list[str]:
+    """How the processes of crossed groups differ from what a reader of the study file expects."""
+    crossed = {slot.group: slot for slot in grid.order if slot.birth}
+    if not crossed:
+        return []
+    notes = []
+    if repeats != asked:
+        notes.append(f"repeats: {repeats} in place of {asked}, so that equally many processes start on each node")
+    pools = [
+        sum(pools_by_node(cell for cell in map(grid.cell, {one.cell for one in grid.process(slot)})).values())
+        for slot in crossed.values()
+    ]
+    notes.append(f"one process has the pools of all cells of its group: up to {max(pools) >> 20:,} MiB of host memory")
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    pins = any(grid.cell(slot.cell).device == "cuda" for slot in crossed.values())
+    if pins and limit != resource.RLIM_INFINITY and limit < max(pools):
+        notes.append(f"RLIMIT_MEMLOCK is {limit >> 20:,} MiB: raise it (ulimit -l unlimited) if a run ends with oom")
+    return notes
 
 
 def _run_files(directory: RunDirectory | None) -> set[str]:
@@ -220,8 +265,8 @@ def _known_times(output_dir: Path, own: RunDirectory | None) -> _Times:
 def _collected(directories: Iterable[RunDirectory], own: bool) -> _Times:
     times: _Times = {}
     for directory in directories:
-        for cell, traced, wall_s in _walls(directory):
-            for one in _classes(cell, traced, own):
+        for cell, mode, wall_s in _walls(directory):
+            for one in _classes(cell, mode, own):
                 times.setdefault(one, []).append(wall_s)
     return times
 
@@ -238,8 +283,8 @@ def _of_this_host(output_dir: Path, own: RunDirectory | None) -> Iterator[RunDir
             continue
 
 
-def _walls(directory: RunDirectory) -> Iterator[tuple[Cell, bool, float]]:
-    """Of successful runs: cell, whether traced, seconds."""
+def _walls(directory: RunDirectory) -> Iterator[tuple[Cell, Mode, float]]:
+    """Of successful runs: cell, mode, seconds of the process."""
     try:
         existing = _run_files(directory)
         cells = directory.grid().cells if existing else ()
@@ -251,17 +296,21 @@ def _walls(directory: RunDirectory) -> Iterator[tuple[Cell, bool, float]]:
                 continue
             head = read_head(directory.record(cell.name, repeat))
             if head and head.ok and head.wall_s:
-                yield cell, repeat == TRACED, head.wall_s
+                mode = Mode.CROSSED if head.crossing else Mode.TRACED if repeat == TRACED else Mode.TIMED
+                yield cell, mode, head.wall_s
 
 
-def _classes(cell: Cell, traced: bool, own: bool = True) -> list[_Class]:
+def _classes(cell: Cell, mode: Mode, own: bool = True) -> list[_Class]:
     """By what the duration of a run is estimated, the closest first: its kind, in the study itself (own) its mode, its
     kind in the other mode, and all runs of the study.
 
-    Cells of one kind take the same time: they are equal but for GPU and nodes.
+    Cells of one kind take the same time: they are equal but for GPU and nodes. The time of one says nothing about that
+    of a process which crosses several, nor the other way round.
     """
     kind = structs.replace(cell, gpu=0, cpu_node=0, mem_node=0).key
-    classes: list[_Class] = [(kind, traced), (traced,), (kind,), ()]
+    classes: list[_Class] = [(kind, mode), (mode,)]
+    if mode is not Mode.CROSSED:
+        classes += [(kind,), ()]
     return classes if own else [one for one in classes if kind in one]
 
 
@@ -269,16 +318,17 @@ def _estimate(cells: dict[str, Cell], todo: list[Slot], times: _Times) -> tuple[
     """Seconds that these runs may take, or None, and the source of that."""
     means = {one: statistics.fmean(walls) for one, walls in times.items()}
     seconds, source = 0.0, _MEASURED
-    expected: dict[tuple[str, bool], float | None] = {}
+    expected: dict[tuple[str, Mode], float | None] = {}
     for slot in todo:
-        cell, traced = cells[slot.cell], slot.is_traced
-        if (slot.cell, traced) not in expected:
-            expected[slot.cell, traced] = next((means[one] for one in _classes(cell, traced) if one in means), None)
-        known = expected[slot.cell, traced]
+        cell = cells[slot.cell]
+        mode = Mode.TRACED if slot.is_traced else Mode.CROSSED if slot.birth else Mode.TIMED
+        if (slot.cell, mode) not in expected:
+            expected[slot.cell, mode] = next((means[one] for one in _classes(cell, mode) if one in means), None)
+        known = expected[slot.cell, mode]
         if known is None and cell.device == "cpu":
             return None, _UNKNOWN
         if known is None:
-            known, source = TRACED_RUN_S if traced else TIMED_RUN_S, _TYPICAL
+            known, source = _TYPICAL_S[mode], _TYPICAL
         seconds += known
     return round(seconds, 1), source
 
@@ -305,21 +355,31 @@ class StudyProgress:
 
 
 def study_progress(
-    heads: Heads, invocation: str, not_runnable: Iterable[str] = (), current: Slot | None = None
+    heads: Heads, invocation: str, not_runnable: Iterable[str] = (), current: Collection[Slot] = ()
 ) -> StudyProgress:
     """How far a study is.
 
     heads: of its runs, None where there is no record. not_runnable: cells that this host cannot run, whose runs end at
-    once. current: the run in progress; it counts as not done.
+    once. current: the runs of the process in progress; they count as not done.
     """
-    done = {slot for slot, head in heads.items() if slot != current and head and head.is_final(invocation)}
+    done = {slot for slot, head in heads.items() if slot not in current and head and head.is_final(invocation)}
     over = {*not_runnable, *_given_up(heads, invocation)}
     expected_s = _expected(heads, done)
-    rest = [expected_s(slot) for slot in heads if slot not in done and slot != current and slot.cell not in over]
-    now = expected_s(current) if current else 0.0
-    if now is None or None in rest:
-        return StudyProgress(len(done), len(heads), None, None)
-    return StudyProgress(len(done), len(heads), now, sum(one for one in rest if one is not None))
+    rest = [slot for slot in heads if slot not in done and slot not in current and slot.cell not in over]
+    now_s, rest_s = (_sum([expected_s(one) for one in _processes(slots)]) for slots in (current, rest))
+    if now_s is None or rest_s is None:
+        now_s = rest_s = None
+    return StudyProgress(len(done), len(heads), now_s, rest_s)
+
+
+def _sum(parts: Iterable[float | None]) -> float | None:
+    known = [*parts]
+    return None if None in known else sum(part for part in known if part is not None)
+
+
+def _processes(slots: Iterable[Slot]) -> Iterable[Slot]:
+    """One run of each process: the runs of a crossing all have its time."""
+    return {slot.process: slot for slot in slots}.values()
 
 
 def _given_up(heads: Heads, invocation: str) -> set[str]:

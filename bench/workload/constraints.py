@@ -18,6 +18,7 @@ class Constraint(StrEnum):
     WHOLE_BATCHES = "whole_batches"
     NO_EFFECT = "no_effect"
     POOL_TOO_SMALL = "pool_too_small"
+    NOT_CROSSED = "not_crossed"
 
 
 @dataclass(frozen=True)

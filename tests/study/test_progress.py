@@ -23,14 +23,14 @@ def study(**known: Head) -> dict[Slot, Head | None]:
 
 
 def test_time_is_unknown_before_a_run_has_ended() -> None:
-    found = study_progress(study(), "now", current=SLOTS[0])
+    found = study_progress(study(), "now", current=[SLOTS[0]])
     assert (found.done, found.total) == (0, 8)
     assert found.remaining_s(3.0) is None
 
 
 def test_estimate_is_from_group_then_mode_then_any() -> None:
     known = study(a0_1=record(10), a1_1=record(14), b0_1=record(30), a0_traced=record(100))
-    found = study_progress(known, "now", current=SLOTS[3])
+    found = study_progress(known, "now", current=[SLOTS[3]])
     assert found.done == 4
     # b1 like b0; the traced runs: of a as a's, of b as all traced ones.
     assert (found.current_s, found.rest_s) == (30, 300)
@@ -40,7 +40,7 @@ def test_estimate_is_from_group_then_mode_then_any() -> None:
 
 
 def test_late_run_adds_no_time() -> None:
-    found = study_progress(study(a0_1=record(10)), "now", current=SLOTS[1])
+    found = study_progress(study(a0_1=record(10)), "now", current=[SLOTS[1]])
     assert found.remaining_s(1000) == found.rest_s == 60
 
 

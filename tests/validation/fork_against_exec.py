@@ -90,7 +90,7 @@ class Runner:
             server_s = time.monotonic() - began
             return started
 
-        with avoid_measured_cpus(self.topology, cell.cpu_node, cell.binding) as cpus:
+        with avoid_measured_cpus(self.topology, [cell.cpu_node], cell.binding) as cpus:
             end = run_child(
                 (process.wrapped(served) if how == FORK else process).command,
                 child_environment(dict(os.environ)),

@@ -1,0 +1,196 @@
+"""One process that measures the cells of a group by turns, from the host lock to a record for each of them.
+
+Nothing that can happen to it is raised. Its records name the same process; they are written together, one by one.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from msgspec import structs
+
+from bench.host.binding import KILLED, trial_bind
+from bench.records.base import plain
+from bench.records.host import format_cpulist
+from bench.records.run import Crossing, Failure, Group, Mode, Outcome, Run, StartMethod, read_record, write_record
+from bench.records.study import Cell, Placement, Slot
+from bench.run.attempt import (
+    Attempt,
+    Begin,
+    attempts,
+    avoid_measured_cpus,
+    run_of,
+    watched,
+    without_start,
+)
+from bench.run.child import ChildEnd, Process, misplacement, scratch_folder, workload_argv
+from bench.run.experiment_log import log_runs
+from bench.run.forkserver import SERVERS, served
+from bench.run.lock import HostLock
+from bench.run.progress import BatchCounter, Report
+from bench.storage import write_json
+from bench.study.directory import RunDirectory
+
+
+def execute_group(
+    directory: RunDirectory,
+    slots: Sequence[Slot],
+    invocation: str,
+    lock: HostLock,
+    report: Report,
+    is_done: Callable[[], bool] = lambda: False,
+) -> list[Run]:
+    """Cross the cells of these runs of one process and write runs/<run>.json for each. Arguments as of execute()."""
+    grid, begin = directory.grid(), Begin()
+    cells = {slot: grid.cell(slot.cell) for slot in slots}
+    excluded: dict[Slot, Attempt] = {}
+    for slot, cell in cells.items():
+        if attempt := without_start(directory, cell, slot, invocation):
+            excluded[slot] = attempt
+    measured = {slot: cell for slot, cell in cells.items() if slot not in excluded}
+    asked = _crossing(slots[0], [*measured.values()])
+    number, whole = 0, Attempt(crossing=asked)
+    if measured:
+        lock.acquire(str(directory.path), report)
+        if is_done():
+            existing = [read_record(directory.record(slot.cell, slot.repeat), Run) for slot in slots]
+            if all(existing):
+                return [run for run in existing if run]
+        begin = Begin()
+        number, whole = _attempts(directory, measured, asked, lock, report)
+        whole = replace(whole, crossing=whole.crossing or asked)
+    runs = []
+    for slot, cell in cells.items():
+        own = replace(excluded[slot], crossing=whole.crossing) if slot in excluded else _own(whole, slot)
+        runs.append(run_of(directory, cell, slot, invocation, begin, 0 if slot in excluded else number, own))
+    for run in runs:
+        write_record(directory.record(run.cell, run.repeat), run)
+    log_runs(directory, runs)
+    return runs
+
+
+def _crossing(slot: Slot, cells: Sequence[Cell]) -> Crossing:
+    """What this program decides of a crossing: its id, and where it starts."""
+    assert slot.birth is not None and isinstance(slot.repeat, int)
+    cpu_node, mem_node = _birth(slot.birth, cells)
+    return Crossing(
+        group=slot.group,
+        process=slot.repeat,
+        id=uuid.uuid4().hex,
+        birth_cpu_node=cpu_node,
+        birth_mem_node=mem_node,
+    )
+
+
+def _birth(planned: Placement, cells: Sequence[Cell]) -> Placement:
+    """Where planned, or at the first cell's nodes if nothing can be bound there now."""
+    if cells and cells[0].placement != planned and trial_bind(*planned):
+        return cells[0].placement
+    return planned
+
+
+def _attempts(
+    directory: RunDirectory, measured: Mapping[Slot, Cell], asked: Crossing, lock: HostLock, report: Report
+) -> tuple[int, Attempt]:
+    first, cell = next(iter(measured.items()))
+    gpus = [cell.gpu_uuid] if cell.device == "cuda" else []
+    file = directory.path / "cells" / f"{first.process}.json"
+    # The stages in isolation, once for each birth.
+    solo = asked.process <= len(_births(directory, first))
+    write_json(file, plain(Group(crossing=asked, cells=[*measured.values()], seed=cell.seed, solo=solo)))
+
+    def start(number: int, report: Report) -> Attempt:
+        with scratch_folder() as scratch:
+            crossed = _Crossed(directory, first, [*measured.values()], asked, file, Path(scratch))
+            return crossed.run(lock, report, append_logs=number > 1)
+
+    return attempts(directory.record(first.cell, first.repeat), gpus, start, report)
+
+
+def _births(directory: RunDirectory, slot: Slot) -> set[Placement]:
+    return {one.birth for one in directory.grid().order if one.group == slot.group and one.birth}
+
+
+class _Crossed:
+    """The process of one attempt, which is bound to its birth."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        slot: Slot,
+        cells: Sequence[Cell],
+        asked: Crossing,
+        group_file: Path,
+        scratch: Path,
+    ) -> None:
+        self._cells, self._asked, self._block, self._host = cells, asked, slot.block, directory.host()
+        self._start = StartMethod(directory.study().start)
+        self._counter = BatchCounter(scratch / "progress")
+        file = scratch / "result.json"
+        argv = workload_argv(group_file, Mode.CROSSED, file, "--progress", str(scratch / "progress"))
+        born = structs.replace(
+            cells[0],
+            cpu_node=asked.birth_cpu_node,
+            mem_node=asked.birth_mem_node,
+            timeout_s=len(cells) * cells[0].timeout_s,
+        )
+        logs = directory.log(slot.process, "stdout"), directory.log(slot.process, "stderr")
+        process = Process(born, argv, logs, file)
+        self._process = process.wrapped(served) if self._start is StartMethod.FORK else process
+
+    def run(self, lock: HostLock, report: Report, append_logs: bool) -> Attempt:
+        process, nodes = self._process, sorted({cell.cpu_node for cell in self._cells})
+        forked = SERVERS.of_block(self._block, lock.record_child)
+        start = forked if self._start is StartMethod.FORK else None
+        attempt = Attempt(start=self._start, command=process.command, crossing=self._asked)
+
+        def poll() -> None:
+            report(self._counter.read())
+
+        try:
+            with avoid_measured_cpus(self._host, nodes, process.cell.binding) as cpus:
+                watch = watched(process.cell, self._host, nodes, cpus, lock)
+                observer_cpus = format_cpulist(os.sched_getaffinity(0))
+                try:
+                    end = process.run(lock, cpus, poll, append_logs=append_logs, start=start)
+                finally:
+                    monitor = watch.summary()
+        except OSError as error:
+            return replace(attempt, failure=process.not_run(error))
+        written = process.read_report()
+        crossing = (written.crossing if written else None) or self._asked
+        return replace(
+            attempt,
+            failure=_judged(process, end),
+            end=end,
+            monitor=monitor,
+            crossing=structs.replace(crossing, observer_cpus=observer_cpus),
+            crossed=written.crossed if written else [],
+        )
+
+
+def _judged(process: Process, end: ChildEnd) -> Failure | None:
+    """Why the process as a whole failed; None if it measured any cell."""
+    failure = process.failure(end)
+    if failure and failure.status is Outcome.OOM and end.exit_code in KILLED:
+        # Which of the nodes was full is not known: rings that find no room fail alone, before anything is killed.
+        return structs.replace(
+            failure,
+            reason="killed by the kernel: out of memory while the pools of all cells of the group were in use",
+            advice="reduce memory_size_mb, or set design: processes, which needs one pool at a time",
+        )
+    return failure
+
+
+def _own(whole: Attempt, slot: Slot) -> Attempt:
+    """What a process gave for one of its cells."""
+    if whole.failure:
+        return whole
+    given = next((one for one in whole.crossed if one.cell == slot.cell), None)
+    if given is None or (given.result is None and given.failure is None):
+        reason = "the process ended well, but wrote nothing about this cell"
+        return replace(whole, failure=Failure(status=Outcome.CRASHED, reason=reason, advice="see its log"))
+    certificate = given.result.certificate if given.result else None
+    return replace(whole, failure=given.failure or misplacement(certificate), result=given.result)

@@ -1,0 +1,81 @@
+"""Which groups of cells one process measures by turns, and on which nodes these processes start."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from bench.records.host import Topology
+from bench.records.study import Cell, Design, Placement
+from bench.study.constraints import why_not_crossed
+
+# What a design of auto becomes where a group could be crossed.
+AUTO: Design = "processes"
+MIB = 1 << 20
+
+# By group that is crossed.
+Births = Mapping[str, tuple[Placement, ...]]
+
+
+def births_of(cells: Iterable[Cell], topology: Topology) -> tuple[Births, str]:
+    """The births of each group that can be crossed; and why the first other one cannot, or "".
+
+    A birth is where a process of the group starts: each CPU node of its cells, and the memory there.
+    """
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.group, []).append(cell)
+    reasons = {group: _why_not(own, topology) for group, own in groups.items()}
+    births = {group: _births(own, topology) for group, own in groups.items() if not reasons[group]}
+    return births, next(filter(None, reasons.values()), "")
+
+
+def pools_by_node(cells: Iterable[Cell]) -> dict[int, int]:
+    """Bytes of host batches on each memory node while all of these cells have theirs.
+
+    torch rounds pinned memory up to a power of two.
+    """
+    needed: dict[int, int] = {}
+    for cell in cells:
+        pool = cell.memory_size_mb * MIB
+        if is_pinned_by_torch(cell):
+            pool = 1 << (pool - 1).bit_length()
+        needed[cell.mem_node] = needed.get(cell.mem_node, 0) + pool
+    return needed
+
+
+def is_pinned_by_torch(cell: Cell) -> bool:
+    return cell.device == "cuda" and cell.host_memory == "pinned"
+
+
+def whole_sets(repeats: int, births: Births) -> int:
+    """At least so many processes that each group has equally many of each birth."""
+    size = math.lcm(*(len(one) for one in births.values()))
+    return size * -(-repeats // size)
+
+
+def _why_not(cells: Sequence[Cell], topology: Topology) -> str:
+    group = cells[0].group
+    if violation := why_not_crossed(cells[0]):
+        return violation.what
+    usable = [cell for cell in cells if not cell.reason]
+    if len(usable) < 2:
+        count = f"{len(usable)} cell that can run here" if len(cells) > 1 else "a single cell"
+        return f"{group} has {count}: there is nothing to compare it with in one process"
+    for node, needed in sorted(pools_by_node(usable).items()):
+        known = topology.node(node)
+        if known and needed > known.memory_bytes:
+            return (
+                f"{group} has {len(usable)} pools in one process, {needed // MIB} MiB on node {node}, "
+                f"which has {known.memory_bytes // MIB} MiB"
+            )
+    return ""
+
+
+def _births(cells: Sequence[Cell], topology: Topology) -> tuple[Placement, ...]:
+    """With the memory of the CPU node itself, or that of the first cell there if it has none."""
+    births: dict[int, Placement] = {}
+    for cell in cells:
+        node = topology.node(cell.cpu_node)
+        if not cell.reason:
+            own = bool(node and node.memory_bytes and node.memory_allowed)
+            births.setdefault(cell.cpu_node, (cell.cpu_node, cell.cpu_node if own else cell.mem_node))
+    return tuple(births.values())
