@@ -66,7 +66,7 @@ def crossing_facts(group: str, process: int, birth: int, windows: Windows) -> di
         "lead_batches": LEAD_BATCHES,
         "pilot_pace_s": min(own[0]["duration_s"] / own[0]["batches"] for own in windows.values()),
         "threads": 33,
-        "born_pages": {"heap": {str(birth): 900}, "anon": {str(birth): 40_000}},
+        "born_bytes": {"anon": {str(birth): 160 << 20}},
         "error": {other: yuen_error(halves) for other, halves in ratios.items()},
         "carry_over": {cell: change for cell, own in typed.items() if (change := carry_over(own)) is not None},
     }

@@ -7,6 +7,7 @@ It runs in the measured child, and in guests that have the standard library and 
 import os
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -15,7 +16,8 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from bench.host.memory_calls import ABSENT, UNKNOWN, PageQuery, memory_policy, sched_getcpu
-from bench.records.host import format_cpulist, parse_cpulist
+from bench.host.numa_maps import mappings
+from bench.records.host import format_cpulist, parse_cpulist, within
 from bench.records.run import (
     BufferObserved,
     Certificate,
@@ -92,11 +94,10 @@ class Certifier:
         self._glances += 1
         node_cpus = self._try("CPUs of the node", _node_cpus, self._cell.cpu_node)
         threads = self._try("threads", _threads) or []
-        allowed = set(parse_cpulist(node_cpus)) if node_cpus else None
         texts = [
             f"{group.threads} thread(s) ({', '.join(group.examples)}) may run on CPUs {group.allowed_cpus}"
             for group in threads
-            if allowed is not None and not set(parse_cpulist(group.allowed_cpus)) <= allowed
+            if node_cpus and not within(group.allowed_cpus, node_cpus)
         ]
         for name, query in self._queries.items():
             pages = self._try(f"pages of {name}", query.count, GLANCE_PAGES) or {}
@@ -222,7 +223,6 @@ def share_on_node(buffer: BufferObserved, node: int) -> float | None:
 def _thread_doubts(facts: Certificate, cell: Cell) -> list[Doubt]:
     if facts.node_cpus is None:
         return []
-    node_cpus = set(parse_cpulist(facts.node_cpus))
     return [
         Doubt(
             kind=DoubtKind.THREADS,
@@ -231,7 +231,7 @@ def _thread_doubts(facts: Certificate, cell: Cell) -> list[Doubt]:
         )
         for when, groups in (("start", facts.threads.start), ("end", facts.threads.end))
         for group in groups or ()
-        if not set(parse_cpulist(group.allowed_cpus)) <= node_cpus and not _preprocesses(group, facts)
+        if not within(group.allowed_cpus, facts.node_cpus) and not _preprocesses(group, facts)
     ]
 
 
@@ -239,7 +239,7 @@ def _preprocessing_doubts(facts: Certificate, cell: Cell) -> list[Doubt]:
     """A preprocessing thread on another node must be there, and it alone."""
     if facts.node_cpus is None or facts.preprocess_cpus is None:
         return []
-    if set(parse_cpulist(facts.preprocess_cpus)) <= set(parse_cpulist(facts.node_cpus)):
+    if within(facts.preprocess_cpus, facts.node_cpus):
         return []
     return [
         Doubt(
@@ -255,7 +255,7 @@ def _preprocessing_doubts(facts: Certificate, cell: Cell) -> list[Doubt]:
 def _preprocesses(group: ThreadGroup, facts: Certificate) -> bool:
     if facts.preprocess_cpus is None or group.examples != [PREPROCESSING_THREAD] or group.threads != 1:
         return False
-    return set(parse_cpulist(group.allowed_cpus)) <= set(parse_cpulist(facts.preprocess_cpus))
+    return within(group.allowed_cpus, facts.preprocess_cpus)
 
 
 def _issuing_doubts(facts: Certificate, cell: Cell) -> list[Doubt]:
@@ -342,36 +342,12 @@ def _policy_text(policy: Policy) -> str:
 
 def code_pages(numa_maps: str | PathLike[str] = "/proc/self/numa_maps") -> dict[str, dict[str, int]]:
     """Resident pages of torch's and CUDA's libraries by node: the node of the first process that read them."""
-    pages: dict[str, dict[str, int]] = {}
-    with open(numa_maps) as lines:
-        for line in lines:
-            if " file=" not in line:
-                continue
-            fields = line.split()
-            name = next(field for field in fields if field.startswith("file=")).rpartition("/")[2]
-            if not name.startswith(_CODE):
-                continue
-            counts = pages.setdefault(name, {})
-            for field in fields:
-                node, _, count = field.partition("=")
-                if node[:1] == "N" and node[1:].isdigit():
-                    counts[node[1:]] = counts.get(node[1:], 0) + int(count)
-    return pages
-
-
-def resident_pages(numa_maps: str | PathLike[str] = "/proc/self/numa_maps") -> dict[str, dict[str, int]]:
-    """Resident pages of this process by kind (heap, anon, file, stack) and node; rings are anon too."""
-    pages: dict[str, dict[str, int]] = {}
-    with open(numa_maps) as lines:
-        for line in lines:
-            fields = line.split()
-            kind = next((field for field in fields if field in ("heap", "stack") or field.startswith("file=")), "anon")
-            counts = pages.setdefault(kind.partition("=")[0], {})
-            for field in fields:
-                node, _, count = field.partition("=")
-                if node[:1] == "N" and node[1:].isdigit():
-                    counts[node[1:]] = counts.get(node[1:], 0) + int(count)
-    return pages
+    pages: dict[str, Counter[str]] = {}
+    for mapping in mappings(numa_maps):
+        name = mapping.path.rpartition("/")[2]
+        if name.startswith(_CODE):
+            pages.setdefault(name, Counter()).update({str(node): count for node, count in mapping.pages.items()})
+    return {name: dict(counts) for name, counts in pages.items()}
 
 
 def _threads() -> list[ThreadGroup]:

@@ -121,8 +121,8 @@ class PageQuery:
 
     def _sample(self, step: int) -> "array[int]":
         # The last stride may be shorter.
-        last, draw = self.pages - 1, random.Random(self.pages)
-        places = (min(first + draw.randrange(step), last) for first in range(0, self.pages, step))
+        last, draw = self.pages - 1, random.Random(self.pages).random
+        places = (min(first + int(step * draw()), last) for first in range(0, self.pages, step))
         return array("Q", [self._first + PAGE_BYTES * place for place in places])
 
     def _touch(self) -> None:

@@ -5,7 +5,8 @@ The kernel walks all pages for numa_maps, under the lock that the process needs 
 
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bench.records.where import MemoryKind
@@ -17,7 +18,7 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 @dataclass(frozen=True)
-class Mapping:
+class MappedPages:
     """policy: of the mapping, else of the thread, as the kernel writes it ("bind:1"). path: "" if anonymous.
 
     pages: resident pages of page_bytes by node.
@@ -46,6 +47,10 @@ class Area:
     end: int
     kind: MemoryKind
 
+    @property
+    def bytes(self) -> int:
+        return self.end - self.first
+
 
 def kind_of(path: str) -> MemoryKind:
     """What backs a mapping of this path; "" or a name in brackets: nothing but memory."""
@@ -60,7 +65,7 @@ def kind_of(path: str) -> MemoryKind:
     return MemoryKind.DRIVER if path.startswith("/dev/nvidia") else MemoryKind.FILE
 
 
-def mappings(path: str | os.PathLike[str] = "/proc/self/numa_maps") -> Iterator[Mapping]:
+def mappings(path: str | os.PathLike[str] = "/proc/self/numa_maps") -> Iterator[MappedPages]:
     """The mappings with resident pages. Raise OSError if the kernel refuses."""
     with open(path, errors="backslashreplace") as lines:
         for line in lines:
@@ -68,7 +73,20 @@ def mappings(path: str | os.PathLike[str] = "/proc/self/numa_maps") -> Iterator[
                 yield mapping
 
 
-def parse_mapping(line: str) -> Mapping | None:
+def resident_bytes(pid: int | str = "self") -> dict[MemoryKind, dict[int, int]]:
+    """Resident bytes by kind and node, of every page. Raise OSError if the kernel refuses."""
+    found: defaultdict[MemoryKind, Counter[int]] = defaultdict(Counter)
+    for mapping in mappings(f"/proc/{pid}/numa_maps"):
+        found[mapping.kind].update(mapping.bytes_by_node)
+    return by_kind(found)
+
+
+def by_kind(found: Mapping[MemoryKind, Counter[int]]) -> dict[MemoryKind, dict[int, int]]:
+    """Kinds in their order, and nodes by number."""
+    return {kind: dict(sorted(found[kind].items())) for kind in MemoryKind if kind in found}
+
+
+def parse_mapping(line: str) -> MappedPages | None:
     """One line of numa_maps; None if no page is resident."""
     words = line.split()
     file, page_kib, pages = "", 4, {}
@@ -82,7 +100,7 @@ def parse_mapping(line: str) -> Mapping | None:
             pages[int(key[1:])] = int(value)
     if not pages:
         return None
-    return Mapping(policy=words[1], path=file, huge="huge" in words[2:], page_bytes=page_kib << 10, pages=pages)
+    return MappedPages(policy=words[1], path=file, huge="huge" in words[2:], page_bytes=page_kib << 10, pages=pages)
 
 
 def thread_policy(pid: int, thread: int) -> str:

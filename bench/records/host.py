@@ -34,6 +34,11 @@ def format_cpulist(numbers: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges) or "none"
 
 
+def within(cpus: str, others: str) -> bool:
+    """Whether the second kernel list has every number of the first. Raise ValueError if one is no list."""
+    return set(parse_cpulist(cpus)) <= set(parse_cpulist(others))
+
+
 class NodeKind(StrEnum):
     CPU_AND_MEMORY = "cpu+memory"
     CPU_ONLY = "cpu only"

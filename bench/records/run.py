@@ -20,6 +20,7 @@ from bench.records.base import (
 )
 from bench.records.host import Fingerprint, Probe
 from bench.records.study import TRACED, Cell, run_name
+from bench.records.where import MemoryKind
 from bench.storage import write_json
 
 # 2: typed records; reasons of doubt and of disturbance have a kind.
@@ -455,7 +456,7 @@ class Crossing(Record, frozen=True, kw_only=True):
     process. birth_cpu_node, birth_mem_node: where it was started; its driver structures and heap are there.
     placements: cells in the order in which their rings were allocated. rounds: each an order of the placements and its
     mirror. batches: of each window; lead_batches: before one after a move. pilot_pace_s: seconds per batch that both
-    were chosen by. threads: of the process after the last window. born_pages: {heap, anon, file, stack: {node: pages}}.
+    were chosen by. threads: of the process after the last window. born_bytes: resident before the rings, by node.
     error: by cell, the process' own standard error of its ln ratio to the first of placements (Yuen 1974).
     carry_over: by cell, the median ln of the second over the first window of a stay. observer_cpus: where this program
     waited meanwhile: away from all nodes of the group, or not away from any.
@@ -472,7 +473,7 @@ class Crossing(Record, frozen=True, kw_only=True):
     lead_batches: Count = 0
     pilot_pace_s: Number | None = None
     threads: Count = 0
-    born_pages: dict[str, dict[str, Count]] = {}
+    born_bytes: dict[MemoryKind, dict[int, Count]] = {}
     error: dict[str, Number] = {}
     carry_over: dict[str, Number] = {}
     observer_cpus: str = ""

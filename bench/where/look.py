@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from bench.host.memory_calls import PageQuery
-from bench.host.numa_maps import areas, mappings, thread_policy
+from bench.host.numa_maps import areas, by_kind, resident_bytes, thread_policy
 from bench.records.host import format_cpulist, parse_cpulist
 from bench.records.where import DECISIVE, MemoryKind, Part, ProcessPlace, ProcessThreads, Unobserved
 
 SAMPLE_PAGES = 8192
-"""Pages of an area that a sampled look queries: the lock of the process's memory is dropped in between."""
+"""Pages of a process that a sampled look queries: the lock of the process's memory is dropped in between."""
+LEAST_SAMPLE = 16
+"""Pages of each area that a sampled look queries at least."""
+_LARGEST_WEIGHT = 4 << 30  # bytes: programs reserve addresses that they never use
 WATCH_INTERVAL_S = 0.1
 _EXAMPLES = 3
 
@@ -243,34 +246,23 @@ def group_threads(moments: Sequence[list[Thread]], nodes: NodeCpus) -> tuple[Pro
     )
 
 
-def resident_bytes(pid: int) -> dict[MemoryKind, dict[int, int]]:
-    """Resident bytes by kind and node, of every page. Raise OSError."""
-    found: dict[MemoryKind, Counter[int]] = defaultdict(Counter)
-    for mapping in mappings(f"/proc/{pid}/numa_maps"):
-        found[mapping.kind].update(mapping.bytes_by_node)
-    return _sorted(found)
-
-
 def sampled_bytes(pid: int) -> dict[MemoryKind, dict[int, int]]:
     """An estimate of the decisive bytes from a random page of each stride. Raise OSError."""
     found: dict[MemoryKind, Counter[int]] = defaultdict(Counter)
-    for area in areas(pid):
-        if area.kind in DECISIVE:
-            size = area.end - area.first
-            counts = PageQuery(area.first, size, pid).count(SAMPLE_PAGES)
-            queried = sum(counts.values())
-            for node, pages in counts.items():
-                if node.isdigit():
-                    found[area.kind][int(node)] += size * pages // queried
-    return _sorted(found)
+    decisive = [area for area in areas(pid) if area.kind in DECISIVE]
+    weights = [min(area.bytes, _LARGEST_WEIGHT) for area in decisive]
+    for area, weight in zip(decisive, weights, strict=True):
+        most = max(LEAST_SAMPLE, SAMPLE_PAGES * weight // sum(weights))
+        counts = PageQuery(area.first, area.bytes, pid).count(most)
+        queried = sum(counts.values())
+        for node, pages in counts.items():
+            if node.isdigit():
+                found[area.kind][int(node)] += area.bytes * pages // queried
+    return by_kind(found)
 
 
 def node_cpus(nodes: Mapping[int, str]) -> dict[int, tuple[int, ...]]:
     return {node: parse_cpulist(cpus) for node, cpus in nodes.items()}
-
-
-def _sorted(found: Mapping[MemoryKind, Counter[int]]) -> dict[MemoryKind, dict[int, int]]:
-    return {kind: dict(sorted(found[kind].items())) for kind in MemoryKind if kind in found}
 
 
 def _policies(pid: int) -> dict[str, int]:

@@ -15,9 +15,10 @@ from math import inf
 import torch
 from msgspec.structs import replace
 
-from bench.host.certificate import Certifier, resident_pages
+from bench.host.certificate import Certifier
 from bench.host.memory_calls import set_policy
 from bench.host.moving import move_threads
+from bench.host.numa_maps import resident_bytes
 from bench.records.host import parse_cpulist
 from bench.records.run import CrossedCell, Crossing, Failure, Group, Mode, Outcome, Result, Window
 from bench.records.study import Cell
@@ -97,7 +98,7 @@ class _Crossing:
         device.synchronize()
         phases.mark("compile" if forward and first.compile_model != "off" else "model")
         # Before the rings, which are where their placement wants them.
-        self.born_pages = resident_pages()
+        self.born_bytes = resident_bytes()
         for placement, rings in zip(
             self.placements, crossed_rings([placement.cell for placement in self.placements], device), strict=True
         ):
@@ -149,7 +150,7 @@ class _Crossing:
             lead_batches=self.lead_batches,
             pilot_pace_s=pace_s,
             threads=len(os.listdir("/proc/self/task")),
-            born_pages=self.born_pages,
+            born_bytes=self.born_bytes,
             error={name: error for name, error in self._errors(usable).items() if error < inf},
             carry_over={
                 placement.cell.name: change

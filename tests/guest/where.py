@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
+from bench.host.numa_maps import resident_bytes
 from bench.records.base import plain
 from bench.records.where import MemoryKind, Where, WhereVerdict
 from bench.where.command import Request, where
-from bench.where.look import resident_bytes, sampled_bytes
+from bench.where.look import sampled_bytes
 from bench.where.text import where_text
 from tests.guest.foreign import CPUS_ONLY, HONEST, SABOTAGED, UNBOUND
 

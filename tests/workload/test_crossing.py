@@ -38,7 +38,7 @@ def test_every_cell_has_a_result_of_the_same_process(crossed):
     assert [one.cell for one in cells] == [f"{GROUP}_a", f"{GROUP}_b"]
     assert all(one.result and one.result.mode is Mode.CROSSED and one.failure is None for one in cells)
     assert sorted(facts.placements) == [one.cell for one in cells]
-    assert facts.rounds % 4 == 0 and facts.threads >= 1 and facts.born_pages
+    assert facts.rounds % 4 == 0 and facts.threads >= 1 and facts.born_bytes
 
 
 def test_windows_say_their_round_and_turn(crossed):
