@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from bench.records.host import format_cpulist
+from bench.records.host import Agreement, format_cpulist
 from bench.records.where import (
     GpuProcesses,
     MemoryKind,
@@ -32,6 +32,11 @@ _REMEDIES = {
     RemedyKind.THREADS: "moves the threads now",
     RemedyKind.PAGES: "moves the pages that are not pinned",
     RemedyKind.RESTART: "pinned pages do not move: start it again behind this",
+}
+_SOURCES: dict[str, str] = {
+    Agreement.ONLY_NODE: "the only node",
+    Agreement.DISAGREED: "the sources disagree",
+    Agreement.UNKNOWN: "no source names one",
 }
 
 
@@ -89,17 +94,19 @@ def _why_unseen(gpu: GpuProcesses) -> str:
     if any(not place.near_nodes for place in gpu.processes):
         if gpu.near.source == NO_GPU:
             return "the processes use no GPU that can be seen; name the nodes to compare with: --node N, or --gpu N"
-        return (
-            f"the nearest node is unknown ({gpu.near.source}); measure it with numastudy probe, name it with --node N"
-        )
+        return f"the nearest node is unknown ({_source(gpu)}); measure it with numastudy probe, name it with --node N"
     gaps = dict.fromkeys(gap.part for place in gpu.processes for gap in place.unobserved)
     return f"{' and '.join(gaps)} of some processes could not be observed" if gaps else "no process is left"
+
+
+def _source(gpu: GpuProcesses) -> str:
+    return _SOURCES.get(gpu.near.source, gpu.near.source)
 
 
 def _gpu_block(gpu: GpuProcesses) -> str:
     name = "no GPU" if gpu.index is None else f"GPU {gpu.index} ({gpu.name})"
     near = f"nearest: {_nodes(gpu.near.nodes)}" if gpu.near.nodes else "nearest node unknown"
-    lines = [f"{name}, {near} ({gpu.near.source})", f"  {verdict_text(gpu)}"]
+    lines = [f"{name}, {near} ({_source(gpu)})", f"  {verdict_text(gpu)}"]
     lines += [f"    {remedy_text(remedy)}" for remedy in gpu.remedies]
     for place in gpu.processes:
         lines += _process_lines(place)

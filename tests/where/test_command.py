@@ -17,6 +17,7 @@ from bench.where.command import NoSuchProcess, Request, where
 
 from .test_look import foreign
 
+WAIT = "import sys; print('READY', flush=True); sys.stdin.read()"
 NO_NVML = Nvml(error="NVML Shared Library Not Found")
 
 
@@ -31,7 +32,7 @@ def only_node():
 
 def test_tree_on_the_node_is_local():
     if not only_node():
-        pytest.skip("the host has several nodes; the GPU guest has the test for these")
+        pytest.skip("several NUMA nodes: make test-numa looks at trees on these")
     with foreign("children") as process:
         shown, listed = call(process.pid, "--node", 0), call(process.pid, "--node", 0, "--quick", "--json")
     assert shown.exit_code == listed.exit_code == 0
@@ -48,9 +49,48 @@ def test_process_without_a_gpu_needs_a_node():
     assert ended.exit_code == 4 and "name the nodes to compare with" in ended.output
 
 
+def test_names_that_a_process_gives_itself_are_safe_to_print():
+    program = """
+import ctypes
+ctypes.CDLL(None).prctl(15, b"\\x1b[2J) R 1 \\xff", 0, 0, 0)
+print("READY", flush=True)
+input()
+"""
+    # A title that a process sets is argv[0], arguments included.
+    command = ["serve\x1b[2J --token=hunter2", "-S", "-c", program]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, executable=sys.executable, **pipes) as process:
+        assert process.stdout.readline() == "READY\n"
+        shown, listed = call(process.pid).output, call(process.pid, "--json").output
+        process.stdin.close()
+    assert "\x1b" not in shown + listed and "hunter2" not in shown + listed
+    assert r"\x1b[2J) R 1 \xff  serve\x1b[2J" in shown
+
+
+@pytest.mark.needs_root
+def test_process_of_a_container_has_its_id_there():
+    command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-S", "-c", WAIT]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "READY\n"
+        answer, _ = where(Request(pids=(process.pid,)), NO_NVML)
+        process.stdin.close()
+    assert [place.pid_in_container for place in answer.gpus[0].processes] == [None, 1]
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs("setpriv")
+def test_hidden_process_does_not_exist():
+    script = "import sys; from bench.cli import main; main(['where', sys.argv[1]])"
+    other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", script]
+    hide = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
+    with foreign("honest") as process:
+        command = ["unshare", "--mount", "sh", "-c", hide, "sh", *other, str(process.pid)]
+        ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 5 and "hides it (hidepid)" in ended.stderr, ended.stderr
+
+
 def test_arguments_hold_secrets_and_are_not_shown():
-    program = "import sys; print('READY', flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", program, "--token=hunter2"]
+    command = [sys.executable, "-c", WAIT, "--token=hunter2"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "READY\n"
         outputs = call(process.pid, "--json").output + call(process.pid).output

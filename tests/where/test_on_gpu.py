@@ -47,7 +47,7 @@ def test_pinned_memory_of_torch_is_found_to_the_page(pinned):
     per_gib = answer.cost_ms / sum(sum(nodes.values()) for nodes in place.bytes.values()) * (1 << 30)
     print(f"\npinned {found} bytes, {answer.cost_ms:.0f} ms, {per_gib:.1f} ms/GiB, near {gpu.near}: {gpu.text}")
     # torch rounds a pinned block up to a power of two; the driver maps a little for itself.
-    assert PINNED_BYTES <= found < PINNED_BYTES + (64 << 20)
+    assert PINNED_BYTES <= found < PINNED_BYTES + (256 << 20)
     assert per_gib < 50
 
 

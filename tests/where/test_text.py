@@ -9,9 +9,9 @@ NODES = {0: range(4), 1: range(4, 8)}
 GIB = 1 << 30
 
 
-def text_of(*places, near=(0,)):
+def text_of(*places, near=(0,), source="sysfs numa_node"):
     gpu = Gpu(index=0, name="NVIDIA H200", uuid="GPU-a")
-    given = Near(nodes=near, source="sysfs numa_node")
+    given = Near(nodes=near, source=source)
     gpus = judge(places, {place.pid: (0,) for place in places}, {0: gpu}, NODES, given)
     return where_text(Where(at="", nodes={0: "0-3", 1: "4-7"}, gpus=tuple(gpus))).splitlines()
 
@@ -47,8 +47,8 @@ def test_hidden_memory_names_the_permission():
 
 
 def test_unknown_node_says_how_to_name_it():
-    lines = text_of(ProcessPlace(pid=1, start_ticks=1, name="serve"), near=())
-    assert lines[0] == "GPU 0 (NVIDIA H200), nearest node unknown (sysfs numa_node)"
+    lines = text_of(ProcessPlace(pid=1, start_ticks=1, name="serve"), near=(), source="disagreed")
+    assert lines[0] == "GPU 0 (NVIDIA H200), nearest node unknown (the sources disagree)"
     assert "--node N" in lines[1] and lines[1].startswith("  unseen: ")
 
 
