@@ -8,9 +8,10 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from bench.analysis.crossing import design_of
 from bench.analysis.load import load, read_results
 from bench.analysis.pairs import class_of, throughputs
-from bench.analysis.statistics import Estimate, Sample, estimate, unpaired
+from bench.analysis.statistics import Estimate, Sample, estimate, holm, unpaired
 from bench.analysis.verdicts import judge
 from bench.errors import StudyError
 from bench.host.fingerprint import fingerprint_changes
@@ -46,7 +47,7 @@ def compare_command(
     Raises StudyError for places without results, and for hosts that cannot be compared unless forced.
     """
     compared = compare(results_at(Path(base)), results_at(Path(new)), rules, force)
-    slower = any(cell.verdict is Verdict.SLOWER for cell in compared.cells)
+    slower = any(cell.verdict is Verdict.SLOWER and cell.headline for cell in compared.cells)
     text = {"json": _as_json, "csv": _as_csv, "text": _as_text}[output](compared)
     return text, EXIT_SLOWER if slower else 0
 
@@ -71,7 +72,8 @@ def compare(base: Results, new: Results, rules: Rules = _RULES, force: bool = Fa
     """Cells with the same settings against each other, as two independent groups of runs.
 
     The runs of two studies were not measured side by side: block r of one has nothing to do with block r of the
-    other. Whatever differs between the two times is therefore part of the effect.
+    other. Whatever differs between the two times is therefore part of the effect. Intervals are Welch's; headline:
+    the difference holds after Holm's correction over the cells compared.
     Raises StudyError if the studies ran on different hardware (unless forced) or have no cell in common.
     """
     differences = host_differences(base.device, base.fingerprint, new.device, new.fingerprint)
@@ -86,20 +88,29 @@ def compare(base: Results, new: Results, rules: Rules = _RULES, force: bool = Fa
     if not matched:
         raise StudyError("no cell of the two studies has the same settings", "compare", "run the same study twice")
     samples = [_sample(*pair) for pair in matched]
-    estimates = iter(estimate([sample for sample in samples if sample], margin=rules.margin))
-    cells = [
-        _compared(next(estimates) if sample else None, *pair, rules)
-        for sample, pair in zip(samples, matched, strict=True)
-    ]
+    # Either study may have been ended by its own intervals.
+    confidence = max(rules.confidence, base.rules.confidence, new.rules.confidence)
+    known = [sample for sample in samples if sample]
+    found = estimate(known, confidence, rules.margin)
+    tested = [one for one in found if one.p_difference is not None]
+    adjusted = dict(zip(map(id, tested), holm([one.p_difference or 0.0 for one in tested]), strict=True))
+    estimates = iter(found)
+    cells = []
+    for sample, pair in zip(samples, matched, strict=True):
+        one = next(estimates) if sample else None
+        holds = one is not None and adjusted.get(id(one), 1.0) <= 1 - confidence
+        cells.append(_compared(one, *pair, rules, holds))
     warnings = [*_host_warnings(differences.incomparable), *_host_warnings(differences.notable)]
     if not (plain(base.fingerprint) and plain(new.fingerprint)):
         warnings.append(_warning(ComparisonWarningKind.NO_FINGERPRINT))
     if _is_same_study(base, new):
         warnings.append(_warning(ComparisonWarningKind.SAME_STUDY))
+    if any(design_of(old) is not design_of(fresh) for old, fresh in matched):
+        warnings.append(_warning(ComparisonWarningKind.DESIGN_DIFFERS))
     return StudyComparison(
         margin=rules.margin,
         max_repeats=rules.max_repeats,
-        cells=tuple(with_text(cell, rules) for cell in cells),
+        cells=tuple(with_text(cell, rules, len(tested)) for cell in cells),
         warnings=(*warnings, *unmatched),
     )
 
@@ -133,7 +144,9 @@ def _sample(old: MeasuredCell, fresh: MeasuredCell) -> Sample | None:
     return unpaired(fresh.name, class_of(old, fresh), *sides) if all(sides) else None
 
 
-def _compared(estimated: Estimate | None, old: MeasuredCell, fresh: MeasuredCell, rules: Rules) -> ComparedCell:
+def _compared(
+    estimated: Estimate | None, old: MeasuredCell, fresh: MeasuredCell, rules: Rules, holds: bool
+) -> ComparedCell:
     cell = ComparedCell(
         name=fresh.name,
         base_outcome=old.outcome,
@@ -157,6 +170,7 @@ def _compared(estimated: Estimate | None, old: MeasuredCell, fresh: MeasuredCell
         mde=estimated.mde,
         repeats_needed=judgement.repeats,
         p_difference=estimated.p_difference,
+        headline=judgement.differs and holds,
         noise_class=estimated.noise_class,
     )
 

@@ -14,13 +14,14 @@ from typing import TypeVar
 from msgspec.structs import replace
 from scipy import stats
 
-from bench.analysis.statistics import CONFIDENCE, Sample, holm
+from bench.analysis.statistics import CONFIDENCE, Sample, holm, welch_error
 from bench.records.results import (
     BirthContrast,
     CellRun,
     CrossedRatio,
     CrossedRun,
     Crossings,
+    Design,
     Extremes,
     Interval,
     MeasuredCell,
@@ -131,6 +132,10 @@ def counted_runs(runs: Sequence[Kind], cpu_node: int) -> list[Kind]:
     """Those that give a crossed cell its throughput: born on its own CPU node, all if none was."""
     own = [run for run in runs if run.crossing and run.crossing.birth_cpu_node == cpu_node]
     return own or list(runs)
+
+
+def design_of(cell: MeasuredCell) -> Design:
+    return Design.CROSSING if any(run.crossing for run in cell.runs) else Design.PROCESSES
 
 
 def carry_over_difference(cell: MeasuredCell, other: MeasuredCell) -> float | None:
@@ -250,14 +255,6 @@ def welch(base: Sequence[float], new: Sequence[float]) -> Difference:
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * error
     p = 2 * float(stats.t.sf(abs(value) / error, df)) if error else float(value == 0)
     return Difference(value, (value - half, value + half), p)
-
-
-def welch_error(parts: Sequence[float], sizes: Sequence[int]) -> tuple[float, float]:
-    """(standard error, Satterthwaite's degrees of freedom); parts: variance / size of each side."""
-    total = sum(parts)
-    if total == 0:
-        return 0.0, float(sum(sizes) - len(sizes))
-    return math.sqrt(total), total**2 / sum(part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True))
 
 
 def _as_penalty_change(of_logs: Interval, penalty: float) -> Interval:

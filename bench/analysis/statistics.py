@@ -117,21 +117,33 @@ def paired(comparison: Comparison) -> Sample:
 
 
 def unpaired(label: str, noise_class: NoiseClass, base: Sequence[float], new: Sequence[float]) -> Sample:
-    """ln(new / base) of runs that were not measured side by side; one variance for both groups."""
+    """ln(new / base) of runs that were not measured side by side, each group with a variance of its own.
+
+    Degrees of freedom by Satterthwaite (Welch 1947); where one group is a single run, both have the other's variance.
+    Never pooled: the groups differ in number, and in what happened between them.
+    """
     if not len(base) or not len(new):
         raise StudyError(f"{label}: one side has no run", "statistics", "measure the failed runs again")
     first, second = _logs(np.asarray(base, float), "base"), _logs(np.asarray(new, float), "new")
-    df = len(first) + len(second) - 2
-    squares = np.sum((first - first.mean()) ** 2) + np.sum((second - second.mean()) ** 2)
-    return Sample(
-        label,
-        noise_class,
-        float(second.mean() - first.mean()),
-        float(squares / df) if df else float("nan"),
-        df,
-        1 / len(first) + 1 / len(second),
-        min(len(first), len(second)),
-    )
+    scale = 1 / len(first) + 1 / len(second)
+    known = [group for group in (first, second) if len(group) > 1]
+    if len(known) < 2:
+        df = float(len(known[0]) - 1) if known else 0.0
+        pooled = _variance(known[0]) if known else float("nan")
+    else:
+        parts = [_variance(group) / len(group) for group in known]
+        error, df = welch_error(parts, [len(group) for group in known])
+        pooled = error**2 / scale
+    mean = float(second.mean() - first.mean())
+    return Sample(label, noise_class, mean, pooled, df, scale, min(len(first), len(second)), poolable=False)
+
+
+def welch_error(parts: Sequence[float], sizes: Sequence[int]) -> tuple[float, float]:
+    """(standard error, Satterthwaite's degrees of freedom); parts: variance / size of each side."""
+    total = sum(parts)
+    if total == 0:
+        return 0.0, float(sum(sizes) - len(sizes))
+    return math.sqrt(total), total**2 / sum(part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True))
 
 
 def fit_prior(variances: Floats, dfs: Floats) -> tuple[float, float]:

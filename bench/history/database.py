@@ -1,7 +1,8 @@
 """history.db: every finished study of an output directory, in one database that several programs may use at once.
 
 Tables: studies, cells (a point of the grid on a host), measurements (a cell in a study), runs, penalties, and verdicts
-(of a cell in a night). A cell keeps its row as long as its host, study, key and name are the same.
+(of a cell in a night). A cell keeps its row as long as its host, study, key and name are the same; what was measured of
+it by another design is another series.
 """
 
 import json
@@ -10,11 +11,13 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import sqlite_utils
 
+from bench.analysis.crossing import design_of
 from bench.analysis.load import measured_at
 from bench.analysis.pairs import throughputs
 from bench.errors import StudyError
@@ -24,8 +27,8 @@ from bench.records.results import MeasuredCell, Penalty, Results
 from bench.storage import local_copy, on_network
 
 BUSY_S = 30.0
-# 2: the first one that users have. 3: undisturbed_samples_s and the names of noise classes.
-SCHEMA_VERSION = 3
+# 2: the first one that users have. 3: undisturbed_samples_s and the names of noise classes. 4: design.
+SCHEMA_VERSION = 4
 OLDEST_VERSION = 2
 _TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT)",
@@ -80,6 +83,7 @@ _TABLES = (
         d2h_bandwidth_gb_s REAL,
         pipeline_efficiency REAL,
         regime TEXT,
+        design TEXT NOT NULL DEFAULT 'processes',
         UNIQUE (study_id, cell_id)
     )""",
     "CREATE INDEX measurements_of_cell ON measurements (cell_id)",
@@ -121,10 +125,14 @@ _TABLES = (
     )""",
     "CREATE INDEX verdicts_of_cell ON verdicts (cell_id)",
 )
-_FROM_VERSION_2 = (
-    "ALTER TABLE measurements RENAME COLUMN calm_samples_s TO undisturbed_samples_s",
-    "UPDATE measurements SET noise_class = 'device-bound' WHERE noise_class = 'rest'",
-)
+# By the version that they start from.
+_MIGRATIONS = {
+    2: (
+        "ALTER TABLE measurements RENAME COLUMN calm_samples_s TO undisturbed_samples_s",
+        "UPDATE measurements SET noise_class = 'device-bound' WHERE noise_class = 'rest'",
+    ),
+    3: ("ALTER TABLE measurements ADD COLUMN design TEXT NOT NULL DEFAULT 'processes'",),
+}
 
 
 class HistoryError(StudyError):
@@ -221,7 +229,8 @@ def _migrate(connection: sqlite3.Connection, path: Path, busy_s: float) -> None:
         # Another program may have migrated it while this one waited for the lock.
         if (version := version_of(connection)) == SCHEMA_VERSION:
             return
-        for statement in _FROM_VERSION_2 if version else _TABLES:
+        steps = [_MIGRATIONS[start] for start in range(version, SCHEMA_VERSION)] if version else [_TABLES]
+        for statement in chain.from_iterable(steps):
             connection.execute(statement)
         connection.execute(
             "INSERT INTO meta VALUES ('schema_version', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
@@ -390,6 +399,7 @@ def _measurement_row(cell: MeasuredCell) -> dict[str, Any]:
         "d2h_bandwidth_gb_s": metrics and metrics.d2h.bandwidth_gb_s,
         "pipeline_efficiency": metrics and metrics.pipeline_efficiency,
         "regime": metrics and metrics.regime.value,
+        "design": design_of(cell).value,
     }
 
 

@@ -14,7 +14,7 @@ from bench.history.database import add_study, history_path, open_history
 from bench.history.query import Point, Series, Trend, series
 from bench.host.fingerprint import describe_change
 from bench.records.nightly import HistoryStudy
-from bench.records.results import Results
+from bench.records.results import Design, Results
 from bench.report.html import environment
 from bench.storage import write_text
 
@@ -57,6 +57,9 @@ class Plot:
     """
 
     cell: str
+    design: Design
+    continued: bool
+    before: Design | None
     old: bool
     known: tuple[float, ...]
     ticks: tuple[tuple[float, float], ...]
@@ -141,6 +144,9 @@ def _section(one: Series, folder: Path) -> dict[str, Any]:
         )  # fmt: skip
         return Plot(
             cell=trend.cell,
+            design=trend.design,
+            continued=trend.continued,
+            before=trend.before,
             old=trend.points[-1].study_id != newest,
             known=known,
             ticks=tuple((y(value), value) for value in _ticks(low, high)),

@@ -16,6 +16,7 @@ from bench.host.fingerprint import fingerprint_changes
 from bench.records.base import convert, plain
 from bench.records.host import FingerprintChange
 from bench.records.nightly import HistoryCell, HistoryListing, HistoryStudy, NightlyVerdict
+from bench.records.results import Design
 from bench.units import DASH
 
 _HEADERS = ("measured (UTC)", "study", "host", "night", "cells ok", "slower", "driver", "run directory")
@@ -34,10 +35,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Trend:
-    """A cell of a study on a host through time, oldest first."""
+    """A cell of a study on a host through time, oldest first; measured by another design it has another trend.
+
+    continued: a later one has the same cell. before: its design, where an earlier one has.
+    """
 
     cell: str
     points: tuple[Point, ...]
+    design: Design = Design.PROCESSES
+    continued: bool = False
+    before: Design | None = None
 
 
 @dataclass(frozen=True)
@@ -132,18 +139,24 @@ def _trends(database: Database) -> dict[tuple[str, str], list[Trend]]:
     """By host and study name."""
     rows = connection_of(database).execute(
         "SELECT cells.id, cells.host, cells.study_name, cells.name, m.study_id, m.undisturbed_samples_s, m.outcome, "
-        "m.reason, verdicts.verdict FROM measurements m "
+        "m.reason, verdicts.verdict, m.design FROM measurements m "
         "JOIN cells ON cells.id = m.cell_id JOIN studies ON studies.id = m.study_id "
         "LEFT JOIN verdicts ON verdicts.study_id = m.study_id AND verdicts.cell_id = m.cell_id "
         "ORDER BY cells.id, studies.measured_at, studies.id"
     )
-    cells: dict[int, tuple[Any, list[Point]]] = {}
-    for cell_id, host, study_name, name, study_id, samples_s, outcome, reason, verdict in rows:
-        _, points = cells.setdefault(cell_id, ((host, study_name, name), []))
-        points.append(Point(study_id, samples_s, outcome, reason or "", verdict == NightlyVerdict.SLOWER))
+    cells: dict[int, tuple[Any, dict[Design, list[Point]]]] = {}
+    for cell_id, host, study_name, name, study_id, samples_s, outcome, reason, verdict, design in rows:
+        _, points = cells.setdefault(cell_id, ((host, study_name, name), {}))
+        # How a cell would have been measured that failed is not known.
+        known = Design(design) if samples_s or not points else list(points)[-1]
+        point = Point(study_id, samples_s, outcome, reason or "", verdict == NightlyVerdict.SLOWER)
+        points.setdefault(known, []).append(point)
     trends: dict[tuple[str, str], list[Trend]] = {}
-    for (host, study_name, name), points in cells.values():
-        trends.setdefault((host, study_name), []).append(Trend(name, tuple(points)))
+    for (host, study_name, name), by_design in cells.values():
+        designs = list(by_design)
+        for at, (known, own) in enumerate(by_design.items()):
+            trend = Trend(name, tuple(own), known, at < len(designs) - 1, designs[at - 1] if at else None)
+            trends.setdefault((host, study_name), []).append(trend)
     return trends
 
 

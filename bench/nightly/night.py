@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec.structs import replace
 from sqlite_utils import Database
 
+from bench.analysis.crossing import design_of
 from bench.analysis.load import read_results
 from bench.compare import host_differences
 from bench.history.database import add_study, add_verdicts, connection_of, open_history, undisturbed_throughput
@@ -29,7 +30,7 @@ from bench.records.nightly import (
     SecondMeasurement,
     second_measurements,
 )
-from bench.records.results import Results
+from bench.records.results import Design, Results
 from bench.records.run import Outcome
 from bench.records.study import Grid
 from bench.report.text.studies import (
@@ -46,6 +47,8 @@ from bench.study.directory import RunDirectory, freeze, new_directory
 from bench.study.grid import order_of
 
 CellId = tuple[str, str]
+# A cell by its design: what was measured by turns in one process is a series of its own.
+SeriesId = tuple[str, str, Design]
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,13 @@ class NightlyStudy:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The nights before. cells: {(key, name): samples/s of its nights, oldest first}; nights: all that counted.
+    """The nights before. cells: {(key, name, design): samples/s of its nights, oldest first}; nights: all that counted.
 
     last_night: the cells that were ok in the night before, whatever its hardware. changes: of the host since then.
     excluded: nights on other hardware.
     """
 
-    cells: dict[CellId, tuple[float, ...]]
+    cells: dict[SeriesId, tuple[float, ...]]
     nights: tuple[str, ...]
     last_night: frozenset[CellId]
     changes: tuple[FingerprintChange, ...]
@@ -123,10 +126,10 @@ def read_baseline(database: Database, tonight: Results, night: str, nights: int,
     )
 
 
-def _rates(database: Database, studies: list[int], since: str) -> dict[CellId, list[tuple[str, float]]]:
+def _rates(database: Database, studies: list[int], since: str) -> dict[SeriesId, list[tuple[str, float]]]:
     """(night, samples/s) of each cell, oldest first."""
     rows = connection_of(database).execute(
-        "SELECT cells.key, cells.name, studies.night, m.undisturbed_samples_s FROM measurements m "
+        "SELECT cells.key, cells.name, m.design, studies.night, m.undisturbed_samples_s FROM measurements m "
         "JOIN studies ON studies.id = m.study_id JOIN cells ON cells.id = m.cell_id "
         "LEFT JOIN verdicts ON verdicts.study_id = m.study_id AND verdicts.cell_id = m.cell_id "
         "WHERE m.study_id IN (SELECT value FROM json_each(?)) AND m.outcome = ? "
@@ -135,10 +138,10 @@ def _rates(database: Database, studies: list[int], since: str) -> dict[CellId, l
         "ORDER BY studies.night, studies.measured_at",
         [json.dumps(studies), Outcome.OK.value, NightlyVerdict.SLOWER.value, since],
     )
-    by_cell: dict[CellId, dict[str, float]] = {}
-    for key, name, night, rate in rows:
+    by_cell: dict[SeriesId, dict[str, float]] = {}
+    for key, name, design, night, rate in rows:
         # Of a night that was measured twice the later one counts.
-        by_cell.setdefault((key, name), {})[night] = rate
+        by_cell.setdefault((key, name, Design(design)), {})[night] = rate
     return {cell: list(values.items()) for cell, values in by_cell.items()}
 
 
@@ -204,7 +207,7 @@ def _tonight(study: NightlyStudy, results: Results, before: Baseline, second: Re
     second_rates = rates_of(second) if second else {}
     cells = []
     for cell in results.cells:
-        known_as = cell.key, cell.name
+        known_as, in_series = (cell.key, cell.name), (cell.key, cell.name, design_of(cell))
         cells.append(
             Tonight(
                 name=cell.name,
@@ -212,18 +215,20 @@ def _tonight(study: NightlyStudy, results: Results, before: Baseline, second: Re
                 reason=cell.reason,
                 noise_class=cell.noise_class,
                 samples_s=undisturbed_throughput(cell) if cell.outcome is Outcome.OK else None,
-                before=before.cells.get(known_as, ()),
-                pinned=pinned.get(known_as),
+                before=before.cells.get(in_series, ()),
+                pinned=pinned.get(in_series),
                 expected=study.strict or known_as in before.last_night,
-                second_samples_s=second_rates.get(known_as),
+                second_samples_s=second_rates.get(in_series),
             )
         )
     return cells
 
 
-def rates_of(results: Results) -> dict[CellId, float]:
-    """By (key, name) the samples/s that count for a night."""
-    return {(cell.key, cell.name): rate for cell in results.cells if (rate := undisturbed_throughput(cell))}
+def rates_of(results: Results) -> dict[SeriesId, float]:
+    """By (key, name, design) the samples/s that count for a night."""
+    return {
+        (cell.key, cell.name, design_of(cell)): rate for cell in results.cells if (rate := undisturbed_throughput(cell))
+    }
 
 
 def _vanished(results: dict[str, Results], before: dict[str, Baseline]) -> dict[str, tuple[NightCell, ...]]:

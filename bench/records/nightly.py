@@ -267,6 +267,7 @@ class ComparisonWarningKind(StrEnum):
     HOST_DIFFERS = "host_differs"
     NO_FINGERPRINT = "no_fingerprint"
     SAME_STUDY = "same_study"
+    DESIGN_DIFFERS = "design_differs"
     ONLY_IN_BASE = "only_in_base"
     ONLY_IN_NEW = "only_in_new"
 

@@ -17,7 +17,7 @@ from bench.records.nightly import (
 )
 from bench.records.results import Rules
 from bench.records.run import Outcome
-from bench.report.text.verdicts import effect_text, hint_text, verdict_text
+from bench.report.text.verdicts import DIFFERENT, effect_text, hint_text, verdict_text
 from bench.units import exact_percent, percent, plural
 
 MOST_NAMES = 6
@@ -26,8 +26,8 @@ MOST_NAMES = 6
 # numastudy compare
 
 
-def with_text(cell: ComparedCell, rules: Rules) -> ComparedCell:
-    """The comparison of a cell with its text and hint."""
+def with_text(cell: ComparedCell, rules: Rules, comparisons: int) -> ComparedCell:
+    """The comparison of a cell with its text and hint. comparisons: how many were made with it."""
     if cell.effect is None:
         sides = (
             ("BASE", cell.base_samples_s, cell.base_outcome, cell.base_reason),
@@ -39,7 +39,10 @@ def with_text(cell: ComparedCell, rules: Rules) -> ComparedCell:
         return replace(cell, text=f"not compared: {why}")
     # The wording of a verdict is in terms of penalties.
     penalty = replace(cell, interval=cell.interval and (-cell.interval[1], -cell.interval[0]))
-    return replace(cell, text=verdict_text(penalty, -cell.effect, rules), hint=hint_text(cell))
+    text = verdict_text(penalty, -cell.effect, rules)
+    if cell.verdict in DIFFERENT and not cell.headline:
+        text += f"; among {plural(comparisons, 'comparison')} this may be chance"
+    return replace(cell, text=text, hint=hint_text(cell))
 
 
 def comparison_warning_text(warning: ComparisonWarning) -> str:
@@ -49,6 +52,8 @@ def comparison_warning_text(warning: ComparisonWarning) -> str:
         ComparisonWarningKind.NO_FINGERPRINT: "a study has no fingerprint: it is not known whether both ran on one "
         "machine",
         ComparisonWarningKind.SAME_STUDY: "BASE and NEW are the same study: its runs are compared with themselves",
+        ComparisonWarningKind.DESIGN_DIFFERS: "one study measured its placements by turns inside the same processes, "
+        "the other each in processes of its own: turns of 20 ms and long windows need not agree to the last percent",
         ComparisonWarningKind.ONLY_IN_BASE: f"only in BASE: {warning.cell}",
         ComparisonWarningKind.ONLY_IN_NEW: f"only in NEW: {warning.cell}",
     }[warning.kind]
