@@ -15,7 +15,7 @@ from msgspec import structs
 
 from bench.records.base import convert, plain
 from bench.records.host import Host
-from bench.records.study import Grid, Study
+from bench.records.study import Grid, Slot, Study
 from bench.study.directory import freeze
 from bench.study.grid import expand
 from bench.study.load import configs_folder, load_study
@@ -96,7 +96,7 @@ def build_run_directory(
         "device": device,
         "profiler": "nsys" if device == "cuda" else "torch",
         "binding": definition.settings.binding.replace("auto", "numactl"),
-        "design": definition.settings.design.replace("auto", "processes"),
+        "design": definition.settings.design.replace("auto", "crossing" if crossed else "processes"),
     }
     study = convert(definition.as_json() | resolved, Study)
     cells = expand(replace(definition, settings=study.settings), convert(topology, Host))
@@ -106,7 +106,8 @@ def build_run_directory(
             for cell in cells
             if suffix not in cell.name
         ]
-    order = measuring_order([(cell.name, cell.group) for cell in cells], study.repeats, 0)
+    births = births_of_groups(cells) if crossed else {}
+    order = measuring_order([(cell.name, cell.group) for cell in cells], study.repeats, 0, births=births)
     path.mkdir(parents=True)
     for part in ("runs", "logs", "nsys_reports", "latency"):
         (path / part).mkdir()
@@ -114,7 +115,7 @@ def build_run_directory(
     freeze(path, study, convert(topology | {"fingerprint": facts}, Host), Grid(cells=tuple(cells), order=tuple(order)))
     near = {gpu["index"]: gpu["node"] for gpu in topology["gpus"]}
     start = datetime(2026, 11, 22, 18, tzinfo=UTC)
-    shared = _crossings(cells, study.repeats, near, seed, crossed) if crossed else {}
+    shared = _crossings(cells, order, near, seed, crossed) if crossed else {}
     for slot in order:
         cell = plain(next(cell for cell in cells if cell.name == slot.cell))
         failure = (failures or {}).get(f"{slot.cell}_{slot.repeat}")
@@ -149,22 +150,33 @@ def crossed_process(
     return process
 
 
-def _crossings(
-    cells: list[Any], repeats: int, near: Record, seed: int, process: CrossedProcess
-) -> dict[tuple[str, int], tuple[Record, list[Record]]]:
-    """By cell and process, the crossing and the cell's windows; of groups of several cells."""
+def births_of_groups(cells: list[Any]) -> dict[str, list[tuple[int, int]]]:
+    """The CPU nodes of each group of several cells."""
     groups: dict[str, list[Any]] = {}
     for cell in cells:
         groups.setdefault(cell.group, []).append(cell)
-    found: dict[tuple[str, int], tuple[Record, list[Record]]] = {}
-    for group, own in groups.items():
-        births = list(dict.fromkeys(cell.cpu_node for cell in own))
-        for number in range(1, repeats + 1) if len(own) > 1 else ():
-            birth = births[(number - 1) % len(births)]
-            paces_s = {cell.name: pace_s(plain(cell), near, seed) for cell in own}
-            windows = process(group, number, birth, paces_s)
-            facts = crossing_facts(group or own[0].name, number, birth, windows)
-            found |= {(cell, number): (facts, turns) for cell, turns in windows.items()}
+    return {
+        group: list(dict.fromkeys((cell.cpu_node, cell.cpu_node) for cell in own))
+        for group, own in groups.items()
+        if len(own) > 1
+    }
+
+
+def _crossings(
+    cells: list[Any], order: list[Slot], near: Record, seed: int, process: CrossedProcess
+) -> dict[tuple[str, int | str], tuple[Record, list[Record]]]:
+    """By cell and process, the crossing and the cell's windows; of groups of several cells."""
+    by_process: dict[tuple[str, int], list[Slot]] = {}
+    for slot in order:
+        if slot.birth and isinstance(slot.repeat, int):
+            by_process.setdefault((slot.group, slot.repeat), []).append(slot)
+    paces_s = {cell.name: pace_s(plain(cell), near, seed) for cell in cells}
+    found: dict[tuple[str, int | str], tuple[Record, list[Record]]] = {}
+    for (group, number), slots in by_process.items():
+        birth = slots[0].birth[0] if slots[0].birth else 0
+        windows = process(group, number, birth, {slot.cell: paces_s[slot.cell] for slot in slots})
+        facts = crossing_facts(group, number, birth, windows)
+        found |= {(cell, number): (facts, turns) for cell, turns in windows.items()}
     return found
 
 
@@ -246,13 +258,15 @@ def write_run(
         "result": result,
         "peers": [] if failure else peers(cell, slot, near, seed),
         "crossing": turns[0] if turns else None,
+        "group": slot.group,
+        "log": slot.process,
         "monitor": None if label == "traced" or cell["device"] == "cpu" else quiet_monitor(),
     }
     write(path / f"runs/{run}.json", record | (failure or {}))
     if cell["reason"]:
         return wall_s
     for stream in ("stdout", "stderr"):
-        (path / f"logs/{run}.{stream}").write_text("synthetic\n")
+        (path / f"logs/{slot.process}.{stream}").write_text("synthetic\n")
     if slot.repeat != "traced":
         return wall_s
     passed_on = {key: (failure or {}).get(key, "") for key in ("reason", "advice")}

@@ -12,11 +12,11 @@ from bench.errors import StudyError
 from bench.records.base import plain
 from bench.records.host import Fingerprint, FingerprintChange
 from bench.records.nightly import ComparisonWarningKind
-from bench.records.results import NoiseClass, Remedy, Verdict
+from bench.records.results import NoiseClass, Remedy, Rules, Verdict
 from bench.records.run import Outcome
 from bench.records.study import Settings
 from tests.history.synthetic import made_results, with_cell
-from tests.run_directories import build_run_directory
+from tests.run_directories import build_run_directory, crossed_process, topology_json
 
 FACTS = Fingerprint(host="a", cpu="Xeon", gpus="H100 GPU-1", driver="580", torch="2.11")
 GPUS = FingerprintChange(fact="gpus", before="H100 GPU-1", after="H200 GPU-2")
@@ -184,3 +184,41 @@ def test_a_file_that_is_not_results_is_refused(tmp_path, content, what):
 def test_a_missing_place_is_refused(tmp_path):
     with pytest.raises(StudyError, match="no results here"):
         results_at(tmp_path / "absent")
+
+
+def test_one_of_many_cells_needs_more_than_chance(made):
+    base, new = made([1000] * 12), made([1000] * 11 + [994], seed=50, place="b", sd=0.004)
+    compared = compare(base, new, Rules(margin=0.0005))
+    slower = [cell for cell in compared.cells if cell.verdict is Verdict.SLOWER]
+    assert slower and not any(cell.headline for cell in slower)
+    assert all("among 12 comparisons this may be chance" in cell.text for cell in slower)
+
+
+def test_spreads_that_differ_are_not_shared(made):
+    quiet, wild = made([1000], repeats=20, sd=0.001), made([1000], seed=5, place="b", repeats=3, sd=0.06)
+    (cell,) = compare(quiet, wild).cells
+    assert cell.interval[1] - cell.interval[0] > 0.1
+
+
+def test_chance_differences_do_not_fail_the_command(made, places):
+    codes = [
+        compare_command(
+            places(f"base{seed}", made([1000] * 24, seed=1000 * seed, sd=0.01)),
+            places(f"new{seed}", made([1000] * 24, seed=1000 * seed + 500, sd=0.01, place="b")),
+        )[1]
+        for seed in range(1, 9)
+    ]
+    assert codes.count(3) == 0
+
+
+def test_another_design_is_reported_and_compared(tmp_path):
+    overrides = {"gpu_ids": [0], "numa_nodes": [0, 1], "models": ["vit16x8x768"]}
+    topology = topology_json(1, (0,), 2)
+    old = build_run_directory(tmp_path / "old", "numa_locality_study", overrides, topology=topology)
+    fresh = build_run_directory(
+        tmp_path / "new", "numa_locality_study", overrides, topology=topology, crossed=crossed_process(0.01)
+    )
+    compared = compare(results_at(old), results_at(fresh))
+    assert kinds(compared) == [ComparisonWarningKind.DESIGN_DIFFERS]
+    assert all(cell.interval for cell in compared.cells)
+    assert kinds(compare(results_at(fresh), results_at(fresh))) == [ComparisonWarningKind.SAME_STUDY]

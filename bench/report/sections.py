@@ -66,10 +66,11 @@ class RunFiles:
         """The same results in other formats."""
         return self._existing(_FORMATS)
 
-    def of_run(self, run: str) -> list[Href]:
-        """A run's record and logs."""
+    def of_run(self, run: str, log: str = "") -> list[Href]:
+        """A run's record and logs; the runs of a crossing share those of their process."""
+        log = log or run
         return self._existing(
-            {"record": f"runs/{run}.json", "stdout": f"logs/{run}.stdout", "stderr": f"logs/{run}.stderr"}
+            {"record": f"runs/{run}.json", "stdout": f"logs/{log}.stdout", "stderr": f"logs/{log}.stderr"}
         )
 
     def of_trace(self, cell: str) -> list[Href]:
@@ -89,6 +90,11 @@ class Page:
     data: RunData
     files: RunFiles
     answers: list[Answer]
+
+
+def _log(page: Page, run: str) -> str:
+    record = page.data.runs.get(run)
+    return record.log if record else ""
 
 
 def _who(view: View, cell: MeasuredCell) -> Row:
@@ -289,7 +295,7 @@ def failure_groups(page: Page) -> list[Row]:
             },
         )
         run = cell.failed_run or cell.name
-        group["cells"].append((cell.name, run, page.files.of_run(run)))
+        group["cells"].append((cell.name, run, page.files.of_run(run, _log(page, run))))
     return sorted(groups.values(), key=lambda group: group["outcome"] is Outcome.MISSING)
 
 
@@ -310,7 +316,7 @@ def run_groups(page: Page) -> list[Row]:
                     "disturbed": run.disturbed,
                     "position": DASH if run.position is None else run.position,
                     "wall": duration(run.wall_s),
-                    "links": page.files.of_run(run.run),
+                    "links": page.files.of_run(run.run, _log(page, run.run)),
                 }
                 for run in cell.runs
             ],

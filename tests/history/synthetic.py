@@ -11,6 +11,7 @@ from bench.records.host import Fingerprint, Topology
 from bench.records.results import (
     CellRun,
     Counts,
+    CrossedRun,
     Locality,
     MeasuredCell,
     NoiseClass,
@@ -165,3 +166,16 @@ def _cell(name: str, rate: float | None, repeats: int, started: datetime, noise_
         latency_us=Latency(count=100, p50=400.0, p99=450.0),
         runs=runs,
     )
+
+
+def crossed(results: Results) -> Results:
+    """The same, measured by turns inside processes that started on node 0."""
+
+    def run(one: CellRun) -> CellRun:
+        crossing = CrossedRun(
+            id=f"process {one.repeat}", birth_cpu_node=0, birth_mem_node=0, rounds=8, carry_over=None, ratios={}
+        )
+        return one if one.repeat == "traced" else replace(one, crossing=crossing)
+
+    cells = tuple(replace(cell, runs=tuple(map(run, cell.runs))) for cell in results.cells)
+    return replace(results, cells=cells)

@@ -4,7 +4,10 @@ from msgspec.structs import replace
 from bench.history.database import add_study, open_history
 from bench.history.query import series, studies
 from bench.records.host import FingerprintChange
-from tests.history.synthetic import FINGERPRINT, made_results, quiet_rates, rates_of
+from bench.records.results import Design
+from tests.history.synthetic import FINGERPRINT, crossed, made_results, quiet_rates, rates_of
+
+CELL = "pipeline_gpu0_numa0_vit0x0x0"
 
 
 @pytest.fixture
@@ -43,3 +46,17 @@ def test_trends_keep_the_order_of_time_and_the_values(history):
     rows = quiet_rates(4)
     assert trend.cell == "pipeline_gpu0_numa0_vit16x12x1024"
     assert [point.samples_s for point in trend.points] == pytest.approx(rows[:3, 5])
+
+
+def test_another_design_is_another_series_of_the_cell(tmp_path):
+    for number in (1, 2):
+        add_study(made_results(tmp_path, number, {CELL: 1000.0}), tmp_path / "history.db")
+    for number in (3, 4):
+        add_study(crossed(made_results(tmp_path, number, {CELL: 1200.0})), tmp_path / "history.db")
+    with open_history(tmp_path / "history.db") as history:
+        (one,) = series(history)
+        old, new = one.trends
+        assert history["cells"].count == 1
+    assert (old.design, old.continued, old.before) == (Design.PROCESSES, True, None)
+    assert (new.design, new.continued, new.before) == (Design.CROSSING, False, Design.PROCESSES)
+    assert [len(trend.points) for trend in one.trends] == [2, 2]

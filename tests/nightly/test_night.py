@@ -19,6 +19,7 @@ from tests.history.synthetic import (
     FINGERPRINT,
     HOST,
     cell_names,
+    crossed,
     made_results,
     night_of,
     quiet_rates,
@@ -237,3 +238,13 @@ def test_nights_of_schema_version_2_count_and_raise_no_alarm(nights):
     assert {cell.nights for cell in night.studies[0].cells} == {7, 8}
     with open_history(nights.database) as history:
         assert history["cells"].count == 8
+
+
+def test_another_design_begins_a_series_without_an_alarm(month, quiet):
+    """All cells 10 % slower since they are measured by turns: nothing to compare with, until there are nights."""
+    rates = {name: 0.9 * rate for name, rate in rates_of(quiet[20]).items()}
+    night = month.judge(21, month.write(crossed(month.results(21, rates))))
+    assert (night.verdict, night.compared) == (NightState.OK, 0)
+    for number in range(22, 26):
+        month.judge(number, month.write(crossed(month.results(number, rates))))
+    assert month.judge(26, month.write(crossed(month.results(26, rates)))).compared == 48

@@ -26,7 +26,7 @@ MOST_NAMES = 6
 # numastudy compare
 
 
-def with_text(cell: ComparedCell, rules: Rules, comparisons: int) -> ComparedCell:
+def with_text(cell: ComparedCell, rules: Rules, comparisons: int = 1) -> ComparedCell:
     """The comparison of a cell with its text and hint. comparisons: how many were made with it."""
     if cell.effect is None:
         sides = (
@@ -40,7 +40,7 @@ def with_text(cell: ComparedCell, rules: Rules, comparisons: int) -> ComparedCel
     # The wording of a verdict is in terms of penalties.
     penalty = replace(cell, interval=cell.interval and (-cell.interval[1], -cell.interval[0]))
     text = verdict_text(penalty, -cell.effect, rules)
-    if cell.verdict in DIFFERENT and not cell.headline:
+    if cell.verdict in DIFFERENT and not cell.headline and comparisons > 1:
         text += f"; among {plural(comparisons, 'comparison')} this may be chance"
     return replace(cell, text=text, hint=hint_text(cell))
 
