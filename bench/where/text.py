@@ -64,12 +64,9 @@ def verdict_text(gpu: GpuProcesses) -> str:
         return f"local: no thread may leave {near}" + (f", {share}" if share else "")
     if gpu.verdict is WhereVerdict.UNSEEN:
         return f"unseen: {_why_unseen(gpu)}"
-    return f"{gpu.verdict}: " + "; ".join(
-        [
-            *([share] if share else []),
-            *(f"{_who(place)}: {problem_text(problem)}" for place, problem in _problems(gpu)),
-        ]
-    )
+    away = sum(bool(place.problems) for place in gpu.processes)
+    problem = f"threads or memory of {away} of {len(gpu.processes)} processes are elsewhere"
+    return f"{gpu.verdict}: " + "; ".join([*([share] if share else []), problem])
 
 
 def problem_text(problem: Problem) -> str:
@@ -117,6 +114,8 @@ def _process_lines(place: ProcessPlace) -> list[str]:
     inner = f", {place.pid_in_container} in its container" if place.pid_in_container else ""
     command = f"  {printable(place.command)}" if place.command else ""
     lines = [f"  {_who(place)}{inner}{command}"]
+    if place.problems:
+        lines.append(f"    elsewhere {'; '.join(map(problem_text, place.problems))}")
     lines += [f"    threads   {_group_text(group)}" for group in place.threads]
     if place.policies:
         policies = ", ".join(f"{printable(policy)} ({_threads(count)})" for policy, count in place.policies.items())
@@ -141,10 +140,6 @@ def _group_text(group: ProcessThreads) -> str:
 
 def _who(place: ProcessPlace) -> str:
     return f"{place.pid} {printable(place.name)}"
-
-
-def _problems(gpu: GpuProcesses) -> Iterable[tuple[ProcessPlace, Problem]]:
-    return ((place, problem) for place in gpu.processes for problem in place.problems)
 
 
 def _nodes(nodes: Iterable[int]) -> str:

@@ -27,11 +27,11 @@ def test_remote_pool_is_described_with_its_remedies():
     )  # fmt: skip
     assert text_of(place) == [
         "GPU 0 (NVIDIA H200), nearest: node 0 (sysfs numa_node)",
-        "  remote: 20 % of its memory is near; 4711 serve: 48 threads (serve, pt_main) may run on CPUs 0-7; "
-        "4711 serve: pinned or shared anonymous 4.00 GiB on node 1",
+        "  remote: 20 % of its memory is near; threads or memory of 1 of 1 processes are elsewhere",
         "    taskset -acp 0-3 4711    # moves the threads now",
         "    numactl --cpunodebind=0 --membind=0 --    # pinned pages do not move: start it again behind this",
         "  4711 serve, 9 in its container  /usr/bin/python3",
+        "    elsewhere 48 threads (serve, pt_main) may run on CPUs 0-7; pinned or shared anonymous 4.00 GiB on node 1",
         "    threads   48 on CPUs 0-7 (nodes 0-1), last on node 0: 40, node 1: 8, "
         "CPU time 75 % on node 0, 25 % on node 1",
         "    policy    default (47 threads), bind:0 (1 thread)",
