@@ -17,7 +17,7 @@ from tests.guest.machine import Machine
 
 
 @pytest.mark.timeout(600)
-def test_a_study_survives_power_cuts_and_gives_up_a_run_that_met_three(machine: Machine, recorded: Path) -> None:
+def test_a_study_survives_power_cuts_and_gives_up_after_three(machine: Machine, recorded: Path) -> None:
     def step(name: str) -> dict[str, Any]:
         said = machine.run(sys.executable, "-m", "tests.guest.survive", name, str(recorded))
         return json.loads(said.rstrip().splitlines()[-1])

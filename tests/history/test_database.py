@@ -154,7 +154,7 @@ def test_readers_do_not_wait_for_a_writer(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"no database at all" * 100, b""])
-def test_a_damaged_history_is_named_and_an_empty_file_is_a_new_one(tmp_path, content):
+def test_refuses_a_damaged_history_and_starts_an_empty_one(tmp_path, content):
     path = tmp_path / "history.db"
     path.write_bytes(content)
     results = made_results(tmp_path, 1, rates_of(quiet_rates(1)[0]))

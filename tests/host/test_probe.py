@@ -89,7 +89,7 @@ def test_placement_cannot_be_held_when_virtual_cpus_move() -> None:
     assert found.can_hold is False and not found.gpus[0].hidden_groups.holds
 
 
-def test_latency_that_follows_the_memory_of_the_driver_is_recognised() -> None:
+def test_recognises_latency_that_follows_the_drivers_memory() -> None:
     found = probe(host_topology("virtual_machine"), measure=StandInGpus(hidden(), follows_context=True))
     assert found.gpus[0].hidden_groups.distance is Distance.DRIVER_MEMORY
 

@@ -67,7 +67,7 @@ def quiet():
     return quiet_rates(90)
 
 
-def test_60_quiet_nights_have_no_alarm_and_a_loss_of_5_percent_has(nights, quiet):
+def test_alarms_at_a_loss_of_5_percent_never_in_60_quiet_nights(nights, quiet):
     for number, row in enumerate(quiet[:29], 1):
         assert nights.night(number, rates_of(row)).ok
     rates = rates_of(quiet[29])
@@ -140,7 +140,7 @@ def test_a_cell_that_can_no_longer_run_was_not_measured(month, quiet):
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_cell_that_never_ran_is_a_finding_of_strict_studies_only(nights, strict):
+def test_a_cell_that_never_ran_is_a_finding_only_if_strict(nights, strict):
     planned = nights.write(with_cell(nights.results(1, {CELL: 1000.0}), 0, **NOT_RUNNABLE))
     night = nights.judge(1, NightlyStudy("NumaStudy", planned.run_dir, strict=strict))
     assert night.verdict == ("not_measured" if strict else "ok")

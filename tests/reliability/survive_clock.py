@@ -69,7 +69,7 @@ def test_a_clock_that_steps_while_a_study_runs(calls: ApartCalls, before_s: int,
     look_at_the_whole(calls)
 
 
-def test_no_step_makes_the_scheduler_of_this_process_take_its_worker_for_lost(calls: ApartCalls) -> None:
+def test_no_clock_step_makes_the_scheduler_drop_its_worker(calls: ApartCalls) -> None:
     """It gives up a worker not heard of for a minute: two readings of the clock with a step between them."""
     site = calls.folder / "site"
     (site / "sitecustomize.py").write_text(LEAPING + (site / "sitecustomize.py").read_text())
@@ -78,7 +78,7 @@ def test_no_step_makes_the_scheduler_of_this_process_take_its_worker_for_lost(ca
     look_at_the_whole(calls)
 
 
-def test_a_study_goes_on_in_another_time_zone(calls: ApartCalls) -> None:
+def test_a_study_resumes_in_another_time_zone(calls: ApartCalls) -> None:
     slow = behave(calls, "import time; time.sleep(0.5)")
     with_environment(calls, TZ="UTC")
     luigi = calls.start()

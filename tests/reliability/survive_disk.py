@@ -135,7 +135,7 @@ def nights_in(history: Path) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("earlier", [0, 1])
-def test_a_study_that_finds_no_room_in_the_history_is_added_by_the_next_call(
+def test_the_next_call_adds_a_study_after_a_full_history_disk(
     calls: ApartCalls, disk: Path, earlier: int
 ) -> None:
     for _ in range(earlier):
@@ -149,7 +149,7 @@ def test_a_study_that_finds_no_room_in_the_history_is_added_by_the_next_call(
     added_by_the_next_call(calls, disk, 1 + earlier)
 
 
-def test_a_study_that_finds_a_damaged_history_is_added_by_the_next_call(calls: ApartCalls, disk: Path) -> None:
+def test_the_next_call_adds_a_study_after_a_damaged_history(calls: ApartCalls, disk: Path) -> None:
     (disk / "history.db").write_bytes(b"no database" * 1000)
     done = calls.run()
     said = words_of(done)
@@ -165,7 +165,7 @@ def added_by_the_next_call(calls: ApartCalls, disk: Path, studies: int) -> None:
     assert nights_in(disk / "history.db") == [("", 2)] * studies
 
 
-def test_a_disk_that_is_full_when_a_table_is_written_is_named_and_the_table_is_made_again(
+def test_a_full_disk_is_named_and_its_table_is_regenerated(
     calls: ApartCalls, disk: Path
 ) -> None:
     filler = fill_at(calls, disk, ".results.csv")
@@ -180,7 +180,7 @@ def test_a_disk_that_is_full_when_a_table_is_written_is_named_and_the_table_is_m
 
 
 @pytest.mark.timeout(400)
-def test_a_night_whose_history_finds_no_room_is_judged_by_the_next_call(calls: ApartCalls, disk: Path) -> None:
+def test_the_next_call_judges_a_night_after_a_full_history_disk(calls: ApartCalls, disk: Path) -> None:
     """The verdict rests on the history: without it the night fails, and its runs are kept."""
     (calls.folder / "night").mkdir()
     nights = Nights(calls.folder / "night", ["--local-scheduler"], dict(ONE_CELL))
@@ -287,7 +287,7 @@ def test_a_second_user_of_the_machine_measures_too(calls: ApartCalls) -> None:
     assert calls.run("--fresh").returncode == 0
 
 
-def test_a_second_user_waits_for_the_first_and_may_not_end_his_orphans(calls: ApartCalls) -> None:
+def test_a_second_user_waits_and_may_not_end_foreign_orphans(calls: ApartCalls) -> None:
     """root's killed study left a process behind: the other user is told whose it is, and goes on when it has ended."""
     open_up(calls.folder)
     locks = calls.folder / "locks"

@@ -88,7 +88,7 @@ def test_sqlite_works_on_the_local_disk_only(calls: ApartCalls, share: Share) ->
 
 
 @needs_fuse
-def test_a_share_that_stands_still_is_waited_for(calls: ApartCalls, share: Share) -> None:
+def test_waits_for_a_share_that_does_not_answer(calls: ApartCalls, share: Share) -> None:
     behave(calls, "import time; time.sleep(0.3)")
     luigi = calls.start()
     assert wait_until(lambda: len(list((calls.folder / "behind").rglob("runs/*.json"))) == 2)

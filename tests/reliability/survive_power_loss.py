@@ -56,7 +56,7 @@ for number in range(100_000):
 
 
 @needs_root
-def test_what_was_said_to_be_written_is_there_after_20_power_losses(tmp_path: Path) -> None:
+def test_acknowledged_writes_survive_20_power_losses(tmp_path: Path) -> None:
     seed = 20261122
     print(f"seed {seed}")
     moments = random.Random(seed)
@@ -84,7 +84,7 @@ def test_what_was_said_to_be_written_is_there_after_20_power_losses(tmp_path: Pa
 
 @needs_root
 @pytest.mark.timeout(400)
-def test_a_study_goes_on_after_a_power_loss(tmp_path: Path, recorded: Path) -> None:
+def test_a_study_resumes_after_a_power_loss(tmp_path: Path, recorded: Path) -> None:
     calls = ApartCalls(tmp_path / "work", ["--local-scheduler"])
     replay(calls, recorded)
     calls.study["repeats"] = 3

@@ -104,7 +104,7 @@ def test_luigid_that_is_killed_and_started_again_costs_no_run(calls: ApartCalls,
 
 
 @pytest.mark.timeout(400)
-def test_luigid_that_stands_still_for_a_while_costs_nothing(calls: ApartCalls, server: Server) -> None:
+def test_a_suspended_luigid_costs_nothing(calls: ApartCalls, server: Server) -> None:
     luigi = begun(calls)
     server.process.send_signal(signal.SIGSTOP)
     time.sleep(6.0)

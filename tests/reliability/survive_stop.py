@@ -50,7 +50,7 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(calls: ApartCalls, sign
     assert living(calls) == [] and "Traceback" not in said
 
 
-def test_a_study_started_twice_by_different_commands_is_measured_once(calls: ApartCalls) -> None:
+def test_two_commands_for_one_study_measure_it_once(calls: ApartCalls) -> None:
     behave(calls, SLOW)
     first = calls.start("--workers", "1")
     assert wait_until(lambda: bool(calls.children()))
@@ -61,7 +61,7 @@ def test_a_study_started_twice_by_different_commands_is_measured_once(calls: Apa
     look_at_the_whole(calls)
 
 
-def test_the_same_study_started_twice_on_one_luigid_is_measured_once(tmp_path: Path, recorded: Path) -> None:
+def test_one_luigid_measures_a_study_started_twice_once(tmp_path: Path, recorded: Path) -> None:
     with luigid(tmp_path / "luigid", None) as port:
         calls = ApartCalls(tmp_path / "work", ["--scheduler-host", "127.0.0.1", "--scheduler-port", str(port)])
         replay(calls, recorded)

@@ -45,5 +45,5 @@ def test_measured_and_reported_nearest_are_both_drawn(numa_view):
     assert len(measured) == sum("measured" in box.text for box in found.gpus)
 
 
-def test_is_none_without_a_topology():
+def test_returns_none_without_a_topology():
     assert host_map(results()) is None

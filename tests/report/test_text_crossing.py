@@ -46,7 +46,7 @@ def birth(**changes):
          "whose spread is unknown"),
     ],
 )  # fmt: skip
-def test_effect_is_said_of_one_process(changes, text):
+def test_effect_of_one_process_has_its_text(changes, text):
     values = {"design": "crossing", "penalty": 0.041, "interval": (0.035, 0.048), "local_node": 0, "remote_node": 2,
               "remote_cpu_node": 2, "kind": PenaltyKind.NODE}  # fmt: skip
     assert crossed_text(penalty(**values | changes)) == text
@@ -68,7 +68,7 @@ def test_effect_is_said_of_one_process(changes, text):
          "one process each)"),
     ],
 )  # fmt: skip
-def test_birth_is_said_with_its_interval(changes, text):
+def test_birth_text_has_its_interval(changes, text):
     assert birth_text(birth(**changes), Rules()) == text
 
 
@@ -83,7 +83,7 @@ def test_birth_is_said_with_its_interval(changes, text):
          "one process of each start: whether moving a running process helps as much is unknown"),
     ],
 )  # fmt: skip
-def test_whether_moving_helps_is_said(changes, text):
+def test_text_states_whether_moving_helps(changes, text):
     assert interaction_text(birth(**changes)) == text
 
 

@@ -17,7 +17,7 @@ from tests.tasks.study_calls import PROJECT_CONFIG, Calls, luigid
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_a_node_that_dies_is_queued_again_and_one_that_never_comes_is_named(tmp_path: Path, slurm: LocalSlurm) -> None:
+def test_requeues_a_dead_node_and_names_a_missing_one(tmp_path: Path, slurm: LocalSlurm) -> None:
     """The real workload on three nodes; slurmctld is killed and started again meanwhile."""
     study = ManyHosts(slurm, Calls(tmp_path / "work", []), ("n1", "n2", "n3", "n4"))
     said = study.submit()
@@ -55,7 +55,7 @@ def test_a_node_that_dies_is_queued_again_and_one_that_never_comes_is_named(tmp_
     assert study.submit().count("all of it is measured") == 3
 
 
-def test_a_job_near_its_time_limit_finishes_its_run_and_goes_on_in_its_next_start(
+def test_a_job_near_its_time_limit_resumes_in_its_next_start(
     tmp_path: Path, slurm: LocalSlurm, recorded: Path
 ) -> None:
     calls = Calls(tmp_path / "work", [])

@@ -38,7 +38,7 @@ def test_every_delay_is_found_and_put_where_it_was():
     }  # fmt: skip
 
 
-def test_eager_launches_are_told_and_not_judged():
+def test_eager_launches_are_reported_and_not_judged():
     found = summarise("cuda", groups("cuda"), measured())
     eager = [row for row in found["controls"] if row["group"] == "vit32x2x128"]
     assert [row["resolvable"] for row in eager if row["kind"] == "positive"] == [False] * 3

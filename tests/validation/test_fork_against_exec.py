@@ -135,7 +135,7 @@ def test_half_a_pair_and_a_cell_without_pairs_are_left_out():
     ]
 
 
-def test_several_calls_are_joined_and_the_page_tells_them():
+def test_several_calls_are_joined_and_the_page_lists_them():
     record = {"schema": 1, "device": "cuda", "gpu": "a GPU", "errors": ["block 2: oom"], "ran_s": 100.0}
     record |= {"runs": runs(blocks=3), "nodes": nodes(runs(blocks=3))}
     whole = joined([record, deepcopy(record)])

@@ -41,7 +41,7 @@ def test_effects_at_the_stated_minimum_are_found():
     assert all(figure.ok for figure in power_at_mde(25))
 
 
-def test_same_is_not_said_above_the_margin():
+def test_no_same_verdict_above_the_margin():
     assert all(figure.ok for figure in same_above_margin(40))
 
 

@@ -60,7 +60,7 @@ def test_processes_and_results_of_a_whole_measurement(tmp_path):
     assert json.dumps(again["controls"]) == json.dumps(found["controls"])
 
 
-def test_what_fails_is_named_and_the_rest_goes_on(tmp_path):
+def test_names_what_fails_and_continues_with_the_rest(tmp_path):
     broken = Group("broken", TINY.model, "", TINY.conditions, TINY.settings | {"dtype": "fp7"})
     found = measure(runner(tmp_path), [broken, TINY], repeats=1, measure_s=0.02)
     assert set(found["runs"]) == {"tiny"}
