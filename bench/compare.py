@@ -9,13 +9,13 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from bench.analysis.crossing import design_of
-from bench.analysis.load import load, read_results
+from bench.analysis.load import load, read_results, read_results_file
 from bench.analysis.pairs import class_of, throughputs
 from bench.analysis.statistics import Estimate, Sample, estimate, holm, unpaired
 from bench.analysis.verdicts import judge
 from bench.errors import StudyError
 from bench.host.fingerprint import fingerprint_changes
-from bench.records.base import DamagedRecord, plain, read
+from bench.records.base import plain
 from bench.records.host import Fingerprint, FingerprintChange
 from bench.records.nightly import ComparedCell, ComparisonWarning, ComparisonWarningKind, StudyComparison
 from bench.records.results import MeasuredCell, Results, Rules, Verdict
@@ -62,10 +62,7 @@ def results_at(place: Path) -> Results:
         return build_results(load(place), invocation="compare")
     if not place.is_file():
         raise StudyError("no results here", str(place), _ADVICE)
-    try:
-        return read(place, Results)
-    except (DamagedRecord, OSError) as error:
-        raise StudyError(f"the results cannot be used: {error}", str(place), _ADVICE) from None
+    return read_results_file(place)
 
 
 def compare(base: Results, new: Results, rules: Rules = _RULES, force: bool = False) -> StudyComparison:

@@ -9,13 +9,14 @@ from typing import TypeVar
 from bench.errors import StudyError
 from bench.records.base import DamagedRecord, Record, read
 from bench.records.host import Check, Host, Preflight, Probe
-from bench.records.results import Damage, Results
+from bench.records.results import SCHEMA, AnySchema, Damage, Results
 from bench.records.run import Export, Link, ProbeStage, Run, Stage
 from bench.records.study import Cell, Slot, Study
 from bench.records.trace import Metrics
 from bench.study.directory import RunDirectory, read_resolved_study
 
 Kind = TypeVar("Kind", bound=Record)
+_NO_RECORDS = "name a run directory that has its records, or a results.json that this version wrote"
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,29 @@ def load(run_dir: Path | str) -> RunData:
 
 
 def read_results(run_dir: Path | str) -> Results:
-    """results.json of a run directory. Raise StudyError if it is missing or damaged."""
-    path = Path(run_dir) / "results.json"
+    """results.json of a run directory. Raise StudyError if it is missing, damaged or of another schema."""
+    return read_results_file(Path(run_dir) / "results.json")
+
+
+def read_results_file(path: Path) -> Results:
+    """A results.json, wherever it was copied to. Raise StudyError as read_results."""
     try:
         return read(path, Results)
     except (DamagedRecord, OSError) as error:
-        advice = f"regenerate it: numastudy report {run_dir}"
-        raise StudyError(f"the results cannot be used: {_what(error)}", str(path), advice) from None
+        what = f"the results cannot be used: {_what(error)}"
+        if isinstance(error, DamagedRecord) and (schema := _schema(path)) not in (None, SCHEMA):
+            what = f"these results have schema {schema}, this version reads {SCHEMA}"
+        # They can be regenerated only where the records are that they were made from.
+        has_records = (path.parent / "grid.json").is_file()
+        advice = f"regenerate it: numastudy report {path.parent}" if has_records else _NO_RECORDS
+        raise StudyError(what, str(path), advice) from None
+
+
+def _schema(path: Path) -> int | None:
+    try:
+        return read(path, AnySchema).schema
+    except (DamagedRecord, OSError):
+        return None
 
 
 def measured_at(results: Results) -> str:

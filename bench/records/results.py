@@ -708,6 +708,12 @@ class Rules(Record, frozen=True, kw_only=True):
     confidence: float = 0.95
 
 
+class AnySchema(Record, frozen=True, kw_only=True):
+    """What the results of every version have in common."""
+
+    schema: int | None = None
+
+
 class Results(Record, frozen=True, kw_only=True):
     """study: resolved, as it was frozen. busy_s: wall time of all runs, measured_s: of it in measured windows.
 

@@ -106,6 +106,13 @@ def test_unusable_results_advise_to_regenerate_them(quick_run, text):
     assert error.value.advice == f"regenerate it: numastudy report {quick_run}"
 
 
+def test_results_of_another_schema_without_records_are_named(tmp_path):
+    (tmp_path / "results.json").write_text('{"schema": 1, "cells": []}')
+    with pytest.raises(StudyError, match="have schema 1, this version reads 2") as error:
+        read_results(tmp_path)
+    assert "numastudy report" not in error.value.advice
+
+
 def test_measured_at_is_the_start_of_the_first_run(quick_run, results_of):
     assert measured_at(results_of(quick_run)) == "2026-11-22T18:00:00+00:00"
 
