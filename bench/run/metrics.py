@@ -1,0 +1,266 @@
+"""The numbers in what a command wrote: one pure function for each program whose format is known.
+
+A number is returned only where the output is whole and says that it is valid. Else NoMetric says why: a direction or a
+value is never guessed.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from statistics import fmean, median
+from typing import Any
+
+from bench.records.base import DamagedRecord, convert
+from bench.records.metric import Better, Measured, Metric, Read
+
+_LOWER, _HIGHER = Better.LOWER, Better.HIGHER
+_VLLM_LATENCIES = [f"{statistic}_{of}_ms" for of in ("ttft", "tpot", "itl", "e2el") for statistic in ("median", "p99")]
+# Sums and means of several samples as the programs print them.
+_ROUNDING = 0.01
+
+
+class NoMetric(Exception):
+    """The output has no number that can be trusted; the message is the reason."""
+
+
+def read_metrics(read: Read, text: str, primary: str | None = None) -> Measured:
+    """The metrics in an output. primary: replaces the one that the format suggests. Raise NoMetric."""
+    try:
+        found = _READERS[read](text)
+    except KeyError as missing:
+        raise NoMetric(f"{missing.args[0]!r} is missing from the output of {read}") from None
+    except (ValueError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        raise NoMetric(f"not an output of {read}: {error}") from None
+    return _measured(*found, primary=primary)
+
+
+def wall_metric(seconds: float) -> Measured:
+    """The time that a command took."""
+    return _measured({"time": _metric(seconds, "s", _LOWER)}, "time", [])
+
+
+def match_metrics(text: str, patterns: Mapping[str, tuple[str, str, Better]], primary: str | None = None) -> Measured:
+    """Metrics by regular expressions: (pattern with one group, unit, direction) by name. The last match counts.
+
+    The first one is primary unless another is named. Raise NoMetric.
+    """
+    metrics = {}
+    for name, (pattern, unit, better) in patterns.items():
+        found = [*re.finditer(pattern, text)]
+        if not found:
+            raise NoMetric(f"metric {name}: nothing in the output matches {pattern!r}")
+        metrics[name] = _metric(_number(found[-1][1].replace(",", ""), name), unit, better)
+    return _measured(metrics, next(iter(metrics), None), [], primary)
+
+
+_Found = tuple[dict[str, Metric], str | None, list[str]]
+
+
+def _own(text: str) -> _Found:
+    record = _json(text)
+    metrics = {name: _converted(name, metric) for name, metric in record["metrics"].items()}
+    return metrics, record.get("primary") or (next(iter(metrics)) if len(metrics) == 1 else None), []
+
+
+def _converted(name: str, metric: Any) -> Metric:
+    try:
+        return convert(metric, Metric)
+    except DamagedRecord as error:
+        what = 'a metric is {"value": above 0, "unit": text, "better": "higher" or "lower"}'
+        raise NoMetric(f"metric {name}: {error}; {what}") from None
+
+
+def _vllm(text: str) -> _Found:
+    (record,) = _one_a_line(text)
+    if record.get("failed"):
+        raise NoMetric(f"{record['failed']} requests failed")
+    if record["completed"] < record.get("num_prompts", 1):
+        raise NoMetric(f"{record['completed']} of {record.get('num_prompts')} requests were completed")
+    metrics = {
+        "output_throughput": _metric(record["output_throughput"], "tok/s", _HIGHER),
+        "request_throughput": _metric(record["request_throughput"], "req/s", _HIGHER),
+        **{name: _metric(record[name], "ms", _LOWER) for name in _VLLM_LATENCIES if name in record},
+    }
+    # At a finite rate the throughput is what the client asked for, and no result.
+    unlimited = float(record["request_rate"]) == math.inf and not record.get("ramp_up_strategy")
+    return metrics, "output_throughput" if unlimited else "median_ttft_ms", []
+
+
+def _llama_bench(text: str) -> _Found:
+    rows = _json(text) if text.lstrip().startswith("[") else _one_a_line(text)
+    metrics = {}
+    for row in rows:
+        parts = [f"{key}{row[count]}" for key, count in (("pp", "n_prompt"), ("tg", "n_gen")) if row[count]]
+        name = "+".join(parts) + (f"@d{row['n_depth']}" if row.get("n_depth") else "")
+        if name in metrics:
+            raise NoMetric(f"two rows of {name}: run one configuration at a time")
+        metrics[name] = _metric(row["avg_ts"], "tok/s", _HIGHER)
+        _check_mean(name, row["avg_ts"], row["samples_ts"])
+    generated = [name for name in metrics if name.startswith("tg")]
+    return metrics, generated[0] if len(generated) == 1 else None, []
+
+
+def _nccl_tests(text: str) -> _Found:
+    if text.lstrip().startswith("{"):
+        record = _json(text)
+        valid = str(record["out_of_bounds"]["okay"]).lower() == "true"
+        wrong = [one[place].get("nwrong") for one in record["results"] for place in ("out_of_place", "in_place")]
+        value, tests = record["average_bus_bandwidth"]["bandwidth"], len(record["results"])
+        if not valid or not tests or any(int(count) for count in wrong if count not in (None, "N/A")):
+            raise NoMetric("values are out of bounds, or there is no result")
+        return {"bus_bandwidth": _metric(value, "GB/s", _HIGHER)}, "bus_bandwidth", []
+    # mpirun --tag-output writes [1,0]<stdout>: before each line.
+    lines = [re.sub(r"^\[\d+,\d+\]<std\w+>:\s*", "", line) for line in _whole_lines(text)]
+    bounds = _only(lines, r"# Out of bounds values : (\d+ \w+)")
+    if bounds != "0 OK":
+        raise NoMetric(f"values out of bounds: {bounds}")
+    value = _only(lines, r"# Avg bus bandwidth\s+: (\S+)")
+    return {"bus_bandwidth": _metric(_number(value, "bus_bandwidth"), "GB/s", _HIGHER)}, "bus_bandwidth", []
+
+
+def _hyperfine(text: str) -> _Found:
+    (result,) = _json(text)["results"]
+    times = result["times"]
+    if any(code != 0 for code in result["exit_codes"]) or len(result["exit_codes"]) != len(times):
+        raise NoMetric(f"exit codes {sorted(set(map(str, result['exit_codes'])))}")
+    if not math.isclose(result["median"], median(times), rel_tol=_ROUNDING):
+        raise NoMetric("the median is not that of the times")
+    metrics = {"time": _metric(result["median"], "s", _LOWER), "mean": _metric(result["mean"], "s", _LOWER)}
+    return metrics, "time", []
+
+
+def _nvbandwidth(text: str) -> _Found:
+    metrics, remarks = {}, []
+    for case in _json(text)["nvbandwidth"]["testcases"]:
+        name, status = case["name"], case["status"]
+        if status == "Waived":
+            remarks.append(f"{name} was waived")
+            continue
+        if status != "Passed" or name in metrics:
+            raise NoMetric(f"{name}: {status}" if status != "Passed" else f"two tests {name}")
+        # Values are texts. The sum that the program adds counts pairs without a value as 0.
+        cells = [float(cell) for row in case["bandwidth_matrix"] for cell in row if cell != "N/A"]
+        if not cells or not all(math.isfinite(cell) and cell > 0 for cell in cells):
+            raise NoMetric(f"{name}: no value, or one that is not above 0")
+        latency = "latency" in name
+        metrics[name] = _metric(fmean(cells), "ns" if latency else "GB/s", _LOWER if latency else _HIGHER)
+    return metrics, next(iter(metrics), None), remarks
+
+
+def _trtllm(text: str) -> _Found:
+    record = _json(text)
+    performance, streaming = record["performance"], record.get("streaming_metrics") or {}
+    metrics = {
+        "output_throughput": _metric(performance["system_output_throughput_tok_s"], "tok/s", _HIGHER),
+        "request_throughput": _metric(performance["request_throughput_req_s"], "req/s", _HIGHER),
+        "request_latency": _metric(performance["avg_request_latency_ms"], "ms", _LOWER),
+        **{name: _metric(streaming[f"avg_{name}_ms"], "ms", _LOWER) for name in ("ttft", "tpot") if streaming},
+    }
+    return metrics, "output_throughput", []
+
+
+# What each scenario of LoadGen measures; the rate of Server's queries is an input.
+_MLPERF = {
+    "Offline": ("Samples per second", "samples_s", "samples/s", _HIGHER),
+    "Server": ("99.00 percentile latency (ns)", "p99_latency", "ns", _LOWER),
+    "SingleStream": ("90.00 percentile latency (ns)", "p90_latency", "ns", _LOWER),
+    "MultiStream": ("99.00 percentile latency (ns)", "p99_latency", "ns", _LOWER),
+}
+
+
+def _mlperf(text: str) -> _Found:
+    pairs = [line.partition(":") for line in _whole_lines(text) if ":" in line]
+    keys = [key.strip() for key, _, _ in pairs]
+    values = {key: value.strip() for key, (_, _, value) in zip(keys, pairs, strict=True)}
+    label, name, unit, better = _MLPERF[values["Scenario"]]
+    repeated = {key for key in ("Scenario", "Mode", label, "Result is") if keys.count(key) > 1}
+    if repeated:
+        raise NoMetric(f"several summaries: {', '.join(sorted(repeated))} is there more than once")
+    if not values["Mode"].startswith("Performance"):
+        raise NoMetric(f"mode {values['Mode']}")
+    result = values["Result is"]
+    # Usual for runs that are shorter than a submission's.
+    remarks = [] if result == "VALID" else [f"LoadGen calls the result {result}"]
+    return {name: _metric(_number(values[label], name), unit, better)}, name, remarks
+
+
+def _wall(text: str) -> _Found:
+    raise NoMetric("the time of the command is measured, not read")
+
+
+_READERS: dict[Read, Callable[[str], _Found]] = {
+    Read.JSON: _own,
+    Read.VLLM: _vllm,
+    Read.LLAMA_BENCH: _llama_bench,
+    Read.NCCL_TESTS: _nccl_tests,
+    Read.HYPERFINE: _hyperfine,
+    Read.NVBANDWIDTH: _nvbandwidth,
+    Read.TRTLLM: _trtllm,
+    Read.MLPERF: _mlperf,
+    Read.WALL: _wall,
+}
+
+
+def _measured(
+    metrics: dict[str, Metric], suggested: str | None, remarks: list[str], primary: str | None = None
+) -> Measured:
+    if not metrics:
+        raise NoMetric("the output has no metric")
+    chosen = primary or suggested
+    if chosen not in metrics:
+        what = f"metric {chosen} is missing" if chosen else "several metrics could be compared: name the primary one"
+        raise NoMetric(f"{what}; there are {', '.join(metrics)}")
+    try:
+        return convert({"metrics": metrics, "primary": chosen, "remarks": remarks}, Measured)
+    except DamagedRecord as error:
+        raise NoMetric(f"the name of a metric: {error}") from None
+
+
+def _metric(value: Any, unit: str, better: Better) -> Metric:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e18:
+        raise NoMetric(f"{value!r} is not a number above 0")
+    return Metric(value=float(value), unit=unit, better=better)
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise NoMetric(f"metric {name}: {text!r} is not a number") from None
+
+
+def _check_mean(name: str, mean: float, samples: list[float]) -> None:
+    if not samples or not math.isclose(mean, fmean(samples), rel_tol=_ROUNDING):
+        raise NoMetric(f"{name}: the mean is not that of the samples")
+
+
+def _json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_without_duplicates)
+
+
+def _one_a_line(text: str) -> list[dict[str, Any]]:
+    """The object in JSON of each line, or the only one, on several lines."""
+    try:
+        return [_json(text)]
+    except ValueError:
+        return [_json(line) for line in text.splitlines() if line.strip()]
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise NoMetric(f"a key is there twice, of {', '.join(record)}")
+    return record
+
+
+def _whole_lines(text: str) -> list[str]:
+    """Lines with their end: a number in the last one may have been cut."""
+    return text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]
+
+
+def _only(lines: Iterable[str], pattern: str) -> str:
+    found = [match[1] for line in lines if (match := re.match(pattern, line))]
+    if len(found) != 1:
+        raise NoMetric(f"{len(found)} lines match {pattern!r}, not one")
+    return found[0]

@@ -1,0 +1,261 @@
+"""Real output of hyperfine; the others are written by hand in the formats that the programs publish."""
+
+import json
+import re
+
+import pytest
+
+from bench.records.metric import Better, Read
+from bench.run.metrics import NoMetric, match_metrics, read_metrics, wall_metric
+
+HYPERFINE = """{
+  "results": [
+    {
+      "command": "sleep 0.02",
+      "mean": 0.026139580940000004,
+      "stddev": 0.002427716102294911,
+      "median": 0.026983604940000003,
+      "user": 0.0014392899999999998,
+      "system": 0.0,
+      "min": 0.022684761940000003,
+      "max": 0.02790635194,
+      "times": [
+        0.02620919894,
+        0.022684761940000003,
+        0.02790635194,
+        0.02775801094
+      ],
+      "exit_codes": [
+        0,
+        0,
+        0,
+        0
+      ]
+    }
+  ]
+}
+"""
+VLLM = json.dumps(
+    {
+        "date": "20261129-101500", "backend": "vllm", "num_prompts": 200, "request_rate": "inf", "burstiness": 1.0,
+        "max_concurrency": None, "duration": 25.2, "completed": 200, "failed": 0, "total_input_tokens": 204800,
+        "total_output_tokens": 25600, "request_throughput": 7.94, "output_throughput": 1015.9,
+        "total_token_throughput": 9143.0, "mean_ttft_ms": 812.4, "median_ttft_ms": 790.1, "p99_ttft_ms": 1511.0,
+        "median_tpot_ms": 14.2, "p99_tpot_ms": 18.8, "median_itl_ms": 13.9, "p99_itl_ms": 41.0,
+    }
+)  # fmt: skip
+LLAMA_ROW = {"build_commit": "8cf427ff", "n_batch": 2048, "n_depth": 0, "test_time": "2026-11-29T10:15:00Z"}
+LLAMA = json.dumps(
+    [
+        LLAMA_ROW | {"n_prompt": 512, "n_gen": 0, "avg_ts": 7100.0, "samples_ts": [7000.0, 7200.0]},
+        LLAMA_ROW | {"n_prompt": 0, "n_gen": 128, "avg_ts": 118.9, "samples_ts": [118.0, 119.8]},
+        LLAMA_ROW | {"n_prompt": 0, "n_gen": 128, "n_depth": 512, "avg_ts": 100.1, "samples_ts": [100.0, 100.2]},
+    ]
+)
+NCCL_TEXT = """# nThread 1 nGpus 2 minBytes 1073741824 maxBytes 2147483648 step: 2(factor) warmup iters: 5 iters: 20
+#                                                              out-of-place                       in-place
+#       size         count      type   redop    root     time   algbw   busbw #wrong     time   algbw   busbw #wrong
+  1073741824     268435456     float     sum      -1   4511.2  238.02  446.28      0   4520.9  237.50  445.32      0
+  2147483648     536870912     float     sum      -1   8825.9  243.31  456.22      0   8827.8  243.26  456.12      0
+# Out of bounds values : 0 OK
+# Avg bus bandwidth    : 450.985
+#
+"""
+NCCL_JSON = json.dumps(
+    {
+        "version": "2.17.1",
+        "env": ["SECRET_TOKEN=hunter2"],
+        "results": [
+            {"out_of_place": {"bus_bw": 446.3, "nwrong": "0"}, "in_place": {"bus_bw": 445.3, "nwrong": "0"}},
+        ],
+        "out_of_bounds": {"count": 0, "okay": "true"},
+        "average_bus_bandwidth": {"bandwidth": 445.8, "okay": "unchecked"},
+    }
+)  # fmt: skip
+NVBANDWIDTH = json.dumps(
+    {
+        "nvbandwidth": {
+            "Driver Version": "580.95.05",
+            "testcases": [
+                {"name": "host_to_device_memcpy_ce", "status": "Passed",
+                 "bandwidth_matrix": [["55.1", "54.9"]], "sum": 110.0},
+                {"name": "device_to_device_memcpy_read_ce", "status": "Passed",
+                 "bandwidth_matrix": [["N/A", "276.1"], ["275.9", "N/A"]], "sum": 552.0},
+                {"name": "host_device_latency_sm", "status": "Passed", "bandwidth_matrix": [["772.6"]]},
+                {"name": "multinode_x", "status": "Waived"},
+            ],
+        }
+    }
+)  # fmt: skip
+TRTLLM = json.dumps(
+    {
+        "world_info": {"tp_size": 1, "issue_rate": 2.5e9},
+        "performance": {"system_output_throughput_tok_s": 2301.5, "request_throughput_req_s": 17.9,
+                        "avg_request_latency_ms": 4510.2, "total_latency_ms": 11173.0},
+        "streaming_metrics": {"avg_ttft_ms": 88.3, "avg_tpot_ms": 13.4},
+    }
+)  # fmt: skip
+MLPERF = """================================================
+MLPerf Results Summary
+================================================
+SUT name : PySUT
+Scenario : Server
+Mode     : PerformanceOnly
+Completed samples per second    : 0.34
+Result is : INVALID
+  Performance constraints satisfied : NO
+  Min duration satisfied : Yes
+
+================================================
+Additional Stats
+================================================
+Scheduled samples per second        : 0.40
+Mean latency (ns)               : 53175389991
+99.00 percentile latency (ns)   : 100776895345
+99.90 percentile latency (ns)   : 100776895345
+"""
+OWN = '{"metrics": {"frames_s": {"value": 812.5, "unit": "frames/s", "better": "higher"}}}'
+OUTPUTS = {
+    "hyperfine": (Read.HYPERFINE, HYPERFINE, "time", 0.026983604940000003, "s", "lower"),
+    "vllm": (Read.VLLM, VLLM, "output_throughput", 1015.9, "tok/s", "higher"),
+    "nccl text": (Read.NCCL_TESTS, NCCL_TEXT, "bus_bandwidth", 450.985, "GB/s", "higher"),
+    "nccl json": (Read.NCCL_TESTS, NCCL_JSON, "bus_bandwidth", 445.8, "GB/s", "higher"),
+    "nvbandwidth": (Read.NVBANDWIDTH, NVBANDWIDTH, "host_to_device_memcpy_ce", 55.0, "GB/s", "higher"),
+    "trtllm": (Read.TRTLLM, TRTLLM, "output_throughput", 2301.5, "tok/s", "higher"),
+    "mlperf": (Read.MLPERF, MLPERF, "p99_latency", 100776895345, "ns", "lower"),
+    "own": (Read.JSON, OWN, "frames_s", 812.5, "frames/s", "higher"),
+}
+
+
+@pytest.mark.parametrize(("read", "text", "name", "value", "unit", "better"), OUTPUTS.values(), ids=OUTPUTS)
+def test_primary_metric_of_each_program(read, text, name, value, unit, better):
+    measured = read_metrics(read, text)
+    metric = measured.metrics[measured.primary]
+    assert (measured.primary, metric.unit, metric.better) == (name, unit, better)
+    assert metric.value == pytest.approx(value)
+    assert "hunter2" not in repr(measured)
+
+
+def damaged(text):
+    """The outputs of runs that went wrong, and of files that were cut or written twice."""
+    yield from (text[: len(text) * part // 16].rstrip("}]\n ") for part in range(1, 16))
+    yield text + text
+    numbers = [match.span() for match in re.finditer(r"(?<![\w.])\d+\.\d+(?![\w.])", text)]
+    for first, end in numbers:
+        for other in ("NaN", "0", "-1.5", "Infinity", "null", '"x"', "1e400"):
+            yield text[:first] + other + text[end:]
+
+
+@pytest.mark.parametrize("key", OUTPUTS)
+def test_damaged_output_never_gives_another_number(key):
+    read, text, *_ = OUTPUTS[key]
+    right = read_metrics(read, text)
+    variants = [*damaged(text)]
+    assert len(variants) >= 20
+    for variant in variants:
+        try:
+            found = read_metrics(read, variant)
+        except NoMetric:
+            continue
+        # What was damaged is left out by the reader, or is not one of the metrics.
+        assert found.primary == right.primary, variant
+        assert found.metrics.items() <= right.metrics.items(), variant
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "new", "message"),
+    [
+        ("vllm", '"failed": 0', '"failed": 3', "3 requests failed"),
+        ("vllm", '"completed": 200', '"completed": 199', "199 of 200 requests were completed"),
+        ("vllm", '"request_rate": "inf", ', "", "'request_rate' is missing"),
+        ("nccl text", "0 OK", "3 FAILED", "values out of bounds: 3 FAILED"),
+        ("nccl json", '"okay": "true"', '"okay": "false"', "out of bounds"),
+        ("nccl json", '"nwrong": "0"', '"nwrong": "5"', "out of bounds"),
+        ("hyperfine", "0,\n        0\n", "0,\n        1\n", "exit codes"),
+        ("hyperfine", "0.02790635194,\n        0", "1.02790635194,\n        9", "median is not"),
+        ("nvbandwidth", '"Passed"', '"Error"', "host_to_device_memcpy_ce: Error"),
+        ("nvbandwidth", '"device_to_device_memcpy_read_ce"', '"host_to_device_memcpy_ce"', "two tests"),
+        ("mlperf", "PerformanceOnly", "AccuracyOnly", "mode AccuracyOnly"),
+        ("mlperf", "Server", "Unheard", "'Unheard' is missing"),
+        ("own", "812.5", "0", "metric frames_s"),
+        ("own", ', "better": "higher"', "", "a metric is"),
+        ("own", '{"value": 812.5, "unit": "frames/s", "better": "higher"}', "812.5", "a metric is"),
+        ("own", "frames_s", "../x", "the name of a metric"),
+    ],
+)
+def test_failed_runs_have_no_metric(key, old, new, message):
+    read, text, *_ = OUTPUTS[key]
+    assert old in text
+    with pytest.raises(NoMetric, match=re.escape(message)):
+        read_metrics(read, text.replace(old, new))
+
+
+def test_throughput_at_a_finite_rate_is_no_result():
+    finite = VLLM.replace('"request_rate": "inf"', '"request_rate": 4.0')
+    ramp = VLLM.replace('"date"', '"ramp_up_strategy": "linear", "date"')
+    assert {read_metrics(Read.VLLM, text).primary for text in (finite, ramp)} == {"median_ttft_ms"}
+
+
+def test_sglang_writes_infinity_and_one_object_a_line():
+    text = VLLM.replace('"inf"', "Infinity").replace('"failed": 0, ', "") + "\n"
+    assert read_metrics(Read.VLLM, text).primary == "output_throughput"
+    with pytest.raises(NoMetric):
+        read_metrics(Read.VLLM, text + text)
+
+
+def test_rows_of_llama_bench_are_named_by_their_test():
+    with pytest.raises(NoMetric, match="name the primary one; there are pp512, tg128, tg128@d512"):
+        read_metrics(Read.LLAMA_BENCH, LLAMA)
+    chosen = read_metrics(Read.LLAMA_BENCH, LLAMA, primary="tg128@d512")
+    assert chosen.metrics[chosen.primary].value == 100.1
+    rows = json.loads(LLAMA)
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows[:2])
+    assert read_metrics(Read.LLAMA_BENCH, lines).primary == "tg128"
+    for wrong in (rows[:1] * 2, [rows[1] | {"avg_ts": 300.0}], [rows[1] | {"samples_ts": []}], rows[:1]):
+        with pytest.raises(NoMetric):
+            read_metrics(Read.LLAMA_BENCH, json.dumps(wrong))
+
+
+def test_lines_of_mpirun_have_a_prefix():
+    tagged = "".join(f"[1,0]<stdout>:{line}\n" for line in NCCL_TEXT.splitlines())
+    assert read_metrics(Read.NCCL_TESTS, tagged) == read_metrics(Read.NCCL_TESTS, NCCL_TEXT)
+
+
+def test_matrix_without_a_pair_is_averaged_over_the_others():
+    measured = read_metrics(Read.NVBANDWIDTH, NVBANDWIDTH)
+    assert measured.metrics["device_to_device_memcpy_read_ce"].value == pytest.approx(276.0)
+    latency = measured.metrics["host_device_latency_sm"]
+    assert (latency.unit, latency.better) == ("ns", Better.LOWER)
+    assert measured.remarks == ["multinode_x was waived"]
+
+
+def test_offline_scenario_is_its_rate():
+    text = "Scenario : Offline\nMode     : PerformanceOnly\nSamples per second: 11023.4\nResult is : VALID\n"
+    measured = read_metrics(Read.MLPERF, text)
+    assert measured.metrics["samples_s"].value == 11023.4 and measured.remarks == []
+    assert read_metrics(Read.MLPERF, MLPERF).remarks == ["LoadGen calls the result INVALID"]
+
+
+def test_last_match_of_a_pattern_counts():
+    patterns = {"tok_s": (r"throughput: ([\d.,]+)", "tok/s", Better.HIGHER), "ms": (r"(\S+) ms", "ms", Better.LOWER)}
+    measured = match_metrics("throughput: 12.5\nthroughput: 1,013.5\n9 ms", patterns)
+    assert measured.primary == "tok_s" and measured.metrics["tok_s"].value == 1013.5
+    assert match_metrics("throughput: 1\n9 ms", patterns, primary="ms").primary == "ms"
+    with pytest.raises(NoMetric, match="metric ms: nothing in the output matches"):
+        match_metrics("throughput: 1", patterns)
+    for text in ("throughput: 1\nnan ms", "throughput: 1\nfast ms", "throughput: 0\n1 ms", "throughput: 1\ninf ms"):
+        with pytest.raises(NoMetric):
+            match_metrics(text, patterns)
+
+
+def test_wall_time_is_measured_not_read():
+    assert wall_metric(1.5).metrics["time"].better is Better.LOWER
+    with pytest.raises(NoMetric):
+        read_metrics(Read.WALL, "")
+
+
+@pytest.mark.parametrize("read", list(Read))
+@pytest.mark.parametrize("text", ["", "\n", "null", "[]", "{}", "[[]]", '"x"', "1", "{" * 10_000, "[" * 100_000, "\0"])
+def test_other_texts_have_no_metric(read, text):
+    with pytest.raises(NoMetric):
+        read_metrics(read, text)
