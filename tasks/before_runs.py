@@ -23,7 +23,8 @@ def preflight(directory: RunDirectory, strict: bool) -> None:
         return
     from bench.host.doctor import run_doctor
 
-    largest_mb = max(cell.memory_size_mb for cell in grid_of(str(directory.path)).cells)
+    grid = grid_of(str(directory.path))
+    largest_mb = max(sum(grid.cell(slot.cell).memory_size_mb for slot in grid.process(one)) for one in grid.order)
     found = run_doctor(directory.path, largest_mb << 20)
     write_record(directory.preflight, found)
     failed = [check for check in found.checks if check.state is not CheckState.OK]

@@ -87,7 +87,7 @@ class CellCheck(DirectoryTask):
         run, head = run_name(self.cell, self.slot.repeat), _ended(self.directory, self.slot)
         if is_good(head, self.strict):
             return
-        log = self.directory.log(run, "stderr")
+        log = self.directory.log(self.slot.process, "stderr")
         link_task(self, log, self.directory.outputs)
         if head is None:
             raise StudyError(f"{run}: its record is missing", str(log), "repeat the command to measure it again")

@@ -1,0 +1,159 @@
+"""One process for the cells of a group: what its records have in common, and what each has of its own."""
+
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import bench.run.attempt as attempt_module
+import bench.run.crossing as crossing_module
+from bench.records.base import read
+from bench.records.run import (
+    Certificate,
+    CrossedCell,
+    Crossing,
+    Doubt,
+    DoubtKind,
+    Failure,
+    Group,
+    Mode,
+    Outcome,
+    PlacementVerdict,
+    Result,
+    Run,
+    StartMethod,
+    read_record,
+)
+from bench.records.study import Slot
+from bench.run.attempt import Attempt
+from bench.run.child import ChildEnd, Process
+from bench.run.crossing import execute_group
+from bench.run.lock import HostLock
+from bench.run.progress import Progress
+from bench.study.directory import RunDirectory, resolve
+from bench.study.load import read_study
+
+pytestmark = pytest.mark.needs("numactl")
+
+TINY = {
+    "name": "tiny", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0", "vit0x0x0"], "image_size": 32,
+    "num_samples": 20, "warmup_samples": 2, "batch_size": 2, "memory_size_mb": 1, "timeout_s": 60, "device": "cpu",
+    "binding": "numactl", "design": "crossing",
+}  # fmt: skip
+FIRST, AGAIN = "pipeline_gpu0_numa0_vit0x0x0", "pipeline_gpu0_numa0_vit0x0x0_again"
+CROSSING = Crossing(group="g", process=1, id="0" * 32, birth_cpu_node=0, birth_mem_node=0)
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = partial(Group, measure_s=0.05, window_s=0.002, lead_s=0.002)
+    monkeypatch.setattr(crossing_module, "Group", short)
+
+
+def run(tmp_path: Path, repeat: int = 1, **changes: object) -> tuple[RunDirectory, list[Run], list[Progress]]:
+    directory = resolve(read_study(TINY | {"repeats": 2} | changes, "f"), tmp_path / "outputs", False, "now")
+    grid, reports = directory.grid(), list[Progress]()
+    slots = grid.process(grid.slot(FIRST, repeat))
+    lock = HostLock(tmp_path)
+    runs = execute_group(directory, slots, "now", lock, reports.append)
+    lock.release()
+    assert runs == [read_record(directory.record(slot.cell, repeat), Run) for slot in slots]
+    return directory, runs, reports
+
+
+def test_records_are_of_one_process(tmp_path: Path) -> None:
+    directory, (first, again), reports = run(tmp_path)
+    assert [(one.cell, one.status, one.attempts) for one in (first, again)] == [(FIRST, "ok", 1), (AGAIN, "ok", 1)]
+    assert first.crossing == again.crossing and len(first.crossing.id) == 32
+    assert (first.crossing.group, first.crossing.process) == (first.group, 1)
+    assert first.wall_s == again.wall_s and first.started_at == again.started_at
+    assert "--cpunodebind=0" in first.command and "--membind=0" in first.command
+    assert all(one.result.mode is Mode.CROSSED and one.result.windows for one in (first, again))
+    assert all(one.certificate.verdict is PlacementVerdict.PROVED for one in (first, again))
+    assert first.log == again.log == "gpu0_vit0x0x0_r1"
+    assert "crossed" in directory.log(first.log, "stdout").read_text()
+    assert first.monitor == again.monitor and first.crossing.observer_cpus
+    asked = read(directory.path / "cells" / "gpu0_vit0x0x0_r1.json", Group)
+    assert [cell.name for cell in asked.cells] == [FIRST, AGAIN] and asked.solo
+    lines = directory.experiment_log.read_text().splitlines()
+    assert [line.split()[2] for line in lines] == [first.run, again.run]
+    percents = [progress.percent for progress in reports]
+    assert percents == sorted(percents)
+
+
+def test_cell_that_cannot_be_bound_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = Failure(status=Outcome.BIND_FAILED, reason="refused for a test")
+    answers = iter([None, refused])
+    monkeypatch.setattr(attempt_module, "trial_bind", lambda *_: next(answers))
+    _, (first, again), _ = run(tmp_path)
+    assert (first.status, first.crossing.placements) == ("ok", [FIRST])
+    assert (again.status, again.reason, again.attempts) == ("bind_failed", "refused for a test", 0)
+    assert again.crossing == first.crossing
+
+
+def test_crash_is_of_all_cells_and_tried_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crashing = [sys.executable, "-c", "import sys; sys.exit('broken for a test')"]
+    monkeypatch.setattr(crossing_module, "workload_argv", lambda *_: crashing)
+    directory, runs, _ = run(tmp_path)
+    assert [(one.status, one.attempts, one.result) for one in runs] == [("crashed", 2, None)] * 2
+    assert len({one.crossing.id for one in runs}) == 1
+    log = directory.log(runs[0].log, "stderr").read_text()
+    assert log.count("broken for a test") == 2
+
+
+def test_timeout_counts_every_cell_and_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crossing_module, "workload_argv", lambda *_: ["sleep", "60"])
+    _, runs, _ = run(tmp_path, timeout_s=1)
+    assert [(one.status, one.attempts) for one in runs] == [("timeout", 1)] * 2
+    assert "not finished after 2 s" in runs[0].reason
+    _, later, _ = run(tmp_path, 2, timeout_s=1)
+    assert [(one.status, one.attempts) for one in later] == [("timeout", 0)] * 2
+    assert later[0].crossing.id == later[1].crossing.id != runs[0].crossing.id
+
+
+def test_finished_process_is_not_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory, runs, _ = run(tmp_path)
+    monkeypatch.setattr(crossing_module, "workload_argv", lambda *_: ["false"])
+    grid = directory.grid()
+    slots, lock = grid.process(grid.slot(FIRST, 1)), HostLock(tmp_path)
+    assert execute_group(directory, slots, "later", lock, lambda progress: None, lambda: True) == runs
+
+
+@pytest.mark.slow
+def test_process_is_forked_where_the_study_asks(tmp_path: Path) -> None:
+    _, (first, again), _ = run(tmp_path, start="fork")
+    assert (first.status, first.start, again.start) == ("ok", StartMethod.FORK, StartMethod.FORK)
+    assert "bench.workload.serve" in first.command
+    assert first.certificate.verdict is PlacementVerdict.PROVED
+
+
+def slot(cell: str) -> Slot:
+    return Slot(cell=cell, repeat=1, block=1, position=0, group="g", birth=(0, 0))
+
+
+def test_each_cell_has_the_outcome_of_its_own_placement() -> None:
+    away = Certificate(
+        verdict=PlacementVerdict.MISPLACED, reasons=[Doubt(kind=DoubtKind.PAGES, text="9 pages on node 3")]
+    )
+    crossed = [
+        CrossedCell(cell="good", result=Result(mode=Mode.CROSSED, throughput_samples_s=2.0)),
+        CrossedCell(cell="away", result=Result(mode=Mode.CROSSED, throughput_samples_s=2.0, certificate=away)),
+        CrossedCell(cell="full", failure=Failure(status=Outcome.OOM, reason="no room")),
+    ]
+    whole = Attempt(crossing=CROSSING, crossed=crossed)
+    own = {name: crossing_module._own(whole, slot(name)) for name in ("good", "away", "full", "lost")}
+    assert own["good"].failure is None and own["good"].result.throughput_samples_s == 2.0
+    assert own["away"].failure.status is Outcome.MISPLACED and "9 pages on node 3" in own["away"].failure.reason
+    assert own["full"].failure.status is Outcome.OOM
+    assert own["lost"].failure.status is Outcome.CRASHED
+
+
+def test_out_of_memory_kill_names_the_pools_of_all(tmp_path: Path) -> None:
+    directory = resolve(read_study(TINY, "f"), tmp_path, False, "now")
+    logs = tmp_path / "out", tmp_path / "err"
+    process = Process(directory.grid().cells[0], ["true"], logs, tmp_path / "missing.json")
+    failure = crossing_module._judged(process, ChildEnd(-signal.SIGKILL, False, 1.0, oom_kills=1))
+    assert failure.status is Outcome.OOM
+    assert "pools of all cells" in failure.reason and "design: processes" in failure.advice

@@ -1,0 +1,210 @@
+"""Which groups are crossed, where their processes start, and in which order."""
+
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+import bench.study.grid as grid_module
+from bench.errors import StudyError
+from bench.records.host import Node, Topology
+from bench.records.run import Head, Mode, Outcome
+from bench.records.study import TRACED, Cell, Grid, Placement, Slot
+from bench.study.crossing import births_of, pools_by_node, whole_sets
+from bench.study.grid import Expansion, expand, expand_here
+from bench.study.load import read_study
+from bench.study.order import birth_of, measuring_order
+from bench.study.plan import _TYPICAL, CROSSED_PROCESS_S, _estimate, plan, render, study_progress
+
+GIB = 1 << 30
+BASE = {
+    "name": "s",
+    "gpu_ids": [0],
+    "numa_nodes": [0, 1],
+    "models": ["vit0x0x0", "vit32x2x128"],
+    "device": "cpu",
+    "profiler": "torch",
+    "binding": "numactl",
+    "design": "crossing",
+    "repeats": 3,
+    "memory_size_mb": 64,
+}
+
+
+def node(number: int, cpus: str = "0-1", gib: int = 1) -> Node:
+    return Node(id=number, cpus=cpus, allowed_cpus=cpus, memory_bytes=gib * GIB, distances={number: 10})
+
+
+TWO = Topology(nodes=(node(0), node(1, "2-3")))
+
+
+@pytest.fixture(autouse=True)
+def _can_bind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid_module, "choose_binding", lambda asked, topology: ("numactl", "for a test"))
+
+
+def here(values: dict, topology: Topology = TWO) -> Expansion:
+    return expand_here(read_study(BASE | values, "f"), topology)
+
+
+def cells(values: dict, topology: Topology = TWO) -> list[Cell]:
+    return expand(read_study(BASE | {"design": "processes"} | values, "f"), topology)
+
+
+def timed(grid: Grid) -> list[tuple[Slot, ...]]:
+    """The runs of each timed process, in their order."""
+    slots = [slot for slot in grid.order if slot.repeat != TRACED]
+    return [tuple(own) for _, own in groupby(slots, key=lambda slot: slot.process)]
+
+
+def test_process_has_every_cell_of_its_group_side_by_side() -> None:
+    grid = here({}).grid
+    processes = timed(grid)
+    assert len({own[0].process for own in processes}) == len(processes)
+    for own in processes:
+        assert own == grid.process(own[0])
+        assert [slot.cell for slot in own] == [cell.name for cell in grid.cells if cell.group == own[0].group]
+
+
+def test_traced_runs_have_processes_of_their_own() -> None:
+    grid = here({}).grid
+    traced = [slot for slot in grid.order if slot.is_traced]
+    assert len(traced) == 4
+    assert all(slot.birth is None and slot.process == slot.run and grid.process(slot) == (slot,) for slot in traced)
+
+
+def test_each_birth_comes_once_before_one_comes_twice() -> None:
+    for group in {slot.group for slot in here({}).grid.order}:
+        births = [own[0].birth for own in timed(here({}).grid) if own[0].group == group]
+        for first in range(0, len(births) - 1, 2):
+            assert set(births[first : first + 2]) == {(0, 0), (1, 1)}
+
+
+def test_order_of_births_depends_on_seed_and_set() -> None:
+    births: tuple[Placement, ...] = ((0, 0), (1, 1))
+    first = {birth_of(births, "g", process, seed) for process in (1, 3, 5) for seed in range(8)}
+    assert first == set(births)
+    assert birth_of(births, "g", 1, 7) == birth_of(births[::-1], "g", 1, 7)
+
+
+def test_repeats_become_a_multiple_of_the_births() -> None:
+    assert here({}).study.repeats == 4
+    assert here({"numa_nodes": [0], "models": ["vit0x0x0", "vit0x0x0"]}).study.repeats == 3
+    assert here({"design": "processes"}).study.repeats == 3
+    assert whole_sets(3, {"a": ((0, 0), (1, 1)), "b": ((0, 0), (1, 1), (2, 2))}) == 6
+
+
+def test_places_of_fewer_repeats_are_the_same() -> None:
+    births = {"a": ((0, 0), (1, 1))}
+    few, many = (
+        measuring_order([("a0", "a"), ("a1", "a")], repeats, 0, traced=False, births=births) for repeats in (2, 6)
+    )
+    assert many[: len(few)] == few
+
+
+def test_cell_listed_twice_is_crossed_with_itself() -> None:
+    made = here({"numa_nodes": [0], "models": ["vit0x0x0", "vit0x0x0"]})
+    assert made.study.design == "crossing"
+    assert {slot.birth for slot in made.grid.order if not slot.is_traced} == {(0, 0)}
+
+
+def test_auto_measures_processes_for_now() -> None:
+    made = here({"design": "auto"})
+    assert made.study.design == "processes" and not any(slot.birth for slot in made.grid.order)
+
+
+def test_auto_crosses_what_it_can_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid_module, "AUTO", "crossing")
+    made = here({"design": "auto", "axes": {"preprocess_queue": [0, 2]}})
+    assert made.study.design == "crossing"
+    assert {"prep" in slot.group for slot in made.grid.order if slot.birth} == {False}
+    alone = here({"design": "auto", "numa_nodes": [0]})
+    assert (alone.study.design, alone.study.repeats) == ("processes", 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"preprocess_queue": 2}, "excludes preprocess_queue 2"),
+        ({"concurrent_gpus": 2, "gpu_ids": [0, 1]}, "excludes concurrent_gpus 2"),
+        ({"compile_model": "max-autotune"}, "excludes compile_model max-autotune"),
+        ({"binding": "none"}, "excludes binding none"),
+    ],
+)
+def test_settings_that_exclude_a_crossing_are_refused(changes: dict, words: str) -> None:
+    with pytest.raises(StudyError, match=words) as refused:
+        read_study(BASE | changes, "f")
+    assert "design: processes" in refused.value.advice
+
+
+def test_axis_value_that_excludes_a_crossing_is_named() -> None:
+    with pytest.raises(StudyError, match="combinations are impossible") as refused:
+        read_study(BASE | {"axes": {"preprocess_queue": [0, 2]}}, "f")
+    assert '"preprocess_queue": 2' in refused.value.advice
+
+
+def test_host_that_cannot_bind_is_no_place_for_a_crossing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid_module, "choose_binding", lambda asked, topology: ("none", "for a test"))
+    with pytest.raises(StudyError, match="design crossing excludes binding none"):
+        here({"binding": "auto"})
+
+
+def test_single_placement_is_no_crossing() -> None:
+    with pytest.raises(StudyError, match="a single cell") as refused:
+        here({"numa_nodes": [0]})
+    assert "design: processes" in refused.value.advice
+
+
+def test_pools_that_a_node_cannot_hold_are_refused() -> None:
+    twice = {"numa_nodes": [0], "models": ["vit0x0x0", "vit0x0x0"], "memory_size_mb": 600}
+    with pytest.raises(StudyError, match="1200 MiB on node 0, which has 1024 MiB"):
+        here(twice)
+    assert here(twice | {"design": "processes"}).study.design == "processes"
+
+
+def test_pinned_pools_count_as_powers_of_two() -> None:
+    cpu = cells({"memory_size_mb": 600, "models": ["vit0x0x0"]})
+    assert pools_by_node(cpu) == {0: 600 << 20, 1: 600 << 20}
+    assert pools_by_node(replace(cell, device="cuda") for cell in cpu) == {0: 1 << 30, 1: 1 << 30}
+
+
+def test_memory_node_of_a_birth_without_memory_is_the_cells() -> None:
+    host = Topology(nodes=(node(0), node(1, "2-3", gib=0)))
+    places = {key: value for key, value in BASE.items() if key != "numa_nodes"} | {"placements": [[0, 0], [1, 0]]}
+    definition = read_study(places | {"models": ["vit0x0x0"], "design": "processes"}, "f")
+    births, why = births_of(expand(definition, host), host)
+    assert (births, why) == ({"gpu0_vit0x0x0": ((0, 0), (1, 0))}, "")
+
+
+def test_cell_that_cannot_run_here_has_no_birth() -> None:
+    made = here({"numa_nodes": [0, 1, 9]})
+    assert {slot.birth for slot in made.grid.order if slot.birth} == {(0, 0), (1, 1)}
+    assert len(made.grid.process(made.grid.order[0])) == 3
+
+
+def test_plan_counts_processes_and_explains_repeats(tmp_path: Path) -> None:
+    made = plan(read_study(BASE, "f"), tmp_path, topology=TWO)
+    assert (made.runs, made.processes, made.processes_to_do, made.repeats) == (20, 12, 12, 4)
+    text = render(made)
+    assert "20 runs in 12 processes, 12 to do" in text
+    assert "repeats: 4 in place of 3" in text
+    assert "up to 128 MiB" in text
+
+
+def test_plan_estimates_a_crossing_by_processes() -> None:
+    grid = here({"models": ["vit0x0x0"]}).grid
+    on_gpu = {cell.name: replace(cell, device="cuda") for cell in grid.cells}
+    (first, *_), *_ = timed(grid)
+    assert _estimate(on_gpu, [first], {}) == (CROSSED_PROCESS_S, _TYPICAL)
+    assert _estimate(on_gpu, [first], {(on_gpu[first.cell].key, Mode.TIMED): [99.0]})[0] == CROSSED_PROCESS_S
+
+
+def test_runs_of_a_crossing_share_its_time() -> None:
+    slots = [slot for slot in here({"models": ["vit0x0x0"]}).grid.asked(4) if not slot.is_traced]
+    ended = Head(status=Outcome.OK, invocation="now", wall_s=10.0)
+    heads = {slot: ended if slot.repeat == 1 else None for slot in slots}
+    assert study_progress(heads, "now").rest_s == 30.0
+    current = [slot for slot in heads if slot.repeat == 2]
+    found = study_progress(heads, "now", current=current)
+    assert (found.current_s, found.rest_s) == (10.0, 20.0)
