@@ -1,5 +1,6 @@
 """Binding a process from outside with numactl, and what a refused bind means."""
 
+import ctypes
 import os
 import re
 import shutil
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from bench.errors import StudyError
-from bench.host.topology import cpus_to_bind
+from bench.host.memory_calls import PAGE_BYTES, PageQuery
+from bench.host.topology import allows_memory, cpus_to_bind
 from bench.records.host import Topology
 from bench.records.run import Failure, Outcome
 from bench.records.study import Binding
@@ -17,12 +19,8 @@ from bench.records.study import Binding
 # Exit codes of what SIGKILL ended: of subprocess, and as a shell or nsys passes it on.
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 INSTALL = "install numactl (Debian: apt-get install numactl), or measure unbound with binding none"
-
-_PERMISSION = (
-    "the system refuses to bind CPUs or memory (Operation not permitted)",
-    "run the container with --cap-add SYS_NICE (or a seccomp profile that allows set_mempolicy, mbind and "
-    "move_pages), or measure unbound with binding none",
-)
+_NEXT = "run the container with --cap-add SYS_NICE (or a seccomp profile that allows"
+_MEMORY = "(set_mempolicy|mbind|setting membind)"
 
 
 class BindingError(StudyError):
@@ -36,43 +34,54 @@ def bind_prefix(
     if binding == "none":
         return []
     cpus = cpus_to_bind(root, cpu_node)
-    return [program, f"--physcpubind={cpus}" if cpus else f"--cpunodebind={cpu_node}", f"--membind={mem_node}"]
+    memory = [] if binding == "cpus" else [f"--membind={mem_node}"]
+    return [program, f"--physcpubind={cpus}" if cpus else f"--cpunodebind={cpu_node}", *memory]
 
 
 def choose_binding(asked: Binding | Literal["auto"], topology: Topology) -> tuple[Binding, str]:
     """The binding that this host gives, and why.
 
-    auto takes numactl if a trial bind to some node with CPUs and memory works. Raise BindingError if
-    numactl was asked for by name and does not work.
+    auto takes numactl if a trial bind to some node with CPUs and memory works, and binds CPUs only if the system
+    refuses nothing but the memory policy. Raise BindingError if a binding was asked for by name and does not work.
     """
     if asked == "none":
         return "none", "binding none was asked for: nothing is bound"
-    node, failure = bindable_node(topology)
+    node, failure = bindable_node(topology, "cpus" if asked == "cpus" else "numactl")
     if failure is None:
-        return "numactl", f"numactl binds here (tried on node {node})"
-    if asked == "numactl":
-        raise BindingError(f"cannot bind with numactl: {failure.reason}", "binding numactl", failure.advice)
+        return (
+            ("cpus", f"numactl binds CPUs, as asked (tried on node {node})")
+            if asked == "cpus"
+            else (
+                "numactl",
+                f"numactl binds here (tried on node {node})",
+            )
+        )
+    if asked != "auto":
+        raise BindingError(f"cannot bind with numactl: {failure.reason}", f"binding {asked}", failure.advice)
+    node, _ = bindable_node(topology, "cpus")
+    if node is not None:
+        return "cpus", f"only CPUs are bound (tried on node {node}), memory is proved by its pages: {failure.reason}"
     return "none", f"nothing is bound: {failure.reason}"
 
 
-def bindable_node(topology: Topology) -> tuple[int | None, Failure | None]:
+def bindable_node(topology: Topology, binding: Binding = "numactl") -> tuple[int | None, Failure | None]:
     """(the first node to which a trial bind works, None), or (None, the failure of the last one)."""
     failure = _bind_failed("no node has both CPUs and memory for this process", "")
     for node in topology.nodes:
         if node.usable:
-            refused = trial_bind(node.id, node.id)
+            refused = trial_bind(node.id, node.id, binding)
             if refused is None:
                 return node.id, None
             failure = refused
     return None, failure
 
 
-def trial_bind(cpu_node: int, mem_node: int) -> Failure | None:
+def trial_bind(cpu_node: int, mem_node: int, binding: Binding = "numactl") -> Failure | None:
     """Bind a process that does nothing. Return None if it works."""
     program = shutil.which("numactl")
     if program is None:
         return _bind_failed("numactl is not installed", INSTALL)
-    prefix = bind_prefix("numactl", cpu_node, mem_node, program=program)
+    prefix = bind_prefix(binding, cpu_node, mem_node, program=program)
     try:
         trial = subprocess.run(
             [*prefix, program, "--show"],
@@ -85,18 +94,33 @@ def trial_bind(cpu_node: int, mem_node: int) -> Failure | None:
         return _bind_failed(f"numactl does not run: {error}", INSTALL)
     if trial.returncode == 0:
         return None
-    if explained := explain_bind_failure(trial.returncode, trial.stderr):
+    if explained := explain_bind_failure(trial.returncode, trial.stderr, mem_node):
         return explained
     last = trial.stderr.strip().splitlines()[-1:] or ["no message"]
     return _bind_failed(f"numactl failed with exit code {trial.returncode}: {last[0]}", INSTALL)
 
 
-def explain_bind_failure(exit_code: int, stderr_text: str) -> Failure | None:
+def pages_refused() -> str:
+    """Why the kernel does not report where pages are (move_pages, which proves a placement); "" if it does."""
+    memory = bytearray(PAGE_BYTES)
+    buffer = (ctypes.c_char * PAGE_BYTES).from_buffer(memory)
+    try:
+        PageQuery(ctypes.addressof(buffer), PAGE_BYTES).count()
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def explain_bind_failure(
+    exit_code: int, stderr_text: str, mem_node: int | None = None, root: Path = Path("/")
+) -> Failure | None:
     """The failure of a command behind bind_prefix() that ended because numactl was refused, else None.
 
-    numactl (2.0.16) exits with 1 and these texts before it starts the program.
+    numactl (2.0.16) exits with 1 and these texts before it starts the program. mem_node: that was bound to; the same
+    message means something else on a node that has memory for this process.
     """
-    explained = _explain(stderr_text) if exit_code == 1 else None
+    has_memory = mem_node is not None and allows_memory(root, mem_node)
+    explained = _explain(stderr_text, has_memory) if exit_code == 1 else None
     return _bind_failed(*explained) if explained else None
 
 
@@ -104,7 +128,7 @@ def _bind_failed(reason: str, advice: str) -> Failure:
     return Failure(status=Outcome.BIND_FAILED, reason=reason, advice=advice)
 
 
-def _explain(stderr_text: str) -> tuple[str, str] | None:
+def _explain(stderr_text: str, has_memory: bool) -> tuple[str, str] | None:
     """(reason, advice)"""
     if match := re.search(r"libnuma: Warning: node argument (\S+) is out of range", stderr_text):
         return (
@@ -118,10 +142,24 @@ def _explain(stderr_text: str) -> tuple[str, str] | None:
             "the CPU node has no CPUs that this process may use (sched_setaffinity: Invalid argument)",
             "choose another cpu_node; a node without CPUs can only hold memory",
         )
-    if re.search(r"^(sched_setaffinity|set_mempolicy|mbind|setting membind)\S*: Operation not permitted",
-                 stderr_text, re.MULTILINE):  # fmt: skip
-        return _PERMISSION
-    if re.search(r"^(set_mempolicy|mbind|setting membind)\S*: Invalid argument", stderr_text, re.MULTILINE):
+    if re.search(r"^sched_setaffinity\S*: Operation not permitted", stderr_text, re.MULTILINE):
+        return (
+            "the system refuses to bind CPUs (sched_setaffinity: Operation not permitted)",
+            f"{_NEXT} sched_setaffinity), or measure unbound with binding none",
+        )
+    if re.search(rf"^{_MEMORY}\S*: Operation not permitted", stderr_text, re.MULTILINE):
+        return (
+            "the system refuses a memory policy (set_mempolicy: Operation not permitted)",
+            f"{_NEXT} set_mempolicy, mbind and move_pages), or bind CPUs only with binding cpus",
+        )
+    if re.search(rf"^{_MEMORY}\S*: Invalid argument", stderr_text, re.MULTILINE):
+        if has_memory:
+            return (
+                "a memory policy is refused (Invalid argument) on a node that has memory: by the container, or by "
+                "numactl 2.0.17 or 2.0.18 on an older kernel",
+                "use numactl 2.0.16 or 2.0.19, allow set_mempolicy in the container, or bind CPUs only with binding "
+                "cpus",
+            )
         return "the memory node has no memory that this process may use", "choose another mem_node"
     if match := re.search(r"^<(\S+)> is invalid$", stderr_text, re.MULTILINE):
         return f"numactl does not know node {match[1]}", "`numactl --hardware` lists the nodes"

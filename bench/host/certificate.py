@@ -118,7 +118,7 @@ class Certifier:
             name: BufferObserved(
                 bytes=query.nbytes,
                 pages=query.pages,
-                policy=self._try(f"policy of {name}", _policy, query.address),
+                policy=self._policy(f"policy of {name}", query.address),
                 start=start.pages[name],
                 end=end.pages[name],
             )
@@ -157,7 +157,7 @@ class Certifier:
         began = time.perf_counter()
         observation = _Observation(
             threads=self._try("threads", _threads),
-            policy=self._try("memory policy", _policy),
+            policy=self._policy("memory policy"),
             pages={
                 name: self._try(f"pages of {name}", query.count, most_pages) for name, query in self._queries.items()
             },
@@ -167,6 +167,10 @@ class Certifier:
         )
         self._cost_s += time.perf_counter() - began
         return observation
+
+    def _policy(self, what: str, address: int | None = None) -> Policy | None:
+        """None too where no policy was set: a kernel that refuses to set one often refuses to report one."""
+        return None if self._cell.binding == "cpus" else self._try(what, _policy, address)
 
     def _preprocess_cpus(self) -> str | None:
         """CPUs of the node of the preprocessing thread, where the cell names one."""

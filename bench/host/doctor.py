@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from bench.errors import StudyError
-from bench.host.binding import bindable_node
+from bench.host.binding import bindable_node, pages_refused
 from bench.host.environment import container, hypervisor, read_text
 from bench.host.fingerprint import find_importer, find_nsys
 from bench.host.gpus import read_nvml
@@ -45,10 +45,13 @@ ACTIVE_STATE = 2  # performance states P0-P2: the link runs at full speed; P8 is
 class Tried(Record, frozen=True, kw_only=True):
     """What only trying can answer; a recorded host may have it in live.json.
 
-    bind_failure: of a refused trial bind. nsys_importer: whether nsys can turn its stream into a .nsys-rep.
+    bind_failure: of a refused trial bind. cpus_failure: of one that binds CPUs only. pages_refused: why the kernel does
+    not report where pages are. nsys_importer: whether nsys can turn its stream into a .nsys-rep.
     """
 
     bind_failure: Failure | None = None
+    cpus_failure: Failure | None = None
+    pages_refused: str = ""
     nsys: str | None = None
     nsys_importer: bool = False
     disk_free_bytes: Count
@@ -105,8 +108,11 @@ def _recorded(file: Path) -> Tried | None:
 
 def try_live(topology: Topology, folder: Path) -> Tried:
     nsys = find_nsys()
+    bind_failure = bindable_node(topology)[1]
     return Tried(
-        bind_failure=bindable_node(topology)[1],
+        bind_failure=bind_failure,
+        cpus_failure=bind_failure and bindable_node(topology, "cpus")[1],
+        pages_refused=pages_refused(),
         nsys=str(nsys) if nsys else None,
         nsys_importer=nsys is not None and find_importer(nsys) is not None,
         disk_free_bytes=shutil.disk_usage(_existing(folder)).free,
@@ -278,11 +284,19 @@ def link(facts: Facts) -> Check:
 def binding(facts: Facts) -> Check:
     if facts.tried is None:
         return _ok(CheckName.BINDING, _NOT_TRIED)
-    if facts.tried.bind_failure is None:
-        return _ok(CheckName.BINDING, "a trial bind with numactl works")
-    failure = facts.tried.bind_failure
     where = f" (container: {facts.container})" if facts.container != "none" else ""
-    return _warning(CheckName.BINDING, f"nothing can be bound: {failure.reason}{where}", failure.advice)
+    findings, remedies = [], []
+    if cpus := facts.tried.cpus_failure:
+        findings.append(f"CPUs and memory cannot be bound: {cpus.reason}")
+        remedies.append(cpus.advice)
+    elif memory := facts.tried.bind_failure:
+        findings.append(f"memory cannot be bound, CPUs can: {memory.reason}")
+        remedies.append(memory.advice)
+    if facts.tried.pages_refused:
+        findings.append(f"pages cannot be queried, so no placement is proved: {facts.tried.pages_refused}")
+        remedies.append("allow move_pages in the container (--cap-add SYS_NICE)")
+    fine = "a trial bind of CPUs and memory works, and pages can be queried"
+    return _warn_if(CheckName.BINDING, [text + where for text in findings], fine, "; ".join(remedies))
 
 
 def cpuset(facts: Facts) -> Check:

@@ -155,6 +155,12 @@ def cpus_to_bind(root: Path, node: int) -> str:
     return format_cpulist(allowed) if allowed and not meminfo(root, node).get("MemTotal") else ""
 
 
+def allows_memory(root: Path, node: int) -> bool:
+    """Whether a node has memory that this process may use."""
+    allowed = _allowed_mems(root)
+    return bool(meminfo(root, node).get("MemTotal")) and (allowed is None or node in allowed)
+
+
 def _whole_machine(root: Path, allowed_cpus: set[int] | None) -> Node:
     cpus = _online_cpus(root) or tuple(sorted(allowed_cpus or {0}))
     return Node(

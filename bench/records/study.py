@@ -28,7 +28,8 @@ ConcurrentLoad = Literal["pipeline", "copies"]
 ConcurrentPlacement = Literal["local", "remote", "found"]
 Device = Literal["cuda", "cpu"]
 Profiler = Literal["nsys", "torch"]
-Binding = Literal["numactl", "none"]
+Binding = Literal["numactl", "cpus", "none"]
+"""cpus: memory is not bound, where the system refuses a memory policy; pages prove where it is."""
 Start = Literal["exec", "fork"]
 Design = Literal["crossing", "processes"]
 Retention = Literal["keep", "failed", "none"]
@@ -181,7 +182,7 @@ class Settings(Record, frozen=True, kw_only=True):
     binding: Annotated[
         Literal["auto", Binding],
         Meta(description="how a run is bound to its nodes"),
-        Axis(named={"numactl": "bound", "none": "unbound"}),
+        Axis(named={"numactl": "bound", "cpus": "cpus-bound", "none": "unbound"}),
     ] = "auto"
     device: Annotated[Literal["auto", Device], Meta(description="where the model runs")] = "auto"
     profiler: Annotated[Literal["auto", Profiler], Meta(description="what records the traced run")] = "auto"

@@ -171,7 +171,7 @@ def without_start(directory: RunDirectory, cell: Cell, slot: Slot, invocation: s
             return Attempt(
                 Failure(status=head.status, reason=f"as repeat {earlier}: {head.reason}", advice=head.advice)
             )
-    if cell.binding == "numactl" and (refused := trial_bind(cell.cpu_node, cell.mem_node)):
+    if cell.binding != "none" and (refused := trial_bind(cell.cpu_node, cell.mem_node, cell.binding)):
         return Attempt(refused)
     return None
 

@@ -287,7 +287,7 @@ class Process:
                 status=Outcome.CRASHED, reason=f"while it ran: {error}", advice="the next call measures it again"
             )
         return Failure(
-            status=Outcome.BIND_FAILED if self.cell.binding == "numactl" else Outcome.CRASHED,
+            status=Outcome.BIND_FAILED if self.cell.binding != "none" else Outcome.CRASHED,
             reason=f"cannot start {self.command[0]}: {error.strerror}",
             advice="check that it is installed",
         )
@@ -347,12 +347,13 @@ def judge(cell: Cell, end: ChildEnd, report: ChildReport | None, log_tail: list[
     if end.exit_code == 0 and measured:
         misplaced = misplacement(measured.certificate)
         return failed(misplaced.status, misplaced.reason, misplaced.advice) if misplaced else None
-    bound = cell.binding == "numactl"
-    if bound and (refused := explain_bind_failure(end.exit_code, "\n".join(log_tail))):
+    if cell.binding != "none" and (
+        refused := explain_bind_failure(end.exit_code, "\n".join(log_tail), cell.mem_node)
+    ):
         return failed(refused.status, refused.reason, refused.advice)
     # Another signal is the run's own doing, whatever else the kernel killed meanwhile.
     if end.oom_kills > 0 and (end.exit_code in KILLED or 0 < end.exit_code < 128):
-        if bound and (killed := explain_kill(-signal.SIGKILL, cell.mem_node)):
+        if cell.binding == "numactl" and (killed := explain_kill(-signal.SIGKILL, cell.mem_node)):
             return failed(killed.status, killed.reason, killed.advice)
         return failed(
             Outcome.OOM,

@@ -84,7 +84,7 @@ def why_not_crossed(settings: Settings) -> Violation | None:
         "preprocess_queue": settings.preprocess_queue and "its thread cannot be moved with the others",
         "concurrent_gpus": settings.concurrent_gpus > 1 and "the other GPUs are processes of their own",
         "compile_model": settings.compile_model == "max-autotune" and "it chooses kernels by timing them on one node",
-        "binding": settings.binding == "none" and "each turn is bound to its node",
+        "binding": settings.binding in ("cpus", "none") and "each turn binds CPUs and memory to its node",
     }
     for key, reason in reasons.items():
         if reason:
@@ -102,6 +102,7 @@ def why_not_here(topology: Topology, gpu: int, placement: Placement, settings: S
         or _cpu_reason(topology, cpu_node)
         or _memory_reason(topology, mem_node)
         or _cpu_reason(topology, preparing)
+        or _unbound_memory_reason(placement, settings)
         or why_no_peers(topology, gpu, settings.concurrent_gpus - 1, settings.concurrent_placement, settings.device)
         or ""
     )
@@ -140,6 +141,13 @@ def _memory_reason(topology: Topology, node_id: int) -> str:
     if not node.memory_allowed:
         return f"the memory of node {node_id} is outside this process's cpuset (Mems_allowed)"
     return ""
+
+
+def _unbound_memory_reason(placement: Placement, settings: Settings) -> str:
+    """Memory without a policy is where the CPU is that touches it first."""
+    if settings.binding != "cpus" or placement[0] == placement[1]:
+        return ""
+    return f"memory cannot be placed on node {placement[1]} from node {placement[0]} with binding cpus"
 
 
 def _no_such_node(topology: Topology, node_id: int) -> str:

@@ -264,7 +264,9 @@ denied = {
     "reason": "the system refuses to bind CPUs or memory (Operation not permitted)",
     "advice": "--cap-add SYS_NICE",
 }
-trap("binding", live={"bind_failure": denied}, files={".dockerenv": ""})
+trap("binding", live={"bind_failure": denied, "cpus_failure": denied}, files={".dockerenv": ""})
+trap("binding", name="memory_policy", live={"bind_failure": denied})
+trap("binding", name="query_of_pages", live={"pages_refused": "[Errno 1] move_pages: Operation not permitted"})
 trap("cpuset", allowed=("0-11,32-63", "0-1"))
 trap("isolated_cpus", files={"sys/devices/system/cpu/isolated": "8-31,40-63"})
 capacities = {f"sys/devices/system/cpu/cpu{cpu}/cpu_capacity": str((1024, 718)[cpu % 2]) for cpu in range(64)}

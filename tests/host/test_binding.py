@@ -40,7 +40,8 @@ def test_bind_prefix_names_the_cpus_of_the_fastest_kind() -> None:
     [
         ("libnuma: Warning: node argument 4 is out of range\n\nusage: ...\n<4> is invalid\n", "node 4 does not exist"),
         ("sched_setaffinity: Invalid argument\n", "no CPUs that this process may use"),
-        ("set_mempolicy: Operation not permitted\nsetting membind: ...\n", "the system refuses to bind"),
+        ("sched_setaffinity: Operation not permitted\n", "the system refuses to bind CPUs"),
+        ("set_mempolicy: Operation not permitted\nsetting membind: ...\n", "the system refuses a memory policy"),
         ("set_mempolicy: Invalid argument\n", "no memory that this process may use"),
         ("No NUMA support available on this system.\n", "the kernel has no NUMA support"),
     ],
@@ -97,10 +98,46 @@ def test_trial_bind_skips_nodes_without_memory(monkeypatch: pytest.MonkeyPatch, 
 
 @needs("numactl")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the filter knows the call numbers of x86-64")
-@pytest.mark.parametrize("call", ["set_mempolicy", "sched_setaffinity"])
-def test_binding_is_refused_when_a_container_forbids_it(call: str) -> None:
-    code = "from bench.host.binding import trial_bind; print(trial_bind(0, 0).reason)"
+@pytest.mark.parametrize(
+    ("call", "binding", "fact"),
+    [
+        ("set_mempolicy", "cpus", "memory cannot be bound, CPUs can: the system refuses a memory policy"),
+        ("sched_setaffinity", "none", "CPUs and memory cannot be bound: the system refuses to bind CPUs"),
+        ("move_pages", "numactl", "pages cannot be queried, so no placement is proved: [Errno 1] move_pages"),
+    ],
+)
+def test_refusals_of_a_container_are_distinguished(call: str, binding: str, fact: str) -> None:
+    """A real seccomp filter refuses one of: CPUs, memory policy, query of pages."""
+    code = (
+        "from bench.host.binding import choose_binding; from bench.host.doctor import binding, gather;"
+        "facts = gather(); print(choose_binding('auto', facts.topology)[0]); print(binding(facts).fact)"
+    )
     command = [sys.executable, FORBID, call, sys.executable, "-c", code]
     root = str(Path(__file__).parents[2])
     ran = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root})
-    assert ran.stdout == "the system refuses to bind CPUs or memory (Operation not permitted)\n", ran.stderr
+    assert ran.stdout.splitlines()[0] == binding, ran.stderr
+    assert ran.stdout.splitlines()[1].startswith(fact), ran.stderr
+
+
+def test_refused_policy_of_a_node_with_memory_is_explained() -> None:
+    """numactl 2.0.17 writes only this, as numactl in some containers does."""
+    root = host_root("container_cpuset")
+    refused = explain_bind_failure(1, "setting membind: Invalid argument\n", 1, root)
+    assert refused is not None and "2.0.17" in refused.reason and "binding cpus" in refused.advice
+    outside = explain_bind_failure(1, "setting membind: Invalid argument\n", 0, root)
+    assert outside is not None and outside.reason == "the memory node has no memory that this process may use"
+
+
+def test_cpus_are_bound_when_only_the_memory_policy_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A stand-in for numactl 2.0.17 on an older kernel."""
+    numactl = tmp_path / "numactl"
+    numactl.write_text(
+        '#!/bin/sh\ncase "$*" in *--membind*) echo "setting membind: Invalid argument" >&2; exit 1;; esac\n'
+    )
+    numactl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    topology = host_topology("two_sockets")
+    assert choose_binding("auto", topology)[0] == choose_binding("cpus", topology)[0] == "cpus"
+    assert bind_prefix("cpus", 0, 0, root=host_root("two_sockets")) == ["numactl", "--cpunodebind=0"]
+    with pytest.raises(BindingError, match="cannot bind with numactl"):
+        choose_binding("numactl", topology)

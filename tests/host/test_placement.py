@@ -55,6 +55,15 @@ def test_nothing_is_proved_without_a_binding() -> None:
     assert judge(certificate(), replace(CELL, binding="none"))[0] is PlacementVerdict.NOT_BOUND
 
 
+def test_pages_prove_memory_when_only_cpus_are_bound() -> None:
+    cell = replace(CELL, binding="cpus")
+    unbound = {"policy": {"start": None, "end": None}}
+    assert judge(certificate(**unbound), cell) == (PlacementVerdict.PROVED, [])
+    elsewhere = altered("buffers", "input_ring", "end", to={"0": 1000})
+    verdict, doubts = judge(replace(elsewhere, policy=certificate(**unbound).policy), cell)
+    assert verdict is PlacementVerdict.MISPLACED and [doubt.kind for doubt in doubts] == [Kind.PAGES]
+
+
 WIDE = [{"allowed_cpus": "0-7", "threads": 1, "examples": ["pt_autograd_0"]}]
 
 

@@ -50,3 +50,10 @@ def test_gpu_of_another_user_is_not_runnable() -> None:
     shared = replace(topology, gpus=tuple(replace(gpu, visible=gpu.index == 0) for gpu in topology.gpus))
     assert why_not_here(shared, 0, (0, 0), CUDA) == ""
     assert why_not_here(shared, 1, (0, 0), CUDA) == "GPU 1 is not in CUDA_VISIBLE_DEVICES: it is not for this user"
+
+
+def test_memory_is_not_placed_elsewhere_when_only_cpus_are_bound() -> None:
+    cpus = Settings(device="cuda", binding="cpus")
+    assert why_not_here(host_topology("two_sockets"), 0, (1, 1), cpus) == ""
+    reason = "memory cannot be placed on node 1 from node 0 with binding cpus"
+    assert why_not_here(host_topology("two_sockets"), 0, (0, 1), cpus) == reason

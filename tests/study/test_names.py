@@ -62,6 +62,7 @@ def called(**values: object) -> list[tuple[str, str]]:
         ("seed", 7, "seed7", {}),
         ("binding", "none", "unbound", {"binding": "numactl"}),
         ("binding", "numactl", "bound", {"binding": "none"}),
+        ("binding", "cpus", "cpus-bound", {"binding": "none"}),
     ],
 )  # fmt: skip
 def test_setting_has_a_suffix_when_it_differs(key: str, value: object, suffix: str, base: dict) -> None:

@@ -15,6 +15,7 @@ from bench.units import DASH, duration, percent, plural, signed_percent
 CPU_ONLY = "CPU device: no GPU was measured"
 SYNTHETIC = "Synthetic example: no machine measured this"
 UNTRACED = "No run was traced: regimes, and what copies and kernels did, are unknown"
+CPUS_BOUND = "Only CPUs were bound, since a memory policy was refused; where memory was is proved by its pages"
 UNBOUND = "Nothing was bound: the nodes are labels only, and a difference between them means nothing"
 
 
@@ -28,6 +29,8 @@ def notes(view: View) -> list[str]:
         found.append(UNBOUND)
     if results.counts.outcomes.get(Outcome.MISSING):
         found.append(_not_complete(view))
+    if results.binding == "cpus":
+        found.append(CPUS_BOUND)
     if results.damaged:
         found.append(f"{plural(len(results.damaged), 'record')} could not be read")
     return found
