@@ -33,6 +33,9 @@ from bench.workload.turns import carry_over, half_ratios, midmean, yuen_error
 Kind = TypeVar("Kind", Run, CellRun)
 # Fewer processes do not show that they have two states, which are then taken for an effect.
 FEWEST_FOR_HEADLINE = 5
+# Level of the test for births that differ. At 5 % its false alarms, after which an interval of within-birth spread is
+# too narrow, bring coverage to 94.1 %; a difference that it misses only widens the plain interval.
+BIRTHS_DIFFER_AT = 0.01
 # Of the throughput: with a larger difference of what a turn leaves behind the lead-in is too short for one placement.
 CARRY_OVER_DIFFERS = 0.001
 
@@ -57,10 +60,6 @@ class Difference:
     value: float
     interval: Interval | None
     p: float | None
-
-    @property
-    def leaves_out_zero(self) -> bool:
-        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
 # From run records
@@ -223,7 +222,7 @@ def birth_contrasts(local: MeasuredCell, remote: MeasuredCell) -> tuple[BirthCon
                 interval=level.interval and (math.expm1(level.interval[0]), math.expm1(level.interval[1])),
                 penalty_change=there - penalty,
                 penalty_change_interval=change.interval and _as_penalty_change(change.interval, penalty),
-                differs=change.leaves_out_zero,
+                differs=_differs(change),
                 p_effect=level.p,
                 p_change=change.p,
             )
@@ -264,7 +263,11 @@ def _as_penalty_change(of_logs: Interval, penalty: float) -> Interval:
 
 
 def _births_differ(births: dict[int, list[float]]) -> bool:
-    return any(welch(one, other).leaves_out_zero for one, other in combinations(births.values(), 2))
+    return any(_differs(welch(one, other)) for one, other in combinations(births.values(), 2))
+
+
+def _differs(change: Difference) -> bool:
+    return change.p is not None and change.p <= BIRTHS_DIFFER_AT
 
 
 def _by_birth(values: Iterable[ProcessValue]) -> dict[int, list[float]]:

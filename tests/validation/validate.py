@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.storage import read_json
-from tests.validation import control_page, nights
+from tests.validation import control_page, crossed, nights
 from tests.validation.goals import GOALS, Figure
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +24,7 @@ PAGE = ROOT / "docs" / "validity.md"
 CONTROLS = sorted((ROOT / "docs" / "reference").glob("positive_controls_*.json"))
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 NIGHTS_BEGIN, NIGHTS_END = "<!-- nights: begin -->", "<!-- nights: end -->"
+CROSSED_BEGIN, CROSSED_END = "<!-- crossings: begin -->", "<!-- crossings: end -->"
 CONTROLS_BEGIN, CONTROLS_END = "<!-- controls: begin -->", "<!-- controls: end -->"
 
 
@@ -32,12 +33,15 @@ def main() -> int:
     parser.add_argument("--studies", type=int, default=1000, help="simulated studies a figure (default 1000)")
     parser.add_argument("--no-docs", action="store_true", help="print only")
     parser.add_argument("--controls", action="store_true", help="only the section of the positive controls")
+    parser.add_argument("--crossings", action="store_true", help="only the section of the crossings")
     parser.add_argument("--nights", action="store_true", help="only the section of the nights")
     parser.add_argument("--spans", type=int, default=40, help="simulated spans of nights a row (default 40)")
     options = parser.parse_args()
     if options.controls:
         write_controls(PAGE, CONTROLS)
         return 0
+    if options.crossings:
+        return 0 if write_crossings(PAGE, options.studies, options.no_docs) else 1
     if options.nights:
         write_nights(PAGE, options.spans, options.no_docs)
         return 0
@@ -51,6 +55,7 @@ def main() -> int:
     if not options.no_docs:
         write_page(PAGE, section(figures, options.studies))
         write_controls(PAGE, CONTROLS)
+    kept = write_crossings(PAGE, options.studies, options.no_docs) and kept
     write_nights(PAGE, options.spans, options.no_docs)
     return 0 if kept else 1
 
@@ -87,6 +92,17 @@ def write_controls(page: Path, figures: Iterable[Path]) -> None:
     """One section for each GPU measured."""
     sections = [control_page.section(read_json(file)) for file in figures]
     write_page(page, "\n\n".join(sections), CONTROLS_BEGIN, CONTROLS_END)
+
+
+def write_crossings(page: Path, studies: int, no_docs: bool) -> bool:
+    """Whether all was kept."""
+    figures = []
+    for figure in crossed.figures(studies):
+        figures.append(figure)
+        print(line(figure), flush=True)
+    if not no_docs:
+        write_page(page, section(figures, studies), CROSSED_BEGIN, CROSSED_END)
+    return all(figure.ok is not False for figure in figures)
 
 
 def write_nights(page: Path, spans: int, no_docs: bool) -> None:
