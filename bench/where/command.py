@@ -97,7 +97,8 @@ def _processes(
     if request.pids:
         roots = _roots(request.pids, table)
     else:
-        users = gpu_users(nvml, (pid for pid in table if pid not in own))
+        # What started this process may use a GPU, as the kernel of a notebook does.
+        users = gpu_users(nvml, (pid for pid in table if pid != os.getpid()))
         roots = [pid for pid, used in users.items() if indices & {*used}]
         if not roots:
             names = ", ".join(f"GPU {index}" for index in sorted(indices))
@@ -107,14 +108,8 @@ def _processes(
     if request.pids and request.gpus:
         return pids, dict.fromkeys(pids, tuple(sorted(indices)))
     users = gpu_users(nvml, pids)
-    return pids, {pid: used_by(pid, pids, users, table) for pid in pids}
-
-
-def used_by(
-    pid: int, pids: Sequence[int], users: Mapping[int, tuple[int, ...]], table: Mapping[int, Stat]
-) -> tuple[int, ...]:
-    """The GPUs that a process works for: its own, else those of its nearest ancestor with any; () if there is none."""
-    return next((users[one] for one in ancestors(pid, table) if one in users and one in pids), ())
+    # One without works for those of its nearest ancestor with any.
+    return pids, {pid: next((users[one] for one in ancestors(pid, table) if one in users), ()) for pid in pids}
 
 
 def _roots(pids: Sequence[int], table: Mapping[int, Stat]) -> list[int]:

@@ -151,20 +151,26 @@ def look(
     sampled: a random page of each stride, instead of all pages. watch_s: observe the threads for so long before that.
     """
     pids = [*pids]
+    started = {pid: known.start_ticks for pid in pids if (known := stat(f"/proc/{pid}"))}
     moments = [{pid: threads_of(pid) for pid in pids}]
     deadline = time.monotonic() + watch_s
     while (left := deadline - time.monotonic()) > 0:
         time.sleep(min(WATCH_INTERVAL_S, left))
         moments.append({pid: threads_of(pid) for pid in pids})
-    seen = [observe(pid, nodes, [moment[pid] for moment in moments], sampled) for pid in pids]
-    return [place for place in seen if place], seen.count(None)
+    seen = [observe(pid, ticks, nodes, [moment[pid] for moment in moments], sampled) for pid, ticks in started.items()]
+    found = [place for place in seen if place]
+    return found, len(pids) - len(found)
 
 
-def observe(pid: int, nodes: NodeCpus, moments: Sequence[list[Thread]], sampled: bool = False) -> ProcessPlace | None:
-    """One process; None if it ended, or its id is another's now. moments: its threads, each time they were observed."""
-    folder = f"/proc/{pid}"
-    before = stat(folder)
-    if before is None or before.state in "ZX":
+def observe(
+    pid: int, start_ticks: int, nodes: NodeCpus, moments: Sequence[list[Thread]], sampled: bool = False
+) -> ProcessPlace | None:
+    """One process; None if it ended, or its id is another's now.
+
+    start_ticks: when it started. moments: its threads, each time they were observed.
+    """
+    known = _living(pid, start_ticks)
+    if known is None:
         return None
     unobserved: list[Unobserved] = []
 
@@ -180,8 +186,7 @@ def observe(pid: int, nodes: NodeCpus, moments: Sequence[list[Thread]], sampled:
     policies = attempt(Part.POLICIES, lambda: _policies(pid)) or {}
     held = attempt(Part.MEMORY, lambda: sampled_bytes(pid) if sampled else resident_bytes(pid)) or {}
     status = _status(pid)
-    after = stat(folder)
-    if after is None or after.state in "ZX" or after.start_ticks != before.start_ticks:
+    if _living(pid, start_ticks) is None:
         return None
     if not threads:
         unobserved.append(Unobserved(part=Part.THREADS, error="no thread could be observed"))
@@ -189,8 +194,8 @@ def observe(pid: int, nodes: NodeCpus, moments: Sequence[list[Thread]], sampled:
     return ProcessPlace(
         pid=pid,
         pid_in_container=int(inner[0]) if inner and int(inner[0]) != pid else None,
-        start_ticks=before.start_ticks,
-        name=before.name,
+        start_ticks=start_ticks,
+        name=known.name,
         command=_command(pid),
         threads=threads,
         policies=policies,
@@ -198,6 +203,11 @@ def observe(pid: int, nodes: NodeCpus, moments: Sequence[list[Thread]], sampled:
         sampled=sampled,
         unobserved=tuple(unobserved),
     )
+
+
+def _living(pid: int, start_ticks: int) -> Stat | None:
+    known = stat(f"/proc/{pid}")
+    return known if known and known.state not in "ZX" and known.start_ticks == start_ticks else None
 
 
 def threads_of(pid: int) -> list[Thread]:

@@ -107,10 +107,12 @@ def test_watched_threads_have_cpu_time_and_both_sets_of_cpus():
 
 def test_ended_processes_and_zombies_are_skipped():
     with foreign("honest") as process:
+        ticks = process_table()[process.pid].start_ticks
+        assert observe(process.pid, ticks - 1, NODES, [[]]) is None  # an earlier process of the same id
         process.kill()
         while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
             time.sleep(0.01)
-        assert observe(process.pid, NODES, [[]]) is None and process.pid not in process_table()
+        assert observe(process.pid, ticks, NODES, [[]]) is None and process.pid not in process_table()
     assert look([process.pid], NODES) == ([], 1)
 
 
