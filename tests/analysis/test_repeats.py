@@ -3,11 +3,12 @@
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from bench.analysis.repeats import DecisionReason, decide, demanded, looks, pairs_for
+from bench.analysis.repeats import DecisionReason, _whole_groups, decide, demanded, looks, pairs_for
 from bench.analysis.statistics import Comparison, estimate_pairs
 from bench.errors import StudyError
 from bench.records.base import plain
@@ -164,3 +165,25 @@ def test_a_target_that_is_not_a_fraction_is_refused(target):
 def test_max_repeats_of_zero_is_refused():
     with pytest.raises(StudyError, match="max_repeats"):
         looks(0)
+
+
+CROSSED = {"models": ["vit0x0x0", "vit0x0x0"], "binding": "numactl", "design": "crossing"}
+
+
+@pytest.mark.needs("numactl")
+def test_disturbed_crossing_asks_for_no_block(tmp_path):
+    assert demanded(measured(tmp_path, {(TWIN, 1), (FIRST, 2)}, **CROSSED)) == {}
+
+
+def test_crossed_groups_get_whole_sets_of_births():
+    def slots(group, births):
+        return [
+            Slot(cell=f"{group}{node}", repeat=block, block=block, position=0, group=group, birth=birth)
+            for block, birth in enumerate(births, start=1)
+            for node in range(2)
+        ]
+
+    order = [*slots("a", [(0, 0), (1, 1)]), *slots("b", [(0, 0), (0, 0)]), *slots("c", [None, None])]
+    data = SimpleNamespace(order=order)
+    assert _whole_groups(data, {"a1": 5, "b0": 5, "c0": 5}) == {"a0": 6, "a1": 6, "b0": 5, "b1": 5, "c0": 5}
+    assert _whole_groups(data, {}) == {}

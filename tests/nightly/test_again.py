@@ -1,9 +1,13 @@
 import pytest
+from msgspec.structs import replace
 
 from bench.nightly.night import measure_again
 from bench.records.nightly import SecondMeasurement, second_measurements
+from bench.records.study import Grid
 from bench.storage import read_json
-from bench.study.directory import RunDirectory
+from bench.study.crossing import births_of
+from bench.study.directory import RunDirectory, freeze
+from bench.study.grid import order_of
 from tests.run_directories import build_run_directory, topology_json
 
 CELL, OTHER = "pipeline_gpu0_numa0_vit0x0x0", "pipeline_gpu0_numa0_vit32x4x512"
@@ -36,6 +40,21 @@ def test_it_is_created_once_a_night_and_again_for_a_further_cell(tmp_path):
     entry = SecondMeasurement(cells=(CELL, OTHER), run_directory=str(both))
     assert second_measurements(folder) == {"QuickTest": entry}
     assert read_json(folder / "again.json") == {"QuickTest": {"cells": [CELL, OTHER], "run_directory": str(both)}}
+
+
+def test_a_crossed_cell_is_measured_again_with_its_group(tmp_path):
+    first = first_of(tmp_path)
+    run_dir = RunDirectory(first)
+    grid, host = run_dir.grid(), run_dir.host()
+    twin = replace(grid.cell(CELL), name=f"{CELL}_again")
+    cells = (*grid.cells, twin)
+    study = replace(run_dir.study(), design="crossing", binding="numactl")
+    cells = tuple(replace(cell, binding="numactl") for cell in cells)
+    freeze(first, study, host, Grid(cells=cells, order=tuple(order_of(study, cells, births_of(cells, host)[0]))))
+    again = RunDirectory(measure_again(tmp_path / "nightly/2026-11-22", "QuickTest", first, [CELL], "test"))
+    assert {cell.name for cell in again.grid().cells} == {CELL, twin.name}
+    assert {slot.birth for slot in again.grid().order if not slot.is_traced} == {(0, 0)}
+    assert again.study().repeats == 3
 
 
 @pytest.mark.parametrize("damage", ["[]", '{"QuickTest": {"cells": 3}}', '{"QuickTest": []}'])

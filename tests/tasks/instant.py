@@ -11,17 +11,20 @@ INSTANT_TASK_PER_RUN: runs up to which each is a task of its own; INSTANT_TASKS:
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 import msgspec
+from msgspec.structs import replace
 
 import bench.run.attempt
+import bench.run.crossing
 import bench.run.stages
 import tasks.report
 import tasks.stages
 from bench.records.base import Record
-from bench.records.run import Export, Outcome, Result, Run, Stage, Window, read_record
+from bench.records.run import Crossing, Export, Outcome, Result, Run, Stage, Window, read_record
 from bench.records.study import TRACED, Cell, Slot
 from bench.study.directory import RunDirectory
 
@@ -43,6 +46,21 @@ def execute(directory: RunDirectory, cell: Cell, slot: Slot, invocation: str, _l
         log.write(f"{now} {slot.run} {run.status}\n")
     write(directory.record(cell.name, slot.repeat), run)
     return run
+
+
+def execute_group(
+    directory: RunDirectory, slots: Sequence[Slot], invocation: str, lock: object, *_: object
+) -> list[Run]:
+    first, grid = slots[0], directory.grid()
+    crossing = Crossing(
+        group=first.group, process=first.repeat, id=os.urandom(16).hex(), birth_cpu_node=0, birth_mem_node=0
+    )
+    runs = []
+    for slot in slots:
+        run = replace(execute(directory, grid.cell(slot.cell), slot, invocation, lock), crossing=crossing)
+        write(directory.record(slot.cell, slot.repeat), run)
+        runs.append(run)
+    return runs
 
 
 def export_trace(directory: RunDirectory, cell: Cell, invocation: str) -> None:
@@ -78,6 +96,7 @@ def stub_module(name: str, **functions: object) -> None:
 
 def install() -> None:
     bench.run.attempt.execute = execute
+    bench.run.crossing.execute_group = execute_group
     bench.run.stages.export_trace = export_trace
     bench.run.stages.extract_metrics = extract_metrics
     stub_module("bench.analysis.repeats", demanded=demanded)
