@@ -11,6 +11,7 @@ import click
 
 from bench.errors import StudyError
 from bench.study.settings import OVERRIDES
+from bench.terminal import prepare_streams, show, visible
 
 if TYPE_CHECKING:
     from bench.study.load import StudyDefinition
@@ -30,6 +31,7 @@ class _Commands(click.Group):
     """Ends with the text and the exit code of a StudyError."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        prepare_streams()
         try:
             return super().main(*args, **kwargs)
         except StudyError as error:
@@ -41,7 +43,7 @@ class _Commands(click.Group):
 
 
 def _end(error: StudyError) -> NoReturn:
-    click.echo(f"error: {error}", err=True)
+    click.echo(visible(f"error: {error}"), err=True)
     sys.exit(error.exit_code)
 
 
@@ -94,7 +96,7 @@ def plan(
     from bench.study.plan import render
 
     planned = make_plan(load_given(study, config_file, given), output_dir, fresh)
-    click.echo(json.dumps(planned.as_json(), indent=1) if as_json else render(planned))
+    show(json.dumps(planned.as_json(), indent=1) if as_json else render(planned))
 
 
 def _value(text: str) -> Any:
@@ -125,7 +127,7 @@ def redact(trace: Path, output: Path) -> None:
     from bench.trace.redact import redact as copy_clean
 
     copy_clean(trace, output)
-    click.echo(f"clean copy: {output}")
+    show(f"clean copy: {output}")
 
 
 @main.command()
@@ -143,7 +145,7 @@ def doctor(as_json: bool, strict: bool, root: Path, output_dir: Path) -> None:
     from bench.host.doctor import doctor_command
 
     text, code = doctor_command(as_json, strict, output_dir if output_dir.is_dir() else Path(), root)
-    click.echo(text)
+    show(text)
     sys.exit(code)
 
 
@@ -169,7 +171,7 @@ def probe(as_json: bool, device: str, output: Path | None) -> None:
     probed = probe_gpus(read_topology()) if device == "cuda" else probe_cpu(read_topology())
     if output is not None:
         write_json(output, plain(probed))
-    click.echo(json.dumps(plain(probed), indent=1) if as_json else probe_text(probed))
+    show(json.dumps(plain(probed), indent=1) if as_json else probe_text(probed))
 
 
 @main.command()
@@ -204,7 +206,7 @@ def where(
     if every and (pids or gpus):
         raise StudyError("--all is every process of every GPU", "--all", "leave out --all, or PID and --gpu")
     answer, code = look(Request(pids, gpus, node, watch, quick))
-    click.echo(json.dumps(plain(answer), indent=1) if as_json else where_text(answer))
+    show(json.dumps(plain(answer), indent=1) if as_json else where_text(answer))
     sys.exit(code)
 
 
@@ -237,7 +239,7 @@ def compare(base: str, new: str, output: str | None, margin: float, max_repeats:
     from bench.records.results import Rules
 
     text, code = compare_command(base, new, output or "text", Rules(margin=margin, max_repeats=max_repeats), force)
-    click.echo(text)
+    show(text)
     sys.exit(code)
 
 
@@ -250,8 +252,8 @@ def report(run_dir: Path) -> None:
     from bench.study.directory import check_run_directory
 
     check_run_directory(run_dir)
-    click.echo(cells_table(make_report(run_dir, "report")))
-    click.echo(f"report: {run_dir / 'report.html'}")
+    show(cells_table(make_report(run_dir, "report")))
+    show(f"report: {run_dir / 'report.html'}")
 
 
 @main.command()
@@ -293,12 +295,12 @@ def submit(
     request = cluster.Request(nodes, nodelist, count, constraint, scheduler, options, template)
     hosts = choose_hosts(nodes, nodelist, count, constraint)
     if dry_run:
-        click.echo(cluster.dry_run(definition, hosts, request, output_dir).rstrip())
+        show(cluster.dry_run(definition, hosts, request, output_dir).rstrip())
         return
     directory, outcomes = cluster.submit(definition, hosts, request, output_dir, fresh)
     width = max(map(len, outcomes))
     lines = [f"{host:{width}}  {outcome}" for host, outcome in outcomes.items()]
-    click.echo("\n".join([*lines, "", f"numastudy status {directory.path}"]))
+    show("\n".join([*lines, "", f"numastudy status {directory.path}"]))
 
 
 @main.command()
@@ -322,7 +324,7 @@ def status(run_dir: Path, as_json: bool, with_report: bool) -> None:
         directory = ClusterDirectory(run_dir)
         lines = [headline(write_cluster_report(directory)), f"report: {directory.report}"]
     found = status_of(run_dir)
-    click.echo(json.dumps(plain(found), indent=1) if as_json else "\n".join([render(found), *lines]))
+    show(json.dumps(plain(found), indent=1) if as_json else "\n".join([render(found), *lines]))
 
 
 @main.command()
@@ -350,7 +352,7 @@ def history(
         if not (run_dir / "results.json").exists():
             check_run_directory(run_dir)
     date = since.date().isoformat() if since else ""
-    click.echo(history_command(output_dir, study, host, date, as_json, add, page))
+    show(history_command(output_dir, study, host, date, as_json, add, page))
 
 
 @main.command()
@@ -367,7 +369,7 @@ def schema(file: str) -> None:
     if file and file not in STORED:
         what = f"there is no schema of that name{nearest(file, tuple(STORED))}"
         raise StudyError(what, file, "name one of " + ", ".join(STORED))
-    click.echo(json.dumps(schema_of(file), indent=1))
+    show(json.dumps(schema_of(file), indent=1))
 
 
 @main.command()

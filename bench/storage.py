@@ -1,21 +1,25 @@
 """Files that appear whole or not at all, their temporaries, and SQLite files on network file systems."""
 
+import errno
 import fcntl
 import json
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bench.errors import StudyError
 
 # Of the name of a file, the part that its temporary file's name repeats: that one has more parts.
 MOST_NAME = 150
+LARGEST_JSON_BYTES = 256 << 20
 _NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "9p", "fuse", "glusterfs", "afs")
 
 # A temporary file is named after the process that writes it: by process id, start time and boot. Clocks may be set,
@@ -70,6 +74,45 @@ def _namespace() -> str:
 # Files.
 
 
+def open_regular(path: Path | str) -> BinaryIO:
+    """A file to read that others may have put there: a FIFO would never end, and neither would /dev/zero.
+
+    Raise OSError, also for what is not a regular file.
+    """
+    # A FIFO opens at once, and whatever it is, nothing of it has been read.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        code, text = (errno.EISDIR, "a folder") if stat.S_ISDIR(mode) else (errno.EINVAL, "not a regular file")
+        raise OSError(code, text, str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path | str, most_bytes: int) -> bytes:
+    """The content. Raise OSError as open_regular, and for a file with more bytes."""
+    with open_regular(path) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OSError(errno.EFBIG, f"more than {most_bytes} bytes", str(path))
+    return content
+
+
+@contextmanager
+def working_folder() -> Iterator[Path]:
+    """A folder on the local disk for large files in use. What killed processes left behind is removed first."""
+    place = Path(tempfile.gettempdir())
+    remove_stale(place, "numastudy.*.files")
+    prefix = f"numastudy.{process_identity()}."
+    with tempfile.TemporaryDirectory(prefix=prefix, suffix=".files", dir=place) as folder:
+        yield Path(folder)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what processes that were killed have written of this file."""
+    remove_stale(path.parent, f".{escape(path.name[:MOST_NAME])}.*.part")
+
+
 @contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it is fsynced and takes the name `path`.
@@ -121,7 +164,7 @@ def write_json(path: Path | str, value: Any) -> None:
 def read_json(path: Path | str) -> Any:
     """Raise StudyError if the file is there but is not JSON; OSError if it cannot be read."""
     try:
-        return json.loads(Path(path).read_bytes())
+        return json.loads(read_regular(path, LARGEST_JSON_BYTES))
     except (ValueError, RecursionError) as error:
         raise StudyError(
             f"not valid JSON: {error}", str(path), "delete the file; the next call writes it again"
@@ -169,8 +212,8 @@ def whole_database(path: Path) -> Iterator[Path]:
         with whole_file(path) as temporary:
             yield temporary
         return
-    with tempfile.TemporaryDirectory(prefix="numastudy-") as folder:
-        local = Path(folder, path.name)
+    with working_folder() as folder:
+        local = folder / path.name
         local.touch()
         yield local
         _copy_back(local, path)
@@ -182,8 +225,8 @@ def local_copy(path: Path, wait_s: float) -> Iterator[Path]:
 
     Programs that do so exclude each other. Raise TimeoutError after wait_s, OSError, or StudyError.
     """
-    with tempfile.TemporaryDirectory(prefix="numastudy-") as folder, _exclusive(path, wait_s):
-        local = Path(folder, path.name)
+    with working_folder() as folder, _exclusive(path, wait_s):
+        local = folder / path.name
         if path.exists():
             shutil.copyfile(path, local)
         before = _version(local)

@@ -35,6 +35,7 @@ from bench.errors import StudyError
 from bench.host.processes import die_with
 from bench.run.lock import HostLock
 from bench.study.directory import RunDirectory
+from bench.terminal import prepare_streams, visible
 
 # Identifies this call of luigi in every record that it writes. Forked workers inherit it.
 INVOCATION = os.urandom(6).hex()
@@ -68,6 +69,7 @@ class AlreadyRunning(StudyError):
 
 def install() -> None:
     """Apply the project's settings and handlers, before luigi reads its own settings."""
+    prepare_streams()
     _apply_settings()
     logging.getLogger("luigi-interface").addFilter(_LogFilter())
     # luigi's client reads rpc-* itself, and its task `core` warns about options that it does not know.
@@ -128,7 +130,7 @@ class _LogFilter(logging.Filter):
         elif message := _known_error(error):
             task = record.args[-1] if isinstance(record.args, tuple) and record.args else None
             head = task.task_family if isinstance(task, luigi.Task) else record.getMessage()
-            record.msg, record.args, record.exc_info = f"{head}: {message}", None, None
+            record.msg, record.args, record.exc_info = visible(f"{head}: {message}"), None, None
         return record.levelno >= logging.WARNING or "Luigi Execution Summary" in str(record.msg) or _log_level_given()
 
 
@@ -167,7 +169,7 @@ def refusing() -> Iterator[None]:
     except StudyError as error:
         if CmdlineParser.get_instance() is None:
             raise
-        print(f"refused: {error}", file=sys.stderr, flush=True)
+        print(visible(f"refused: {error}"), file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
 
 
@@ -180,7 +182,7 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Tracebac
         _set_exit_status(128 + number)
     elif isinstance(error, TaskClassNotFoundException):
         # luigi looks the name up before it has set up anything, its log included.
-        print(f"refused: {_unknown_task(' '.join(str(error).split()))}", file=sys.stderr)
+        print(visible(f"refused: {_unknown_task(' '.join(str(error).split()))}"), file=sys.stderr)
         _set_exit_status(StudyError.exit_code)
     else:
         sys.__excepthook__(kind, error, trace)
@@ -330,7 +332,11 @@ def require_scheduler() -> None:
     if address.scheme not in ("http", "https"):
         return
     try:
-        socket.create_connection((address.hostname or "", address.port or 80), timeout=2.0).close()
+        port = address.port or 80
+    except ValueError as error:
+        raise StudyError(f"not the address of a scheduler: {error}", url, "a port is 1 to 65535") from None
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=2.0).close()
     except OSError as error:
         raise StudyError(
             f"no scheduler answers: {error.strerror or error}",

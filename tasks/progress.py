@@ -21,6 +21,7 @@ from bench.records.study import Grid, Slot
 from bench.run.progress import Progress, RunState
 from bench.study.directory import RunDirectory
 from bench.study.plan import StudyProgress, study_progress
+from bench.terminal import visible
 from tasks.luigi_runtime import INVOCATION, Stopped, in_worker
 
 # message, percent
@@ -43,7 +44,7 @@ class Terminal:
         self._full, self._empty = ("█", "░") if "utf" in (stream.encoding or "").lower() else ("#", ".")
 
     def line(self, text: str) -> None:
-        self._write((_ERASE if self.live else "") + text + "\n")
+        self._write((_ERASE if self.live else "") + visible(text) + "\n")
         self._bar = ""
 
     def bar(self, share: float, left: str, middle: str, right: str) -> None:
@@ -56,7 +57,7 @@ class Terminal:
         width = self._columns() - 1 - len(head) - len(tail)
         if len(middle) > width:
             middle = "..." + middle[len(middle) - width + 3 :] if width > 3 else ""
-        text = (head + middle + tail)[: self._columns() - 1]
+        text = visible(head + middle + tail)[: self._columns() - 1]
         if text != self._bar:
             self._write(_ERASE + text)
             self._bar = text

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Each floor may import itself and those below it.
 FLOORS = (
-    ("bench.errors", "bench.records", "bench.storage", "bench.units"),
+    ("bench.errors", "bench.records", "bench.storage", "bench.terminal", "bench.units"),
     ("bench.host", "bench.trace", "bench.workload"),
     ("bench.run", "bench.study", "bench.where"),
     ("bench.analysis",),

@@ -7,6 +7,7 @@ luigi ends the current run.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ SIGNAL_BEFORE_S = 300  # of the shipped template
 # Each of n jobs reads the results of n hosts. Beyond this number jobs write no report: numastudy status --report does.
 REPORT_BY_JOB_HOSTS = 100
 LOOK_S = 2.0
+_HOST = re.compile(r"[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]")
 DRAIN_FILE_VARIABLE = "NUMASTUDY_DRAIN_FILE"
 SIGNAL_BEFORE_VARIABLE = "NUMASTUDY_SIGNAL_BEFORE_S"
 # Another process in this host's folder: an orphan of this job's earlier start, which Slurm is about to end.
@@ -199,8 +201,9 @@ def split_address(address: str) -> tuple[str, str]:
     if not address:
         return "", ""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise StudyError(f"found {address!r}, allowed is HOST:PORT", "--scheduler", "luigid's default port is 8082")
+    if not _HOST.fullmatch(host) or not port.isascii() or not port.isdigit() or not 1 <= int(port[:6]) <= 65535:
+        advice = "a port is 1 to 65535; luigid's default is 8082"
+        raise StudyError(f"found {address!r}, allowed is HOST:PORT", "--scheduler", advice)
     return host, port
 
 

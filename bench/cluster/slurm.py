@@ -161,7 +161,12 @@ def choose_hosts(names: str, nodelist: str, count: int, constraint: str) -> list
     if count:
         return pick(nodes(), count, constraint)
     named = [name.strip() for name in names.split(",") if name.strip()]
-    return check_names(expand(nodelist) if nodelist else named)
+    hosts = check_names(expand(nodelist) if nodelist else named)
+    if not hosts:
+        raise StudyError(
+            "no host is named", f"--nodelist {nodelist}" if nodelist else f"--nodes {names}", "--nodes n1,n2"
+        )
+    return hosts
 
 
 def check_names(names: list[str]) -> list[str]:

@@ -19,9 +19,18 @@ from bench.cluster.slurm import check_known, check_names
 from bench.cluster.status import cluster_status
 from bench.errors import StudyError
 from bench.records.cluster import HostJobs, HostState, HostStatus, SubmittedJob
+from bench.storage import open_regular
 from bench.study.load import StudyDefinition, configs_folder
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*(=[^\s\"'\\`$]+)?")
+# What the script sets, and what would take a job to another host, divide it or start it again from elsewhere.
+_OF_THE_SCRIPT = frozenset(
+    (
+        "nodes", "nodelist", "nodefile", "exclude", "ntasks", "ntasks-per-node", "array", "exclusive", "oversubscribe",
+        "mem", "mem-per-cpu", "mem-per-gpu", "cores-per-socket", "threads-per-core", "overcommit", "no-requeue",
+        "open-mode", "output", "wrap", "parsable", "test-only", "wait",
+    )
+)  # fmt: skip
 _SIGNAL = re.compile(r"signal=B:USR1@([1-9]\d{0,4})")
 
 
@@ -113,6 +122,7 @@ def render(study: str, host: str, folder: Path, request: Request) -> str:
     )
     environment.filters["quoted"] = shlex.quote
     try:
+        open_regular(template).close()
         return environment.get_template(template.name).render(
             study=study,
             host=host,
@@ -151,6 +161,12 @@ def _check(request: Request) -> None:
                 f"found {option!r}, allowed is NAME or NAME=VALUE without spaces and quotes",
                 "--sbatch",
                 "as --sbatch time=04:00:00 --sbatch partition=gpu; for more, copy the template: --template FILE",
+            )
+        if option.partition("=")[0] in _OF_THE_SCRIPT:
+            raise StudyError(
+                f"{option} contradicts the batch script, which measures one whole host a job",
+                "--sbatch",
+                "choose hosts with --nodes, --nodelist or --count; for another script: --template FILE",
             )
         if option.partition("=")[0] == "signal" and not _SIGNAL.fullmatch(option):
             raise StudyError(

@@ -17,6 +17,7 @@ from bench.records.nightly import HistoryStudy
 from bench.records.results import Design, Results
 from bench.report.html import environment
 from bench.storage import write_text
+from bench.terminal import tell
 
 # Studies listed before the plots; the others come after them.
 NEWEST = 10
@@ -81,7 +82,7 @@ def into_history(results: Results, output_dir: Path) -> bool:
         write_index(database)
     except StudyError as error:
         command = f"numastudy history --add {results.run_directory}"
-        print(f"not in the history: {error}\nlater: {command}; the same command tries it too", flush=True)
+        tell(f"not in the history: {error}\nlater: {command}; the same command tries it too")
         return False
     return True
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import StudyError
-from bench.study.load import parse_yaml, shipped_names, study_path
+from bench.storage import read_regular
+from bench.study.load import LARGEST_FILE_BYTES, parse_yaml, shipped_names, study_path
 from bench.study.settings import nearest
 
 STUDIES = ("NumaStudy", "QuickTest", "ScalingStudy", "SelfCheck")
@@ -53,7 +54,7 @@ class Nightly:
 def read_nightly(path: Path) -> Nightly:
     """Raise StudyError with the file, the key, what was found and what is allowed."""
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8"), path)
+        values = parse_yaml(read_regular(path, LARGEST_FILE_BYTES).decode(), path)
     except OSError as error:
         raise StudyError(
             f"cannot read the list of nightly studies: {error.strerror}", str(path), "--config-file FILE"

@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from bench.storage import LARGEST_JSON_BYTES, read_regular
+
 # Neither infinite nor so large that arithmetic with it overflows to infinity.
 _LARGEST = 1e18
-LARGEST_RECORD_BYTES = 256 << 20
+LARGEST_RECORD_BYTES = LARGEST_JSON_BYTES
 
 Count = Annotated[int, Meta(ge=0, lt=10**18)]
 AtLeastOne = Annotated[int, Meta(ge=1, lt=10**18)]
@@ -56,7 +58,7 @@ def decode(raw: bytes, kind: type[Kind]) -> Kind:
 
 def read(path: Path, kind: type[Kind]) -> Kind:
     """The record in a file. Raise DamagedRecord, or OSError where the file cannot be read."""
-    return decode(path.read_bytes(), kind)
+    return decode(read_regular(path, LARGEST_RECORD_BYTES), kind)
 
 
 def convert(value: Any, kind: type[Kind]) -> Kind:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.records.base import plain
 from bench.report.text.traces import analysis_text, trace_remark_text
+from bench.terminal import show, visible
 from bench.trace.analyze import Analysis, Broken, analyze_file, analyze_folder
 
 EXIT_FAILED = 2
@@ -18,11 +19,11 @@ def analyze_command(path: Path, as_json: bool) -> int:
     broken = [one for one in found if isinstance(one, Broken)]
     if as_json:
         rows = [_as_json(one) for one in found]
-        print(json.dumps(rows if path.is_dir() else rows[0], indent=1, allow_nan=False))
+        show(json.dumps(rows if path.is_dir() else rows[0], indent=1, allow_nan=False))
     else:
-        print("\n\n".join(analysis_text(one.metrics) for one in found if isinstance(one, Analysis)))
+        show("\n\n".join(analysis_text(one.metrics) for one in found if isinstance(one, Analysis)))
     for one in broken:
-        print(f"{one.name}: {one.error}\n  to do: {one.advice}", file=sys.stderr)
+        print(visible(f"{one.name}: {one.error}\n  to do: {one.advice}"), file=sys.stderr)
     return EXIT_FAILED if broken else 0
 
 

@@ -22,15 +22,20 @@ from bench.host.topology import read_topology
 from bench.records.base import DamagedRecord, Kind, convert, plain, read
 from bench.records.host import Host
 from bench.records.study import Grid, IndexEntry, Study, run_name
-from bench.storage import sync_folders, write_json, write_text
+from bench.storage import MOST_NAME, read_regular, sync_folders, write_json, write_text
 from bench.study.grid import expand_here
 from bench.study.load import LARGEST_FILE_BYTES, StudyDefinition, parse_yaml
 from bench.study.settings import KEYS
 
 INDEX = "index.json"
+_DAY_AND_CLOCK = "%Y-%m-%d/%H-%M-%S"
 PARTS = ("runs", "logs", "nsys_reports", "latency")
 # Of a study on many hosts: the folder of their run directories.
 HOSTS = "hosts"
+# SQLite opens paths of up to 511 bytes. A file of a cell is in a folder of the run directory, and has a temporary name
+# beside it, with the name of its writer.
+_LONGEST_PATH = 511
+_OF_A_FILE = len("/nsys_reports/..sqlite.12345678-4026531836-4194304-1234567890.12345678.part-journal")
 _FRESH = "start the study again with --fresh"
 _NAME_A_RUN = "name a folder outputs/<study name>/<date>/<time>"
 _NO_RUN = "no {}: this is not a run directory"
@@ -144,9 +149,7 @@ def read_resolved_study(path: Path) -> Study:
     """study.yaml of the run directory `path`. Raise StudyError if it is missing or damaged."""
     file = path / "study.yaml"
     try:
-        if file.stat().st_size > LARGEST_FILE_BYTES:
-            raise StudyError(f"the resolved study has more than {LARGEST_FILE_BYTES} bytes", str(file), _FRESH)
-        text = file.read_text(encoding="utf-8")
+        text = read_regular(file, LARGEST_FILE_BYTES).decode()
     except (FileNotFoundError, NotADirectoryError):
         raise StudyError(_NO_RUN.format("study.yaml"), str(path), _NAME_A_RUN) from None
     except (OSError, ValueError) as error:
@@ -178,6 +181,26 @@ def freeze(path: Path, study: Study, host: Host, grid: Grid) -> None:
 def study_fingerprint(study: dict[str, Any], host: str) -> str:
     """Of a study with its overrides, before anything of the host is filled in."""
     return hashlib.sha256(json.dumps([study, host], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_path_length(path: Path, grid: Grid) -> None:
+    """Raise StudyError for a run directory in which the files of a cell could not be opened.
+
+    path: with its date and time.
+    """
+    longest = max(len(cell.name) for cell in grid.cells)
+    most, bytes_of_path = _LONGEST_PATH - _OF_A_FILE - min(longest, MOST_NAME), len(os.fsencode(path))
+    if bytes_of_path > most:
+        raise StudyError(
+            f"the path of the run directory would have {bytes_of_path} bytes; with these cells it may have {most}",
+            str(path),
+            "choose an --output-dir with a shorter path",
+        )
+
+
+def path_of_new(definition: StudyDefinition, output_dir: Path) -> Path:
+    """The path that a new run directory would have now."""
+    return output_dir.resolve() / definition.name / time.strftime(_DAY_AND_CLOCK)
 
 
 # The index of outputs/<study name>/: run directories by the study's fingerprint.
@@ -275,6 +298,7 @@ def resolve(
             _check_same_host(found, host)
             return found
         here = expand_here(definition, host)
+        check_path_length(path_of_new(definition, output_dir), here.grid)
         path = folder / entry.path if entry and _is_unused(folder / entry.path) else new_directory(folder)
         make_parts(path)
         # Entered before it is complete: a complete one that is not in the index would never be found again.
@@ -295,6 +319,7 @@ def resolve_into(definition: StudyDefinition, path: Path, name: str, invocation:
         _check_same_host(found, host)
         return found
     here = expand_here(definition, host)
+    check_path_length(found.path, here.grid)
     make_parts(found.path)
     freeze(found.path, structs.replace(here.study, created_by=invocation), host, here.grid)
     return found

@@ -12,6 +12,7 @@ import yaml
 from bench.errors import StudyError
 from bench.records.base import plain
 from bench.records.study import Model, Placement, StudySettings
+from bench.storage import read_regular
 from bench.study.axes import (
     FOLDED,
     Axes,
@@ -49,6 +50,10 @@ TASKS = {
 NIGHTLY = "NightlySweep"
 _NOT_STUDIES = ("nightly",)
 LARGEST_FILE_BYTES = 1 << 20
+_MOST_DIGITS = 100
+# What the output directory holds beside the studies.
+_RESERVED_NAMES = ("history.db", "history.db-wal", "history.db-shm", "history.db-journal", "index.html", "nightly",
+                   "noise_floor.json")  # fmt: skip
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # The place of a key, for errors: the file and the key, or the option of the command line.
 At = Callable[[str], str]
@@ -180,9 +185,7 @@ def read_study(values: Any, where: str, overrides: Mapping[str, Any] | None = No
 def read_yaml(path: Path) -> Any:
     """The content of a study file. Raise StudyError if it cannot be read or is not a study file."""
     try:
-        if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise StudyError(f"larger than {LARGEST_FILE_BYTES} bytes: not a study file", str(path))
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, LARGEST_FILE_BYTES).decode()
     except OSError as error:
         advice = "the studies that ship are " + ", ".join(shipped_names())
         raise StudyError(f"cannot read the study file: {error.strerror}", str(path), advice) from None
@@ -232,6 +235,15 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise _Refused(problem, key.start_mark, "keep one of them, with what belongs to both")
             first[identity] = key.start_mark.line + 1
         return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        # Python writes no integer of thousands of digits, not even into an error, and YAML has base 60 too.
+        if len(node.value) > _MOST_DIGITS:
+            raise _Refused(f"an integer of {len(node.value)} characters", node.start_mark, "no setting is so large")
+        return super().construct_yaml_int(node)
+
+
+_UniqueKeys.add_constructor("tag:yaml.org,2002:int", _UniqueKeys.construct_yaml_int)
 
 
 class _PlainYaml(_UniqueKeys):
@@ -284,6 +296,9 @@ def _read_name(value: Any, where: str) -> str:
             where,
             "the name becomes a folder below the output directory",
         )
+    if value.lower() in _RESERVED_NAMES:
+        advice = "name the study otherwise"
+        raise StudyError(f"{value} is a file or a folder of the output directory itself", where, advice)
     return value
 
 

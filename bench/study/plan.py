@@ -19,7 +19,7 @@ from bench.records.host import Topology
 from bench.records.run import LASTING, Head, Mode, Outcome, read_head
 from bench.records.study import TRACED, Cell, Grid, Slot, run_name
 from bench.study.crossing import pools_by_node
-from bench.study.directory import RunDirectory, find
+from bench.study.directory import RunDirectory, check_path_length, find, path_of_new
 from bench.study.grid import expand_here, idle_entries
 from bench.study.load import StudyDefinition
 from bench.units import duration, plural
@@ -104,6 +104,7 @@ def plan(definition: StudyDefinition, output_dir: Path, fresh: bool = False, top
         topology = topology or read_topology()
         here = expand_here(definition, topology)
         grid, study = here.grid, here.study
+        check_path_length(path_of_new(definition, output_dir), grid)
     order = grid.asked(study.repeats)
     heads: dict[str, list[Head | None]] = {cell.name: [] for cell in grid.cells}
     todo = []

@@ -1,7 +1,6 @@
 """Metrics of a trace, or of every trace in a folder, without a study around it."""
 
 import gzip
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from bench.errors import StudyError, TraceError
 from bench.records.base import Record
 from bench.records.trace import Metrics, PerBatch
+from bench.storage import open_regular, working_folder
 from bench.trace.batches import per_batch
 from bench.trace.export import GZIP_MAGIC, RUNTIME, SQLITE_MAGIC, open_export
 from bench.trace.metrics import metrics
@@ -112,8 +112,8 @@ def _export(path: Path) -> Iterator[Path]:
     if kind is FileKind.EXPORT:
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="numastudy-") as folder:
-        export = Path(folder) / "export.sqlite"
+    with working_folder() as folder:
+        export = folder / "export.sqlite"
         Nsys().export_file(path, export) if kind is FileKind.REPORT else convert(path, export)
         yield export
 
@@ -144,7 +144,7 @@ def file_kind(path: Path) -> FileKind:
 
 def _head(path: Path, size: int = 64) -> bytes:
     """The first bytes, unpacked."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(size)
     if head.startswith(GZIP_MAGIC):
         with suppress(EOFError, zlib.error, gzip.BadGzipFile), gzip.open(path) as packed:

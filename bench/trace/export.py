@@ -8,7 +8,6 @@ import gzip
 import re
 import sqlite3
 import sys
-import tempfile
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ import numpy as np
 
 from bench.errors import TraceError
 from bench.records.trace import ExportTool
-from bench.storage import whole_database
+from bench.storage import open_regular, whole_database, working_folder
 from bench.trace.intervals import Times
 
 NVTX = "NVTX_EVENTS"
@@ -293,7 +292,7 @@ def plain_database(path: Path) -> Iterator[Path]:
     cannot use.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             magic = file.read(16)
     except OSError as error:
         raise TraceError(f"cannot read the trace: {error.strerror}", str(path), "check the path") from None
@@ -301,13 +300,14 @@ def plain_database(path: Path) -> Iterator[Path]:
         _check_no_log(path)
         yield path
     elif magic[:2] == GZIP_MAGIC:
-        with tempfile.NamedTemporaryFile(prefix="numastudy-", suffix=".sqlite") as copy:
+        with working_folder() as folder:
+            copy = folder / "export.sqlite"
             try:
-                _unpack(path, copy)
-                copy.flush()
+                with copy.open("wb") as file:
+                    _unpack(path, file)
             except (OSError, EOFError, zlib.error) as error:
                 raise TraceError(f"cannot unpack the trace: {error}", str(path), DAMAGED) from None
-            yield Path(copy.name)
+            yield copy
     else:
         raise TraceError("not a SQLite export" if magic else "the file is empty", str(path), DAMAGED)
 

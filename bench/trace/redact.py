@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from bench.errors import TraceError
-from bench.storage import whole_file
+from bench.storage import remove_unfinished, whole_file
 from bench.trace.export import LONGEST_BYTES, PLAIN_TABLES, plain_database
 
 KEPT = re.compile(
@@ -39,7 +39,8 @@ def redact(source: Path | str, target: Path | str) -> None:
 
     Raise TraceError if source is not an export.
     """
-    source = Path(source)
+    source, target = Path(source), Path(target)
+    remove_unfinished(target)
     try:
         with plain_database(source) as plain, whole_file(target) as temporary:
             temporary.unlink()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import TraceError
+from bench.storage import open_regular
 from bench.trace import export as schema
 from bench.trace.export import KERNEL, MEMCPY, MEMSET, RUNTIME
 from bench.trace.window import STAGE
@@ -105,7 +106,7 @@ def read_chrome_trace(path: Path | str) -> ChromeTrace:
     """Read .json or .json.gz as Kineto writes it. Raise TraceError if it is something else."""
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             packed = file.read(2) == schema.GZIP_MAGIC
         with gzip.open(path) if packed else path.open("rb") as file:
             raw = file.read(MOST_BYTES + 1)

@@ -1,0 +1,61 @@
+"""Text for people on stdout: names that others chose move no cursor, and no stream costs a measurement."""
+
+import os
+import re
+import sys
+from contextlib import suppress
+
+from bench.errors import StudyError
+
+# Control characters, and those that change the direction of text. Lines and columns stay.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """With control characters written as \\x1b."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def prepare_streams() -> None:
+    """Replace closed streams by /dev/null, and write what an encoding lacks as \\u2013."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            # Also the descriptor: the next file to be opened would take its number, and receive what children print.
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+        elif number and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def show(text: str) -> None:
+    """Print on stdout. Raise BrokenPipeError, or StudyError if stdout cannot take it."""
+    try:
+        print(visible(text), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_the_rest()
+        raise StudyError(f"cannot print: {error.strerror}", "standard output", "print to another place") from None
+
+
+def tell(text: str) -> None:
+    """Print on stdout, else on stderr, else nowhere: what was measured is in files."""
+    try:
+        show(text)
+    except (OSError, StudyError):
+        _drop_the_rest()
+        with suppress(OSError):
+            print(visible(text), file=sys.stderr, flush=True)
+
+
+def _drop_the_rest() -> None:
+    """Python would try once more at its end to write what is in the buffer, and fail."""
+    with suppress(OSError, ValueError):
+        opened = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(opened, sys.stdout.fileno())
+        os.close(opened)

@@ -1,0 +1,231 @@
+"""Hostile files, names and streams, through the commands. Hostile histories: tests/history/test_hostile.py."""
+
+import gzip
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+TRACES = Path(__file__).parent / "fixtures/traces"
+TRACE = TRACES / "h200_vit32x6x512_eager.sqlite.gz"
+STUDY = "{name: NAME, gpu_ids: [0], numa_nodes: [0], models: [vit0x0x0], device: cpu, binding: none, num_samples: 20}"
+ESCAPE = "\x1b]0;owned\x07"
+
+
+def call(folder: Path, *words: object, timeout: float = 60, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / "numastudy"), *map(str, words)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": folder} | options
+    return subprocess.run(command, timeout=timeout, check=False, **options)
+
+
+def luigi(folder: Path, *words: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / "luigi"), "--local-scheduler", "--module", "tasks", *map(str, words)]
+    environment = os.environ | {"NUMASTUDY_LOCK_DIR": str(folder)}
+    options = {"capture_output": True, "text": True, "cwd": folder, "env": environment} | options
+    return subprocess.run(command, timeout=120, check=False, **options)
+
+
+def study(folder: Path, name: str = "tiny", file: str = "study.yaml") -> Path:
+    path = folder / file
+    path.write_text(STUDY.replace("NAME", name))
+    return path
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+# Input files
+
+
+@pytest.mark.parametrize("kind", ["fifo", "zero"])
+@pytest.mark.parametrize(
+    "command", ["plan FILE", "analyze FILE", "redact FILE -o copy.sqlite", "compare FILE FILE", "report FOLDER",
+                "history --output-dir FOLDER", "history --output-dir FOLDER --page", "status FOLDER"]
+)  # fmt: skip
+def test_file_that_never_ends_is_refused(tmp_path: Path, command: str, kind: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    names = ("study.yaml", "grid.json", "results.json", "history.db", "cluster.json", "topology.json")
+    for path in (tmp_path / "input", *(folder / name for name in names)):
+        os.mkfifo(path) if kind == "fifo" else path.symlink_to("/dev/zero")
+    words = [word.replace("FILE", str(tmp_path / "input")).replace("FOLDER", str(folder)) for word in command.split()]
+    refused(call(tmp_path, *words, timeout=20))
+
+
+def test_study_that_never_ends_is_refused_by_luigi(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "study.yaml")
+    refused(luigi(tmp_path, "Study", "--config-file", "study.yaml"), "not a regular file")
+    refused(luigi(tmp_path, "NightlySweep", "--config-file", "study.yaml"), "not a regular file")
+
+
+@pytest.mark.parametrize("digits", ["9" * 900_000, "0x" + "f" * 900_000, "1" + ":59" * 300_000])
+def test_huge_integer_is_refused(tmp_path: Path, digits: str) -> None:
+    path = study(tmp_path)
+    path.write_text(path.read_text().replace("num_samples: 20", f"num_samples: {digits}"))
+    done = call(tmp_path, "plan", path)
+    refused(done, "study.yaml:1")
+    assert len(done.stderr) < 2000
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["history.db", "history.db-wal", "index.html", "nightly", "noise_floor.json"])
+def test_study_named_after_a_file_of_the_outputs_is_refused(tmp_path: Path, name: str) -> None:
+    path = study(tmp_path, name)
+    refused(call(tmp_path, "plan", path), name, "output directory")
+    refused(luigi(tmp_path, "Study", "--config-file", path), name, "output directory")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_long_run_directory_is_refused_at_the_start_with_the_limit(tmp_path: Path) -> None:
+    path = study(tmp_path)
+    deep = tmp_path / "/".join(["d" * 90] * 4)
+    refused(call(tmp_path, "plan", path, "--output-dir", deep), "bytes", "it may have", "shorter")
+    refused(luigi(tmp_path, "Study", "--config-file", path, "--output-dir", deep), "bytes", "it may have")
+    assert not [*tmp_path.rglob("study.yaml.*"), *tmp_path.rglob("runs")]
+
+
+def test_escape_sequences_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    path = study(tmp_path, f'"{ascii(ESCAPE)[1:-1]}"')
+    for done in (
+        call(tmp_path, "plan", path),
+        call(tmp_path, "plan", f"no{ESCAPE}.yaml"),
+        call(tmp_path, "analyze", f"no{ESCAPE}.sqlite"),
+        luigi(tmp_path, "Study", "--config-file", path),
+        luigi(tmp_path, "Study", "--config-file", f"no{ESCAPE}.yaml"),
+        luigi(tmp_path, f"No{ESCAPE}Study"),
+    ):
+        refused(done)
+        assert "owned" in done.stderr
+        assert "\x1b" not in done.stderr + done.stdout
+
+
+def test_name_of_a_trace_does_not_reach_the_terminal_raw(tmp_path: Path) -> None:
+    path = tmp_path / f"trace{ESCAPE}.sqlite.gz"
+    path.write_bytes(TRACE.read_bytes())
+    done = call(tmp_path, "analyze", path)
+    assert done.returncode == 0
+    assert "owned" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+# Streams
+
+
+def test_study_is_measured_when_stdout_is_closed_or_full(tmp_path: Path) -> None:
+    study(tmp_path)
+    words = (
+        f"{BIN / 'luigi'} --local-scheduler --module tasks Study --config-file study.yaml --profiler torch --repeats 1"
+    )
+    environment = os.environ | {"NUMASTUDY_LOCK_DIR": str(tmp_path), "PYTHONIOENCODING": "ascii"}
+
+    def shell(redirection: str) -> subprocess.CompletedProcess[str]:
+        command = ["sh", "-c", f"exec {words} {redirection}"]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+        )
+
+    closed = shell(">&-")
+    assert closed.returncode == 0, closed.stderr
+    assert len([*tmp_path.glob("outputs/tiny/*/*/report.html")]) == 1
+    full = shell(">/dev/full")
+    assert full.returncode == 0
+    assert "report: " in full.stderr and "Traceback" not in full.stderr
+    plain = shell("")
+    assert plain.returncode == 0
+    assert "report: " in plain.stdout and "Traceback" not in plain.stderr
+
+
+@pytest.mark.parametrize("command", ["plan QuickTest --binding none", f"analyze {TRACE}", "schema results.json"])
+def test_full_stdout_is_one_error(tmp_path: Path, command: str) -> None:
+    with open("/dev/full", "w") as full:
+        refused(call(tmp_path, *command.split(), stdout=full), "No space left on device", "standard output")
+
+
+@pytest.mark.parametrize("command", ["plan QuickTest --binding none", f"analyze {TRACE}", "history --help"])
+def test_ascii_stdout_is_no_traceback(tmp_path: Path, command: str) -> None:
+    done = call(tmp_path, *command.split(), env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+
+
+# What a killed command leaves
+
+
+@pytest.mark.parametrize("command", ["analyze", "redact"])
+def test_next_call_removes_what_a_killed_one_left(tmp_path: Path, command: str) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    # Large enough to be in the middle of unpacking when its first bytes are seen.
+    large = tmp_path / "large.sqlite.gz"
+    with gzip.open(TRACE) as packed, gzip.open(large, "wb", compresslevel=1) as copy:
+        content = packed.read()
+        copy.write(content)
+        for _ in range(40):
+            copy.write(bytes(1 << 20))
+    output = ["-o", str(tmp_path / "copy.sqlite")] if command == "redact" else []
+    killed = 0
+    for _ in range(3):
+        process = subprocess.Popen(
+            [str(BIN / "numastudy"), command, str(large), *output], env=environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while not any(temporary.rglob("*.sqlite")) and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        assert len([*temporary.iterdir()]) == 1
+    assert killed == 3
+    done = call(tmp_path, command, TRACE, *output, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert [*temporary.iterdir()] == []
+    assert not [*tmp_path.glob(".*.part")]
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--nodes", ","), ("--nodes", "n1 n2"), ("--scheduler", "a b:8082"), ("--scheduler", "host:0"),
+        ("--scheduler", "host:99999"), ("--scheduler", "host:²"), ("--sbatch", "nodes=2"), ("--sbatch", "nodelist=n9"),
+        ("--sbatch", "array=1-4"), ("--sbatch", "oversubscribe"), ("--sbatch", "no-requeue"), ("--sbatch", "ntasks=8"),
+        ("--template", "/dev/zero"),
+    ],
+)  # fmt: skip
+def test_impossible_option_of_submit_is_refused(tmp_path: Path, option: str, value: str) -> None:
+    hosts = [] if option == "--nodes" else ["--nodes", "n1"]
+    refused(call(tmp_path, "submit", "QuickTest", *hosts, option, value, "--dry-run", timeout=20), option.strip("-"))
+
+
+@pytest.mark.parametrize("port", ["0", "99999", "-1"])
+@pytest.mark.parametrize("option", ["--port", "--outputs-port"])
+def test_impossible_port_is_refused(tmp_path: Path, option: str, port: str) -> None:
+    refused(call(tmp_path, "ui", "--state", tmp_path / "state", option, port, timeout=20), option)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--scheduler-port", "0"),
+        ("--scheduler-port", "99999"),
+        ("--scheduler-host", "a b"),
+        ("--scheduler-url", "http://a b/"),
+    ],
+)
+def test_impossible_scheduler_is_refused_by_luigi(tmp_path: Path, option: str, value: str) -> None:
+    command = [str(BIN / "luigi"), option, value, "--module", "tasks", "QuickTest", "--binding", "none"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    refused(done, "scheduler")
