@@ -76,7 +76,7 @@ def _crossed(view: View) -> list[str]:
         remote = view.cells[entry.remote_cell]
         lines.append(f"- {view.device(remote)}, {_safe(view.series(remote))}: {_safe(crossed_text(entry))}")
         lines += [f"  - {_safe(birth_text(birth, view.results.rules))}" for birth in entry.births]
-        lines += [f"  - {_safe(interaction_text(birth))}" for birth in entry.births]
+        lines += [f"  - {_safe(interaction_text(birth, view.results.rules))}" for birth in entry.births]
     return [*lines, ""]
 
 

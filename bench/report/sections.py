@@ -136,7 +136,7 @@ def crossed_rows(view: View) -> list[Row]:
         | {
             "text": crossed_text(entry),
             "births": [birth_text(birth, rules) for birth in entry.births],
-            "interactions": [interaction_text(birth) for birth in entry.births],
+            "interactions": [interaction_text(birth, rules) for birth in entry.births],
         }
         for entry in crossed(view.results.penalties)
     ]

@@ -57,6 +57,9 @@ def test_effect_of_one_process_has_its_text(changes, text):
     [
         ({}, "not measured: where the driver's own memory lies "
              "(processes started on node 2 instead of 0: +1 % [−20, 28])"),
+        ({"interval": (-0.4, 3.2)},
+         "not measured: where the driver's own memory lies (too few processes started on node 2 instead of 0 to tell "
+         "more)"),
         ({"interval": (-0.01, 0.012)},
          "processes started on node 2 instead of 0, wherever they run (where the driver's own memory lies): "
          "+1 % [−1, 1]"),
@@ -76,6 +79,8 @@ def test_birth_text_has_its_interval(changes, text):
     ("changes", "text"),
     [
         ({}, "moving a running process has the same effect wherever it was started, within 0.6 %"),
+        ({"penalty_change_interval": (-0.1, 0.17)},
+         "whether moving a running process does what starting it there does is known to 17 % only"),
         ({"change_holds": True, "penalty_change": 0.012},
          "moving costs 1.2 % of the throughput more where the process was started on node 2: "
          "a running process that is moved is not like one that is started there"),
@@ -84,7 +89,7 @@ def test_birth_text_has_its_interval(changes, text):
     ],
 )  # fmt: skip
 def test_text_states_whether_moving_helps(changes, text):
-    assert interaction_text(birth(**changes)) == text
+    assert interaction_text(birth(**changes), Rules()) == text
 
 
 def test_card_says_what_is_not_measured(results):

@@ -1,5 +1,6 @@
 """Comparisons inside processes that measured several placements by turns, and what a process's start changes."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 from bench.records.results import BirthContrast, Crossings, Design, Interval, Penalty, PenaltyKind, Results, Rules
@@ -8,6 +9,8 @@ from bench.units import change, exact_percent, listed, percent, plural, upper_bo
 
 # What only the node of a process's start decides, whatever it is moved to later.
 BIRTH = "where the driver's own memory lies"
+# A larger bound on what the start of a process changes is no information.
+LARGEST_BOUND = 1.0
 # A plan of more repeats is no advice.
 MOST_REPEATS = 200
 _MOVED = {
@@ -37,12 +40,14 @@ def birth_text(birth: BirthContrast, rules: Rules) -> str:
     if birth.interval is None:
         return f"not measured: {BIRTH} ({started}: {effect}, one process each)"
     low, high = birth.interval
+    if max(abs(low), abs(high)) > LARGEST_BOUND:
+        return f"not measured: {BIRTH} (too few {started} to tell more)"
     if birth.effect_holds or max(abs(low), abs(high)) <= rules.margin:
         return f"{started}, wherever they run ({BIRTH}): {effect}"
     return f"not measured: {BIRTH} ({started}: {effect})"
 
 
-def interaction_text(birth: BirthContrast) -> str:
+def interaction_text(birth: BirthContrast, rules: Rules) -> str:
     """Whether moving a running process gains what starting it on the other node does."""
     if birth.penalty_change_interval is None:
         return "one process of each start: whether moving a running process helps as much is unknown"
@@ -53,10 +58,12 @@ def interaction_text(birth: BirthContrast) -> str:
             f"moving costs {percent(abs(birth.penalty_change))} of the throughput {more} where the process was started "
             f"on node {birth.node}: a running process that is moved is not like one that is started there"
         )
-    return (
-        "moving a running process has the same effect wherever it was started, "
-        f"within {upper_bound(max(abs(low), abs(high)))}"
-    )
+    within = max(abs(low), abs(high))
+    if within > rules.margin:
+        return (
+            f"whether moving a running process does what starting it there does is known to {upper_bound(within)} only"
+        )
+    return f"moving a running process has the same effect wherever it was started, within {upper_bound(within)}"
 
 
 def card_lines(entries: Sequence[Penalty]) -> list[str]:
@@ -65,7 +72,8 @@ def card_lines(entries: Sequence[Penalty]) -> list[str]:
     if not births:
         return []
     known = [max(abs(end) for end in birth.interval) for birth in births if birth.interval]
-    bound = f", which changes throughput by at most {upper_bound(max(known))} (95 %)" if known else ""
+    most = max(known, default=math.inf)
+    bound = f", which changes throughput by at most {upper_bound(most)} (95 %)" if most <= LARGEST_BOUND else ""
     lines = [f"Measured by turns inside the same processes. Not measured: {BIRTH}{bound}."]
     if any(birth.change_holds for birth in births):
         lines.append("Moving a running process does not always do what starting it there does: see the penalties.")
