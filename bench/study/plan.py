@@ -1,7 +1,6 @@
 """What a study would do on this host and how long it would take; how far one is that runs."""
 
 import os
-import resource
 import socket
 import statistics
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -74,6 +73,8 @@ class PlannedCell:
 class Plan:
     """runs: records; a crossing is one process for several. repeats: timed runs of each cell.
 
+    pool_bytes: of host batches in the process that has most.
+
     estimate_s: for what is to do; None if unknown. estimate_from: its source, or why it is unknown.
     """
 
@@ -85,6 +86,7 @@ class Plan:
     runs_to_do: int
     processes: int
     processes_to_do: int
+    pool_bytes: int
     estimate_s: float | None
     estimate_from: str
     disk_bytes: int
@@ -128,12 +130,13 @@ def plan(definition: StudyDefinition, output_dir: Path, fresh: bool = False, top
         runs_to_do=len(todo),
         processes=len([*_processes(order)]),
         processes_to_do=len(todo_processes),
+        pool_bytes=_most_pools(grid),
         estimate_s=estimate_s,
         estimate_from=estimate_from,
         disk_bytes=sum(trace_bytes(cells[slot.cell]) for slot in todo if slot.is_traced),
         notes=[
             *_notes(grid.cells),
-            *_notes_on_crossings(grid, definition.settings.repeats, study.repeats),
+            *_rounded_up(definition.settings.repeats, study.repeats),
             *_idle_entries(definition, topology),
         ],
     )
@@ -156,6 +159,8 @@ def render(plan: Plan) -> str:
             f"time: {time} ({plan.estimate_from})",
             f"disk: about {plan.disk_bytes / 1e6:,.0f} MB of traces while all are kept (retention)",
         ]
+        if plan.processes != plan.runs:
+            lines.append(f"memory: up to {plan.pool_bytes >> 20:,} MiB of host batches in one process")
     lines += plan.notes
     if plan.directory:
         lines.append(f"continues in {plan.directory}")
@@ -187,24 +192,15 @@ def _notes(cells: Iterable[Cell]) -> list[str]:
     return [f"CPU device: the number of a GPU is a label here{repeated}"]
 
 
-def _notes_on_crossings(grid: Grid, asked: int, repeats: int) -> list[str]:
-    """How the processes of crossed groups differ from what a reader of the study file expects."""
-    crossed = {slot.group: slot for slot in grid.order if slot.birth}
-    if not crossed:
+def _rounded_up(asked: int, repeats: int) -> list[str]:
+    if repeats == asked:
         return []
-    notes = []
-    if repeats != asked:
-        notes.append(f"repeats: {repeats} in place of {asked}, so that equally many processes start on each node")
-    pools = [
-        sum(pools_by_node(cell for cell in map(grid.cell, {one.cell for one in grid.process(slot)})).values())
-        for slot in crossed.values()
-    ]
-    notes.append(f"one process has the pools of all cells of its group: up to {max(pools) >> 20:,} MiB of host memory")
-    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    pins = any(grid.cell(slot.cell).device == "cuda" for slot in crossed.values())
-    if pins and limit != resource.RLIM_INFINITY and limit < max(pools):
-        notes.append(f"RLIMIT_MEMLOCK is {limit >> 20:,} MiB: raise it (ulimit -l unlimited) if a run ends with oom")
-    return notes
+    return [f"repeats: {repeats} in place of {asked}, so that equally many processes start on each node"]
+
+
+def _most_pools(grid: Grid) -> int:
+    processes = {slot.process: grid.process(slot) for slot in grid.order}.values()
+    return max(sum(pools_by_node(grid.cell(slot.cell) for slot in own).values()) for own in processes)
 
 
 def _run_files(directory: RunDirectory | None) -> set[str]:

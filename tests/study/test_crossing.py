@@ -189,7 +189,8 @@ def test_plan_counts_processes_and_explains_repeats(tmp_path: Path) -> None:
     text = render(made)
     assert "20 runs in 12 processes, 12 to do" in text
     assert "repeats: 4 in place of 3" in text
-    assert "up to 128 MiB" in text
+    assert "memory: up to 128 MiB of host batches in one process" in text
+    assert "memory:" not in render(plan(read_study(BASE | {"design": "processes"}, "f"), tmp_path, topology=TWO))
 
 
 def test_plan_estimates_a_crossing_by_processes() -> None:

@@ -60,7 +60,7 @@ def test_shipped_study_is_found_by_name(name: str, two_sockets: Topology, tmp_pa
     made = plan(study, tmp_path, topology=two_sockets)
     assert (study.name, len(made.cells)) == (name, COUNTS[name])
     assert study.question.endswith("?")
-    assert made.runs == COUNTS[name] * (study.settings.repeats + 1)
+    assert made.runs == COUNTS[name] * (made.repeats + 1)
     assert not made.notes
 
 
