@@ -23,12 +23,20 @@ from bench.records.host import parse_cpulist
 from bench.records.run import CrossedCell, Crossing, Failure, Group, Mode, Outcome, Result, Window
 from bench.records.study import Cell
 from bench.workload.crossed_rings import crossed_rings
-from bench.workload.devices import open_device, versions
-from bench.workload.execution import compilation, make_forward, make_slots
+from bench.workload.devices import open_device
+from bench.workload.execution import make_forward, make_slots
 from bench.workload.failures import RunFailure
 from bench.workload.host_memory import Rings
-from bench.workload.measure import LatencyMarks, WarmedUp, WarmupRule, latency, no_latency, run_window, warm_up
-from bench.workload.measure import throughput_samples_s as median_throughput
+from bench.workload.measure import (
+    LatencyMarks,
+    WarmedUp,
+    WarmupRule,
+    latency,
+    no_latency,
+    result_of,
+    run_window,
+    warm_up,
+)
 from bench.workload.models import build_model, set_precision
 from bench.workload.pipeline import Pipeline
 from bench.workload.progress import Phase, PhaseTimes, Progress
@@ -291,26 +299,10 @@ class _Crossing:
         certificate = certifier.finish()
         issue = issue_us(pipeline, cell.model.depth, warmed.batch_s) if self.group.solo else None
         solo = solo_us(pipeline, cell.model.depth, warmed.batch_s, issue) if issue is not None else None
-        placement.result = Result(
-            mode=Mode.CROSSED,
-            throughput_samples_s=median_throughput(placement.windows, cell.batch_size),
-            latency_us=latency(latencies_us, reason),
-            issue_us=issue,
-            solo_us=solo,
-            buffer_layout=pipeline.layout,
-            batches_per_pass=cell.batches_per_pass,
-            bytes_in_per_batch=cell.bytes_in_per_batch,
-            bytes_out_per_batch=cell.bytes_out_per_batch,
-            input_ring_batches=len(pipeline.host_in) if pipeline.copies.into else 0,
-            output_ring_batches=len(pipeline.host_out) if pipeline.copies.back else 0,
-            device=pipeline.device.describe(),
-            versions=versions(),
-            compile=compilation(cell, self.phases.seconds["compile"]),
-            host_memory=pipeline.rings.host_memory,
-            warmup=warmed.record,
-            windows=placement.windows,
-            certificate=certificate,
+        result = result_of(
+            cell, Mode.CROSSED, pipeline, warmed, placement.windows, certificate, self.phases.seconds["compile"]
         )
+        placement.result = replace(result, latency_us=latency(latencies_us, reason), issue_us=issue, solo_us=solo)
 
 
 def node_cpus(node: int) -> str:

@@ -212,7 +212,7 @@ def _captured(call: Callable[[torch.Tensor], torch.Tensor], slots: list[torch.Te
         return outputs[slot]
 
     # The graphs hold the weights by address only: without a reference to the model its memory would be reused.
-    forward.reads = call  # type: ignore[attr-defined]
+    forward.reads = call  # type: ignore[attr-defined]  # a function takes any attribute
     return forward
 
 

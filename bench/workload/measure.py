@@ -8,9 +8,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import median
 
-from bench.records.run import Latency, Outcome, Warmup, Window
+from bench.records.run import Certificate, Latency, Mode, Outcome, Result, Warmup, Window
+from bench.records.study import Cell
 from bench.units import percentile, samples_needed, summary, unsupported
-from bench.workload.devices import Device, Event
+from bench.workload.devices import Device, Event, versions
+from bench.workload.execution import compilation
 from bench.workload.failures import RunFailure
 from bench.workload.pipeline import Pipeline, Stage, no_beat
 from bench.workload.profiling import WARMUP_PREFIX, WINDOW_PREFIX, Ranges, annotated_step, named
@@ -327,3 +329,36 @@ def _stepped_window(pipeline: Pipeline, count: int, beat: Beat, step: Stage) -> 
 
 def _minor_faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+# The result.
+
+
+def result_of(
+    cell: Cell,
+    mode: Mode,
+    pipeline: Pipeline,
+    warmed: WarmedUp,
+    windows: list[Window],
+    certificate: Certificate,
+    compile_s: float,
+) -> Result:
+    """What every result has; latency and the stages in isolation are added where they were measured."""
+    return Result(
+        mode=mode,
+        throughput_samples_s=throughput_samples_s(windows, cell.batch_size),
+        buffer_layout=pipeline.layout,
+        batches_per_pass=cell.batches_per_pass,
+        bytes_in_per_batch=cell.bytes_in_per_batch,
+        bytes_out_per_batch=cell.bytes_out_per_batch,
+        input_ring_batches=len(pipeline.host_in) if pipeline.copies.into else 0,
+        output_ring_batches=len(pipeline.host_out) if pipeline.copies.back else 0,
+        device=pipeline.device.describe(),
+        versions=versions(),
+        compile=compilation(cell, compile_s),
+        preprocess=pipeline.preprocessing,
+        host_memory=pipeline.rings.host_memory,
+        warmup=warmed.record,
+        windows=windows,
+        certificate=certificate,
+    )

@@ -11,8 +11,8 @@ from bench.host.certificate import Certifier
 from bench.records.run import Certificate, Mode, Result, Window
 from bench.records.study import Cell
 from bench.workload.barrier import Barrier
-from bench.workload.devices import Device, open_device, versions
-from bench.workload.execution import compilation, compilations, make_forward, make_slots, refuse_compilations
+from bench.workload.devices import Device, open_device
+from bench.workload.execution import compilations, make_forward, make_slots, refuse_compilations
 from bench.workload.host_memory import make_rings
 from bench.workload.measure import (
     LatencyMarks,
@@ -25,7 +25,7 @@ from bench.workload.measure import (
     load_windows,
     measure_windows,
     no_latency,
-    throughput_samples_s,
+    result_of,
     trace_pass,
     warm_up,
 )
@@ -129,25 +129,7 @@ class _Job:
             self.barrier.finish()
 
     def result(self, mode: Mode, warmed: WarmedUp, windows: list[Window], certificate: Certificate) -> Result:
-        cell, pipeline = self.cell, self.pipeline
-        return Result(
-            mode=mode,
-            throughput_samples_s=throughput_samples_s(windows, cell.batch_size),
-            buffer_layout=pipeline.layout,
-            batches_per_pass=cell.batches_per_pass,
-            bytes_in_per_batch=cell.bytes_in_per_batch,
-            bytes_out_per_batch=cell.bytes_out_per_batch,
-            input_ring_batches=len(pipeline.host_in) if pipeline.copies.into else 0,
-            output_ring_batches=len(pipeline.host_out) if pipeline.copies.back else 0,
-            device=pipeline.device.describe(),
-            versions=versions(),
-            compile=compilation(cell, self.phases.seconds["compile"]),
-            preprocess=pipeline.preprocessing,
-            host_memory=pipeline.rings.host_memory,
-            warmup=warmed.record,
-            windows=windows,
-            certificate=certificate,
-        )
+        return result_of(self.cell, mode, self.pipeline, warmed, windows, certificate, self.phases.seconds["compile"])
 
 
 def _timed(job: _Job) -> Result:
