@@ -127,6 +127,16 @@ def exact_percent(share: float) -> str:
     return f"{100 * share:g} %"
 
 
+def tick(value: float) -> str:
+    """The number at a tick of an axis, without its unit: "12,000", "0.5"."""
+    return f"{value:,.10g}"
+
+
+def fixed(value: float, digits: int = 2) -> str:
+    """A number that has no unit, such as a quotient or an index, with that many decimals: "1.25"."""
+    return f"{value:.{digits}f}"
+
+
 def tick_percent(value: float, plus: bool = False) -> str:
     """A tick of an axis in percent, as exact as its position: "+2.5 %", "0 %"."""
     tick = round(value, 3)

@@ -25,7 +25,7 @@ from bench.report.view import Place, View, link_device, node_of, place_of, sorte
 from bench.trace.activities import Kind
 from bench.trace.intervals import union
 from bench.trace.reader import Trace, read_trace
-from bench.units import bandwidth, microseconds, percent, tick_percent
+from bench.units import bandwidth, microseconds, percent, tick, tick_percent
 
 # The window as shares: compute, exposed copy, idle.
 
@@ -185,7 +185,7 @@ def _timeline(view: View, cell: MeasuredCell, found: Lanes) -> Picture:
         axes.set_yticks(range(len(LANES)), ["H2D", "compute", "D2H"])
         axes.set_ylim(len(LANES) - 0.5, -0.5)
         axes.set_xlim(0, found.span_us / scale)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} {unit}")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{tick(value)} {unit}")
         axes.locator_params(axis="x", nbins=5)
         axes.grid(axis="y", visible=False)
         return Picture(title, alt, to_svg(figure, alt, f"timeline {cell.name}"))

@@ -25,7 +25,7 @@ from bench.report.plots.style import (
 )
 from bench.report.text.answer import Answer, Loss
 from bench.report.view import Place, View, place_of
-from bench.units import bandwidth, microseconds, percent, rate, tick_percent
+from bench.units import bandwidth, microseconds, percent, rate, tick, tick_percent
 
 DIRECTIONS = ("h2d", "d2h")
 # Percentage points beyond the penalties up to which intervals are drawn.
@@ -136,7 +136,7 @@ def _throughput_bars(view: View, title: str, cells: Sequence[MeasuredCell], labe
         axes.set_xlim(-0.6, len(devices) - 0.4)
         axes.grid(axis="x", visible=False)
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.yaxis.set_major_formatter(lambda value, _: tick(value))
         return Picture(title, alt, to_svg(figure, alt, f"throughput {title}"))
 
 
@@ -162,7 +162,7 @@ def _throughput_list(view: View, title: str, cells: Sequence[MeasuredCell], labe
         axes.set_ylim(len(cells) - 0.4, -0.6)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(3 if title else 5))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_major_formatter(lambda value, _: tick(value))
         axes.grid(axis="y", visible=False)
         return Picture(title, alt, to_svg(figure, alt, f"throughput {title}"), wide=not title)
 
@@ -232,7 +232,7 @@ def _latency_panel(view: View, title: str, cells: Sequence[MeasuredCell], rows: 
         axes.set_xlabel(unit)
         if not title and longest > _WIDE_LATENCIES * shortest:
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+            axes.xaxis.set_major_formatter(lambda value, _: tick(value))
         else:
             axes.locator_params(axis="x", nbins=5)
         axes.grid(axis="y", visible=False)

@@ -23,7 +23,7 @@ from bench.report.plots.style import (
 from bench.report.text.axes import summary_text
 from bench.report.text.contention import Group, group_title, is_alike
 from bench.report.view import View, place_of
-from bench.units import bandwidth, rate, tick_percent, values_text
+from bench.units import bandwidth, rate, tick, tick_percent, values_text
 
 # Numbers with fewer values are drawn like names.
 FEWEST_POINTS = 3
@@ -97,9 +97,9 @@ def _by_number(entry: AxisComparison, lines: Sequence[Line]) -> Picture:
                 _point(axes, line, (_number(line.value) or 0.0) * nudge, index, shown, upright=True)
         if spaced:
             axes.set_xscale("log")
-        axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
+        axes.set_xticks(numbers, [tick(number) for number in numbers])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel(f"{entry.keys[0].replace('_', ' ')}, base {base:g}")
+        axes.set_xlabel(f"{entry.keys[0].replace('_', ' ')}, base {tick(base)}")
         _scale(axes, shown, "y")
         _legend(axes, models)
         return _picture(figure, entry)
@@ -139,7 +139,7 @@ def _scale(axes: Axes, shown: tuple[float, float], direction: str) -> None:
         low, high = low / 1.12, high * 1.12
         getattr(axes, f"set_{direction}lim")(low, high)
         ticks = _factors(low, high)
-        of.set_ticks(ticks, [f"× {tick:g}" for tick in ticks])
+        of.set_ticks(ticks, [f"× {tick(factor)}" for factor in ticks])
         of.set_minor_formatter(NullFormatter())
         of.set_minor_locator(NullLocator())
     getattr(axes, f"set_{direction}label")("throughput against the base")
@@ -147,10 +147,10 @@ def _scale(axes: Axes, shown: tuple[float, float], direction: str) -> None:
 
 def _factors(low: float, high: float) -> list[float]:
     """Steps of 1, 2, 5; even ones where few of those are in between, so that a size can be read off."""
-    ticks: list[float] = [tick for tick in _TICKS if low <= tick <= high]
+    ticks: list[float] = [factor for factor in _TICKS if low <= factor <= high]
     if len(ticks) < _FEWEST_TICKS:
         even = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)
-        ticks = [float(tick) for tick in even if low <= tick <= high]
+        ticks = [float(factor) for factor in even if low <= factor <= high]
     return ticks
 
 
@@ -235,7 +235,7 @@ def _scaling_panel(view: View, axis: str, shared: Shape, lines: Sequence[Sequenc
         axes.set_xlabel(f"{_NAMES[axis]}, at {constant}")
         axes.set_xticks(sorted({getattr(cell.model, axis) for line in lines for cell in line}))
         axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.yaxis.set_major_formatter(lambda value, _: tick(value))
         return Picture(title, alt, to_svg(figure, alt, f"scaling {axis} {shared}"))
 
 

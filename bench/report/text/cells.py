@@ -14,7 +14,7 @@ from bench.records.results import (
 )
 from bench.records.run import Outcome
 from bench.report.text.traces import trace_remark_text
-from bench.units import percent, plural
+from bench.units import fixed, percent, plural
 
 TERMS = {
     Term.H2D: "the copy in",
@@ -143,7 +143,7 @@ def _differs(ratio: float) -> str:
 
 def _too_long(term: Term | None, ratio: float) -> str:
     return (
-        f"in isolation, {TERMS[term] if term else 'a stage'} took {ratio:.2f} times as long as a batch of the whole "
+        f"in isolation, {TERMS[term] if term else 'a stage'} took {fixed(ratio)} times as long as a batch of the whole "
         "pipeline: something slowed it down while it was measured"
     )
 

@@ -12,7 +12,7 @@ from bench.records.host import (
     Probed,
     parse_cpulist,
 )
-from bench.units import duration, microseconds, percent
+from bench.units import bandwidth, duration, fixed, microseconds, percent
 
 _DISTANCE = {
     Distance.GPU: "the latency follows the distance to the GPU",
@@ -52,7 +52,7 @@ def _nearest_text(gpu: Probed) -> str:
 def _groups_text(groups: HiddenGroups) -> str:
     near, far = groups.centres_us
     fast, slow = len(parse_cpulist(groups.fast)), len(parse_cpulist(groups.slow))
-    index = f"adjusted Rand index {groups.rand_index:.2f}"
+    index = f"adjusted Rand index {fixed(groups.rand_index)}"
     holds = f"they hold ({index})"
     if not groups.holds:
         holds = f"they do not hold ({index}): the virtual CPUs move, and placement cannot be held on this machine"
@@ -71,7 +71,7 @@ def _why_one_node(gpu: Probed) -> str:
         return f"in scan {seen.scan} the groups are {apart} apart, less than {needed}"
     if gpu.hidden_nodes is HiddenNodes.UNSTABLE_LATENCIES:
         return f"the groups' latencies moved by {percent(seen.shift)} between the scans"
-    p_value = "" if seen.p_value is None else f", p = {seen.p_value:.3f}"
+    p_value = "" if seen.p_value is None else f", p = {fixed(seen.p_value, 3)}"
     return f"one group (dip test of two scans{p_value})"
 
 
@@ -79,7 +79,7 @@ def copy_texts(probe: Probe) -> list[str]:
     """Copy bandwidth of the cpu device, one sentence a CPU node."""
     return [
         f"CPUs of node {node}, copies within the memory of (GB/s): "
-        + ", ".join(f"node {memory} {'refused' if rate is None else f'{rate:g}'}" for memory, rate in rates.items())
+        + ", ".join(f"node {memory} {'refused' if rate is None else bandwidth(rate)}" for memory, rate in rates.items())
         for node, rates in probe.copy_gb_s.items()
     ]
 
@@ -94,7 +94,7 @@ def locality_change_text(change: LocalityChange) -> str:
         before, after = ("none" if node is None else node for node in change.nodes)
         return f"{name}: nearest node by measurement {before}, then {after}"
     if change.kind is LocalityChangeKind.CPUS_CHANGED_GROUPS:
-        index = "" if change.rand_index is None else f" (adjusted Rand index {change.rand_index:.2f})"
+        index = "" if change.rand_index is None else f" (adjusted Rand index {fixed(change.rand_index)})"
         return f"{name}: CPUs changed groups during the study{index}"
     when = "the end" if change.kind is LocalityChangeKind.GROUPS_APPEARED else "the start"
     return f"{name}: hidden groups were seen at {when} only"

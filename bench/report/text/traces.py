@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from bench.records.results import MeasuredCell
 from bench.records.trace import Complete, Metrics, RemarkKind, TraceRemark
-from bench.units import DASH, bandwidth, microseconds, percent, plural
+from bench.units import DASH, bandwidth, fixed, microseconds, percent, plural
 
 _NAME_WIDTH = 80
 
@@ -62,7 +62,7 @@ def _lines(found: Metrics) -> Iterator[str]:
     window, latency, why = found.window_ns, found.latency_us, found.regime_evidence
     yield f"{found.name}  ({', '.join(device.name or f'device {device.id}' for device in found.devices)})"
     yield f"  {found.batches} batches in {microseconds(window / 1e3)}: {found.regime}"
-    rho = "unknown" if why.rho is None else f"{why.rho:.2f}"
+    rho = "unknown" if why.rho is None else fixed(why.rho)
     late = "" if why.late_share is None else f", of it {percent(why.late_share)} waiting for a launch"
     yield f"    copy over compute {rho}, idle {percent(why.idle_share)}{late}"
     for stage, copies, exposed in (("h2d", found.h2d, found.exposed_h2d_ns), ("d2h", found.d2h, found.exposed_d2h_ns)):
