@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from statistics import geometric_mean
 from typing import Any
 
+import msgspec
+
 from bench.analysis.axes import value_of
 from bench.analysis.links import ceiling
 from bench.records.base import Direction
@@ -108,9 +110,10 @@ def _axis_row(view: View, line: Line) -> AxisRow:
 
 def _shared_label(view: View, line: Line) -> str:
     """The base's label without what the axis sets it to, where that is not the study's own value."""
-    model, *suffixes = view.series(view.cells[line.base_cell]).split(" ")
-    own = view.series(view.cells[line.name]).split(" ")
-    return " ".join([model, *(part for part in suffixes if part in own)])
+    base, own = view.cells[line.base_cell], view.cells[line.name]
+    shared = dict(item for item in base.differing_settings.items() if item in own.differing_settings.items())
+    occurrence = base.occurrence if base.occurrence == own.occurrence else 0
+    return view.series(msgspec.structs.replace(base, differing_settings=shared, occurrence=occurrence))
 
 
 def _distinct(rows: Sequence[AxisRow], view: View) -> list[AxisRow]:
