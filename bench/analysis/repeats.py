@@ -14,9 +14,9 @@ from scipy import stats
 from bench.analysis.aggregate import measured_cells, unmeasured_cells
 from bench.analysis.axes import axes, matched
 from bench.analysis.load import RunData, load
-from bench.analysis.pairs import comparison, local_nodes
+from bench.analysis.pairs import compared, local_nodes
 from bench.analysis.penalties import penalties
-from bench.analysis.statistics import CONFIDENCE_AFTER_LOOKS, MARGIN, Comparison, Estimate, estimate_pairs
+from bench.analysis.statistics import CONFIDENCE_AFTER_LOOKS, MARGIN, Estimate, Sample, estimate
 from bench.analysis.verdicts import rules_of
 from bench.errors import StudyError
 from bench.records.results import Rules
@@ -95,17 +95,16 @@ def _for_precision(data: RunData) -> dict[str, int]:
     cells = measured_cells(data)
     by_name = {cell.name: cell for cell in cells}
     local = local_nodes(cells, data.host, data.probes.get("before"))
-    pairs: list[Comparison] = []
+    samples: list[Sample] = []
     sides, asked = {}, {}
     for penalty in penalties(cells, local, rules_of(data.study)):
         both = by_name[penalty.local_cell], by_name[penalty.remote_cell]
-        pair, _ = comparison(penalty.remote_cell, *both)
-        if pair.local_runs.keys() & pair.remote_runs.keys():
-            pairs.append(pair)
-            sides[pair.label] = [cell.name for cell in both]
-            asked[pair.label] = max(len([run for run in cell.runs if run.repeat != "traced"]) for cell in both)
+        if sample := compared(penalty.remote_cell, *both).sample:
+            samples.append(sample)
+            sides[sample.label] = [cell.name for cell in both]
+            asked[sample.label] = max(len([run for run in cell.runs if run.repeat != "traced"]) for cell in both)
     needed: dict[str, int] = {}
-    for decision in decide(pairs, data.study.target_precision, data.study.max_repeats, asked) if pairs else []:
+    for decision in decide(samples, data.study.target_precision, data.study.max_repeats, asked) if samples else []:
         for cell in sides[decision.label]:
             needed[cell] = max(needed.get(cell, 0), asked[decision.label] + decision.more)
     return needed
@@ -143,7 +142,7 @@ def looks(max_repeats: int = Rules().max_repeats) -> tuple[int, ...]:
 
 
 def decide(
-    comparisons: Sequence[Comparison],
+    samples: Sequence[Sample],
     target_precision: float,
     max_repeats: int = Rules().max_repeats,
     asked: Mapping[str, int] | None = None,
@@ -156,7 +155,7 @@ def decide(
     """
     if not 0 < target_precision < 1:
         raise StudyError(f"target precision {target_precision}", "--target-precision", "a fraction: 0.02 for 2 %")
-    found = estimate_pairs(comparisons, CONFIDENCE_AFTER_LOOKS, MARGIN)
+    found = estimate(samples, CONFIDENCE_AFTER_LOOKS, MARGIN)
     return [
         _decide(one, target_precision, looks(max_repeats), (asked or {}).get(one.label, one.pairs)) for one in found
     ]

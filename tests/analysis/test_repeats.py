@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.analysis.repeats import DecisionReason, _whole_groups, decide, demanded, looks, pairs_for
-from bench.analysis.statistics import Comparison, estimate_pairs
+from bench.analysis.statistics import Comparison, estimate_pairs, paired
 from bench.errors import StudyError
 from bench.records.base import plain
 from bench.records.results import NoiseClass
@@ -18,7 +18,7 @@ from bench.records.study import Slot
 from bench.storage import write_json
 from bench.study.directory import RunDirectory, resolve
 from bench.study.load import read_study
-from tests.run_directories import build_run_directory, topology_json
+from tests.run_directories import build_run_directory, crossed_process, topology_json
 
 BASE = {
     "name": "twins", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0", "vit0x0x0", "vit32x2x128"],
@@ -111,34 +111,34 @@ def test_looks(most, expected):
 
 @pytest.mark.parametrize(("n", "more"), [(1, 5), (3, 3), (5, 1)])
 def test_the_first_look_is_after_six_pairs(n, more):
-    (decision,) = decide([made(n, 1e-5)], 0.02)
+    (decision,) = decide([paired(made(n, 1e-5))], 0.02)
     assert (decision.more, decision.half_width) == (more, None)
     assert decision.reason is DecisionReason.BEFORE_FIRST_LOOK
 
 
 def test_a_narrow_interval_stops():
-    (decision,) = decide([made(6, 0.002)], 0.02)
+    (decision,) = decide([paired(made(6, 0.002))], 0.02)
     assert (decision.more, decision.reason) == (0, DecisionReason.NARROW_ENOUGH) and decision.half_width < 0.02
 
 
 def test_a_wide_interval_continues_to_the_next_look():
-    assert [decide([made(n, 0.03)], 0.02)[0].more for n in (6, 10)] == [4, 10]
+    assert [decide([paired(made(n, 0.03))], 0.02)[0].more for n in (6, 10)] == [4, 10]
 
 
 def test_the_last_look_stops_with_the_pairs_needed():
-    (decision,) = decide([made(20, 0.08)], 0.02)
+    (decision,) = decide([paired(made(20, 0.08))], 0.02)
     assert decision.more == 0 and decision.repeats_needed > 20
 
 
 def test_a_comparison_beyond_reach_stops_at_the_first_look():
-    (decision,) = decide([made(6, 0.3)], 0.02)
+    (decision,) = decide([paired(made(6, 0.3))], 0.02)
     assert decision.more == 0 and decision.repeats_needed > 500
     assert decision.reason is DecisionReason.TOO_MANY_PAIRS_NEEDED
 
 
 def test_failed_runs_do_not_make_an_extra_look():
     """Ten pairs were asked for and two failed: eight is no look, and not a reason for ten again."""
-    (decision,) = decide([made(8, 0.04)], 0.02, asked={"c": 10})
+    (decision,) = decide([paired(made(8, 0.04))], 0.02, asked={"c": 10})
     assert decision.more == 10
 
 
@@ -151,7 +151,7 @@ def test_the_pairs_planned_reach_the_target():
 
 
 def test_finished_comparisons_are_pooled_too():
-    several = [made(6, 0.03, seed, f"c{seed}") for seed in range(8)]
+    several = [paired(made(6, 0.03, seed, f"c{seed}")) for seed in range(8)]
     single, pooled = decide(several[:1], 0.02)[0], decide(several, 0.02)[0]
     assert single.half_width != pooled.half_width
 
@@ -159,7 +159,7 @@ def test_finished_comparisons_are_pooled_too():
 @pytest.mark.parametrize("target", [0, -1, 2])
 def test_a_target_that_is_not_a_fraction_is_refused(target):
     with pytest.raises(StudyError, match="target precision"):
-        decide([made(6, 0.1)], target)
+        decide([paired(made(6, 0.1))], target)
 
 
 def test_max_repeats_of_zero_is_refused():
@@ -187,3 +187,10 @@ def test_crossed_groups_get_whole_sets_of_births():
     data = SimpleNamespace(order=order)
     assert _whole_groups(data, {"a1": 5, "b0": 5, "c0": 5}) == {"a0": 6, "a1": 6, "b0": 5, "b1": 5, "c0": 5}
     assert _whole_groups(data, {}) == {}
+
+
+def test_precision_of_crossings_is_that_inside_processes(tmp_path):
+    """Levels of processes spread by 25 %, ratios by 0.2 %: six processes are enough for 2 %."""
+    overrides = {"gpu_ids": [0], "models": ["vit16x8x768"], "repeats": 6, "target_precision": 0.02}
+    path = build_run_directory(tmp_path / "run", "numa_locality_study", overrides, crossed=crossed_process(spread=0.25))
+    assert demanded(RunDirectory(path)) == {}

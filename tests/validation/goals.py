@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 from bench.analysis.repeats import decide
-from bench.analysis.statistics import CONFIDENCE_AFTER_LOOKS, Estimate, Measured, drift, estimate_pairs
+from bench.analysis.statistics import CONFIDENCE_AFTER_LOOKS, Estimate, Measured, drift, estimate_pairs, paired
 from bench.analysis.verdicts import decided
 from bench.records.results import NoiseClass, Verdict
 from tests.validation.simulated import Plan, comparisons, fixed_times, linear, simulate, step, times, true_sd, warm_up
@@ -247,7 +247,7 @@ def _looked(plan: Plan, factor: float, seed: int) -> np.ndarray:
         for noise_class in CLASSES:
             members = np.flatnonzero(classes == noise_class)
             target = float(np.median(targets[members]))
-            decisions = decide([seen[i] for i in members], target, max_repeats=20)
+            decisions = decide([paired(seen[i]) for i in members], target, max_repeats=20)
             # A comparison that stopped at an earlier look is not asked again.
             more[members] = [one.more for one in decisions]
         more[pairs < pairs.max()] = 0
