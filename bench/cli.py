@@ -23,6 +23,12 @@ _OUTPUT_DIR = click.option(
     show_default=True,
     help="where run directories are created",
 )
+_ROOT = click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=Path("/"),
+    help="a folder with the sys and proc of a recorded host",
+)
 _PORT = click.IntRange(1, 65535)
 _JSON = click.option("--json", "as_json", is_flag=True, help="for programs")
 
@@ -81,10 +87,11 @@ def load_given(study: str, config_file: Path | None, given: dict[str, str | None
 @click.argument("study")
 @_OUTPUT_DIR
 @click.option("--fresh", is_flag=True, help="as if nothing had been measured yet")
+@_ROOT
 @_JSON
 @_study_options
 def plan(
-    study: str, config_file: Path | None, output_dir: Path, fresh: bool, as_json: bool, **given: str | None
+    study: str, config_file: Path | None, output_dir: Path, fresh: bool, root: Path, as_json: bool, **given: str | None
 ) -> None:
     """Print what STUDY would measure here, what is done and how long the rest takes. Runs nothing.
 
@@ -95,7 +102,7 @@ def plan(
     from bench.study.plan import plan as make_plan
     from bench.study.plan import render
 
-    planned = make_plan(load_given(study, config_file, given), output_dir, fresh)
+    planned = make_plan(load_given(study, config_file, given), output_dir, fresh, root=root)
     show(json.dumps(planned.as_json(), indent=1) if as_json else render(planned))
 
 
@@ -133,12 +140,7 @@ def redact(trace: Path, output: Path) -> None:
 @main.command()
 @_JSON
 @click.option("--strict", is_flag=True, help="a warning is an error")
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    default=Path("/"),
-    help="a folder with the sys and proc of a recorded host",
-)
+@_ROOT
 @_OUTPUT_DIR
 def doctor(as_json: bool, strict: bool, root: Path, output_dir: Path) -> None:
     """Check what can make a study of this host fail or mislead. Exit code 1 if there is an error."""

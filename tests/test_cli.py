@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from bench.cli import main
 from tasks import NightlySweep, QuickTest, Study
+from tests.host.made_hosts import host_root
 
 NUMASTUDY = Path(sys.executable).with_name("numastudy")
 TRACES = Path(__file__).parent / "fixtures" / "traces"
@@ -64,6 +65,24 @@ def test_plan_notes_that_a_gpu_number_is_a_label(tmp_path: Path) -> None:
     assert last("--gpu-ids", "[7]") == label
     assert last("--gpu-ids", "[0,1]") == f"{label}: cells that differ in it alone measure the same"
     assert label not in last()
+
+
+def test_plan_of_a_recorded_host(tmp_path: Path) -> None:
+    root = str(host_root("two_graces"))
+    words = ("--gpu-ids", "all", "--numa-nodes", "all", "--output-dir", str(tmp_path), "--root", root)
+    planned = plan("NumaStudy", *words)
+    places = {(cell["gpu"], cell["cpu_node"], cell["mem_node"], cell["state"]) for cell in planned["cells"]}
+    assert places == {(gpu, node, node, "todo") for gpu in (0, 1) for node in (0, 1)}
+    assert "node 4 is memory of GPU 1: only placements that name it use it" in planned["notes"]
+    assert planned["estimate_from"] != "earlier runs on this host"
+    hybrid = plan("QuickTest", *words[:-1], str(host_root("two_kinds_of_cores")))["notes"]
+    assert "2 kinds of cores (CPUs 5-9,15-19; 0-4,10-14): runs are bound to the first, the fastest" in hybrid
+
+
+def test_plan_refuses_a_damaged_recording(tmp_path: Path) -> None:
+    (tmp_path / "nvml.json").write_text("[]")
+    result = call("plan", "QuickTest", "--root", str(tmp_path))
+    assert result.exit_code == 2 and "the recorded host cannot be read" in result.stderr
 
 
 def test_plan_finds_studies_by_name_and_sweeps_them(tmp_path: Path) -> None:

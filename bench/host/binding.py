@@ -38,14 +38,17 @@ def bind_prefix(
     return [program, f"--physcpubind={cpus}" if cpus else f"--cpunodebind={cpu_node}", *memory]
 
 
-def choose_binding(asked: Binding | Literal["auto"], topology: Topology) -> tuple[Binding, str]:
+def choose_binding(asked: Binding | Literal["auto"], topology: Topology, root: Path = Path("/")) -> tuple[Binding, str]:
     """The binding that this host gives, and why.
 
     auto takes numactl if a trial bind to some node with CPUs and memory works, and binds CPUs only if the system
-    refuses nothing but the memory policy. Raise BindingError if a binding was asked for by name and does not work.
+    refuses nothing but the memory policy. On a recorded host (another root) nothing is tried. Raise BindingError if a
+    binding was asked for by name and does not work.
     """
     if asked == "none":
         return "none", "binding none was asked for: nothing is bound"
+    if root != Path("/"):
+        return "numactl" if asked == "auto" else asked, "not tried on a recorded host"
     node, failure = bindable_node(topology, "cpus" if asked == "cpus" else "numactl")
     if failure is None:
         return (

@@ -14,10 +14,14 @@ from bench.host.environment import container, hypervisor, read_text
 from bench.records.host import Fingerprint, FingerprintChange, Topology
 
 NOT_COMPARED = frozenset({"host"})
+LATER = frozenset({"cpu_part", "kernel_parameters"})
+"""Facts that earlier versions did not record: compared only where both sides have them."""
 _CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 LABELS = {
     "kernel": "the kernel",
     "cpu": "the CPU",
+    "cpu_part": "the part of the CPU",
+    "kernel_parameters": "the kernel's boot parameters",
     "nodes": "the NUMA nodes",
     "governor": "the CPU frequency governor",
     "smt": "SMT (hyper-threading)",
@@ -45,12 +49,26 @@ IMPORTERS = (
 )
 
 
+# Only these: the command line may hold secrets and ids of disks.
+_PARAMETERS = re.compile(
+    r"(numa|numa_balancing|isolcpus|nohz|nohz_full|rcu_nocbs|irqaffinity|maxcpus|nr_cpus|nosmt|mitigations|mem|memmap"
+    r"|transparent_hugepage|default_hugepagesz|hugepagesz|hugepages|iommu|intel_iommu|amd_iommu|iommu\.\w+|pci|pcie_\w+"
+    r"|intel_pstate|amd_pstate|intel_idle\.\w+|processor\.\w+|idle|cpuidle\.\w+|cpufreq\.\w+|clocksource|tsc|preempt"
+    r"|init_on_alloc|init_on_free|nvidia\.\w+)(=\S*)?"
+)
+
+
 def fingerprint(topology: Topology, root: Path = Path("/")) -> Fingerprint:
+    """Under another root than "/" the machine is the recorded one, and nothing is known of its tools."""
+    here = root == Path("/")
+    cpuinfo = _read(root, "proc/cpuinfo")
     return Fingerprint(
-        host=platform.node(),
+        host=platform.node() if here else _read(root, "proc/sys/kernel/hostname"),
         kernel=_read(root, "proc/sys/kernel/osrelease") or "unknown",
-        machine=platform.machine(),
-        cpu=cpu_model(_read(root, "proc/cpuinfo")),
+        machine=platform.machine() if here else _read(root, "proc/sys/kernel/arch"),
+        cpu=cpu_model(cpuinfo),
+        cpu_part=cpu_part(cpuinfo),
+        kernel_parameters=kernel_parameters(_read(root, "proc/cmdline")),
         nodes="; ".join(f"{node.id}: CPUs {node.cpus or 'none'}" for node in topology.nodes),
         governor=_read(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "none",
         smt=_read(root, "sys/devices/system/cpu/smt/control") or "unknown",
@@ -62,11 +80,11 @@ def fingerprint(topology: Topology, root: Path = Path("/")) -> Fingerprint:
         cuda_driver=topology.cuda_driver_version or "none",
         gpus="; ".join(f"{gpu.name} {gpu.uuid or gpu.pci_bus_id}" for gpu in topology.gpus) or "none",
         gpu_clocks=gpu_clocks(topology),
-        python=platform.python_version(),
-        torch=_package("torch"),
-        timm=_package("timm"),
-        nsys=nsys_version(),
-        constraints=_hash(_CONSTRAINTS),
+        python=platform.python_version() if here else "",
+        torch=_package("torch") if here else "",
+        timm=_package("timm") if here else "",
+        nsys=nsys_version() if here else "",
+        constraints=_hash(_CONSTRAINTS) if here else "",
     )
 
 
@@ -74,7 +92,11 @@ def fingerprint_changes(old: Fingerprint, new: Fingerprint) -> tuple[Fingerprint
     """The facts that differ. Empty if the hosts are alike."""
     facts = [fact for fact in Fingerprint.__struct_fields__ if fact not in NOT_COMPARED]
     changes = (FingerprintChange(fact=fact, before=getattr(old, fact), after=getattr(new, fact)) for fact in facts)
-    return tuple(change for change in changes if change.before != change.after)
+    return tuple(
+        change
+        for change in changes
+        if change.before != change.after and (change.fact not in LATER or (change.before and change.after))
+    )
 
 
 def describe_change(change: FingerprintChange) -> str:
@@ -88,6 +110,21 @@ def cpu_model(cpuinfo: str) -> str:
         if match := re.search(rf"^{label}\s*:\s*(.+)$", cpuinfo, re.MULTILINE):
             return match[1] if label == "model name" else f"{platform.machine()} {label} {match[1]}"
     return "unknown"
+
+
+def cpu_part(cpuinfo: str) -> str:
+    """The implementer and parts of Arm CPUs, the model of POWER; "" where the model name says it."""
+    if power := re.search(r"^cpu\s*:\s*(POWER.+)$", cpuinfo, re.MULTILINE):
+        return power[1]
+    parts = sorted(set(re.findall(r"^CPU part\s*:\s*(\S+)$", cpuinfo, re.MULTILINE)))
+    implementer = re.search(r"^CPU implementer\s*:\s*(\S+)$", cpuinfo, re.MULTILINE)
+    return f"implementer {implementer[1]}, part {', '.join(parts)}" if implementer and parts else ""
+
+
+def kernel_parameters(command_line: str) -> str:
+    """The parameters that can change speed, sorted; "none" if there are none, "" without a command line."""
+    found = sorted(word for word in command_line.split() if _PARAMETERS.fullmatch(word))
+    return " ".join(found) or ("none" if command_line else "")
 
 
 def hugepages(root: Path) -> str:

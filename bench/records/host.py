@@ -181,13 +181,16 @@ class Topology(Record, frozen=True, kw_only=True):
 class Fingerprint(Record, frozen=True, kw_only=True, omit_defaults=True):
     """What of a host can change its numbers, as short texts that can be compared; "" where it was not recorded.
 
-    host is for the reader and never compared. synthetic: what made the numbers up, in an example.
+    host is for the reader and never compared. kernel_parameters: those of the boot that can change speed. cpu_part: of
+    a CPU that has no model name. synthetic: what made the numbers up, in an example.
     """
 
     host: str = ""
     kernel: str = ""
     machine: str = ""
     cpu: str = ""
+    cpu_part: str = ""
+    kernel_parameters: str = ""
     nodes: str = ""
     governor: str = ""
     smt: str = ""

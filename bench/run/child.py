@@ -347,9 +347,7 @@ def judge(cell: Cell, end: ChildEnd, report: ChildReport | None, log_tail: list[
     if end.exit_code == 0 and measured:
         misplaced = misplacement(measured.certificate)
         return failed(misplaced.status, misplaced.reason, misplaced.advice) if misplaced else None
-    if cell.binding != "none" and (
-        refused := explain_bind_failure(end.exit_code, "\n".join(log_tail), cell.mem_node)
-    ):
+    if cell.binding != "none" and (refused := explain_bind_failure(end.exit_code, "\n".join(log_tail), cell.mem_node)):
         return failed(refused.status, refused.reason, refused.advice)
     # Another signal is the run's own doing, whatever else the kernel killed meanwhile.
     if end.oom_kills > 0 and (end.exit_code in KILLED or 0 < end.exit_code < 128):

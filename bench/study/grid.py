@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import structs
@@ -28,13 +29,15 @@ class Expansion:
     grid: Grid
 
 
-def expand_here(definition: StudyDefinition, topology: Topology) -> Expansion:
+def expand_here(definition: StudyDefinition, topology: Topology, root: Path = Path("/")) -> Expansion:
     """Replace auto in device, profiler, binding and design; lay out the grid and the order. Raise StudyError.
+
+    root: other than "/" for a recorded host, on which nothing is tried.
 
     Repeats become a multiple of the births of every group that is crossed.
     """
     asked = definition.settings.design
-    study = convert(definition.as_json() | _resolved(definition.settings, topology), Study)
+    study = convert(definition.as_json() | _resolved(definition.settings, topology, root), Study)
     definition = replace(definition, settings=structs.replace(study.settings, design=asked))
     cells = expand(definition, topology)
     births = _births(asked, cells, topology, study.name)
@@ -65,13 +68,13 @@ def _births(asked: Design | Literal["auto"], cells: Sequence[Cell], topology: To
     return births
 
 
-def _resolved(settings: StudySettings, topology: Topology) -> dict[str, str]:
+def _resolved(settings: StudySettings, topology: Topology, root: Path) -> dict[str, str]:
     """What can be auto, and why this binding."""
     device = ("cuda" if topology.visible_gpus else "cpu") if settings.device == "auto" else settings.device
     reason = f"binding {settings.binding} is set by the study"
     binding: str = settings.binding
     if binding == "auto":
-        binding, reason = choose_binding("auto", topology)
+        binding, reason = choose_binding("auto", topology, root)
     profiler = choose_profiler(settings.profiler, device)
     # Which groups can be crossed is known when there are cells.
     return {

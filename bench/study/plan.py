@@ -14,7 +14,8 @@ from msgspec import structs
 
 from bench.errors import StudyError
 from bench.host.topology import read_topology
-from bench.records.host import Topology
+from bench.records.base import DamagedRecord
+from bench.records.host import Topology, format_cpulist
 from bench.records.run import LASTING, Head, Mode, Outcome, read_head
 from bench.records.study import TRACED, Cell, Grid, Slot, run_name
 from bench.study.crossing import pools_by_node
@@ -96,15 +97,25 @@ class Plan:
         return asdict(self)
 
 
-def plan(definition: StudyDefinition, output_dir: Path, fresh: bool = False, topology: Topology | None = None) -> Plan:
-    """Raise StudyError for whatever the start of the study would refuse too."""
-    own = find(definition, output_dir)
+def plan(
+    definition: StudyDefinition,
+    output_dir: Path,
+    fresh: bool = False,
+    topology: Topology | None = None,
+    root: Path = Path("/"),
+) -> Plan:
+    """Raise StudyError for whatever the start of the study would refuse too.
+
+    root: of the files of a recorded host, for which no earlier run counts.
+    """
+    recorded = root != Path("/")
+    own = None if recorded else find(definition, output_dir)
     directory = None if fresh else own
     if directory:
         grid, study = directory.grid(), directory.study()
     else:
-        topology = topology or read_topology()
-        here = expand_here(definition, topology)
+        topology = topology or _topology(root)
+        here = expand_here(definition, topology, root)
         grid, study = here.grid, here.study
         check_path_length(path_of_new(definition, output_dir), grid)
     order = grid.asked(study.repeats)
@@ -120,7 +131,9 @@ def plan(definition: StudyDefinition, output_dir: Path, fresh: bool = False, top
     # A process with any run to do is started again whole.
     todo_processes = [*_processes(todo)]
     cells = {cell.name: cell for cell in grid.cells}
-    estimate_s, estimate_from = _estimate(cells, todo_processes, _known_times(output_dir, own) if todo else {})
+    estimate_s, estimate_from = _estimate(
+        cells, todo_processes, _known_times(output_dir, own) if todo and not recorded else {}
+    )
     return Plan(
         study=definition.name,
         directory=str(directory.path) if directory else None,
@@ -138,6 +151,7 @@ def plan(definition: StudyDefinition, output_dir: Path, fresh: bool = False, top
             *_notes(grid.cells),
             *_rounded_up(definition.settings.repeats, study.repeats),
             *_idle_entries(definition, topology),
+            *_notes_on_host(directory.host() if directory else topology),
         ],
     )
 
@@ -190,6 +204,30 @@ def _notes(cells: Iterable[Cell]) -> list[str]:
         return []
     repeated = ": cells that differ in it alone measure the same" if len(labels) > 1 else ""
     return [f"CPU device: the number of a GPU is a label here{repeated}"]
+
+
+def _topology(root: Path) -> Topology:
+    try:
+        return read_topology(root)
+    except DamagedRecord as error:
+        raise StudyError(f"the recorded host cannot be read: {error}", str(root), "nvml.json is optional") from None
+
+
+def _notes_on_host(topology: Topology | None) -> list[str]:
+    """Of the nodes and cores that a study never takes by itself."""
+    if topology is None:
+        return []
+    notes = [
+        f"node {node.id} is memory of GPU {format_cpulist(node.gpu_memory)}: only placements that name it use it"
+        for node in topology.nodes
+        if node.gpu_memory
+    ]
+    if topology.core_kinds:
+        kinds = "; ".join(topology.core_kinds)
+        notes.append(
+            f"{len(topology.core_kinds)} kinds of cores (CPUs {kinds}): runs are bound to the first, the fastest"
+        )
+    return notes
 
 
 def _rounded_up(asked: int, repeats: int) -> list[str]:

@@ -2,16 +2,19 @@ import platform
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bench.host.environment import container, hypervisor
 from bench.host.fingerprint import (
     cpu_model,
+    cpu_part,
     describe_change,
     find_importer,
     find_nsys,
     fingerprint,
     fingerprint_changes,
     hugepages,
+    kernel_parameters,
     nsys_version,
 )
 from bench.records.host import Fingerprint
@@ -25,7 +28,9 @@ def test_fingerprint_of_a_recorded_host() -> None:
     assert found.gpu_clocks == "application clock 1095 of 1410 MHz, power limit 400 W, persistence on"
     assert found.gpus.count("NVIDIA A100-SXM4-40GB GPU-") == 8
     assert found.nodes.startswith("0: CPUs 0-15,128-143; 1: CPUs 16-31,144-159")
-    assert found.torch and found.hugepages == "thp madvise, shmem unknown, reserved 0"
+    assert found.hugepages == "thp madvise, shmem unknown, reserved 0"
+    tools = found.host, found.machine, found.python, found.torch, found.nsys, found.constraints
+    assert not any(tools) and fingerprint(host_topology("dgx_a100")).torch
 
 
 def test_nothing_changes_when_the_host_is_the_same() -> None:
@@ -47,6 +52,26 @@ def test_cpu_model_is_read_on_x86_and_arm() -> None:
     assert cpu_model("processor: 0\nmodel name\t: AMD EPYC 7742\n") == "AMD EPYC 7742"
     assert cpu_model("CPU implementer\t: 0x41\n") == f"{platform.machine()} CPU implementer 0x41"
     assert cpu_model("") == "unknown"
+
+
+def test_cpu_part_is_read_on_arm_and_power() -> None:
+    big_little = "CPU implementer\t: 0x41\nCPU part\t: 0xd87\n\nCPU implementer\t: 0x41\nCPU part\t: 0xd85\n"
+    assert cpu_part(big_little) == "implementer 0x41, part 0xd85, 0xd87"
+    assert cpu_part("processor\t: 0\ncpu\t\t: POWER9, altivec supported\n") == "POWER9, altivec supported"
+    assert cpu_part("model name\t: AMD EPYC 7742\ncpu MHz\t: 2000\n") == ""
+
+
+def test_kernel_parameters_leave_out_disks_and_secrets() -> None:
+    line = "BOOT_IMAGE=/vmlinuz-6.8 root=UUID=1234 isolcpus=8-31 rd.luks.key=secret amd_iommu=on quiet nosmt"
+    assert kernel_parameters(line) == "amd_iommu=on isolcpus=8-31 nosmt"
+    assert kernel_parameters("quiet") == "none" and kernel_parameters("") == ""
+
+
+def test_later_facts_are_compared_only_where_both_sides_have_them() -> None:
+    old, new = Fingerprint(kernel="6.1.0"), Fingerprint(kernel="6.1.0", kernel_parameters="nosmt", cpu_part="part 1")
+    assert fingerprint_changes(old, new) == fingerprint_changes(new, old) == ()
+    (change,) = fingerprint_changes(new, replace(new, kernel_parameters="none"))
+    assert describe_change(change) == "the kernel's boot parameters was nosmt, is none"
 
 
 def test_hypervisor_and_container_are_read_from_files(tmp_path: Path) -> None:

@@ -135,9 +135,7 @@ def nights_in(history: Path) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("earlier", [0, 1])
-def test_the_next_call_adds_a_study_after_a_full_history_disk(
-    calls: ApartCalls, disk: Path, earlier: int
-) -> None:
+def test_the_next_call_adds_a_study_after_a_full_history_disk(calls: ApartCalls, disk: Path, earlier: int) -> None:
     for _ in range(earlier):
         assert calls.run().returncode == 0
     filler = fill_at(calls, disk, "history.db")
@@ -165,9 +163,7 @@ def added_by_the_next_call(calls: ApartCalls, disk: Path, studies: int) -> None:
     assert nights_in(disk / "history.db") == [("", 2)] * studies
 
 
-def test_a_full_disk_is_named_and_its_table_is_regenerated(
-    calls: ApartCalls, disk: Path
-) -> None:
+def test_a_full_disk_is_named_and_its_table_is_regenerated(calls: ApartCalls, disk: Path) -> None:
     filler = fill_at(calls, disk, ".results.csv")
     done = calls.run()
     said = words_of(done)

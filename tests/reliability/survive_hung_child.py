@@ -56,9 +56,7 @@ HIDE = """
         ("busy", "\n    while True: pass", 2),
     ],
 )
-def test_a_timeout_ends_a_deaf_child_and_its_daemon_in_5_s(
-    tmp_path: Path, what: str, program: str, pids: int
-) -> None:
+def test_a_timeout_ends_a_deaf_child_and_its_daemon_in_5_s(tmp_path: Path, what: str, program: str, pids: int) -> None:
     end, late_s = run(tmp_path, HIDE + "    " + program, timeout_s=1.5)
     assert end.timed_out, what
     assert late_s < END_S

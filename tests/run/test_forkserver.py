@@ -270,9 +270,7 @@ def test_study_with_fork_forks_from_the_second_block_on(tmp_path: Path) -> None:
     assert seen[FORK] == seen[EXEC]
     # The server is known to the lock beside the run: a later study would end both.
     assert (len(sessions[EXEC]), len(sessions[FORK])) == (1, 2)
-    commands = {
-        how: [word for word in record.command if not word.startswith("/")] for how, record in records.items()
-    }
+    commands = {how: [word for word in record.command if not word.startswith("/")] for how, record in records.items()}
     assert commands[FORK] == [{"bench.workload": "bench.workload.serve"}.get(word, word) for word in commands[EXEC]]
     executed, forked = plain(records[EXEC].result), plain(records[FORK].result)
     assert forked.keys() == executed.keys() and forked["output_checksum"] == executed["output_checksum"]

@@ -69,7 +69,5 @@ def test_failed_link_is_a_record_with_its_outcome(
     directory: RunDirectory, tmp_path: Path, change: dict, outcome: str, words: str
 ) -> None:
     name, cell = next(iter(link_cells(cells_of(directory)).items()))
-    record = measure_link(
-        directory, name, structs.replace(cell, **change), "now", HostLock(tmp_path), lambda *_: None
-    )
+    record = measure_link(directory, name, structs.replace(cell, **change), "now", HostLock(tmp_path), lambda *_: None)
     assert record.status == outcome and words in record.reason and record.advice

@@ -24,6 +24,8 @@ CELL = Cell(
     compile_model="off", cuda_graph=False, dtype="fp32", device="cpu", profiler="torch", binding="numactl", seed=0,
     windows=9, window_s=0.1, timeout_s=60.0, placement_threshold=1.0,
 )  # fmt: skip
+
+
 def report(verdict: str | None, *doubts: str) -> ChildReport:
     reasons = [Doubt(kind=DoubtKind.PAGES, text=text) for text in doubts]
     certificate = Certificate(verdict=PlacementVerdict(verdict), reasons=reasons) if verdict else None

@@ -55,9 +55,7 @@ def test_requeues_a_dead_node_and_names_a_missing_one(tmp_path: Path, slurm: Loc
     assert study.submit().count("all of it is measured") == 3
 
 
-def test_a_job_near_its_time_limit_resumes_in_its_next_start(
-    tmp_path: Path, slurm: LocalSlurm, recorded: Path
-) -> None:
+def test_a_job_near_its_time_limit_resumes_in_its_next_start(tmp_path: Path, slurm: LocalSlurm, recorded: Path) -> None:
     calls = Calls(tmp_path / "work", [])
     replay(calls, recorded, longest_step_s=1.0)
     behave(calls, JOURNAL)

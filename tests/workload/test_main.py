@@ -28,9 +28,7 @@ def ended(folder: Path, mode: str, *more: str, limit_bytes: int = 0, **changes) 
         if limit_bytes:
             resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
 
-    child = subprocess.run(
-        command(folder, mode, *more, **changes), capture_output=True, text=True, preexec_fn=limit
-    )
+    child = subprocess.run(command(folder, mode, *more, **changes), capture_output=True, text=True, preexec_fn=limit)
     return child.returncode, json.loads((folder / "result.json").read_text()), child.stderr
 
 
@@ -89,9 +87,7 @@ def test_allocation_that_fails_is_oom(tmp_path):
     """The host has the memory, the process's own limit does not."""
     if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 12 << 30:
         pytest.skip("needs a host with 12 GiB: the pool must pass the check and fail the allocation")
-    code, result, stderr = ended(
-        tmp_path, "timed", model=NO_COMPUTE, memory_size_mb=8192, limit_bytes=8 << 30
-    )
+    code, result, stderr = ended(tmp_path, "timed", model=NO_COMPUTE, memory_size_mb=8192, limit_bytes=8 << 30)
     assert (code, result["failure"]["status"]) == (3, "oom")
     assert "reduce batch_size or memory_size_mb" in stderr
 

@@ -50,9 +50,7 @@ def test_warm_up_of_a_traced_run_has_its_prefix(pipeline):
 def test_windows_are_of_one_size_and_long_enough(pipeline):
     seen: list[int] = []
     marks = LatencyMarks(CpuDevice(), max_marked=4)
-    measured = measure_windows(
-        pipeline, 9, 10, 0.003, Progress(), marks, see_cpu=lambda: seen.append(1)
-    )
+    measured = measure_windows(pipeline, 9, 10, 0.003, Progress(), marks, see_cpu=lambda: seen.append(1))
     assert len(measured.windows) == 9
     assert len({window.batches for window in measured.windows}) == 1
     assert min(window.duration_s for window in measured.windows) >= 0.003

@@ -54,9 +54,12 @@ def test_first_version_of_control_groups(host):
 
 
 def test_node_limit_applies_only_if_memory_is_bound(host):
-    write(host, "sys/devices/system/node/node2/meminfo",
-          f"Node 2 MemTotal: 999999 kB\nNode 2 MemFree: {512 * 1024} kB\n"
-          f"Node 2 Active(file): {96 * 1024} kB\nNode 2 Inactive(file): {32 * 1024} kB\n")
+    write(
+        host,
+        "sys/devices/system/node/node2/meminfo",
+        f"Node 2 MemTotal: 999999 kB\nNode 2 MemFree: {512 * 1024} kB\n"
+        f"Node 2 Active(file): {96 * 1024} kB\nNode 2 Inactive(file): {32 * 1024} kB\n",
+    )
     assert free_memory(2, host)["NUMA node 2"] == 640 * MIB
     require_host_memory(GIB, None, host)
     with pytest.raises(RunFailure, match="NUMA node 2 has 640 MiB"):

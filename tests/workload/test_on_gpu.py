@@ -157,9 +157,7 @@ def test_every_kind_of_host_memory_moves_batches_right(kind, buffers):
     assert (facts.kind, facts.synchronous_copies) == (kind, kind == "pageable")
     assert pipeline.rings.inputs.is_pinned() == pipeline.rings.outputs.is_pinned() == (kind != "pageable")
     if kind == "huge":
-        assert facts.huge_pages == HugePages(
-            inputs=pipeline.rings.inputs.nbytes, outputs=pipeline.rings.outputs.nbytes
-        )
+        assert facts.huge_pages == HugePages(inputs=pipeline.rings.inputs.nbytes, outputs=pipeline.rings.outputs.nbytes)
 
 
 @pytest.mark.parametrize("kind", KINDS)

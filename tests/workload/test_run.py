@@ -31,8 +31,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
 @pytest.fixture(scope="module")
 def events(traced) -> list[dict]:
     return [
-        event for event in json.loads(gzip.decompress(traced[1].read_bytes()))["traceEvents"]
-        if event.get("ph") == "X"
+        event for event in json.loads(gzip.decompress(traced[1].read_bytes()))["traceEvents"] if event.get("ph") == "X"
     ]
 
 
