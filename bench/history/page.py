@@ -26,6 +26,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 512, 16, 112
 # A smaller relative range would fill the plot with noise.
 _SMALLEST_RANGE = 0.02
 _DAY_S = 86_400
+# The end of 9999, the last date that Python knows.
+_LATEST_S = 253_402_300_799.0
 Scale = Callable[[float], float]
 
 
@@ -174,8 +176,8 @@ def _report(study: HistoryStudy, folder: Path) -> str:
 def _seconds(text: str) -> float:
     """Since the epoch, of an ISO date and time; 0 if it is not one."""
     try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
+        return min(max(datetime.fromisoformat(text).timestamp(), 0.0), _LATEST_S)
+    except (ValueError, OverflowError):
         return 0.0
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from sqlite_utils import Database
@@ -13,12 +13,14 @@ from tabulate import tabulate
 
 from bench.history.database import add_study, connection_of, history_path, open_history
 from bench.host.fingerprint import fingerprint_changes
-from bench.records.base import convert, plain
-from bench.records.host import FingerprintChange
+from bench.records.base import convert, decode, plain
+from bench.records.host import Fingerprint, FingerprintChange
 from bench.records.nightly import HistoryCell, HistoryListing, HistoryStudy, NightlyVerdict
 from bench.records.results import Design
 from bench.units import DASH
 
+# Samples per second that a plot can show.
+Rate = Annotated[float, msgspec.Meta(gt=1e-9, lt=1e15)]
 _HEADERS = ("measured (UTC)", "study", "host", "night", "cells ok", "slower", "driver", "run directory")
 
 
@@ -91,7 +93,12 @@ def studies(database: Database, study: str = "", host: str = "", since: str = ""
         "AND (measured_at >= :since OR night >= :since AND night != '') ORDER BY measured_at DESC, id DESC",
         {"study": study, "host": host, "since": since, "slower": NightlyVerdict.SLOWER.value},
     )
-    return [convert(row | {"fingerprint": json.loads(row["fingerprint"] or "{}")}, HistoryStudy) for row in rows]
+    return [convert(row | {"fingerprint": stored_fingerprint(row["fingerprint"])}, HistoryStudy) for row in rows]
+
+
+def stored_fingerprint(text: Any) -> Fingerprint:
+    """Of a column that may hold anything. Raise DamagedRecord."""
+    return decode(text.encode(), Fingerprint) if isinstance(text, str) and text else Fingerprint()
 
 
 def with_cells(database: Database, selected: Iterable[HistoryStudy]) -> tuple[HistoryStudy, ...]:
@@ -138,18 +145,22 @@ def _cells(database: Database, study_id: int) -> tuple[HistoryCell, ...]:
 def _trends(database: Database) -> dict[tuple[str, str], list[Trend]]:
     """By host and study name."""
     rows = connection_of(database).execute(
-        "SELECT cells.id, cells.host, cells.study_name, cells.name, m.study_id, m.undisturbed_samples_s, m.outcome, "
-        "m.reason, verdicts.verdict, m.design FROM measurements m "
+        "SELECT cells.id, cells.host, cells.study_name, cells.name, m.study_id, m.outcome, "
+        "coalesce(m.reason, ''), coalesce(verdicts.verdict, ''), m.design, m.undisturbed_samples_s FROM measurements m "
         "JOIN cells ON cells.id = m.cell_id JOIN studies ON studies.id = m.study_id "
+        "AND studies.host = cells.host AND studies.study_name = cells.study_name "
         "LEFT JOIN verdicts ON verdicts.study_id = m.study_id AND verdicts.cell_id = m.cell_id "
         "ORDER BY cells.id, studies.measured_at, studies.id"
     )
     cells: dict[int, tuple[Any, dict[Design, list[Point]]]] = {}
-    for cell_id, host, study_name, name, study_id, samples_s, outcome, reason, verdict, design in rows:
+    for row in rows:
+        cell_id, host, study_name, name, study_id, outcome, reason, verdict, design, samples_s = convert(
+            row, tuple[int, str, str, str, int, str, str, str, Design, Rate | None]
+        )
         _, points = cells.setdefault(cell_id, ((host, study_name, name), {}))
         # How a cell would have been measured that failed is not known.
-        known = Design(design) if samples_s or not points else list(points)[-1]
-        point = Point(study_id, samples_s, outcome, reason or "", verdict == NightlyVerdict.SLOWER)
+        known = design if samples_s or not points else list(points)[-1]
+        point = Point(study_id, samples_s, outcome, reason, verdict == NightlyVerdict.SLOWER)
         points.setdefault(known, []).append(point)
     trends: dict[tuple[str, str], list[Trend]] = {}
     for (host, study_name, name), by_design in cells.values():

@@ -14,9 +14,10 @@ from bench.analysis.crossing import design_of
 from bench.analysis.load import read_results
 from bench.compare import host_differences
 from bench.history.database import add_study, add_verdicts, connection_of, open_history, undisturbed_throughput
+from bench.history.query import Rate, stored_fingerprint
 from bench.nightly.judge import FEWEST_NIGHTS, GUARDED_LOSS, Tonight, judge_cells, level
-from bench.records.base import decode, plain
-from bench.records.host import Fingerprint, FingerprintChange
+from bench.records.base import convert, plain
+from bench.records.host import FingerprintChange
 from bench.records.nightly import (
     ExcludedNight,
     Night,
@@ -101,8 +102,8 @@ def read_baseline(database: Database, tonight: Results, night: str, nights: int,
     )
     differences = {
         row["id"]: host_differences(
-            row["device"] or "",
-            decode((row["fingerprint"] or "{}").encode(), Fingerprint),
+            str(row["device"] or ""),
+            stored_fingerprint(row["fingerprint"]),
             tonight.device,
             tonight.fingerprint,
         )
@@ -139,9 +140,10 @@ def _rates(database: Database, studies: list[int], since: str) -> dict[SeriesId,
         [json.dumps(studies), Outcome.OK.value, NightlyVerdict.SLOWER.value, since],
     )
     by_cell: dict[SeriesId, dict[str, float]] = {}
-    for key, name, design, night, rate in rows:
+    for row in rows:
+        key, name, design, night, rate = convert(row, tuple[str, str, Design, str, Rate])
         # Of a night that was measured twice the later one counts.
-        by_cell.setdefault((key, name, Design(design)), {})[night] = rate
+        by_cell.setdefault((key, name, design), {})[night] = rate
     return {cell: list(values.items()) for cell, values in by_cell.items()}
 
 
