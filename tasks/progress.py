@@ -29,7 +29,7 @@ Report = Callable[[str, int], None]
 
 _ERASE = "\r\x1b[K"
 _BAR_CELLS = 12
-# For so many seconds runs that ended are only counted: reading thousands of records takes a while.
+# Runs that ended are read at most this often, and only counted in between: reading thousands of records takes a while.
 READ_INTERVAL_S = 1.0
 SEND_INTERVAL_S = 1.0
 
@@ -177,7 +177,7 @@ class _Seen:
         return seen if time.monotonic() - at_s < READ_INTERVAL_S else None
 
     def count(self, directory: RunDirectory, ended: int) -> StudyProgress | None:
-        """The recent progress with so many more runs that ended; None if it is too old."""
+        """The recent progress and the runs that ended since; None if it is too old."""
         seen = self.recent(directory)
         if seen is None:
             return None

@@ -47,7 +47,7 @@ def is_pinned_by_torch(cell: Cell) -> bool:
 
 
 def whole_sets(repeats: int, births: Births) -> int:
-    """At least so many processes that each group has equally many of each birth."""
+    """`repeats`, rounded up until each group has equally many processes of each birth."""
     size = math.lcm(*(len(one) for one in births.values()))
     return size * -(-repeats // size)
 

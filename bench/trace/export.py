@@ -84,7 +84,7 @@ ENUMS: dict[str, list[tuple[int, str, str]]] = {
     ],
 }
 
-# A compressed file that unpacks to more than this, and to more than so many times itself, is not a trace.
+# A compressed file that unpacks to more than this, and to more than this many times itself, is not a trace.
 MOST_UNPACKED_BYTES, MOST_TIMES = 1 << 30, 200
 # No text of a trace or of results is longer; a damaged or hostile file may claim any length.
 LONGEST_BYTES = 64 << 20

@@ -36,7 +36,7 @@ class RunFailure(StudyError):
 
 
 def read_input(path: Path, kind: type[Kind]) -> Kind:
-    """The cell or group that this process is asked to measure. Raise RunFailure (crashed) for a file that is none."""
+    """The cell or group that this process is asked to measure. Raise RunFailure (crashed) for any other file."""
     try:
         return read(path, kind)
     except (DamagedRecord, OSError) as error:

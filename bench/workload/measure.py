@@ -151,7 +151,7 @@ class LatencyMarks:
 
 
 def mark_stride(count: int, max_marked: int) -> int:
-    """One batch in so many is marked. Odd, so that both of two slots are marked equally often."""
+    """One batch of this many is marked. Odd, so that both of two slots are marked equally often."""
     stride = max(1, -(-count // max_marked))
     return stride if stride % 2 else stride + 1
 

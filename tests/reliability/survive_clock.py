@@ -10,7 +10,7 @@ from bench.study.directory import new_directory
 from tests.reliability.killing import ApartCalls, look_at_the_whole, wait_until
 from tests.reliability.stub import behave
 
-# Stands in for the clock in every Python process of luigi's: it is off by what stands in a file, at every moment.
+# Stands in for the clock in every Python process of luigi's: it is off by what a file states, at every moment.
 # (Under libfaketime 0.9.10 every time.sleep of Python 3.11 fails.) The monotonic clock and the file system keep theirs.
 CLOCK = """
 import os, time

@@ -73,8 +73,8 @@ def test_a_full_disk_is_named_and_nothing_is_lost(calls: ApartCalls, disk: Path,
     # Of a trace that there was no room to export a new one is taken.
     before = {path: content for path, content in contents.items() if _is_kept(content)}
     filler.unlink()
-    mended = calls.run()
-    assert mended.returncode == 0, words_of(mended)
+    resumed = calls.run()
+    assert resumed.returncode == 0, words_of(resumed)
     assert {path: path.read_bytes() for path in before} == before
     assert sorted(calls.records()) == sorted(set(calls.measured())) == sorted(calls.order())
     assert not list(disk.rglob("*.part"))
@@ -94,8 +94,8 @@ def test_a_disk_that_fills_up_meanwhile_stops_the_study(calls: ApartCalls, disk:
     assert luigi.returncode == 30 and "No space left on device" in said and "Traceback" not in said, said
     filler.unlink()
     slow.unlink()
-    mended = calls.run()
-    assert mended.returncode == 0, words_of(mended)
+    resumed = calls.run()
+    assert resumed.returncode == 0, words_of(resumed)
     look_at_the_whole(calls)
 
 
@@ -190,9 +190,9 @@ def test_the_next_call_judges_a_night_after_a_full_history_disk(calls: ApartCall
     # SQLite needs room to read, too.
     filler.unlink()
     assert [night for night, _ in nights_in(disk / "history.db")] == ["2026-11-21"]
-    mended = nights.night("2026-11-22")
+    resumed = nights.night("2026-11-22")
     # A shared machine: what was measured may be slower than the night before, and then says so.
-    assert mended.returncode == 0 or nights.verdict("2026-11-22")["slower"] == [CELL], words_of(mended)
+    assert resumed.returncode == 0 or nights.verdict("2026-11-22")["slower"] == [CELL], words_of(resumed)
     assert {"2026-11-21", "2026-11-22"} == {night for night, _ in nights_in(disk / "history.db")}
     assert nights.times_measured()[:2] == [2, 2]
 
@@ -219,8 +219,8 @@ def test_a_disk_that_becomes_read_only_meanwhile_stops_the_study(calls: ApartCal
     assert luigi.returncode == 30 and "Read-only file system" in said and "Traceback" not in said, said
     assert living(calls) == []
     mount("-o", "remount,rw", str(disk))
-    mended = calls.run()
-    assert mended.returncode == 0, words_of(mended)
+    resumed = calls.run()
+    assert resumed.returncode == 0, words_of(resumed)
     look_at_the_whole(calls)
 
 
@@ -284,7 +284,7 @@ def test_a_second_user_of_the_machine_measures_too(calls: ApartCalls) -> None:
 
 
 def test_a_second_user_waits_and_may_not_end_foreign_orphans(calls: ApartCalls) -> None:
-    """root's killed study left a process behind: the other user is told whose it is, and goes on when it has ended."""
+    """root's killed study left a process behind: the other user reads whose it is, and continues when it has ended."""
     open_up(calls.folder)
     locks = calls.folder / "locks"
     locks.mkdir()

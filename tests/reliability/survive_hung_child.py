@@ -80,7 +80,7 @@ def test_a_child_that_forks_on_and_on_is_ended(tmp_path: Path) -> None:
                 os._exit(0)
             time.sleep(0.002)
     """
-    watch = subprocess.Popen(["sleep", "600"])  # a child of this process that is none of the run's
+    watch = subprocess.Popen(["sleep", "600"])  # a child of this process that does not belong to the run
     try:
         end, late_s = run(tmp_path, program, timeout_s=1.0)
         # Its first process ended at once and well; the rest was ended as what it left behind.

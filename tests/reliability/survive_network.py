@@ -1,6 +1,6 @@
 """Output on a network file system: a real FUSE file system (bindfs), which a host takes for one that others may share.
 
-It is slow, stands still, and goes away. NFS itself is tried in a virtual machine: tests/guest/check_nfs_and_clock.py.
+It is slow, hangs, and disappears. NFS itself is tried in a virtual machine: tests/guest/check_nfs_and_clock.py.
 """
 
 import errno

@@ -95,7 +95,7 @@ def test_luigid_that_is_killed_and_started_again_costs_no_run(calls: ApartCalls,
     server.start()
     said, _ = luigi.communicate(timeout=300)
     if luigi.returncode != 0:
-        # The new scheduler does not know what is to be done; the same command tells it.
+        # The new scheduler does not know what is to be done; the same command reports it.
         again = calls.run()
         assert again.returncode == 0, again.stdout + again.stderr
     assert "Traceback" not in said or "Failed connecting" in said

@@ -12,7 +12,7 @@ from bench.study.directory import RunDirectory
 from tests.slurm.local_slurm import LocalSlurm, wait_until
 from tests.tasks.study_calls import BIN, Calls
 
-# Executed at the start of every replayed run: its line tells whether another one goes on on that host, and what is
+# Executed at the start of every replayed run: its line states whether another one continues on that host, and what is
 # recorded of the run already. The lock is held until the process ends.
 JOURNAL = """
 import fcntl, json, os

@@ -224,7 +224,7 @@ def test_documentation_row_agrees_with_the_setting(key: str) -> None:
     for value in allowed:
         assert value in values
         if value != "auto":
-            told = setting.axis.suffix_of({"true": True, "false": False}.get(value, value))
-            assert f"`_{told}`" in suffix
+            written = setting.axis.suffix_of({"true": True, "false": False}.get(value, value))
+            assert f"`_{written}`" in suffix
     if not allowed:
         assert f"{setting.minimum:g}" in values and f"`_{setting.axis.suffix.format('N')}`" in suffix

@@ -68,9 +68,9 @@ def test_failed_night_exits_30_and_the_next_call_repairs_it(nights: Nights) -> N
     assert json.loads(heard.read_text())["failed"] == [CELL]
 
     nights.repair(CELL)
-    mended = nights.night(FIRST)
-    assert mended.returncode == 0, mended.stderr
-    assert "Traceback" not in mended.stderr
+    resumed = nights.night(FIRST)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Traceback" not in resumed.stderr
     assert nights.verdict(FIRST)["verdict"] == "ok"
     assert len(heard.read_text().splitlines()) == 1
 

@@ -153,7 +153,7 @@ def test_page_shows_a_study_from_first_run_to_repair(page: Page, calls: Calls, t
     second = calls.run()
     assert second.returncode == 0, second.stderr
     rows = page.rows()
-    keep(page, tmp_path, "mended")
+    keep(page, tmp_path, "resumed")
     assert {row["state"] for row in rows} == {"DONE"}
     checks = [row for row in rows if row["family"] == "CellCheck"]
     assert len(checks) == 2 and all(is_green(row) for row in checks)

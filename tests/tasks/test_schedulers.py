@@ -1,4 +1,4 @@
-"""A study on three schedulers: order, failed cells, exit codes, a mended second call, nothing measured twice."""
+"""A study on three schedulers: order, failed cells, exit codes, a second call that resumes, nothing measured twice."""
 
 from collections.abc import Iterator
 from pathlib import Path

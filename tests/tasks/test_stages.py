@@ -78,8 +78,8 @@ def test_demanded_repeats_share_tasks(calls: InstantCalls) -> None:
         [f"{SECOND}_r4", *(f"{cell}_r{repeat}" for cell in (FIRST, SECOND) for repeat in (5, 6))]
     )
     calls.stub = {"INSTANT_DEMAND": "6"}
-    mended = calls.run()
-    assert mended.returncode == 0, mended.stderr
+    resumed = calls.run()
+    assert resumed.returncode == 0, resumed.stderr
     assert sorted(calls.measured()[15:]) == [f"{FIRST}_r5", f"{FIRST}_r6"]
 
 

@@ -20,7 +20,7 @@ LENGTH, AHEAD = 6, 3
 
 
 class HeldCopies(CpuDevice):
-    """A stub of a device whose copies end when they are told to: event k is that of entry k."""
+    """A stub of a device whose copies end on request: event k is that of entry k."""
 
     def __init__(self) -> None:
         self.ended: list[threading.Event] = []
