@@ -161,16 +161,6 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path | str) -> Any:
-    """Raise StudyError if the file is there but is not JSON; OSError if it cannot be read."""
-    try:
-        return json.loads(read_regular(path, LARGEST_JSON_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise StudyError(
-            f"not valid JSON: {error}", str(path), "delete the file; the next call writes it again"
-        ) from None
-
-
 def remove_stale(folder: Path, pattern: str) -> None:
     """Remove temporary files of processes that have ended.
 

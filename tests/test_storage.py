@@ -1,5 +1,6 @@
 """Files that are whole or not there, and what killed writers leave."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import StudyError
-from bench.storage import boot_id, process_identity, read_json, remove_stale, whole_file, write_json
+from bench.storage import boot_id, process_identity, remove_stale, whole_file, write_json
 
 KILLED = """
 import os, signal, sys
@@ -58,7 +59,7 @@ def test_error_inside_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(KeyError), whole_file(path) as temporary:
         temporary.write_text("half")
         raise KeyError
-    assert read_json(path) == 1 and list(tmp_path.iterdir()) == [path]
+    assert json.loads(path.read_bytes()) == 1 and list(tmp_path.iterdir()) == [path]
 
 
 def test_file_in_place_of_a_folder_is_reported(tmp_path: Path) -> None:

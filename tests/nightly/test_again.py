@@ -1,10 +1,11 @@
+import json
+
 import pytest
 from msgspec.structs import replace
 
 from bench.nightly.night import measure_again
 from bench.records.nightly import SecondMeasurement, second_measurements
 from bench.records.study import Grid
-from bench.storage import read_json
 from bench.study.crossing import births_of
 from bench.study.directory import RunDirectory, freeze
 from bench.study.grid import order_of
@@ -39,7 +40,8 @@ def test_it_is_created_once_a_night_and_again_for_a_further_cell(tmp_path):
     assert measure_again(folder, "QuickTest", first, [CELL], "later") == both
     entry = SecondMeasurement(cells=(CELL, OTHER), run_directory=str(both))
     assert second_measurements(folder) == {"QuickTest": entry}
-    assert read_json(folder / "again.json") == {"QuickTest": {"cells": [CELL, OTHER], "run_directory": str(both)}}
+    written = json.loads((folder / "again.json").read_bytes())
+    assert written == {"QuickTest": {"cells": [CELL, OTHER], "run_directory": str(both)}}
 
 
 def test_a_crossed_cell_is_measured_again_with_its_group(tmp_path):

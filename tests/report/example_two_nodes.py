@@ -3,6 +3,7 @@
 python -m tests.report.example_two_nodes
 """
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,7 +17,7 @@ from bench.records.results import Results
 from bench.report.build import make_report
 from bench.report.markdown import markdown
 from bench.report.page import render
-from bench.storage import read_json, write_json, write_text
+from bench.storage import write_json, write_text
 from tests.run_directories import build_run_directory, topology_json
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference" / "example_two_nodes"
@@ -34,7 +35,7 @@ def make_example(folder: Path) -> Results:
             topology=topology_json(gpus=4, near=(0, 0, 1, 1), nodes=2),
             links=True,
         )
-        topology = read_json(run / "topology.json")
+        topology = json.loads((run / "topology.json").read_bytes())
         topology["fingerprint"]["synthetic"] = "made up by tests/report/example_two_nodes.py"
         write_json(run / "topology.json", topology)
         data = load(run)

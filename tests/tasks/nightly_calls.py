@@ -1,5 +1,6 @@
 """Real nights: luigi, the workload, the history."""
 
+import json
 import subprocess
 from datetime import date, timedelta
 from pathlib import Path
@@ -11,7 +12,6 @@ from msgspec.structs import replace
 from bench.history.database import add_study
 from bench.records.base import read
 from bench.records.results import CellRun, Results
-from bench.storage import read_json
 from tests.tasks.study_calls import BIN, TINY, Calls
 
 CELL = "pipeline_gpu0_numa0_vit0x0x0"
@@ -35,7 +35,7 @@ class Nights(Calls):
         )
 
     def verdict(self, day: str) -> dict[str, Any]:
-        return read_json(self.folder / "outputs" / "nightly" / day / "verdict.json")
+        return json.loads((self.folder / "outputs" / "nightly" / day / "verdict.json").read_bytes())
 
     def times_measured(self) -> list[int]:
         """How often a run was executed, in each run directory."""

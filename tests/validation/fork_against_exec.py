@@ -8,6 +8,7 @@ only; it holds the lock of the host. --join measures nothing: it sums up earlier
 """
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -25,7 +26,7 @@ from bench.run.attempt import avoid_measured_cpus
 from bench.run.child import Child, Launch, Process, child_environment, run_child, scratch_folder, workload_argv
 from bench.run.forkserver import ForkServers, served
 from bench.run.lock import HostLock
-from bench.storage import read_json, write_json
+from bench.storage import write_json
 from bench.study.grid import expand_here
 from bench.study.load import read_study
 from bench.study.order import measuring_order
@@ -213,7 +214,7 @@ def _gpu(topology: Topology, cell: Cell) -> str:
 def main() -> int:
     options = _options()
     if options.join:
-        record = joined([read_json(path) for path in options.join])
+        record = joined([json.loads(path.read_bytes()) for path in options.join])
     else:
         topology = read_topology()
         cells = the_cells(options.device, topology, options.models)

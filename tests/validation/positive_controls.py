@@ -8,6 +8,7 @@ CUDA events against the trace. On an idle machine only.
 """
 
 import argparse
+import json
 import multiprocessing
 import os
 import sys
@@ -22,7 +23,7 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
 
-from bench.storage import read_json, write_json
+from bench.storage import write_json
 from bench.workload.models import import_timm
 from bench.workload.progress import process_start
 from tests.validation.control_clocks import compare_clocks
@@ -101,7 +102,7 @@ class Runner:
             raise ControlError(f"no result after {timeout_s:.0f} s")
         if not result.exists():
             raise ControlError(f"exit code {child.exitcode}: {_tail(log)}")
-        return read_json(result)
+        return json.loads(result.read_bytes())
 
 
 def _in_child(work: Callable[..., Record], arguments: tuple[Any, ...], result: Path, log: Path) -> None:
@@ -128,7 +129,7 @@ def main() -> int:
     options = _options()
     chosen = [group for group in groups(options.device) if not options.groups or group.name in options.groups]
     if options.again:
-        found = summed_up(read_json(options.again), chosen)
+        found = summed_up(json.loads(options.again.read_bytes()), chosen)
     else:
         import_timm()
         with tempfile.TemporaryDirectory() as folder:

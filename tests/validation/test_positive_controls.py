@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from bench.storage import read_json
 from tests.validation import positive_controls
 from tests.validation.control_plan import BASE_CELL, Group, groups, no_delay, positive, slower_copy
 from tests.validation.positive_controls import ControlError, Runner, measure, summed_up
@@ -56,7 +55,7 @@ def test_processes_and_results_of_a_whole_measurement(tmp_path):
     assert traced == ["1"] * 4
     # The sides of a process took turns: as many windows of each.
     assert len({len(blocks["1"]["window_us"]) for blocks in runs.values()}) == 1
-    again = summed_up(read_json(out), [TINY])
+    again = summed_up(json.loads(out.read_bytes()), [TINY])
     assert json.dumps(again["controls"]) == json.dumps(found["controls"])
 
 

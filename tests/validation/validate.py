@@ -8,6 +8,7 @@ Exit code 1 if a promise is not kept.
 """
 
 import argparse
+import json
 import platform
 import sys
 import time
@@ -15,7 +16,6 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.storage import read_json
 from tests.validation import control_page, crossed, nights
 from tests.validation.goals import GOALS, Figure
 
@@ -90,7 +90,7 @@ def mark(figure: Figure) -> str:
 
 def write_controls(page: Path, figures: Iterable[Path]) -> None:
     """One section for each GPU measured."""
-    sections = [control_page.section(read_json(file)) for file in figures]
+    sections = [control_page.section(json.loads(file.read_bytes())) for file in figures]
     write_page(page, "\n\n".join(sections), CONTROLS_BEGIN, CONTROLS_END)
 
 
