@@ -56,12 +56,16 @@ class ApartCalls(Calls):
 
 @dataclass
 class Batch:
-    """Kills until `kills` of them met something alive. Whenever the study is complete it is checked and begun anew."""
+    """Kills until `kills` of them met something alive. Whenever the study is complete it is checked and begun anew.
+
+    crossed: how many cells one process measures by turns.
+    """
 
     calls: ApartCalls
     seed: int
     kills: int
     longest_s: float
+    crossed: int = 0
     victims: tuple[str, ...] = VICTIMS
     expect: Callable[[ApartCalls], None] | None = None
     killed: Counter[str] = field(default_factory=Counter)
@@ -111,10 +115,14 @@ class Batch:
         """What was whole stays whole; what was measured stays as it was measured."""
         for folder in self.calls.run_directories():
             look_at_files(folder)
+        records = {name: json.loads(content) for name, content in self._records().items()}
+        of_process = Counter(record["crossing"]["id"] for record in records.values() if record["crossing"])
         for name, content in self._records().items():
+            crossing = records[name]["crossing"]
             if name in self._kept:
                 assert content == self._kept[name], f"{name} was measured again"
-            elif json.loads(content)["status"] == "ok":
+            # Of a crossing the runs are whole together.
+            elif records[name]["status"] == "ok" and (not crossing or of_process[crossing["id"]] == self.crossed):
                 self._kept[name] = content
         assert not self._kept.keys() - self._records().keys(), "a finished run was lost"
 

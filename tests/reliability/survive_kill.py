@@ -1,4 +1,4 @@
-"""kill -9 at any moment: 200 times on replayed runs, 20 times on the real cpu workload. `make test-reliability`.
+"""kill -9 at any moment: 200 replayed runs, 20 of the real cpu workload, 10 crossings. `make test-reliability`.
 
 Replays (tests/reliability/stub.py) are short, so that every part of a call is met often; the rest of the call is real.
 """
@@ -10,6 +10,7 @@ import pytest
 
 from tests.reliability.killing import ApartCalls, Batch
 from tests.reliability.stub import replay
+from tests.tasks.test_crossing import CROSSED, shorten
 
 SEEDS = (20261122, 20261123, 20261124, 20261125)
 LOCAL = ["--local-scheduler"]
@@ -36,3 +37,11 @@ def test_20_kills_of_real_runs_on_the_cpu_device(tmp_path: Path) -> None:
     calls.study["repeats"] = 2
     calls.write()
     assert sum(Batch(calls, 7, 20, longest_s=12.0).run().killed.values()) == 20
+
+
+@pytest.mark.needs("numactl")
+@pytest.mark.timeout(900)
+def test_10_kills_of_crossings_on_the_cpu_device(tmp_path: Path) -> None:
+    calls = ApartCalls(tmp_path / "work", LOCAL, CROSSED | {"repeats": 2})
+    shorten(calls, 0.3)
+    assert sum(Batch(calls, 11, 10, longest_s=10.0, crossed=2).run().killed.values()) == 10
