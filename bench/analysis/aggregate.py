@@ -279,7 +279,8 @@ def _remarks(cell: MeasuredCell, succeeded: list[Run], excluded: int) -> tuple[C
     if (bound := cell.bound) and bound.is_above_measured:
         ratio = bound.bound_us / bound.batch_us
         found.append(CellRemark(kind=CellRemarkKind.BOUND_ABOVE_MEASURED, term=bound.limit, ratio=ratio))
-    warmups = [run.result.warmup for run in succeeded if run.result]
+    # The windows of a crossing follow warm-ups of all placements, and drift meets all of them alike.
+    warmups = [run.result.warmup for run in succeeded if run.result and not run.crossing]
     spreads = [warmup.spread or 0.0 for warmup in warmups if not warmup.settled]
     total = len(succeeded)
     if spreads:

@@ -1,5 +1,6 @@
 """Which runs are compared with which, and which node is the local one."""
 
+import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -114,6 +115,15 @@ def throughputs(cell: MeasuredCell) -> Mapping[int, float]:
         counted = counted_runs([run for _, run in runs], cell.cpu_node)
         return {_block(run): _rate(run) for run in counted}
     return {block: _rate(run) for block, run in exclude_disturbed(runs, lambda item: item[1].disturbed)}
+
+
+def undisturbed_throughput(cell: MeasuredCell) -> float | None:
+    """Samples/s, the median of the undisturbed runs (of all, if fewer than two are undisturbed).
+
+    A night is one value: a single run that went wrong should not make it an outlier.
+    """
+    rates = list(throughputs(cell).values())
+    return statistics.median(rates) if rates else None
 
 
 def exclude_disturbed(runs: list[Kind], was_disturbed: Callable[[Kind], bool]) -> list[Kind]:

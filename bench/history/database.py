@@ -7,7 +7,6 @@ it by another design is another series.
 
 import json
 import sqlite3
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,7 +18,7 @@ import sqlite_utils
 
 from bench.analysis.crossing import design_of
 from bench.analysis.load import measured_at
-from bench.analysis.pairs import throughputs
+from bench.analysis.pairs import undisturbed_throughput
 from bench.errors import StudyError
 from bench.records.base import DamagedRecord, plain
 from bench.records.nightly import NightCell
@@ -327,15 +326,6 @@ def add_verdicts(history: sqlite_utils.Database, study_id: int, verdicts: Sequen
             if one.name in ids:
                 row = {"study_id": study_id, "cell_id": ids[one.name], "since": since}
                 _insert(connection, "verdicts", row | _verdict_row(one))
-
-
-def undisturbed_throughput(cell: MeasuredCell) -> float | None:
-    """Samples/s, the median of the undisturbed runs (of all, if fewer than two are undisturbed).
-
-    A night is one value: a single run that went wrong should not make it an outlier.
-    """
-    rates = list(throughputs(cell).values())
-    return statistics.median(rates) if rates else None
 
 
 def stored_path(run_directory: str, database: Path) -> str:

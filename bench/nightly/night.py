@@ -12,8 +12,9 @@ from sqlite_utils import Database
 
 from bench.analysis.crossing import design_of
 from bench.analysis.load import read_results
+from bench.analysis.pairs import undisturbed_throughput
 from bench.compare import host_differences
-from bench.history.database import add_study, add_verdicts, connection_of, open_history, undisturbed_throughput
+from bench.history.database import add_study, add_verdicts, connection_of, open_history
 from bench.history.query import Rate, stored_fingerprint
 from bench.nightly.judge import FEWEST_NIGHTS, GUARDED_LOSS, Tonight, judge_cells, level
 from bench.records.base import convert, plain

@@ -2,7 +2,8 @@ import pytest
 from msgspec.structs import replace
 
 from bench.analysis.load import load
-from bench.history.database import add_study, open_history, stored_path, undisturbed_throughput
+from bench.analysis.pairs import undisturbed_throughput
+from bench.history.database import add_study, open_history, stored_path
 from bench.history.query import studies, with_cells
 from bench.report.build import build_results
 from tests.history.synthetic import made_results, quiet_rates, rates_of
