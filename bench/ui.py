@@ -5,18 +5,19 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from functools import partial
+from html import escape
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote, unquote
 
 from bench.errors import StudyError
-from bench.host.processes import die_with, without_relative_paths
+from bench.host.processes import die_with, python_module, without_relative_paths
 
 ADDRESS = "127.0.0.1"
 _OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
@@ -32,9 +33,6 @@ def serve(state: Path, outputs: Path, config: Path, port: int = 8082, outputs_po
     """
     state.mkdir(parents=True, exist_ok=True)
     outputs.mkdir(parents=True, exist_ok=True)
-    command = Path(sys.executable).with_name("luigid")
-    if not command.exists():
-        raise StudyError("luigid is not installed beside this python", str(command), "make install")
     stop = threading.Event()
     for number in _STOPPING:
         signal.signal(number, lambda *_: stop.set())
@@ -43,7 +41,7 @@ def serve(state: Path, outputs: Path, config: Path, port: int = 8082, outputs_po
     log = state / "servers.log"
     files = ThreadingHTTPServer((ADDRESS, outputs_port), partial(_Outputs, directory=str(outputs)))
     threading.Thread(target=files.serve_forever, daemon=True).start()
-    luigid = _start_luigid(command, state, config, port, log)
+    luigid = _start_luigid(state, config, port, log)
     try:
         _wait_for_answer(luigid, port, stop)
         if not stop.is_set() and luigid.poll() is None:
@@ -69,10 +67,11 @@ def serve(state: Path, outputs: Path, config: Path, port: int = 8082, outputs_po
     return 0
 
 
-def _start_luigid(command: Path, state: Path, config: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
+def _start_luigid(state: Path, config: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
     """In its own session: Ctrl-C reaches only this process, which then stops luigid once."""
     parent = os.getpid()
-    argv = [str(command), "--address", ADDRESS, "--port", str(port), "--state-path", str(state / "luigi-state.pickle")]
+    argv = python_module("bench.luigid", "--address", ADDRESS, "--port", str(port))
+    argv += ["--state-path", str(state / "luigi-state.pickle")]
     with log.open("ab") as file:
         return subprocess.Popen(
             argv,
@@ -138,6 +137,24 @@ class _Outputs(SimpleHTTPRequestHandler):
         except (ValueError, OSError, RuntimeError):
             # Also a name with a zero byte, one that is too long, and a loop of links.
             return None
+
+    def list_directory(self, path: str | os.PathLike[str]) -> BytesIO | None:
+        try:
+            with os.scandir(path) as entries:
+                names = sorted(entry.name + "/" * entry.is_dir() for entry in entries if not entry.name.startswith("."))
+        except OSError:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return None
+        title = escape(unquote(self.path, errors="replace"))
+        # quote: a name may be that of another scheme, or have a query.
+        rows = [f'<li><a href="./{quote(os.fsencode(name))}">{escape(name)}</a></li>' for name in names]
+        page = f'<!doctype html><meta charset="utf-8"><title>{title}</title><h1>{title}</h1><ul>{"".join(rows)}</ul>'
+        content = page.encode(errors="replace")
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        return BytesIO(content)
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-cache")

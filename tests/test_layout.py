@@ -17,7 +17,7 @@ FLOORS = (
     ("bench.analysis",),
     ("bench.report",),
     ("bench.compare", "bench.history", "bench.nightly"),
-    ("bench.cli", "bench.cluster", "bench.ui", "tasks"),
+    ("bench.cli", "bench.cluster", "bench.luigid", "bench.ui", "tasks"),
 )
 MOST_LINES = 450
 # A list of types, and a list of sentences, are read by name and not from top to bottom.
@@ -70,7 +70,10 @@ def test_no_module_outside_tasks_imports_luigi():
     assert [
         path
         for path in modules()
-        if dotted(path).startswith("bench") and "luigi" in {n.split(".")[0] for n in imported(path)}
+        # bench.luigid is luigid with one more check, a process of its own.
+        if dotted(path).startswith("bench")
+        and dotted(path) != "bench.luigid"
+        and "luigi" in {n.split(".")[0] for n in imported(path)}
     ] == []
 
 

@@ -229,3 +229,33 @@ def test_impossible_scheduler_is_refused_by_luigi(tmp_path: Path, option: str, v
     command = [str(BIN / "luigi"), option, value, "--module", "tasks", "QuickTest", "--binding", "none"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     refused(done, "scheduler")
+
+
+# Faults
+
+
+def test_outputs_removed_in_mid_study_are_reported_and_not_made_again(tmp_path: Path) -> None:
+    study(tmp_path)
+    command = [str(BIN / "luigi"), "--local-scheduler", "--module", "tasks", "Study", "--config-file", "study.yaml"]
+    command += ["--profiler", "torch", "--repeats", "3"]
+    environment = os.environ | {"NUMASTUDY_LOCK_DIR": str(tmp_path)}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while not [*tmp_path.glob("outputs/tiny/*/*/runs/*.json")]:
+        assert process.poll() is None
+        time.sleep(0.05)
+    (tmp_path / "outputs").rename(tmp_path / "away")
+    out, err = process.communicate(timeout=200)
+    assert process.returncode not in (0, 1)
+    assert "No such file or directory" in out + err or "removed" in out + err
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_pool_larger_than_the_memory_of_the_host_is_refused(tmp_path: Path) -> None:
+    path = study(tmp_path)
+    words = ("--memory-size-mb", "1048576")
+    refused(call(tmp_path, "plan", path, *words), "this host has", "memory_size_mb")
+    refused(luigi(tmp_path, "Study", "--config-file", path, *words), "this host has", "memory_size_mb")
+    assert not [*tmp_path.rglob("runs")]

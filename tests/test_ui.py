@@ -157,3 +157,37 @@ def test_taken_port_is_named(tmp_path: Path, ports: tuple[int, int], which: int)
     assert ("--port", "--outputs-port")[which] in done.stderr
     assert "Traceback" not in done.stderr
     assert os.listdir(tmp_path / "state") == []
+
+
+def test_luigid_refuses_requests_of_pages_of_other_sites(tmp_path: Path, ports: tuple[int, int]) -> None:
+    def status(port: int, **headers: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
+        body = urllib.parse.urlencode({"data": json.dumps(TASK)})
+        connection.request("POST", "/api/add_task", body, headers)
+        return connection.getresponse().status
+
+    with ui(tmp_path, ports) as servers:
+        own = f"127.0.0.1:{ports[0]}"
+        assert status(ports[0], Host="evil.example") == 403
+        assert status(ports[0], Origin="http://evil.example") == 403
+        assert status(ports[0], Origin=f"http://127.0.0.1:{ports[1]}") == 403
+        assert status(ports[0], Origin="null") == 403
+        assert status(ports[0], Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors") == 403
+        assert servers.names() == set()
+        assert status(ports[0], Host=own, Origin=f"http://{own}", Sec_Fetch_Site="same-origin") == 200
+        assert servers.names() == {"Seen_1"}
+
+
+def test_listing_of_a_folder_has_no_hidden_names(tmp_path: Path, ports: tuple[int, int]) -> None:
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    for name in (".luigi.lock", "javascript:alert(1)", "<b>", "report.html"):
+        (outputs / name).touch()
+    (outputs / "folder").mkdir()
+    with ui(tmp_path, ports) as servers:
+        page = urllib.request.urlopen(f"{servers.outputs}/", timeout=10).read().decode()
+    assert "luigi.lock" not in page and "<b>" not in page
+    assert 'href="./javascript%3Aalert%281%29"' in page
+    assert 'href="./report.html"' in page and 'href="./folder/"' in page

@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from bench.analysis.crossing import design_of
 from bench.analysis.load import measured_at
 from bench.analysis.pairs import undisturbed_throughput
 from bench.errors import StudyError
+from bench.history.limits import restrict
 from bench.records.base import DamagedRecord, plain
 from bench.records.nightly import NightCell
 from bench.records.results import MeasuredCell, Penalty, Results
@@ -29,11 +30,6 @@ BUSY_S = 30.0
 # 2: the first one that users have. 3: undisturbed_samples_s and the names of noise classes. 4: design.
 SCHEMA_VERSION = 4
 OLDEST_VERSION = 2
-# A history may be anybody's: the most bytes of one value, and the most steps of all queries of one opening (SQLite does
-# about 50 million a second).
-LONGEST_VALUE_BYTES = 16 << 20
-MOST_STEPS = 1_000_000_000
-_STEPS_BETWEEN_CHECKS = 1_000_000
 _TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT)",
     """CREATE TABLE studies (
@@ -139,9 +135,6 @@ _MIGRATIONS = {
 }
 
 
-_NAMES = ("meta", "studies", "cells", "measurements", "runs", "penalties", "verdicts")
-
-
 class HistoryError(StudyError):
     """The history cannot be used; the studies themselves are not affected."""
 
@@ -171,7 +164,7 @@ def open_history(path: Path, create: bool = False, busy_s: float = BUSY_S) -> It
             # Autocommit: the only transactions are the ones begun here, and they take the write lock first.
             connection = sqlite3.connect(file, timeout=busy_s, isolation_level=None)
             try:
-                _restrict(connection)
+                restrict(connection)
                 connection.execute("PRAGMA foreign_keys = ON")
                 _migrate(connection, path, busy_s)
                 yield sqlite_utils.Database(connection)
@@ -247,20 +240,6 @@ def _migrate(connection: sqlite3.Connection, path: Path, busy_s: float) -> None:
             [str(SCHEMA_VERSION)],
         )
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def _restrict(connection: sqlite3.Connection) -> None:
-    """Let the schema of the file run nothing, and no query run for ever. Raise DamagedRecord, sqlite3.Error."""
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE_BYTES)
-    connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-    checks_left = count(MOST_STEPS // _STEPS_BETWEEN_CHECKS, -1)
-    connection.set_progress_handler(lambda: next(checks_left) <= 0, _STEPS_BETWEEN_CHECKS)
-    for pragma in ("trusted_schema = OFF", "cell_size_check = ON"):
-        connection.execute(f"PRAGMA {pragma}")
-    for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_master"):
-        own = name in _NAMES and (kind != "table" or not str(sql).startswith("CREATE TABLE"))
-        if kind == "trigger" or own:
-            raise DamagedRecord(f"{name!r} is not a table of numastudy, but a {kind}")
 
 
 def _choose_journal(connection: sqlite3.Connection, path: Path, busy_s: float) -> None:

@@ -15,7 +15,7 @@ from bench.records.host import NodeKind, Topology
 from bench.records.study import Cell, Design, Grid, Placement, Settings, Slot, Study, StudySettings
 from bench.study.axes import combinations, idle_excludes, name_cells
 from bench.study.constraints import violation, why_not_here
-from bench.study.crossing import AUTO, Births, births_of, whole_sets
+from bench.study.crossing import AUTO, Births, births_of, pools_by_node, whole_sets
 from bench.study.load import StudyDefinition
 from bench.study.order import measuring_order
 from bench.trace.profilers import choose_profiler
@@ -40,11 +40,25 @@ def expand_here(definition: StudyDefinition, topology: Topology, root: Path = Pa
     study = convert(definition.as_json() | _resolved(definition.settings, topology, root), Study)
     definition = replace(definition, settings=structs.replace(study.settings, design=asked))
     cells = expand(definition, topology)
+    _check_memory(cells, topology, study.name)
     births = _births(asked, cells, topology, study.name)
     study = structs.replace(
         study, design="crossing" if births else "processes", repeats=whole_sets(study.repeats, births)
     )
     return Expansion(study, Grid(cells=tuple(cells), order=tuple(order_of(study, cells, births))))
+
+
+def _check_memory(cells: Sequence[Cell], topology: Topology, name: str) -> None:
+    """Raise StudyError for host batches that no binding lets this host hold."""
+    has = sum(node.memory_bytes for node in topology.nodes)
+    for cell in cells:
+        needs = sum(pools_by_node([cell]).values())
+        if has and needs > has:
+            raise StudyError(
+                f"{cell.name} needs {needs >> 20:,} MiB for its host batches; this host has {has >> 20:,} MiB",
+                f"{name}: memory_size_mb",
+                "make memory_size_mb smaller",
+            )
 
 
 def order_of(study: Study, cells: Sequence[Cell], births: Births) -> list[Slot]:
