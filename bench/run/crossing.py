@@ -65,6 +65,8 @@ def execute_group(
     for slot, cell in cells.items():
         own = replace(excluded[slot], crossing=whole.crossing) if slot in excluded else _own(whole, slot)
         runs.append(run_of(directory, cell, slot, invocation, begin, 0 if slot in excluded else number, own))
+    # One process: one end, and one time.
+    runs = [structs.replace(run, ended_at=runs[0].ended_at, wall_s=runs[0].wall_s) for run in runs]
     for run in runs:
         write_record(directory.record(run.cell, run.repeat), run)
     log_runs(directory, runs)
