@@ -162,7 +162,7 @@ def test_hosts_by_feature_and_by_list(tmp_path: Path, slurm: LocalSlurm) -> None
     assert re.fullmatch(r"n[1-3] n[1-3]", " ".join(re.findall(r"(?:--nodelist=|# the same for )(\S+)", by_count)))
     assert "# the same for n2, n3" in study.call("submit", file, "--nodelist", "n[1-3]", "--dry-run")
     for words, said in (
-        (("--count", "2", "--constraint", "broken"), "0 with the feature broken can be had: n4 is"),
+        (("--count", "2", "--constraint", "broken"), "0 with the feature broken are available: n4 is"),
         (("--nodes", "n1,n77"), "Slurm has no node n77"),
     ):
         done = slurm.call(str(Path(os.sys.executable).with_name("numastudy")), "submit", file, *words)
