@@ -173,8 +173,11 @@ def _whole_machine(root: Path, allowed_cpus: set[int] | None) -> Node:
 
 
 def _online_cpus(root: Path) -> tuple[int, ...]:
+    """Kernels without a list have a file for each CPU that can be taken offline."""
     folder = root / "sys/devices/system/cpu"
-    return parse_cpulist(read_text(folder / "online")) or _numbered(folder, "cpu")
+    return parse_cpulist(read_text(folder / "online")) or tuple(
+        cpu for cpu in _numbered(folder, "cpu") if read_text(folder / f"cpu{cpu}/online").strip() != "0"
+    )
 
 
 def _node_cpus(folder: Path) -> tuple[int, ...]:

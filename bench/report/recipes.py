@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.records.host import Topology, format_cpulist, parse_cpulist
 from bench.report.text.answer import Answer
 from bench.report.view import View
 
@@ -40,15 +41,24 @@ def recipes(view: View, nodes: Mapping[int, int]) -> list[Recipe]:
         return []
     if view.is_cpu:
         node = next(iter(nodes.values()))
-        return [Recipe("numactl", f"numactl --cpunodebind={node} --membind={node} python serve.py")]
+        return [Recipe("numactl", f"numactl {_bind(topology, node)} python serve.py")]
     cpus = {node.id: node.cpus for node in topology.nodes}
-    return [_numactl(nodes), _slurm(nodes), _torchrun(nodes), _docker(nodes, cpus), _kubernetes()]
+    return [_numactl(nodes, topology), _slurm(nodes), _torchrun(nodes), _docker(nodes, cpus), _kubernetes()]
 
 
-def _numactl(nodes: Mapping[int, int]) -> Recipe:
+def _bind(topology: Topology, node_id: int) -> str:
+    """The CPUs by number where there are several kinds of cores: only the fastest were measured."""
+    node = topology.node(node_id)
+    cpus: set[int] = set()
+    if node and topology.core_kinds:
+        cpus = set(node.cpu_ids).intersection(parse_cpulist(topology.core_kinds[0]))
+    where = f"--physcpubind={format_cpulist(cpus)}" if cpus else f"--cpunodebind={node_id}"
+    return f"{where} --membind={node_id}"
+
+
+def _numactl(nodes: Mapping[int, int], topology: Topology) -> Recipe:
     lines = [
-        f"CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={gpu} "
-        f"numactl --cpunodebind={node} --membind={node} python serve.py"
+        f"CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={gpu} numactl {_bind(topology, node)} python serve.py"
         for gpu, node in nodes.items()
     ]
     return Recipe("numactl", "\n".join(lines), "One process per GPU; bind before the process starts.")

@@ -234,3 +234,10 @@ def test_meminfo_is_empty_when_a_node_has_none(tmp_path: Path) -> None:
     (tmp_path / "sys/devices/system/node/node1").mkdir(parents=True)
     assert meminfo(tmp_path, 1) == {}
     assert meminfo(tmp_path / "elsewhere", 0) == {}
+
+
+def test_offline_cpu_is_left_out_when_no_list_names_the_online_ones(tmp_path: Path) -> None:
+    """As in hwloc's 16em64t-4s2c2t-offlines: only a file of each CPU says that it is offline."""
+    files = {f"sys/devices/system/cpu/cpu{cpu}/online": str(int(cpu != 2)) for cpu in range(1, 4)}
+    root = write_host(tmp_path, files | {"sys/devices/system/cpu/cpu0/topology/core_id": "0"})
+    assert [node.cpus for node in read_topology(root, Nvml()).nodes] == ["0-1,3"]

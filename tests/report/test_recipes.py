@@ -1,7 +1,9 @@
+import dataclasses
 import shutil
 import subprocess
 
 import pytest
+from msgspec.structs import replace
 
 from bench.report.recipes import near_nodes, recipe_note, recipes
 from bench.report.text.answer import answers
@@ -16,6 +18,16 @@ def lines(numa_view):
 def test_every_gpu_has_a_numactl_line_with_its_node(lines):
     assert [line.split("numactl ")[1] for line in lines["numactl"].splitlines()] == [
         f"--cpunodebind={node} --membind={node} python serve.py" for node in (0, 0, 2, 2)
+    ]
+
+
+def test_numactl_names_the_cpus_of_the_fastest_kind(numa_view):
+    topology = replace(numa_view.results.topology, core_kinds=("0-7,32-39", "8-31,40-63"))
+    view = dataclasses.replace(numa_view, results=replace(numa_view.results, topology=topology))
+    lines = recipes(view, {0: 0, 2: 2})[0].lines.splitlines()
+    assert [line.split("numactl ")[1] for line in lines] == [
+        "--physcpubind=0-7 --membind=0 python serve.py",
+        "--physcpubind=32-39 --membind=2 python serve.py",
     ]
 
 

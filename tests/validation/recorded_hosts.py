@@ -1,11 +1,18 @@
 """Read recorded hosts of other projects, such as hwloc's tests/hwloc/linux: trees of sys and proc in tar archives.
 
 usage: python -m tests.validation.recorded_hosts FOLDER      one line a host; exit code 1 if one cannot be read
+Where lstopo (hwloc) is installed, each host is compared with what it reads from the same files.
 """
 
+import os
+import shutil
+import subprocess
 import sys
 import tarfile
 import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench.errors import StudyError
@@ -14,12 +21,13 @@ from bench.host.doctor import run_doctor
 from bench.host.fingerprint import fingerprint
 from bench.host.topology import read_topology
 from bench.records.base import DamagedRecord
-from bench.records.host import format_cpulist
+from bench.records.host import Topology, format_cpulist
+
+Seen = Mapping[str, object]
 
 
-def describe(root: Path) -> str:
+def describe(topology: Topology, root: Path) -> str:
     """What every reader of the host room finds under a root. Whatever they raise is a bug."""
-    topology = read_topology(root)
     run_doctor(root=root)
     fingerprint(topology, root)
     for node in topology.nodes:
@@ -32,8 +40,60 @@ def describe(root: Path) -> str:
     return f"{len(topology.nodes)} nodes, CPUs {format_cpulist(cpus)}{''.join(f', {note}' for note in notes)}"
 
 
+def ours(topology: Topology) -> Seen:
+    nodes = topology.nodes
+    return {
+        "nodes": [node.id for node in nodes],
+        "CPUs": {node.id: node.cpus for node in nodes},
+        "memory": {node.id: node.memory_bytes for node in nodes},
+        # hwloc leaves out the table of a single node.
+        "distances": {node.id: [*node.distances.values()] for node in nodes if node.distances and len(nodes) > 1},
+        "allowed CPUs": format_cpulist(cpu for node in nodes for cpu in node.allowed_cpu_ids),
+        "allowed memory": [node.id for node in nodes if node.memory_allowed],
+    }
+
+
+def lstopo(root: Path) -> Seen:
+    """What hwloc reads from the same files. Raise OSError or CalledProcessError."""
+    environment = {"HWLOC_FSROOT": str(root), "HWLOC_KEEP_NVIDIA_GPU_NUMA_NODES": "1", "HWLOC_COMPONENTS": "linux,stop"}
+    command = ["lstopo-no-graphics", "--of", "xml", "--disallowed"]
+    printed = subprocess.run(command, env=os.environ | environment, capture_output=True, check=True, timeout=60).stdout
+    tree = ElementTree.fromstring(printed)
+    machine = tree.find("object")
+    assert machine is not None
+    found = sorted(tree.iter("object"), key=lambda one: int(one.get("os_index", "-1")))
+    nodes = [one for one in found if one.get("type") == "NUMANode"]
+    table = next((one for one in tree.iter("distances2") if one.get("name") == "NUMALatency"), None)
+    ids = _words(table, "indexes")
+    values = _words(table, "u64values")
+    return {
+        "nodes": [int(node.get("os_index", "0")) for node in nodes],
+        "CPUs": {int(node.get("os_index", "0")): _list(node.get("cpuset", "")) for node in nodes},
+        "memory": {int(node.get("os_index", "0")): int(node.get("local_memory", "0")) for node in nodes},
+        "distances": {node: values[place * len(ids) :][: len(ids)] for place, node in enumerate(ids)},
+        "allowed CPUs": _list(machine.get("allowed_cpuset", "")) or "none",
+        "allowed memory": _bits(machine.get("allowed_nodeset", "")),
+    }
+
+
+def _words(table: ElementTree.Element | None, name: str) -> list[int]:
+    return [] if table is None else [int(word) for part in table.findall(name) for word in (part.text or "").split()]
+
+
+def _list(mask: str) -> str:
+    return format_cpulist(_bits(mask)) if _bits(mask) else ""
+
+
+def _bits(mask: str) -> list[int]:
+    """hwloc writes masks as 32-bit words, the highest first; an empty word is zero."""
+    words = [int(word or "0", 16) for word in mask.split(",")][::-1]
+    return [32 * place + bit for place, word in enumerate(words) for bit in range(32) if word >> bit & 1]
+
+
 def main(folder: Path) -> int:
     failed = 0
+    counts: Counter[str] = Counter()
+    compare = shutil.which("lstopo-no-graphics") is not None
     for archive in sorted(folder.glob("*.tar*")):
         with tempfile.TemporaryDirectory() as scratch:
             with tarfile.open(archive) as tar:
@@ -43,11 +103,30 @@ def main(folder: Path) -> int:
                 print(f"{archive.name}: no sys/devices")
                 continue
             try:
-                print(f"{archive.name}: {describe(root)}")
+                topology = read_topology(root)
+                print(f"{archive.name}: {describe(topology, root)}")
             except (StudyError, DamagedRecord, ValueError, OSError) as error:
                 failed += 1
                 print(f"{archive.name}: FAILED: {error}")
+                continue
+            if compare:
+                _compare(ours(topology), root, counts)
+    for what, count in sorted(counts.items()):
+        print(f"{what}: {count}")
     return 1 if failed else 0
+
+
+def _compare(own: Seen, root: Path, counts: Counter[str]) -> None:
+    try:
+        theirs = lstopo(root)
+    except (OSError, subprocess.SubprocessError) as error:
+        counts["not read by lstopo"] += 1
+        print(f"    lstopo: {error}")
+        return
+    for what, value in own.items():
+        counts[f"{what} {'equal' if value == theirs[what] else 'different'}"] += 1
+        if value != theirs[what]:
+            print(f"    {what}: {value}\n    lstopo: {theirs[what]}")
 
 
 if __name__ == "__main__":
