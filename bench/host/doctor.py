@@ -22,6 +22,7 @@ from bench.records.host import (
     Check,
     CheckName,
     CheckState,
+    NodeKind,
     Nvml,
     NvmlGpu,
     Preflight,
@@ -65,6 +66,7 @@ class Facts:
     nvml: Nvml
     node_free_bytes: Mapping[int, int]
     numa_balancing: str
+    memory_demotion: bool
     governors: tuple[str, ...]
     perf_event_paranoid: int | None
     affinity: tuple[int, ...]
@@ -91,6 +93,7 @@ def gather(root: Path = Path("/"), folder: Path = Path()) -> Facts:
         nvml=nvml,
         node_free_bytes={node.id: free_bytes(root, node.id) for node in topology.nodes if node.memory_bytes},
         numa_balancing=_read(root / "proc/sys/kernel/numa_balancing") or "0",
+        memory_demotion=_read(root / "sys/kernel/mm/numa/demotion_enabled") in ("1", "true"),
         governors=tuple(sorted(governors)),
         perf_event_paranoid=int(paranoid) if paranoid else None,
         affinity=_affinity(root),
@@ -337,10 +340,17 @@ def cores(facts: Facts) -> Check:
 
 
 def numa_balancing(facts: Facts) -> Check:
-    if facts.numa_balancing == "0":
-        return _ok(CheckName.NUMA_BALANCING, "off")
-    fact = "automatic NUMA balancing is on: it moves and unmaps pages during runs"
-    return _warning(CheckName.NUMA_BALANCING, fact, "sysctl -w kernel.numa_balancing=0")
+    found, remedies = [], []
+    if facts.numa_balancing != "0":
+        found.append("automatic NUMA balancing is on: it moves and unmaps pages during runs")
+        remedies.append("sysctl -w kernel.numa_balancing=0")
+    slower = [node.id for node in facts.topology.nodes if node.kind is NodeKind.MEMORY_ONLY]
+    if facts.memory_demotion and slower:
+        found.append(
+            f"memory demotion is on: it may move cold pages to node {format_cpulist(slower)}, which has no CPUs"
+        )
+        remedies.append("echo 0 > /sys/kernel/mm/numa/demotion_enabled")
+    return _warn_if(CheckName.NUMA_BALANCING, found, "off", "; ".join(remedies))
 
 
 def node_memory(facts: Facts, pool_bytes: int) -> Check:

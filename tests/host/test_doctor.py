@@ -75,6 +75,12 @@ def test_own_process_does_not_make_a_gpu_busy() -> None:
     assert all(check.state == "ok" for check in checks(facts))
 
 
+@pytest.mark.parametrize(("host", "state"), [("cxl_memory", "warning"), ("two_sockets", "ok")])
+def test_memory_demotion_is_reported_where_it_has_a_target(tmp_path: Path, host: str, state: str) -> None:
+    root = write_host(tmp_path, HOSTS[host] | {"sys/kernel/mm/numa/demotion_enabled": "true\n"})
+    assert by_name(checks(gather(root)))[CheckName.NUMA_BALANCING].state == state
+
+
 def test_memory_of_gpus_is_named() -> None:
     check = by_name(checks(gather(host_root("two_graces"))))[CheckName.NODES]
     assert check.fact == "nodes 0-1 cpu+memory; nodes 2-3 memory of GPU 0; nodes 4-5 memory of GPU 1"
