@@ -73,7 +73,7 @@ def test_plan_of_a_recorded_host(tmp_path: Path) -> None:
     planned = plan("NumaStudy", *words)
     places = {(cell["gpu"], cell["cpu_node"], cell["mem_node"], cell["state"]) for cell in planned["cells"]}
     assert places == {(gpu, node, node, "todo") for gpu in (0, 1) for node in (0, 1)}
-    assert "node 4 is memory of GPU 1: only placements that name it use it" in planned["notes"]
+    assert "memory of GPU 1: node 4-5, used by placements that name it only" in planned["notes"]
     assert planned["estimate_from"] != "earlier runs on this host"
     hybrid = plan("QuickTest", *words[:-1], str(host_root("two_kinds_of_cores")))["notes"]
     assert "2 kinds of cores (CPUs 5-9,15-19; 0-4,10-14): runs are bound to the first, the fastest" in hybrid

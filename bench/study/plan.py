@@ -217,10 +217,13 @@ def _notes_on_host(topology: Topology | None) -> list[str]:
     """Of the nodes and cores that a study never takes by itself."""
     if topology is None:
         return []
+    owners: dict[tuple[int, ...], list[int]] = {}
+    for node in topology.nodes:
+        if node.gpu_memory:
+            owners.setdefault(node.gpu_memory, []).append(node.id)
     notes = [
-        f"node {node.id} is memory of GPU {format_cpulist(node.gpu_memory)}: only placements that name it use it"
-        for node in topology.nodes
-        if node.gpu_memory
+        f"memory of GPU {format_cpulist(gpus)}: node {format_cpulist(ids)}, used by placements that name it only"
+        for gpus, ids in owners.items()
     ]
     if topology.core_kinds:
         kinds = "; ".join(topology.core_kinds)
