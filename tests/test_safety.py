@@ -259,3 +259,22 @@ def test_pool_larger_than_the_memory_of_the_host_is_refused(tmp_path: Path) -> N
     refused(call(tmp_path, "plan", path, *words), "this host has", "memory_size_mb")
     refused(luigi(tmp_path, "Study", "--config-file", path, *words), "this host has", "memory_size_mb")
     assert not [*tmp_path.rglob("runs")]
+
+
+# Dates of nights
+
+
+def test_night_of_the_future_is_refused(tmp_path: Path) -> None:
+    refused(luigi(tmp_path, "NightlySweep", "--date", "2999-01-01"), "is in the future", "--date")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_night_of_the_past_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "nightly.yaml").write_text("studies: [{study: nothing.yaml}]")
+    done = luigi(tmp_path, "NightlySweep", "--date", "2020-01-01", "--config-file", "nightly.yaml")
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+    (tmp_path / "nightly.yaml").write_text("studies: [{study: study.yaml, num_samples: 20}]")
+    study(tmp_path)
+    done = luigi(tmp_path, "NightlySweep", "--date", "2020-01-01", "--config-file", "nightly.yaml")
+    assert "the night 2020-01-01 is in the past: it is measured now, stored under that date" in done.stderr
