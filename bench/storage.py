@@ -123,8 +123,6 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     try:
         with _renamed_on_success(path) as temporary:
             yield temporary
-    except FileNotFoundError:
-        raise StudyError("cannot write: the folder does not exist, or was removed", str(path), "start again") from None
     except OSError as error:
         raise StudyError(
             f"cannot write: {error.strerror or error}", str(path), "make room or fix the permissions, then start again"
@@ -133,8 +131,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def _renamed_on_success(path: Path) -> Iterator[Path]:
-    # Not those above: an output directory that was removed while a study runs is not made again.
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name[:MOST_NAME]}.{process_identity()}."
     handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=path.parent)
     os.close(handle)

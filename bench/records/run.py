@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+from bench.errors import StudyError
 from bench.records.base import (
     AtLeastOne,
     Count,
@@ -670,5 +671,10 @@ def _head(path: Path, _inode: int, _mtime_ns: int, _bytes: int) -> Head | None:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Whole or not at all. Raise StudyError if the file system refuses, ValueError for NaN."""
+    """Whole or not at all. Raise StudyError if the file system refuses, ValueError for NaN.
+
+    The record of a run directory that was removed is refused too: it would make an incomplete one again.
+    """
+    if not path.parent.parent.exists():
+        raise StudyError("the run directory was removed", str(path.parent.parent), "start the study again")
     write_json(path, plain(record))
