@@ -59,6 +59,13 @@ def test_timeout_is_an_outcome(tmp_path: Path) -> None:
     assert "raise timeout_s" in record.advice
 
 
+@pytest.fixture
+def _any_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a host with enough memory, which other processes use."""
+    monkeypatch.setattr("bench.study.grid._check_memory", lambda *_: None)
+
+
+@pytest.mark.usefixtures("_any_pool")
 def test_pool_that_does_not_fit_is_oom_with_the_remedy(tmp_path: Path) -> None:
     _, record, _ = run(tmp_path, memory_size_mb=2**20)
     assert record.status == "oom"
@@ -66,6 +73,7 @@ def test_pool_that_does_not_fit_is_oom_with_the_remedy(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_any_pool")
 def test_repeat_does_not_repeat_a_lasting_failure(tmp_path: Path) -> None:
     run(tmp_path, 1, memory_size_mb=2**20, repeats=2)
     _, record, reports = run(tmp_path, 2, memory_size_mb=2**20, repeats=2)
