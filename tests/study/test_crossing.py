@@ -41,7 +41,7 @@ TWO = Topology(nodes=(node(0), node(1, "2-3")))
 
 @pytest.fixture(autouse=True)
 def _can_bind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grid_module, "choose_binding", lambda asked, topology: ("numactl", "for a test"))
+    monkeypatch.setattr(grid_module, "choose_binding", lambda asked, topology, root: ("numactl", "for a test"))
 
 
 def here(values: dict, topology: Topology = TWO) -> Expansion:
@@ -145,7 +145,7 @@ def test_axis_value_that_excludes_a_crossing_is_named() -> None:
 
 
 def test_host_that_cannot_bind_is_no_place_for_a_crossing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grid_module, "choose_binding", lambda asked, topology: ("none", "for a test"))
+    monkeypatch.setattr(grid_module, "choose_binding", lambda asked, topology, root: ("none", "for a test"))
     with pytest.raises(StudyError, match="design crossing excludes binding none"):
         here({"binding": "auto"})
 
