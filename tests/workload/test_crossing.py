@@ -1,11 +1,14 @@
 """A crossing on the cpu device of this machine: cells on its first node, under several labels."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
+from bench.host.memory_calls import memory_policy, set_policy
+from bench.host.moving import move_threads
 from bench.records.base import convert, plain, read
 from bench.records.run import ChildReport, Crossing, Group, Mode, Outcome, PlacementVerdict
 from bench.workload import crossed_rings as rings_module
@@ -26,6 +29,15 @@ def group(cells=("a", "b"), **changes):
     crossing = Crossing(group=GROUP, process=1, id="0" * 32, birth_cpu_node=0, birth_mem_node=0)
     short = {"measure_s": 0.1, "window_s": 0.002, "lead_s": 0.002, "solo": False} | changes
     return Group(crossing=crossing, cells=[small_cell(name=f"{GROUP}_{name}", **CELL) for name in cells], **short)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _back_where_it_was():
+    """A crossing binds its process, which here is that of all tests."""
+    policy, cpus = memory_policy(), os.sched_getaffinity(0)
+    yield
+    set_policy(*policy)
+    move_threads(cpus)
 
 
 @pytest.fixture(scope="module")
