@@ -38,6 +38,7 @@ class Outcome(StrEnum):
     BIND_FAILED = "bind_failed"
     MISPLACED = "misplaced"
     TRACE_FAILED = "trace_failed"
+    GPU_LOST = "gpu_lost"
     NOT_RUNNABLE = "not_runnable"
     MISSING = "missing"
 
@@ -45,7 +46,7 @@ class Outcome(StrEnum):
 # A second try can help only where chance had a part.
 RETRIED = frozenset({Outcome.CRASHED, Outcome.TRACE_FAILED})
 # A timed run that ended in one of these ways is not repeated: the next one would end alike.
-LASTING = frozenset({Outcome.OOM, Outcome.TIMEOUT, Outcome.BIND_FAILED})
+LASTING = frozenset({Outcome.OOM, Outcome.TIMEOUT, Outcome.BIND_FAILED, Outcome.GPU_LOST})
 
 
 class Failure(Record, frozen=True, kw_only=True):

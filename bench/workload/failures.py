@@ -21,6 +21,9 @@ _OUT_OF_MEMORY_TEXTS = (
     "cannot allocate memory",
 )
 
+# cudaErrorECCUncorrectable, and what the driver says of a GPU that no longer answers (NVML_ERROR_GPU_IS_LOST, Xid 79).
+_GPU_LOST_TEXTS = ("uncorrectable ecc error", "gpu is lost", "fallen off the bus")
+
 
 class RunFailure(StudyError):
     """A run that could not be measured; `status` is the outcome in its record."""
@@ -71,6 +74,9 @@ def name_failure(error: BaseException) -> RunFailure:
         where = f" ({error.where})" if error.where else ""
         return RunFailure(Outcome.CRASHED, f"{error.what}{where}", error.advice or "see the log of the run")
     text = f"{type(error).__name__}: {first_line(error)}"
+    if is_gpu_lost(error):
+        advice = "see the Xid in the kernel's log (dmesg); reset or replace the GPU, then start the study again"
+        return RunFailure(Outcome.GPU_LOST, f"the GPU failed: {text}", advice)
     if is_out_of_memory(error):
         return RunFailure(Outcome.OOM, f"out of memory: {text}", LESS_MEMORY)
     return RunFailure(Outcome.CRASHED, text, "see the end of the run's .stderr log")
@@ -80,6 +86,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return any(text in str(error).lower() for text in _OUT_OF_MEMORY_TEXTS)
+
+
+def is_gpu_lost(error: BaseException) -> bool:
+    """A fault of the device that no other run on it can be expected to survive."""
+    return any(text in str(error).lower() for text in _GPU_LOST_TEXTS)
 
 
 def first_line(error: BaseException) -> str:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from bench.errors import StudyError
-from bench.records.run import Failure, Outcome
+from bench.records.run import LASTING, RETRIED, Failure, Outcome
 from bench.workload.failures import RunFailure, name_failure
 
 
@@ -19,6 +19,15 @@ def test_memory_that_ran_out_is_oom(error):
     failure = name_failure(error)
     assert failure.status == "oom"
     assert failure.advice == "reduce batch_size or memory_size_mb"
+
+
+@pytest.mark.parametrize(
+    "text", ["CUDA error: uncorrectable ECC error encountered", "GPU is lost", "GPU has fallen off the bus"]
+)
+def test_gpu_that_failed_is_named_and_not_tried_again(text):
+    failure = name_failure(RuntimeError(text))
+    assert failure.status is Outcome.GPU_LOST and "Xid" in failure.advice
+    assert Outcome.GPU_LOST in LASTING and Outcome.GPU_LOST not in RETRIED
 
 
 def test_allocator_of_the_cpu_is_known():
