@@ -71,7 +71,7 @@ reliability-rest:
 	$(BIN)/python -m pytest tests/reliability -o python_files='survive_*.py' --ignore tests/reliability/survive_kill.py -rs
 
 test-numa: install
-	tests/guest/run
+	$(BIN)/python tests/guest/run
 	$(BIN)/python -m pytest tests/guest -o python_files='check_*.py' --numprocesses 2 --dist loadfile --durations 0
 
 test-slurm: install
