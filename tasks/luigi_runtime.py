@@ -34,6 +34,7 @@ from luigi.worker import TaskException
 from bench.errors import StudyError
 from bench.host.processes import die_with
 from bench.run.lock import HostLock
+from bench.storage import on_network
 from bench.study.directory import RunDirectory
 from bench.terminal import prepare_streams, visible
 
@@ -295,8 +296,10 @@ def lock_folder(folder: Path) -> None:
     """
     if folder in _locked:
         return
+    # Not open for writing, which would keep a failing disk from becoming read-only; NFS grants locks to writers only.
+    access = os.O_RDWR if on_network(folder / LOCK_FILE) else os.O_RDONLY
     try:
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(folder / LOCK_FILE, access | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except OSError:
         return
     deadline = time.monotonic() + LOCK_WAIT_S
