@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -51,7 +51,8 @@ def foreign(kind: str) -> Iterator[int]:
         finally:
             while members := (group / "cgroup.procs").read_text().split():
                 for pid in members:
-                    os.kill(int(pid), signal.SIGKILL)
+                    with suppress(ProcessLookupError):  # it ended in between
+                        os.kill(int(pid), signal.SIGKILL)
                 process.wait()
     group.rmdir()
 
