@@ -55,19 +55,19 @@ def test_effect_of_one_process_has_its_text(changes, text):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({}, "not measured: where the driver's own memory lies "
+        ({}, "not measured: where the driver's own memory is "
              "(processes started on node 2 instead of 0: +1 % [−20, 28])"),
         ({"interval": (-0.4, 3.2)},
-         "not measured: where the driver's own memory lies (too few processes started on node 2 instead of 0 to tell "
+         "not measured: where the driver's own memory is (too few processes started on node 2 instead of 0 to tell "
          "more)"),
         ({"interval": (-0.01, 0.012)},
-         "processes started on node 2 instead of 0, wherever they run (where the driver's own memory lies): "
+         "processes started on node 2 instead of 0, wherever they run (where the driver's own memory is): "
          "+1 % [−1, 1]"),
         ({"effect": -0.12, "interval": (-0.15, -0.09), "effect_holds": True},
-         "processes started on node 2 instead of 0, wherever they run (where the driver's own memory lies): "
+         "processes started on node 2 instead of 0, wherever they run (where the driver's own memory is): "
          "−12 % [−15, −9]"),
         ({"interval": None},
-         "not measured: where the driver's own memory lies (processes started on node 2 instead of 0: +1.0 %, "
+         "not measured: where the driver's own memory is (processes started on node 2 instead of 0: +1.0 %, "
          "one process each)"),
     ],
 )  # fmt: skip
@@ -94,7 +94,7 @@ def test_text_states_whether_moving_helps(changes, text):
 
 def test_card_says_what_is_not_measured(results):
     sentence = answers(View(results))[0].sentence
-    assert "Measured by turns inside the same processes. Not measured: where the driver's own memory lies" in sentence
+    assert "Measured by turns inside the same processes. Not measured: where the driver's own memory is" in sentence
     assert "too noisy" not in sentence
 
 

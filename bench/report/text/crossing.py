@@ -8,7 +8,7 @@ from bench.study.load import TASKS
 from bench.units import change, exact_percent, listed, percent, plural, upper_bound
 
 # What only the node of a process's start decides, whatever it is moved to later.
-BIRTH = "where the driver's own memory lies"
+BIRTH = "where the driver's own memory is"
 # A larger bound on what the start of a process changes is no information.
 LARGEST_BOUND = 1.0
 # A plan of more repeats is no advice.
