@@ -8,7 +8,7 @@ import msgspec
 
 from bench.analysis.pairs import compared
 from bench.analysis.statistics import Estimate, Sample, estimate, holm
-from bench.analysis.verdicts import is_headline, judge, rules_of
+from bench.analysis.verdicts import is_headline, judge, judged, rules_of
 from bench.records.results import (
     AxisComparison,
     AxisState,
@@ -204,18 +204,11 @@ def _line(
     judgement = judge(found, other.settings, rules.max_repeats)
     return msgspec.structs.replace(
         line,
-        verdict=judgement.verdict,
-        reason=judgement.reason,
-        remedy=judgement.remedy,
+        **judged(found, judgement),
         effect=math.expm1(found.mean_log),
         interval=(-found.interval[1], -found.interval[0]) if found.interval else None,
-        pairs=found.pairs,
-        mde=found.mde,
-        repeats_needed=judgement.repeats,
-        p_difference=found.p_difference,
         headline=is_headline(judgement, p_adjusted, rules, design, found.pairs),
         design=design,
-        noise_class=found.noise_class,
     )
 
 

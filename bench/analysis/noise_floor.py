@@ -13,7 +13,7 @@ from scipy import stats
 from bench.analysis.load import measured_at
 from bench.analysis.pairs import class_of, compared, identity, throughputs
 from bench.analysis.statistics import MARGIN, estimate
-from bench.analysis.verdicts import judge
+from bench.analysis.verdicts import judge, judged
 from bench.records.base import DamagedRecord, plain, read
 from bench.records.results import MeasuredCell, NoiseClass, ProcessSpread, Results, SelfCheck, SelfComparison, Verdict
 from bench.storage import write_json
@@ -37,14 +37,7 @@ def evaluate(cells: Sequence[MeasuredCell], margin: float = MARGIN) -> SelfCheck
                 cells=(twin.name, first.name),
                 penalty=one.penalty,
                 interval=one.interval,
-                verdict=judgement.verdict,
-                reason=judgement.reason,
-                remedy=judgement.remedy,
-                pairs=one.pairs,
-                mde=one.mde,
-                repeats_needed=judgement.repeats,
-                p_difference=one.p_difference,
-                noise_class=one.noise_class,
+                **judged(one, judgement),
                 design=design,
             )
         )

@@ -9,7 +9,7 @@ import numpy as np
 from bench.analysis.crossing import Values, birth_contrasts, combined, corrected, crossed_sample, process_values
 from bench.analysis.pairs import LocalNode, class_of, compared, comparison_settings, identity, throughputs
 from bench.analysis.statistics import Estimate, Floats, Sample, estimate, holm
-from bench.analysis.verdicts import is_headline, judge
+from bench.analysis.verdicts import is_headline, judge, judged
 from bench.records.results import (
     Contrast,
     Design,
@@ -158,13 +158,7 @@ def _judged(
         entry,
         penalty=found.penalty,
         interval=found.interval,
-        verdict=judgement.verdict,
-        reason=judgement.reason,
-        remedy=judgement.remedy,
-        pairs=found.pairs,
-        repeats_needed=judgement.repeats,
-        mde=found.mde,
-        p_difference=found.p_difference,
+        **judged(found, judgement),
         p_adjusted=p_adjusted,
         headline=is_headline(judgement, p_adjusted, rules, entry.design, found.pairs),
         effects=effects,
@@ -191,16 +185,9 @@ def _effects(
         effects.setdefault(index, {})[contrast] = Effect(
             penalty=one.penalty,
             interval=one.interval,
-            verdict=judgement.verdict,
-            reason=judgement.reason,
-            remedy=judgement.remedy,
-            pairs=one.pairs,
-            mde=one.mde,
-            repeats_needed=judgement.repeats,
-            p_difference=one.p_difference,
+            **judged(one, judgement),
             headline=is_headline(judgement, p_adjusted, rules, design, one.pairs),
             design=design,
-            noise_class=one.noise_class,
         )
     return effects
 

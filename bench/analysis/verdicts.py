@@ -1,6 +1,7 @@
 """Decisions about an effect, as enums and numbers. bench.report.text has the words."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from bench.analysis.bound import CPU_TERMS
 from bench.analysis.crossing import FEWEST_FOR_HEADLINE
@@ -30,6 +31,20 @@ class Judgement:
     @property
     def differs(self) -> bool:
         return self.verdict in (Verdict.SLOWER, Verdict.FASTER)
+
+
+def judged(found: Estimate, judgement: Judgement) -> dict[str, Any]:
+    """The fields that every `Judged` record takes from its estimate and judgement; interval and headline differ."""
+    return {
+        "verdict": judgement.verdict,
+        "reason": judgement.reason,
+        "remedy": judgement.remedy,
+        "pairs": found.pairs,
+        "mde": found.mde,
+        "repeats_needed": judgement.repeats,
+        "p_difference": found.p_difference,
+        "noise_class": found.noise_class,
+    }
 
 
 def rules_of(study: Study) -> Rules:
