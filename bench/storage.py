@@ -117,7 +117,8 @@ def remove_unfinished(path: Path) -> None:
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it is fsynced and takes the name `path`.
 
-    Raise StudyError, and leave `path` as it was, if the file system refuses (full, read-only, no permission).
+    Its folder is created, those above it are not: a run directory that was removed must not come back as a stub.
+    Raise StudyError, and leave `path` as it was, if the file system refuses (no folder, full, read-only, no permission).
     """
     path = Path(path)
     try:
@@ -131,7 +132,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def _renamed_on_success(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     prefix = f".{path.name[:MOST_NAME]}.{process_identity()}."
     handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=path.parent)
     os.close(handle)
