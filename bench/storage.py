@@ -118,7 +118,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it is fsynced and takes the name `path`.
 
     Its folder is created, those above it are not: a run directory that was removed must not come back as a stub.
-    Raise StudyError, and leave `path` as it was, if the file system refuses (no folder, full, read-only, no permission).
+    Raise StudyError, and leave `path` as it was, if the file system refuses (full, read-only, no permission).
     """
     path = Path(path)
     try:

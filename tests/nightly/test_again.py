@@ -22,7 +22,7 @@ def first_of(tmp_path):
 
 
 def test_a_small_study_of_the_slower_cells(tmp_path):
-    first, folder = first_of(tmp_path), tmp_path / "nightly/2026-11-22"
+    first, folder = first_of(tmp_path), tmp_path / "2026-11-22"
     again = RunDirectory(measure_again(folder, "QuickTest", first, [CELL], "test"))
     assert again.path.parents[1] == first.parents[1] and again.path != first
     grid = again.grid()
@@ -32,7 +32,7 @@ def test_a_small_study_of_the_slower_cells(tmp_path):
 
 
 def test_it_is_created_once_a_night_and_again_for_a_further_cell(tmp_path):
-    first, folder = first_of(tmp_path), tmp_path / "nightly/2026-11-22"
+    first, folder = first_of(tmp_path), tmp_path / "2026-11-22"
     one = measure_again(folder, "QuickTest", first, [CELL], "test")
     assert measure_again(folder, "QuickTest", first, [CELL], "later") == one
     both = measure_again(folder, "QuickTest", first, [CELL, OTHER], "later")
@@ -53,7 +53,7 @@ def test_a_crossed_cell_is_measured_again_with_its_group(tmp_path):
     study = replace(run_dir.study(), design="crossing", binding="numactl")
     cells = tuple(replace(cell, binding="numactl") for cell in cells)
     freeze(first, study, host, Grid(cells=cells, order=tuple(order_of(study, cells, births_of(cells, host)[0]))))
-    again = RunDirectory(measure_again(tmp_path / "nightly/2026-11-22", "QuickTest", first, [CELL], "test"))
+    again = RunDirectory(measure_again(tmp_path / "2026-11-22", "QuickTest", first, [CELL], "test"))
     assert {cell.name for cell in again.grid().cells} == {CELL, twin.name}
     assert {slot.birth for slot in again.grid().order if not slot.is_traced} == {(0, 0)}
     assert again.study().repeats == 3

@@ -43,6 +43,7 @@ class Nights:
         return made_results(self.folder, number, rates, **more)
 
     def write(self, results):
+        Path(results.run_directory).mkdir(parents=True, exist_ok=True)
         write_json(Path(results.run_directory) / "results.json", plain(results))
         return NightlyStudy("NumaStudy", Path(results.run_directory))
 

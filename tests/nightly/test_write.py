@@ -47,7 +47,9 @@ def night(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    return tmp_path / "nightly" / "2026-11-22"
+    folder = tmp_path / "nightly" / "2026-11-22"
+    folder.mkdir(parents=True)
+    return folder
 
 
 def test_the_page_lists_findings_first_and_links_to_the_report(night, folder):
@@ -92,13 +94,11 @@ def test_a_failing_command_is_named_and_changes_no_verdict(night, folder, comman
 
 
 def test_the_output_of_the_command_is_kept(night, folder):
-    folder.mkdir(parents=True)
     notify([sys.executable, "-c", "import sys; sys.exit('mail is down')"], night, folder)
     assert (folder / "on_regression.log").read_text() == "mail is down\n"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"verdict": "ok"}'])
 def test_a_damaged_verdict_is_ignored(folder, text):
-    folder.mkdir(parents=True)
     (folder / "verdict.json").write_text(text)
     assert read_night(folder) is None
