@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,9 +81,11 @@ class Activities:
     def of(self, kind: Kind) -> NDArray[np.intp]:
         return np.flatnonzero(self.kind == kind)
 
-    def union(self, kind: Kind) -> Intervals:
-        chosen = self.of(kind)
-        return union(self.start[chosen], self.end[chosen])
+    @cached_property
+    def unions(self) -> dict[Kind, Intervals]:
+        """When at least one activity of a kind ran."""
+        chosen = {kind: self.of(kind) for kind in Kind}
+        return {kind: union(self.start[places], self.end[places]) for kind, places in chosen.items()}
 
 
 @dataclass(frozen=True)
@@ -152,16 +155,19 @@ def read_calls(export: Export, window: Window) -> Calls:
     if not own.any():
         export.fail("no CUDA API call inside the window")
     end[end == NULL] = LATEST  # a call that never returned
-    order = np.argsort(correlation, kind="stable")
-    if (np.diff(correlation[order]) == 0).any():
-        # Of calls nested in each other under one id the outermost counts: the one that starts first.
-        order = np.lexsort((-end, start, ~own, correlation))
-        order = order[np.diff(correlation[order], prepend=NULL) != 0]
-        launch = np.isin(correlation, correlation[launch])
-    start = start[order]
+    if not (correlation[1:] > correlation[:-1]).all():
+        order = np.argsort(correlation, kind="stable")
+        if (np.diff(correlation[order]) == 0).any():
+            # Of calls nested in each other under one id the outermost counts: the one that starts first.
+            order = np.lexsort((-end, start, ~own, correlation))
+            order = order[np.diff(correlation[order], prepend=NULL) != 0]
+            launch = np.isin(correlation, correlation[launch])
+        correlation, start, end, name, own, launch = (
+            column[order] for column in (correlation, start, end, name, own, launch)
+        )
     batch = np.searchsorted(window.batch_start, start, side="right") - 1
     batch[(batch < 0) | (start >= window.batch_end[batch])] = -1
-    return Calls(correlation[order], start, end[order], batch, name[order], own[order], launch[order])
+    return Calls(correlation, start, end, batch, name, own, launch)
 
 
 def _launch_names(export: Export) -> list[int]:
@@ -193,11 +199,12 @@ def read_table(export: Export, table: str, window: Window, calls: Calls) -> Part
     else:
         kind = np.full(len(call), Kind.COMPUTE, np.int8)
         copies = CopyColumns(kind[:0], start[:0], start[:0], start[:0])
-    counted = np.flatnonzero(kind >= 0)
     activities = Activities(start, end, calls.end[call], calls.batch[call], name, kind)
-    return Part(
-        activities.at(counted), copies, call, frozenset(np.unique(rows["deviceId"][counted]).tolist()), other_threads
-    )
+    device = rows["deviceId"]
+    if not (kind >= 0).all():
+        counted = np.flatnonzero(kind >= 0)
+        activities, device = activities.at(counted), device[counted]
+    return Part(activities, copies, call, frozenset(np.unique(device).tolist()), other_threads)
 
 
 def _launched_rows(

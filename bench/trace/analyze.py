@@ -12,11 +12,9 @@ from bench.records.base import Record
 from bench.records.trace import Metrics, PerBatch
 from bench.storage import open_regular, working_folder
 from bench.trace.batches import per_batch
-from bench.trace.export import GZIP_MAGIC, RUNTIME, SQLITE_MAGIC, open_export
+from bench.trace.export import GZIP_MAGIC, REPORT_MAGIC, RUNTIME, SQLITE_MAGIC, open_export
 from bench.trace.metrics import metrics
-from bench.trace.nsys import REPORT_MAGIC, Nsys
 from bench.trace.reader import read_trace
-from bench.trace.torch_trace import convert
 
 # In order of preference: an export needs no work, and a report beside its export says nothing new.
 ENDINGS = (".sqlite", ".sqlite.gz", ".nsys-rep", ".trace.json.gz", ".trace.json")
@@ -114,8 +112,20 @@ def _export(path: Path) -> Iterator[Path]:
         return
     with working_folder() as folder:
         export = folder / "export.sqlite"
-        Nsys().export_file(path, export) if kind is FileKind.REPORT else convert(path, export)
+        _write_export(kind, path, export)
         yield export
+
+
+def _write_export(kind: FileKind, path: Path, export: Path) -> None:
+    """Import what makes an export only where one is made."""
+    if kind is FileKind.REPORT:
+        from bench.trace.nsys import Nsys
+
+        Nsys().export_file(path, export)
+    else:
+        from bench.trace.torch_trace import convert
+
+        convert(path, export)
 
 
 def file_kind(path: Path) -> FileKind:

@@ -14,14 +14,13 @@ STAGES = {"h2d": Kind.H2D, "compute": Kind.COMPUTE, "d2h": Kind.D2H}
 def per_batch(trace: Trace) -> PerBatch:
     """Columns in the order of the batches."""
     activities, count = trace.activities, len(trace.window.batch_start)
-    unions = {name: activities.union(kind) for name, kind in STAGES.items()}
-    idle = gaps(join(*unions.values()), int(activities.start.min()), int(activities.end.max()))
+    idle = gaps(join(*activities.unions.values()), int(activities.start.min()), int(activities.end.max()))
     columns: dict[str, Times] = {}
     pieces = {name: _pieces(activities, [kind], count) for name, kind in STAGES.items()}
     for name, (batch, intervals) in pieces.items():
         columns[f"{name}_ns"] = _sum(batch, intervals.end - intervals.start, count)
     batch, copies = _pieces(activities, [Kind.H2D, Kind.D2H], count)
-    hidden = covered(unions["compute"], copies.start, copies.end)
+    hidden = covered(activities.unions[Kind.COMPUTE], copies.start, copies.end)
     columns["exposed_copy_ns"] = _sum(batch, copies.end - copies.start - hidden, count)
     for name, (batch, intervals) in pieces.items():
         columns[f"idle_before_{name}_ns"] = _idle_before(idle, batch, intervals, count)

@@ -11,6 +11,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +94,8 @@ NULL = -(2**63)
 ROWS_AT_ONCE = 1 << 15
 
 SQLITE_MAGIC, GZIP_MAGIC = b"SQLite format 3\0", b"\x1f\x8b"
+# How a report of nsys begins; that of a .qdrep, its name before 2021.4, too.
+REPORT_MAGIC = b"NVIDIA Tegra Profiler Report"
 DAMAGED = "export the trace again; if that fails, measure the cell again"
 
 # Global ids of nsys, from the high bits: hardware 8, virtual machine 8, process 24, thread 24 ("Serialized process and
@@ -203,21 +206,27 @@ class Export:
         absent = dict.fromkeys(columns, NULL) | dict.fromkeys(optional, -1)
         present = [column for column in absent if self.has(table, column)]
         named = ", ".join(f'"{column}" AS c{place}' for place, column in enumerate(present))
-        texts = ", ".join(f"group_concat(ifnull(c{place}, {absent[column]}))" for place, column in enumerate(present))
+        texts = ", ".join(
+            f"CAST(group_concat(ifnull(c{place}, {absent[column]})) AS BLOB)" for place, column in enumerate(present)
+        )
         sql = (
             f"SELECT max(row), count(*), {texts} FROM (SELECT _rowid_ AS row, {named} FROM {self.stored(table)} "
             f"WHERE _rowid_ > ? ORDER BY _rowid_ LIMIT {ROWS_AT_ONCE})"
         )
         last = NULL
-        while True:
-            [(row, count, *found)] = self.rows(sql, (last,))
-            if not count:
-                return
-            if row <= last:
-                self.fail(f"cannot read the export: the rows of {table} are out of order", DAMAGED)
-            last = row
-            values = {name: self._parsed(table, text, count) for name, text in zip(present, found, strict=True)}
-            yield {name: values[name] if name in values else np.full(count, -1) for name in absent}
+        # SQLite works without the GIL: the next rows are read while these are parsed and used.
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            reading = reader.submit(self.rows, sql, (last,))
+            while True:
+                [(row, count, *found)] = reading.result()
+                if not count:
+                    return
+                if row <= last:
+                    self.fail(f"cannot read the export: the rows of {table} are out of order", DAMAGED)
+                last = row
+                reading = reader.submit(self.rows, sql, (last,))
+                values = {name: self._parsed(table, text, count) for name, text in zip(present, found, strict=True)}
+                yield {name: values[name] if name in values else np.full(count, -1) for name in absent}
 
     def _parsed(self, table: str, text: Any, count: int) -> Times:
         """The integers of a text like 1,-2,3."""
@@ -269,7 +278,7 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     Raise sqlite3.Error if it is not a database.
     """
     uri = f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1"
-    connection = sqlite3.connect(uri, uri=True, cached_statements=0)
+    connection = sqlite3.connect(uri, uri=True, cached_statements=0, check_same_thread=False)
     connection.text_factory = lambda raw: raw.decode(errors="replace")
     if sys.version_info >= (3, 12):
         connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)

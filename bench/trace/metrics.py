@@ -33,7 +33,7 @@ def metrics(trace: Trace) -> Metrics:
     """All that a trace says about its window."""
     activities = trace.activities
     first, last = int(activities.start.min()), int(activities.end.max())
-    h2d, d2h, compute = (activities.union(kind) for kind in Kind)
+    h2d, d2h, compute = activities.unions.values()
     copies = join(h2d, d2h)
     idle = gaps(join(copies, compute), first, last)
     window_ns, longest = last - first, max(h2d.length, d2h.length, compute.length)
@@ -231,14 +231,14 @@ def launch_gaps(trace: Trace) -> LaunchGaps:
     """Gaps between consecutive kernels of one batch while no copy or other kernel ran either: count, total, largest."""
     activities = trace.activities
     chosen = _in_batches(activities, Kind.COMPUTE)
-    order = chosen[np.lexsort((activities.start[chosen], activities.batch[chosen]))]
+    order = chosen[np.argsort(activities.batch[chosen], kind="stable")]
     batch, start = activities.batch[order], activities.start[order]
     # A gap opens where all kernels of the batch so far have ended.
     reach = running_end(batch, activities.end[order])[:-1]
     gap = np.flatnonzero((batch[1:] == batch[:-1]) & (start[1:] > reach))
     opened, closed = reach[gap], start[1:][gap]
     del chosen, order, batch, start, reach  # of a long trace each as large as a column of it
-    busy = sum((covered(activities.union(kind), opened, closed) for kind in Kind), np.zeros(len(opened), np.int64))
+    busy = sum((covered(each, opened, closed) for each in activities.unions.values()), np.zeros(len(opened), np.int64))
     empty = (closed - opened)[busy == 0]
     return LaunchGaps(count=len(empty), total_ns=exact_sum(empty), max_ns=int(empty.max()) if len(empty) else 0)
 

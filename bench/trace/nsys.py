@@ -15,8 +15,6 @@ from bench.storage import whole_database
 from bench.trace.profilers import last_line, run_tool
 
 TOOL_TIMEOUT_S = 600
-# How a report begins; that of a .qdrep, its name before 2021.4, too.
-REPORT_MAGIC = b"NVIDIA Tegra Profiler Report"
 INSTALL = "install Nsight Systems (Debian: .ci/install-nsys; else developer.nvidia.com), or use profiler: torch"
 
 # Only what is needed: a timed claim never comes from here, yet less tracing disturbs less.

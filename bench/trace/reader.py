@@ -60,7 +60,7 @@ def read_trace(path: Path | str, name: str | None = None, source: Path | None = 
         complete = _complete(export, calls, parts)
         del calls  # of a long trace as large as the activities
         activities = _joined(Activities, [part.activities for part in parts])
-        activities = activities.at(np.argsort(activities.start))
+        activities = activities.at(np.argsort(activities.start, kind="stable"))
         copies = _joined(CopyColumns, [part.copies for part in parts])
         _check_activities(export, window, activities, copies)
         return Trace(

@@ -11,7 +11,8 @@ from bench.trace.intervals import Times
 
 WINDOW = "test_double_buffer"
 BATCH = re.compile(r"test_batch_\d+")
-STAGE = re.compile(r"test_(h2d|compute|d2h)_batch_\d+")
+STAGES = ("h2d", "compute", "d2h")
+STAGE = re.compile(rf"test_({'|'.join(STAGES)})_batch_\d+")
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,13 @@ def _only_window(export: Export, ranges: list[tuple[Any, ...]]) -> tuple[Any, ..
     return windows[0]
 
 
-def _ranges(export: Export, pattern: str, kind: int = PUSH_POP) -> list[tuple[Any, ...]]:
-    """(start, end or None, globalTid, text) of the ranges of a kind whose names fit the pattern (GLOB)."""
+def _ranges(
+    export: Export, pattern: str, kind: int = PUSH_POP, first_in: Window | None = None
+) -> list[tuple[Any, ...]]:
+    """(start, end or None, globalTid, text) of the ranges of a kind whose names fit the pattern (GLOB).
+
+    first_in: only one, which begins in this window, on its thread.
+    """
     export.need(NVTX, "start", "end", "eventType", "globalTid")
     text, join = "", ""
     if export.has(NVTX, "text"):
@@ -95,11 +101,14 @@ def _ranges(export: Export, pattern: str, kind: int = PUSH_POP) -> list[tuple[An
         export.fail(f"table {NVTX} has no text", "export it with a newer nsys")
     name = {PUSH_POP: "NvtxPushPopRange", START_END: "NvtxStartEndRange"}[kind]
     kinds = [key for key, label in export.enum("ENUM_NSYS_EVENT_TYPE", {}).items() if label == name] or [kind]
-    found = export.rows(
-        f"SELECT n.start, n.end, n.globalTid, {text} AS name FROM {NVTX} n {join} "
-        "WHERE n.eventType = ? AND name GLOB ?",
-        (kinds[0], pattern),
+    sql = (
+        f"SELECT n.start, n.end, n.globalTid, {text} AS name FROM {NVTX} n {join} WHERE n.eventType = ? AND name GLOB ?"
     )
+    parameters: tuple[Any, ...] = (kinds[0], pattern)
+    if first_in:
+        sql += " AND n.globalTid = ? AND n.start >= ? AND n.start < ? LIMIT 1"
+        parameters += (first_in.global_tid, first_in.start, first_in.end)
+    found = export.rows(sql, parameters)
     for row in found:
         if not (isinstance(row[0], int) and isinstance(row[2], int) and isinstance(row[1], int | None)):
             export.fail(f"NVTX range {row[3]} has no times or no thread")
@@ -108,9 +117,4 @@ def _ranges(export: Export, pattern: str, kind: int = PUSH_POP) -> list[tuple[An
 
 def named_stages(export: Export, window: Window) -> frozenset[str]:
     """Which of h2d, compute and d2h have ranges of their own in the window; the workload names those it makes."""
-    inside = (
-        row[3]
-        for row in _ranges(export, "test_*_batch_*")
-        if row[2] == window.global_tid and window.start <= row[0] < window.end
-    )
-    return frozenset(found[1] for name in inside if (found := STAGE.fullmatch(name)))
+    return frozenset(stage for stage in STAGES if _ranges(export, f"test_{stage}_batch_[0-9]*", first_in=window))

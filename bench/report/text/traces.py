@@ -1,10 +1,13 @@
 """Traces: remarks, how complete they are, and what `numastudy analyze` prints."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from bench.records.results import MeasuredCell
 from bench.records.trace import Complete, Metrics, RemarkKind, TraceRemark
 from bench.units import DASH, bandwidth, fixed, microseconds, percent, plural
+
+if TYPE_CHECKING:
+    from bench.records.results import MeasuredCell
 
 _NAME_WIDTH = 80
 
@@ -37,7 +40,7 @@ def completeness_text(complete: Complete) -> str:
     return f"{complete.recorded} of {complete.launches} launches have an activity, none without time or before its call"
 
 
-def traces_text(cells: Sequence[MeasuredCell]) -> str:
+def traces_text(cells: Sequence["MeasuredCell"]) -> str:
     """How complete the traces of a study are; empty where nothing was traced."""
     found = [cell.metrics.complete for cell in cells if cell.metrics]
     if not found:
