@@ -12,7 +12,7 @@ from bench.analysis.crossing import design_of
 from bench.analysis.load import load, read_results, read_results_file
 from bench.analysis.pairs import class_of, throughputs
 from bench.analysis.statistics import Estimate, Sample, estimate, holm, unpaired
-from bench.analysis.verdicts import judge
+from bench.analysis.verdicts import judge, judged
 from bench.errors import StudyError
 from bench.host.fingerprint import fingerprint_changes
 from bench.records.base import plain
@@ -158,17 +158,10 @@ def _compared(
     judgement = judge(estimated, fresh.settings, rules.max_repeats)
     return replace(
         cell,
-        verdict=judgement.verdict,
-        reason=judgement.reason,
-        remedy=judgement.remedy,
+        **judged(estimated, judgement),
         effect=math.expm1(estimated.mean_log),
         interval=estimated.interval and (-estimated.interval[1], -estimated.interval[0]),
-        pairs=estimated.pairs,
-        mde=estimated.mde,
-        repeats_needed=judgement.repeats,
-        p_difference=estimated.p_difference,
         headline=judgement.differs and holds,
-        noise_class=estimated.noise_class,
     )
 
 

@@ -94,6 +94,16 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
+def exact_seconds(seconds: float) -> str:
+    """A setting or a limit as it was given: "60 s", "0.5 s"."""
+    return f"{seconds:g} s"
+
+
+def timestamp(moment: str) -> str:
+    """A stored time to the minute, in UTC, without the zone: "2026-03-01 14:05"."""
+    return moment[:16].replace("T", " ")
+
+
 def byte_size(size_bytes: float | None) -> str:
     """With three significant digits in powers of 1024: "128 GiB", "1.50 KiB"."""
     if size_bytes is None:
@@ -130,6 +140,11 @@ def exact_percent(share: float) -> str:
 def tick(value: float) -> str:
     """The number at a tick of an axis, without its unit: "12,000", "0.5"."""
     return f"{value:,.10g}"
+
+
+def grouped(number: int) -> str:
+    """A count with its digits in groups: "12,345"."""
+    return f"{number:,}"
 
 
 def fixed(value: float, digits: int = 2) -> str:

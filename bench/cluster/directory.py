@@ -17,6 +17,7 @@ from bench.records.study import IndexEntry
 from bench.storage import write_json, write_text
 from bench.study.directory import HOSTS, RunDirectory, new_directory, study_fingerprint, study_index, without_locks
 from bench.study.load import StudyDefinition
+from bench.units import exact_seconds
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ class ClusterDirectory:
             deadline = time.monotonic() + wait_s
             while not try_lock(file.fileno(), self.path):
                 if time.monotonic() > deadline:
-                    raise StudyError(f"another process has used this folder for {wait_s:g} s", str(self.path), "wait")
+                    raise StudyError(
+                        f"another process has used this folder for {exact_seconds(wait_s)}", str(self.path), "wait"
+                    )
                 time.sleep(0.1)
             yield
 

@@ -25,6 +25,7 @@ from bench.host.processes import die_with, without_relative_paths
 from bench.records.base import plain
 from bench.records.cluster import JobRecord, JobState
 from bench.storage import write_json
+from bench.units import exact_seconds
 
 # The current run may take this share of the time between the signal and the limit. A run that takes longer is ended,
 # and measured by the next job.
@@ -81,7 +82,9 @@ def lock_folder(directory: ClusterDirectory, host: str, job_id: str) -> int:
         holder = os.pread(descriptor, 4096, 0).decode(errors="replace") or "{}"
         if time.monotonic() > deadline:
             raise StudyError(
-                f"another job has used this folder for {WAIT_FOR_FOLDER_S:g} s: {holder}", str(path), "end it"
+                f"another job has used this folder for {exact_seconds(WAIT_FOR_FOLDER_S)}: {holder}",
+                str(path),
+                "end it",
             )
         if not reported:
             print(f"waiting for {holder}", flush=True)

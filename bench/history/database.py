@@ -25,6 +25,7 @@ from bench.records.base import DamagedRecord, plain
 from bench.records.nightly import NightCell
 from bench.records.results import MeasuredCell, Penalty, Results
 from bench.storage import local_copy, on_network
+from bench.units import exact_seconds
 
 BUSY_S = 30.0
 # 2: the first one that users have. 3: undisturbed_samples_s and the names of noise classes. 4: design.
@@ -262,7 +263,9 @@ def _choose_journal(connection: sqlite3.Connection, path: Path, busy_s: float) -
 def _history_error(error: str, path: Path, busy_s: float) -> HistoryError:
     if "locked" in error or "busy" in error:
         return HistoryError(
-            f"another program has held the history for {busy_s:g} s", str(path), "close that program, then try again"
+            f"another program has held the history for {exact_seconds(busy_s)}",
+            str(path),
+            "close that program, then try again",
         )
     return HistoryError(
         f"the history cannot be used: {error}",

@@ -17,7 +17,7 @@ from bench.records.base import convert, decode, plain
 from bench.records.host import Fingerprint, FingerprintChange
 from bench.records.nightly import HistoryCell, HistoryListing, HistoryStudy, NightlyVerdict
 from bench.records.results import Design
-from bench.units import DASH
+from bench.units import DASH, timestamp
 
 # Samples per second that a plot can show.
 Rate = Annotated[float, msgspec.Meta(gt=1e-9, lt=1e15)]
@@ -183,7 +183,7 @@ def _add(run_dir: Path, path: Path) -> None:
 
 def _row(study: HistoryStudy) -> tuple[str, ...]:
     return (
-        study.measured_at[:16].replace("T", " "),
+        timestamp(study.measured_at),
         study.study_name,
         study.host,
         study.night or DASH,

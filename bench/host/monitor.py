@@ -15,7 +15,7 @@ from bench.host.gpus import throttle_reasons
 from bench.records.host import ThrottleReason
 from bench.records.run import Disturbance, DisturbanceKind, Monitor, Spread
 from bench.storage import stat_fields
-from bench.units import percent
+from bench.units import fixed, percent
 
 INTERVAL_S = 0.08  # with the time that NVML takes, still 10 samples a second
 MOST_SAMPLES = 36000
@@ -156,20 +156,20 @@ def _other_processes(others: list[int]) -> Iterator[Disturbance]:
 
 def _slow_link(link: Spread | None, best: int) -> Iterator[Disturbance]:
     if link and link.max < best:
-        text = f"the link ran at generation {link.max:g} of {best} under load"
+        text = f"the link ran at generation {fixed(link.max, 0)} of {best} under load"
         yield Disturbance(kind=DisturbanceKind.LINK_GENERATION, text=text)
 
 
 def _falling_clock(clocks: Spread | None, shares: dict[ThrottleReason, float]) -> Iterator[Disturbance]:
     capped = shares.get(ThrottleReason.POWER_CAP, 0) > SLOWED_SHARE
     if clocks and not capped and clocks.p10 < (1 - CLOCK_SPREAD) * clocks.p50:
-        text = f"SM clock fell from {clocks.p50:g} to {clocks.p10:g} MHz"
+        text = f"SM clock fell from {fixed(clocks.p50, 0)} to {fixed(clocks.p10, 0)} MHz"
         yield Disturbance(kind=DisturbanceKind.CLOCK, text=text)
 
 
 def _other_cpu_load(foreign_cpus: float | None) -> Iterator[Disturbance]:
-    if (foreign_cpus or 0) > FOREIGN_CPU:
-        text = f"other processes used {foreign_cpus:.1f} of the run's CPUs"
+    if foreign_cpus is not None and foreign_cpus > FOREIGN_CPU:
+        text = f"other processes used {fixed(foreign_cpus, 1)} of the run's CPUs"
         yield Disturbance(kind=DisturbanceKind.OTHER_CPU_LOAD, text=text)
 
 

@@ -10,6 +10,7 @@ from bench.records.base import plain
 from bench.records.nightly import Night, NightCell, NightlyVerdict, NightStudy, read_night
 from bench.report.html import environment
 from bench.storage import write_json, write_text
+from bench.units import exact_seconds
 
 COMMAND_TIMEOUT_S = 60.0
 _MOST_URGENT = (
@@ -55,7 +56,8 @@ def notify(command: Sequence[str], night: Night, folder: Path) -> str:
     except OSError as error:
         return f"on_regression: {command[0]} cannot be started: {error.strerror}"
     except subprocess.TimeoutExpired:
-        return f"on_regression: {command[0]} did not end within {COMMAND_TIMEOUT_S:g} s and was killed; see {log}"
+        limit = exact_seconds(COMMAND_TIMEOUT_S)
+        return f"on_regression: {command[0]} did not end within {limit} and was killed; see {log}"
     if done.returncode:
         return f"on_regression: {command[0]} ended with exit code {done.returncode}; see {log}"
     return f"on_regression: {command[0]} was run"

@@ -30,7 +30,7 @@ from bench.report.text.traces import traces_text
 from bench.report.text.trust import drift_text, fingerprint_facts, method_text
 from bench.report.text.verdicts import hint_text, verdict_text
 from bench.report.view import View, node_of
-from bench.units import DASH, duration, microseconds, percent, rate, signed_percent, signed_share
+from bench.units import DASH, duration, grouped, microseconds, percent, rate, signed_percent, signed_share
 
 TOP_KERNELS = 8
 Row = dict[str, Any]
@@ -335,7 +335,7 @@ def kernel_rows(metrics: Metrics | None) -> list[tuple[str, str, str, str]]:
     return [
         (
             kernel.name,
-            f"{kernel.calls:,}",
+            grouped(kernel.calls),
             microseconds(kernel.total_ns / kernel.calls / 1e3),
             percent(kernel.total_ns / metrics.window_ns),
         )

@@ -47,6 +47,7 @@ from bench.run.progress import BatchCounter, Progress, Report, RunState
 from bench.storage import boot_id, write_json, write_text
 from bench.study.directory import RunDirectory
 from bench.trace.profilers import Profiler, get_profiler
+from bench.units import exact_seconds
 
 ATTEMPTS = 2
 STARTS_THAT_TOOK_THE_HOST_DOWN = 3
@@ -332,7 +333,7 @@ def _hung(profiler: Profiler, cell: Cell, wrote_result: bool, own: Failure) -> F
     return structs.replace(
         own,
         status=Outcome.TRACE_FAILED,
-        reason=f"{profiler.name} {what}: ended after {cell.timeout_s:g} s",
+        reason=f"{profiler.name} {what}: ended after {exact_seconds(cell.timeout_s)}",
         advice="see the end of the run's log; raise timeout_s, or use another profiler",
     )
 

@@ -25,6 +25,7 @@ from bench.records.run import Certificate, ChildReport, Failure, Mode, Outcome, 
 from bench.records.study import Cell
 from bench.run.lock import HostLock
 from bench.storage import process_identity, remove_stale, start_ticks
+from bench.units import exact_seconds
 
 # A run that writes more than this into a log is ended: it would fill the disk, and it measures its own writing.
 MOST_LOG_BYTES = 64 << 20
@@ -329,7 +330,7 @@ def judge(cell: Cell, end: ChildEnd, report: ChildReport | None, log_tail: list[
     if end.timed_out:
         return failed(
             Outcome.TIMEOUT,
-            f"not finished after {cell.timeout_s:g} s",
+            f"not finished after {exact_seconds(cell.timeout_s)}",
             "raise timeout_s, or lower num_samples; if it hangs, see the end of its log",
         )
     if end.log_overflow:

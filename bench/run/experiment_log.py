@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from bench.records.run import Run, read_record
 from bench.study.directory import RunDirectory
-from bench.units import rate
+from bench.units import duration, rate
 
 
 def log_runs(directory: RunDirectory, records: Iterable[Run]) -> None:
@@ -35,5 +35,5 @@ def log_missing_runs(directory: RunDirectory) -> None:
 
 def _line(run: Run) -> str:
     outcome = f"{rate(run.throughput)} samples/s" if run.ok else run.reason
-    line = f"{run.ended_at.replace('T', ' ')} {run.run} {run.status} {run.wall_s:.1f} s {outcome}"
+    line = f"{run.ended_at.replace('T', ' ')} {run.run} {run.status} {duration(run.wall_s)} {outcome}"
     return " ".join(line.split())

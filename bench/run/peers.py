@@ -16,6 +16,7 @@ from bench.run.child import ChildEnd, Process, workload_argv
 from bench.run.lock import HostLock
 from bench.storage import write_json
 from bench.study.directory import RunDirectory
+from bench.units import exact_seconds
 
 # For a peer to write its result when the measured process is through, and to end after a timeout of both.
 FINISH_S = 60.0
@@ -154,7 +155,7 @@ class Peers:
     def _failure(self, process: Process, ended: Future[Ended]) -> Failure | None:
         """None while it runs, if it succeeded, and if it was ended because the run did."""
         if ended in self._late:
-            reason = f"did not end within {FINISH_S:g} s of the measured process"
+            reason = f"did not end within {exact_seconds(FINISH_S)} of the measured process"
             return Failure(status=Outcome.TIMEOUT, reason=reason, advice="see its log")
         if not ended.done() or isinstance(ended.exception(), Stop):
             return None

@@ -22,6 +22,7 @@ from bench.study.settings import (
     read_model,
     read_placement,
 )
+from bench.units import grouped
 
 SettingsKind = TypeVar("SettingsKind", bound=Settings)
 MOST_COMBINATIONS = 100_000
@@ -361,7 +362,7 @@ def _check_size(grids: list[list[list[_Point]]], where: str) -> None:
     count = sum(math.prod(len(points) for points in grid) for grid in grids)
     if count > MOST_COMBINATIONS:
         raise StudyError(
-            f"{count:,} combinations, allowed are {MOST_COMBINATIONS:,}",
+            f"{grouped(count)} combinations, allowed are {grouped(MOST_COMBINATIONS)}",
             where,
             "vary less at once, or make several studies of it",
         )

@@ -19,6 +19,7 @@ from bench.study.crossing import AUTO, Births, births_of, pools_by_node, whole_s
 from bench.study.load import StudyDefinition
 from bench.study.order import measuring_order
 from bench.trace.profilers import choose_profiler
+from bench.units import byte_size
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def _check_memory(cells: Sequence[Cell], topology: Topology, name: str) -> None:
         needs = sum(pools_by_node([cell]).values())
         if has and needs > has:
             raise StudyError(
-                f"{cell.name} needs {needs >> 20:,} MiB for its host batches; this host has {has >> 20:,} MiB",
+                f"{cell.name} needs {byte_size(needs)} for its host batches; this host has {byte_size(has)}",
                 f"{name}: memory_size_mb",
                 "make memory_size_mb smaller",
             )

@@ -22,7 +22,7 @@ from bench.study.crossing import pools_by_node
 from bench.study.directory import RunDirectory, check_path_length, find, path_of_new
 from bench.study.grid import expand_here, idle_entries
 from bench.study.load import StudyDefinition
-from bench.units import duration, plural
+from bench.units import byte_size, duration, plural
 
 # For a host with GPUs and no earlier run of the kind: whole processes on an H100 host took about this long.
 TIMED_RUN_S = 11.0
@@ -171,10 +171,10 @@ def render(plan: Plan) -> str:
         time = "unknown" if plan.estimate_s is None else f"about {duration(plan.estimate_s)}"
         lines += [
             f"time: {time} ({plan.estimate_from})",
-            f"disk: about {plan.disk_bytes / 1e6:,.0f} MB of traces while all are kept (retention)",
+            f"disk: about {byte_size(plan.disk_bytes)} of traces while all are kept (retention)",
         ]
         if plan.processes != plan.runs:
-            lines.append(f"memory: up to {plan.pool_bytes >> 20:,} MiB of host batches in one process")
+            lines.append(f"memory: up to {byte_size(plan.pool_bytes)} of host batches in one process")
     lines += plan.notes
     if plan.directory:
         lines.append(f"continues in {plan.directory}")

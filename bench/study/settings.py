@@ -11,6 +11,7 @@ import msgspec
 
 from bench.errors import StudyError
 from bench.records.study import Axis, Model, Placement, StudyMinimum, StudySettings
+from bench.units import tick
 
 _MODEL_NAME = re.compile(r"(?:vit)?(\d{1,4})x(\d{1,4})x(\d{1,5})")
 _MODEL_ADVICE = (
@@ -41,7 +42,7 @@ class Setting:
             return "true or false"
         if self.kind is int:
             return f"a whole number from {int(self.minimum)} to {int(self.maximum)}"
-        return f"a number from {self.minimum:g} to {self.maximum:g}"
+        return f"a number from {tick(self.minimum)} to {tick(self.maximum)}"
 
     def read(self, value: Any, where: str) -> Any:
         """The value in its own type. Raise StudyError with what was found and what is allowed."""

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from bench.errors import ProfilerError, StudyError
 from bench.host.fingerprint import find_nsys
+from bench.units import exact_seconds
 
 
 class Profiler(Protocol):
@@ -90,7 +91,7 @@ def run_tool(argv: Sequence[str], timeout_s: float) -> Finished:
         output, _ = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         raise ProfilerError(
-            f"{' '.join(argv[:2])} hung and was ended after {timeout_s:g} s",
+            f"{' '.join(argv[:2])} hung and was ended after {exact_seconds(timeout_s)}",
             advice="try again; else use profiler: torch",
         ) from None
     finally:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from bench.records.run import ChildReport, Group, Mode, Outcome
 from bench.records.study import NO_COMPUTE, Cell
+from bench.units import rate
 from bench.workload.barrier import Barrier
 from bench.workload.constraints import why_impossible
 from bench.workload.failures import RunFailure, read_input, write_report
@@ -89,7 +90,7 @@ def run_cell(
         # Half the time of a run, so that a process that waits still ends by itself.
         barrier = Barrier(barrier_folder, peers, cell.timeout_s / 2) if barrier_folder else None
         measured = execute(cell, mode, progress, phases, trace, barrier)
-        print(f"{cell.name} {mode}: {measured.throughput_samples_s:.1f} samples/s")
+        print(f"{cell.name} {mode}: {rate(measured.throughput_samples_s)} samples/s")
         return ChildReport(result=measured)
 
     code = write_report(result, measure)
@@ -115,8 +116,8 @@ def run_group(group_path: Path, result: Path, progress_path: Path | None = None)
         phases.mark("imports")
         crossing, crossed = cross(group, progress, phases)
         for one in crossed:
-            rate = f"{one.result.throughput_samples_s:.1f} samples/s" if one.result else "not measured"
-            print(f"{one.cell} {Mode.CROSSED}: {rate}")
+            found = f"{rate(one.result.throughput_samples_s)} samples/s" if one.result else "not measured"
+            print(f"{one.cell} {Mode.CROSSED}: {found}")
         return ChildReport(crossing=crossing, crossed=crossed)
 
     return write_report(result, measure)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from bench.records.run import Outcome
+from bench.units import exact_seconds
 from bench.workload.failures import RunFailure
 
 POLL_S = 0.002
@@ -30,7 +31,7 @@ class Barrier:
         while (ready := self._count("ready")) < self._parties:
             self._raise_failure()
             if time.monotonic() > end:
-                missing = f"{ready} of {self._parties} processes were ready after {self._timeout_s:g} s"
+                missing = f"{ready} of {self._parties} processes were ready after {exact_seconds(self._timeout_s)}"
                 raise RunFailure(
                     Outcome.CRASHED, f"a peer was not ready in time: {missing}", f"raise timeout_s; {ADVICE}"
                 )

@@ -27,6 +27,7 @@ import torch
 from bench.host.topology import free_bytes, meminfo
 from bench.records.run import HostBuffers, HugePages, Outcome
 from bench.records.study import Cell
+from bench.units import byte_size
 from bench.workload.devices import Device
 from bench.workload.failures import LESS_MEMORY, RunFailure
 from bench.workload.models import TORCH_DTYPES
@@ -270,8 +271,8 @@ def require_host_memory(needed_bytes: int, mem_node: int | None, root: Path = Pa
         if needed_bytes + HEADROOM_BYTES > free:
             raise RunFailure(
                 Outcome.OOM,
-                f"not enough host memory for the pool: it takes {needed_bytes / MIB:.0f} MiB and"
-                f" {HEADROOM_BYTES / MIB:.0f} MiB for the rest, {source} has {free / MIB:.0f} MiB",
+                f"not enough host memory for the pool: it takes {byte_size(needed_bytes)} and"
+                f" {byte_size(HEADROOM_BYTES)} for the rest, {source} has {byte_size(free)}",
                 LESS_MEMORY,
             )
 

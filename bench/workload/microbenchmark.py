@@ -21,6 +21,7 @@ from bench.host.certificate import Certifier
 from bench.records.base import Direction
 from bench.records.run import ChildReport, LinkCopy, LinkResult
 from bench.records.study import Cell
+from bench.units import duration
 from bench.workload.devices import CpuDevice, Device, open_device, versions
 from bench.workload.failures import read_input, write_report
 from bench.workload.host_memory import MIB, HostMemory, require_host_memory
@@ -202,7 +203,7 @@ def main(cell_path: Path, result: Path, largest_mb: int | None) -> None:
     def measured() -> ChildReport:
         with torch.inference_mode():
             link = measure(read_input(cell_path, Cell), largest_mb)
-        print(f"link measured in {link.process_s:.1f} s")
+        print(f"link measured in {duration(link.process_s)}")
         return ChildReport(link=link)
 
     sys.exit(write_report(result, measured))

@@ -94,7 +94,7 @@ def _penalty(series: Mapping[str, list[tuple[float, Loss]]]) -> Picture:
             axes.axvline(no_compute * 2, color=MUTED, linewidth=0.8, linestyle=":")
             ticks[no_compute] = "no compute"
         decades = range(math.floor(math.log10(min(computing))), math.ceil(math.log10(max(computing))) + 1)
-        ticks |= {10.0**power: f"{10**power:,}" for power in decades if 10.0**power > no_compute * 2}
+        ticks |= {10.0**power: tick(10**power) for power in decades if 10.0**power > no_compute * 2}
         axes.set_xticks(list(ticks), list(ticks.values()))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("floating-point operations per byte moved")

@@ -121,7 +121,7 @@ def hidden_copies_text(entry: HiddenCopies) -> str:
         return "no compute that could hide the copy"
     parts = [f"the CPU sets the pace at {_batches(entry.cpu_paced)}"] if entry.cpu_paced else []
     if entry.batch_size is not None:
-        parts.append(f"the copy stops being hidden at about batch {entry.batch_size:.0f}")
+        parts.append(f"the copy stops being hidden at about batch {fixed(entry.batch_size, 0)}")
     elif entry.exposed:
         parts.append(f"the copy is exposed already at batch {entry.exposed[0]}")
     elif entry.hidden:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bench.records.trace import Complete, Metrics, RemarkKind, TraceRemark
-from bench.units import DASH, bandwidth, fixed, microseconds, percent, plural
+from bench.units import DASH, bandwidth, fixed, grouped, microseconds, percent, plural
 
 if TYPE_CHECKING:
     from bench.records.results import MeasuredCell
@@ -50,7 +50,7 @@ def traces_text(cells: Sequence["MeasuredCell"]) -> str:
     others = sum(complete.other_threads > 0 for complete in found)
     parts = [f"{plural(len(found), 'trace')}: every activity has a time and starts after the call that launched it"]
     if named:
-        parts.append(f"{recorded:,} of {launches:,} launches have an activity")
+        parts.append(f"{grouped(recorded)} of {grouped(launches)} launches have an activity")
     if others:
         parts.append(f"in {plural(others, 'trace')} other threads of the process launched work that is not counted")
     return "; ".join(parts) + "."

@@ -10,7 +10,7 @@ from bench.records.run import Disturbance, DisturbanceKind, Doubt, DoubtKind, Ou
 from bench.report.text.crossing import crossings_text
 from bench.report.text.host import fingerprint_change_text, locality_change_text
 from bench.report.view import View
-from bench.units import DASH, duration, percent, plural, signed_percent
+from bench.units import DASH, duration, exact_seconds, percent, plural, signed_percent
 
 CPU_ONLY = "CPU device: no GPU was measured"
 SYNTHETIC = "Synthetic example: no machine measured this"
@@ -239,8 +239,8 @@ def method_text(results: Results) -> str:
     return (
         f"{plural(results.counts.cells, 'cell')}, each run {plural(study.repeats, 'time')} without a profiler and once "
         f"traced; {runs}{forked}. The value of a run is the median of at least "
-        f"{study.windows} windows of at least {study.window_s:g} s after a warm-up, that of a cell the geometric mean "
-        f"of its runs. {pairs}From first to last run {duration(results.duration_s)}, "
+        f"{study.windows} windows of at least {exact_seconds(study.window_s)} after a warm-up, that of a cell the "
+        f"geometric mean of its runs. {pairs}From first to last run {duration(results.duration_s)}, "
         f"{duration(results.busy_s)} of it in runs."
     )
 
