@@ -12,7 +12,6 @@ from bench.analysis.verdicts import is_headline, judge, judged, rules_of
 from bench.records.results import (
     AxisComparison,
     AxisState,
-    Design,
     Line,
     MeasuredCell,
     ModelSummary,
@@ -24,7 +23,7 @@ from bench.records.results import (
     Verdict,
 )  # fmt: skip
 from bench.records.run import Outcome
-from bench.records.study import Model, Settings, Study
+from bench.records.study import Design, Model, Settings, Study
 
 SHAPE = ("patch_size", "depth", "dim")
 # Nodes and GPUs are compared as penalties, models by their shape.

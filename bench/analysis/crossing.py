@@ -21,13 +21,13 @@ from bench.records.results import (
     CrossedRatio,
     CrossedRun,
     Crossings,
-    Design,
     Extremes,
     Interval,
     MeasuredCell,
     NoiseClass,
 )  # fmt: skip
 from bench.records.run import Outcome, Run
+from bench.records.study import Design
 from bench.workload.turns import carry_over, half_ratios, midmean, yuen_error
 
 Kind = TypeVar("Kind", Run, CellRun)
@@ -134,7 +134,7 @@ def counted_runs(runs: Sequence[Kind], cpu_node: int) -> list[Kind]:
 
 
 def design_of(cell: MeasuredCell) -> Design:
-    return Design.CROSSING if any(run.crossing for run in cell.runs) else Design.PROCESSES
+    return "crossing" if any(run.crossing for run in cell.runs) else "processes"
 
 
 def carry_over_difference(cell: MeasuredCell, other: MeasuredCell) -> float | None:

@@ -12,9 +12,9 @@ from scipy import stats
 from bench.analysis.crossing import counted_runs, crossed_sample, process_values
 from bench.analysis.statistics import Comparison, Floats, Sample, paired
 from bench.records.host import Probe, Topology
-from bench.records.results import CellRun, Design, LocalSource, MeasuredCell, NoiseClass, Values
+from bench.records.results import CellRun, LocalSource, MeasuredCell, NoiseClass, Values
 from bench.records.run import Outcome
-from bench.records.study import OPTIONAL_IN_KEY, Settings
+from bench.records.study import OPTIONAL_IN_KEY, Design, Settings
 
 Kind = TypeVar("Kind")
 # They identify the configuration of a comparison for the reader.
@@ -53,10 +53,10 @@ def compared(label: str, local: MeasuredCell, remote: MeasuredCell) -> Compared:
     No process of a crossing is left out because it was disturbed: both sides had that alike.
     """
     if values := process_values(local, remote):
-        return Compared(crossed_sample(label, class_of(local, remote), values), 0, Design.CROSSING)
+        return Compared(crossed_sample(label, class_of(local, remote), values), 0, "crossing")
     pairs, excluded = comparison(label, local, remote)
     measured = pairs.local_runs.keys() & pairs.remote_runs.keys()
-    return Compared(paired(pairs) if measured else None, excluded, Design.PROCESSES)
+    return Compared(paired(pairs) if measured else None, excluded, "processes")
 
 
 def comparison(label: str, local: MeasuredCell, remote: MeasuredCell) -> tuple[Comparison, int]:

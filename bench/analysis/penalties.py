@@ -12,7 +12,6 @@ from bench.analysis.statistics import Estimate, Floats, Sample, estimate, holm
 from bench.analysis.verdicts import is_headline, judge, judged
 from bench.records.results import (
     Contrast,
-    Design,
     Effect,
     MeasuredCell,
     NoiseClass,
@@ -20,6 +19,7 @@ from bench.records.results import (
     PenaltyKind,
     Rules,
 )  # fmt: skip
+from bench.records.study import Design
 
 # (CPU node, memory node)
 Placement = tuple[int, int]
@@ -180,7 +180,7 @@ def _effects(
     ]
     effects: dict[int, dict[Contrast, Effect]] = {}
     for (index, contrast, one), p_adjusted in zip(found, _adjusted([one for _, _, one in found]), strict=True):
-        design = Design.PROCESSES if designs[index][contrast].poolable else Design.CROSSING
+        design: Design = "processes" if designs[index][contrast].poolable else "crossing"
         judgement = judge(one, remote[index].settings, rules.max_repeats)
         effects.setdefault(index, {})[contrast] = Effect(
             penalty=one.penalty,

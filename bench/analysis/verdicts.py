@@ -6,8 +6,8 @@ from typing import Any
 from bench.analysis.bound import CPU_TERMS
 from bench.analysis.crossing import FEWEST_FOR_HEADLINE
 from bench.analysis.statistics import CONFIDENCE, CONFIDENCE_AFTER_LOOKS, Estimate, repeats_to_decide
-from bench.records.results import Design, NoiseClass, Reason, Remedy, Rules, Term, Verdict
-from bench.records.study import Settings, Study
+from bench.records.results import NoiseClass, Reason, Remedy, Rules, Term, Verdict
+from bench.records.study import Design, Settings, Study
 from bench.records.trace import Regime
 
 SAME_ALPHA = 0.05
@@ -102,7 +102,7 @@ def judge(found: Estimate, settings: Settings, max_repeats: int = Rules().max_re
 
 def is_headline(judgement: Judgement, p_adjusted: float | None, rules: Rules, design: Design, pairs: int) -> bool:
     """A difference that holds after Holm's correction, in a crossing from enough processes."""
-    if design is Design.CROSSING and pairs < FEWEST_FOR_HEADLINE:
+    if design == "crossing" and pairs < FEWEST_FOR_HEADLINE:
         return False
     return judgement.differs and p_adjusted is not None and p_adjusted <= 1 - rules.confidence
 

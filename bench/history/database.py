@@ -396,7 +396,7 @@ def _measurement_row(cell: MeasuredCell) -> dict[str, Any]:
         "d2h_bandwidth_gb_s": metrics and metrics.d2h.bandwidth_gb_s,
         "pipeline_efficiency": metrics and metrics.pipeline_efficiency,
         "regime": metrics and metrics.regime.value,
-        "design": design_of(cell).value,
+        "design": design_of(cell),
     }
 
 

@@ -14,7 +14,8 @@ from bench.history.database import add_study, history_path, open_history
 from bench.history.query import Point, Series, Trend, series
 from bench.host.fingerprint import describe_change
 from bench.records.nightly import HistoryStudy
-from bench.records.results import Design, Results
+from bench.records.results import Results
+from bench.records.study import Design
 from bench.report.html import environment
 from bench.storage import write_text
 from bench.terminal import tell

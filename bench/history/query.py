@@ -16,7 +16,7 @@ from bench.host.fingerprint import fingerprint_changes
 from bench.records.base import convert, decode, plain
 from bench.records.host import Fingerprint, FingerprintChange
 from bench.records.nightly import HistoryCell, HistoryListing, HistoryStudy, NightlyVerdict
-from bench.records.results import Design
+from bench.records.study import Design
 from bench.units import DASH, timestamp
 
 # Samples per second that a plot can show.
@@ -44,7 +44,7 @@ class Trend:
 
     cell: str
     points: tuple[Point, ...]
-    design: Design = Design.PROCESSES
+    design: Design = "processes"
     continued: bool = False
     before: Design | None = None
 

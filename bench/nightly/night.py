@@ -32,9 +32,9 @@ from bench.records.nightly import (
     SecondMeasurement,
     second_measurements,
 )
-from bench.records.results import Design, Results
+from bench.records.results import Results
 from bench.records.run import Outcome
-from bench.records.study import Grid
+from bench.records.study import Design, Grid
 from bench.report.text.studies import (
     cell_text,
     changed_host_text,

@@ -9,7 +9,7 @@ from enum import StrEnum
 from bench.records.base import Record, Repeat
 from bench.records.host import Check, Fingerprint, FingerprintChange, LocalityChange, Probed, Topology
 from bench.records.run import Disturbance, Doubt, Latency, LinkCopy, Outcome, PlacementVerdict, Stages
-from bench.records.study import Model, Settings, Study
+from bench.records.study import Design, Model, Settings, Study
 from bench.records.trace import Metrics
 
 SCHEMA = 2
@@ -127,13 +127,6 @@ class LocalSource(StrEnum):
     REPORTED = "reported"
     MEASURED = "measured"
     REFERENCE = "reference"
-
-
-class Design(StrEnum):
-    """How two cells were measured: by turns inside the same processes, or each in processes of its own."""
-
-    CROSSING = "crossing"
-    PROCESSES = "processes"
 
 
 class CeilingSource(StrEnum):
@@ -351,7 +344,7 @@ class Judged(Record, frozen=True, kw_only=True):
     verdict: Verdict | None = None
     reason: Reason = Reason.NOT_MEASURED
     remedy: Remedy | None = Remedy.SEE_FAILED_RUNS
-    design: Design = Design.PROCESSES
+    design: Design = "processes"
     interval: Interval | None = None
     pairs: int = 0
     mde: float | None = None

@@ -32,9 +32,11 @@ Binding = Literal["numactl", "cpus", "none"]
 """cpus: memory is not bound, where the system refuses a memory policy; pages prove where it is."""
 Start = Literal["exec", "fork"]
 Design = Literal["crossing", "processes"]
+"""How cells are compared: measured by turns inside the same processes, or each in processes of its own."""
 Retention = Literal["keep", "failed", "none"]
 
 TRACED: Literal["traced"] = "traced"
+
 # (CPU node, memory node)
 Placement = tuple[Count, Count]
 

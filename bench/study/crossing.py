@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from bench.records.host import Topology
 from bench.records.study import Cell, Design, Placement
 from bench.study.constraints import why_not_crossed
+from bench.units import byte_size
 
 # What a design of auto becomes where a group could be crossed.
 AUTO: Design = "processes"
@@ -64,8 +65,8 @@ def _why_not(cells: Sequence[Cell], topology: Topology) -> str:
         known = topology.node(node)
         if known and needed > known.memory_bytes:
             return (
-                f"{group} has {len(usable)} pools in one process, {needed // MIB} MiB on node {node}, "
-                f"which has {known.memory_bytes // MIB} MiB"
+                f"{group} has {len(usable)} pools in one process, {byte_size(needed)} on node {node}, "
+                f"which has {byte_size(known.memory_bytes)}"
             )
     return ""
 

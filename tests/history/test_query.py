@@ -4,7 +4,6 @@ from msgspec.structs import replace
 from bench.history.database import add_study, open_history
 from bench.history.query import series, studies
 from bench.records.host import FingerprintChange
-from bench.records.results import Design
 from tests.history.synthetic import FINGERPRINT, crossed, made_results, quiet_rates, rates_of
 
 CELL = "pipeline_gpu0_numa0_vit0x0x0"
@@ -57,6 +56,6 @@ def test_another_design_is_another_series_of_the_cell(tmp_path):
         (one,) = series(history)
         old, new = one.trends
         assert history["cells"].count == 1
-    assert (old.design, old.continued, old.before) == (Design.PROCESSES, True, None)
-    assert (new.design, new.continued, new.before) == (Design.CROSSING, False, Design.PROCESSES)
+    assert (old.design, old.continued, old.before) == ("processes", True, None)
+    assert (new.design, new.continued, new.before) == ("crossing", False, "processes")
     assert [len(trend.points) for trend in one.trends] == [2, 2]

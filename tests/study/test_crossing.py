@@ -158,7 +158,7 @@ def test_single_placement_is_no_crossing() -> None:
 
 def test_pools_that_a_node_cannot_hold_are_refused() -> None:
     twice = {"numa_nodes": [0], "models": ["vit0x0x0", "vit0x0x0"], "memory_size_mb": 600}
-    with pytest.raises(StudyError, match="1200 MiB on node 0, which has 1024 MiB"):
+    with pytest.raises(StudyError, match=r"1\.17 GiB on node 0, which has 1\.00 GiB"):
         here(twice)
     assert here(twice | {"design": "processes"}).study.design == "processes"
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from bench.records.results import BirthContrast, Crossings, Design, Interval, Penalty, PenaltyKind, Results, Rules
+from bench.records.results import BirthContrast, Crossings, Interval, Penalty, PenaltyKind, Results, Rules
 from bench.study.load import TASKS
 from bench.units import change, exact_percent, listed, percent, plural, upper_bound
 
@@ -22,7 +22,7 @@ _MOVED = {
 
 def crossed(entries: Iterable[Penalty]) -> list[Penalty]:
     """Those measured inside the same processes."""
-    return [entry for entry in entries if entry.design is Design.CROSSING and entry.penalty is not None]
+    return [entry for entry in entries if entry.design == "crossing" and entry.penalty is not None]
 
 
 def crossed_text(entry: Penalty) -> str:

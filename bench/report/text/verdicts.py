@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from bench.analysis.verdicts import has_few_pairs
-from bench.records.results import Design, Judged, Line, MeasuredCell, Penalty, Reason, Remedy, Rules, Verdict
+from bench.records.results import Judged, Line, MeasuredCell, Penalty, Reason, Remedy, Rules, Verdict
 from bench.units import effect_with_interval, exact_percent, percent, percent_interval, plural, rounded_up
 
 DECIDED = (Verdict.SAME, Verdict.SLOWER, Verdict.FASTER)
@@ -36,7 +36,7 @@ def _judged(entry: Judged, penalty: float | None, interval: tuple[float, float] 
     if penalty is None or entry.reason is Reason.NOT_MEASURED:
         return "not measured: no block has both runs"
     if interval is None:
-        unit = "process" if entry.design is Design.CROSSING else "pair"
+        unit = "process" if entry.design == "crossing" else "pair"
         return f"undecided: {effect_text(penalty)}, from one {unit}, which has no spread"
     effect = effect_with_interval(penalty, interval, _DIRECTIONS)
     if entry.reason is Reason.WITHIN_MARGIN:
@@ -60,7 +60,7 @@ def _judged(entry: Judged, penalty: float | None, interval: tuple[float, float] 
 
 
 def _units(entry: Judged) -> str:
-    if entry.design is Design.CROSSING:
+    if entry.design == "crossing":
         return plural(entry.pairs, "process", "processes")
     return plural(entry.pairs, "pair")
 
