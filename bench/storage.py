@@ -27,7 +27,7 @@ _NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "9p", "fus
 
 
 def start_ticks(pid: int) -> int | None:
-    """Clock ticks from boot to the start of the process (/proc/<pid>/stat, field 22); None if there is none."""
+    """Clock ticks from boot to the start of the process (/proc/<pid>/stat, field 22); None if it does not exist."""
     fields = stat_fields(pid)
     return int(fields[19]) if fields and fields[0] != "Z" else None
 

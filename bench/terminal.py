@@ -43,7 +43,7 @@ def show(text: str) -> None:
         raise StudyError(f"cannot print: {error.strerror}", "standard output", "print to another place") from None
 
 
-def tell(text: str) -> None:
+def show_anyhow(text: str) -> None:
     """Print on stdout, else on stderr, else nowhere: what was measured is in files."""
     try:
         show(text)

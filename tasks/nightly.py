@@ -20,7 +20,7 @@ from bench.records.run import ReportStage, read_record
 from bench.study.directory import RunDirectory
 from bench.study.load import configs_folder
 from bench.study.settings import nearest
-from bench.terminal import tell
+from bench.terminal import show_anyhow
 from tasks.luigi_runtime import (
     INVOCATION,
     AlreadyRunning,
@@ -128,7 +128,7 @@ class NightVerdict(NightTask):
         if second:
             night = self._judge(second)
         if notice := write_night(self.folder, night, config_of(self.config_file).on_regression):
-            tell(notice)
+            show_anyhow(notice)
         write_index(history_path(self.outputs))
 
     def _reports(self) -> list[StudyReport]:
@@ -316,7 +316,7 @@ _folders: list[Path] = []
 
 def _print_verdict_at_exit(folder: Path) -> None:
     if not _folders:
-        at_exit(lambda: tell(_summary(_folders[0])))
+        at_exit(lambda: show_anyhow(_summary(_folders[0])))
         _folders.append(folder)
 
 

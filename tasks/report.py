@@ -10,7 +10,7 @@ from bench.records.run import Head, Outcome, ReportStage, read_head, read_record
 from bench.records.study import TRACED, Slot, run_name
 from bench.run.experiment_log import log_missing_runs
 from bench.study.directory import RunDirectory
-from bench.terminal import tell
+from bench.terminal import show_anyhow
 from bench.units import duration, percent
 from tasks.base import DirectoryTask, RecordTask, grid_of
 from tasks.luigi_runtime import INVOCATION, at_exit, host_lock
@@ -153,7 +153,7 @@ def _print_summaries() -> None:
         except (OSError, StudyError) as error:
             # What made the study fail may prevent its summary too.
             text = f"no summary: {error}; repeat the command to continue"
-        tell("\n" + text)
+        show_anyhow("\n" + text)
 
 
 def summary(directory: RunDirectory) -> str:

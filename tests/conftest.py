@@ -4,8 +4,9 @@ NUMASTUDY_GPU_TESTS=1 shows the GPU to the tests of a GPU (tests/workload/test_o
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -16,6 +17,9 @@ from tests import real_nsys as nsys_of_tests
 # A busy machine is no failure: no test has a deadline for an example.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+if TYPE_CHECKING:
+    from bench.records.results import Results
 
 _refused_skips: list[str] = []
 
@@ -41,6 +45,56 @@ def _shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of this pytest call: with xdist, each worker has a folder of its own inside it."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+# Run directories that tests of several rooms read. Imported where they are made: most tests need none.
+
+
+@pytest.fixture(scope="session")
+def numa_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 cells, 6 repeats, three failed runs; CUDA. Not to be written to."""
+    from tests.run_directories import numa_run
+
+    return numa_run(tmp_path_factory.mktemp("numa") / "run")
+
+
+@pytest.fixture(scope="session")
+def placed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GPU 0 on all four placements of two nodes, three models, each also as a CUDA graph. Not to be written to."""
+    from tests.run_directories import placed_run
+
+    return placed_run(tmp_path_factory.mktemp("placed") / "run")
+
+
+@pytest.fixture(scope="session")
+def numa_results(numa_run: Path) -> "Results":
+    return _results_of(numa_run)
+
+
+@pytest.fixture(scope="session")
+def placed_results(placed_run: Path) -> "Results":
+    return _results_of(placed_run)
+
+
+@pytest.fixture
+def results_of() -> Callable[[Path], "Results"]:
+    """Results of a run directory."""
+    return _results_of
+
+
+def _results_of(run: Path) -> "Results":
+    from bench.analysis.load import load
+    from bench.report.build import build_results
+
+    return build_results(load(run), "test")
+
+
+@pytest.fixture
+def quick_run(tmp_path: Path) -> Path:
+    """3 cells, 1 repeat, cpu device, one node. A test may damage it."""
+    from tests.run_directories import quick_run
+
+    return quick_run(tmp_path / "run")
 
 
 @pytest.fixture

@@ -126,6 +126,46 @@ def build_run_directory(
     return path
 
 
+def numa_run(path: Path, links: bool = False) -> Path:
+    """48 cells, 6 repeats, three failed runs; CUDA."""
+    return build_run_directory(path, "numa_locality_study", {"repeats": 6}, failures=NUMA_FAILURES, links=links)
+
+
+def quick_run(path: Path) -> Path:
+    """3 cells, 1 repeat, cpu device, one node."""
+    return build_run_directory(path, "quick_test", {"repeats": 1}, topology=topology_json(gpus=0, nodes=1))
+
+
+def placed_run(path: Path) -> Path:
+    """GPU 0 on all four placements of two nodes, three models, each also as a CUDA graph."""
+    study = {
+        "name": "two_by_two", "gpu_ids": [0], "repeats": 6, "placements": [[0, 0], [0, 1], [1, 0], [1, 1]],
+        "models": ["vit0x0x0", "vit32x2x128", "vit16x8x768"],
+    }  # fmt: skip
+    topology = topology_json(gpus=2, near=(0, 1), nodes=2)
+    return build_run_of(study, path, topology=topology, variants={"graph": {"cuda_graph": True}})
+
+
+def swept_run(path: Path, links: bool = False) -> Path:
+    """96 cells: six models on two nodes, eager, as a graph and compiled in two modes, in two types."""
+    study = {
+        "name": "modes", "gpu_ids": [0], "numa_nodes": [0, 1], "repeats": 6,
+        "models": ["vit0x0x0", "vit32x2x128", "vit32x4x256", "vit32x6x512", "vit16x8x768", "vit16x12x1024"],
+        "zip": [{"compile_model": ["off", "off", "default", "reduce-overhead"],
+                 "cuda_graph": [False, True, False, False]}],
+        "axes": {"dtype": ["fp32", "bf16"]},
+    }  # fmt: skip
+    return build_run_of(study, path, topology=topology_json(gpus=1, near=(0,), nodes=2), links=links)
+
+
+def build_run_of(study: Record, path: Path, **options: Any) -> Path:
+    """build_run_directory of a study that has no file: one is written beside `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.with_name(f"{study['name']}.yaml")
+    file.write_text(json.dumps(study))
+    return build_run_directory(path, str(file), **options)
+
+
 # (group, process, birth, paces in seconds per batch by cell) -> windows by cell
 CrossedProcess = Callable[[str, int, int, dict[str, float]], Windows]
 

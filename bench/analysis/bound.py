@@ -149,7 +149,7 @@ def predict_cell(local: MeasuredCell, remote: MeasuredCell) -> PredictedPenalty 
 def predictions(penalties: Sequence[Penalty], cells: Sequence[MeasuredCell], margin: float) -> tuple[Prediction, ...]:
     """For each penalty of remote memory under a local CPU, the only case that the bound covers.
 
-    agrees: the bracket and the observed interval (the penalty itself where there is none) meet, or miss each other by
+    agrees: the bracket and the observed interval (without one the penalty itself) meet, or miss each other by
     no more than the margin, below which a difference needs no action.
     """
     by_name = {cell.name: cell for cell in cells}

@@ -6,7 +6,7 @@ values: centre = median(x), scale = the largest of
   - the same pooled over the cells that are compared together, because few hosts determine a spread badly,
   - the hosts' own standard error (median over the hosts): how far a host's value moves from process to process.
 A host is an outlier if |x - centre| > 5 scale and the host is off by more than the study's margin.
-At least three hosts are needed: of two that differ nobody can tell which one is wrong.
+At least three hosts are needed: two that differ do not show which one is wrong.
 """
 
 import math

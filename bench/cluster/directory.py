@@ -113,7 +113,7 @@ def is_cluster(path: Path) -> bool:
 def find_or_create(
     study: StudyDefinition, hosts: list[str], output_dir: Path, scheduler: str, fresh: bool
 ) -> ClusterDirectory:
-    """The folder of this study on these hosts: the existing one, or a new one if there is none or `fresh`."""
+    """The folder of this study on these hosts: the existing one, else (or with `fresh`) a new one."""
     folder = output_dir.resolve() / study.name
     identity = study_fingerprint(study.as_json() | {HOSTS: sorted(hosts)}, "")
     with study_index(folder) as index:

@@ -18,7 +18,7 @@ from bench.records.results import Results
 from bench.records.study import Design
 from bench.report.html import environment
 from bench.storage import write_text
-from bench.terminal import tell
+from bench.terminal import show_anyhow
 
 # Studies listed before the plots; the others come after them.
 NEWEST = 10
@@ -85,7 +85,7 @@ def into_history(results: Results, output_dir: Path) -> bool:
         write_index(database)
     except StudyError as error:
         command = f"numastudy history --add {results.run_directory}"
-        tell(f"not in the history: {error}\nlater: {command}; the same command tries it too")
+        show_anyhow(f"not in the history: {error}\nlater: {command}; the same command tries it too")
         return False
     return True
 

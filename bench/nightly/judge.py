@@ -21,7 +21,7 @@ from bench.report.text.studies import cell_text
 # False alarms: 5 % of all such spans of nights have one, whatever the number of cells.
 FALSE_ALARM_SPANS = 0.05
 SPAN_NIGHTS = 60
-# Fewer nights tell too little about how different nights are.
+# Fewer nights do not show how different nights are.
 FEWEST_NIGHTS = 5
 GUARDED_LOSS = 0.05
 # Above it a loss of 5 % is missed too often at this level (with 28 nights it is found in 9 of 10 cases at 0.8 %).

@@ -29,7 +29,7 @@ class HostJobs(Record, frozen=True, kw_only=True):
 
     @property
     def last(self) -> str:
-        """The id of the last job; "" if there is none."""
+        """The id of the last job, or ""."""
         return self.jobs[-1].id if self.jobs else ""
 
 

@@ -559,7 +559,7 @@ class Run(Stage, frozen=True, kw_only=True):
 
 
 class Export(Stage, frozen=True, kw_only=True):
-    """The trace of a cell as SQLite; sqlite: its file name, None if there is none."""
+    """The trace of a cell as SQLite; sqlite: its file name, if it was made."""
 
     cell: str = ""
     profiler: str = ""

@@ -49,7 +49,7 @@ class AxisRow:
 
 @dataclass(frozen=True)
 class PenaltyRow:
-    """cells: (remote cell, penalty) for each value of the axis, None where there is none."""
+    """cells: (remote cell, penalty) for each value of the axis, None where it is not measured."""
 
     model: str
     device: str

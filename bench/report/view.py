@@ -58,7 +58,7 @@ class View:
     # Labels
 
     def settings(self, cell: MeasuredCell) -> str:
-        """The settings that are not the study's own: "bf16 graph"; empty where there is none."""
+        """The settings that are not the study's own: "bf16 graph", or an empty text."""
         return settings_label(cell.differing_settings)
 
     def series(self, cell: MeasuredCell) -> str:
@@ -125,7 +125,7 @@ def by_model(cells: Iterable[MeasuredCell]) -> dict[str, list[MeasuredCell]]:
 
 
 def settings_label(values: Mapping[str, Any]) -> str:
-    """Settings that are not the study's own, as in the name of a cell: "bf16 graph"; empty where there is none."""
+    """Settings that are not the study's own, as in the name of a cell: "bf16 graph", or an empty text."""
     return " ".join(filter(None, (_suffix(key, value) for key, value in values.items())))
 
 

@@ -400,7 +400,7 @@ def wait_until_free(
 ) -> list[Disturbance]:
     """Wait until no process computes on these GPUs, for limit_s at most. To be called while none of this study does.
 
-    Returns who remains; [] where NVML cannot tell. nvml: a stand-in for pynvml in tests.
+    Returns who remains; [] where NVML does not report it. nvml: a stand-in for pynvml in tests.
     """
     wanted = [uuid for uuid in gpu_uuids if uuid]
     if not wanted:

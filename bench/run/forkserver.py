@@ -195,7 +195,7 @@ class _Server:
         return self._child, answer["start_ticks"]
 
     def receive(self, timeout_s: float) -> dict[str, Any] | None:
-        """Its next message; None if there is none in that time; {} if it has ended."""
+        """Its next message; None if none came in that time, {} if it has ended."""
         deadline = time.monotonic() + timeout_s
         waiting = select.poll()
         waiting.register(self._channel, select.POLLIN)

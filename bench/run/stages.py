@@ -143,7 +143,7 @@ def link_name(cell: Cell) -> str:
 def measure_link(
     directory: RunDirectory, name: str, cell: Cell, invocation: str, lock: HostLock, report: Report
 ) -> Link:
-    """Write links/<name>.json: the measurement, or the outcome with the reason why there is none."""
+    """Write links/<name>.json: the measurement, or the outcome with its reason."""
     cell_file = directory.path / "cells" / f"link_{name}.json"
     write_json(cell_file, plain(cell))
     lock.acquire(str(directory.path), report)

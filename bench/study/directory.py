@@ -282,7 +282,7 @@ def _writing_below(folder: Path) -> Iterator[None]:
 def resolve(
     definition: StudyDefinition, output_dir: Path, fresh: bool, invocation: str, night: str = ""
 ) -> RunDirectory:
-    """The run directory of this study on this host: the one it has, or a new one if there is none or `fresh`.
+    """The run directory of this study on this host: the existing one, else (or with `fresh`) a new one.
 
     night: a date, for which the study is measured once; each has a run directory of its own.
     Raise StudyError if the host has changed since the directory was created.

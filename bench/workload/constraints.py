@@ -44,7 +44,7 @@ _NEEDS_CUDA = {
 
 
 def why_impossible(model: Model, settings: Settings) -> Violation | None:
-    """The first constraint that no process can meet; None if there is none.
+    """The first constraint that no process can meet, or None.
 
     A device of auto needs nothing: the question is asked again when the host is known.
     """

@@ -74,7 +74,7 @@ def midmean(values: Sequence[float]) -> float:
 def yuen_error(values: Sequence[float]) -> float:
     """Standard error of the midmean: the winsorised standard deviation / ((1 - 2 x 0.25) sqrt(n)) (Yuen 1974).
 
-    inf for fewer than four values, of which nothing is left to tell the spread.
+    inf for fewer than four values: none of their differences would be left.
     """
     if len(values) < 4:
         return math.inf

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.run_directories import NUMA_FAILURES, build_run_directory, topology_json
+from tests.run_directories import build_run_directory, numa_run, quick_run, topology_json
 
 TWO_NODES = partial(topology_json, gpus=2, near=(0, 1), nodes=2)
 
@@ -25,7 +25,7 @@ def _damaged(path: Path) -> Path:
 
 _NUMA = "numa_locality_study"
 DIRECTORIES: dict[str, Callable[[Path], Path]] = {
-    "numa": _build(_NUMA, {"repeats": 6}, failures=NUMA_FAILURES, links=True),
+    "numa": partial(numa_run, links=True),
     "numa_one_repeat": _build(_NUMA, {"repeats": 1}),
     "numa_two_nodes": _build(
         _NUMA,
@@ -40,7 +40,7 @@ DIRECTORIES: dict[str, Callable[[Path], Path]] = {
     ),
     "numa_precision": _build(_NUMA, {"gpu_ids": [0], "repeats": 5, "target_precision": 0.02, "margin": 0.05}),
     "quick": _build("quick_test", {"repeats": 3}),
-    "quick_cpu": _build("quick_test", {"repeats": 1}, topology=topology_json(gpus=0, nodes=1)),
+    "quick_cpu": quick_run,
     "scaling": _build("model_scaling_study", {"repeats": 4}),
     "self_check": _build("self_check", {"repeats": 6}, topology=TWO_NODES()),
     "graph": _build("quick_test", {"repeats": 5}, variants={"graph": {"cuda_graph": True}}),

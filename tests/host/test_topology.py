@@ -138,7 +138,7 @@ def test_only_node_is_nearest_unless_the_machine_is_virtual() -> None:
         ("two_sockets", SYSFS, AnswerState.COUNTS),
     ],
 )
-def test_answers_count_only_when_they_tell_nodes_apart(name: str, source: LocalitySource, state: AnswerState) -> None:
+def test_answers_count_only_when_they_distinguish_nodes(name: str, source: LocalitySource, state: AnswerState) -> None:
     assert host_topology(name).gpus[0].answers[source].state is state
 
 

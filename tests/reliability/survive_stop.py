@@ -23,10 +23,10 @@ def test_sigusr1_finishes_the_current_run_and_stops(calls: ApartCalls, workers: 
     assert wait_until(lambda: len(calls.children()) > 0 and len(list(calls.folder.rglob("runs/*.json"))) == 1)
     measured = calls.children()
     luigi.send_signal(signal.SIGUSR1)
-    said, _ = luigi.communicate(timeout=60)
-    assert luigi.returncode == 128 + signal.SIGUSR1, said
-    assert "this call ends after the current task" in said
-    assert "repeat the command to continue" in said and "Traceback" not in said
+    output, _ = luigi.communicate(timeout=60)
+    assert luigi.returncode == 128 + signal.SIGUSR1, output
+    assert "this call ends after the current task" in output
+    assert "repeat the command to continue" in output and "Traceback" not in output
     assert measured and living(calls) == []
     # Of the order's runs the first two: the one that was over, and the one that the signal met.
     assert calls.measured() == calls.order()[:2]
@@ -45,9 +45,9 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(calls: ApartCalls, sign
     luigi.send_signal(signals[0])
     time.sleep(0.3)
     luigi.send_signal(signals[1])
-    said, _ = luigi.communicate(timeout=30)
-    assert luigi.returncode in (128 + signals[0], 128 + signals[1]), said
-    assert living(calls) == [] and "Traceback" not in said
+    output, _ = luigi.communicate(timeout=30)
+    assert luigi.returncode in (128 + signals[0], 128 + signals[1]), output
+    assert living(calls) == [] and "Traceback" not in output
 
 
 def test_two_commands_for_one_study_measure_it_once(calls: ApartCalls) -> None:
@@ -69,9 +69,9 @@ def test_one_luigid_measures_a_study_started_twice_once(tmp_path: Path, recorded
         first = calls.start("--workers", "1")
         assert wait_until(lambda: bool(calls.children()))
         second = calls.start("--workers", "2")
-        said = [call.communicate(timeout=240)[0] for call in (first, second)]
+        output = [call.communicate(timeout=240)[0] for call in (first, second)]
     # luigid gives each task to one of the two: the other one may end with "run by another worker".
-    assert {first.returncode, second.returncode} <= {0, 10, 25} and 0 in (first.returncode, second.returncode), said
+    assert {first.returncode, second.returncode} <= {0, 10, 25} and 0 in (first.returncode, second.returncode), output
     look_at_the_whole(calls)
 
 
@@ -88,8 +88,8 @@ def test_two_studies_on_one_host_take_turns(tmp_path: Path, recorded: Path) -> N
         environment = calls.environment() | {"NUMASTUDY_LOCK_DIR": lock}
         calls.environment = lambda environment=environment: environment  # type: ignore[method-assign]
         started.append(calls.start())
-    said = [call.communicate(timeout=240)[0] for call in started]
-    assert [call.returncode for call in started] == [0, 0], said
+    output = [call.communicate(timeout=240)[0] for call in started]
+    assert [call.returncode for call in started] == [0, 0], output
     spans = []
     for calls in both:
         records = calls.records().values()
@@ -98,7 +98,7 @@ def test_two_studies_on_one_host_take_turns(tmp_path: Path, recorded: Path) -> N
     spans.sort(key=lambda span: span[1])
     # started_at of the later one's first run is when it began to wait; its end is after the other one's.
     assert spans[0][1] <= spans[1][1]
-    assert sum("waiting for" in text for text in said) == 1
+    assert sum("waiting for" in text for text in output) == 1
 
 
 def test_an_unreachable_scheduler_is_named_at_once(calls: ApartCalls) -> None:

@@ -169,7 +169,7 @@ def test_a_run_in_doubt_has_its_reason_and_a_link(quick_run):
     page = page_of(quick_run)
     assert "5 of 6 runs with proved placement" in page.text
     assert "placement not proved pages of the input ring: -14" in page.text
-    assert "driver: 999, the study's is none" in page.text
+    assert "driver: 999, in the study: none" in page.text
     assert page.links.count(f"#run-{file.stem}") == 2 and f"run-{file.stem}" in page.ids
 
 

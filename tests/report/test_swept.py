@@ -12,23 +12,12 @@ from bench.report.swept import axis_parts
 from bench.report.text.answer import answers
 from bench.report.text.axes import what_matters
 from bench.report.view import View
-from tests.run_directories import build_run_directory, topology_json
+from tests.run_directories import build_run_directory, swept_run, topology_json
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """96 cells: six models on two nodes, eager, as a graph and compiled in two modes, in two types."""
-    folder = tmp_path_factory.mktemp("swept")
-    study = {
-        "name": "modes", "gpu_ids": [0], "numa_nodes": [0, 1], "repeats": 6,
-        "models": ["vit0x0x0", "vit32x2x128", "vit32x4x256", "vit32x6x512", "vit16x8x768", "vit16x12x1024"],
-        "zip": [{"compile_model": ["off", "off", "default", "reduce-overhead"],
-                 "cuda_graph": [False, True, False, False]}],
-        "axes": {"dtype": ["fp32", "bf16"]},
-    }  # fmt: skip
-    (folder / "modes.yaml").write_text(json.dumps(study))
-    topology = topology_json(gpus=1, near=(0,), nodes=2)
-    return build_run_directory(folder / "run", str(folder / "modes.yaml"), topology=topology)
+    return swept_run(tmp_path_factory.mktemp("swept") / "run")
 
 
 @pytest.fixture(scope="module")

@@ -58,8 +58,7 @@ def test_effect_of_one_process_has_its_text(changes, text):
         ({}, "not measured: where the driver's own memory is "
              "(processes started on node 2 instead of 0: +1 % [−20, 28])"),
         ({"interval": (-0.4, 3.2)},
-         "not measured: where the driver's own memory is (too few processes started on node 2 instead of 0 to tell "
-         "more)"),
+         "not measured: where the driver's own memory is (too few processes started on node 2 instead of 0)"),
         ({"interval": (-0.01, 0.012)},
          "processes started on node 2 instead of 0, wherever they run (where the driver's own memory is): "
          "+1 % [−1, 1]"),

@@ -58,4 +58,4 @@ def test_each_change_of_locality_has_its_sentence(change, text):
 
 def test_a_foreign_fingerprint_names_both_values():
     change = convert({"fact": "cuda_driver", "before": "", "after": "13.0"}, FingerprintChange)
-    assert fingerprint_change_text(change) == "cuda driver: 13.0, the study's is not recorded"
+    assert fingerprint_change_text(change) == "cuda driver: 13.0, in the study: not recorded"

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.timeout(600)
 def test_requeues_a_dead_node_and_names_a_missing_one(tmp_path: Path, slurm: LocalSlurm) -> None:
     """The real workload on three nodes; slurmctld is killed and started again meanwhile."""
     study = ManyHosts(slurm, Calls(tmp_path / "work", []), ("n1", "n2", "n3", "n4"))
-    said = study.submit()
-    assert said.count("submitted as job") == 4
+    output = study.submit()
+    assert output.count("submitted as job") == 4
     wait_until(lambda: study.runs("n2") >= 1, "a run on n2", 180)
     slurm.power_off("n2")
     slurm.kill("slurmctld")
@@ -43,7 +43,7 @@ def test_requeues_a_dead_node_and_names_a_missing_one(tmp_path: Path, slurm: Loc
     assert missing["host"] == "n4" and "not started yet: ReqNodeNotAvail" in missing["reason"]
     (kind,) = report["types"]
     assert kind["hosts"] == ["n1", "n2", "n3"]
-    # One machine three times: there is nothing to tell apart but the nodes' load.
+    # One machine three times: there is nothing to distinguish but the nodes' load.
     assert [one for one in kind["differences"] if not one["setting"].startswith("numastudy doctor")] == []
     assert {one["quantity"] for one in kind["compared"]} == {"throughput", "H2D link", "D2H link"}
     assert {(cell["host"], cell["outcome"]) for cell in report["cells"]} == {("n1", "ok"), ("n2", "ok"), ("n3", "ok")}
@@ -161,9 +161,9 @@ def test_hosts_by_feature_and_by_list(tmp_path: Path, slurm: LocalSlurm) -> None
     # Two of the three: one that still ends a job is taken later than one that is idle.
     assert re.fullmatch(r"n[1-3] n[1-3]", " ".join(re.findall(r"(?:--nodelist=|# the same for )(\S+)", by_count)))
     assert "# the same for n2, n3" in study.call("submit", file, "--nodelist", "n[1-3]", "--dry-run")
-    for words, said in (
+    for words, output in (
         (("--count", "2", "--constraint", "broken"), "0 with the feature broken are available: n4 is"),
         (("--nodes", "n1,n77"), "Slurm has no node n77"),
     ):
         done = slurm.call(str(Path(os.sys.executable).with_name("numastudy")), "submit", file, *words)
-        assert done.returncode == 2 and said in done.stderr, done.stderr
+        assert done.returncode == 2 and output in done.stderr, done.stderr

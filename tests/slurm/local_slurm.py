@@ -183,8 +183,8 @@ class LocalSlurm:
         return subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=timeout_s)
 
     def node_state(self, node: str) -> str:
-        said = self.call("sinfo", "-h", "-N", "-n", node, "-o", "%T").stdout.split()
-        return said[0].upper() if said else ""
+        output = self.call("sinfo", "-h", "-N", "-n", node, "-o", "%T").stdout.split()
+        return output[0].upper() if output else ""
 
     def job(self, job_id: str) -> dict[str, str]:
         line = self.call("scontrol", "show", "job", "-o", job_id).stdout

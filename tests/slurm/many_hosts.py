@@ -48,9 +48,9 @@ class ManyHosts:
 
     def submit(self, *options: str) -> str:
         words = ["submit", str(self.calls.write()), "--nodes", ",".join(self.hosts)]
-        said = self.call(*words, "--output-dir", str(self.calls.folder / "outputs"), *options)
-        self.path = Path(said.split()[-1])
-        return said
+        output = self.call(*words, "--output-dir", str(self.calls.folder / "outputs"), *options)
+        self.path = Path(output.split()[-1])
+        return output
 
     def call(self, *words: str) -> str:
         environment = self.slurm.environment | self.calls.environment()

@@ -90,6 +90,32 @@ class Calls:
             timeout=timeout_s,
         )  # fmt: skip
 
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        """A call in a process group of its own."""
+        return subprocess.Popen(
+            self.command(*options), cwd=self.folder, env=self.environment(), stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def workloads(self, word: str = "bench.workload") -> list[int]:
+        """Processes of this study that have the word in their command line: those that execute a cell."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                line = (entry / "cmdline").read_text() if entry.name.isdigit() else ""
+            except OSError:
+                continue
+            if word in line and str(self.folder) in line:
+                found.append(int(entry.name))
+        return found
+
+    def wait_until_no_workload(self, timeout_s: float = 5.0) -> None:
+        """The kernel ends a child with its parent."""
+        end = time.monotonic() + timeout_s
+        while self.workloads():
+            assert time.monotonic() < end, "a process of the study is alive"
+            time.sleep(0.05)
+
     def run_directories(self) -> list[Path]:
         return sorted(path.parent for path in self.folder.glob("outputs/tiny/*/*/grid.json"))
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.tasks.study_calls import TINY, Calls
-from tests.tasks.test_resume import start, workloads
 
 CELL = "pipeline_gpu0_numa0_vit0x0x0"
 
@@ -25,16 +24,12 @@ def calls(tmp_path: Path) -> Calls:
 
 @pytest.mark.timeout(600)
 def test_killed_study_leaves_no_process_and_continues(calls: Calls) -> None:
-    luigi = start(calls)
-    while len(workloads(calls)) < 2 and luigi.poll() is None:
+    luigi = calls.start()
+    while len(calls.workloads()) < 2 and luigi.poll() is None:
         time.sleep(0.02)
     os.killpg(luigi.pid, signal.SIGKILL)
     luigi.communicate()
-    for _ in range(100):
-        if not workloads(calls):
-            break
-        time.sleep(0.05)
-    assert workloads(calls) == []
+    calls.wait_until_no_workload()
 
     done = calls.run()
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -130,21 +129,16 @@ def test_process_is_a_task_and_demand_asks_for_whole_ones(tmp_path: Path) -> Non
 def test_killed_crossing_is_measured_again_whole(tmp_path: Path) -> None:
     calls = Calls(tmp_path / "work", ["--local-scheduler"], CROSSED)
     shorten(calls, 60.0)
-    luigi = subprocess.Popen(
-        calls.command(), cwd=calls.folder, env=calls.environment(), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+    luigi = calls.start()
     deadline = time.monotonic() + 120
-    while not (children := crossings(calls)) and time.monotonic() < deadline:
+    while not (children := calls.workloads("--group")) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert children
     # In its rounds, or shortly before.
     time.sleep(8.0)
     os.killpg(luigi.pid, signal.SIGKILL)
-    luigi.wait(30)
-    while crossings(calls) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not crossings(calls), "the kernel ends the process with luigi"
+    luigi.communicate(timeout=30)
+    calls.wait_until_no_workload()
     assert calls.records() == {}
     shorten(calls, 0.05)
     done = calls.run()
@@ -159,16 +153,3 @@ def test_killed_crossing_is_measured_again_whole(tmp_path: Path) -> None:
     assert "logs/gpu0_vit0x0x0_r1.stderr" in page
     again = calls.run()
     assert again.returncode == 0 and set(calls.times_measured().values()) == {1}
-
-
-def crossings(calls: Calls) -> list[int]:
-    """Processes that cross cells of this test's study."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            line = (entry / "cmdline").read_text() if entry.name.isdigit() else ""
-        except OSError:
-            continue
-        if "--group" in line and str(calls.folder) in line:
-            found.append(int(entry.name))
-    return found

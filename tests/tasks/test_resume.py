@@ -18,28 +18,8 @@ def calls(tmp_path: Path) -> Calls:
     return Calls(tmp_path / "work", ["--local-scheduler"])
 
 
-def start(calls: Calls) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        calls.command(), cwd=calls.folder, env=calls.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, start_new_session=True,
-    )  # fmt: skip
-
-
-def workloads(calls: Calls) -> list[int]:
-    """Processes that execute a cell of this test's study."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            line = (entry / "cmdline").read_text() if entry.name.isdigit() else ""
-        except OSError:
-            continue
-        if "bench.workload" in line and str(calls.folder) in line:
-            found.append(int(entry.name))
-    return found
-
-
 def wait_for_workload(calls: Calls, luigi: subprocess.Popen[str]) -> None:
-    while not workloads(calls) and luigi.poll() is None:
+    while not calls.workloads() and luigi.poll() is None:
         time.sleep(0.05)
 
 
@@ -51,7 +31,7 @@ def test_killed_study_completes_and_repeats_no_finished_run(calls: Calls) -> Non
     calls.write()
     kills = 0
     for _ in range(6):
-        luigi = start(calls)
+        luigi = calls.start()
         time.sleep(moments.uniform(0.3, 9.0))
         if luigi.poll() is None:
             kills += 1
@@ -59,12 +39,7 @@ def test_killed_study_completes_and_repeats_no_finished_run(calls: Calls) -> Non
         _, stderr = luigi.communicate()
         # A fast machine has done all of it before the last moment comes.
         assert luigi.returncode in (-signal.SIGKILL, 0), stderr
-        # The kernel ends the child with its parent.
-        for _ in range(100):
-            if not workloads(calls):
-                break
-            time.sleep(0.05)
-        assert workloads(calls) == []
+        calls.wait_until_no_workload()
     done = calls.run()
     assert done.returncode == 0, done.stderr
     assert kills >= 1
@@ -80,16 +55,13 @@ def test_killed_study_completes_and_repeats_no_finished_run(calls: Calls) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2")])
 def test_signal_ends_the_child_first(calls: Calls, number: int, workers: str) -> None:
-    luigi = subprocess.Popen(
-        calls.command("--workers", workers), cwd=calls.folder, env=calls.environment(), stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    luigi = calls.start("--workers", workers)
     wait_for_workload(calls, luigi)
     time.sleep(1.0)
     luigi.send_signal(number)
     stdout, stderr = luigi.communicate(timeout=60)
     assert luigi.returncode == 128 + number, stderr
-    assert workloads(calls) == []
+    assert calls.workloads() == []
     assert "Traceback" not in stderr + stdout
     assert "the running measurement was ended; repeat the command to continue" in stderr + stdout
 
@@ -119,7 +91,7 @@ def test_signal_without_a_measurement_reports_it(calls: Calls, tmp_path: Path, m
 
 @pytest.mark.slow
 def test_second_call_of_a_running_study_is_refused(calls: Calls) -> None:
-    luigi = start(calls)
+    luigi = calls.start()
     wait_for_workload(calls, luigi)
     second = calls.run("--workers", "2")
     assert second.returncode == 10, second.stderr

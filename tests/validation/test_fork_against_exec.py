@@ -68,7 +68,7 @@ def test_a_slower_fork_is_caught():
     assert "vit0x0x0 SLOWER" in found["criteria"][0]["measured"]
 
 
-def test_few_noisy_pairs_do_not_tell():
+def test_few_noisy_pairs_do_not_decide():
     kept, found = verdicts(runs(blocks=4, sd=0.01))
     assert kept["throughput"] is None and kept["variance ratio in 0.5 to 2"] is None and not found["accepted"]
 

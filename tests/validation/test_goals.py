@@ -91,7 +91,7 @@ def test_times_are_one_for_each_run():
         assert sorted(at.ravel()) == pytest.approx(np.linspace(0, 1, 60))
 
 
-def test_goals_allow_what_the_simulation_cannot_tell():
+def test_goals_allow_for_the_error_of_the_simulation():
     assert at_most(0.05).holds(0.06, 0.006) and not at_most(0.05).holds(0.06, 0.004)
     assert not at_most(1.3).holds(1.31, 0.5)
     assert not at_least(0.93).holds(0.929, 1.0)

@@ -41,7 +41,7 @@ def birth_text(birth: BirthContrast, rules: Rules) -> str:
         return f"not measured: {BIRTH} ({started}: {effect}, one process each)"
     low, high = birth.interval
     if max(abs(low), abs(high)) > LARGEST_BOUND:
-        return f"not measured: {BIRTH} (too few {started} to tell more)"
+        return f"not measured: {BIRTH} (too few {started})"
     if birth.effect_holds or max(abs(low), abs(high)) <= rules.margin:
         return f"{started}, wherever they run ({BIRTH}): {effect}"
     return f"not measured: {BIRTH} ({started}: {effect})"

@@ -104,5 +104,5 @@ def fingerprint_change_text(change: FingerprintChange) -> str:
     """before: the study's."""
     return (
         f"{change.fact.replace('_', ' ')}: {change.after or 'not recorded'}, "
-        f"the study's is {change.before or 'not recorded'}"
+        f"in the study: {change.before or 'not recorded'}"
     )
