@@ -120,9 +120,9 @@ class NightVerdict(NightTask):
         night = self._judge({})
         second: dict[str, Path] = {}
         for one, study in zip(plan_of(self), night.studies, strict=True):
-            if study.slower and one.directory:
+            if study.unconfirmed and one.directory:
                 second[study.study] = measure_again(
-                    self.folder, study.study, one.directory.path, study.slower, INVOCATION
+                    self.folder, study.study, one.directory.path, study.unconfirmed, INVOCATION
                 )
                 _ = yield StudyReport(run_dir=str(second[study.study]), host=self.host)
         if second:

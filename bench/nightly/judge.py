@@ -2,6 +2,9 @@
 
 The unit is the night: one value per cell, the median of its undisturbed runs. What differs between two nights
 (clocks, memory layout, temperature) is not a difference of the software, so the spread within a night does not count.
+
+A loss must be seen twice before it is an alarm: in a second measurement of the same night or, where most cells were
+slower together and the second measurement would meet the same host, in the next night.
 """
 
 import math
@@ -10,9 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from msgspec.structs import replace
+from scipy.special import chdtri, ndtr, stdtrit
 
 from bench.analysis.statistics import Estimate, Sample, estimate
 from bench.analysis.verdicts import decided
+from bench.nightly.creeping import creeping
 from bench.records.nightly import NightCell, NightlyVerdict
 from bench.records.results import NoiseClass
 from bench.records.run import Outcome
@@ -24,17 +29,24 @@ SPAN_NIGHTS = 60
 # Fewer nights do not show how different nights are.
 FEWEST_NIGHTS = 5
 GUARDED_LOSS = 0.05
-# Above it a loss of 5 % is missed too often at this level (with 28 nights it is found in 9 of 10 cases at 0.8 %).
-LARGEST_SPREAD = 0.008
+# A cell is guarded if such a loss is found with this power, the spread of its nights at its upper 80 % bound.
+GUARDED_POWER = 0.9
+# A cell is too noisy if it would not be guarded after so many nights either.
+MANY_NIGHTS = 28
 # One-sided, of the second measurement of a night: chance makes a quiet cell slower twice in one alarm of 1000.
 CONFIRMED_AT = 0.001
+# The host was slower, and not a cell, if more than half of at least so many cells were, each one-sided at this level.
+FEWEST_OF_A_HOST = 3
+TOGETHER_AT = 0.01
+_SMALLEST_SPREAD = 1e-6
 
 
 @dataclass(frozen=True)
 class Tonight:
     """One cell as the night measured it. samples_s: None if it failed; before: of the baseline's nights, oldest first.
 
-    second_samples_s: measured again in the same night, None if it was not.
+    every: of all nights since the named date, oldest first, and first_night the date of the first. slower_before: the
+    night before was slower too. second_samples_s: measured again in the same night, None if it was not.
     pinned: of the pinned run directory, which then takes the place of the nights' median.
     expected: whether it is a finding if the cell cannot run: the night before had it ok, or the study is strict.
     """
@@ -48,6 +60,9 @@ class Tonight:
     pinned: float | None = None
     expected: bool = False
     second_samples_s: float | None = None
+    every: tuple[float, ...] = ()
+    first_night: str = ""
+    slower_before: bool = False
 
 
 def level(comparisons: int) -> float:
@@ -64,18 +79,49 @@ def spread(before: Sequence[float]) -> float | None:
 def judge_cells(cells: Sequence[Tonight]) -> list[NightCell]:
     """A verdict for each cell, in their order.
 
-    A cell that was measured once is SLOWER by that measurement. One that was measured twice is SLOWER only if the
-    second measurement by itself is slower too (at CONFIRMED_AT); its effect is then the mean of both.
+    A cell is SLOWER by its first measurement and unconfirmed, until a second one by itself is slower too (at
+    CONFIRMED_AT); its effect is then the mean of both. Where most cells are slower together it is PENDING, and SLOWER
+    if the night before was slower. A creeping loss is SLOWER whatever this night says.
     """
     firsts = _estimates(cells, [cell.samples_s for cell in cells], None)
     judged = [_judged(cell, one) for cell, one in zip(cells, firsts, strict=True)]
-    twice = [i for i, one in enumerate(judged) if one.verdict is NightlyVerdict.SLOWER and cells[i].second_samples_s]
-    if twice:
-        seconds = _estimates(cells, [cell.second_samples_s for cell in cells], CONFIRMED_AT)
-        both = _estimates(cells, [_mean(cell) for cell in cells], None)
-        for i in twice:
+    slower = [i for i, one in enumerate(judged) if one.verdict is NightlyVerdict.SLOWER]
+    together = slower_together([None if cell.pinned else one for cell, one in zip(cells, firsts, strict=True)])
+    seconds = _estimates(cells, [cell.second_samples_s for cell in cells], CONFIRMED_AT) if slower else []
+    both = _estimates(cells, [_mean(cell) for cell in cells], None) if slower else []
+    for i in slower:
+        if cells[i].slower_before:
+            continue
+        if together and not cells[i].pinned:
+            judged[i] = replace(judged[i], verdict=NightlyVerdict.PENDING)
+        elif cells[i].second_samples_s:
             judged[i] = _confirmed(cells[i], judged[i], seconds[i], both[i])
+        else:
+            judged[i] = replace(judged[i], unconfirmed=True)
+    judged = [_creeping(cell, one) for cell, one in zip(cells, judged, strict=True)]
     return [replace(one, text=cell_text(one, FEWEST_NIGHTS, GUARDED_LOSS)) for one in judged]
+
+
+def slower_together(estimates: Sequence[Estimate | None]) -> bool:
+    """Whether more than half of the cells were slower than their nights before, each at TOGETHER_AT."""
+    known = [one for one in estimates if one and one.p_difference is not None]
+    slower = sum(one.penalty > 0 and (one.p_difference or 0.0) <= 2 * TOGETHER_AT for one in known)
+    return len(known) >= FEWEST_OF_A_HOST and 2 * slower > len(known)
+
+
+def power(loss: float, spread: float, df: float, scale: float, one_sided: float) -> float:
+    """The probability that a loss is found, and by the second measurement again.
+
+    spread: estimated with df degrees of freedom, and taken at its upper 80 % bound for what tonight may be; the limit
+    of the test follows from the estimate itself.
+    """
+    spread = max(spread, _SMALLEST_SPREAD)
+    worst = spread * math.sqrt(df / float(chdtri(df, 0.8)))
+    reach = -math.log1p(-loss) / math.sqrt(scale)
+    found = 1.0
+    for alpha in (one_sided, CONFIRMED_AT):
+        found *= float(ndtr((reach - float(stdtrit(df, 1 - alpha)) * spread) / worst))
+    return found
 
 
 def _estimates(
@@ -115,7 +161,12 @@ def _mean(cell: Tonight) -> float | None:
 
 def _judged(cell: Tonight, estimated: Estimate | None) -> NightCell:
     own_spread = spread(cell.before)
-    noisy = own_spread is not None and own_spread > LARGEST_SPREAD
+    guarded = noisy = False
+    if estimated and estimated.sd is not None and own_spread is not None:
+        one_sided = (1 - estimated.confidence) / 2
+        guarded = power(GUARDED_LOSS, estimated.sd, estimated.df, estimated.scale, one_sided) >= GUARDED_POWER
+        df = max(estimated.df, MANY_NIGHTS - 1)
+        noisy = power(GUARDED_LOSS, own_spread, df, 1 + math.pi / 2 / MANY_NIGHTS, one_sided) < GUARDED_POWER
     return NightCell(
         name=cell.name,
         outcome=cell.outcome,
@@ -129,8 +180,8 @@ def _judged(cell: Tonight, estimated: Estimate | None) -> NightCell:
         pinned=cell.pinned is not None,
         nights=len(cell.before),
         nightly_spread=own_spread,
-        guarded=len(cell.before) >= FEWEST_NIGHTS and own_spread is not None and not noisy,
-        too_noisy=noisy,
+        guarded=guarded,
+        too_noisy=noisy and not guarded,
     )
 
 
@@ -142,6 +193,17 @@ def _verdict(cell: Tonight, estimated: Estimate | None) -> NightlyVerdict | None
     if estimated is None:
         return None
     return NightlyVerdict(decided(estimated) or NightlyVerdict.UNDECIDED)
+
+
+def _creeping(cell: Tonight, judged: NightCell) -> NightCell:
+    """A cell that was measured tonight, against the reference."""
+    found = creeping((*cell.every, cell.samples_s)) if cell.samples_s else None
+    if found is None:
+        return judged
+    judged = replace(judged, reference_night=cell.first_night, reference_effect=found.effect)
+    if not found.alarm or judged.verdict is NightlyVerdict.SLOWER:
+        return judged
+    return replace(judged, verdict=NightlyVerdict.SLOWER, creeping=True)
 
 
 def _confirmed(cell: Tonight, first: NightCell, second: Estimate | None, both: Estimate | None) -> NightCell:

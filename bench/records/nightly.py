@@ -26,12 +26,16 @@ class NightState(StrEnum):
 
 
 class NightlyVerdict(StrEnum):
-    """The verdict of one cell in one night: that of a comparison, or that there is nothing to compare."""
+    """The verdict of one cell in one night: that of a comparison, or that there is nothing to compare.
+
+    PENDING: slower tonight, as most cells were; slower in the next night too it is SLOWER.
+    """
 
     SAME = "SAME"
     SLOWER = "SLOWER"
     FASTER = "FASTER"
     UNDECIDED = "UNDECIDED"
+    PENDING = "PENDING"
     FAILED = "FAILED"
     NOT_MEASURED = "NOT MEASURED"
 
@@ -39,6 +43,8 @@ class NightlyVerdict(StrEnum):
     def css(self) -> str:
         """The class of its badge; whatever needs attention looks like SLOWER."""
         alarming = (NightlyVerdict.FAILED, NightlyVerdict.NOT_MEASURED)
+        if self is NightlyVerdict.PENDING:
+            return NightlyVerdict.UNDECIDED.css
         return "slower" if self in alarming else self.value.lower()
 
 
@@ -47,6 +53,7 @@ class NightWarningKind(StrEnum):
     NIGHTS_EXCLUDED = "nights_excluded"
     JUDGED_LATE = "judged_late"
     NO_GPU = "no_gpu"
+    HOST_SLOWER = "host_slower"
 
 
 class NightWarning(Record, frozen=True, kw_only=True):
@@ -65,7 +72,10 @@ class NightCell(Record, frozen=True, kw_only=True):
     effect: throughput tonight / baseline - 1, negative is slower; interval likewise, at the level of the night.
     first_effect, second_effect: of each measurement where the cell was measured twice; effect is then of both.
     margin: effects below it are SAME. nights: number of nights in the baseline; nightly_spread: their relative
-    standard deviation. guarded: whether a loss of 5 % would be found. too_noisy: the nights spread too much for that.
+    standard deviation. guarded: a loss of 5 % tonight would be found with a power of 90 % or more. too_noisy: the
+    nights spread too much for that, however many there are.
+    unconfirmed: slower by the first measurement, and nothing confirms it yet. creeping: slower by the sum of small
+    losses since reference_night; reference_effect: the last nights / the first ones from that night on - 1.
     """
 
     name: str
@@ -85,6 +95,10 @@ class NightCell(Record, frozen=True, kw_only=True):
     nightly_spread: Number | None = None
     guarded: bool = False
     too_noisy: bool = False
+    unconfirmed: bool = False
+    creeping: bool = False
+    reference_night: str = ""
+    reference_effect: Number | None = None
     text: str = ""
 
 
@@ -123,6 +137,11 @@ class NightStudy(Record, frozen=True, kw_only=True):
     def slower(self) -> tuple[str, ...]:
         """Names of cells."""
         return tuple(cell.name for cell in self.cells if cell.verdict is NightlyVerdict.SLOWER)
+
+    @property
+    def unconfirmed(self) -> tuple[str, ...]:
+        """Names of the cells that a second measurement has to confirm."""
+        return tuple(cell.name for cell in self.cells if cell.unconfirmed)
 
 
 class Night(Record, frozen=True, kw_only=True):

@@ -23,9 +23,7 @@ from bench.records.run import Certificate
 from bench.records.study import NO_COMPUTE, Cell
 
 POOL_BYTES = 512 << 20
-CELL = Cell(
-    name="c", gpu=0, cpu_node=0, mem_node=0, model=NO_COMPUTE, device="cpu", profiler="torch", binding="none"
-)
+CELL = Cell(name="c", gpu=0, cpu_node=0, mem_node=0, model=NO_COMPUTE, device="cpu", profiler="torch", binding="none")
 
 
 def test_topology_and_doctor_in_a_fresh_process(benchmark: Any) -> None:

@@ -43,7 +43,9 @@ def differences(expected: Json, found: Json, path: str = "$") -> list[str]:
             for text in (
                 differences(value, found[key], f"{path}.{key}")
                 if key in found
-                else [] if value is None else [f"{path}.{key} is missing, expected {value!r:.60}"]
+                else []
+                if value is None
+                else [f"{path}.{key} is missing, expected {value!r:.60}"]
             )
         ]
     if isinstance(expected, list):

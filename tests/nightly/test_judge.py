@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from bench.nightly.judge import FEWEST_NIGHTS, Tonight, judge_cells, level, spread
+from bench.nightly.judge import CONFIRMED_AT, FEWEST_NIGHTS, Tonight, judge_cells, level, power, spread
 from bench.records.nightly import NightlyVerdict
 from bench.records.results import NoiseClass
 from bench.records.run import Outcome
@@ -56,6 +58,52 @@ def test_a_cell_whose_nights_spread_too_much_is_marked(sd, noisy):
     judged = judge(cell(before=nights(sd)))[0]
     assert judged.nightly_spread == pytest.approx(np.std(np.log(nights(sd)), ddof=1))
     assert judged.too_noisy is noisy and judged.guarded is not noisy
+
+
+@pytest.mark.parametrize(
+    ("sd", "count", "guarded", "noisy"),
+    [(0.0075, 28, True, False), (0.0075, 6, False, False), (0.0005, 6, True, False), (0.01, 28, False, True)],
+)
+def test_a_cell_is_guarded_where_a_loss_would_be_found(sd, count, guarded, noisy):
+    exact = np.exp(sd * np.resize([1, -1], count) * np.sqrt((count - 1) / count))
+    (judged,) = judge(cell(1000.0, tuple(1000 * exact)))
+    assert judged.nightly_spread == pytest.approx(sd)
+    assert (judged.guarded, judged.too_noisy) == (guarded, noisy)
+    assert ("guard" in judged.text) is not guarded
+
+
+def test_the_power_is_that_of_the_test():
+    """Of losses drawn with the spread at its bound, both tests find this share."""
+    rng, sd, df, scale, alpha = np.random.default_rng(4), 0.006, 20, 1.05, 1e-4
+    bound = sd * np.sqrt(df / stats.chi2.ppf(0.2, df))
+    drawn = -np.log(0.95) + rng.normal(0, bound * np.sqrt(scale), (2, 100_000))
+    limits = stats.t.isf([alpha, CONFIRMED_AT], df) * sd * np.sqrt(scale)
+    found = (drawn > limits[:, None]).all(axis=0).mean()
+    assert power(0.05, sd, df, scale, alpha) == pytest.approx(found, abs=0.005)
+
+
+def test_cells_that_are_slower_together_wait_for_the_next_night():
+    three = [cell(950.0, nights(seed=seed), name=str(seed)) for seed in range(3)]
+    pending = judge(*three)
+    assert {one.verdict for one in pending} == {NightlyVerdict.PENDING}
+    assert not any(one.unconfirmed for one in pending) and "next night" in pending[0].text
+    again = judge(*(replace(one, slower_before=True) for one in three))
+    assert {one.verdict for one in again} == {NightlyVerdict.SLOWER}
+    assert not any(one.unconfirmed for one in again)
+    # One of three is a cell, and is measured again.
+    (alone, *_) = judge(three[0], *(replace(one, samples_s=1000.0) for one in three[1:]))
+    assert (alone.verdict, alone.unconfirmed) == (NightlyVerdict.SLOWER, True)
+
+
+def test_a_loss_that_creeps_is_found_against_the_first_nights():
+    before = nights(count=130, sd=0.005) * np.exp(np.log(0.95) * np.clip(np.arange(130) - 28, 0, 100) / 100)
+    (judged,) = judge(cell(950.0, tuple(before[-28:]), every=tuple(before), first_night="2026-01-01"))
+    assert (judged.verdict, judged.creeping, judged.unconfirmed) == (NightlyVerdict.SLOWER, True, False)
+    assert judged.reference_effect == pytest.approx(-0.05, abs=0.01)
+    assert "little by little" in judged.text and "2026-01-01" in judged.text
+    # The rolling median has followed it.
+    (rolling,) = judge(cell(950.0, tuple(before[-28:])))
+    assert rolling.verdict is not NightlyVerdict.SLOWER
 
 
 @pytest.mark.parametrize("count", range(FEWEST_NIGHTS))

@@ -94,6 +94,42 @@ def test_a_lasting_loss_is_reported_until_it_is_accepted(nights, quiet):
     assert nights.night(37, rates | {CELL: rates[CELL] * 0.95}, since=night_of(30)).ok
 
 
+def test_a_night_that_was_slower_together_needs_a_second_one(month, quiet):
+    def slower(number):
+        return {name: rate * 0.93 for name, rate in rates_of(quiet[number - 1]).items()}
+
+    first = month.night(21, slower(21))
+    assert (first.verdict, first.slower) == (NightState.OK, ())
+    assert NightWarningKind.HOST_SLOWER in [warning.kind for warning in first.warnings]
+    assert month.judge(21, month.measure(21, slower(21))).verdict is NightState.OK
+    second = month.night(22, slower(22))
+    assert second.verdict is NightState.SLOWER and len(second.slower) == 48
+    assert second.studies[0].unconfirmed == ()
+    assert month.night(23, rates_of(quiet[22])).ok
+    # Neither night is in the baseline.
+    assert {cell.nights for cell in month.night(24, rates_of(quiet[23])).studies[0].cells} == {21}
+
+
+def test_a_loss_that_creeps_is_reported_until_it_is_accepted(nights):
+    rows = quiet_rates(70, gpus=1, spread=(0.002, 0.004))
+    cell = cell_names(gpus=1)[3]
+    told = None
+    for number, row in enumerate(rows, 1):
+        rates = rates_of(row, gpus=1)
+        rates[cell] *= 0.95 ** (max(number - 28, 0) / 30)
+        if number < 36:
+            into_history(nights.results(number, rates), nights.folder)
+            continue
+        night = nights.night(number, rates)
+        if night.slower and told is None:
+            told = number
+            (own,) = (one for one in night.studies[0].cells if one.name == cell)
+            assert own.creeping and own.reference_night == night_of(1) and night.slower == (cell,)
+        assert bool(night.slower) is (told is not None)
+    assert told is not None and told < 60
+    assert nights.night(71, rates, since=night_of(65)).ok
+
+
 @pytest.fixture
 def month(nights, quiet):
     """A history of 20 quiet nights, kept without verdicts."""

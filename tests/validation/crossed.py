@@ -18,7 +18,7 @@ from bench.cli import main
 from bench.records.results import NoiseClass, Verdict
 from tests.crossings import windows_by_turns
 from tests.run_directories import CrossedProcess, build_run_directory
-from tests.validation.goals import Figure, Goal, at_least, at_most
+from tests.validation.goals import Figure, Goal, at_least, at_most, rate
 
 PROCESSES = 6
 BIRTHS = (0, 1)
@@ -89,7 +89,7 @@ def coverage(comparisons: int) -> Iterator[Figure]:
             goal = None if name in UNPROMISED else between(0.945, 0.955) if name == "normal" else at_least(0.95)
             if goal and n != PROCESSES:
                 goal = at_least(0.93)
-            yield _rate("crossing: 95 % interval covers", f"{name}, n = {n}", covered, goal)
+            yield rate("crossing: 95 % interval covers", f"{name}, n = {n}", covered, goal)
 
 
 def false_verdicts(comparisons: int) -> Iterator[Figure]:
@@ -98,9 +98,9 @@ def false_verdicts(comparisons: int) -> Iterator[Figure]:
         found = estimates(lambda rng, shape, draw=draw: 4 * draw(rng, shape), comparisons // FAMILY * FAMILY, PROCESSES)
         goal = None if name in UNPROMISED else at_most(0.05)
         differ = [decided(one) in (Verdict.SLOWER, Verdict.FASTER) for one in found]
-        yield _rate("crossing A/A: FASTER or SLOWER", name, differ, goal)
+        yield rate("crossing A/A: FASTER or SLOWER", name, differ, goal)
         families = [found[at : at + FAMILY] for at in range(0, len(found), FAMILY)]
-        yield _rate(f"crossing A/A: a headline among {FAMILY}", name, [_has_headline(own) for own in families], goal)
+        yield rate(f"crossing A/A: a headline among {FAMILY}", name, [_has_headline(own) for own in families], goal)
 
 
 def power(comparisons: int) -> Iterator[Figure]:
@@ -118,14 +118,14 @@ def power(comparisons: int) -> Iterator[Figure]:
             for row, effect in zip(values, effects, strict=True)
         ]
         found = [not one.interval[0] <= 0 <= one.interval[1] for one in estimate(samples) if one.interval]
-        yield _rate("crossing: effect at the MDE found", name, found, at_least(0.80))
+        yield rate("crossing: effect at the MDE found", name, found, at_least(0.80))
 
 
 def same_above_margin(comparisons: int) -> Iterator[Figure]:
     for name in ("normal", "t3", "births apart"):
         found = estimates(KINDS[name], comparisons, PROCESSES, effect=math.log1p(-0.02))
         same = [decided(one) is Verdict.SAME for one in found]
-        yield _rate("crossing: SAME at the margin", name, same, at_most(0.05))
+        yield rate("crossing: SAME at the margin", name, same, at_most(0.05))
 
 
 # Through run records on disk
@@ -161,13 +161,13 @@ def reports(studies: int) -> Iterator[Figure]:
         entries = [entry for own in penalties for entry in own]
         assert all(entry["design"] == "crossing" and entry["pairs"] == PROCESSES for entry in entries)
         covered = [entry["interval"][0] <= -math.expm1(effect) <= entry["interval"][1] for entry in entries]
-        yield _rate("records to report: interval covers", case, covered, at_least(0.93))
+        yield rate("records to report: interval covers", case, covered, at_least(0.93))
         if effect:
             found = [entry["verdict"] == "SLOWER" and entry["headline"] for entry in entries]
-            yield _rate("records to report: found as headline", case, found, at_least(0.95))
+            yield rate("records to report: found as headline", case, found, at_least(0.95))
         else:
             differ = [entry["verdict"] in ("SLOWER", "FASTER") for entry in entries]
-            yield _rate("records to report: FASTER or SLOWER", case, differ, at_most(0.05))
+            yield rate("records to report: FASTER or SLOWER", case, differ, at_most(0.05))
         worst = max(abs(entry["penalty"] + math.expm1(effect)) for entry in entries)
         yield Figure("records to report: worst error", case, worst, 0.0, "", None)
         width = float(np.mean([(entry["interval"][1] - entry["interval"][0]) / 2 for entry in entries]))
@@ -203,9 +203,3 @@ def _has_headline(family: list[Estimate]) -> bool:
         one.pairs >= FEWEST_FOR_HEADLINE and p <= 1 - one.confidence and decided(one) is not Verdict.SAME
         for one, p in zip(family, adjusted, strict=True)
     )
-
-
-def _rate(promise: str, case: str, hits: list[bool], goal: Goal | None) -> Figure:
-    value = float(np.mean(hits))
-    error = math.sqrt(max(value * (1 - value), 1e-9) / len(hits))
-    return Figure(promise, case, value, error, goal.text if goal else "", goal.holds(value, error) if goal else None)

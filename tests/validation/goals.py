@@ -1,6 +1,8 @@
 """What the statistics promise, each promise measured on simulated studies."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +37,21 @@ class Figure:
     error: float
     goal: str
     ok: bool | None
+
+
+# A part of the work that another process may do.
+Task = Callable[[], list[Figure]]
+
+
+def measured(tasks: Sequence[Task], processes: int = 2) -> Iterator[Figure]:
+    """The figures of all tasks in their order, from several processes."""
+    with ProcessPoolExecutor(processes) as pool:
+        for figures in pool.map(_call, tasks):
+            yield from figures
+
+
+def _call(task: Task) -> list[Figure]:
+    return task()
 
 
 def false_verdicts(studies: int) -> Iterator[Figure]:
@@ -200,6 +217,13 @@ def at_most(limit: float) -> Goal:
 
 def at_least(limit: float) -> Goal:
     return Goal(f">= {100 * limit:g} %", lambda value, _: value >= limit)
+
+
+def rate(promise: str, case: str, hits: Sequence[bool], goal: "Goal | None" = None) -> Figure:
+    """A share of independent trials."""
+    value = float(np.mean(hits))
+    error = math.sqrt(max(value * (1 - value), 1e-9) / len(hits))
+    return Figure(promise, case, value, error, goal.text if goal else "", goal.holds(value, error) if goal else None)
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:

@@ -100,7 +100,7 @@ def test_goals_allow_for_the_error_of_the_simulation():
 def test_the_page_keeps_what_people_wrote(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    write_page(page, section([], 7))
+    write_page(page, section([], "7 simulated studies"))
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert "7 simulated studies" in text

@@ -1,38 +1,46 @@
-"""The simulation of the nights on a few spans, and that it would see a judge that alarms too easily."""
+"""The simulation of the nights on a few, and that it would see a judge that alarms too easily."""
 
 import numpy as np
 import pytest
 
-from bench.nightly import judge
-from tests.validation.nights import NOISES, judged, live, section
+from bench.nightly import judge as real
+from tests.validation.nights import NOISES, live, lost_little_by_little, one_night, student, young_history
 
 
-def test_a_span_counts_false_alarms_and_finds_the_loss():
-    span = live(NOISES[0], np.random.default_rng(1), twice=True)
-    assert (span.alarms, span.found) == (0, True)
+def test_nights_without_a_loss_have_no_alarm():
+    lived = live(NOISES[0], np.random.default_rng(1), 40, 12)
+    assert (lived.alarms, lived.told) == (0, [])
 
 
-def test_a_level_that_allows_for_nothing_alarms_in_every_span(monkeypatch):
-    monkeypatch.setattr(judge, "level", lambda comparisons: 0.05)
-    assert live(NOISES[0], np.random.default_rng(1), twice=False).alarms > 30
+def test_a_loss_of_a_night_is_found_in_that_night():
+    lived = live(NOISES[0], np.random.default_rng(1), 31, 12, one_night)
+    assert (lived.alarms, lived.told, lived.guarded) == (0, [30], True)
 
 
-@pytest.mark.parametrize("noise", NOISES, ids=lambda noise: noise.name)
-def test_noise_has_the_variance_of_a_cells_spread(noise):
-    rng = np.random.default_rng(2)
-    nights = noise.of_night(rng, 200, 100)
-    drawn = nights + np.array([noise.of_measurement(rng, 100) for _ in range(200)])
-    assert drawn.std() == pytest.approx(1, abs=0.05)
+def test_a_level_that_allows_for_nothing_alarms(monkeypatch):
+    monkeypatch.setattr(real, "level", lambda comparisons: 0.05)
+    monkeypatch.setattr(real, "CONFIRMED_AT", 0.3)
+    assert live(NOISES[0], np.random.default_rng(1), 40, 12).alarms > 3
 
 
-def test_a_second_measurement_overrules_the_first():
-    history = [list(1000 * np.exp(np.random.default_rng(3).normal(0, 0.003, 28))) for _ in range(2)]
-    tonight = np.array([930.0, 1000.0])
-    assert judged(tonight, history) == {0}
-    assert judged(tonight, history, {0: 1000.0}) == set()
-    assert judged(tonight, history, {0: 935.0}) == {0}
+def test_slow_processes_are_measured_again_and_raise_no_alarm():
+    (slow,) = (noise for noise in NOISES if noise.slow)
+    lived = live(slow, np.random.default_rng(2), 60, 12)
+    assert lived.alarms == 0 and lived.again > 5
 
 
-def test_a_row_a_noise():
-    span = live(NOISES[0], np.random.default_rng(1), twice=True)
-    assert "| normal | yes | 0 of 1 | 0 of 60 |" in section(1, [("normal", True, [span])])
+def test_a_creeping_loss_is_told():
+    (figure,) = lost_little_by_little(0, 2, 3)
+    assert figure.value == 1 and figure.ok
+
+
+def test_guarded_cells_of_young_histories_are_found():
+    guarded, found = young_history(8, 20, 3)
+    assert guarded.value > 0.5 and found.value >= 0.9
+
+
+@pytest.mark.parametrize("noise", [NOISES[0], NOISES[3], NOISES[6], NOISES[7]], ids=lambda noise: noise.name)
+def test_noise_of_nights_has_the_variance_of_a_cells_spread(noise):
+    drawn = noise.of_night(np.random.default_rng(2), 4000, 30)
+    assert drawn.std() == pytest.approx(1, abs=0.15)
+    assert student(np.random.default_rng(2), 10, 3).shape == (10, 3)

@@ -69,14 +69,19 @@ def cell_text(cell: NightCell, fewest_nights: int, guarded_loss: float) -> str:
     if cell.outcome is not Outcome.OK or cell.tonight_samples_s is None:
         why = f"{cell.outcome}: {cell.reason}" if cell.reason else cell.outcome.value
         return f"{why}; it was expected to run" if cell.verdict is NightlyVerdict.NOT_MEASURED else why
+    if cell.creeping:
+        loss = effect_text(-(cell.reference_effect or 0))
+        return f"little by little {loss} than in the first nights from {cell.reference_night} on"
     if cell.effect is None:
         return f"nothing to compare with yet: {plural(cell.nights, 'night')} of {fewest_nights}"
+    if cell.verdict is NightlyVerdict.PENDING:
+        return f"{effect_text(-cell.effect)} together with most cells: slower in the next night too, it is a loss"
     if cell.first_effect is not None and cell.second_effect is not None:
         both = f"{effect_text(-cell.first_effect)}, {effect_text(-cell.second_effect)}"
         if cell.verdict is NightlyVerdict.SLOWER:
             return f"{effect_text(-cell.effect)} over two measurements of this night ({both}): confirmed"
         return f"not confirmed: measured twice this night ({both})"
-    return _compared(cell) + _too_noisy(cell, guarded_loss)
+    return _compared(cell) + _not_guarded(cell, guarded_loss)
 
 
 def _compared(cell: NightCell) -> str:
@@ -88,9 +93,11 @@ def _compared(cell: NightCell) -> str:
     return f"{loss}, more than the spread of the nights ({percent(cell.nightly_spread or 0)}) explains"
 
 
-def _too_noisy(cell: NightCell, guarded_loss: float) -> str:
-    if not cell.too_noisy:
+def _not_guarded(cell: NightCell, guarded_loss: float) -> str:
+    if cell.guarded:
         return ""
+    if not cell.too_noisy:
+        return f"; not yet guarded at {exact_percent(guarded_loss)} after {plural(cell.nights, 'night')}"
     spread = percent(cell.nightly_spread)
     return f"; too noisy to guard at {exact_percent(guarded_loss)}: the nights spread by {spread}"
 
@@ -98,7 +105,9 @@ def _too_noisy(cell: NightCell, guarded_loss: float) -> str:
 def night_text(cells: Sequence[NightCell], unmeasured: Sequence[str], fewest_nights: int) -> str:
     """The verdict of a night in one sentence. unmeasured: cells and studies without a measurement."""
     slower = [
-        f"{cell.name} by {percent(abs(cell.effect or 0))}" for cell in cells if cell.verdict is NightlyVerdict.SLOWER
+        f"{cell.name} by {percent(abs((cell.reference_effect if cell.creeping else cell.effect) or 0))}"
+        for cell in cells
+        if cell.verdict is NightlyVerdict.SLOWER
     ]
     failed = [cell.name for cell in cells if cell.verdict is NightlyVerdict.FAILED]
     named = (("slower", slower), ("failed", failed), ("not measured", unmeasured))
@@ -123,6 +132,12 @@ def excluded_nights_text(study: NightStudy, excluded: Sequence[ExcludedNight]) -
 
 def judged_late_text(today: str) -> str:
     return f"judged on {today}: a night that was missed cannot be measured later"
+
+
+def slower_host_text(pending: int, compared: int) -> str:
+    """pending: cells that were slower together."""
+    cells = f"{pending} of {plural(compared, 'cell')}"
+    return f"{cells} were slower together: the host was slower tonight; the same in the next night is a loss"
 
 
 def no_gpu_text(label: str) -> str:
