@@ -219,7 +219,9 @@ def outcome_text(record: Run) -> str:
     """ "ok, 12,345 samples/s", or why there is no result."""
     attempts = f" ({record.attempts} attempts)" if record.attempts > 1 else ""
     if record.ok:
-        return f"ok, {units.rate(record.throughput)} samples/s{attempts}"
+        metric = record.metric
+        measured = f"{units.rate(metric.value)} {metric.unit}" if metric else f"{units.rate(record.rate)} samples/s"
+        return f"ok, {measured}{attempts}"
     return " ".join(f"{record.status}: {record.reason}{attempts}".split())
 
 

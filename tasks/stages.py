@@ -193,6 +193,7 @@ def _is_made_from(source: Path, made: Path) -> bool:
 
 def measure(directory: RunDirectory, slots: Sequence[Slot], report: Report) -> None:
     """Execute the runs of one process and write their records. Progress is reported, and shown in the terminal."""
+    from bench.command.attempt import attempt_command
     from bench.run.attempt import execute
     from bench.run.crossing import execute_group
 
@@ -209,7 +210,8 @@ def measure(directory: RunDirectory, slots: Sequence[Slot], report: Report) -> N
         if slot.birth:
             runs = execute_group(directory, slots, *common)
         else:
-            runs = [execute(directory, grid.cell(slot.cell), slot, *common)]
+            cell = grid.cell(slot.cell)
+            runs = [execute(directory, cell, slot, *common, attempt_command if cell.model.command else None)]
         report(f"{title}: {'; '.join(map(outcome_text, runs))}", 100)
         shown.ended(runs)
     finally:

@@ -13,7 +13,9 @@ from bench.analysis.load import RunData
 from bench.analysis.pairs import exclude_disturbed, number_duplicates
 from bench.analysis.verdicts import noise_class
 from bench.records.base import Repeat
+from bench.records.metric import Measured
 from bench.records.results import (
+    CellMetric,
     CellRemark,
     CellRemarkKind,
     CellRun,
@@ -117,9 +119,10 @@ def measured_cell(
         counted = exclude_disturbed(succeeded, lambda run: run.disturbed)
     results = [run.result for run in counted if run.result]
     rates = [result.throughput_samples_s for result in results]
+    metric = cell_metric([run.of_command.measured for run in counted if run.of_command and run.of_command.measured])
     latency = merge_latencies(result.latency_us for result in results)
     # Traced runs have interpreters of their own: forked runs are not what they are compared with.
-    alike = [run.throughput for run in counted if run.throughput and (is_crossed or run.start is StartMethod.EXEC)]
+    alike = [run.rate for run in counted if run.rate and (is_crossed or run.start is StartMethod.EXEC)]
     mean = statistics.median if is_crossed else statistics.geometric_mean
     perturbation = _ratio(traced, statistics.geometric_mean(alike) if alike else None)
     regime = metrics.regime if metrics else None
@@ -136,6 +139,7 @@ def measured_cell(
         throughput_samples_s=mean(rates) if rates else None,
         throughput_spread=statistics.stdev(rates) / statistics.fmean(rates) if len(rates) > 1 else None,
         throughput_runs=tuple(rates),
+        metric=metric,
         penalty_class=PENALTY_CLASSES.get(regime) if regime else None,
         latency_us=latency,
         solo_us=_median_stages(results),
@@ -193,11 +197,12 @@ def _first_failure(
 ) -> _Failure | None:
     """A run that cannot run here takes precedence."""
     by_repeat = {run.repeat: run for run in runs}
-    asked: list[Repeat] = [*range(1, repeats + 1), TRACED]
+    # A command has no traced run.
+    asked: list[Repeat] = [*range(1, repeats + 1), *([] if cell.model.command else [TRACED])]
     wanted = [*asked, *(run.repeat for run in runs if run.repeat not in asked)]
     of_runs = [_failure(cell, repeat, by_repeat.get(repeat), cell.reason) for repeat in wanted]
     refused = [failure for failure in of_runs if failure and failure.outcome is Outcome.NOT_RUNNABLE]
-    later = [_failure(cell, TRACED, stage) for stage in (export, extraction)]
+    later = [] if cell.model.command else [_failure(cell, TRACED, stage) for stage in (export, extraction)]
     return next((failure for failure in (*refused, *of_runs, *later) if failure), None)
 
 
@@ -303,12 +308,36 @@ def _cell_run(run: Run, batch_size: int, crossed: CrossedRun | None) -> CellRun:
         position=run.position,
         attempts=run.attempts,
         wall_s=run.wall_s,
-        throughput_samples_s=run.throughput,
+        throughput_samples_s=run.result.throughput_samples_s if run.result else None,
         placement=run.certificate.verdict if run.certificate else None,
         disturbed=run.disturbed,
         started_at=run.started_at or None,
         peers=tuple(_peer_rates(peer, batch_size) for peer in run.peers),
         crossing=crossed,
+        metric=run.metric,
+    )
+
+
+def cell_metric(found: Sequence[Measured]) -> CellMetric | None:
+    """Of the runs that count. Other metrics only where every run has them."""
+    if not found:
+        return None
+    name, values = found[0].primary, [one.metrics[one.primary].value for one in found]
+    first = found[0].metrics[name]
+    common = [key for key in found[0].metrics if key != name and all(key in one.metrics for one in found)]
+    return CellMetric(
+        name=name,
+        unit=first.unit,
+        better=first.better,
+        value=statistics.geometric_mean(values),
+        runs=tuple(values),
+        spread=statistics.stdev(values) / statistics.fmean(values) if len(values) > 1 else None,
+        others={
+            key: msgspec.structs.replace(
+                found[0].metrics[key], value=statistics.geometric_mean(one.metrics[key].value for one in found)
+            )
+            for key in common
+        },
     )
 
 
@@ -387,7 +416,7 @@ def _waited_share(result: Result) -> float | None:
 
 
 def _ratio(traced: Run | None, throughput: float | None) -> float | None:
-    return traced.throughput / throughput if traced and traced.throughput and throughput else None
+    return traced.rate / throughput if traced and traced.rate and throughput else None
 
 
 def _median_stages(results: Sequence[Result]) -> Stages | None:

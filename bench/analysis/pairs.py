@@ -33,7 +33,7 @@ class LocalNode:
 def runs_by_block(cell: MeasuredCell) -> dict[int, CellRun]:
     """The timed runs of a cell that succeeded, by block. Of a block measured again the last one counts."""
     timed = [run for run in cell.runs if run.repeat != "traced"]
-    runs = [run for run in timed if run.status is Outcome.OK and run.throughput_samples_s]
+    runs = [run for run in timed if run.status is Outcome.OK and run.rate]
     runs.sort(key=lambda run: run.position or 0)
     return {_block(run): run for run in runs}
 
@@ -205,7 +205,7 @@ def _block_means(cells: Sequence[MeasuredCell], nodes: list[int]) -> Floats:
 
 
 def _rate(run: CellRun) -> float:
-    return float(run.throughput_samples_s or 0.0)
+    return float(run.rate or 0.0)
 
 
 def _block(run: CellRun) -> int:

@@ -28,8 +28,8 @@ def trust(
     monitors = {run.run: run.monitor for run in good if run.monitor}
     spreads: dict[NoiseClass, list[float]] = {}
     for cell in cells:
-        if cell.throughput_spread is not None:
-            spreads.setdefault(cell.noise_class, []).append(cell.throughput_spread)
+        if cell.spread is not None:
+            spreads.setdefault(cell.noise_class, []).append(cell.spread)
     return Trust(
         runs_ok=len(good),
         timed_ok=sum(run.timed for run in good),
@@ -93,9 +93,10 @@ def busy_s(runs: Iterable[Run]) -> float:
 
 
 def measured_s(runs: Iterable[Run]) -> float:
-    """The part of busy_s in the measured windows of timed runs."""
-    results = [run.result for run in runs if run.timed and run.result]
-    return round(sum(window.duration_s for result in results for window in result.windows), 3)
+    """The part of busy_s in the measured windows of timed runs; of a command all the time that it took."""
+    timed = [run for run in runs if run.timed]
+    windows = sum(window.duration_s for run in timed if run.result for window in run.result.windows)
+    return round(windows + sum(run.of_command.seconds or 0.0 for run in timed if run.of_command), 3)
 
 
 def summarise(results: Results) -> Summary:

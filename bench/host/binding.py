@@ -30,8 +30,8 @@ class BindingError(StudyError):
 def bind_prefix(
     binding: str, cpu_node: int, mem_node: int, program: str = "numactl", root: Path = Path("/")
 ) -> list[str]:
-    """The arguments to put before a command to bind it; none for binding "none"."""
-    if binding == "none":
+    """The arguments to put before a command to bind it; none for "none", and for "self": it binds itself."""
+    if binding in ("none", "self"):
         return []
     cpus = cpus_to_bind(root, cpu_node)
     memory = [] if binding == "cpus" else [f"--membind={mem_node}"]
@@ -47,6 +47,8 @@ def choose_binding(asked: Binding | Literal["auto"], topology: Topology, root: P
     """
     if asked == "none":
         return "none", "binding none was asked for: nothing is bound"
+    if asked == "self":
+        return "self", "the command binds itself"
     if root != Path("/"):
         return "numactl" if asked == "auto" else asked, "not tried on a recorded host"
     node, failure = bindable_node(topology, "cpus" if asked == "cpus" else "numactl")

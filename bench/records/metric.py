@@ -22,6 +22,11 @@ class Metric(Record, frozen=True, kw_only=True):
     unit: Unit
     better: Better
 
+    @property
+    def rate(self) -> float:
+        """The value, or where less is better its inverse: more is always better, and a ratio is the inverse one."""
+        return self.value if self.better is Better.HIGHER else 1 / self.value
+
 
 class Measured(Record, frozen=True, kw_only=True):
     """What one run of a command measured. primary: the name of the metric that runs are compared by."""

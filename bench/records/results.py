@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from bench.records.base import Record, Repeat
 from bench.records.host import Check, Fingerprint, FingerprintChange, LocalityChange, Probed, Topology
+from bench.records.metric import Better, Metric
 from bench.records.run import Disturbance, Doubt, Latency, LinkCopy, Outcome, PlacementVerdict, Stages
 from bench.records.study import Design, Model, Settings, Study
 from bench.records.trace import Metrics
@@ -204,8 +205,23 @@ class CrossedRun(Record, frozen=True, kw_only=True):
     ratios: dict[str, CrossedRatio]
 
 
+class CellMetric(Record, frozen=True, kw_only=True):
+    """What the runs of a command gave. value: of the primary metric, the geometric mean over the runs that count.
+
+    runs: its values. spread: their relative standard deviation. others: the geometric means of the other metrics.
+    """
+
+    name: str
+    unit: str
+    better: Better
+    value: float
+    runs: tuple[float, ...]
+    spread: float | None = None
+    others: dict[str, Metric] = {}
+
+
 class CellRun(Record, frozen=True, kw_only=True):
-    """crossing: None for a process that measured this cell only."""
+    """crossing: None for a process that measured this cell only. metric: the primary one of a command's run."""
 
     run: str
     repeat: Repeat
@@ -221,6 +237,17 @@ class CellRun(Record, frozen=True, kw_only=True):
     started_at: str | None
     peers: tuple[PeerRates, ...] = ()
     crossing: CrossedRun | None = None
+    metric: Metric | None = None
+
+    @property
+    def rate(self) -> float | None:
+        """What runs are compared by, larger is better: samples/s, of a command see Metric.rate."""
+        return self.metric.rate if self.metric else self.throughput_samples_s
+
+    @property
+    def value(self) -> float | None:
+        """What is shown, in the unit of the cell."""
+        return self.metric.value if self.metric else self.throughput_samples_s
 
 
 class Extremes(Record, frozen=True, kw_only=True):
@@ -285,8 +312,9 @@ class MeasuredCell(Record, frozen=True, kw_only=True):
     same settings. reason, advice, log_tail: of the record that failed, as it was raised; of a cell that is only
     missing, filled in like text. throughput_samples_s: geometric mean over the timed runs that count, throughput_runs;
     of a crossed cell their median, and those count that were born on its own CPU node (all, if none was).
-    throughput_spread: their relative standard deviation. perturbation: traced over timed throughput. waited_share:
-    share of the measured batches that were not prepared in time, None without preprocessing.
+    throughput_spread: their relative standard deviation. metric: of a command, in place of these. perturbation: traced
+    over timed throughput. waited_share: share of the measured batches that were not prepared in time, None without
+    preprocessing.
     """
 
     name: str
@@ -309,6 +337,7 @@ class MeasuredCell(Record, frozen=True, kw_only=True):
     throughput_samples_s: float | None = None
     throughput_spread: float | None = None
     throughput_runs: tuple[float, ...] = ()
+    metric: CellMetric | None = None
     penalty_class: PenaltyClass | None = None
     latency_us: Latency | None = None
     solo_us: Stages | None = None
@@ -327,6 +356,26 @@ class MeasuredCell(Record, frozen=True, kw_only=True):
     noise_class: NoiseClass = NoiseClass.UNKNOWN
     remarks: tuple[CellRemark, ...] = ()
     text: str = ""
+
+    @property
+    def value(self) -> float | None:
+        """What was measured, in `unit`; None without a run that counts."""
+        return self.metric.value if self.metric else self.throughput_samples_s
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The same of each run that counts."""
+        return self.metric.runs if self.metric else self.throughput_runs
+
+    @property
+    def spread(self) -> float | None:
+        return self.metric.spread if self.metric else self.throughput_spread
+
+    @property
+    def rate(self) -> float | None:
+        """What cells are compared by, larger is better: samples/s, of a command see Metric.rate."""
+        lower = self.metric and self.metric.better is Better.LOWER
+        return 1 / self.value if lower and self.value else self.value
 
 
 # Comparisons

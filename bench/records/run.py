@@ -20,8 +20,9 @@ from bench.records.base import (
     read,
 )
 from bench.records.host import Fingerprint, Probe
+from bench.records.metric import Measured, Metric
 from bench.records.study import TRACED, Cell, run_name
-from bench.records.where import MemoryKind
+from bench.records.where import MemoryKind, ProcessPlace
 from bench.storage import write_json
 
 # 2: typed records; reasons of doubt and of disturbance have a kind.
@@ -504,12 +505,41 @@ class CrossedCell(Record, frozen=True, kw_only=True):
     failure: Failure | None = None
 
 
+class Program(Record, frozen=True, kw_only=True):
+    """The file that a command started. modified: UTC, ISO 8601."""
+
+    path: str
+    bytes: Count
+    modified: str
+
+
+class CommandResult(Record, frozen=True, kw_only=True):
+    """What one run of a command gave. certificate: by looks from outside; its glances are those at threads alone.
+
+    measured: None where nothing could be read. seconds: that the command took. ready_s: until its server was ready.
+    processes: as the last look at their pages saw them. page_looks: how many there were. client: its command line, of
+    a command with a server.
+    """
+
+    measured: Measured | None = None
+    certificate: Certificate | None = None
+    seconds: Number | None = None
+    ready_s: Number | None = None
+    page_looks: Count = 0
+    processes: tuple[ProcessPlace, ...] = ()
+    client: list[str] = []
+    program: Program | None = None
+    evicted_files: Count = 0
+    warmup_runs: Count = 0
+
+
 class Run(Stage, frozen=True, kw_only=True):
     """One run of one cell; ValueError if the record contradicts itself. position, block: place in the measuring order.
 
     started_at, ended_at: UTC, ISO 8601. wall_s: of the process, without the time that it waited for the host.
     log: its output is in logs/<log>.stdout and .stderr; the runs of a crossing share one.
     exit_code: as subprocess reports it, negative for a signal; None if nothing was started.
+    result: of the pipeline; of_command: of a command.
     """
 
     run: Name
@@ -530,12 +560,13 @@ class Run(Stage, frozen=True, kw_only=True):
     log_tail: list[str] = []
     fingerprint: Fingerprint = Fingerprint()
     result: Result | None = None
+    of_command: CommandResult | None = None
     monitor: Monitor | None = None
     peers: list[Peer] = []
     crossing: Crossing | None = None
 
     def __post_init__(self) -> None:
-        if self.ok and self.result is None:
+        if self.ok and self.result is None and self.metric is None:
             raise ValueError("status ok, but no result")
         if self.run != run_name(self.cell, self.repeat):
             raise ValueError("run, cell and repeat contradict each other")
@@ -545,12 +576,22 @@ class Run(Stage, frozen=True, kw_only=True):
         return self.repeat != TRACED
 
     @property
-    def throughput(self) -> float | None:
-        """samples/s"""
+    def metric(self) -> Metric | None:
+        """The primary metric of a command."""
+        measured = self.of_command.measured if self.of_command else None
+        return measured.metrics.get(measured.primary) if measured else None
+
+    @property
+    def rate(self) -> float | None:
+        """What runs are compared by, larger is better: samples/s of the pipeline, of a command see Metric.rate."""
+        if self.metric:
+            return self.metric.rate
         return self.result.throughput_samples_s if self.result else None
 
     @property
     def certificate(self) -> Certificate | None:
+        if self.of_command:
+            return self.of_command.certificate
         return self.result.certificate if self.result else None
 
     @property

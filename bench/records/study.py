@@ -17,6 +17,7 @@ from msgspec import Meta
 from msgspec.structs import force_setattr
 
 from bench.records.base import Count, Name, Record, Repeat
+from bench.records.command import Command, CommandBlock
 
 Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
 CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
@@ -28,8 +29,9 @@ ConcurrentLoad = Literal["pipeline", "copies"]
 ConcurrentPlacement = Literal["local", "remote", "found"]
 Device = Literal["cuda", "cpu"]
 Profiler = Literal["nsys", "torch"]
-Binding = Literal["numactl", "cpus", "none"]
-"""cpus: memory is not bound, where the system refuses a memory policy; pages prove where it is."""
+Binding = Literal["numactl", "cpus", "none", "self"]
+"""cpus: memory is not bound, where the system refuses a memory policy; pages prove where it is. self: a command binds
+itself, by the nodes that it is told."""
 Start = Literal["exec", "fork"]
 Design = Literal["crossing", "processes"]
 """How cells are compared: measured by turns inside the same processes, or each in processes of its own."""
@@ -64,10 +66,11 @@ class StudyMinimum:
     value: float
 
 
-class Model(Record, frozen=True, kw_only=True):
+class Model(Record, frozen=True, kw_only=True, omit_defaults=True):
     """A ViT. patch_size in pixels, depth in encoder layers, dim of the embedding, attention heads; mlp = 4 x dim.
 
     All zero: no compute, the pipeline returns its input. name: `vit{patch_size}x{depth}x{dim}`, set from these.
+    command: of a study of a command what is measured in place of a model, under a name of its own.
     """
 
     name: str = ""
@@ -75,9 +78,11 @@ class Model(Record, frozen=True, kw_only=True):
     depth: Count
     dim: Count
     heads: Count
+    command: Command | None = None
 
     def __post_init__(self) -> None:
-        force_setattr(self, "name", f"vit{self.patch_size}x{self.depth}x{self.dim}")
+        if self.command is None:
+            force_setattr(self, "name", f"vit{self.patch_size}x{self.depth}x{self.dim}")
 
     @property
     def computes(self) -> bool:
@@ -184,7 +189,7 @@ class Settings(Record, frozen=True, kw_only=True):
     binding: Annotated[
         Literal["auto", Binding],
         Meta(description="how a run is bound to its nodes"),
-        Axis(named={"numactl": "bound", "cpus": "cpus-bound", "none": "unbound"}),
+        Axis(named={"numactl": "bound", "cpus": "cpus-bound", "none": "unbound", "self": "self-bound"}),
     ] = "auto"
     device: Annotated[Literal["auto", Device], Meta(description="where the model runs")] = "auto"
     profiler: Annotated[Literal["auto", Profiler], Meta(description="what records the traced run")] = "auto"
@@ -316,13 +321,15 @@ class Cell(Settings, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         """The same for the same settings in every study; 12 hex digits. The history finds a cell by it."""
+        if self.model.command:
+            own = ("gpu", "cpu_node", "mem_node", "device", "binding")
+            return _hashed({key: getattr(self, key) for key in own} | {"command": self.model.command.identity})
         values: dict[str, Any] = {key: getattr(self, key) for key in _ALWAYS_IN_KEY}
         model = self.model
         values["model"] = {key: getattr(model, key) for key in ("patch_size", "depth", "dim", "heads")}
         defaults = OPTIONAL_IN_KEY.items()
         values |= {key: getattr(self, key) for key, default in defaults if getattr(self, key) != default}
-        # By json.dumps, whose spaces are part of what is hashed: another text would begin a new series.
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+        return _hashed(values)
 
     @property
     def family(self) -> str:
@@ -346,6 +353,11 @@ class Cell(Settings, frozen=True, kw_only=True):
     def bytes_out_per_batch(self) -> int:
         """On the link."""
         return self.output_bytes if self.copies_out else 0
+
+
+def _hashed(values: dict[str, Any]) -> str:
+    # By json.dumps, whose spaces are part of what is hashed: another text would begin a new series.
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 # Settings that are part of a cell's key only where they are not at this default.
@@ -440,6 +452,8 @@ class ListedModel(Record, frozen=True, kw_only=True):
 class Study(StudySettings, frozen=True, kw_only=True):
     """study.yaml of a run directory: the study with its overrides, and what was auto filled in for this host.
 
+    command: in place of models.
+
     axes, zip, exclude, include: as in a study file (docs/axes.md). night: the date a nightly study is for.
     again_of: the run directory of which this one measures some cells once more.
     """
@@ -449,6 +463,7 @@ class Study(StudySettings, frozen=True, kw_only=True):
     gpu_ids: tuple[Count, ...] | Literal["all"] = "all"
     placements: tuple[Placement, ...] | Literal["all"] = "all"
     models: tuple[ListedModel, ...] = ()
+    command: CommandBlock | None = None
     axes: dict[str, tuple[Any, ...]] = msgspec.field(default_factory=dict)
     zip: tuple[dict[str, tuple[Any, ...]], ...] = ()
     exclude: tuple[dict[str, tuple[Any, ...]], ...] = ()
@@ -465,6 +480,11 @@ class Study(StudySettings, frozen=True, kw_only=True):
     @property
     def settings(self) -> StudySettings:
         return StudySettings(**{key: getattr(self, key) for key in StudySettings.__struct_fields__})
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether each cell also has a run under a profiler."""
+        return self.command is None
 
     @property
     def most_repeats(self) -> int:

@@ -73,7 +73,7 @@ def build_results(data: RunData, invocation: str) -> Results:
         device_names=_device_names(data, runs),
         binding=cells[0].settings.binding,
         rules=rules,
-        counts=count(cells, sum(max(len(cell.runs), study.repeats + 1) for cell in cells)),
+        counts=count(cells, sum(max(len(cell.runs), study.repeats + study.is_traced) for cell in cells)),
         duration_s=duration_s(runs),
         busy_s=busy_s(runs),
         measured_s=measured_s(runs),
@@ -122,10 +122,10 @@ def _drift(cells: Sequence[MeasuredCell]) -> Drift | None:
     """By position in the order: None where too little was repeated."""
     return drift(
         [
-            Measured(cell.name, cell.noise_class, float(run.position), run.throughput_samples_s)
+            Measured(cell.name, cell.noise_class, float(run.position), run.rate)
             for cell in cells
             for run in cell.runs
-            if run.repeat != "traced" and run.throughput_samples_s and run.position is not None
+            if run.repeat != "traced" and run.rate and run.position is not None
         ]
     )
 

@@ -174,7 +174,7 @@ def _heatmap(view: View, model: str, cells: Sequence[MeasuredCell]) -> Heatmap:
     for gpu in sorted({cell.gpu for cell in cells}):
         own = {place_of(cell): cell for cell in cells if cell.gpu == gpu}
         significant = [cell for cell in own.values() if not notes.get(cell.name)]
-        best = max((cell.throughput_samples_s or 0.0 for cell in significant), default=0.0)
+        best = max((cell.rate or 0.0 for cell in significant), default=0.0)
         tiles = tuple(
             _tile(own.get(place), best, _is_local(place, local.get(gpu)), notes, len(significant) < 2)
             for place in view.places
@@ -191,15 +191,14 @@ def _tile(cell: MeasuredCell | None, best: float, local: bool, notes: Mapping[st
     """single: no other node of the row is significantly better or worse."""
     if cell is None:
         return Tile("", "", _WHITE, None, local)
-    throughput = cell.throughput_samples_s
-    if not throughput:
+    if not cell.rate:
         return Tile(cell.outcome.replace("_", " "), "", _NOT_OK, cell.name, False)
     if note := notes.get(cell.name):
-        return Tile(rate(throughput), note, _WHITE, cell.name, local)
-    loss = 1 - throughput / best
+        return Tile(rate(cell.value), note, _WHITE, cell.name, local)
+    loss = 1 - cell.rate / best
     if loss == 0 and single:
-        return Tile(rate(throughput), "", _WHITE, cell.name, local)
-    return Tile(rate(throughput), "best" if loss == 0 else f"−{percent(loss)}", shade(loss), cell.name, local)
+        return Tile(rate(cell.value), "", _WHITE, cell.name, local)
+    return Tile(rate(cell.value), "best" if loss == 0 else f"−{percent(loss)}", shade(loss), cell.name, local)
 
 
 def shade(loss: float) -> str:

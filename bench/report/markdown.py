@@ -7,7 +7,7 @@ from bench.analysis.load import measured_at
 from bench.records.results import Results
 from bench.records.run import Outcome
 from bench.report.page import all_findings
-from bench.report.tables import COLUMNS, display_row
+from bench.report.tables import cells_rows
 from bench.report.text.answer import answers, cards
 from bench.report.text.axes import what_matters
 from bench.report.text.cells import outcome_text
@@ -33,8 +33,9 @@ def markdown(results: Results) -> str:
     lines += _crossed(view)
     lines += ["Trust: " + "; ".join(f"{item.figure} {item.label}" for item in trust_items(results)) + ".", ""]
     lines += [f"- {_safe(one.title)}: {_safe(one.text)}{_named(one.runs)}" for one in concerns(results)] + [""]
-    lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * 2 + "---:|" * (len(COLUMNS) - 3) + "---|"]
-    lines += ["| " + " | ".join(map(_safe, display_row(cell))) + " |" for cell in results.cells]
+    heads, rows = cells_rows(results.cells)
+    lines += ["| " + " | ".join(map(_safe, heads)) + " |", "|" + "---|" * 2 + "---:|" * (len(heads) - 3) + "---|"]
+    lines += ["| " + " | ".join(map(_safe, row)) + " |" for row in rows]
     failed = [cell for cell in results.cells if cell.outcome is not Outcome.OK]
     if failed:
         lines += ["", "## Not ok", ""]

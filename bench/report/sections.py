@@ -16,7 +16,7 @@ from bench.analysis.verdicts import is_uninformative
 from bench.records.results import Contrast, MeasuredCell, Term
 from bench.records.run import Outcome, Versions
 from bench.records.trace import Metrics
-from bench.report.tables import COLUMNS, display_row
+from bench.report.tables import columns, display_row
 from bench.report.text.answer import Answer, Loss
 from bench.report.text.cells import (
     bound_reason,
@@ -173,7 +173,7 @@ def prediction_rows(view: View) -> list[Row]:
 
 def twin_lines(view: View) -> list[str]:
     """A model listed twice, against itself."""
-    measured = [cell for cell in view.results.cells if cell.throughput_samples_s]
+    measured = [cell for cell in view.results.cells if cell.value]
     rules = view.results.rules
     return [
         f"{view.series(view.cells[entry.cells[0]])}: {verdict_text(entry, entry.penalty, rules)}"
@@ -246,7 +246,9 @@ def clock_rows(view: View) -> list[Row]:
 
 def cell_columns(view: View) -> list[str]:
     """The numbers of a row of cells; without a trace no column that would be empty."""
-    numbers = list(COLUMNS[2:-1])
+    numbers = list(columns(view.results.cells)[2:-1])
+    if view.is_command:
+        return numbers
     if any(cell.waited_share is not None for cell in view.results.cells):
         numbers.append("waited")
     if view.is_untraced:
@@ -256,10 +258,10 @@ def cell_columns(view: View) -> list[str]:
 
 def cell_rows(view: View) -> list[Row]:
     """The numbers in the order of cell_columns."""
-    columns = cell_columns(view)
+    shown = cell_columns(view)
     rows = []
     for cell in view.results.cells:
-        numbers = dict(zip(COLUMNS, display_row(cell), strict=True))
+        numbers = display_row(cell)
         numbers |= {"solo": percent(cell.efficiency_solo), "traced": percent(cell.perturbation)}
         numbers["waited"] = percent(cell.waited_share)
         rows.append(
@@ -267,7 +269,7 @@ def cell_rows(view: View) -> list[Row]:
             | {
                 "outcome": cell.outcome,
                 "outcome_text": outcome_text(cell),
-                "numbers": [numbers[column] for column in columns],
+                "numbers": [numbers.get(column, DASH) for column in shown],
                 "regime": cell.metrics.regime if cell.metrics else DASH,
                 "remarks": len(remarks(cell)),
                 "perturbed": bool(cell.perturbation is not None and cell.clocks and not cell.clocks.events_comparable),
@@ -311,7 +313,7 @@ def run_groups(page: Page) -> list[Row]:
                     "run": run.run,
                     "repeat": run.repeat,
                     "status": run.status,
-                    "throughput": rate(run.throughput_samples_s),
+                    "throughput": rate(run.value),
                     "placement": (run.placement or DASH).replace("_", " "),
                     "disturbed": run.disturbed,
                     "position": DASH if run.position is None else run.position,

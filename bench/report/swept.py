@@ -97,8 +97,8 @@ def _axis_row(view: View, line: Line) -> AxisRow:
         device=view.device(cell),
         node=node_of(cell),
         value=values_text(line.value),
-        samples=rate(cell.throughput_samples_s),
-        base_samples=rate(base.throughput_samples_s),
+        samples=rate(cell.value),
+        base_samples=rate(base.value),
         change=DASH if line.effect is None else change(line.effect, line.interval),
         verdict=line.verdict or "",
         # The change of a decided line needs no text.

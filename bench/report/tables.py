@@ -16,6 +16,7 @@ from bench.records.run import Latency, Outcome
 from bench.records.study import Settings
 from bench.report.text.cells import outcome_text
 from bench.report.text.trust import CPU_ONLY, UNBOUND
+from bench.report.view import metric_heading, value_heading
 from bench.storage import whole_database
 from bench.units import DASH, bandwidth, microseconds, percent, rate
 
@@ -34,32 +35,70 @@ _NUMBERS = tuple(field.name for field in msgspec.structs.fields(MeasuredCell) if
 
 # The table of cells
 
-COLUMNS = ("cell", "outcome", "samples/s", "spread", "p50", "p99", "H2D GB/s", "D2H GB/s", "efficiency", "regime")
+_COLUMNS = ("cell", "outcome", "samples/s", "spread", "p50", "p99", "H2D GB/s", "D2H GB/s", "efficiency", "regime")
+_MOST_METRICS = 4
 
 
-def display_row(cell: MeasuredCell) -> tuple[str, ...]:
-    """One cell as texts, in the order of COLUMNS; a dash where something is unknown."""
+def columns(cells: Iterable[MeasuredCell]) -> tuple[str, ...]:
+    """Of the table of these cells: texts on the left at both ends, numbers from the third to the last but one."""
+    cells = list(cells)
+    if not any(cell.model.command for cell in cells):
+        return _COLUMNS
+    others = dict.fromkeys(
+        metric_heading(name, one.unit) for cell in cells if cell.metric for name, one in cell.metric.others.items()
+    )
+    return ("cell", "outcome", value_heading(cells), "spread", *list(others)[:_MOST_METRICS], "placement")
+
+
+def display_row(cell: MeasuredCell) -> dict[str, str]:
+    """One cell as texts by column; a dash where something is unknown."""
+    if cell.model.command:
+        return _command_row(cell)
     metrics, latency = cell.metrics, cell.latency_us or Latency()
     rates = [metrics.h2d.bandwidth_gb_s, metrics.d2h.bandwidth_gb_s] if metrics else [None, None]
-    spread = percent(cell.throughput_spread) if cell.throughput_spread is not None else DASH
-    return (
+    row = (
         cell.name,
         outcome_text(cell),
         rate(cell.throughput_samples_s),
-        "1 run" if len(cell.throughput_runs) == 1 else spread,
+        _spread(cell),
         microseconds(latency.p50),
         microseconds(latency.p99),
         *map(bandwidth, rates),
         percent(metrics.pipeline_efficiency if metrics else None),
         metrics.regime if metrics else DASH,
     )
+    return dict(zip(_COLUMNS, row, strict=True))
+
+
+def _command_row(cell: MeasuredCell) -> dict[str, str]:
+    row = {"cell": cell.name, "outcome": outcome_text(cell), "spread": _spread(cell), "placement": _placement(cell)}
+    if cell.metric:
+        row |= {metric_heading(name, one.unit): rate(one.value) for name, one in cell.metric.others.items()}
+    return row | {value_heading([cell]): rate(cell.value)}
+
+
+def _spread(cell: MeasuredCell) -> str:
+    if len(cell.values) == 1:
+        return "1 run"
+    return DASH if cell.spread is None else percent(cell.spread)
+
+
+def _placement(cell: MeasuredCell) -> str:
+    found = dict.fromkeys(str(run.placement) for run in cell.runs if run.placement)
+    return ", ".join(found).replace("_", " ") or DASH
+
+
+def cells_rows(cells: Sequence[MeasuredCell]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """(columns, one row a cell)"""
+    heads = columns(cells)
+    return heads, [tuple(display_row(cell).get(head, DASH) for head in heads) for cell in cells]
 
 
 def cells_table(results: Results) -> str:
     """The cells as aligned text for a terminal, failures with their reason below."""
-    align = ["left", "left", *["right"] * (len(COLUMNS) - 3), "left"]
-    rows = [display_row(cell) for cell in results.cells]
-    table = tabulate(rows, COLUMNS, tablefmt="simple", colalign=align, disable_numparse=True)
+    heads, rows = cells_rows(results.cells)
+    align = ["left", "left", *["right"] * (len(heads) - 3), "left"]
+    table = tabulate(rows, heads, tablefmt="simple", colalign=align, disable_numparse=True)
     lines = [line.rstrip() for line in table.splitlines()]
     failed = [cell for cell in results.cells if cell.outcome is not Outcome.OK]
     lines += [f"{cell.name}: {outcome_text(cell)}: {' '.join(cell.reason.split())}" for cell in failed]
@@ -71,7 +110,9 @@ def cells_table(results: Results) -> str:
 
 
 def flat_row(cell: MeasuredCell) -> Row:
-    """One cell as one flat row, the same columns for every cell."""
+    """One cell as one flat row, the same columns for every cell of a study."""
+    if cell.model.command:
+        return _flat_command(cell)
     metrics, latency = cell.metrics, cell.latency_us
     row = {key: getattr(cell, key) for key in ("name", "key", "gpu", "gpu_uuid", "cpu_node", "mem_node")}
     row |= {"model": cell.model.name, "heads": cell.model.heads}
@@ -80,7 +121,7 @@ def flat_row(cell: MeasuredCell) -> Row:
         "outcome": cell.outcome,
         "reason": cell.reason,
         **{key: getattr(cell, key) for key in _NUMBERS},
-        "timed_runs": len(cell.throughput_runs),
+        "timed_runs": len(cell.values),
         "noise_class": cell.noise_class,
         "compile_s_least": cell.compile_s and cell.compile_s.least,
         "compile_s_most": cell.compile_s and cell.compile_s.most,
@@ -100,6 +141,18 @@ def flat_row(cell: MeasuredCell) -> Row:
         "clock_events_over_trace": cell.clocks and cell.clocks.events_over_trace,
         "failed_run": cell.failed_run,
     }
+    return {key: plain(value) for key, value in row.items()}
+
+
+def _flat_command(cell: MeasuredCell) -> Row:
+    own = cell.metric
+    row = {key: getattr(cell, key) for key in ("name", "key", "gpu", "gpu_uuid", "cpu_node", "mem_node")}
+    row |= {"variant": cell.model.name, "device": cell.settings.device, "binding": cell.settings.binding}
+    row |= {"outcome": cell.outcome, "reason": cell.reason}
+    row |= {"metric": own and own.name, "unit": own and own.unit, "better": own and own.better}
+    row |= {"value": cell.value, "spread": cell.spread, "timed_runs": len(cell.values)}
+    others = own.others if own else {}
+    row |= {"other_metrics": json.dumps(plain(others)), "failed_run": cell.failed_run}
     return {key: plain(value) for key, value in row.items()}
 
 
@@ -136,7 +189,7 @@ def _csv_value(value: Any) -> Any:
 _PLACE = {"gpu": int, "cpu_node": int, "mem_node": int}
 _RUN = {
     "run": str, "cell": str, "repeat": str, "status": str, "reason": str, "block": int, "position": int,
-    "attempts": int, "wall_s": float, "throughput_samples_s": float, "placement": str, "disturbed": int,
+    "attempts": int, "wall_s": float, "throughput_samples_s": float, "value": float, "placement": str, "disturbed": int,
     "started_at": str, "crossing": str, "birth_cpu_node": int,
 }  # fmt: skip
 _PEER = {
@@ -186,7 +239,9 @@ def _fill(database: "Database", results: Results) -> None:
     runs = [(cell, run) for cell in results.cells for run in cell.runs]
     _table(database, "runs").create(_RUN, pk="run", foreign_keys=[("cell", "cells", "name")])
     _table(database, "runs").insert_all(
-        _columns(run, _RUN) | {"cell": cell.name, "repeat": str(run.repeat)} | _crossing_columns(run)
+        _columns(run, _RUN)
+        | {"value": run.value, "cell": cell.name, "repeat": str(run.repeat)}
+        | _crossing_columns(run)
         for cell, run in runs
     )
     _table(database, "peers").create(_PEER, foreign_keys=[("run", "runs", "run")])

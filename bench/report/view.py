@@ -44,16 +44,26 @@ class View:
     def is_untraced(self) -> bool:
         """Whether something was timed, and there is no trace at all."""
         cells = self.results.cells
-        return any(cell.throughput_samples_s for cell in cells) and not any(cell.metrics for cell in cells)
+        return any(cell.value for cell in cells) and not any(cell.metrics for cell in cells)
 
     @cached_property
     def has_intervals(self) -> bool:
-        return any(len(cell.throughput_runs) > 1 for cell in self.results.cells)
+        return any(len(cell.values) > 1 for cell in self.results.cells)
 
     @cached_property
     def places(self) -> list[Place]:
         """Of all cells: those on one node first, each kind ascending; the index gives the colour."""
         return sorted_places(place_of(cell) for cell in self.results.cells)
+
+    @property
+    def is_command(self) -> bool:
+        """Whether a command was measured, which has no stages and no trace."""
+        return self.results.study.command is not None
+
+    @cached_property
+    def heading(self) -> str:
+        """Of what was measured: "samples/s"."""
+        return value_heading(self.results.cells)
 
     # Labels
 
@@ -122,6 +132,19 @@ def by_model(cells: Iterable[MeasuredCell]) -> dict[str, list[MeasuredCell]]:
     for cell in cells:
         groups.setdefault(cell.model.name, []).append(cell)
     return groups
+
+
+def value_heading(cells: Iterable[MeasuredCell]) -> str:
+    """What the numbers of these cells are: "samples/s", "median_ttft_ms, ms"."""
+    cells = list(cells)
+    metric = next((cell.metric for cell in cells if cell.metric), None)
+    if metric:
+        return metric_heading(metric.name, metric.unit)
+    return "value" if any(cell.model.command for cell in cells) else "samples/s"
+
+
+def metric_heading(name: str, unit: str) -> str:
+    return f"{name}, {unit}"
 
 
 def settings_label(values: Mapping[str, Any]) -> str:

@@ -1,30 +1,27 @@
 """One run with its attempts, from the host lock to the record. Nothing that can happen to a run is raised."""
 
-import importlib
 import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from msgspec import structs
 
 from bench.errors import StudyError
 from bench.host.binding import trial_bind
-from bench.host.monitor import Watch
+from bench.host.monitor import Sessions, Watch
 from bench.host.peers import NoPeers, PeerPlacement
 from bench.records.base import plain
 from bench.records.host import Topology
 from bench.records.run import (
     LASTING,
     RETRIED,
+    CommandResult,
     CrossedCell,
     Crossing,
-    Disturbance,
-    DisturbanceKind,
     Failure,
     Mode,
     Monitor,
@@ -41,9 +38,10 @@ from bench.records.study import Cell, Slot
 from bench.run.child import ChildEnd, Process, log_tail, scratch_folder, workload_argv
 from bench.run.experiment_log import log_runs
 from bench.run.forkserver import SERVERS, served, start_method
+from bench.run.free_gpu import wait_until_free
 from bench.run.lock import HostLock
 from bench.run.peers import PeerFailed, Peers, failed_at, peers_of
-from bench.run.progress import BatchCounter, Progress, Report, RunState
+from bench.run.progress import BatchCounter, Progress, Report
 from bench.storage import boot_id, write_json, write_text
 from bench.study.directory import RunDirectory
 from bench.trace.profilers import Profiler, get_profiler
@@ -51,15 +49,9 @@ from bench.units import exact_seconds
 
 ATTEMPTS = 2
 STARTS_THAT_TOOK_THE_HOST_DOWN = 3
-# How long a run waits for its GPU, and how often it looks.
-FREE_LIMIT_S = 20.0
-FREE_INTERVAL_S = 0.2
 
 # The end of a process that was ended because a peer had failed.
 ENDED = ChildEnd(-signal.SIGTERM, False, 0.0, 0)
-
-# Processes that did not leave the GPU in that time: one that stays costs a study FREE_LIMIT_S once, not once a run.
-_staying: set[int] = set()
 
 
 def execute(
@@ -70,8 +62,11 @@ def execute(
     lock: HostLock,
     report: Report,
     is_done: Callable[[], bool] = lambda: False,
+    attempt_once: "AttemptOnce | None" = None,
 ) -> Run:
     """Execute the cell and write runs/<run>.json. report is called with the progress.
+
+    attempt_once: what one attempt does, by default that of the pipeline.
 
     is_done: asked once the host is free. Another call of the same study may have written the record meanwhile.
     """
@@ -83,7 +78,7 @@ def execute(
             return existing
         # Waiting for the host is not part of the run: estimates are made from wall_s.
         begin = Begin()
-        number, attempt = _attempts(directory, cell, slot, lock, report)
+        number, attempt = _attempts(directory, cell, slot, lock, report, attempt_once or _attempt)
     run = run_of(directory, cell, slot, invocation, begin, number, attempt)
     write_record(path, run)
     _starts(path).unlink(missing_ok=True)
@@ -104,6 +99,7 @@ class Attempt:
     """What became of one attempt. end: of the measured process, None if it was not started or a peer ended it.
 
     crossed: of a crossing, what it gave for each cell; `failure` and `result` are then of the whole process.
+    final: another attempt would end alike.
     """
 
     failure: Failure | None = None
@@ -115,6 +111,8 @@ class Attempt:
     peers: list[Peer] = field(default_factory=list)
     crossing: Crossing | None = None
     crossed: list[CrossedCell] = field(default_factory=list)
+    of_command: CommandResult | None = None
+    final: bool = False
 
     @property
     def timed_out(self) -> bool:
@@ -150,6 +148,7 @@ def run_of(
         timed_out=attempt.timed_out,
         fingerprint=directory.host().fingerprint,
         result=attempt.result,
+        of_command=attempt.of_command,
         monitor=attempt.monitor,
         peers=attempt.peers,
         crossing=attempt.crossing,
@@ -172,12 +171,14 @@ def without_start(directory: RunDirectory, cell: Cell, slot: Slot, invocation: s
             return Attempt(
                 Failure(status=head.status, reason=f"as repeat {earlier}: {head.reason}", advice=head.advice)
             )
-    if cell.binding != "none" and (refused := trial_bind(cell.cpu_node, cell.mem_node, cell.binding)):
+    if cell.binding not in ("none", "self") and (refused := trial_bind(cell.cpu_node, cell.mem_node, cell.binding)):
         return Attempt(refused)
     return None
 
 
-def _attempts(directory: RunDirectory, cell: Cell, slot: Slot, lock: HostLock, report: Report) -> tuple[int, Attempt]:
+def _attempts(
+    directory: RunDirectory, cell: Cell, slot: Slot, lock: HostLock, report: Report, attempt_once: "AttemptOnce"
+) -> tuple[int, Attempt]:
     """The number of the last attempt, and what became of it."""
     try:
         peers = peers_of(directory, cell)
@@ -187,7 +188,7 @@ def _attempts(directory: RunDirectory, cell: Cell, slot: Slot, lock: HostLock, r
     gpus = [cell.gpu_uuid, *(peer.gpu_uuid for peer in peers)] if cell.device == "cuda" else []
 
     def start(number: int, report: Report) -> Attempt:
-        return _attempt(directory, cell, slot, peers, lock, number, report)
+        return attempt_once(directory, cell, slot, peers, lock, number, report)
 
     return attempts(directory.record(cell.name, slot.repeat), gpus, start, report)
 
@@ -216,7 +217,8 @@ def attempts(
             attempt = replace(attempt, monitor=structs.replace(attempt.monitor, disturbed=disturbed))
         _starts(record).unlink(missing_ok=True)
         # One that hung would take its whole time again.
-        if attempt.failure is None or attempt.failure.status not in RETRIED or attempt.timed_out:
+        again = attempt.failure and attempt.failure.status in RETRIED and not (attempt.timed_out or attempt.final)
+        if not again:
             break
     return number, attempt
 
@@ -238,6 +240,9 @@ def _attempt(
         with Peers(peers, directory, cell, slot.run, barrier) as beside:
             attempt = _Measured(directory, cell, slot, scratch, beside, append_logs=number > 1).run(lock, report)
         return replace(attempt, peers=beside.records())
+
+
+AttemptOnce = Callable[[RunDirectory, Cell, Slot, tuple[PeerPlacement, ...], HostLock, int, Report], Attempt]
 
 
 class _Measured:
@@ -302,7 +307,9 @@ class _Measured:
         forked = SERVERS.of_block(self._block, lock.record_child)
         with avoid_measured_cpus(self._host, [self._cell.cpu_node], self._cell.binding) as cpus:
             # nsys works beside a traced run all the time; that is not a disturbance, and that run times nothing.
-            watch = None if self._profiler else watched(self._cell, self._host, [self._cell.cpu_node], cpus, lock)
+            watch = (
+                None if self._profiler else watched(self._cell, self._host, [self._cell.cpu_node], cpus, lock.sessions)
+            )
             monitor: Monitor | None = None
             start = forked if self._start is StartMethod.FORK else None
             try:
@@ -347,10 +354,13 @@ def _collect(profiler: Profiler, trace: Path, end: ChildEnd, own: Failure | None
     return own
 
 
-def watched(cell: Cell, host: Topology, cpu_nodes: Iterable[int], cpus: set[int], lock: HostLock) -> Watch:
-    """Watch the GPU and the measured CPUs for other work. It is known from outside the run, never from its speed."""
+def watched(cell: Cell, host: Topology, cpu_nodes: Iterable[int], cpus: set[int], sessions: Sessions) -> Watch:
+    """Watch the GPU and the measured CPUs for other work. It is known from outside the run, never from its speed.
+
+    sessions: gives those of the run itself.
+    """
     measured = _cpus_of(host, cpu_nodes) & cpus if cell.binding != "none" else set()
-    return Watch(cell.gpu_uuid, measured or cpus, lock.sessions).start()
+    return Watch(cell.gpu_uuid, measured or cpus, sessions).start()
 
 
 def _cpus_of(host: Topology, nodes: Iterable[int]) -> set[int]:
@@ -390,60 +400,3 @@ def count_start(record: Path) -> int:
     boots = path.read_text().split() if path.exists() else []
     write_text(path, "\n".join([*boots, boot]))
     return sum(earlier != boot for earlier in boots)
-
-
-# A GPU must be free before a run starts on it: a context that is being torn down, or another job, would slow it down.
-
-
-def wait_until_free(
-    gpu_uuids: Iterable[str | None], report: Report, limit_s: float = FREE_LIMIT_S, nvml: Any = None
-) -> list[Disturbance]:
-    """Wait until no process computes on these GPUs, for limit_s at most. To be called while none of this study does.
-
-    Returns who remains; [] where NVML does not report it. nvml: a stand-in for pynvml in tests.
-    """
-    wanted = [uuid for uuid in gpu_uuids if uuid]
-    if not wanted:
-        return []
-    deadline = time.monotonic() + limit_s
-    while True:
-        users = {uuid: compute_processes(uuid, nvml) for uuid in wanted}
-        new = {pid for pids in users.values() for pid in pids} - _staying
-        if not new or time.monotonic() > deadline:
-            break
-        waiting_for = f"the GPU to be free of {', '.join(map(_process_text, sorted(new)))}"
-        report(Progress(RunState.WAITING, waiting_for=waiting_for))
-        time.sleep(FREE_INTERVAL_S)
-    _staying.update(new)
-    return [
-        Disturbance(
-            kind=DisturbanceKind.GPU_NOT_FREE,
-            text=f"the GPU was not free: {', '.join(map(_process_text, pids))} on {uuid}",
-        )
-        for uuid, pids in users.items()
-        if pids
-    ]
-
-
-def compute_processes(gpu_uuid: str, nvml: Any = None) -> list[int]:
-    """Ids of the processes with a compute context on the GPU; in a container they may be those of the host."""
-    try:
-        if nvml is None:
-            nvml = importlib.import_module("pynvml")
-        nvml.nvmlInit()
-    except Exception:  # no library, no driver
-        return []
-    try:
-        handle = nvml.nvmlDeviceGetHandleByUUID(gpu_uuid)
-        return sorted(int(process.pid) for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle))
-    except Exception:  # NVML refuses, or has no such GPU
-        return []
-    finally:
-        with suppress(Exception):
-            nvml.nvmlShutdown()
-
-
-def _process_text(pid: int) -> str:
-    with suppress(OSError), open(f"/proc/{pid}/comm") as file:
-        return f"process {pid} ({file.read().strip()})"
-    return f"process {pid}"

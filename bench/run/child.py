@@ -84,6 +84,7 @@ class Launch:
     stderr: BinaryIO
     keep_descriptors: tuple[int, ...]
     cpus: frozenset[int]
+    cwd: Path | None = None
 
 
 class Child(Protocol):
@@ -133,6 +134,7 @@ def run_child(
     poll_s: float = 0.2,
     cpus: set[int] | None = None,
     start: Start | None = None,
+    cwd: Path | None = None,
 ) -> ChildEnd:
     """Run argv to its end, its timeout or an exception in here; after each its whole session has ended.
 
@@ -151,7 +153,7 @@ def run_child(
     with logs[0].open(mode) as stdout, logs[1].open(mode) as stderr:
         limit = LogLimit((stdout, stderr))
         allowed = frozenset(cpus or os.sched_getaffinity(0))
-        launch = Launch(argv, environment, stdout, stderr, keep_descriptors, allowed)
+        launch = Launch(argv, environment, stdout, stderr, keep_descriptors, allowed, cwd)
         try:
             child, since = (start or _execute)(launch, timeout_s)
         except NotStarted as failed:
@@ -209,6 +211,7 @@ def start_process(launch: Launch) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         launch.argv,
         env=launch.environment,
+        cwd=launch.cwd,
         stdin=subprocess.DEVNULL,
         stdout=launch.stdout,
         stderr=launch.stderr,
@@ -359,7 +362,7 @@ def judge(cell: Cell, end: ChildEnd, report: ChildReport | None, log_tail: list[
             "killed by the kernel: the host is out of memory",
             "reduce memory_size_mb or batch_size, or free memory",
         )
-    return failed(Outcome.CRASHED, _how_it_ended(end.exit_code, log_tail), "see the log of the run")
+    return failed(Outcome.CRASHED, how_it_ended(end.exit_code, log_tail), "see the log of the run")
 
 
 def misplacement(certificate: Certificate | None) -> Failure | None:
@@ -374,7 +377,7 @@ def misplacement(certificate: Certificate | None) -> Failure | None:
     )
 
 
-def _how_it_ended(exit_code: int, log_tail: list[str]) -> str:
+def how_it_ended(exit_code: int, log_tail: list[str]) -> str:
     last = next((line.strip() for line in reversed(log_tail) if line.strip()), "")
     output = f': "{last}"' if last else " without output"
     # A shell, numactl's child or nsys may pass a signal on as 128 + number.

@@ -153,7 +153,7 @@ class _Crossed:
 
         try:
             with avoid_measured_cpus(self._host, nodes, process.cell.binding) as cpus:
-                watch = watched(process.cell, self._host, nodes, cpus, lock)
+                watch = watched(process.cell, self._host, nodes, cpus, lock.sessions)
                 observer_cpus = format_cpulist(os.sched_getaffinity(0))
                 try:
                     end = process.run(lock, cpus, poll, append_logs=append_logs, start=start)

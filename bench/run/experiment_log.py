@@ -34,6 +34,7 @@ def log_missing_runs(directory: RunDirectory) -> None:
 
 
 def _line(run: Run) -> str:
-    outcome = f"{rate(run.throughput)} samples/s" if run.ok else run.reason
+    measured = f"{rate(run.metric.value)} {run.metric.unit}" if run.metric else f"{rate(run.rate)} samples/s"
+    outcome = measured if run.ok else run.reason
     line = f"{run.ended_at.replace('T', ' ')} {run.run} {run.status} {duration(run.wall_s)} {outcome}"
     return " ".join(line.split())

@@ -47,7 +47,7 @@ def match_metrics(text: str, patterns: Mapping[str, tuple[str, str, Better]], pr
     """
     metrics = {}
     for name, (pattern, unit, better) in patterns.items():
-        found = [*re.finditer(pattern, text)]
+        found = [*re.finditer(pattern, text, re.MULTILINE)]
         if not found:
             raise NoMetric(f"metric {name}: nothing in the output matches {pattern!r}")
         metrics[name] = _metric(_number(found[-1][1].replace(",", ""), name), unit, better)

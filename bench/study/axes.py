@@ -274,7 +274,8 @@ def reshaped(model: Model, shape: Mapping[str, int]) -> Model:
 def name_cells(combinations: Iterable[Combination]) -> Iterator[tuple[Combination, str, str]]:
     """(combination, name of its cell, group) for each; names are unique.
 
-    `pipeline_gpu{N}_numa{memory node}_vit{patch}x{depth}x{dim}` and a suffix for each thing that differs: the CPU
+    `pipeline_gpu{N}_numa{memory node}_vit{patch}x{depth}x{dim}`, of a command `command_gpu{N}_numa{memory node}_` with
+    the name of its variant, and a suffix for each thing that differs: the CPU
     node from the memory node, the heads from the first model of that name, a setting from the study's own, and
     `again` for a model listed twice. Cells of one group differ only in node, or in nothing.
     """
@@ -288,7 +289,8 @@ def name_cells(combinations: Iterable[Combination]) -> Iterator[tuple[Combinatio
             if key in one.changes and setting.axis
         ]
         cpu_node, mem_node = one.placement
-        name = [f"pipeline_gpu{one.gpu}_numa{mem_node}", model.name]
+        kind = "command" if model.command else "pipeline"
+        name = [f"{kind}_gpu{one.gpu}_numa{mem_node}", model.name]
         if cpu_node != mem_node:
             name.append(f"cpu{cpu_node}")
         name += suffixes

@@ -8,8 +8,10 @@ from typing import Any
 
 from bench.errors import StudyError
 from bench.host.peers import why_no_peers
+from bench.records.command import Command
 from bench.records.host import Topology, format_cpulist
 from bench.records.study import Model, Placement, Settings, StudySettings
+from bench.study.command import why_elsewhere
 from bench.study.settings import SETTINGS, SHAPE
 from bench.workload.constraints import Constraint, Violation, why_impossible
 
@@ -18,6 +20,11 @@ _NAMED = 8
 
 def violation(model: Model, settings: StudySettings, varied: Collection[str] = ()) -> Violation | None:
     """The first constraint that these settings violate in a study which varies the keys `varied`; None if none."""
+    if model.command:
+        return _bound_elsewhere(model.command, settings)
+    if settings.binding == "self":
+        what = "binding self is of a command, which binds itself: the pipeline does not"
+        return Violation(Constraint.BOUND_ELSEWHERE, what, "set binding to numactl, cpus or none", ("binding",))
     first = next(chain(_whole_batches(settings), _no_effect(settings, varied), _pool(settings, varied)), None)
     first = first or why_impossible(model, settings)
     if not first and settings.design == "crossing":
@@ -26,6 +33,19 @@ def violation(model: Model, settings: StudySettings, varied: Collection[str] = (
         # Parts of the shape are varied: they identify the model.
         return replace(first, keys=(*SHAPE, "image_size"))
     return first
+
+
+def _bound_elsewhere(command: Command, settings: Settings) -> Violation | None:
+    why = why_elsewhere(command) if settings.binding not in ("none", "self") else ""
+    if not why:
+        return None
+    return Violation(
+        Constraint.BOUND_ELSEWHERE,
+        f"{why}: numactl would bind the client only",
+        "set binding: self, and let the command bind itself by {cpus} and {mem_node}, "
+        "as docker run --cpuset-cpus={cpus} --cpuset-mems={mem_node} does",
+        ("binding",),
+    )
 
 
 def _whole_batches(settings: Settings) -> Iterator[Violation]:

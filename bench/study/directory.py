@@ -23,9 +23,10 @@ from bench.records.base import DamagedRecord, Kind, convert, plain, read
 from bench.records.host import Host
 from bench.records.study import Grid, IndexEntry, Study, run_name
 from bench.storage import MOST_NAME, read_regular, sync_folders, write_json, write_text
+from bench.study.command import COMMAND_SETTINGS
 from bench.study.grid import expand_here
 from bench.study.load import LARGEST_FILE_BYTES, StudyDefinition, parse_yaml
-from bench.study.settings import KEYS
+from bench.study.settings import KEYS, SETTINGS
 
 INDEX = "index.json"
 _DAY_AND_CLOCK = "%Y-%m-%d/%H-%M-%S"
@@ -172,6 +173,9 @@ def _read(file: Path, kind: type[Kind], name: str, advice: str = _FRESH) -> Kind
 def freeze(path: Path, study: Study, host: Host, grid: Grid) -> None:
     """Write the files that a run directory is based on. grid.json last: a directory with it is complete."""
     values = {key: value for key, value in plain(study).items() if value not in ("", {}, ())}
+    if study.command:
+        of_pipeline = {*SETTINGS} - {*COMMAND_SETTINGS, "profiler", "design", "measure_link"}
+        values = {key: value for key, value in values.items() if key not in of_pipeline}
     ordered = {key: values[key] for key in (*KEYS, *values) if key in values}
     write_text(path / "study.yaml", yaml.safe_dump(ordered, sort_keys=False))
     write_json(path / "topology.json", plain(host))

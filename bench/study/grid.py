@@ -38,7 +38,9 @@ def expand_here(definition: StudyDefinition, topology: Topology, root: Path = Pa
     Repeats become a multiple of the births of every group that is crossed.
     """
     asked = definition.settings.design
-    study = convert(definition.as_json() | _resolved(definition.settings, topology, root), Study)
+    # The benchmark of the link is of the pipeline's copies, and needs torch.
+    without_link = {"measure_link": False} if definition.command else {}
+    study = convert(definition.as_json() | _resolved(definition.settings, topology, root) | without_link, Study)
     definition = replace(definition, settings=structs.replace(study.settings, design=asked))
     cells = expand(definition, topology)
     _check_memory(cells, topology, study.name)
@@ -53,6 +55,8 @@ def _check_memory(cells: Sequence[Cell], topology: Topology, name: str) -> None:
     """Raise StudyError for host batches that no binding lets this host hold."""
     has = sum(node.memory_bytes for node in topology.nodes)
     for cell in cells:
+        if cell.model.command:
+            continue
         needs = sum(pools_by_node([cell]).values())
         if has and needs > has:
             raise StudyError(
@@ -69,12 +73,13 @@ def order_of(study: Study, cells: Sequence[Cell], births: Births) -> list[Slot]:
         whole_sets(study.most_repeats, births),
         study.seed,
         families={cell.group: cell.family for cell in cells},
+        traced=study.is_traced,
         births=births,
     )
 
 
 def _births(asked: Design | Literal["auto"], cells: Sequence[Cell], topology: Topology, name: str) -> Births:
-    if (AUTO if asked == "auto" else asked) == "processes":
+    if (AUTO if asked == "auto" else asked) == "processes" or cells[0].model.command:
         return {}
     births, why = births_of(cells, topology)
     if asked == "crossing" and not births:

@@ -11,6 +11,7 @@ import yaml
 
 from bench.errors import StudyError
 from bench.records.base import plain
+from bench.records.command import CommandBlock
 from bench.records.study import Model, Placement, StudySettings
 from bench.storage import read_regular
 from bench.study.axes import (
@@ -25,8 +26,11 @@ from bench.study.axes import (
     read_crossed,
     reshaped,
 )
+from bench.study.command import COMMAND_AXES, COMMAND_SETTINGS, models_of, read_command
 from bench.study.constraints import Refused, refuse, violation
 from bench.study.settings import (
+    COMBINING,
+    PLACES,
     SETTINGS,
     SHAPE,
     check_keys,
@@ -64,7 +68,8 @@ class StudyDefinition:
     """What a study file and its overrides ask for, on whatever host.
 
     gpu_ids: indexes in PCI bus order; placements: (CPU node, memory node); either may be "all".
-    settings: the study's own values; axes: what it varies beside GPUs, placements and models.
+    settings: the study's own values; axes: what it varies beside GPUs, placements and models. command: whose variants
+    are its models.
     """
 
     name: str
@@ -74,17 +79,24 @@ class StudyDefinition:
     models: tuple[Model, ...]
     settings: StudySettings
     axes: Axes = field(default_factory=Axes)
+    command: CommandBlock | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """As in a study file, with every setting."""
+        """As in a study file, with every setting that applies."""
         return {
             "name": self.name,
             "question": self.question,
             "gpu_ids": _listed(self.gpu_ids),
             "placements": _listed(self.placements),
-            "models": [{"model": model.name, "heads": model.heads} for model in self.models],
+            **(
+                {"command": plain(self.command)}
+                if self.command
+                else {"models": [{"model": model.name, "heads": model.heads} for model in self.models]}
+            ),
             **self.axes.as_json(),
-            **plain(self.settings),
+            **{
+                key: value for key, value in plain(self.settings).items() if not self.command or key in COMMAND_SETTINGS
+            },
         }
 
 
@@ -131,16 +143,25 @@ def load_study(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
     Raise StudyError with file, key path, what was found and what is allowed.
     """
     file = study_path(path)
-    return read_study(read_yaml(file), str(file), overrides or {})
+    return read_study(read_yaml(file), str(file), overrides or {}, file.parent)
 
 
-def read_study(values: Any, where: str, overrides: Mapping[str, Any] | None = None) -> StudyDefinition:
-    """The study of the content of a file. where: the file, for errors. As load_study."""
+def read_study(
+    values: Any, where: str, overrides: Mapping[str, Any] | None = None, folder: Path = Path()
+) -> StudyDefinition:
+    """The study of the content of a file. where: the file, for errors; folder: in which a command starts.
+
+    As load_study.
+    """
     if not isinstance(values, dict):
         raise StudyError(f"a study is a mapping of keys, found {type(values).__name__}", where)
     check_keys(list(values), where)
     overrides = dict(overrides or {})
     sweep = read_crossed(overrides.pop("sweep", None), "--sweep")
+    if "command" in overrides and isinstance(values.get("command"), dict):
+        # What the command line says of the command replaces that part of the file's block.
+        own = overrides["command"]
+        overrides["command"] = values["command"] | (own if isinstance(own, dict) else {"run": own})
     shape = {key: read_id(overrides.pop(key), _option(key)) for key in SHAPE if key in overrides}
     check_keys(list(overrides), "command line")
     # Both place the cells: the one that is overridden replaces the other in the file.
@@ -160,11 +181,17 @@ def read_study(values: Any, where: str, overrides: Mapping[str, Any] | None = No
     folded: dict[str, Any] = {key: axes.crossed[key] for key in FOLDED if key in axes.crossed}
     axes = axes.without(folded)
     _check_missing(merged, folded, where)
+    if "command" in merged:
+        _check_applies(merged, axes.varied | {*folded} | {*shape}, at)
     settings = StudySettings(
         **{key: setting.read(merged.get(key, setting.default), at(key)) for key, setting in SETTINGS.items()}
     )
-    models = folded.get("model") or _read_models(merged["models"], at("models"))
-    models = _change_models(models, shape)
+    command = read_command(merged["command"], at("command"), folder) if "command" in merged else None
+    if command:
+        models = models_of(command, at("command"))
+    else:
+        models = folded.get("model") or _read_models(merged["models"], at("models"))
+        models = _change_models(models, shape)
     if not {"image_size", "patch_size"} & axes.varied:
         for index, model in enumerate(models):
             if why := why_no_model(model, settings.image_size):
@@ -177,6 +204,7 @@ def read_study(values: Any, where: str, overrides: Mapping[str, Any] | None = No
         models=models,
         settings=settings,
         axes=axes,
+        command=command,
     )
     _check_together(study, where)
     return study
@@ -282,11 +310,29 @@ def _read_axes(
 
 
 def _check_missing(merged: Mapping[str, Any], folded: Mapping[str, Any], where: str) -> None:
-    for key, folds in (("name", ""), ("gpu_ids", "gpu_ids"), ("models", "model")):
+    needed = [("name", ""), ("gpu_ids", "gpu_ids")] + [("models", "model")] * ("command" not in merged)
+    for key, folds in needed:
         if key not in merged and folds not in folded:
             raise StudyError(f"missing key {key}", where)
     if not {"numa_nodes", "placements"} & merged.keys() and "placements" not in folded:
         raise StudyError("missing key numa_nodes (or placements)", where)
+
+
+def _check_applies(merged: Mapping[str, Any], varied: set[str], at: At) -> None:
+    """Refuse settings of the pipeline in a study of a command, where they would have no effect."""
+    if "models" in merged:
+        raise StudyError("models and command exclude each other", at("command"), "keep one of them")
+    allowed = ("name", "question", "command", *PLACES, *COMBINING, *COMMAND_SETTINGS)
+    axes = [key for part in ("axes", "zip", "exclude", "include") for key in _keys_in(merged.get(part))]
+    for key in (*merged, *varied, *axes):
+        if key not in allowed or (key in varied and key not in COMMAND_AXES):
+            advice = f"leave it out; a study of a command has {', '.join(COMMAND_SETTINGS)}, and binding as an axis"
+            raise StudyError(f"{key} is of the pipeline, and a command is measured", at(key), advice)
+
+
+def _keys_in(part: Any) -> list[str]:
+    parts = part if isinstance(part, list | tuple) else [part]
+    return [key for one in parts if isinstance(one, Mapping) for key in one]
 
 
 def _read_name(value: Any, where: str) -> str:

@@ -92,6 +92,7 @@ GRID = {
     "numa_nodes": "nodes, as '[0,2]' or all; CPU node = memory node",
     "placements": "[CPU node, memory node] pairs, as '[[0,0],[0,2]]', in place of numa_nodes",
     "models": "models, as '[\"vit32x6x512\"]'",
+    "command": "of a study of a command: what is started, as 'PROGRAM ARGUMENT...' or a block in JSON",
     "patch_size": "patch size of every model of the study",
     "depth": "depth of every model of the study",
     "dim": "dim of every model of the study",
@@ -107,7 +108,7 @@ TEXTS = ("name", "question")
 PLACES = ("gpu_ids", "numa_nodes", "placements")
 SHAPE = ("patch_size", "depth", "dim")
 COMBINING = ("axes", "zip", "exclude", "include")
-KEYS = (*TEXTS, *PLACES, "models", *COMBINING, *SETTINGS)
+KEYS = (*TEXTS, *PLACES, "models", "command", *COMBINING, *SETTINGS)
 # What the combining keys may vary. "model" stands for "models": one of them a combination.
 AXIS_KEYS = (*PLACES, "model", *SHAPE, *(key for key, setting in SETTINGS.items() if setting.axis))
 

@@ -20,7 +20,7 @@ from bench.units import byte_size, percent
 from bench.where.judge import NO_GPU
 
 _PERMISSION = "run as root or as the process's user (ptrace access: kernel.yama.ptrace_scope, CAP_SYS_PTRACE)"
-_KINDS = {
+KINDS = {
     MemoryKind.ANON: "anonymous",
     MemoryKind.PINNED: "pinned or shared anonymous",
     MemoryKind.SHARED: "shared",
@@ -73,7 +73,7 @@ def problem_text(problem: Problem) -> str:
     if problem.part is Part.THREADS:
         names = ", ".join(map(printable, problem.examples))
         return f"{_threads(problem.threads)} ({names}) may run on CPUs {problem.allowed_cpus}"
-    kind = "" if problem.kind is None else _KINDS[problem.kind]
+    kind = "" if problem.kind is None else KINDS[problem.kind]
     return f"{kind} {_bytes(problem.bytes_by_node)}"
 
 
@@ -121,7 +121,7 @@ def _process_lines(place: ProcessPlace) -> list[str]:
         policies = ", ".join(f"{printable(policy)} ({_threads(count)})" for policy, count in place.policies.items())
         lines.append(f"    policy    {policies}")
     if place.bytes:
-        sizes = "; ".join(f"{_KINDS[kind]} {_bytes(held)}" for kind, held in place.bytes.items())
+        sizes = "; ".join(f"{KINDS[kind]} {_bytes(held)}" for kind, held in place.bytes.items())
         lines.append(f"    memory    {'sampled: ' if place.sampled else ''}{sizes}")
     lines += [f"    unseen    {unobserved_text(gap)}" for gap in place.unobserved]
     return lines

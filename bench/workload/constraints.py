@@ -19,6 +19,7 @@ class Constraint(StrEnum):
     NO_EFFECT = "no_effect"
     POOL_TOO_SMALL = "pool_too_small"
     NOT_CROSSED = "not_crossed"
+    BOUND_ELSEWHERE = "bound_elsewhere"
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from bench.records.run import Disturbance, DisturbanceKind
-from bench.run import attempt
-from bench.run.attempt import wait_until_free
+from bench.run import free_gpu
+from bench.run.free_gpu import wait_until_free
 from bench.run.progress import Progress
 
 UUID = "GPU-6b4f1f3c-0000-0000-0000-000000000000"
@@ -34,8 +34,8 @@ class Nvml:
 
 @pytest.fixture(autouse=True)
 def _nobody_stayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempt, "_staying", set())
-    monkeypatch.setattr(attempt, "FREE_INTERVAL_S", 0.01)
+    monkeypatch.setattr(free_gpu, "_staying", set())
+    monkeypatch.setattr(free_gpu, "FREE_INTERVAL_S", 0.01)
 
 
 def test_free_gpu_is_not_waited_for() -> None:

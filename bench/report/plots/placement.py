@@ -24,7 +24,7 @@ from bench.report.plots.style import (
     to_svg,
 )
 from bench.report.text.answer import Answer, Loss
-from bench.report.view import Place, View, place_of
+from bench.report.view import Place, View, place_of, value_heading
 from bench.units import bandwidth, microseconds, percent, rate, tick, tick_percent
 
 DIRECTIONS = ("h2d", "d2h")
@@ -108,7 +108,7 @@ def _penalty(series: Mapping[str, list[tuple[float, Loss]]]) -> Picture:
 
 def throughput_pictures(view: View) -> list[Picture]:
     """A small panel a model, a bar each GPU and placement; one list of models where there is one cell each."""
-    measured = [cell for cell in view.results.cells if cell.throughput_samples_s]
+    measured = [cell for cell in view.results.cells if cell.value]
     upright = not view.is_swept(measured)
     return [
         _throughput_bars(view, title, cells, labels)
@@ -128,7 +128,7 @@ def _throughput_bars(view: View, title: str, cells: Sequence[MeasuredCell], labe
         for cell in cells:
             place = view.places.index(place_of(cell))
             x = devices.index(view.device(cell)) + (place - (len(view.places) - 1) / 2) * width
-            bar = axes.bar(x, cell.throughput_samples_s or 0.0, min(width * 0.92, 0.4), color=colour(place))
+            bar = axes.bar(x, cell.value or 0.0, min(width * 0.92, 0.4), color=colour(place))
             bar.patches[0].set_url(runs_href(cell.name))
             _draw_runs(axes, cell, x, largest, upright=True)
         axes.set_title(title)
@@ -143,7 +143,7 @@ def _throughput_bars(view: View, title: str, cells: Sequence[MeasuredCell], labe
 def _throughput_list(view: View, title: str, cells: Sequence[MeasuredCell], labels: Sequence[str]) -> Picture:
     alt = _throughput_alt(title, cells, labels)
     largest = MOST_SHOWN * _largest(cells)
-    rates = [rate(cell.throughput_samples_s) for cell in cells]
+    rates = [rate(cell.value) for cell in cells]
     top_in, right_in = 0.32 if title else 0.08, 0.2 + 0.072 * max(map(len, rates))
     with canvas(
         panel_in(labels) if title else 6.4, 0.32 + top_in + 0.27 * len(cells), labels, top_in=top_in, right_in=right_in
@@ -152,7 +152,7 @@ def _throughput_list(view: View, title: str, cells: Sequence[MeasuredCell], labe
         axes.set_title(title)
         for y, (cell, number) in enumerate(zip(cells, rates, strict=True)):
             shade = colour(view.places.index(place_of(cell)))
-            bar = axes.barh(y, cell.throughput_samples_s or 0.0, 0.66, color=shade)
+            bar = axes.barh(y, cell.value or 0.0, 0.66, color=shade)
             bar.patches[0].set_url(runs_href(cell.name))
             _draw_runs(axes, cell, y, largest, upright=False)
             # In a separate column: beside a bar or its interval a number would be read off the axis there.
@@ -169,11 +169,11 @@ def _throughput_list(view: View, title: str, cells: Sequence[MeasuredCell], labe
 
 def _largest(cells: Sequence[MeasuredCell]) -> float:
     """Of bars and runs."""
-    return max(max([cell.throughput_samples_s or 0.0, *cell.throughput_runs]) for cell in cells)
+    return max(max([cell.value or 0.0, *cell.values]) for cell in cells)
 
 
 def _draw_runs(axes: Axes, cell: MeasuredCell, at: float, largest: float, upright: bool) -> None:
-    runs = cell.throughput_runs
+    runs = cell.values
     if len(runs) < 2:
         return
     draw_interval(axes, interval_of(runs), at, (0.0, largest), upright=upright, color=INK)
@@ -181,8 +181,9 @@ def _draw_runs(axes: Axes, cell: MeasuredCell, at: float, largest: float, uprigh
 
 
 def _throughput_alt(title: str, cells: Sequence[MeasuredCell], labels: Sequence[str]) -> str:
-    rates = "; ".join(f"{label} {rate(cell.throughput_samples_s)}" for label, cell in zip(labels, cells, strict=True))
-    return f"Throughput {title} in samples per second: {rates}"
+    rates = "; ".join(f"{label} {rate(cell.value)}" for label, cell in zip(labels, cells, strict=True))
+    what = value_heading(cells).replace("samples/s", "samples per second")
+    return f"Throughput {title} in {what}: {rates}" if "samples" in what else f"{title} {what}: {rates}".strip()
 
 
 # Latency of a batch: boxes from the quantiles that the runs stored.

@@ -309,7 +309,7 @@ def _addition(interaction: Effect) -> str:
 
 def _nothing_compared(view: View, gpu: int) -> tuple[str, tuple[str, ...]]:
     """(lead, further lines)"""
-    used = sorted({cell.mem_node for cell in view.results.cells if cell.gpu == gpu and cell.throughput_samples_s})
+    used = sorted({cell.mem_node for cell in view.results.cells if cell.gpu == gpu and cell.value})
     if not used:
         return "Nothing was measured here; see the failures below.", ()
     if len(used) > 1:

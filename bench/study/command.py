@@ -1,0 +1,152 @@
+"""The block `command` of a study: what it starts, checked before anything runs. Its variants are in place of models."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.errors import StudyError
+from bench.records.base import DamagedRecord, convert
+from bench.records.command import Command, CommandBlock
+from bench.records.study import Model
+from bench.study.settings import nearest, not_json
+
+# The settings of a study that apply to a command; the others are of the pipeline.
+COMMAND_SETTINGS = (
+    "binding", "device", "seed", "timeout_s", "repeats", "target_precision", "max_repeats", "disturbed_repeats",
+    "margin",
+)  # fmt: skip
+COMMAND_AXES = ("gpu_ids", "placements", "binding")
+# What these start runs elsewhere: numactl would bind the client only.
+_ELSEWHERE = (
+    "docker", "podman", "podman-remote", "nerdctl", "kubectl", "oc", "ssh", "srun", "systemd-run", "at", "batch",
+    "sbatch", "flux", "bsub", "qsub",
+)  # fmt: skip
+_WITH_HOSTS = ("mpirun", "mpiexec", "orterun", "prun")
+_HOST_OPTIONS = (
+    "--host",
+    "-host",
+    "-H",
+    "--hosts",
+    "-hosts",
+    "--hostfile",
+    "-hostfile",
+    "--machinefile",
+    "-machinefile",
+)
+# They are compared with each other: all must be read in the same way.
+_NOT_IN_VARIANTS = ("read", "metrics", "primary", "variants", "warmup_runs")
+_ADVICE = "write {run: [PROGRAM, ARGUMENT, ...], read: wall}, or one text in the place of a list"
+
+
+def read_command(value: Any, where: str, folder: Path) -> CommandBlock:
+    """The block, with its folder as an absolute path. folder: of the study file. Raise StudyError."""
+    if isinstance(value, str):
+        value = {"run": value}
+    if not isinstance(value, Mapping):
+        raise StudyError(f"found {value!r}, allowed is a mapping of keys to values", where, not_json(value) or _ADVICE)
+    plain = {str(key): _split(key, item, f"{where}.{key}") for key, item in value.items()}
+    plain |= {"cwd": str((folder / str(plain.get("cwd", "."))).absolute())}
+    block = _converted(plain, where)
+    _check(block, where)
+    return block
+
+
+def models_of(block: CommandBlock, where: str) -> tuple[Model, ...]:
+    """One for each variant; without variants one, named after its program. Raise StudyError."""
+    own = {key: getattr(block, key) for key in Command.__struct_fields__}
+    if not block.variants:
+        return (_model(program(block.measured), Command(**own)),)
+    models = []
+    for name, changes in block.variants.items():
+        place = f"{where}.variants.{name}"
+        if wrong := next((key for key in changes if key in _NOT_IN_VARIANTS), None):
+            raise StudyError(f"{wrong} is the same for all variants", place, f"set {wrong} in the block itself")
+        merged = msgspec.to_builtins(Command(**own)) | {
+            key: _split(key, item, f"{place}.{key}") for key, item in changes.items()
+        }
+        variant = _converted(merged, place)
+        _check(variant, place)
+        models.append(_model(name, Command(**{key: getattr(variant, key) for key in Command.__struct_fields__})))
+    return tuple(models)
+
+
+def program(argv: tuple[str, ...]) -> str:
+    """The name of the program, fit for the name of a cell."""
+    return re.sub(r"[^A-Za-z0-9_.,+=-]", "-", Path(argv[0]).name).lstrip("_.,+=-")[:64] or "command"
+
+
+def why_elsewhere(command: Command) -> str:
+    """Why numactl cannot bind what the command starts, or ""."""
+    argv = command.measured
+    name = Path(argv[0]).name
+    if name in _WITH_HOSTS and any(word.partition("=")[0] in _HOST_OPTIONS for word in argv[1:]):
+        return f"{name} with a list of hosts starts its processes elsewhere"
+    return f"{name} starts its processes elsewhere" if name in _ELSEWHERE else ""
+
+
+def _model(name: str, command: Command) -> Model:
+    return Model(name=name, patch_size=0, depth=0, dim=0, heads=0, command=command)
+
+
+def _split(key: str, value: Any, where: str) -> Any:
+    if key not in ("run", "server") or not isinstance(value, str):
+        return value
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise StudyError(f"cannot be split into arguments: {error}", where, "write a list") from None
+
+
+def _converted(values: dict[str, Any], where: str) -> CommandBlock:
+    allowed = CommandBlock.__struct_fields__
+    for key in values:
+        if key not in allowed:
+            what = f"unknown key {key!r}{nearest(key, allowed)}"
+            raise StudyError(what, where, "the keys are " + ", ".join(allowed))
+    if not values.get("run"):
+        raise StudyError("there is nothing to run", f"{where}.run", _ADVICE)
+    try:
+        return convert(values, CommandBlock)
+    except DamagedRecord as error:
+        what, _, path = str(error).partition(" - at `$")
+        place = path.rstrip("`")
+        advice = "write it in quotes" if "Expected `str`" in what else ""
+        raise StudyError(what, f"{where}{place}", advice) from None
+
+
+def _check(command: Command, where: str) -> None:
+    if not command.run[0] or (command.server and not command.server[0]):
+        raise StudyError("the name of the program is empty", where, _ADVICE)
+    if bool(command.server) != bool(command.ready):
+        what = "a server needs ready" if command.server else "ready is of a server, and there is none"
+        raise StudyError(what, where, "set ready to a URL, or to a regex of a line that the server writes")
+    if command.ready and not command.ready.startswith(("http://", "https://")):
+        _compiled(command.ready, f"{where}.ready")
+    for name, pattern in command.metrics.items():
+        place = f"{where}.metrics.{name}.regex"
+        if _compiled(pattern.regex, place).groups != 1:
+            raise StudyError(f"{pattern.regex!r} does not have one group", place, "put ( ) around the number")
+    if command.metrics and command.primary and command.primary not in command.metrics:
+        named = ", ".join(command.metrics)
+        raise StudyError(f"there is no metric {command.primary}", f"{where}.primary", f"name one of {named}")
+    secret = next((key for key in command.env if matches(key, command.pass_env)), None)
+    if secret:
+        raise StudyError(
+            f"{secret} is in env and in pass_env", where, "keep it in pass_env: env is stored with the study"
+        )
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a variable is one of these, of which some name a beginning: NCCL_*."""
+    return any(name.startswith(one[:-1]) if one.endswith("*") else name == one for one in patterns)
+
+
+def _compiled(regex: str, where: str) -> re.Pattern[str]:
+    try:
+        return re.compile(regex, re.MULTILINE)
+    except re.error as error:
+        raise StudyError(f"{regex!r} is not a regular expression: {error}", where) from None
