@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.records.base import read
-from bench.records.host import Nvml, NvmlClocks, NvmlGpu, RemappedRows, ThrottleReason, format_cpulist
+from bench.records.host import (
+    Nvml,
+    NvmlClocks,
+    NvmlGpu,
+    RemappedRows,
+    ThrottleReason,
+    VirtualizationMode,
+    format_cpulist,
+)
 
 AFFINITY_WORDS = 64  # 64-bit words of a mask: 4096 CPUs or nodes
 
@@ -46,7 +54,9 @@ def query_nvml() -> Nvml:
             if handle is not None:
                 handles.append(handle)
         gpus = sorted((_describe(pynvml, handle) for handle in handles), key=lambda gpu: gpu.pci_bus_id)
+        computing = _ask(refused, "confidential computing", lambda: pynvml.nvmlSystemGetConfComputeState().ccFeature)
         return Nvml(
+            confidential_computing=_flag(computing),
             driver_version=_text(_ask(refused, "driver version", pynvml.nvmlSystemGetDriverVersion)),
             cuda_driver_version=_ask(refused, "CUDA version", pynvml.nvmlSystemGetCudaDriverVersion_v2),
             gpus=tuple(gpus),
@@ -82,6 +92,7 @@ def _describe(nvml: Any, handle: Any) -> NvmlGpu:
         link_width_max=ask("MaxPcieLinkWidth"),
         mig=None if mig is None else bool(mig[0]),
         ecc=None if ecc is None else bool(ecc[0]),
+        virtualization=_virtualization(ask("VirtualizationMode")),
         ecc_uncorrected=ask("TotalEccErrors", nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC),
         remapped_rows=_remapped(ask("RemappedRows")),
         throttle_reasons=throttle_reasons(ask("CurrentClocksThrottleReasons")),
@@ -218,6 +229,11 @@ def _bits(words: Iterable[int] | None) -> str | None:
     return format_cpulist(
         64 * place + bit for place, word in enumerate(words) for bit in range(64) if word and word >> bit & 1
     )
+
+
+def _virtualization(mode: int | None) -> VirtualizationMode | None:
+    modes = tuple(VirtualizationMode)  # in the order of nvmlGpuVirtualizationMode_t
+    return None if mode is None or mode >= len(modes) else modes[mode]
 
 
 def _flag(value: Any) -> bool | None:

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from bench.host.environment import hypervisor, read_text
 from bench.host.gpus import clock_policy, read_nvml, visible_indices
+from bench.host.nccl_topology import NcclTopology, read_nccl_topology
 from bench.records.host import (
     Agreement,
     AnswerState,
@@ -36,6 +37,7 @@ def read_topology(root: Path = Path("/"), nvml: Nvml | None = None) -> Topology:
     nvml: answers that the caller already has. Raise DamagedRecord if root/nvml.json is invalid.
     """
     nvml = nvml or read_nvml(root)
+    nccl = read_nccl_topology(root)
     allowed_cpus = _allowed_cpus(root)
     nodes = _read_nodes(root, allowed_cpus, _allowed_mems(root))
     numa = bool(nodes)
@@ -46,7 +48,7 @@ def read_topology(root: Path = Path("/"), nvml: Nvml | None = None) -> Topology:
     return Topology(
         nodes=tuple(structs.replace(node, gpu_memory=_gpus_with_memory(root, node, nvml)) for node in nodes),
         gpus=tuple(
-            structs.replace(_gpu(root, nodes, virtual, index, answers), visible=index in visible)
+            structs.replace(_gpu(root, nodes, nccl, virtual, index, answers), visible=index in visible)
             for index, answers in enumerate(nvml.gpus)
         ),
         numa=numa,
@@ -202,8 +204,10 @@ def _cpulist(cpus: tuple[int, ...]) -> str:
     return format_cpulist(cpus) if cpus else ""
 
 
-def _gpu(root: Path, nodes: tuple[Node, ...], virtual: bool, index: int, answers: NvmlGpu) -> Gpu:
-    nearest = nearest_nodes(root, nodes, answers)
+def _gpu(
+    root: Path, nodes: tuple[Node, ...], nccl: NcclTopology | None, virtual: bool, index: int, answers: NvmlGpu
+) -> Gpu:
+    nearest = nearest_nodes(root, nodes, answers, nccl)
     node, agreement = judge_nearest(nearest, nodes, virtual)
     return Gpu(
         index=index,
@@ -223,7 +227,9 @@ def _gpu(root: Path, nodes: tuple[Node, ...], virtual: bool, index: int, answers
     )
 
 
-def nearest_nodes(root: Path, nodes: Sequence[Node], gpu: NvmlGpu) -> dict[LocalitySource, LocalityAnswer]:
+def nearest_nodes(
+    root: Path, nodes: Sequence[Node], gpu: NvmlGpu, nccl: NcclTopology | None = None
+) -> dict[LocalitySource, LocalityAnswer]:
     """The nodes nearest to a GPU by source, and whether the answer counts.
 
     Only nodes with CPUs count: a GPU's own memory may be a node too, and memory without CPUs is near no process.
@@ -232,13 +238,14 @@ def nearest_nodes(root: Path, nodes: Sequence[Node], gpu: NvmlGpu) -> dict[Local
     by_memory = parse_cpulist(gpu.memory_affinity or "")
     by_cpus = set(parse_cpulist(gpu.cpu_affinity or ""))
     with_cpus = tuple(node.id for node in nodes if node.cpu_ids)
-    return {
+    answers = {
         LocalitySource.SYSFS: _sysfs_answer((int(sysfs),) if sysfs and int(sysfs) >= 0 else (), nodes),
         LocalitySource.NVML_MEMORY: _nvml_answer(tuple(node for node in by_memory if node in with_cpus), nodes),
         LocalitySource.NVML_CPU: _nvml_answer(
             tuple(node.id for node in nodes if by_cpus.intersection(node.cpu_ids)), nodes
         ),
     }
+    return answers if nccl is None else answers | {LocalitySource.NCCL: _nccl_answer(nccl, gpu.pci_bus_id, nodes)}
 
 
 def _sysfs_answer(named: tuple[int, ...], nodes: Sequence[Node]) -> LocalityAnswer:
@@ -257,6 +264,16 @@ def _nvml_answer(named: tuple[int, ...], nodes: Sequence[Node]) -> LocalityAnswe
     if not named:
         return LocalityAnswer()
     return LocalityAnswer(state=AnswerState.EVERY_NODE if possible <= set(named) else AnswerState.COUNTS, nodes=named)
+
+
+def _nccl_answer(nccl: NcclTopology, pci_bus_id: str, nodes: Sequence[Node]) -> LocalityAnswer:
+    """The file's node numbers are those of this host only where the kernel reports each of them, with CPUs."""
+    place = nccl.places.get(pci_bus_id)
+    if place is None:
+        return LocalityAnswer()
+    known = nccl.nodes <= {node.id for node in nodes if node.cpu_ids}
+    state = AnswerState.COUNTS if known else AnswerState.HIDDEN_NODES
+    return LocalityAnswer(state=state, nodes=(place.node,), cpus=place.cpus)
 
 
 def judge_nearest(
@@ -280,6 +297,7 @@ _IGNORED = {
     AnswerState.EVERY_NODE: "which is every node that this process may use",
     AnswerState.NO_CPUS: "which has no CPUs",
     AnswerState.OFFLINE: "which is not online",
+    AnswerState.HIDDEN_NODES: "of the physical host, whose nodes this kernel does not all report",
 }
 
 
@@ -287,6 +305,7 @@ def describe_answers(answers: Mapping[LocalitySource, LocalityAnswer]) -> str:
     """The answers of all sources: "sysfs numa_node reports 1; no answer from NVML CPU affinity"."""
     given = [
         f"{source} reports {format_cpulist(answer.nodes)}"
+        + (f" (CPUs {answer.cpus})" if answer.cpus else "")
         + (f", {_IGNORED[answer.state]}" if answer.state in _IGNORED else "")
         for source, answer in answers.items()
         if answer.nodes

@@ -98,6 +98,7 @@ class LocalitySource(StrEnum):
     SYSFS = "sysfs numa_node"
     NVML_MEMORY = "NVML memory affinity"
     NVML_CPU = "NVML CPU affinity"
+    NCCL = "NCCL topology file"
 
 
 class AnswerState(StrEnum):
@@ -111,13 +112,16 @@ class AnswerState(StrEnum):
     """It names a node without CPUs."""
     OFFLINE = "offline"
     """It names a node that is not online."""
+    HIDDEN_NODES = "hidden_nodes"
+    """It numbers the nodes of the physical host, of which the kernel of this virtual machine does not report all."""
 
 
 class LocalityAnswer(Record, frozen=True, kw_only=True):
-    """The nodes that a source reports as nearest to a GPU."""
+    """The nodes that a source reports as nearest to a GPU, and their CPUs where the source lists them."""
 
     state: AnswerState = AnswerState.NONE
     nodes: tuple[Count, ...] = ()
+    cpus: CpuList = ""
 
 
 class Gpu(Record, frozen=True, kw_only=True):
@@ -254,6 +258,18 @@ class RemappedRows(Record, frozen=True, kw_only=True):
     failed: Count = 0
 
 
+class VirtualizationMode(StrEnum):
+    """How a GPU is given to this system (nvmlGpuVirtualizationMode_t)."""
+
+    NONE = "none"
+    PASSTHROUGH = "passthrough"
+    VGPU = "vgpu"
+    """A share of a GPU in a virtual machine."""
+    HOST_VGPU = "host_vgpu"
+    """This system shares the GPU out to virtual machines."""
+    HOST_VSGA = "host_vsga"
+
+
 class NvmlGpu(Record, frozen=True, kw_only=True):
     """NVML's answers for one GPU; None where it refused, and refused has the reason by call.
 
@@ -273,6 +289,7 @@ class NvmlGpu(Record, frozen=True, kw_only=True):
     link_width_max: Count | None = None
     mig: bool | None = None
     ecc: bool | None = None
+    virtualization: VirtualizationMode | None = None
     ecc_uncorrected: Count | None = None
     remapped_rows: RemappedRows | None = None
     throttle_reasons: tuple[ThrottleReason, ...] | None = None
@@ -292,6 +309,7 @@ class Nvml(Record, frozen=True, kw_only=True):
     error: str | None = None
     driver_version: str | None = None
     cuda_driver_version: Count | None = None
+    confidential_computing: bool | None = None
     gpus: tuple[NvmlGpu, ...] = ()
     refused: dict[str, str] = {}
 
@@ -432,6 +450,9 @@ class CheckName(StrEnum):
     GPU_NODE = "gpu_node"
     GPU_BUSY = "gpu_busy"
     MIG = "mig"
+    VIRTUALIZATION = "virtualization"
+    CONFIDENTIAL_COMPUTING = "confidential_computing"
+    IOMMU = "iommu"
     ECC = "ecc"
     THROTTLING = "throttling"
     LINK = "link"

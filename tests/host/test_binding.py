@@ -109,7 +109,8 @@ def test_trial_bind_skips_nodes_without_memory(monkeypatch: pytest.MonkeyPatch, 
 def test_refusals_of_a_container_are_distinguished(call: str, binding: str, fact: str) -> None:
     """A real seccomp filter refuses one of: CPUs, memory policy, query of pages."""
     code = (
-        "from bench.host.binding import choose_binding; from bench.host.doctor import binding, gather;"
+        "from bench.host.binding import choose_binding; from bench.host.checks import binding;"
+        "from bench.host.doctor import gather;"
         "facts = gather(); print(choose_binding('auto', facts.topology)[0]); print(binding(facts).fact)"
     )
     command = [sys.executable, FORBID, call, sys.executable, "-c", code]

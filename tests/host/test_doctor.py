@@ -7,7 +7,8 @@ import pytest
 from msgspec.structs import replace as replace_field
 
 from bench.errors import StudyError
-from bench.host.doctor import Facts, checks, doctor_command, fatal, gather, to_text
+from bench.host.checks import Facts, checks
+from bench.host.doctor import doctor_command, fatal, gather, to_text
 from bench.records.host import Check, CheckName, Preflight
 from tests.host.made_hosts import HOSTS, TRAPS, host_root, write_host
 

@@ -1,0 +1,377 @@
+"""Judge the facts of a host: one check for each trap that makes a NUMA study fail or report wrong numbers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.host.topology import describe_answers
+from bench.records.base import Count, Record
+from bench.records.host import (
+    Check,
+    CheckName,
+    CheckState,
+    NodeKind,
+    Nvml,
+    NvmlGpu,
+    RemappedRows,
+    Topology,
+    VirtualizationMode,
+    format_cpulist,
+)
+from bench.records.run import Failure
+from bench.units import byte_size
+
+PROCESS_BYTES = 3 << 30
+"""Host memory of a run besides its pool: torch, CUDA and what the driver mirrors of them (2.1-2.6 GiB measured)."""
+DISK_LOW_BYTES, DISK_FULL_BYTES = 5 << 30, 512 << 20
+HIDDEN_USE_BYTES = 4 << 30
+"""GPU memory in use beyond what a driver reserves for itself: another process, if a hidden one."""
+_NOT_TRIED = "not tried on a recorded host"
+ACTIVE_STATE = 2  # performance states P0-P2: the link runs at full speed; P8 is idle
+
+
+class Tried(Record, frozen=True, kw_only=True):
+    """What only trying can answer; a recorded host may have it in live.json.
+
+    bind_failure: of a refused trial bind. cpus_failure: of one that binds CPUs only. pages_refused: why the kernel does
+    not report where pages are. nsys_importer: whether nsys can turn its stream into a .nsys-rep.
+    """
+
+    bind_failure: Failure | None = None
+    cpus_failure: Failure | None = None
+    pages_refused: str = ""
+    nsys: str | None = None
+    nsys_importer: bool = False
+    disk_free_bytes: Count
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One host, as the preflight judges it. node_free_bytes: by node id.
+
+    iommu_modes, redirecting_bridges: by index of the GPU, as bench.host.pci reads them.
+    """
+
+    topology: Topology
+    nvml: Nvml
+    node_free_bytes: Mapping[int, int]
+    numa_balancing: str
+    memory_demotion: bool
+    governors: tuple[str, ...]
+    perf_event_paranoid: int | None
+    affinity: tuple[int, ...]
+    hypervisor: str
+    container: str
+    own_pid: int
+    iommu_modes: Mapping[int, str]
+    redirecting_bridges: Mapping[int, tuple[str, ...] | None]
+    isolated_cpus: tuple[int, ...]
+    tried: Tried | None
+
+    @property
+    def visible_gpus(self) -> list[tuple[int, NvmlGpu]]:
+        """Index and NVML's answers of the GPUs that this user may measure."""
+        return [(gpu.index, self.nvml.gpus[gpu.index]) for gpu in self.topology.visible_gpus]
+
+
+def checks(facts: Facts, pool_bytes: int = 512 << 20) -> tuple[Check, ...]:
+    """Judge a host; one check per trap, always in this order. pool_bytes: the pinned pool of one run."""
+    judges: tuple[Callable[[Facts], Check], ...] = (
+        *(driver, nodes, gpu_node, gpu_busy, mig, virtualization, confidential_computing),
+        *(iommu, ecc, throttling, link),
+        *(binding, cpuset, isolated_cpus, cores, numa_balancing, lambda facts: node_memory(facts, pool_bytes)),
+        *(governor, nsys, perf_permission, disk),
+    )
+    return tuple(judge(facts) for judge in judges)
+
+
+def driver(facts: Facts) -> Check:
+    if facts.topology.gpus:
+        topology = facts.topology
+        versions = f"driver {topology.driver_version}, CUDA {topology.cuda_driver_version}"
+        hidden = len(topology.gpus) - len(topology.visible_gpus)
+        excluded = f", {hidden} excluded by CUDA_VISIBLE_DEVICES" if hidden else ""
+        return _ok(CheckName.DRIVER, f"{len(topology.gpus)} GPU(s){excluded}, {versions}")
+    if facts.topology.silent_gpus:
+        return _warning(
+            CheckName.DRIVER,
+            f"GPU(s) at {', '.join(facts.topology.silent_gpus)} without NVML: {facts.topology.nvml_error}",
+            "install the NVIDIA driver, or start the container with its GPUs (--gpus all)",
+        )
+    return _ok(CheckName.DRIVER, "no GPU: studies run on the cpu device")
+
+
+def nodes(facts: Facts) -> Check:
+    if not facts.topology.numa:
+        return _warning(
+            CheckName.NODES,
+            "the kernel reports no NUMA nodes; the whole machine counts as node 0",
+            "use a kernel with CONFIG_NUMA, not started with numa=off",
+        )
+    groups: dict[str, list[int]] = {}
+    for node in facts.topology.nodes:
+        owners = ", ".join(map(str, node.gpu_memory))
+        groups.setdefault(f"memory of GPU {owners}" if owners else node.kind, []).append(node.id)
+    named = (f"node{'s' if len(ids) > 1 else ''} {format_cpulist(ids)} {kind}" for kind, ids in groups.items())
+    return _ok(CheckName.NODES, "; ".join(named))
+
+
+def gpu_node(facts: Facts) -> Check:
+    unsure = [gpu for gpu in facts.topology.visible_gpus if gpu.node is None]
+    if not unsure:
+        known = "; ".join(f"GPU {gpu.index} near node {gpu.node}" for gpu in facts.topology.visible_gpus)
+        return _ok(CheckName.GPU_NODE, known or "no GPU")
+    fact = "; ".join(f"GPU {gpu.index} {gpu.agreement}: {describe_answers(gpu.answers)}" for gpu in unsure)
+    virtual = f" (hypervisor: {facts.hypervisor})" if facts.hypervisor != "none" else ""
+    remedy = "run `numastudy probe`: it measures the nearest node of each GPU"
+    return _warning(CheckName.GPU_NODE, fact + virtual, remedy)
+
+
+def gpu_busy(facts: Facts) -> Check:
+    busy = []
+    for index, gpu in facts.visible_gpus:
+        others = [pid for pid in gpu.processes if pid != facts.own_pid]
+        used = gpu.memory_used_bytes or 0
+        if others:
+            busy.append(f"GPU {index} is used by process {', '.join(map(str, others))}")
+        elif used > HIDDEN_USE_BYTES:
+            busy.append(f"GPU {index} has {byte_size(used)} in use by a process not visible here")
+    remedy = "stop it, or exclude the GPU (gpu_ids): it disturbs every run"
+    return _warn_if(CheckName.GPU_BUSY, busy, "no other process", remedy)
+
+
+def mig(facts: Facts) -> Check:
+    split = [f"GPU {gpu.index} is split by MIG" for gpu in facts.topology.visible_gpus if gpu.mig]
+    remedy = "nvidia-smi -i <GPU> -mig 0 (root, idle GPU); until then its cells are not_runnable"
+    return _warn_if(CheckName.MIG, split, "off", remedy)
+
+
+def virtualization(facts: Facts) -> Check:
+    shared = [
+        f"GPU {index} is {_SHARED[mode]}"
+        for index, gpu in facts.visible_gpus
+        if (mode := gpu.virtualization) in _SHARED and mode is not None
+    ]
+    whole = [index for index, gpu in facts.visible_gpus if gpu.virtualization is VirtualizationMode.PASSTHROUGH]
+    fine = "GPUs of this system itself"
+    if whole:
+        fine = f"GPU {format_cpulist(whole)} passed through to this virtual machine; its nodes may not be the host's"
+    remedy = "measure a whole GPU: others use the same one, at times that are not known here"
+    return _warn_if(CheckName.VIRTUALIZATION, shared, fine, remedy)
+
+
+_SHARED = {
+    VirtualizationMode.VGPU: "a vGPU, a share of a GPU",
+    VirtualizationMode.HOST_VGPU: "shared out as vGPUs",
+    VirtualizationMode.HOST_VSGA: "shared out to virtual machines (vSGA)",
+}
+
+
+def confidential_computing(facts: Facts) -> Check:
+    if not facts.nvml.confidential_computing:
+        return _ok(CheckName.CONFIDENTIAL_COMPUTING, "off")
+    return _warning(
+        CheckName.CONFIDENTIAL_COMPUTING,
+        "on: copies are encrypted on the CPU and go through buffers of the driver, wherever the pool lies",
+        "compare with hosts in the same mode only; without that mode, copies and the cost of a wrong node differ",
+    )
+
+
+def iommu(facts: Facts) -> Check:
+    """Strict translation costs time whenever memory is unmapped. Redirection concerns copies between GPUs only."""
+    strict = [index for index, mode in facts.iommu_modes.items() if mode == "DMA"]
+    modes = sorted({mode for mode in facts.iommu_modes.values() if mode})
+    fine = f"default domain {', '.join(modes)}" if modes else "not used, or not visible"
+    bridges = sorted({bridge for found in facts.redirecting_bridges.values() for bridge in found or ()})
+    if len(facts.topology.gpus) > 1 and bridges:
+        fine += f"; bridges that redirect copies between GPUs (ACS): {', '.join(bridges)}"
+    found = f"GPU {format_cpulist(strict)}: the IOMMU translates, in strict mode"
+    remedy = "boot with iommu=pt, or with iommu.strict=0"
+    return _warn_if(CheckName.IOMMU, [found] if strict else [], fine, remedy)
+
+
+def ecc(facts: Facts) -> Check:
+    broken, pending = [], []
+    for index, gpu in facts.visible_gpus:
+        rows = gpu.remapped_rows or RemappedRows()
+        if gpu.ecc_uncorrected:
+            broken.append(f"GPU {index}: {gpu.ecc_uncorrected} uncorrected ECC errors since the driver started")
+        if rows.failed:
+            broken.append(f"GPU {index}: a row remapping failed")
+        if rows.pending:
+            pending.append(f"GPU {index}: a row remapping is pending until a reset")
+    if broken:
+        remedy = "reset the GPU (nvidia-smi -r), and have it tested"
+        return Check(name=CheckName.ECC, state=CheckState.ERROR, fact="; ".join(broken), remedy=remedy)
+    return _warn_if(CheckName.ECC, pending, "no uncorrected errors", "reset the GPU (nvidia-smi -r) before the study")
+
+
+def throttling(facts: Facts) -> Check:
+    slowed = [
+        f"GPU {index}: {', '.join(gpu.throttle_reasons)}" for index, gpu in facts.visible_gpus if gpu.throttle_reasons
+    ]
+    remedy = "fix cooling or the power limit (nvidia-smi -q -d PERFORMANCE), then start"
+    return _warn_if(CheckName.THROTTLING, slowed, "none", remedy)
+
+
+def link(facts: Facts) -> Check:
+    """Below its maximum: a narrow link always; a slow one only if the GPU is active, since idle links slow down."""
+    slow = []
+    for index, gpu in facts.visible_gpus:
+        width, most = gpu.link_width, gpu.link_width_max
+        generation, best = gpu.link_generation, gpu.link_generation_max
+        state = gpu.performance_state
+        active = state is not None and state <= ACTIVE_STATE
+        if width and most and width < most:
+            slow.append(f"GPU {index}: link x{width} of x{most}")
+        if active and generation and best and generation < best:
+            slow.append(f"GPU {index}: link generation {generation} of {best} in P{state}")
+    fine = "at full width; runs check the generation under load"
+    return _warn_if(CheckName.LINK, slow, fine, "reseat the card, check BIOS and slot")
+
+
+def binding(facts: Facts) -> Check:
+    if facts.tried is None:
+        return _ok(CheckName.BINDING, _NOT_TRIED)
+    where = f" (container: {facts.container})" if facts.container != "none" else ""
+    findings, remedies = [], []
+    if cpus := facts.tried.cpus_failure:
+        findings.append(f"CPUs and memory cannot be bound: {cpus.reason}")
+        remedies.append(cpus.advice)
+    elif memory := facts.tried.bind_failure:
+        findings.append(f"memory cannot be bound, CPUs can: {memory.reason}")
+        remedies.append(memory.advice)
+    if facts.tried.pages_refused:
+        findings.append(f"pages cannot be queried, so no placement is proved: {facts.tried.pages_refused}")
+        remedies.append("allow move_pages in the container (--cap-add SYS_NICE)")
+    fine = "a trial bind of CPUs and memory works, and pages can be queried"
+    return _warn_if(CheckName.BINDING, [text + where for text in findings], fine, "; ".join(remedies))
+
+
+def cpuset(facts: Facts) -> Check:
+    all_nodes = facts.topology.nodes
+    cut = [
+        f"node {node.id}: {len(node.allowed_cpu_ids)} of {len(node.cpu_ids)} CPUs allowed"
+        for node in all_nodes
+        if len(node.allowed_cpu_ids) < len(node.cpu_ids)
+    ]
+    cut += [
+        f"node {node.id}: memory not allowed" for node in all_nodes if node.memory_bytes and not node.memory_allowed
+    ]
+    cpus = {cpu for node in all_nodes for cpu in node.allowed_cpu_ids}
+    if not cut and facts.affinity and not cpus - set(facts.isolated_cpus) <= set(facts.affinity):
+        cut.append(f"this process is restricted to CPUs {format_cpulist(facts.affinity)} (taskset?)")
+    return _warn_if(
+        CheckName.CPUSET,
+        cut,
+        f"all {len(cpus)} CPUs and all memory nodes",
+        "ask for whole nodes (Slurm: --exclusive --mem=0, srun --cpu-bind=none; Docker: no --cpuset-*)",
+    )
+
+
+def isolated_cpus(facts: Facts) -> Check:
+    cpus = {cpu for node in facts.topology.nodes for cpu in node.allowed_cpu_ids} & set(facts.isolated_cpus)
+    if not cpus:
+        return _ok(CheckName.ISOLATED_CPUS, "none")
+    fact = f"CPUs {format_cpulist(cpus)} are isolated (isolcpus): a bound run has them too, and no load balancing there"
+    return _warning(CheckName.ISOLATED_CPUS, fact, "boot without isolcpus=, or use a cpuset without these CPUs")
+
+
+def cores(facts: Facts) -> Check:
+    kinds = facts.topology.core_kinds
+    if not kinds:
+        return _ok(CheckName.CORES, "all of one kind")
+    fact = f"{len(kinds)} kinds of cores, the fastest first: CPUs {'; '.join(kinds)}. Runs are bound to the fastest"
+    return _warning(CheckName.CORES, fact, "compare only with hosts of the same kind; other kinds are not measured")
+
+
+def numa_balancing(facts: Facts) -> Check:
+    found, remedies = [], []
+    if facts.numa_balancing != "0":
+        found.append("automatic NUMA balancing is on: it moves and unmaps pages during runs")
+        remedies.append("sysctl -w kernel.numa_balancing=0")
+    slower = [node.id for node in facts.topology.nodes if node.kind is NodeKind.MEMORY_ONLY]
+    if facts.memory_demotion and slower:
+        found.append(
+            f"memory demotion is on: it may move cold pages to node {format_cpulist(slower)}, which has no CPUs"
+        )
+        remedies.append("echo 0 > /sys/kernel/mm/numa/demotion_enabled")
+    return _warn_if(CheckName.NUMA_BALANCING, found, "off", "; ".join(remedies))
+
+
+def node_memory(facts: Facts, pool_bytes: int) -> Check:
+    needed = pool_bytes + PROCESS_BYTES
+    # A node of other memory (CXL, a GPU's own) is judged like any other: cells may name it.
+    small = {node: free for node, free in facts.node_free_bytes.items() if free < needed}
+    if not small:
+        return _ok(CheckName.NODE_MEMORY, f"at least {byte_size(needed)} on every node with memory")
+    fact = "; ".join(f"node {node} has {byte_size(free)}" for node, free in small.items())
+    return Check(
+        name=CheckName.NODE_MEMORY,
+        state=CheckState.ERROR if len(small) == len(facts.node_free_bytes) else CheckState.WARNING,
+        fact=f"{fact}; a bound run of this pool needs about {byte_size(needed)}, or it is killed",
+        remedy="free memory there, or lower memory_size_mb",
+    )
+
+
+def governor(facts: Facts) -> Check:
+    slow = [name for name in facts.governors if name != "performance"]
+    return _warn_if(
+        CheckName.GOVERNOR,
+        [f"CPU frequency governor: {', '.join(slow)}"] if slow else [],
+        "performance" if facts.governors else "not reported by the host",
+        "cpupower frequency-set -g performance",
+    )
+
+
+def nsys(facts: Facts) -> Check:
+    if facts.tried is None:
+        return _ok(CheckName.NSYS, _NOT_TRIED)
+    if not facts.topology.gpus and facts.tried.nsys is None:
+        return _ok(CheckName.NSYS, "not installed, and not needed without a GPU")
+    if facts.tried.nsys is None:
+        return _warning(
+            CheckName.NSYS,
+            "nsys is not installed: torch.profiler traces instead",
+            "install Nsight Systems (developer.nvidia.com/nsight-systems)",
+        )
+    if not facts.tried.nsys_importer:
+        return _warning(
+            CheckName.NSYS,
+            f"{facts.tried.nsys} has no QdstrmImporter: it would leave a .qdstrm and exit 0",
+            "install all of Nsight Systems: QdstrmImporter is in its host folder (host-linux-x64)",
+        )
+    return _ok(CheckName.NSYS, facts.tried.nsys)
+
+
+def perf_permission(facts: Facts) -> Check:
+    level = facts.perf_event_paranoid
+    if facts.tried is None or facts.tried.nsys is None or level is None or level <= 2:
+        return _ok(CheckName.PERF_PERMISSION, f"perf_event_paranoid {level}" if level is not None else "not limited")
+    return _warning(
+        CheckName.PERF_PERMISSION,
+        f"perf_event_paranoid is {level}: nsys may refuse to start",
+        "sysctl -w kernel.perf_event_paranoid=2",
+    )
+
+
+def disk(facts: Facts) -> Check:
+    if facts.tried is None:
+        return _ok(CheckName.DISK, _NOT_TRIED)
+    free = facts.tried.disk_free_bytes
+    state = (
+        CheckState.ERROR if free < DISK_FULL_BYTES else CheckState.WARNING if free < DISK_LOW_BYTES else CheckState.OK
+    )
+    remedy = "" if state is CheckState.OK else "free disk space, or choose another --output-dir"
+    return Check(name=CheckName.DISK, state=state, fact=f"{byte_size(free)} free for the run directory", remedy=remedy)
+
+
+def _ok(name: CheckName, fact: str) -> Check:
+    return Check(name=name, state=CheckState.OK, fact=fact)
+
+
+def _warning(name: CheckName, fact: str, remedy: str) -> Check:
+    return Check(name=name, state=CheckState.WARNING, fact=fact, remedy=remedy)
+
+
+def _warn_if(name: CheckName, findings: Sequence[str], fact_if_none: str, remedy: str) -> Check:
+    return _warning(name, "; ".join(findings), remedy) if findings else _ok(name, fact_if_none)
