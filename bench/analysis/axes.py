@@ -155,7 +155,7 @@ def _without_compute(cell: MeasuredCell, keys: tuple[str, ...]) -> bool:
 
 
 def comparisons(cells: Sequence[MeasuredCell], study: Study, rules: Rules | None = None) -> tuple[AxisComparison, ...]:
-    """Variances are pooled within an axis; headline: Holm's correction goes over all lines of the study."""
+    """headline: Holm's correction goes over all lines of the study."""
     rules = rules or rules_of(study)
     found = [(axis, matched(axis, cells)) for axis in axes(cells, study)]
     sides = [[compared(other.name, base, other) for base, other in pairs] for _, pairs in found]
@@ -206,7 +206,7 @@ def _line(
         **judged(found, judgement),
         effect=math.expm1(found.mean_log),
         interval=(-found.interval[1], -found.interval[0]) if found.interval else None,
-        headline=is_headline(judgement, p_adjusted, rules, design, found.pairs),
+        headline=is_headline(judgement, found, p_adjusted, rules, design),
         design=design,
     )
 

@@ -31,8 +31,6 @@ from bench.records.study import Design
 from bench.workload.turns import carry_over, half_ratios, midmean, yuen_error
 
 Kind = TypeVar("Kind", Run, CellRun)
-# Fewer processes do not show that they have two states, which are then taken for an effect.
-FEWEST_FOR_HEADLINE = 5
 # Level of the test for births that differ. At 5 % its false alarms, after which an interval of within-birth spread is
 # too narrow, bring coverage to 94.1 %; a difference that it misses only widens the plain interval.
 BIRTHS_DIFFER_AT = 0.01
@@ -180,8 +178,7 @@ def combined(first: Values, second: Values, signs: tuple[float, float]) -> Value
 def crossed_sample(label: str, noise: NoiseClass, of_processes: Values) -> Sample:
     """Student with n - 1 degrees of freedom; where births differ, the mean of their means with n - births.
 
-    What the half rounds of a process say of its error may only widen the interval. Never pooled with other models or
-    GPUs: with six processes of its own no comparison needs what may not be like it.
+    What the half rounds of a process say of its error may only widen the interval.
     """
     values = list(of_processes.values())
     births = _by_birth(values)
@@ -198,7 +195,6 @@ def crossed_sample(label: str, noise: NoiseClass, of_processes: Values) -> Sampl
         df=df,
         scale=sum(1 / len(group) for group in groups) / len(groups) ** 2,
         pairs=n,
-        poolable=False,
     )
 
 

@@ -49,7 +49,6 @@ def fastest(
 
 
 def _entries(races: list[list[MeasuredCell]], study: Study, rules: Rules, lines: Lines) -> list[Fastest]:
-    """Variances are pooled over all comparisons with a fastest cell."""
     winners = [max(race, key=lambda cell: cell.throughput_samples_s or 0.0) for race in races]
     samples = [
         _sample(winner, cell)

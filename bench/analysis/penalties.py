@@ -1,6 +1,7 @@
 """The penalties of a study: what each other placement costs a GPU and a model, against the local node."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import msgspec
@@ -27,6 +28,14 @@ Placed = dict[Placement, MeasuredCell]
 Contrasts = dict[Contrast, Sample]
 
 
+@dataclass(frozen=True)
+class TwoByTwo:
+    """The contrasts of four cells. design: of the runs compared."""
+
+    contrasts: Contrasts
+    design: Design
+
+
 def penalties(
     cells: Sequence[MeasuredCell], local: Mapping[int, LocalNode], rules: Rules | None = None
 ) -> tuple[Penalty, ...]:
@@ -38,7 +47,7 @@ def penalties(
     entries: list[Penalty] = []
     remote: list[MeasuredCell] = []
     samples: list[Sample | None] = []
-    designs: dict[int, Contrasts] = {}
+    designs: dict[int, TwoByTwo] = {}
     for placed in _groups(cells):
         known = local.get(next(iter(placed.values())).gpu)
         here = placed.get((known.node, known.node)) if known else None
@@ -65,7 +74,7 @@ def penalties(
     )
 
 
-def two_by_two(placed: Placed, local: int, remote: Placement) -> Contrasts | None:
+def two_by_two(placed: Placed, local: int, remote: Placement) -> TwoByTwo | None:
     """CPU effect, memory effect and interaction, from the blocks that have all four cells.
 
     With y the log throughput and (CPU, memory) local L or remote R: the CPU effect is the mean over both memory nodes
@@ -81,7 +90,8 @@ def two_by_two(placed: Placed, local: int, remote: Placement) -> Contrasts | Non
         return None
     noise = class_of(*cells)
     if crossed := _crossed_contrasts(cells):
-        return {contrast: crossed_sample(contrast, noise, values) for contrast, values in crossed.items()}
+        samples = {contrast: crossed_sample(contrast, noise, values) for contrast, values in crossed.items()}
+        return TwoByTwo(samples, "crossing")
     runs = [throughputs(cell) for cell in cells]
     blocks = sorted(set.intersection(*(set(side) for side in runs)))
     if not blocks:
@@ -92,7 +102,8 @@ def two_by_two(placed: Placed, local: int, remote: Placement) -> Contrasts | Non
         Contrast.MEMORY: (lr - ll + rr - rl) / 2,
         Contrast.INTERACTION: rr - rl - lr + ll,
     }
-    return {contrast: _sample(contrast, noise, values) for contrast, values in contrasts.items()}
+    samples = {contrast: _sample(contrast, noise, values) for contrast, values in contrasts.items()}
+    return TwoByTwo(samples, "processes")
 
 
 def _crossed_contrasts(cells: Sequence[MeasuredCell]) -> dict[Contrast, Values] | None:
@@ -160,33 +171,26 @@ def _judged(
         interval=found.interval,
         **judged(found, judgement),
         p_adjusted=p_adjusted,
-        headline=is_headline(judgement, p_adjusted, rules, entry.design, found.pairs),
+        headline=is_headline(judgement, found, p_adjusted, rules, entry.design),
         effects=effects,
     )
 
 
 def _effects(
-    designs: dict[int, Contrasts], remote: Sequence[MeasuredCell], rules: Rules
+    designs: dict[int, TwoByTwo], remote: Sequence[MeasuredCell], rules: Rules
 ) -> dict[int, dict[Contrast, Effect]]:
-    """Each kind of contrast is pooled with its own kind only: their variances differ by design. Holm goes over all."""
-    found = [
-        (index, contrast, one)
-        for contrast in Contrast
-        for index, one in zip(
-            designs,
-            estimate([design[contrast] for design in designs.values()], rules.confidence, rules.margin),
-            strict=True,
-        )
-    ]
+    named = [(index, contrast, sample) for index, own in designs.items() for contrast, sample in own.contrasts.items()]
+    estimates = estimate([sample for *_, sample in named], rules.confidence, rules.margin)
+    found = [(index, contrast, one) for (index, contrast, _), one in zip(named, estimates, strict=True)]
     effects: dict[int, dict[Contrast, Effect]] = {}
     for (index, contrast, one), p_adjusted in zip(found, _adjusted([one for _, _, one in found]), strict=True):
-        design: Design = "processes" if designs[index][contrast].poolable else "crossing"
+        design = designs[index].design
         judgement = judge(one, remote[index].settings, rules.max_repeats)
         effects.setdefault(index, {})[contrast] = Effect(
             penalty=one.penalty,
             interval=one.interval,
             **judged(one, judgement),
-            headline=is_headline(judgement, p_adjusted, rules, design, one.pairs),
+            headline=is_headline(judgement, one, p_adjusted, rules, design),
             design=design,
         )
     return effects

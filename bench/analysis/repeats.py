@@ -151,7 +151,6 @@ def decide(
 
     target_precision: half-width of the interval of a penalty that is narrow enough, a fraction.
     asked: how many pairs were asked for so far, by label, where failed or disturbed runs left fewer.
-    Finished comparisons take part: their variances are pooled with the others'.
     """
     if not 0 < target_precision < 1:
         raise StudyError(f"target precision {target_precision}", "--target-precision", "a fraction: 0.02 for 2 %")

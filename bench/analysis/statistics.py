@@ -1,4 +1,4 @@
-"""Effects with their uncertainty: log ratios, pooled variances, intervals, tests, drift.
+"""Effects with their uncertainty: log ratios, intervals, tests, drift.
 
 The unit is the process run. All effects are differences of natural logarithms of throughput; a penalty is
 1 - exp(mean log ratio), positive when the second condition (remote, new) is the slower one.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from scipy.special import digamma, polygamma, stdtrit
+from scipy.special import stdtrit
 
 from bench.errors import StudyError
 from bench.records.results import Drift, Interval, NoiseClass
@@ -22,10 +22,12 @@ CONFIDENCE = 0.95
 MARGIN = 0.02
 # Several looks at the data narrow the intervals by chance: 95 % would cover 92-94 % (docs/validity.md).
 CONFIDENCE_AFTER_LOOKS = 0.96
-# Few comparisons show little of how much variances differ: the others never count more than 4 runs.
-MAX_PRIOR_DF = 4.0
-MIN_POOLED = 6
-# Run values agree no better than this by more than luck: keeps a variance of zero out of the logarithms.
+SAME_ALPHA = 0.05
+# At 0.05 up to 6.7 % of differences of the margin would be SAME after three looks, at 0.04 up to 5.7 %.
+SAME_ALPHA_AFTER_LOOKS = 0.03
+# Of the spread, in a plan: so often the true one is not larger. A plan at the estimate is too short half of the time.
+PLANNED_BOUND = 0.9
+# Run values agree no better than this by more than luck: a spread of zero is none.
 _SMALLEST_SD = 1e-6
 # Beyond a factor of e^36 a penalty is 1 in a float; beyond e^709 the end of an interval is infinite.
 _MOST_LOG = 36.0
@@ -34,10 +36,7 @@ _MOST_END_LOG = 700.0
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two conditions measured in pairs: {block: throughput in samples/s} of each.
-
-    Variances are pooled within a noise class and never across; not at all where it is unknown.
-    """
+    """Two conditions measured in pairs: {block: throughput in samples/s} of each."""
 
     label: str
     noise_class: NoiseClass
@@ -50,7 +49,7 @@ class Sample:
     """A mean log ratio whose squared standard error is `variance * scale`.
 
     variance: of one log ratio (pairs) or of one run's logarithm (two independent groups), with df degrees
-    of freedom; nan where df is 0. poolable: with those of its noise class.
+    of freedom; nan where df is 0.
     """
 
     label: str
@@ -60,17 +59,15 @@ class Sample:
     df: float
     scale: float
     pairs: int
-    poolable: bool = True
 
 
 @dataclass(frozen=True)
 class Estimate:
     """An effect with its uncertainty.
 
-    penalty and interval: fractions; interval and both p-values are None where there is a single pair, unless the
-    others of its class are enough alike to be worth a degree of freedom.
-    sd: of one log ratio, after pooling; df: degrees of freedom it has. p_same: TOST against the margin.
-    mde: the smallest penalty found with power 0.8 if sd is at its upper 80 % bound.
+    penalty and interval: fractions; interval and both p-values are None where there is a single pair.
+    sd: of one log ratio; df: degrees of freedom it has. p_same: TOST against the margin.
+    mde: the smallest penalty found with power 0.8 if sd is at its upper bound (PLANNED_BOUND).
     """
 
     label: str
@@ -85,7 +82,6 @@ class Estimate:
     p_difference: float | None
     p_same: float | None
     mde: float | None
-    pooled: bool
     confidence: float
     margin: float
 
@@ -120,7 +116,6 @@ def unpaired(label: str, noise_class: NoiseClass, base: Sequence[float], new: Se
     """ln(new / base) of runs that were not measured side by side, each group with a variance of its own.
 
     Degrees of freedom by Satterthwaite (Welch 1947); where one group is a single run, both have the other's variance.
-    Never pooled: the groups differ in number, and in what happened between them.
     """
     if not len(base) or not len(new):
         raise StudyError(f"{label}: one side has no run", "statistics", "measure the failed runs again")
@@ -135,7 +130,7 @@ def unpaired(label: str, noise_class: NoiseClass, base: Sequence[float], new: Se
         error, df = welch_error(parts, [len(group) for group in known])
         pooled = error**2 / scale
     mean = float(second.mean() - first.mean())
-    return Sample(label, noise_class, mean, pooled, df, scale, min(len(first), len(second)), poolable=False)
+    return Sample(label, noise_class, mean, pooled, df, scale, min(len(first), len(second)))
 
 
 def welch_error(parts: Sequence[float], sizes: Sequence[int]) -> tuple[float, float]:
@@ -146,37 +141,46 @@ def welch_error(parts: Sequence[float], sizes: Sequence[int]) -> tuple[float, fl
     return math.sqrt(total), total**2 / sum(part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True))
 
 
-def fit_prior(variances: Floats, dfs: Floats) -> tuple[float, float]:
-    """(degrees of freedom, variance) of the information that the other comparisons have about a variance.
-
-    Scaled inverse chi-square prior fitted by the moments of the log variances: Smyth, Stat. Appl. Genet. Mol.
-    Biol. 3 (2004), article 3, section 6.2, with the degrees of freedom held at or below MAX_PRIOR_DF. Its
-    location is half-way, on the log scale, between Smyth's and the bias-corrected geometric mean: the former
-    covers 92 % of the time where comparisons are few and unlike, the latter makes intervals at n = 3 more
-    than 1.3 times too wide (docs/validity.md).
-    """
-    floor = max(_SMALLEST_SD**2, 1e-5 * float(np.median(variances)))
-    centred = np.log(np.maximum(variances, floor)) - digamma(dfs / 2) + np.log(dfs / 2)
-    between = float(np.var(centred, ddof=1) - np.mean(polygamma(1, dfs / 2)))
-    df = min(MAX_PRIOR_DF, 2 * _inverse_trigamma(between)) if between > 0 else MAX_PRIOR_DF
-    location = centred.mean() + (digamma(df / 2) - np.log(df / 2)) / 2
-    return df, float(np.exp(location))
-
-
 def estimate(samples: Sequence[Sample], confidence: float = CONFIDENCE, margin: float = MARGIN) -> list[Estimate]:
-    """An Estimate of each sample, in their order; variances of poolable ones pooled within each noise class.
+    """An Estimate of each sample, in their order, each from its own runs only (Student).
 
-    The unknown class is not pooled (plain Student), nor is one with fewer than MIN_POOLED comparisons that have a
-    variance.
+    What other comparisons vary by says little: on one host some vary by 0.1 % and some by 6 %, and an interval that
+    borrows its width is too narrow for the noisiest, which is the one that stands out (docs/validity.md).
     """
     if not 0 < margin < 1 or not 0 < confidence < 1:
         raise StudyError(f"margin {margin}, confidence {confidence}", "statistics", "both must be between 0 and 1")
-    found: dict[int, Estimate] = {}
-    for alike in {(sample.noise_class, sample.poolable) for sample in samples}:
-        members = [i for i, sample in enumerate(samples) if (sample.noise_class, sample.poolable) == alike]
-        estimates = _estimate_class([samples[i] for i in members], confidence, margin)
-        found.update(zip(members, estimates, strict=True))
-    return [found[i] for i in range(len(samples))]
+    df = np.array([sample.df for sample in samples], dtype=float)
+    known = df > 0
+    sd = np.sqrt(np.maximum([sample.variance for sample in samples], _SMALLEST_SD**2))
+    mean = np.clip([sample.mean for sample in samples], -_MOST_LOG, _MOST_LOG)
+    error = sd * np.sqrt([sample.scale for sample in samples])
+    t = stats.t.ppf([[(1 + confidence) / 2], [0.8]], df)
+    half = t[0] * error
+    with np.errstate(invalid="ignore"):
+        p_difference = 2 * stats.t.sf(np.abs(mean) / error, df)
+        p_same = np.maximum(
+            stats.t.sf((mean - np.log1p(-margin)) / error, df), stats.t.cdf((mean - np.log1p(margin)) / error, df)
+        )
+        mde = -np.expm1(-_planned_sd(error, df) * (t[0] + t[1]))
+    return [
+        Estimate(
+            label=sample.label,
+            noise_class=sample.noise_class,
+            pairs=sample.pairs,
+            mean_log=float(mean[i]),
+            penalty=float(-np.expm1(mean[i])),
+            interval=_penalties(mean[i], half[i]) if known[i] else None,
+            sd=float(sd[i]) if known[i] else None,
+            df=float(df[i]),
+            scale=sample.scale,
+            p_difference=float(p_difference[i]) if known[i] else None,
+            p_same=float(p_same[i]) if known[i] else None,
+            mde=float(mde[i]) if known[i] else None,
+            confidence=confidence,
+            margin=margin,
+        )
+        for i, sample in enumerate(samples)
+    ]
 
 
 def estimate_pairs(
@@ -196,82 +200,52 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def repeats_to_decide(found: Estimate, power: float = 0.8) -> int | None:
-    """The number of pairs that decides SLOWER, FASTER or SAME with this power, if effect and spread are as estimated.
+    """The number of pairs after which a study shows either of two truths with this power, the spread at its upper
+    bound: that there is no difference (SAME), and that there is one of the margin (SLOWER or FASTER).
 
+    The effect is what is not known yet: planned for the one found, 15 to 53 % of plans decided. Only where there are
+    that many pairs already, so that it lies between, the plan is for the nearer of the two at the effect found.
     None where there is no spread to plan with; at most 10**7.
     """
     if found.sd is None:
         return None
-    effect, alpha = abs(found.mean_log), 1 - found.confidence
-    reserve = -np.log1p(-found.margin) - effect
+    sd = float(_planned_sd(np.array(found.sd), np.array(found.df)))
+    alpha, margin = 1 - found.confidence, float(-np.log1p(-found.margin))
 
-    def decides(n: int) -> bool:
+    def decides(n: int, distance: float) -> bool:
         df = max(found.df + n - found.pairs, 1.0)
-        error = found.sd * np.sqrt(found.scale * found.pairs / n)
-        reach = stats.t.ppf([1 - alpha / 2, 0.95, power, (1 + power) / 2], df) * error
-        # Near an effect of zero both one-sided tests have to succeed: hence the half of the failures each.
-        return bool(reach[0] + reach[2] <= effect or reach[1] + reach[3] <= reserve)
+        # Both one-sided tests of SAME have to succeed: hence the half of the failures each.
+        quantiles = stats.t.ppf([1 - alpha / 2, power, 1 - same_alpha(found.confidence), (1 + power) / 2], df)
+        error = sd * np.sqrt(found.scale * found.pairs / n)
+        return bool(max(quantiles[0] + quantiles[1], quantiles[2] + quantiles[3]) * error <= distance)
 
-    low, high = 1, 2
-    while not decides(high):
-        low, high = high, high * 2
-        if high > 10**7:
-            return 10**7
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if decides(middle) else (middle, high)
-    return high
+    def fewest(distance: float) -> int:
+        low, high = 1, 2
+        while not decides(high, distance):
+            low, high = high, high * 2
+            if high > 10**7:
+                return 10**7
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if decides(middle, distance) else (middle, high)
+        return high
+
+    repeats = fewest(margin)
+    if repeats > found.pairs:
+        return repeats
+    effect = abs(found.mean_log)
+    return fewest(min(max(effect, margin - effect), margin))
 
 
-def _estimate_class(samples: Sequence[Sample], confidence: float, margin: float) -> list[Estimate]:
-    variances = np.array([sample.variance for sample in samples])
-    dfs = np.array([sample.df for sample in samples], dtype=float)
-    known = dfs > 0
-    first = samples[0]
-    pooled = int(known.sum()) >= MIN_POOLED and first.poolable and first.noise_class is not NoiseClass.UNKNOWN
-    prior_df, prior = fit_prior(variances[known], dfs[known]) if pooled else (0.0, 0.0)
-    own = np.where(known, np.where(known, variances, 0.0) * dfs, 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        posterior = np.maximum((prior_df * prior + own) / (prior_df + dfs), _SMALLEST_SD**2)
-    df = prior_df + dfs
-    mean = np.clip([sample.mean for sample in samples], -_MOST_LOG, _MOST_LOG)
-    error = np.sqrt(posterior * np.array([sample.scale for sample in samples]))
-    half = stats.t.ppf((1 + confidence) / 2, df) * error
-    p_difference = 2 * stats.t.sf(np.abs(mean) / error, df)
-    p_same = np.maximum(
-        stats.t.sf((mean - np.log1p(-margin)) / error, df), stats.t.cdf((mean - np.log1p(margin)) / error, df)
-    )
-    # Planning takes the arithmetic mean of the class as prior: the next study may meet the outliers that
-    # this comparison was spared (with the geometric one only 74 % of such effects are found). At most
-    # twice the spread: one wild model of a class should not make the others look blind.
-    common = float(np.average(variances[known], weights=dfs[known])) if pooled else 0.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        planned = np.sqrt(np.clip((prior_df * common + own) / df / posterior, 1.0, 4.0)) * error
-    worst = planned * np.sqrt(df / stats.chi2.ppf(0.2, df))
-    mde = -np.expm1(-worst * (stats.t.ppf((1 + confidence) / 2, df) + stats.t.ppf(0.8, df)))
-    estimates = []
-    for i, sample in enumerate(samples):
-        single = df[i] < 1
-        estimates.append(
-            Estimate(
-                label=sample.label,
-                noise_class=sample.noise_class,
-                pairs=sample.pairs,
-                mean_log=float(mean[i]),
-                penalty=float(-np.expm1(mean[i])),
-                interval=None if single else _penalties(mean[i], half[i]),
-                sd=None if single else float(np.sqrt(posterior[i])),
-                df=float(df[i]),
-                scale=sample.scale,
-                p_difference=None if single else float(p_difference[i]),
-                p_same=None if single else float(p_same[i]),
-                mde=None if single else float(mde[i]),
-                pooled=pooled,
-                confidence=confidence,
-                margin=margin,
-            )
-        )
-    return estimates
+def same_alpha(confidence: float) -> float:
+    """Level of each of the two one-sided tests of SAME; stricter where the data were looked at before."""
+    return SAME_ALPHA if confidence <= CONFIDENCE else SAME_ALPHA_AFTER_LOOKS
+
+
+def _planned_sd(sd: Floats, df: Floats) -> Floats:
+    with np.errstate(invalid="ignore"):
+        planned: Floats = sd * np.sqrt(df / stats.chi2.ppf(1 - PLANNED_BOUND, df))
+    return planned
 
 
 def _penalties(mean: float, half: float) -> Interval:
@@ -287,20 +261,6 @@ def _logs(throughputs: Floats, side: str) -> Floats:
     if not np.all(np.isfinite(throughputs) & (throughputs > 0)):
         raise StudyError(f"a {side} throughput is not a positive number", "statistics", "look at its run record")
     return np.log(throughputs)
-
-
-def _inverse_trigamma(y: float) -> float:
-    """x with trigamma(x) = y, by Newton's method on 1 / trigamma, nearly linear (Smyth, appendix)."""
-    if y > 1e7:
-        return float(1 / np.sqrt(y))
-    x = 0.5 + 1 / y
-    for _ in range(50):
-        value = polygamma(1, x)
-        step = value * (1 - value / y) / polygamma(2, x)
-        x += step
-        if -step / x < 1e-8:
-            break
-    return float(x)
 
 
 def interval_of(rates: Sequence[float], confidence: float = CONFIDENCE) -> Interval:

@@ -22,7 +22,7 @@ Values = dict[str, Value]
 
 
 class NoiseClass(StrEnum):
-    """Variances are pooled within a class and never across; not at all where it is unknown."""
+    """What the noise of a cell comes from: the CPU's launches, or anything else."""
 
     LAUNCH_BOUND = "launch-bound"
     DEVICE_BOUND = "device-bound"

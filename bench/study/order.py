@@ -23,7 +23,8 @@ def measuring_order(
     """The order of all runs of a study.
 
     cells: (cell name, group) in the order of the grid. Cells of one group will be compared with each other
-        (same GPU, model and settings, different node) and are measured side by side.
+        (same GPU, model and settings, different node) and are measured side by side, in an order that is drawn for
+        each group and block. A fixed one, as AB BA, would follow a disturbance with a period of four runs.
     repeats: timed runs of each cell. Repeat r of every cell is block r; the traced runs are the last block.
     families: by group. Groups of one family (same GPU and model, different settings) follow one another, since
         they will be compared too. A group without one is its own.
@@ -36,8 +37,6 @@ def measuring_order(
     groups = _grouped(cells)
     if repeats < 0:
         raise StudyError(f"repeats is {repeats}", "measuring order", "ask for 0 or more")
-    # Half of the groups begin with AB, half with BA: an effect of coming first cancels inside a block too.
-    turn = {name: index % 2 for index, name in enumerate(_shuffled(groups, seed, "turns"))}
     passes: list[tuple[Repeat, int]] = [(block, block) for block in range(1, repeats + 1)]
     if traced:
         passes.append((TRACED, repeats + 1))
@@ -50,7 +49,7 @@ def measuring_order(
             for group in _shuffled(together[family], seed, str(repeat)):
                 birth = None if repeat == TRACED else birth_of((births or {}).get(group, ()), group, block, seed)
                 # In a crossing the process itself takes turns.
-                names = groups[group] if birth else turned(groups[group], block - 1 + turn[group])
+                names = groups[group] if birth else _shuffled(groups[group], seed, f"turns {repeat} {group}")
                 for name in names:
                     position = len(slots)
                     slots.append(
@@ -66,17 +65,6 @@ def birth_of(births: Sequence[Placement], group: str, process: int, seed: int) -
     size, by_text = len(births), {str(birth): birth for birth in births}
     part, place = divmod(process - 1, size)
     return by_text[_shuffled(by_text, seed, f"births {part} {group}")[place]]
-
-
-def turned(names: Sequence[str], turn: int) -> list[str]:
-    """The names in the order of their `turn`-th turn.
-
-    Two names go AB, BA by turns. More than two are also rotated after each such couple of turns: each name
-    takes each place equally often within 2 x len(names) turns (three names: all six orders in six turns).
-    """
-    shift = (turn // 2) % len(names) if len(names) > 2 else 0
-    rotated = [*names[shift:], *names[:shift]]
-    return rotated[::-1] if turn % 2 else rotated
 
 
 def _grouped(cells: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

@@ -150,12 +150,6 @@ def test_the_pairs_planned_reach_the_target():
     assert pairs_for(found, 0.02, optimism=0.9) < needed
 
 
-def test_finished_comparisons_are_pooled_too():
-    several = [paired(made(6, 0.03, seed, f"c{seed}")) for seed in range(8)]
-    single, pooled = decide(several[:1], 0.02)[0], decide(several, 0.02)[0]
-    assert single.half_width != pooled.half_width
-
-
 @pytest.mark.parametrize("target", [0, -1, 2])
 def test_a_target_that_is_not_a_fraction_is_refused(target):
     with pytest.raises(StudyError, match="target precision"):

@@ -1,7 +1,16 @@
 import pytest
 
 from bench.analysis.statistics import Sample, estimate
-from bench.analysis.verdicts import decided, has_few_pairs, is_uninformative, judge, noise_class, rules_of
+from bench.analysis.verdicts import (
+    Judgement,
+    decided,
+    has_few_pairs,
+    is_headline,
+    is_uninformative,
+    judge,
+    noise_class,
+    rules_of,
+)
 from bench.records.results import NoiseClass, Reason, Remedy, Rules, Term, Verdict
 from bench.records.study import Settings
 from bench.records.trace import Regime
@@ -97,17 +106,29 @@ def test_noise_class_follows_the_regime_or_else_the_limit(regime, limit, expecte
     assert noise_class(regime, limit) is expected
 
 
-def test_few_pairs_with_a_large_effect_are_undecided():
-    one = found(0.97, 0.24, pairs=2)
+@pytest.mark.parametrize(("effect", "error"), [(0.97, 0.24), (0.035, 0.21)])
+def test_few_pairs_without_a_usable_spread_are_undecided(effect, error):
+    one = found(effect, error, pairs=2)
     assert has_few_pairs(one.mde, one.pairs)
     judgement = judge(one, EAGER)
     assert (judgement.verdict, judgement.reason, judgement.repeats) == (Verdict.UNDECIDED, Reason.FEW_REPEATS, 6)
 
 
-def test_few_pairs_with_a_small_effect_are_not_resolvable():
-    judgement = judge(found(0.035, 0.21, pairs=2), EAGER)
-    assert (judgement.verdict, judgement.remedy) == (Verdict.NOT_RESOLVABLE, Remedy.FIND_DISTURBANCE)
-    assert judgement.reason is Reason.TOO_MANY_REPEATS_NEEDED
+def test_same_needs_more_after_looks():
+    several = [Sample("c", DEVICE, -0.0153, 0.005**2, 5, 1 / 6, 6)]
+    plain, looked = estimate(several)[0], estimate(several, confidence=0.96)[0]
+    assert 0.03 < plain.p_same == looked.p_same < 0.05
+    assert (decided(plain), decided(looked)) == (Verdict.SAME, Verdict.SLOWER)
+
+
+@pytest.mark.parametrize(("design", "pairs"), [("processes", 6), ("crossing", 5)])
+def test_a_headline_needs_enough_pairs(design, pairs):
+    def headline(effect: float, n: int) -> bool:
+        judgement = Judgement(Verdict.SLOWER, Reason.DIFFERENT)
+        return is_headline(judgement, found(effect, 0.01, pairs=n), 0.001, Rules(), design)
+
+    assert [headline(-0.3, n) for n in (pairs - 1, pairs)] == [False, True]
+    assert headline(-0.7, 3)
 
 
 def test_rules_are_the_studys():

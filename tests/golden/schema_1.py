@@ -3,9 +3,23 @@
 The table in renamed/ is the same for readers.
 """
 
+import re
 from typing import Any
 
 Json = Any
+# Numbers of another method since: renamed/statistics.md has the reasons.
+CHANGED = {
+    "cells[].runs[]": ("position", "started_at"),
+    "drift": ("change", "interval[]", "range"),
+    "penalties[]": ("interval[]", "mde", "p_adjusted", "repeats_needed", "verdict", "headline"),
+    "penalties[].effects.memory": ("interval[]", "verdict", "headline"),
+    "penalties[].effects.interaction": ("interval[]", "verdict"),
+    "comparisons[]": ("state", "undecided_reason", "size", "bound"),
+    "comparisons[].lines[]": ("interval[]", "mde", "p_difference", "repeats_needed", "verdict", "headline"),
+    "comparisons[].summary[].models[]": ("interval[]", "bound", "state", "undecided_reason", "low"),
+    "contention[].isolated": ("interval[]",),
+    "fastest[]": ("interval[]",),
+}
 # Sentences, places and times; and what is written at another place or not at all.
 _TOP_LEFT_OUT = ("schema", "study", "created_at", "run_directory", "invocation", "preflight")
 _RENAMED = {"rest": "device-bound", "not measured": "not_measured", "once": "one_pair"}
@@ -57,6 +71,12 @@ def differences(expected: Json, found: Json, path: str = "$") -> list[str]:
             for text in differences(one, other, f"{path}[{index}]")
         ]
     return [] if expected == found else [f"{path}: expected {expected!r:.60}, found {found!r:.60}"]
+
+
+def unexplained(found: list[str]) -> list[str]:
+    """The differences at paths that no change of method explains."""
+    changed = {f"$.{place}.{key}" for place, keys in CHANGED.items() for key in keys}
+    return [text for text in found if re.sub(r"\[\d+\]", "[]", text.split(": ")[0]) not in changed]
 
 
 def _moved(old: Json, **names: str) -> Json:

@@ -51,7 +51,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Group:
-    """One cell and its conditions, all of them measured by turns in each process. pool: whose variances are pooled.
+    """One cell and its conditions, all of them measured by turns in each process.
 
     counting: every side has the wrapper of the launch delay: what the wrapper itself costs is in none of the ratios.
     window_s: short, so that a spell of the host is longer than a round; measure_s: of the rounds of one process.
@@ -64,7 +64,6 @@ class Group:
     regime: str
     conditions: tuple[Condition, ...]
     settings: dict[str, Any] = field(default_factory=dict)
-    pool: str = "main"
     counting: bool = False
     window_s: float = 0.02
     measure_s: float = 3.5
@@ -115,7 +114,7 @@ def _cuda_groups() -> tuple[Group, ...]:
         Group(
             "vit0x0x0_bs1_px64", NO_COMPUTE, "launch-bound",
             (no_delay(), *positive("launch", *PERCENT), *slower_copy(2.0)),
-            {"batch_size": 1, "image_size": 64, "buffers": 16, "num_samples": 400}, pool="quiet launches",
+            {"batch_size": 1, "image_size": 64, "buffers": 16, "num_samples": 400},
             counting=True, window_s=0.01, measure_s=6.0,
         ),
         # One direction only: the longer copy is the only thing on the link, and all of it is lost.
@@ -135,7 +134,7 @@ def _cuda_groups() -> tuple[Group, ...]:
         ),
         Group(
             "vit32x2x128", SMALL, "launch-bound", (no_delay(), *positive("launch", *PERCENT)),
-            pool="eager launches", counting=True, measure_s=5.0, most_blocks=5, traced_blocks=2, resolvable=False,
+            counting=True, measure_s=5.0, most_blocks=5, traced_blocks=2, resolvable=False,
         ),
         Group(
             "vit32x2x128_graph_tf32", SMALL, "", slower_copy(1.3, 2.0), {"cuda_graph": True, "dtype": "tf32"},

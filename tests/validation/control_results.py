@@ -78,22 +78,16 @@ def _summary(controls: list[Record], predictions: list[Record]) -> Record:
 
 
 def _estimates(measured: list[Group], results: Record) -> dict[tuple[str, str], Estimate]:
-    """Variances are pooled inside a pool of groups, as inside a study, and there by noise class."""
-    found: dict[tuple[str, str], Estimate] = {}
-    for pool in {group.pool for group in measured}:
-        keys, comparisons = [], []
-        for group in measured:
-            if group.pool != pool:
-                continue
-            runs = results[group.name]
-            for condition in group.conditions:
-                if runs[BASE].keys() & runs.get(condition.name, {}).keys():
-                    keys.append((group.name, condition.name))
-                    noise = noise_class(Regime(_regime(group, runs[BASE])["measured"] or group.regime))
-                    sides = _rates(runs[BASE]), _rates(runs[condition.name])
-                    comparisons.append(Comparison("|".join(keys[-1]), noise, *sides))
-        found.update(zip(keys, estimate_pairs(comparisons), strict=True))
-    return found
+    keys, comparisons = [], []
+    for group in measured:
+        runs = results[group.name]
+        for condition in group.conditions:
+            if runs[BASE].keys() & runs.get(condition.name, {}).keys():
+                keys.append((group.name, condition.name))
+                noise = noise_class(Regime(_regime(group, runs[BASE])["measured"] or group.regime))
+                sides = _rates(runs[BASE]), _rates(runs[condition.name])
+                comparisons.append(Comparison("|".join(keys[-1]), noise, *sides))
+    return dict(zip(keys, estimate_pairs(comparisons), strict=True))
 
 
 def _rates(runs: Runs) -> dict[int, float]:
@@ -116,7 +110,7 @@ def _row(device: str, group: Group, condition: Condition, found: Estimate, base:
         "percent": condition.percent, "ratio": condition.ratio, "batch_us": base_us, "delay_us": delay_us,
         "felt_us": felt_us, "expected": expected, "as_expected": _covers(found.interval, expected),
         "pairs": found.pairs, "penalty": found.penalty, "interval": found.interval, "sd": found.sd, "mde": found.mde,
-        "noise_class": found.noise_class, "pooled": found.pooled, "verdict": judgement.verdict.value,
+        "noise_class": found.noise_class, "verdict": judgement.verdict.value,
         "resolvable": group.resolvable, "repeats_to_decide": judgement.repeats, "found": seen,
         "growth_solo": growth, "attributed_solo": _attribute(growth, delay_us, seen),
         "growth_trace": traces, "attributed_trace": _attribute_trace(device, traces, delay_us, seen),

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from click.testing import CliRunner
 
-from bench.analysis.crossing import FEWEST_FOR_HEADLINE, ProcessValue, crossed_sample
+from bench.analysis.crossing import ProcessValue, crossed_sample
 from bench.analysis.statistics import Estimate, estimate, holm
-from bench.analysis.verdicts import decided
+from bench.analysis.verdicts import FEWEST_FOR_HEADLINE, decided
 from bench.cli import main
 from bench.records.results import NoiseClass, Verdict
 from tests.crossings import windows_by_turns
@@ -25,6 +25,7 @@ BIRTHS = (0, 1)
 # Comparisons of a study, as 4 GPUs x 6 models have them.
 FAMILY = 24
 SD = 0.01
+FEWEST = FEWEST_FOR_HEADLINE["crossing"]
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
 
 
@@ -200,6 +201,6 @@ def _penalties(process: CrossedProcess) -> list[dict[str, Any]]:
 def _has_headline(family: list[Estimate]) -> bool:
     adjusted = holm([one.p_difference or 0.0 for one in family])
     return any(
-        one.pairs >= FEWEST_FOR_HEADLINE and p <= 1 - one.confidence and decided(one) is not Verdict.SAME
+        one.pairs >= FEWEST and p <= 1 - one.confidence and decided(one) is not Verdict.SAME
         for one, p in zip(family, adjusted, strict=True)
     )

@@ -225,8 +225,8 @@ def method_text(results: Results) -> str:
     study = results.study
     crossed = crossings_text(results.crossings) if results.crossings else ""
     pairs = crossed or (
-        "Cells that differ only in node were measured next to each other, in turned order, and are compared pair by "
-        "pair. "
+        "Cells that differ only in node were measured next to each other, in an order drawn for each pair, and are "
+        "compared pair by pair. "
         if results.penalties
         else ""
     )
