@@ -22,6 +22,12 @@ MOST_NAME = 150
 LARGEST_JSON_BYTES = 256 << 20
 _NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "9p", "fuse", "glusterfs", "afs")
 
+
+def utc_now() -> str:
+    """The present time as records store it: "2026-03-01T14:05:09Z"."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
 # A temporary file is named after the process that writes it: by process id, start time and boot. Clocks may be set,
 # so none is read.
 

@@ -183,12 +183,6 @@ def estimate(samples: Sequence[Sample], confidence: float = CONFIDENCE, margin: 
     ]
 
 
-def estimate_pairs(
-    comparisons: Sequence[Comparison], confidence: float = CONFIDENCE, margin: float = MARGIN
-) -> list[Estimate]:
-    return estimate([paired(comparison) for comparison in comparisons], confidence, margin)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values: Holm, Scand. J. Statist. 6 (1979) 65. Same order as given."""
     p = np.asarray(p_values, dtype=float)

@@ -14,7 +14,7 @@ from bench.errors import StudyError
 from bench.records.base import DamagedRecord, plain, read
 from bench.records.cluster import Cluster, HostJobs, JobRecord
 from bench.records.study import IndexEntry
-from bench.storage import write_json, write_text
+from bench.storage import utc_now, write_json, write_text
 from bench.study.directory import HOSTS, RunDirectory, new_directory, study_fingerprint, study_index, without_locks
 from bench.study.load import StudyDefinition
 from bench.units import exact_seconds
@@ -124,7 +124,7 @@ def find_or_create(
         write_text(directory.study_file, study_text(study))
         record = Cluster(
             study=study.name,
-            created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            created_at=utc_now(),
             scheduler=scheduler,
             hosts={host: HostJobs(jobs=()) for host in hosts},
         )

@@ -24,7 +24,7 @@ from bench.errors import StudyError
 from bench.host.processes import die_with, without_relative_paths
 from bench.records.base import plain
 from bench.records.cluster import JobRecord, JobState
-from bench.storage import write_json
+from bench.storage import utc_now, write_json
 from bench.units import exact_seconds
 
 # The current run may take this share of the time between the signal and the limit. A run that takes longer is ended,
@@ -90,7 +90,7 @@ def lock_folder(directory: ClusterDirectory, host: str, job_id: str) -> int:
             print(f"waiting for {holder}", flush=True)
             reported = True
         time.sleep(0.5)
-    text = json.dumps({"job": job_id, "node": host, "pid": os.getpid(), "since": _now()}).encode()
+    text = json.dumps({"job": job_id, "node": host, "pid": os.getpid(), "since": utc_now()}).encode()
     os.pwrite(descriptor, text, 0)
     os.ftruncate(descriptor, len(text))
     return descriptor
@@ -114,7 +114,7 @@ class HostJob:
             restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
             node=host,
             pid=os.getpid(),
-            started_at=_now(),
+            started_at=utc_now(),
         )
 
     @property
@@ -154,7 +154,7 @@ class HostJob:
         self._drain_file.unlink(missing_ok=True)
         progress = self._stages() > self._stages_before
         state, reason = final_state(code, self._stopped_by, self._drain_since is not None, progress)
-        self._write(replace(self._record, state=state, exit_code=code, reason=reason, ended_at=_now()))
+        self._write(replace(self._record, state=state, exit_code=code, reason=reason, ended_at=utc_now()))
         print(f"job {self._record.job_id} on {self._host}: {state}, exit code {code} {reason}", flush=True)
         return code if code >= 0 else 128 - code
 
@@ -226,10 +226,6 @@ def this_host() -> str:
     if not name or "SLURM_JOB_ID" not in os.environ:
         raise StudyError("not a job of Slurm", "bench.cluster.job", "submit it: numastudy submit")
     return name
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ It is written outside luigi's graph: a worker that holds another host's task may
 
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 from msgspec.structs import asdict, replace
 
@@ -26,7 +25,7 @@ from bench.records.cluster import (
 )
 from bench.records.results import MeasuredCell, Results
 from bench.report.html import environment
-from bench.storage import write_json, write_text
+from bench.storage import utc_now, write_json, write_text
 from bench.study.directory import HOSTS
 from bench.units import plural
 
@@ -85,7 +84,7 @@ def gather(status: ClusterStatus, results: Mapping[str, Results], unreadable: Ma
     return ClusterResults(
         study=status.study,
         run_directory=status.run_directory,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_at=utc_now(),
         margin=margin,
         slurm_error=status.slurm_error,
         hosts=tuple(_host(host, results.get(host.host)) for host in status.hosts),

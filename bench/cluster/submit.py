@@ -19,7 +19,7 @@ from bench.cluster.slurm import check_known, check_names
 from bench.cluster.status import cluster_status
 from bench.errors import StudyError
 from bench.records.cluster import HostJobs, HostState, HostStatus, SubmittedJob
-from bench.storage import open_regular
+from bench.storage import open_regular, utc_now
 from bench.study.load import StudyDefinition, configs_folder
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*(=[^\s\"'\\`$]+)?")
@@ -81,7 +81,7 @@ def submit(
                 refused.append(error)
                 outcomes[status.host] = error.what
                 continue
-            job = SubmittedJob(id=job_id, submitted_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+            job = SubmittedJob(id=job_id, submitted_at=utc_now())
             jobs = HostJobs(jobs=(*record.hosts[status.host].jobs, job))
             record = replace(record, hosts=record.hosts | {status.host: jobs})
             directory.write(record)

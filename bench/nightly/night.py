@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -44,7 +44,7 @@ from bench.report.text.studies import (
     no_gpu_text,
     slower_host_text,
 )
-from bench.storage import write_json
+from bench.storage import utc_now, write_json
 from bench.study.crossing import births_of
 from bench.study.directory import RunDirectory, freeze, new_directory
 from bench.study.grid import order_of
@@ -324,7 +324,7 @@ def _night(
         compared=compared,
         level=level(compared),
         warnings=_warnings(night, studies, without_gpu),
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_at=utc_now(),
         history=os.fspath(database),
         studies=tuple(studies),
         inputs=inputs,

@@ -2,7 +2,6 @@
 
 import platform
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -30,7 +29,7 @@ from bench.report.markdown import markdown
 from bench.report.page import render
 from bench.report.tables import csv_text, write_database
 from bench.report.text.fill import with_text
-from bench.storage import write_json, write_text
+from bench.storage import utc_now, write_json, write_text
 from bench.study.directory import RunDirectory
 
 
@@ -62,7 +61,7 @@ def build_results(data: RunData, invocation: str) -> Results:
         study=study,
         study_name=study.name,
         run_directory=str(data.path),
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_at=utc_now(),
         invocation=invocation,
         host=host,
         fingerprint=fingerprint,

@@ -42,7 +42,7 @@ from bench.run.free_gpu import wait_until_free
 from bench.run.lock import HostLock
 from bench.run.peers import PeerFailed, Peers, failed_at, peers_of
 from bench.run.progress import BatchCounter, Progress, Report
-from bench.storage import boot_id, write_json, write_text
+from bench.storage import boot_id, utc_now, write_json, write_text
 from bench.study.directory import RunDirectory
 from bench.trace.profilers import Profiler, get_profiler
 from bench.units import exact_seconds
@@ -91,7 +91,7 @@ class Begin:
     """When a run began: seconds of the monotonic clock, and UTC."""
 
     monotonic_s: float = field(default_factory=time.monotonic)
-    utc: str = field(default_factory=lambda: _now())
+    utc: str = field(default_factory=utc_now)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def run_of(
         log=slot.process,
         attempts=number,
         started_at=begin.utc,
-        ended_at=_now(),
+        ended_at=utc_now(),
         wall_s=round(time.monotonic() - begin.monotonic_s, 3),
         start=attempt.start,
         command=attempt.command,
@@ -153,10 +153,6 @@ def run_of(
         peers=attempt.peers,
         crossing=attempt.crossing,
     )
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def without_start(directory: RunDirectory, cell: Cell, slot: Slot, invocation: str) -> Attempt | None:

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
@@ -13,6 +12,7 @@ from bench.host.gpus import gpu_users, query_nvml
 from bench.host.topology import read_topology
 from bench.records.host import Gpu, Nvml, Topology, format_cpulist
 from bench.records.where import GpuProcesses, Near, Where, WhereVerdict
+from bench.storage import utc_now
 from bench.where.judge import judge
 from bench.where.look import Stat, ancestors, look, members, node_cpus, process_of, process_table
 from bench.where.text import problem_text, verdict_text
@@ -70,7 +70,7 @@ def where(request: Request, nvml: Nvml | None = None) -> tuple[Where, int]:
         indices = {gpu.index for gpu in chosen}
         found = [gpu for gpu in found if gpu.index is None or gpu.index in indices]
     answer = Where(
-        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        at=utc_now(),
         nodes=nodes,
         gpus=tuple(_with_texts(gpu) for gpu in found),
         ended=ended,

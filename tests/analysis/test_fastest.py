@@ -6,9 +6,10 @@ from msgspec import structs
 
 from bench.analysis.axes import comparisons
 from bench.analysis.fastest import fastest
-from bench.analysis.statistics import Comparison, estimate_pairs
+from bench.analysis.statistics import Comparison
 from bench.records.results import NoiseClass, Verdict
 from tests.analysis.cells import made_cell, made_study, noisy
+from tests.estimates import estimate_pairs
 
 STUDY = made_study()
 GRAPH, COMPILED = {"cuda_graph": True}, {"compile_model": "default"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.analysis.repeats import DecisionReason, _whole_groups, decide, demanded, looks, pairs_for
-from bench.analysis.statistics import Comparison, estimate_pairs, paired
+from bench.analysis.statistics import Comparison, paired
 from bench.errors import StudyError
 from bench.records.base import plain
 from bench.records.results import NoiseClass
@@ -18,6 +18,7 @@ from bench.records.study import Slot
 from bench.storage import write_json
 from bench.study.directory import RunDirectory, resolve
 from bench.study.load import read_study
+from tests.estimates import estimate_pairs
 from tests.run_directories import build_run_directory, crossed_process, topology_json
 
 BASE = {

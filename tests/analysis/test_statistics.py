@@ -12,7 +12,6 @@ from bench.analysis.statistics import (
     Sample,
     drift,
     estimate,
-    estimate_pairs,
     holm,
     interval_of,
     log_ratios,
@@ -22,6 +21,7 @@ from bench.analysis.statistics import (
 )
 from bench.errors import StudyError
 from bench.records.results import NoiseClass
+from tests.estimates import estimate_pairs
 
 REST, LAUNCH = NoiseClass.DEVICE_BOUND, NoiseClass.LAUNCH_BOUND
 

@@ -9,11 +9,12 @@ import numpy as np
 from scipy import stats
 
 from bench.analysis.bound import PredictedPenalty, StageTimes, bound_us, predict
-from bench.analysis.statistics import Comparison, Estimate, estimate_pairs
+from bench.analysis.statistics import Comparison, Estimate
 from bench.analysis.verdicts import judge, noise_class
 from bench.records.results import Verdict
 from bench.records.study import Settings
 from bench.records.trace import Regime
+from tests.estimates import estimate_pairs
 from tests.validation.control_plan import BASE, NEGATIVE, POSITIVE, Condition, Group
 
 Record = dict[str, Any]

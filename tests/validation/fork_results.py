@@ -12,9 +12,10 @@ import numpy as np
 from scipy import stats
 from scipy.special import polygamma
 
-from bench.analysis.statistics import Comparison, Estimate, estimate_pairs
+from bench.analysis.statistics import Comparison, Estimate
 from bench.analysis.verdicts import decided
 from bench.records.results import NoiseClass, Verdict
+from tests.estimates import estimate_pairs
 
 MARGIN = 0.005
 VARIANCE_RATIOS = (0.5, 2.0)

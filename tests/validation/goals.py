@@ -9,9 +9,10 @@ import numpy as np
 from scipy import stats
 
 from bench.analysis.repeats import decide
-from bench.analysis.statistics import CONFIDENCE_AFTER_LOOKS, Estimate, Measured, drift, estimate_pairs, paired
+from bench.analysis.statistics import CONFIDENCE_AFTER_LOOKS, Estimate, Measured, drift, paired
 from bench.analysis.verdicts import decided
 from bench.records.results import NoiseClass, Verdict
+from tests.estimates import estimate_pairs
 from tests.validation.simulated import Plan, comparisons, fixed_times, linear, simulate, step, times, true_sd, warm_up
 
 SHIPPED_REPEATS = 6

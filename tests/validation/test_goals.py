@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bench.analysis import statistics
 from bench.records.results import NoiseClass
+from tests.estimates import estimate_pairs
 from tests.validation import goals
 from tests.validation.goals import PLANS, at_least, at_most, drift_bias, power_at_mde, same_above_margin, study
 from tests.validation.simulated import (
@@ -56,7 +56,7 @@ def test_pairs_remove_the_drift_that_a_fixed_order_shows():
 def test_intervals_that_are_too_narrow_are_caught(monkeypatch):
     def narrow(plan, repeats, seed):
         logs = simulate(plan, repeats, np.random.default_rng(seed))
-        return statistics.estimate_pairs(comparisons(plan, logs), confidence=0.8)
+        return estimate_pairs(comparisons(plan, logs), confidence=0.8)
 
     monkeypatch.setattr(goals, "study", narrow)
     assert not all(figure.ok for figure in goals.coverage(30))
