@@ -16,11 +16,12 @@ from urllib.parse import quote
 import luigi
 
 from bench import units
-from bench.records.run import Demand, Head, Run, read_head, read_record
+from bench.records.run import Demand, Run, RunHead, read_head, read_record
 from bench.records.study import Grid, Slot
 from bench.run.progress import Progress, RunState
 from bench.study.directory import RunDirectory
-from bench.study.plan import StudyProgress, study_progress
+from bench.study.on_demand import further_repeats
+from bench.study.progress import StudyProgress, study_progress
 from bench.terminal import visible
 from tasks.luigi_runtime import INVOCATION, Stopped, in_worker
 
@@ -129,7 +130,7 @@ class RunProgress:
                 outcome_text(record),
                 units.duration(record.wall_s),
             ]
-            eta = [] if left else _eta(now.remaining_s(0.0), now)
+            eta = [] if left else _eta(now.remaining_s(0.0), now, at_most=True)
             self._terminal.line("  ".join([*columns, *eta]))
 
     def clear(self) -> None:
@@ -198,16 +199,24 @@ def read_progress(
     directory: RunDirectory, grid: Grid, present: Collection[Slot], current: Collection[Slot]
 ) -> StudyProgress:
     """The progress on disk. Repeats beyond the study's count if they are demanded, have a record or are `present`."""
-    asked = {*grid.asked(directory.study().repeats)}
+    study = directory.study()
+    asked = {*grid.asked(study.repeats)}
     demand = read_record(directory.demand, Demand)
     repeats = demand.repeats if demand else {}
-    heads: dict[Slot, Head | None] = {}
+    heads: dict[Slot, RunHead | None] = {}
     for slot, path in _paths(directory).items():
         head = read_head(path)
         demanded = isinstance(slot.repeat, int) and slot.repeat <= repeats.get(slot.cell, 0)
         if head or demanded or slot in asked or slot in present:
             heads[slot] = head
-    return study_progress(heads, INVOCATION, [cell.name for cell in grid.cells if cell.reason], current)
+    timed = [head for slot, head in heads.items() if head and head.ok and not slot.is_traced]
+    share = sum(head.disturbed for head in timed) / len(timed) if timed else 0.0
+    further = {
+        cell: more.beyond(repeats.get(cell, study.repeats) - study.repeats)
+        for cell, more in further_repeats(grid, study, share).items()
+    }
+    not_runnable = [cell.name for cell in grid.cells if cell.reason]
+    return study_progress(heads, INVOCATION, not_runnable, current, further)
 
 
 @lru_cache(maxsize=4)
@@ -225,8 +234,12 @@ def outcome_text(record: Run) -> str:
     return " ".join(f"{record.status}: {record.reason}{attempts}".split())
 
 
-def _eta(remaining_s: float | None, now: StudyProgress) -> list[str]:
-    return [f"ETA {units.duration(remaining_s)}"] if remaining_s is not None and now.done < now.total else []
+def _eta(remaining_s: float | None, now: StudyProgress, at_most: bool = False) -> list[str]:
+    """at_most: also with all repeats that can be demanded."""
+    if remaining_s is None or now.done >= now.total:
+        return []
+    expected, most = units.duration(remaining_s), units.duration(remaining_s + now.spare_s)
+    return [f"ETA {expected}, at most {most}" if at_most and most != expected else f"ETA {expected}"]
 
 
 def install() -> None:

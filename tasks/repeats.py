@@ -1,6 +1,6 @@
 """Timed runs beyond the study's repeats, where the data require them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import luigi
@@ -39,20 +39,20 @@ class MoreRepeats(RecordTask):
         from bench.analysis.repeats import demanded
 
         while True:
-            repeats = demanded(self.directory)
+            found = demanded(self.directory)
+            repeats = found.repeats
             todo = [slot for slot in _further(self.directory, repeats) if not run_is_done(self.directory, slot)]
             if not todo:
                 break
             # A task of several runs reads there which ones are its own.
             self._write(repeats, state="")
-            cells = len({slot.cell for slot in todo})
-            reason = f"{plural(cells, 'cell')} with disturbed or undecided pairs"
-            terminal().line(f"{plural(len(todo), 'more run')} on demand: {reason}")
+            reasons = _reasons(todo, found.for_disturbed, found.for_precision)
+            terminal().line(f"{plural(len(todo), 'more run')} on demand: {reasons}")
             yield demanded_tasks(self, todo)
         self._write(repeats, self.directory.state())
 
-    def _write(self, repeats: dict[str, int], state: str) -> None:
-        demand = Demand(status=Outcome.OK, invocation=INVOCATION, state=state, repeats=repeats)
+    def _write(self, repeats: Mapping[str, int], state: str) -> None:
+        demand = Demand(status=Outcome.OK, invocation=INVOCATION, state=state, repeats=dict(repeats))
         write_record(self.record_path, demand)
 
 
@@ -76,6 +76,17 @@ def further_slots(directory: RunDirectory) -> list[Slot]:
     """The runs that were demanded beyond those of the study, as far as is known."""
     demand = read_record(directory.demand, Demand)
     return _further(directory, demand.repeats) if demand else []
+
+
+def _reasons(todo: Iterable[Slot], for_disturbed: Mapping[str, int], for_precision: Mapping[str, int]) -> str:
+    """How many cells have runs to do for each reason; one may have both."""
+    counts = {
+        "in disturbed pairs": {slot.cell for slot in todo if int(slot.repeat) <= for_disturbed.get(slot.cell, 0)},
+        "less precise than target_precision": {
+            slot.cell for slot in todo if int(slot.repeat) <= for_precision.get(slot.cell, 0)
+        },
+    }
+    return ", ".join(f"{plural(len(cells), 'cell')} {reason}" for reason, cells in counts.items() if cells)
 
 
 def _further(directory: RunDirectory, demanded: Mapping[str, int]) -> list[Slot]:

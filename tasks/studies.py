@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import os
+import shlex
 import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +17,7 @@ from bench.storage import remove_stale
 from bench.study import settings
 from bench.study.directory import RunDirectory, resolve, resolve_into
 from bench.study.load import TASKS, load_study, study_path
+from bench.study.plan import refuse_long
 from tasks.before_runs import preflight
 from tasks.luigi_runtime import (
     INVOCATION,
@@ -76,6 +80,9 @@ class StudyTask(luigi.WrapperTask):
     output_dir: str = luigi.Parameter(default="outputs", description="the folder of all run directories")
     fresh: bool = luigi.BoolParameter(description="measure everything again, in a new run directory")
     strict: bool = luigi.BoolParameter(description=STRICT)
+    long: bool = luigi.BoolParameter(
+        significant=False, description="start even if this takes more than two hours on the cpu device"
+    )
     night: str = luigi.Parameter(default="", description="measured again for each night; NightlySweep sets it")
     host: str = luigi.Parameter(default=socket.gethostname(), description="this host; not to be set")
     into: str = luigi.Parameter(default="", description="the folder of one of many hosts; numastudy submit sets it")
@@ -108,6 +115,9 @@ class StudyTask(luigi.WrapperTask):
 
     def directory(self) -> RunDirectory:
         with refusing():
+            # Nights, and jobs of a cluster, were planned by somebody.
+            if self.task_id not in _resolved and not (self.long or self.into or "SLURM_JOB_ID" in os.environ):
+                refuse_long(self.study, Path(self.output_dir), self.fresh, _own_command())
             return self.resolved()
 
     def resolved(self) -> RunDirectory:
@@ -132,6 +142,10 @@ class StudyTask(luigi.WrapperTask):
 
     def requires(self) -> StudyCheck:
         return StudyCheck(run_dir=str(self.directory().path), host=self.host, strict=self.strict)
+
+
+def _own_command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 class NumaStudy(StudyTask):

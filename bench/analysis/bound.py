@@ -9,7 +9,7 @@ import numpy as np
 from bench.analysis.pairs import identity
 from bench.errors import StudyError
 from bench.records.results import Bound, HiddenCopies, MeasuredCell, Penalty, PenaltyKind, Prediction, Term
-from bench.records.study import Model
+from bench.study.duration import forward_flops
 
 # Between processes, and between the stages in isolation and together, a few percent are noise.
 BOUND_NOISE = 0.05
@@ -236,21 +236,6 @@ def _separate(cell: MeasuredCell) -> bool:
 
 
 # Arithmetic intensity
-
-
-def forward_flops(model: Model, image_size: int) -> int:
-    """Floating-point operations of one sample's forward pass; a multiply-add counts as two.
-
-    Of a ViT with n tokens (patches + 1) of width d, mlp 4 d: patch embedding 2 (n - 1) 3 p^2 d; per layer 24 n d^2 for
-    the four projections and the mlp, 4 n^2 d for the two attention products. Norms, softmax and activations are left
-    out (below 1 % from d = 256 up).
-    """
-    if not model.depth:
-        return 0
-    patches = (image_size // model.patch_size) ** 2
-    tokens = patches + 1
-    per_layer = 24 * tokens * model.dim**2 + 4 * tokens**2 * model.dim
-    return 2 * patches * 3 * model.patch_size**2 * model.dim + model.depth * per_layer
 
 
 def flops_per_byte(cell: MeasuredCell) -> float | None:

@@ -22,22 +22,30 @@ from bench.errors import StudyError
 from bench.records.results import Rules
 from bench.records.study import Placement
 from bench.study.directory import RunDirectory
+from bench.study.on_demand import LOOKS
 
-LOOKS = (6, 10, 20)
+
+@dataclass(frozen=True)
+class Demanded:
+    """Timed repeats by cell, where they are more than the study's; and by cell what disturbed pairs and the target
+    precision ask for, each alone."""
+
+    repeats: Mapping[str, int]
+    for_disturbed: Mapping[str, int]
+    for_precision: Mapping[str, int]
 
 
-def demanded(directory: RunDirectory) -> dict[str, int]:
-    """Timed repeats by cell, for the cells that need more than the study's repeats. Only from what is on disk.
+def demanded(directory: RunDirectory) -> Demanded:
+    """What the data ask for. Only from what is on disk.
 
     The number for a cell never falls while records are added, so that asking again after each round ends.
     """
     data = load(directory.path)
-    needed = _for_disturbed(data) if data.study.disturbed_repeats else {}
-    if data.study.target_precision:
-        for cell, repeats in _for_precision(data).items():
-            needed[cell] = max(needed.get(cell, 0), repeats)
-    needed = _whole_groups(data, needed)
-    return {cell: repeats for cell, repeats in needed.items() if repeats > data.study.repeats}
+    disturbed = _for_disturbed(data) if data.study.disturbed_repeats else {}
+    precision = _for_precision(data) if data.study.target_precision else {}
+    needed = {cell: max(disturbed.get(cell, 0), precision.get(cell, 0)) for cell in (*disturbed, *precision)}
+    more = {cell: repeats for cell, repeats in _whole_groups(data, needed).items() if repeats > data.study.repeats}
+    return Demanded(more, disturbed, precision)
 
 
 def _whole_groups(data: RunData, needed: Mapping[str, int]) -> dict[str, int]:

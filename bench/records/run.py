@@ -426,6 +426,16 @@ class Monitor(Record, frozen=True, kw_only=True):
     disturbed: list[Disturbance] = []
 
 
+class RunHead(Head, frozen=True, kw_only=True):
+    """The head of a run's record, and what disturbed the run."""
+
+    monitor: Monitor | None = None
+
+    @property
+    def disturbed(self) -> bool:
+        return bool(self.monitor and self.monitor.disturbed)
+
+
 # Stages.
 
 
@@ -695,7 +705,7 @@ def read_record(path: Path, kind: type[Kind]) -> Kind | None:
         return None
 
 
-def read_head(path: Path) -> Head | None:
+def read_head(path: Path) -> RunHead | None:
     """The head of a stage's record, from memory while the file is unchanged; None if it is missing or damaged.
 
     A study has thousands of records, and its progress is asked for often.
@@ -708,8 +718,8 @@ def read_head(path: Path) -> Head | None:
 
 
 @lru_cache(maxsize=200_000)
-def _head(path: Path, _inode: int, _mtime_ns: int, _bytes: int) -> Head | None:
-    return read_record(path, Head)
+def _head(path: Path, _inode: int, _mtime_ns: int, _bytes: int) -> RunHead | None:
+    return read_record(path, RunHead)
 
 
 def write_record(path: Path, record: Record) -> None:

@@ -1,51 +1,42 @@
-"""What a study would do on this host and how long it would take; how far one is that runs."""
+"""What a study would do on this host and how long it would take."""
 
-import os
-import socket
-import statistics
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from itertools import islice
 from pathlib import Path
 from typing import Any
-
-from msgspec import structs
 
 from bench.errors import StudyError
 from bench.host.topology import read_topology
 from bench.records.base import DamagedRecord
 from bench.records.host import Topology, format_cpulist
-from bench.records.run import LASTING, Head, Mode, Outcome, read_head
-from bench.records.study import TRACED, Cell, Grid, Slot, run_name
+from bench.records.run import Demand, Head, Outcome, read_head, read_record
+from bench.records.study import TRACED, Cell, Grid, Slot, Study
 from bench.study.crossing import pools_by_node
 from bench.study.directory import RunDirectory, check_path_length, find, path_of_new
+from bench.study.duration import (
+    Earlier,
+    Estimate,
+    Rate,
+    earlier_runs,
+    estimated,
+    measured_rate,
+    run_files,
+    slowest_rate,
+)
 from bench.study.grid import expand_here, idle_entries
 from bench.study.load import StudyDefinition
+from bench.study.on_demand import Further, further_repeats, why_further
 from bench.units import byte_size, duration, plural
 
-# For a host with GPUs and no earlier run of the kind: whole processes on an H100 host took about this long.
-TIMED_RUN_S = 11.0
-TRACED_RUN_S = 18.0
-# Nothing measured yet: 12 s of a process with 3 s of windows, and rounds that noise prolongs.
-CROSSED_PROCESS_S = 14.0
 # Bytes in a report and its SQLite for one activity, of the fixtures: 120 in the report, 450 in the SQLite.
 BYTES_PER_ACTIVITY = 600
 ACTIVITIES_PER_LAYER = 30
 ACTIVITIES_PER_BATCH = 16
-# The runs of an earlier study that are read for their time: reading thousands of cells takes too long.
-_TIMED_BY = (1, 2, TRACED)
-_EARLIER_STUDIES = 5
-_MEASURED = "earlier runs on this host"
-_TYPICAL = "typical times of an H100 host, where this host has no earlier run of the kind"
-# A CPU may take any multiple of a GPU's time.
+# A longer study of the cpu device is mostly a mistake: it starts only with --long.
+LONGEST_ON_CPU_S = 2 * 3600.0
+_STARTS_WITH_LONG = f"longer than {duration(LONGEST_ON_CPU_S)} on the cpu device: luigi starts it with --long only"
 _UNKNOWN = "no earlier run of the kind on this host"
-
-_TYPICAL_S = {Mode.TIMED: TIMED_RUN_S, Mode.TRACED: TRACED_RUN_S, Mode.CROSSED: CROSSED_PROCESS_S}
-
-# A class of runs of about equal duration, and the wall times of such runs.
-_Class = tuple[str | bool, ...]
-_Times = dict[_Class, list[float]]
 
 
 class CellState(StrEnum):
@@ -76,7 +67,10 @@ class Plan:
 
     pool_bytes: of host batches in the process that has most.
 
-    estimate_s: for what is to do; None if unknown. estimate_from: its source, or why it is unknown.
+    further_runs: timed ones that data may demand beyond these, as expected and at most; further_reasons: why.
+    estimate_s: for what is to do, with the further runs that are expected; at_most_s: with all of them; None if
+    unknown. estimate_from: its source, or why it is unknown. needs_long: it starts with the option --long only.
+    too_long: cells of which one run may need more than its timeout.
     """
 
     study: str
@@ -88,8 +82,13 @@ class Plan:
     processes: int
     processes_to_do: int
     pool_bytes: int
+    further_runs: tuple[float, int]
+    further_reasons: list[str]
     estimate_s: float | None
+    at_most_s: float | None
     estimate_from: str
+    needs_long: bool
+    too_long: list[str]
     disk_bytes: int
     notes: list[str]
 
@@ -103,10 +102,12 @@ def plan(
     fresh: bool = False,
     topology: Topology | None = None,
     root: Path = Path("/"),
+    rate: Rate | None = None,
 ) -> Plan:
     """Raise StudyError for whatever the start of the study would refuse too.
 
-    root: of the files of a recorded host, for which no earlier run counts.
+    root: of the files of a recorded host, for which no earlier run counts. rate: operations per second of the CPUs;
+    measured if it is not given.
     """
     recorded = root != Path("/")
     own = None if recorded else find(definition, output_dir)
@@ -118,10 +119,12 @@ def plan(
         here = expand_here(definition, topology, root)
         grid, study = here.grid, here.study
         check_path_length(path_of_new(definition, output_dir), grid)
-    order = grid.asked(study.repeats)
+    demand = read_record(directory.demand, Demand) if directory else None
+    demanded = demand.repeats if demand else {}
+    order = [slot for slot in grid.order if _is_asked(slot, study.repeats, demanded)]
     heads: dict[str, list[Head | None]] = {cell.name: [] for cell in grid.cells}
     todo = []
-    existing = _run_files(directory)
+    existing = run_files(directory)
     for slot in order:
         head = _head(directory, slot, existing) if directory else None
         heads[slot.cell].append(head)
@@ -130,10 +133,11 @@ def plan(
             todo.append(slot)
     # A process with any run to do is started again whole.
     todo_processes = [*_processes(todo)]
-    cells = {cell.name: cell for cell in grid.cells}
-    estimate_s, estimate_from = _estimate(
-        cells, todo_processes, _known_times(output_dir, own) if todo and not recorded else {}
-    )
+    earlier = earlier_runs(output_dir, own) if todo and not recorded else Earlier({})
+    further = _further(grid, study, earlier.disturbed_share, demanded) if todo else {}
+    found = estimated(grid, [*todo, *further], earlier, None if recorded else rate or measured_rate)
+    estimate_s, at_most_s = _times(todo, further, found)
+    needs_long = bool(topology and _is_long(study, topology, estimate_s))
     return Plan(
         study=definition.name,
         directory=str(directory.path) if directory else None,
@@ -144,11 +148,21 @@ def plan(
         processes=len([*_processes(order)]),
         processes_to_do=len(todo_processes),
         pool_bytes=_most_pools(grid),
+        further_runs=(
+            round(sum(one.expected for one in further.values()), 1),
+            sum(one.most for one in further.values()),
+        ),
+        further_reasons=why_further(grid, study) if further else [],
         estimate_s=estimate_s,
-        estimate_from=estimate_from,
-        disk_bytes=sum(trace_bytes(cells[slot.cell]) for slot in todo if slot.is_traced),
+        at_most_s=at_most_s,
+        estimate_from=found.source if found else _UNKNOWN,
+        needs_long=needs_long,
+        too_long=[*found.too_long] if found else [],
+        disk_bytes=sum(trace_bytes(grid.cell(slot.cell)) for slot in todo if slot.is_traced),
         notes=[
             *_notes(grid.cells),
+            *([_STARTS_WITH_LONG] if needs_long else []),
+            *_too_long(found),
             *_rounded_up(definition.settings.repeats, study.repeats),
             *_idle_entries(definition, topology),
             *_notes_on_host(directory.host() if directory else topology),
@@ -168,9 +182,9 @@ def render(plan: Plan) -> str:
         todo = f"{plan.runs} runs in {plural(plan.processes, 'process', 'processes')}, {plan.processes_to_do} to do"
     lines += ["", f"{plan.study}: {cells} ({counts}), {todo}"]
     if plan.runs_to_do:
-        time = "unknown" if plan.estimate_s is None else f"about {duration(plan.estimate_s)}"
         lines += [
-            f"time: {time} ({plan.estimate_from})",
+            f"time: {_time_text(plan)} ({plan.estimate_from})",
+            *_further_text(plan),
             f"disk: about {byte_size(plan.disk_bytes)} of traces while all are kept (retention)",
         ]
         if plan.processes != plan.runs:
@@ -179,6 +193,21 @@ def render(plan: Plan) -> str:
     if plan.directory:
         lines.append(f"continues in {plan.directory}")
     return "\n".join(lines)
+
+
+def _time_text(plan: Plan) -> str:
+    if plan.estimate_s is None or plan.at_most_s is None:
+        return "unknown"
+    expected, most = duration(plan.estimate_s), duration(plan.at_most_s)
+    return f"about {expected}" if most == expected else f"about {expected}, at most {most} with all runs on demand"
+
+
+def _further_text(plan: Plan) -> list[str]:
+    expected, most = plan.further_runs
+    if not most:
+        return []
+    reasons = "; ".join(plan.further_reasons)
+    return [f"on demand: {round(expected)} more runs expected, at most {most}: {reasons}"]
 
 
 def trace_bytes(cell: Cell) -> int:
@@ -204,6 +233,75 @@ def _notes(cells: Iterable[Cell]) -> list[str]:
         return []
     repeated = ": cells that differ in it alone measure the same" if len(labels) > 1 else ""
     return [f"CPU device: the number of a GPU is a label here{repeated}"]
+
+
+def _is_long(study: Study, topology: Topology, estimate_s: float | None) -> bool:
+    on_gpu_host = topology.gpus or topology.silent_gpus
+    return study.device == "cpu" and not on_gpu_host and (estimate_s or 0.0) > LONGEST_ON_CPU_S
+
+
+def refuse_long(definition: StudyDefinition, output_dir: Path, fresh: bool, command: str) -> None:
+    """Raise StudyError for a new study that would need more than two hours on a host without a GPU.
+
+    command: that of the user, for the advice.
+    """
+    if not fresh and find(definition, output_dir):
+        return
+    topology = read_topology()
+    planned = plan(definition, output_dir, fresh, topology, rate=slowest_rate)
+    if planned.needs_long or planned.too_long:
+        # The rate of the CPUs is measured only if a slow host would need that long.
+        planned = plan(definition, output_dir, fresh, topology)
+    if not planned.needs_long or planned.estimate_s is None:
+        return
+    takes = f"{definition.name} would take about {duration(planned.estimate_s)} on the cpu device"
+    smaller = "QuickTest is a smaller study" if definition.name != "quick_test" else "ask for fewer samples or repeats"
+    raise StudyError(
+        f"{takes} ({planned.estimate_from})",
+        "this host has no GPU",
+        f"{smaller}; to measure all of it: {command} --long",
+    )
+
+
+def _too_long(found: Estimate | None) -> list[str]:
+    if not found or not found.too_long:
+        return []
+    cells = plural(len(found.too_long), "cell")
+    return [f"{cells} may need longer than timeout_s for one run on these CPUs: {', '.join(found.too_long[:3])}"]
+
+
+def _is_asked(slot: Slot, repeats: int, demanded: Mapping[str, int]) -> bool:
+    return slot.repeat == TRACED or int(slot.repeat) <= max(repeats, demanded.get(slot.cell, 0))
+
+
+def _further(grid: Grid, study: Study, disturbed_share: float, demanded: Mapping[str, int]) -> dict[Slot, Further]:
+    """By the first run of each cell that may need more repeats than are demanded so far."""
+    found = {}
+    for cell, more in further_repeats(grid, study, disturbed_share).items():
+        left = more.beyond(demanded.get(cell, study.repeats) - study.repeats)
+        if left.most:
+            found[grid.slot(cell, 1)] = left
+    return found
+
+
+def _times(
+    todo: Sequence[Slot], further: Mapping[Slot, Further], found: Estimate | None
+) -> tuple[float | None, float | None]:
+    """Seconds with the runs on demand that are expected, and with all of them."""
+    if found is None:
+        return None, None
+    asked_s = found.sum_s(todo)
+    expected_s = most_s = 0.0
+    for slot in _processes(further):
+        if slot.cell not in found.too_long:
+            expected_s += further[slot].expected * found.seconds[slot]
+            most_s += further[slot].most * found.seconds[slot]
+    return round(asked_s + expected_s, 1), round(asked_s + most_s, 1)
+
+
+def _processes(slots: Iterable[Slot]) -> Iterable[Slot]:
+    """One run of each process: the runs of a crossing all have its time."""
+    return {slot.process: slot for slot in slots}.values()
 
 
 def _topology(root: Path) -> Topology:
@@ -244,12 +342,6 @@ def _most_pools(grid: Grid) -> int:
     return max(sum(pools_by_node(grid.cell(slot.cell) for slot in own).values()) for own in processes)
 
 
-def _run_files(directory: RunDirectory | None) -> set[str]:
-    """Names in runs/: a look at each of thousands of files takes seconds."""
-    folder = directory.path / "runs" if directory else None
-    return {entry.name for entry in os.scandir(folder)} if folder and folder.is_dir() else set()
-
-
 def _head(directory: RunDirectory, slot: Slot, existing: set[str]) -> Head | None:
     if slot.is_traced:
         # A traced run is done when its metrics are.
@@ -288,155 +380,3 @@ def _planned(cell: Cell, heads: list[Head | None]) -> PlannedCell:
         runs_done=sum(head is not None and head.ok for head in heads),
         runs=len(heads),
     )
-
-
-def _known_times(output_dir: Path, own: RunDirectory | None) -> _Times:
-    """Wall times of successful runs of this host, by the classes that a run may belong to (see _classes).
-
-    own: this study's run directory, finished or not. Its runs come first, and also give estimates for cells without a
-    run of their kind; those of the newest other studies give them for their kind alone.
-    """
-    others = islice(_of_this_host(output_dir, own), _EARLIER_STUDIES)
-    return _collected(others, False) | _collected([own] if own else [], True)
-
-
-def _collected(directories: Iterable[RunDirectory], own: bool) -> _Times:
-    times: _Times = {}
-    for directory in directories:
-        for cell, mode, wall_s in _walls(directory):
-            for one in _classes(cell, mode, own):
-                times.setdefault(one, []).append(wall_s)
-    return times
-
-
-def _of_this_host(output_dir: Path, own: RunDirectory | None) -> Iterator[RunDirectory]:
-    """The other studies, the newest first."""
-    grids = output_dir.resolve().glob("*/*/*/grid.json")
-    for grid in sorted(grids, key=lambda path: path.stat().st_mtime, reverse=True):
-        directory = RunDirectory(grid.parent)
-        try:
-            if directory != own and directory.host().host == socket.gethostname():
-                yield directory
-        except (OSError, StudyError):  # another user's
-            continue
-
-
-def _walls(directory: RunDirectory) -> Iterator[tuple[Cell, Mode, float]]:
-    """Of successful runs: cell, mode, seconds of the process."""
-    try:
-        existing = _run_files(directory)
-        cells = directory.grid().cells if existing else ()
-    except (OSError, StudyError):  # of another version, or another user's
-        return
-    for cell in cells:
-        for repeat in _TIMED_BY:
-            if f"{run_name(cell.name, repeat)}.json" not in existing:
-                continue
-            head = read_head(directory.record(cell.name, repeat))
-            if head and head.ok and head.wall_s:
-                mode = Mode.CROSSED if head.crossing else Mode.TRACED if repeat == TRACED else Mode.TIMED
-                yield cell, mode, head.wall_s
-
-
-def _classes(cell: Cell, mode: Mode, own: bool = True) -> list[_Class]:
-    """By what the duration of a run is estimated, the closest first: its kind, in the study itself (own) its mode, its
-    kind in the other mode, and all runs of the study.
-
-    Cells of one kind take the same time: they are equal but for GPU and nodes. The time of one says nothing about that
-    of a process which crosses several, nor the other way round.
-    """
-    kind = structs.replace(cell, gpu=0, cpu_node=0, mem_node=0).key
-    classes: list[_Class] = [(kind, mode), (mode,)]
-    if mode is not Mode.CROSSED:
-        classes += [(kind,), ()]
-    return classes if own else [one for one in classes if kind in one]
-
-
-def _estimate(cells: dict[str, Cell], todo: list[Slot], times: _Times) -> tuple[float | None, str]:
-    """Seconds that these runs may take, or None, and the source of that."""
-    means = {one: statistics.fmean(walls) for one, walls in times.items()}
-    seconds, source = 0.0, _MEASURED
-    expected: dict[tuple[str, Mode], float | None] = {}
-    for slot in todo:
-        cell = cells[slot.cell]
-        mode = Mode.TRACED if slot.is_traced else Mode.CROSSED if slot.birth else Mode.TIMED
-        if (slot.cell, mode) not in expected:
-            expected[slot.cell, mode] = next((means[one] for one in _classes(cell, mode) if one in means), None)
-        known = expected[slot.cell, mode]
-        if known is None and cell.device == "cpu":
-            return None, _UNKNOWN
-        if known is None:
-            known, source = _TYPICAL_S[mode], _TYPICAL
-        seconds += known
-    return round(seconds, 1), source
-
-
-# Progress of a study that runs
-
-Heads = Mapping[Slot, Head | None]
-
-
-@dataclass(frozen=True)
-class StudyProgress:
-    """done of total runs; current_s, rest_s: expected for the current run and for those after it, None if unknown."""
-
-    done: int
-    total: int
-    current_s: float | None
-    rest_s: float | None
-
-    def remaining_s(self, elapsed_s: float) -> float | None:
-        """When the current run has run for elapsed_s."""
-        if self.current_s is None or self.rest_s is None:
-            return None
-        return self.rest_s + max(self.current_s - elapsed_s, 0.0)
-
-
-def study_progress(
-    heads: Heads, invocation: str, not_runnable: Iterable[str] = (), current: Collection[Slot] = ()
-) -> StudyProgress:
-    """How far a study is.
-
-    heads: of its runs, None where there is no record. not_runnable: cells that this host cannot run, whose runs end at
-    once. current: the runs of the process in progress; they count as not done.
-    """
-    done = {slot for slot, head in heads.items() if slot not in current and head and head.is_final(invocation)}
-    over = {*not_runnable, *_given_up(heads, invocation)}
-    expected_s = _expected(heads, done)
-    rest = [slot for slot in heads if slot not in done and slot not in current and slot.cell not in over]
-    now_s, rest_s = (_sum([expected_s(one) for one in _processes(slots)]) for slots in (current, rest))
-    if now_s is None or rest_s is None:
-        now_s = rest_s = None
-    return StudyProgress(len(done), len(heads), now_s, rest_s)
-
-
-def _sum(parts: Iterable[float | None]) -> float | None:
-    known = [*parts]
-    return None if None in known else sum(part for part in known if part is not None)
-
-
-def _processes(slots: Iterable[Slot]) -> Iterable[Slot]:
-    """One run of each process: the runs of a crossing all have its time."""
-    return {slot.process: slot for slot in slots}.values()
-
-
-def _given_up(heads: Heads, invocation: str) -> set[str]:
-    """Cells whose further runs end as the first one did, without being started."""
-    return {
-        slot.cell for slot, head in heads.items() if head and head.status in LASTING and head.invocation == invocation
-    }
-
-
-def _expected(heads: Heads, done: set[Slot]) -> Callable[[Slot], float | None]:
-    """The mean over similar runs: those of its group, else of its mode, else all. None before any run has ended."""
-    walls: _Times = {}
-    for slot, head in heads.items():
-        if head and slot in done and head.ok:
-            for one in _slot_classes(slot):
-                walls.setdefault(one, []).append(head.wall_s)
-    means = {one: statistics.fmean(values) for one, values in walls.items()}
-    return lambda slot: next((means[one] for one in _slot_classes(slot) if one in means), None)
-
-
-def _slot_classes(slot: Slot) -> list[_Class]:
-    return [(slot.is_traced, slot.group), (slot.is_traced,), ()]

@@ -11,7 +11,6 @@ from bench.analysis.bound import (
     cell_bound,
     copy_state,
     flops_per_byte,
-    forward_flops,
     hidden_by_batch_size,
     hidden_copies,
     predict,
@@ -21,6 +20,7 @@ from bench.analysis.bound import (
 from bench.errors import StudyError
 from bench.records.results import PenaltyKind, Term
 from bench.records.run import Stages
+from bench.study.duration import forward_flops
 from tests.analysis.cells import made_cell, made_model
 
 us = st.floats(0.1, 1e4)

@@ -51,19 +51,19 @@ def measured(tmp_path: Path, disturbed: set[tuple[str, int]], repeats: int = 2, 
 
 
 def test_an_undisturbed_study_needs_no_repeats(tmp_path: Path) -> None:
-    assert demanded(measured(tmp_path, set())) == {}
+    assert demanded(measured(tmp_path, set())).repeats == {}
 
 
 def test_the_whole_pair_of_a_disturbed_run_is_repeated(tmp_path: Path) -> None:
-    assert demanded(measured(tmp_path, {(TWIN, 1)})) == {FIRST: 3, TWIN: 3}
+    assert demanded(measured(tmp_path, {(TWIN, 1)})).repeats == {FIRST: 3, TWIN: 3}
 
 
 def test_two_disturbed_runs_of_one_block_are_one_repeat(tmp_path: Path) -> None:
-    assert demanded(measured(tmp_path, {(FIRST, 2), (TWIN, 2)})) == {FIRST: 3, TWIN: 3}
+    assert demanded(measured(tmp_path, {(FIRST, 2), (TWIN, 2)})).repeats == {FIRST: 3, TWIN: 3}
 
 
 def test_a_cell_that_is_compared_with_nothing_is_not_repeated(tmp_path: Path) -> None:
-    assert demanded(measured(tmp_path, {(SINGLE, 1)})) == {}
+    assert demanded(measured(tmp_path, {(SINGLE, 1)})).repeats == {}
 
 
 def test_cells_of_an_axis_are_a_pair_too(tmp_path: Path) -> None:
@@ -73,12 +73,12 @@ def test_cells_of_an_axis_are_a_pair_too(tmp_path: Path) -> None:
     names = [cell.name for cell in directory.grid().cells]
     _, base, other, lost = sorted(names, key=lambda name: ("buf1" in name, "bf16" in name))
     write_run(directory, directory.grid().slot(lost, 1), disturbed=True)
-    assert demanded(directory) == {lost: 3, base: 3, other: 3}
+    assert demanded(directory).repeats == {lost: 3, base: 3, other: 3}
 
 
 def test_disturbed_repeats_end_at_the_limit(tmp_path: Path) -> None:
     everywhere = {(FIRST, repeat) for repeat in (1, 2, 3, 4)}
-    assert demanded(measured(tmp_path, everywhere, repeats=4)) == {FIRST: 4, TWIN: 4}
+    assert demanded(measured(tmp_path, everywhere, repeats=4)).repeats == {FIRST: 4, TWIN: 4}
 
 
 def test_target_precision_asks_for_the_next_look_where_needed(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_target_precision_asks_for_the_next_look_where_needed(tmp_path: Path) ->
     for slot in directory.grid().order:
         rate = 1000 * (1 + noise.gauss(0, 0.03 if "vit32" in slot.cell else 0.002))
         write_run(directory, slot, disturbed=False, rate=rate)
-    assert demanded(directory) == {f"pipeline_gpu0_numa{node}_vit32x2x128": 10 for node in (0, 1)}
+    assert demanded(directory).repeats == {f"pipeline_gpu0_numa{node}_vit32x2x128": 10 for node in (0, 1)}
 
 
 # Stopping
@@ -167,7 +167,7 @@ CROSSED = {"models": ["vit0x0x0", "vit0x0x0"], "binding": "numactl", "design": "
 
 @pytest.mark.needs("numactl")
 def test_disturbed_crossing_asks_for_no_block(tmp_path):
-    assert demanded(measured(tmp_path, {(TWIN, 1), (FIRST, 2)}, **CROSSED)) == {}
+    assert demanded(measured(tmp_path, {(TWIN, 1), (FIRST, 2)}, **CROSSED)).repeats == {}
 
 
 def test_crossed_groups_get_whole_sets_of_births():
@@ -188,4 +188,4 @@ def test_precision_of_crossings_is_that_inside_processes(tmp_path):
     """Levels of processes spread by 25 %, ratios by 0.2 %: six processes are enough for 2 %."""
     overrides = {"gpu_ids": [0], "models": ["vit16x8x768"], "repeats": 6, "target_precision": 0.02}
     path = build_run_directory(tmp_path / "run", "numa_locality_study", overrides, crossed=crossed_process(spread=0.25))
-    assert demanded(RunDirectory(path)) == {}
+    assert demanded(RunDirectory(path)).repeats == {}

@@ -12,10 +12,12 @@ from bench.records.host import Node, Topology
 from bench.records.run import Head, Mode, Outcome
 from bench.records.study import TRACED, Cell, Grid, Placement, Slot
 from bench.study.crossing import births_of, pools_by_node, whole_sets
+from bench.study.duration import CROSSED_PROCESS_S, TYPICAL, Earlier, estimated
 from bench.study.grid import Expansion, expand, expand_here
 from bench.study.load import read_study
 from bench.study.order import birth_of, measuring_order
-from bench.study.plan import _TYPICAL, CROSSED_PROCESS_S, _estimate, plan, render, study_progress
+from bench.study.plan import plan, render
+from bench.study.progress import study_progress
 
 GIB = 1 << 30
 BASE = {
@@ -195,10 +197,11 @@ def test_plan_counts_processes_and_explains_repeats(tmp_path: Path) -> None:
 
 def test_plan_estimates_a_crossing_by_processes() -> None:
     grid = here({"models": ["vit0x0x0"]}).grid
-    on_gpu = {cell.name: replace(cell, device="cuda") for cell in grid.cells}
-    (first, *_), *_ = timed(grid)
-    assert _estimate(on_gpu, [first], {}) == (CROSSED_PROCESS_S, _TYPICAL)
-    assert _estimate(on_gpu, [first], {(on_gpu[first.cell].key, Mode.TIMED): [99.0]})[0] == CROSSED_PROCESS_S
+    on_gpu = Grid(cells=tuple(replace(cell, device="cuda") for cell in grid.cells), order=grid.order)
+    first, *_ = timed(grid)
+    for earlier in (Earlier({}), Earlier({(on_gpu.cell(first[0].cell).key, Mode.TIMED): [99.0]})):
+        found = estimated(on_gpu, first, earlier, None)
+        assert found and (found.sum_s(first), found.source) == (CROSSED_PROCESS_S, TYPICAL)
 
 
 def test_runs_of_a_crossing_share_its_time() -> None:

@@ -15,6 +15,7 @@ from bench.records.run import Head, Outcome, write_record
 from bench.records.study import TRACED
 from bench.storage import write_json
 from bench.study.directory import RunDirectory, find, resolve
+from bench.study.duration import BY_OPERATIONS
 from bench.study.load import StudyDefinition, read_study
 from bench.study.plan import plan, render
 from tests.host.made_hosts import host_topology
@@ -130,8 +131,8 @@ def test_plan_runs_nothing_and_reports_what_is_done(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     assert [cell.state for cell in made.cells] == ["todo", "todo", "not_runnable", "not_runnable"]
     assert (made.runs, made.runs_to_do) == (8, 4)
-    assert (made.estimate_s, made.estimate_from) == (None, "no earlier run of the kind on this host")
-    assert "\ntime: unknown (no earlier run of the kind on this host)\n" in render(made)
+    assert made.estimate_from == BY_OPERATIONS
+    assert f" ({BY_OPERATIONS})\n" in render(made)
 
     directory = resolve(study(), tmp_path, False, "a")
     for name, status in (("vit0x0x0", "ok"), ("vit32x2x128", "timeout")):
@@ -203,11 +204,11 @@ def test_another_study_estimates_only_its_own_kinds(tmp_path: Path) -> None:
     other = resolve(study(seed=1), tmp_path, False, "a")
     write_walls(other, {"vit0x0x0_1": 2.0, "vit0x0x0_traced": 3.0})
     asked = study(seed=1, repeats=2)  # another study of the same cells
-    assert plan(asked, tmp_path).estimate_s is None
+    assert plan(asked, tmp_path).estimate_from == BY_OPERATIONS
     write_walls(other, {"vit32x2x128_1": 4.0})
     assert plan(asked, tmp_path).estimate_s == 2 * 2.0 + 3.0 + 3 * 4.0
     write_json(other.path / "topology.json", plain(structs.replace(other.host(), host="elsewhere")))
-    assert plan(asked, tmp_path).estimate_s is None
+    assert plan(asked, tmp_path).estimate_from == BY_OPERATIONS
 
 
 def test_estimate_is_typical_when_a_gpu_host_has_no_runs(tmp_path: Path) -> None:

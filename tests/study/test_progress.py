@@ -2,7 +2,7 @@
 
 from bench.records.run import Head, Outcome
 from bench.records.study import TRACED, Slot
-from bench.study.plan import study_progress
+from bench.study.progress import study_progress
 
 # Two groups of two cells each: one repeat, and the traced runs.
 SLOTS = [

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import msgspec
 from msgspec.structs import replace
@@ -82,9 +82,11 @@ def write(path: Path, record: Record) -> None:
     path.write_bytes(msgspec.json.encode(record))
 
 
-def demanded(directory: RunDirectory) -> dict[str, int]:
+def demanded(directory: RunDirectory) -> SimpleNamespace:
+    """As bench.analysis.repeats.Demanded."""
     most = int(os.environ.get("INSTANT_DEMAND", "0"))
-    return {cell.name: most for cell in directory.grid().cells} if most else {}
+    repeats = {cell.name: most for cell in directory.grid().cells} if most else {}
+    return SimpleNamespace(repeats=repeats, for_disturbed=repeats, for_precision={})
 
 
 def stub_module(name: str, **functions: object) -> None:
