@@ -74,9 +74,9 @@ def parse_nccl_topology(content: bytes) -> NcclTopology:
 
 
 def _cpus(mask: str) -> CpuList:
-    """NCCL writes a mask of 32-bit words, the highest first: "00000000,ffff0000"."""
+    """A mask as the kernel writes it: 32-bit words, the highest first, which may be shorter: "ff,ffff0000"."""
     words = mask.split(",")
-    if len(words) > AFFINITY_WORDS * 2 or not all(re.fullmatch(r"[0-9a-fA-F]{8}", word) for word in words):
+    if len(words) > AFFINITY_WORDS * 2 or not re.fullmatch(r"[0-9a-fA-F]{1,8}(,[0-9a-fA-F]{8})*", mask):
         return ""
     bits = int("".join(words), 16)
-    return format_cpulist(cpu for cpu in range(bits.bit_length()) if bits >> cpu & 1)
+    return format_cpulist(cpu for cpu in range(bits.bit_length()) if bits >> cpu & 1) if bits else ""

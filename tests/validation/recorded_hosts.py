@@ -1,7 +1,8 @@
 """Read recorded hosts of other projects, such as hwloc's tests/hwloc/linux: trees of sys and proc in tar archives.
 
 usage: python -m tests.validation.recorded_hosts FOLDER      one line a host; exit code 1 if one cannot be read
-Where lstopo (hwloc) is installed, each host is compared with what it reads from the same files.
+Where lstopo (hwloc) is installed, each host is compared with what it reads from the same files. Topology files of NCCL
+in the folder (*.xml, such as those of RCCL's topo_expl) must give a node to every GPU.
 """
 
 import os
@@ -19,6 +20,8 @@ from bench.errors import StudyError
 from bench.host.binding import bind_prefix
 from bench.host.doctor import run_doctor
 from bench.host.fingerprint import fingerprint
+from bench.host.gpus import normal_bus_id
+from bench.host.nccl_topology import parse_nccl_topology
 from bench.host.topology import read_topology
 from bench.records.base import DamagedRecord
 from bench.records.host import Topology, format_cpulist
@@ -111,6 +114,15 @@ def main(folder: Path) -> int:
                 continue
             if compare:
                 _compare(ours(topology), root, counts)
+    for file in sorted(folder.glob("*.xml")):
+        content = file.read_bytes()
+        placed = parse_nccl_topology(content).places
+        devices = ElementTree.fromstring(content).iter("pci")
+        gpus = [device.get("busid", "") for device in devices if device.find("gpu") is not None]
+        missing = [gpu for gpu in gpus if normal_bus_id(gpu) not in placed]
+        failed += bool(missing)
+        counts["GPUs of topology files placed"] += len(gpus) - len(missing)
+        print(f"{file.name}: {len(gpus)} GPUs{', without a node: ' if missing else ''}{', '.join(missing)}")
     for what, count in sorted(counts.items()):
         print(f"{what}: {count}")
     return 1 if failed else 0
