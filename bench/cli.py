@@ -213,6 +213,44 @@ def where(
 
 
 @main.command()
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option("--nvtx", metavar="NAME", help="the part from the first to the last range of this name")
+@click.option("--from", "begin_ms", type=click.FloatRange(0), metavar="MS", help="since the first event")
+@click.option("--to", "end_ms", type=click.FloatRange(0), metavar="MS", help="since the first event")
+@click.option(
+    "--untraced",
+    "untraced_ms",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MS",
+    help="how long the same part takes without the profiler",
+)
+@_JSON
+def whatif(
+    trace: Path,
+    nvtx: str | None,
+    begin_ms: float | None,
+    end_ms: float | None,
+    untraced_ms: float | None,
+    as_json: bool,
+) -> None:
+    """Print how much slower host copies could slow the program of TRACE, of nsys or of torch.profiler. Runs nothing.
+
+    Exit code 0: at most 2 % if copies took twice as long; 3: more, measure it; 4: this trace cannot say.
+    docs/whatif.md has the rules.
+    """
+    from bench.records.base import plain
+    from bench.whatif.command import Request
+    from bench.whatif.command import whatif as answer
+    from bench.whatif.text import whatif_text
+
+    if nvtx is not None and (begin_ms, end_ms) != (None, None):
+        raise StudyError("a range and times exclude each other", "--nvtx", "leave out --nvtx, or --from and --to")
+    found, code = answer(trace, Request(nvtx, begin_ms, end_ms, untraced_ms))
+    show(json.dumps(plain(found), indent=1) if as_json else whatif_text(found))
+    sys.exit(code)
+
+
+@main.command()
 @click.argument("base")
 @click.argument("new")
 @click.option("--json", "output", flag_value="json", help="for programs")

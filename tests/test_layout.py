@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("bench.errors", "bench.records", "bench.storage", "bench.terminal", "bench.units"),
     ("bench.host", "bench.trace", "bench.workload"),
-    ("bench.command", "bench.run", "bench.study", "bench.where"),
+    ("bench.command", "bench.run", "bench.study", "bench.where", "bench.whatif"),
     ("bench.analysis",),
     ("bench.report",),
     ("bench.compare", "bench.history", "bench.nightly"),

@@ -12,6 +12,7 @@ from bench.records.results import Results, SelfCheck, Summary
 from bench.records.run import Demand, Export, Link, ProbeStage, ReportStage, Run
 from bench.records.study import Grid, IndexEntry, Study
 from bench.records.trace import Metrics
+from bench.records.whatif import WhatIf
 from bench.records.where import Where
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -58,6 +59,7 @@ STORED = {
         Stored("", "numastudy history --json", HistoryListing, "the studies in the history"),
         Stored("", "numastudy compare --json", StudyComparison, "the cells of two studies, compared"),
         Stored("", "numastudy where --json", Where, "running processes by GPU, their threads and pages by node"),
+        Stored("", "numastudy whatif --json", WhatIf, "what slower host copies could cost the program of a trace"),
     )
 }
 

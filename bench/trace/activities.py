@@ -142,7 +142,7 @@ def read_calls(export: Export, window: Window) -> Calls:
         export.fail(
             f"no CUDA API call in this trace: table {RUNTIME} is missing or empty", "trace with nsys -t cuda,nvtx"
         )
-    names = _launch_names(export)
+    names = launch_names(export)
     parts = []
     for rows in export.integers(RUNTIME, ("correlationId", "start", "end", "globalTid"), ("nameId", "returnValue")):
         inside = (rows["start"] >= window.start) & (rows["start"] < window.end) & (rows["correlationId"] != NULL)
@@ -170,7 +170,7 @@ def read_calls(export: Export, window: Window) -> Calls:
     return Calls(correlation, start, end, batch, name, own, launch)
 
 
-def _launch_names(export: Export) -> list[int]:
+def launch_names(export: Export) -> list[int]:
     if not export.has(STRINGS, "id", "value"):
         return []
     fits = " OR ".join("value GLOB ?" for _ in LAUNCH_CALLS)
@@ -192,7 +192,7 @@ def read_table(export: Export, table: str, window: Window, calls: Calls) -> Part
     else:
         name = np.full(len(call), TABLE_NAMES[table])
     if table == MEMCPY:
-        kind = _copy_classes(export, rows["copyKind"])
+        kind = copy_classes(export, rows["copyKind"])
         host = np.select([kind == Kind.H2D, kind == Kind.D2H], [rows["srcKind"], rows["dstKind"]], -1)
         copies = CopyColumns(kind, rows["bytes"], rows["streamId"], host)
         _check_copies(export, copies, end - start)
@@ -252,7 +252,7 @@ def _check_copies(export: Export, copies: CopyColumns, duration: Times) -> None:
         check_rates(export, direction.name, copies.bytes[chosen], duration[chosen])
 
 
-def _copy_classes(export: Export, copy_kind: Times) -> NDArray[np.int8]:
+def copy_classes(export: Export, copy_kind: Times) -> NDArray[np.int8]:
     names = export.enum("ENUM_CUDA_MEMCPY_OPER", COPY_KINDS)
     result = np.full(len(copy_kind), HOST_COPY, np.int8)
     for value in np.unique(copy_kind).tolist():

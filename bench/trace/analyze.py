@@ -50,7 +50,7 @@ class Broken(Record, frozen=True, kw_only=True):
 
 def analyze_file(path: Path, name: str | None = None) -> Analysis:
     """Raise TraceError for a file that is not a trace, and for a trace that is broken or not complete."""
-    with _export(path) as export:
+    with as_export(path) as export:
         trace = read_trace(export, name or trace_name(path), path)
     return Analysis(metrics=metrics(trace), per_batch=per_batch(trace))
 
@@ -104,8 +104,8 @@ def _is_trace(path: Path) -> bool:
 
 
 @contextmanager
-def _export(path: Path) -> Iterator[Path]:
-    """The export of a trace, which may be made for as long as it is read."""
+def as_export(path: Path) -> Iterator[Path]:
+    """The export of a trace, which may be made for as long as it is read. Raise TraceError for another file."""
     kind = file_kind(path)
     if kind is FileKind.EXPORT:
         yield path
@@ -121,7 +121,7 @@ def _write_export(kind: FileKind, path: Path, export: Path) -> None:
     if kind is FileKind.REPORT:
         from bench.trace.nsys import Nsys
 
-        Nsys().export_file(path, export)
+        Nsys().export_file(path, export, redacted=False)
     else:
         from bench.trace.torch_trace import convert
 

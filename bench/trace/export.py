@@ -32,6 +32,8 @@ MEMCPY = "CUPTI_ACTIVITY_KIND_MEMCPY"
 KERNEL = "CUPTI_ACTIVITY_KIND_KERNEL"
 MEMSET = "CUPTI_ACTIVITY_KIND_MEMSET"
 GRAPH = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"
+EVENT = "CUPTI_ACTIVITY_KIND_CUDA_EVENT"
+SYNCHRONIZATION = "CUPTI_ACTIVITY_KIND_SYNCHRONIZATION"
 
 # Names and meanings as nsys 2025.3 (schema 3.20) exports them; only what this project reads or fills.
 TABLES: dict[str, tuple[str, ...]] = {
@@ -53,6 +55,8 @@ TABLES: dict[str, tuple[str, ...]] = {
     GRAPH: (
         "start", "end", "deviceId", "contextId", "streamId", "correlationId", "globalPid", "graphId",
     ),
+    EVENT: ("contextId", "streamId", "correlationId", "globalPid", "eventId"),
+    SYNCHRONIZATION: ("contextId", "streamId", "correlationId", "globalPid", "syncType", "eventId"),
     "TARGET_INFO_GPU": ("id", "name", "busLocation", "uuid"),
     "TARGET_INFO_CUDA_DEVICE": ("gpuId", "cudaId", "pid"),
     "TARGET_INFO_CUDA_CONTEXT_INFO": ("nullStreamId", "processId", "deviceId", "contextId"),

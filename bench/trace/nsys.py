@@ -102,7 +102,8 @@ class Nsys:
     def export(self, report: Path, sqlite: Path) -> None:
         self.export_file(self.trace_path(report), sqlite)
 
-    def export_file(self, trace: Path, sqlite: Path) -> None:
+    def export_file(self, trace: Path, sqlite: Path, redacted: bool = True) -> None:
+        """redacted: without the environment, the processes and users of the host, and ranges of other programs."""
         # It brings numpy, which nobody needs who only asks for a command line.
         from bench.trace.redact import redact
 
@@ -115,8 +116,9 @@ class Nsys:
                     str(trace),
                     "export with the nsys version that made the report, or a newer one",
                 )
+            if not redacted:
+                return
             try:
-                # The environment, the processes and the users of the host are in it too.
                 redact(temporary, temporary)
             except TraceError as error:
                 raise ProfilerError(

@@ -31,6 +31,9 @@ FURTHEST = 2**61
 
 API_CALLS = ("cuda_runtime", "cuda_driver")
 DEVICE_WORK = ("gpu_memcpy", "gpu_memset", "kernel")
+# With enable_cuda_sync_events. The name of an event -> CUpti_ActivitySynchronizationType.
+SYNCHRONIZATION = "cuda_sync"
+SYNC_KINDS = {"Event Sync": 1, "Stream Wait Event": 2, "Stream Sync": 3, "Context Sync": 4}
 CPU_DEVICE = "CPU device: no GPU was measured"
 
 # Kineto names the legacy default stream 7, as CUPTI does.
@@ -203,10 +206,26 @@ def _gpu_rows(chrome: ChromeTrace, strings: Strings) -> Rows:
             rows[MEMSET].append((*head, e.args.get("bytes", 0)))
         else:
             rows[KERNEL].append((*head, strings.id(e.name)))
+    for e in chrome.events:
+        if e.category == SYNCHRONIZATION:
+            _add_synchronization(rows, e, process)
     devices = sorted(chrome.device_names.items())
     rows["TARGET_INFO_GPU"] = [(number, name, None, None) for number, name in devices]
     rows["TARGET_INFO_CUDA_CONTEXT_INFO"] = [(NULL_STREAM, calls[0].pid, number, 1) for number, _ in devices]
     return rows
+
+
+def _add_synchronization(rows: Rows, event: Event, process: int) -> None:
+    """An event is named by the correlation id of its record, which may be out of the trace (-1)."""
+    args = event.args
+    kind, record = SYNC_KINDS.get(event.name), args.get("wait_on_cuda_event_record_corr_id", -1)
+    if kind is None or "correlation" not in args:
+        return
+    context = args.get("context", 1)
+    where = (context, args.get("stream", -1), args["correlation"], process)
+    rows[schema.SYNCHRONIZATION].append((*where, kind, record))
+    if record >= 0 and kind in (1, 2):
+        rows[schema.EVENT].append((context, args.get("wait_on_stream", -1), record, process, record))
 
 
 def _check_not_rocm(calls: list[Event], work: list[Event]) -> None:

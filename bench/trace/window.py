@@ -40,7 +40,7 @@ def read_window(export: Export) -> Window:
     """Raise TraceError unless the trace has exactly one closed window with closed batches."""
     if not export.filled(NVTX):
         export.fail("no range in this trace", "trace with nsys -t cuda,nvtx", "name the ranges with record_function")
-    ranges = _ranges(export, "test_[bd]*")
+    ranges = named_ranges(export, "test_[bd]*")
     start, end, thread, _ = _only_window(export, ranges)
     batches = sorted(
         (row for row in ranges if BATCH.fullmatch(row[3]) and row[2] == thread and start <= row[0] < end),
@@ -62,7 +62,7 @@ def read_window(export: Export) -> Window:
 def _only_window(export: Export, ranges: list[tuple[Any, ...]]) -> tuple[Any, ...]:
     windows = [row for row in ranges if row[3] == WINDOW]
     if not windows:
-        if any(row[3] == WINDOW for row in _ranges(export, WINDOW, START_END)):
+        if any(row[3] == WINDOW for row in named_ranges(export, WINDOW, START_END)):
             export.fail(
                 f"{WINDOW} is an NVTX Start/End range, which belongs to no thread",
                 "open it with nvtxRangePush and close it with nvtxRangePop",
@@ -83,7 +83,7 @@ def _only_window(export: Export, ranges: list[tuple[Any, ...]]) -> tuple[Any, ..
     return windows[0]
 
 
-def _ranges(
+def named_ranges(
     export: Export, pattern: str, kind: int = PUSH_POP, first_in: Window | None = None
 ) -> list[tuple[Any, ...]]:
     """(start, end or None, globalTid, text) of the ranges of a kind whose names fit the pattern (GLOB).
@@ -117,4 +117,4 @@ def _ranges(
 
 def named_stages(export: Export, window: Window) -> frozenset[str]:
     """Which of h2d, compute and d2h have ranges of their own in the window; the workload names those it makes."""
-    return frozenset(stage for stage in STAGES if _ranges(export, f"test_{stage}_batch_[0-9]*", first_in=window))
+    return frozenset(stage for stage in STAGES if named_ranges(export, f"test_{stage}_batch_[0-9]*", first_in=window))
