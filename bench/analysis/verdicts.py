@@ -107,9 +107,7 @@ def judge(found: Estimate, settings: Settings, max_repeats: int = Rules().max_re
     return Judgement(Verdict.UNDECIDED, Reason.FEW_REPEATS, Remedy.REPEAT, more)
 
 
-def is_headline(
-    judgement: Judgement, found: Estimate, p_adjusted: float | None, rules: Rules, design: Design
-) -> bool:
+def is_headline(judgement: Judgement, found: Estimate, p_adjusted: float | None, rules: Rules, design: Design) -> bool:
     """A difference that holds after Holm's correction, from enough pairs (of a crossing, processes) unless it is
     larger than any two processes of one cell differ by."""
     if found.pairs < FEWEST_FOR_HEADLINE[design] and abs(found.mean_log) < BEYOND_STATES:

@@ -30,6 +30,7 @@ from bench.run.metrics import NoMetric
 from bench.run.progress import Progress, Report, RunState
 from bench.storage import boot_id, write_text
 from bench.study.directory import RunDirectory
+from bench.units import exact_seconds
 from bench.where.look import members, process_table
 
 OnStart = Callable[[int], None]
@@ -278,7 +279,7 @@ class _Start:
         if error.end is None:
             return Failure(
                 status=Outcome.TIMEOUT,
-                reason=f"the server was not ready after {self._cell.timeout_s:g} s ({error.why})",
+                reason=f"the server was not ready after {exact_seconds(self._cell.timeout_s)} ({error.why})",
                 advice="raise timeout_s, or look at ready and at the server's log",
                 log_tail=self._server_tail(),
             )

@@ -7,7 +7,7 @@ from bench.records.host import Topology, format_cpulist
 from bench.records.run import Certificate, Doubt, DoubtKind, PlacementVerdict, ThreadGroup, ThreadsObserved
 from bench.records.study import Cell
 from bench.records.where import Part, Problem, ProcessPlace, ProcessThreads
-from bench.units import byte_size
+from bench.units import byte_size, duration
 from bench.where.judge import memory_problems, thread_problems
 from bench.where.look import group_threads, look, members, node_cpus, process_table, stat, threads_of
 from bench.where.text import KINDS, printable
@@ -128,7 +128,7 @@ class Looks:
             return PlacementVerdict.MISPLACED, [*self._doubts.values()]
         if not self.page_looks:
             bound = "" if binding == "self" else "; numactl had bound it"
-            text = f"ended after {lived_s:.1f} s, before it could be looked at{bound}"
+            text = f"ended after {duration(lived_s)}, before it could be looked at{bound}"
             return PlacementVerdict.UNPROVED, [Doubt(kind=DoubtKind.NOT_OBSERVED, text=text)]
         gaps: Sequence[Doubt] = [*self._gaps.values()]
         return (PlacementVerdict.UNPROVED, [*gaps]) if gaps else (PlacementVerdict.PROVED, [])

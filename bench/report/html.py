@@ -20,6 +20,7 @@ def environment(package: str) -> Environment:
         "svg": Markup,
         "cell_label": units.cell_label,
         "rate": units.rate,
+        "tick": units.tick,
         "timestamp": units.timestamp,
         "share": units.percent,
         "signed": units.signed_percent,
