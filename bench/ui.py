@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import BinaryIO
 from urllib.parse import quote, unquote
 
 from bench.errors import StudyError
+from bench.host.connections import is_own_user
 from bench.host.processes import die_with, python_module, without_relative_paths
 
 ADDRESS = "127.0.0.1"
@@ -31,7 +33,8 @@ def serve(state: Path, outputs: Path, config: Path, port: int = 8082, outputs_po
 
     Raise StudyError if a port is taken or luigid ends unexpectedly.
     """
-    state.mkdir(parents=True, exist_ok=True)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_private(state)
     outputs.mkdir(parents=True, exist_ok=True)
     stop = threading.Event()
     for number in _STOPPING:
@@ -94,6 +97,13 @@ def _wait_for_answer(luigid: subprocess.Popen[bytes], port: int, stop: threading
         stop.wait(0.1)
 
 
+def _check_private(state: Path) -> None:
+    """luigid loads its state as a pickle: whoever can write it can run any code."""
+    found = state.stat()
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise StudyError("another user can write there", str(state), f"chmod 700 {state}, or another folder as --state")
+
+
 def _check_port(port: int, option: str) -> None:
     with socket.socket() as probe:
         # As the servers do: connections of a server that has just ended do not block its port.
@@ -108,8 +118,21 @@ def _check_port(port: int, option: str) -> None:
             ) from None
 
 
+def _for_everybody(path: Path) -> bool:
+    """Whether permissions let every user read it: links are resolved, and every folder on the way counts."""
+    try:
+        found = path.stat()
+        reachable = all(folder.stat().st_mode & stat.S_IXOTH for folder in path.parents)
+    except OSError:
+        return False
+    needed = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(found.st_mode) else 0)
+    return reachable and found.st_mode & needed == needed
+
+
 class _Outputs(SimpleHTTPRequestHandler):
     """The output directory, without hidden files and without what links lead to outside of it.
+
+    Another user gets what the permissions of the files let everybody read.
 
     Logs are shown instead of downloaded, and never from a cache: the log of a running study grows.
     """
@@ -127,13 +150,25 @@ class _Outputs(SimpleHTTPRequestHandler):
         if below is None or any(part.startswith(".") for part in below.parts):
             self.send_error(HTTPStatus.NOT_FOUND)
             return None
+        if not self._from_own_user() and not _for_everybody(Path(self.directory).resolve() / below):
+            self.send_error(HTTPStatus.FORBIDDEN, "not for other users")
+            return None
         return super().send_head()
+
+    def _from_own_user(self) -> bool:
+        try:
+            return is_own_user(self.client_address[:2], self.connection.getsockname()[:2])
+        except OSError:
+            return False
 
     def _below_outputs(self) -> Path | None:
         """The requested path with its links resolved, relative to the output directory; None if it is outside."""
         outputs = Path(self.directory).resolve()
         try:
-            return Path(self.translate_path(self.path)).resolve().relative_to(outputs)
+            asked = Path(self.translate_path(self.path))
+            # These are shown in place of a folder's listing.
+            pages = (asked / "index.html", asked / "index.htm")
+            return next(filter(Path.exists, pages), asked).resolve().relative_to(outputs)
         except (ValueError, OSError, RuntimeError):
             # Also a name with a zero byte, one that is too long, and a loop of links.
             return None
@@ -159,6 +194,7 @@ class _Outputs(SimpleHTTPRequestHandler):
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-cache")
         self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         super().end_headers()
 
     def log_message(self, *_: object) -> None:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.host.connections import is_own_user, user_of_client
+from tests.needs import needs
 from tests.tasks.study_calls import BIN, free_port
 
 TASK = {"worker": "a-test", "task_id": "Seen_1", "family": "Seen", "module": "tasks", "params": {}, "runnable": True}
@@ -60,6 +62,13 @@ def ui(folder: Path, ports: tuple[int, int]) -> Iterator[Servers]:
     finally:
         process.kill()
         process.communicate()
+
+
+def get(port: int, path: str, headers: dict[str, str]) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path, headers=headers)
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
 
 
 @pytest.fixture
@@ -175,7 +184,20 @@ def test_luigid_refuses_requests_of_pages_of_other_sites(tmp_path: Path, ports: 
         assert status(ports[0], Origin=f"http://127.0.0.1:{ports[1]}") == 403
         assert status(ports[0], Origin="null") == 403
         assert status(ports[0], Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors") == 403
+        # A GET changes the state too: by a link on a page of another site or of another port, or by an old browser.
+        add = "/api/add_task?" + urllib.parse.urlencode({"data": json.dumps(TASK)})
+        old_browser = {"User-Agent": "Mozilla/5.0"}
+        for headers in (
+            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+            {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"},
+            {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"},
+            old_browser,
+        ):
+            assert get(ports[0], add, headers)[0] == 403
         assert servers.names() == set()
+        tasks = "/api/task_list?" + urllib.parse.urlencode({"data": json.dumps({"status": "", "upstream_status": ""})})
+        assert get(ports[0], tasks, old_browser | {"X-Requested-With": "XMLHttpRequest"})[0] == 200
+        assert get(ports[0], "/", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"})[0] == 302
         assert status(ports[0], Host=own, Origin=f"http://{own}", Sec_Fetch_Site="same-origin") == 200
         assert servers.names() == {"Seen_1"}
 
@@ -191,3 +213,115 @@ def test_listing_of_a_folder_has_no_hidden_names(tmp_path: Path, ports: tuple[in
     assert "luigi.lock" not in page and "<b>" not in page
     assert 'href="./javascript%3Aalert%281%29"' in page
     assert 'href="./report.html"' in page and 'href="./folder/"' in page
+
+
+# Other users
+
+NOBODY = 65534
+# Prints the status and the content of each address; a page that is not sent has none.
+GET = """
+import sys, urllib.error, urllib.request
+for address in sys.argv[1:]:
+    try:
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            print(answer.status, answer.read().decode().replace(chr(10), " "))
+    except urllib.error.HTTPError as error:
+        print(error.code)
+"""
+
+
+def get_as(uid: int, *addresses: str) -> list[str]:
+    """As that user; root without a capability is one who owns nothing here."""
+    command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", sys.executable, "-IS", "-c", GET]
+    done = subprocess.run([*command, *addresses], capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.splitlines()
+
+
+@pytest.mark.needs_root
+@needs("setpriv")
+def test_other_users_get_what_everybody_may_read(tmp_path: Path, ports: tuple[int, int]) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:-2]):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    outputs = tmp_path / "outputs"
+    for name in ("open/report.html", "private/report.html", "index/index.html", "one/secret"):
+        (outputs / name).parent.mkdir(parents=True, exist_ok=True)
+        (outputs / name).write_text("text")
+        (outputs / name).chmod(0o644)
+        (outputs / name).parent.chmod(0o755)
+    outputs.chmod(0o755)
+    (outputs / "private").chmod(0o700)
+    (outputs / "one/secret").chmod(0o640)
+    (outputs / "index/index.html").chmod(0o600)
+    (outputs / "link").symlink_to("private/report.html")
+    paths = ["open/report.html", "private/report.html", "private/", "index/", "one/secret", "link", "missing", "one/"]
+    with ui(tmp_path, ports) as servers:
+        addresses = [f"{servers.outputs}/{path}" for path in paths]
+        assert [one[:8] for one in get_as(0, *addresses[:6])] == ["200 text"] * 2 + ["200 <!do"] + ["200 text"] * 3
+        assert [one[:3] for one in get_as(NOBODY, *addresses)] == ["200", *["403"] * 6, "200"]
+        outputs.chmod(0o700)
+        assert get_as(NOBODY, addresses[0], f"{servers.outputs}/") == ["403", "403"]
+        assert get_as(0, addresses[0]) == ["200 text"]
+
+
+@pytest.mark.needs_root
+@needs("setpriv")
+def test_other_users_cannot_use_luigid(tmp_path: Path, ports: tuple[int, int]) -> None:
+    with ui(tmp_path, ports) as servers:
+        data = urllib.parse.urlencode({"data": json.dumps(TASK)})
+        pages = [f"{servers.tasks}/api/add_task?{data}", f"{servers.tasks}/", f"{servers.tasks}/api/worker_list"]
+        assert get_as(NOBODY, *pages) == ["403"] * 3
+        assert servers.names() == set()
+        assert [one[:3] for one in get_as(0, *pages)] == ["200"] * 3
+
+
+@pytest.mark.needs_root
+@needs("setpriv")
+def test_user_of_a_connection_is_the_kernels(tmp_path: Path) -> None:
+    """Whatever the version of IP; not once the client has closed its end, since its socket is then listed as root's."""
+    script = "import socket, sys, time; s = socket.create_connection((sys.argv[1], int(sys.argv[2]))); time.sleep(60)"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for host, uid in (("127.0.0.1", NOBODY), ("::ffff:127.0.0.1", NOBODY), ("127.0.0.1", 0)):
+            command = [
+                "setpriv",
+                f"--reuid={uid}",
+                "--clear-groups",
+                sys.executable,
+                "-IS",
+                "-c",
+                script,
+                host,
+                str(port),
+            ]
+            with subprocess.Popen(command) as client:
+                connection, address = server.accept()
+                with connection:
+                    ends = address, connection.getsockname()
+                    assert user_of_client(*ends) == uid
+                    assert is_own_user(*ends) is (uid == 0)
+                    client.kill()
+                    client.wait()
+                    assert user_of_client(*ends) is None
+    assert user_of_client(("127.0.0.1", 1), ("127.0.0.1", 2)) is None
+
+
+def test_index_page_that_links_to_the_outside_is_not_served(tmp_path: Path, ports: tuple[int, int]) -> None:
+    outputs = tmp_path / "outputs"
+    (outputs / "folder").mkdir(parents=True)
+    (tmp_path / "private").write_text("secret")
+    (outputs / "folder/index.html").symlink_to(tmp_path / "private")
+    with ui(tmp_path, ports):
+        assert get(ports[1], "/folder/", {})[0] == 404
+        assert get(ports[1], "/", {})[0] == 200
+
+
+def test_state_that_another_user_can_write_is_refused(tmp_path: Path, ports: tuple[int, int]) -> None:
+    """It is a pickle."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(0o777)
+    done = subprocess.run(command(tmp_path, *ports), cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "another user can write there" in done.stderr and "chmod 700" in done.stderr
+    (tmp_path / "state").rmdir()
+    with ui(tmp_path, ports):
+        assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
