@@ -135,58 +135,68 @@ def exclude_disturbed(runs: list[Kind], was_disturbed: Callable[[Kind], bool]) -
 def local_nodes(cells: Sequence[MeasuredCell], topology: Topology, probe: Probe | None = None) -> dict[int, LocalNode]:
     """The local node of each GPU that has cells: reported by the topology, else measured, else the lowest.
 
-    Measured: nearest by small-copy latency (probe), else the fastest beyond chance. A node on which no cell of the GPU
-    ran is of no use as a reference.
+    Measured: nearest by small-copy latency (probe), else the fastest beyond chance in the odd blocks. A node on which
+    no cell of the GPU ran is of no use as a reference.
     """
     reported = {gpu.index: gpu.node for gpu in topology.gpus}
-    probed = {gpu.index: gpu.measured_node for gpu in probe.gpus} if probe else {}
+    probed = {gpu.index: gpu for gpu in probe.gpus} if probe else {}
     found: dict[int, LocalNode] = {}
     for gpu in dict.fromkeys(cell.gpu for cell in cells):
         own = [cell for cell in cells if cell.gpu == gpu and cell.cpu_node == cell.mem_node]
         nodes = sorted({cell.mem_node for cell in own})
         if not nodes:
             continue
-        on_gpu = any(cell.settings.device != "cpu" for cell in own)
-        sources = [
-            (reported.get(gpu) if on_gpu else None, LocalSource.REPORTED),
-            (probed.get(gpu) if on_gpu else None, LocalSource.MEASURED),
+        known = []
+        if any(cell.settings.device != "cpu" for cell in own):
+            known = [(reported.get(gpu), LocalSource.REPORTED)]
+            if gpu in probed:
+                near = probed[gpu].near_nodes or (probed[gpu].measured_node,)
+                known += [(node, LocalSource.MEASURED) for node in near]
+        candidates = [
+            *(LocalNode(node, source) for node, source in known if node is not None and node in nodes),
+            *(LocalNode(node, LocalSource.RUNS) for node in fastest_nodes(own)),
+            LocalNode(nodes[0], LocalSource.REFERENCE),
         ]
-        known = [LocalNode(node, source) for node, source in sources if node is not None and node in nodes]
-        if known:
-            found[gpu] = known[0]
-        elif (fastest := fastest_node(own)) is not None:
-            found[gpu] = LocalNode(fastest, LocalSource.MEASURED)
-        else:
-            found[gpu] = LocalNode(nodes[0], LocalSource.REFERENCE)
+        found[gpu] = candidates[0]
     return found
 
 
-def fastest_node(cells: Sequence[MeasuredCell], alpha: float = 0.01) -> int | None:
-    """The node that beats every other one beyond chance over all models together, or None.
+def fastest_nodes(cells: Sequence[MeasuredCell], alpha: float = 0.01) -> tuple[int, ...]:
+    """The smallest set of nodes that beat all others beyond chance, over all models together, the fastest first.
 
-    A node chosen because it came out fastest would make a penalty out of luck: hence the strict alpha, shared among
-    the nodes, each of which could have come out fastest (Bonferroni). Launch-bound cells, being noise, count only where
-    all are.
+    Only odd blocks choose: the runs that choose a node make a penalty out of luck, so that others have to estimate it
+    (estimating_runs). Hence also the strict alpha, shared among the nodes, each of which could have come out fastest
+    (Bonferroni). Launch-bound cells, being noise, count only where all are.
     """
     quiet = [cell for cell in cells if cell.noise_class is not NoiseClass.LAUNCH_BOUND] or list(cells)
     nodes = sorted({cell.mem_node for cell in quiet})
     if len(nodes) < 2:
-        return None
-    rows = _block_means(quiet, nodes)
+        return ()
+    rows = _block_means([_of_blocks(cell, odd=True) for cell in quiet], nodes)
     if len(rows) < 3:
-        return None
-    best = int(np.argmax(rows.mean(axis=0)))
-    for other in range(len(nodes)):
-        if other == best:
-            continue
-        difference = rows[:, best] - rows[:, other]
-        if difference.std() == 0:
-            p = 0.0 if difference.mean() > 0 else 1.0
-        else:
-            p = float(stats.ttest_1samp(difference, 0, alternative="greater").pvalue)
-        if p > alpha / len(nodes):
-            return None
-    return nodes[best]
+        return ()
+    order = [int(index) for index in np.argsort(-rows.mean(axis=0), kind="stable")]
+    for size in range(1, len(nodes)):
+        differences = [rows[:, near] - rows[:, far] for near in order[:size] for far in order[size:]]
+        if all(_p_faster(difference) <= alpha / len(nodes) for difference in differences):
+            return tuple(nodes[index] for index in order[:size])
+    return ()
+
+
+def estimating_runs(cell: MeasuredCell, local: LocalNode) -> MeasuredCell:
+    """The cell with the runs that may estimate a penalty: of even blocks, where those of odd ones chose the node."""
+    return _of_blocks(cell, odd=False) if local.source is LocalSource.RUNS else cell
+
+
+def _of_blocks(cell: MeasuredCell, odd: bool) -> MeasuredCell:
+    runs = tuple(run for run in cell.runs if run.repeat != "traced" and _block(run) % 2 == odd)
+    return msgspec.structs.replace(cell, runs=runs)
+
+
+def _p_faster(difference: Floats) -> float:
+    if difference.std() == 0:
+        return 0.0 if difference.mean() > 0 else 1.0
+    return float(stats.ttest_1samp(difference, 0, alternative="greater").pvalue)
 
 
 def _block_means(cells: Sequence[MeasuredCell], nodes: list[int]) -> Floats:

@@ -8,7 +8,15 @@ import msgspec
 import numpy as np
 
 from bench.analysis.crossing import Values, birth_contrasts, combined, corrected, crossed_sample, process_values
-from bench.analysis.pairs import LocalNode, class_of, compared, comparison_settings, identity, throughputs
+from bench.analysis.pairs import (
+    LocalNode,
+    class_of,
+    compared,
+    comparison_settings,
+    estimating_runs,
+    identity,
+    throughputs,
+)
 from bench.analysis.statistics import Estimate, Floats, Sample, estimate, holm
 from bench.analysis.verdicts import is_headline, judge, judged
 from bench.records.results import (
@@ -53,6 +61,8 @@ def penalties(
         here = placed.get((known.node, known.node)) if known else None
         if known is None or here is None:
             continue
+        placed = {placement: estimating_runs(cell, known) for placement, cell in placed.items()}
+        here = placed[known.node, known.node]
         for placement, there in placed.items():
             if placement != (known.node, known.node):
                 entry, sample = _entry(known, here, there)

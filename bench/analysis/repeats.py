@@ -14,7 +14,7 @@ from scipy import stats
 from bench.analysis.aggregate import measured_cells, unmeasured_cells
 from bench.analysis.axes import axes, matched
 from bench.analysis.load import RunData, load
-from bench.analysis.pairs import compared, local_nodes
+from bench.analysis.pairs import compared, estimating_runs, local_nodes
 from bench.analysis.penalties import penalties
 from bench.analysis.statistics import CONFIDENCE_AFTER_LOOKS, MARGIN, Estimate, Sample, estimate
 from bench.analysis.verdicts import rules_of
@@ -107,7 +107,8 @@ def _for_precision(data: RunData) -> dict[str, int]:
     sides, asked = {}, {}
     for penalty in penalties(cells, local, rules_of(data.study)):
         both = by_name[penalty.local_cell], by_name[penalty.remote_cell]
-        if sample := compared(penalty.remote_cell, *both).sample:
+        estimating = [estimating_runs(cell, local[penalty.gpu]) for cell in both]
+        if sample := compared(penalty.remote_cell, *estimating).sample:
             samples.append(sample)
             sides[sample.label] = [cell.name for cell in both]
             asked[sample.label] = max(len([run for run in cell.runs if run.repeat != "traced"]) for cell in both)

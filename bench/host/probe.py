@@ -7,7 +7,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -37,11 +37,12 @@ from bench.records.host import (
 if TYPE_CHECKING:
     from bench.host.latency_groups import Comparison
 
-CPUS_PER_NODE = 8
+CPUS_PER_NODE = 16
 PER_CPU_S = 0.010
 SCANS_S = 3.0
-"""Limit for two scans; with many CPUs each gets less than PER_CPU_S. Where two groups are found two more follow."""
-NEARER_BY = 0.03
+"""Limit for the scans of one context; with many CPUs each gets less than PER_CPU_S."""
+SCANS_OF_NODES = 4
+"""By CPU the lowest counts; see bench.host.nearest."""
 CHILD_TIMEOUT_S = 120
 
 Measure = Callable[[SmallCopyRequest], SmallCopies]
@@ -74,17 +75,23 @@ def probe(topology: Topology, seed: int = 0, measure: Measure | None = None) -> 
     measure = measure or measure_small_copies
     began = time.monotonic()
     with_cpus = [node for node in topology.nodes if node.allowed_cpu_ids]
+    several = len(with_cpus) > 1
     cpus = chosen_cpus(with_cpus, topology.core_kinds)
+    scans = SCANS_OF_NODES if several else 2
     bus_ids = tuple(gpu.pci_bus_id for gpu in topology.visible_gpus if not gpu.mig)
     request = SmallCopyRequest(
         bus_ids=bus_ids,
         cpus=tuple(cpus),
-        per_cpu_s=min(PER_CPU_S, SCANS_S / (2 * len(cpus) * max(len(bus_ids), 1))),
-        scans=2,
+        per_cpu_s=min(PER_CPU_S, SCANS_S / (scans * len(cpus) * max(len(bus_ids), 1))),
+        scans=scans,
         context_cpu=cpus[0],
         seed=seed,
     )
-    copies = measure(request)
+    # On several nodes a context is created on each, in a process of its own: its memory lies there, and attracts.
+    starts = [next(cpu for cpu in cpus if cpu in node.allowed_cpu_ids) for node in with_cpus] if several else cpus[:1]
+    copies = [
+        measure(replace(request, context_cpu=cpu, seed=seed + number * scans)) for number, cpu in enumerate(starts)
+    ]
 
     turned: SmallCopies | None = None
     gpus: list[Probed] = []
@@ -96,38 +103,42 @@ def probe(topology: Topology, seed: int = 0, measure: Measure | None = None) -> 
             reported_node=gpu.node,
             answers=gpu.answers,
             hidden_nodes=HiddenNodes.NOT_PROBED,
-            scans_us=_two_scans(copies, gpu),
+            scans_us=tuple(scan for of_birth in copies for scan in _scans(of_birth, gpu)),
         )
         if gpu.mig:
             gpus.append(probed)
-        elif len(with_cpus) > 1:
-            gpus.append(judge_nodes(probed, with_cpus))
+        elif several:
+            births = [_scans(of_birth, gpu) for of_birth in copies]
+            gpus.append(judge_nodes(probed, births, with_cpus, len(bus_ids)))
         else:
             # numpy only where there is something to compute: the command line stays quick.
             from bench.host.latency_groups import compare_scans
 
-            scans, again = compare_scans(*_two_scans(copies, gpu), copies.tick_us), None
-            if scans.groups:
+            (only,) = copies
+            scanned, again = compare_scans(*_two_scans(only, gpu), only.tick_us), None
+            if scanned.groups:
                 # Groups are groups of CPUs: scanning once more, with the context on a slow one, serves all GPUs.
-                turned = turned or measure(replace(request, context_cpu=scans.groups.slow[0], seed=seed + 7))
-                again = compare_scans(*_two_scans(turned, gpu), copies.tick_us)
-            gpus.append(judge_hidden(probed, scans, again))
+                turned = turned or measure(replace(request, context_cpu=scanned.groups.slow[0], seed=seed + 7))
+                again = compare_scans(*_two_scans(turned, gpu), only.tick_us)
+            gpus.append(judge_hidden(probed, scanned, again))
     return Probe(
         device="cuda",
         nodes=tuple(node.id for node in with_cpus),
         cpus=format_cpulist(cpus),
         per_cpu_s=request.per_cpu_s,
         gpus=tuple(gpus),
-        can_hold=None
-        if len(with_cpus) > 1
-        else all(gpu.hidden_groups is None or gpu.hidden_groups.holds for gpu in gpus),
+        can_hold=None if several else all(gpu.hidden_groups is None or gpu.hidden_groups.holds for gpu in gpus),
         duration_s=round(time.monotonic() - began, 2),
     )
 
 
 def _two_scans(copies: SmallCopies, gpu: Gpu) -> tuple[dict[int, float], dict[int, float]]:
-    first, second = (scan.get(gpu.pci_bus_id, {}) for scan in copies.scans)
+    first, second = _scans(copies, gpu)
     return first, second
+
+
+def _scans(copies: SmallCopies, gpu: Gpu) -> list[dict[int, float]]:
+    return [scan.get(gpu.pci_bus_id, {}) for scan in copies.scans]
 
 
 def chosen_cpus(nodes: Sequence[Node], core_kinds: Sequence[str] = ()) -> list[int]:
@@ -145,27 +156,24 @@ def chosen_cpus(nodes: Sequence[Node], core_kinds: Sequence[str] = ()) -> list[i
     return chosen
 
 
-def judge_nodes(probed: Probed, nodes: Sequence[Node]) -> Probed:
-    """The nearest node: lowest median latency in both scans, by NEARER_BY at least; compared with the reported."""
-    by_node = [
-        {node.id: statistics.median(scan[cpu] for cpu in node.allowed_cpu_ids if cpu in scan) for node in nodes}
-        for scan in probed.scans_us
-    ]
-    fastest = [min(medians, key=medians.__getitem__) for medians in by_node]
-    margins = []
-    for medians, best in zip(by_node, fastest, strict=True):
-        second = min(value for node, value in medians.items() if node != best)
-        margins.append(second / medians[best] - 1)
-    measured = fastest[0] if len(set(fastest)) == 1 and min(margins) >= NEARER_BY else None
+def judge_nodes(
+    probed: Probed, births: Sequence[Sequence[Mapping[int, float]]], nodes: Sequence[Node], gpus: int
+) -> Probed:
+    """The near nodes, compared with the reported one. births: the scans with the context on each node."""
+    from bench.host.nearest import latency_us, near_nodes
+
+    cpus_of = {node.id: [cpu for cpu in node.allowed_cpu_ids if cpu in births[0][0]] for node in nodes}
+    near = near_nodes(births, cpus_of, gpus)
     agreement = Agreement.UNKNOWN
-    if measured is not None and probed.reported_node is not None:
-        agreement = Agreement.AGREED if measured == probed.reported_node else Agreement.DISAGREED
+    if near and probed.reported_node is not None:
+        agreement = Agreement.AGREED if probed.reported_node in near else Agreement.DISAGREED
     return replace(
         probed,
-        measured_node=measured,
+        measured_node=near[0] if len(near) == 1 else None,
+        near_nodes=near,
         agreement=agreement,
         hidden_nodes=HiddenNodes.SEVERAL_REPORTED,
-        latency_us_by_node={node: round(value, 3) for node, value in by_node[0].items()},
+        latency_us_by_node={node: round(latency_us(births, cpus), 3) for node, cpus in cpus_of.items()},
     )
 
 

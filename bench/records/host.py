@@ -377,8 +377,10 @@ class HiddenGroups(Record, frozen=True, kw_only=True):
 class Probed(Record, frozen=True, kw_only=True):
     """The probe of one GPU.
 
-    answers: of the sources that reported reported_node. measured_node: nearest by latency, None where none is
-    significantly nearer. latency_us: the median, where one node is reported. scans_us: latency by CPU of each scan.
+    answers: of the sources that reported reported_node. near_nodes: the set that is nearer by latency than all others,
+    the nearest first, () where none is. measured_node: the only one of them, None where they are several or none.
+    latency_us: the median, where one node is reported. scans_us: latency by CPU of each scan; with several nodes those
+    of a context on the first node come first.
     """
 
     index: Count
@@ -387,6 +389,7 @@ class Probed(Record, frozen=True, kw_only=True):
     reported_node: Count | None = None
     answers: dict[LocalitySource, LocalityAnswer] = {}
     measured_node: Count | None = None
+    near_nodes: tuple[Count, ...] = ()
     agreement: Agreement = Agreement.UNKNOWN
     latency_us_by_node: dict[int, Positive] = {}
     latency_us: Positive | None = None

@@ -123,10 +123,12 @@ class Contrast(StrEnum):
 
 
 class LocalSource(StrEnum):
-    """How the local node is known: the topology, a measurement, or neither (the lowest node is the reference)."""
+    """How the local node is known: the topology, the probe, the runs of odd blocks (then those of even blocks alone
+    estimate what another node costs), or not at all (the lowest node is the reference)."""
 
     REPORTED = "reported"
     MEASURED = "measured"
+    RUNS = "runs"
     REFERENCE = "reference"
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.analysis.pairs import fastest_node
+from bench.analysis.pairs import fastest_nodes
 from bench.records.host import Gpu, Node
 from bench.records.results import MeasuredCell, Results
 from bench.report.text.verdicts import tile_note
@@ -108,9 +108,9 @@ def _lines(gpu: Gpu, box: Box, columns: Mapping[int, int], measured: int | None)
 
 
 def _measured_node(results: Results, gpu: int) -> int | None:
-    """The fastest node beyond chance."""
+    """The fastest node beyond chance, of several the first."""
     own = [cell for cell in results.cells if cell.gpu == gpu and cell.cpu_node == cell.mem_node]
-    return fastest_node(own) if results.device == "cuda" and own else None
+    return next(iter(fastest_nodes(own)), None) if results.device == "cuda" else None
 
 
 def _distances(nodes: Sequence[Node]) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -180,9 +180,9 @@ def peers_of(directory: RunDirectory, cell: Cell) -> tuple[PeerPlacement, ...]:
 
 
 def probed_nodes(directory: RunDirectory) -> dict[int, int | None]:
-    """The nearest node of each GPU by the probe before the first run."""
+    """The nearest node of each GPU by the probe before the first run; of several near ones the nearest."""
     record = read_record(directory.probe("before"), ProbeStage)
-    return {gpu.index: gpu.measured_node for gpu in record.found.gpus} if record else {}
+    return {gpu.index: next(iter(gpu.near_nodes), gpu.measured_node) for gpu in record.found.gpus} if record else {}
 
 
 def peer_cell(cell: Cell, peer: PeerPlacement) -> Cell:

@@ -1,5 +1,7 @@
 """The verdicts of the probe. The GPU's answers are stand-ins; timed_copies itself needs a GPU."""
 
+from collections.abc import Callable
+
 import msgspec
 import numpy as np
 import pytest
@@ -32,8 +34,15 @@ from tests.host.made_hosts import host_topology
 class StandInGpus:
     """Answers requests as GPUs would whose latency is given by CPU; `moving` shuffles it between scans."""
 
-    def __init__(self, latency_us: dict[int, float], moving: bool = False, follows_context: bool = False) -> None:
+    def __init__(
+        self,
+        latency_us: dict[int, float],
+        moving: bool = False,
+        follows_context: bool = False,
+        context: Callable[[int, int], float] = lambda cpu, context_cpu: 1.0,
+    ) -> None:
         self.latency_us, self.moving, self.follows_context = latency_us, moving, follows_context
+        self.context = context
         self.random = np.random.default_rng(0)
         self.requests: list[SmallCopyRequest] = []
 
@@ -46,7 +55,10 @@ class StandInGpus:
             values = {cpu: low + high - us if turned else us for cpu, us in self.latency_us.items()}
             if self.moving and number:
                 values = dict(zip(values, self.random.permutation(list(values.values())), strict=True))
-            scan = {cpu: values[cpu] * float(np.exp(self.random.normal(0, 0.01))) for cpu in request.cpus}
+            scan = {
+                cpu: values[cpu] * self.context(cpu, request.context_cpu) * float(np.exp(self.random.normal(0, 0.01)))
+                for cpu in request.cpus
+            }
             scans.append(dict.fromkeys(request.bus_ids, scan))
         return SmallCopies(scans=tuple(scans), tick_us=0.02)
 
@@ -60,6 +72,33 @@ def test_measured_nodes_are_compared_with_the_reported() -> None:
     assert gpus[0].latency_us_by_node == pytest.approx({0: 9.1, 1: 11.2}, rel=0.02)
 
 
+def test_a_context_is_created_on_each_node() -> None:
+    gpus = StandInGpus(dict.fromkeys(range(64), 9.1))
+    assert len(probe(host_topology("two_sockets"), measure=gpus).gpus[0].scans_us) == 8
+    assert [request.context_cpu // 32 for request in gpus.requests] == [0, 1]
+    assert {request.scans for request in gpus.requests} == {4}
+
+
+def test_a_node_is_not_near_because_the_context_lies_there() -> None:
+    """Its memory 10 % nearer, the GPU 5 % nearer to node 1: from each birth another node is faster."""
+
+    def context(cpu: int, context_cpu: int) -> float:
+        return 1.0 if cpu // 32 == context_cpu // 32 else 1.1
+
+    near_node_1 = {cpu: 9.1 * (1.0 if cpu < 32 else 0.95) for cpu in range(64)}
+    gpus = probe(host_topology("two_sockets"), measure=StandInGpus(near_node_1, context=context)).gpus
+    assert {gpu.near_nodes for gpu in gpus} == {()}
+
+
+def test_equally_near_nodes_are_a_set() -> None:
+    """Node 3 of the DGX and its neighbour, all others farther."""
+    topology = host_topology("dgx_a100")
+    near = [set(node.cpu_ids) for node in topology.nodes[2:4]]
+    latency = {cpu: 9.1 if any(cpu in own for own in near) else 10.0 for node in topology.nodes for cpu in node.cpu_ids}
+    gpu = probe(topology, measure=StandInGpus(latency)).gpus[0]
+    assert (set(gpu.near_nodes), gpu.measured_node) == ({2, 3}, None)
+
+
 def test_no_node_is_nearest_by_chance() -> None:
     gpus = probe(host_topology("two_sockets"), measure=StandInGpus(dict.fromkeys(range(64), 9.1))).gpus
     assert {gpu.measured_node for gpu in gpus} == {None}
@@ -69,7 +108,7 @@ def test_no_node_is_nearest_by_chance() -> None:
 def test_some_cpus_of_every_node_are_probed() -> None:
     nodes = host_topology("dgx_a100").nodes
     cpus = chosen_cpus(nodes)
-    assert len(cpus) == 64 and all(sum(cpu in node.cpu_ids for cpu in cpus) == 8 for node in nodes)
+    assert len(cpus) == 128 and all(sum(cpu in node.cpu_ids for cpu in cpus) == 16 for node in nodes)
 
 
 def hidden() -> dict[int, float]:

@@ -13,6 +13,8 @@ NODES = {"hidden_nodes": "several_reported", "latency_us_by_node": {"0": 5.21, "
     [
         ({"hidden_nodes": "not_probed"}, "split by MIG, not probed"),
         (NODES, "no node is nearer by measurement (node 0 5.21 µs, node 1 6.40 µs)"),
+        (NODES | {"near_nodes": [1, 0], "reported_node": 0, "agreement": "agreed"},
+         "nodes 0 and 1 are near by measurement, none of them nearer than the others, node 0 as reported: agreed ("),
         (NODES | {"measured_node": 0}, "node 0 is nearest by measurement ("),
         (NODES | {"measured_node": 0, "reported_node": 1, "agreement": "disagreed"},
          "node 0 by measurement, node 1 as reported: disagreed ("),

@@ -18,6 +18,7 @@ ONE_NODE = "One NUMA node: no choice of node."
 _SOURCES = {
     LocalSource.REPORTED: "Nearest as the system reports it.",
     LocalSource.MEASURED: "Nearest by measurement; the system does not report it.",
+    LocalSource.RUNS: "Fastest in every second repeat; losses are of the others. The system does not report a node.",
     LocalSource.REFERENCE: "The system does not report which node is nearest; losses are relative to this one.",
 }
 
@@ -132,7 +133,8 @@ def _answer(view: View, gpu: int, device: str) -> Answer:
     node: int | None = best
     lead = ""
     if best != local:
-        lead = f"It is faster than node {local}, the nearest as {source}."
+        known = "the fastest in every second repeat" if source is LocalSource.RUNS else f"the nearest as {source}"
+        lead = f"It is faster than node {local}, {known}."
     elif source is LocalSource.REFERENCE:
         lead, node = f"Compared with node {local}:", None
     return Answer(device, gpu, name, node, _SOURCES[source], lead, tuple(lines), losses, command)

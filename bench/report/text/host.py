@@ -12,7 +12,7 @@ from bench.records.host import (
     Probed,
     parse_cpulist,
 )
-from bench.units import bandwidth, duration, fixed, microseconds, percent
+from bench.units import bandwidth, duration, fixed, listed, microseconds, percent
 
 _DISTANCE = {
     Distance.GPU: "the latency follows the distance to the GPU",
@@ -41,6 +41,10 @@ def probed_text(gpu: Probed) -> str:
 
 def _nearest_text(gpu: Probed) -> str:
     latencies = ", ".join(f"node {node} {microseconds(value)}" for node, value in gpu.latency_us_by_node.items())
+    if len(gpu.near_nodes) > 1:
+        near = listed([str(node) for node in sorted(gpu.near_nodes)])
+        reported = "" if gpu.reported_node is None else f", node {gpu.reported_node} as reported: {gpu.agreement}"
+        return f"nodes {near} are near by measurement, none of them nearer than the others{reported} ({latencies})"
     if gpu.measured_node is None:
         return f"no node is nearer by measurement ({latencies})"
     if gpu.agreement is Agreement.UNKNOWN:
