@@ -2,6 +2,7 @@
 # make test         the tests without the slow ones: below four minutes on two cores
 # make test-all     all tests; CI runs these
 # make ui           luigi's page on http://127.0.0.1:8082, logs and reports on http://127.0.0.1:8083
+# make docs         the site of docs/ in site/, with pages made from the code
 # make bench        speed and memory, each against a baseline of the same run
 # make validate     the simulations behind docs/validity.md
 # make test-studies a small variant of every shipped study on the cpu device: about three minutes, part of test-all
@@ -15,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STATE ?= $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/numastudy
 
-.PHONY: install quick-test test test-all lint ui bench validate test-studies fuzz test-reliability reliability-kills reliability-rest test-numa test-slurm clean
+.PHONY: install quick-test test test-all lint ui docs bench validate test-studies fuzz test-reliability reliability-kills reliability-rest test-numa test-slurm clean
 
 install: $(VENV)/installed
 
@@ -44,6 +45,11 @@ lint: install
 ui: install
 	@mkdir -p $(STATE) outputs
 	$(BIN)/numastudy ui --state $(STATE) --outputs outputs
+
+# NO_MKDOCS_2_WARNING: an advertisement of a successor.
+docs: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: install
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only -o python_files='bench_*.py'
@@ -78,4 +84,4 @@ test-slurm: install
 	$(BIN)/python -m pytest tests/slurm -o python_files='check_*.py' -rP
 
 clean:
-	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) *.egg-info build site .pytest_cache .ruff_cache .hypothesis

@@ -1,5 +1,6 @@
 """README.md and the pages of docs/: their commands can be run, their links and paths exist."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.cli import load_given, main
+from bench.records.study import Study
 from bench.study.settings import OVERRIDES
 
 ROOT = Path(__file__).parents[1]
@@ -71,3 +73,15 @@ def test_the_map_names_what_is_in_the_file(file: str, names: str) -> None:
 def test_the_map_has_every_room() -> None:
     rooms = {path.name for path in (ROOT / "bench").iterdir() if (path / "__init__.py").exists()}
     assert {room for room in rooms if f"`bench/{room}/`" not in ARCHITECTURE} == set()
+
+
+def test_pages_of_the_site_have_every_command_and_key() -> None:
+    """The pages are made while the site is built (make docs)."""
+    spec = importlib.util.spec_from_file_location("pages", ROOT / "docs/pages.py")
+    assert spec and spec.loader
+    pages = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pages)
+    commands = pages.commands()
+    assert all(f"## {name}\n" in commands for name in main.commands)
+    assert all(f"| `{key}` |" in pages.study_keys() for key in Study.__struct_fields__)
+    assert "[r](reference/example_two_nodes/report.html)" in pages.on_page_markdown("[r](reference/example_two_nodes)")
