@@ -6,6 +6,7 @@ install() is called once, when luigi imports the tasks; handle_signals() when th
 import atexit
 import configparser
 import fcntl
+import http.client
 import logging
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from http import HTTPStatus
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -346,6 +348,22 @@ def require_scheduler() -> None:
             url,
             "start `make ui` in another terminal, or add --local-scheduler",
         ) from None
+    if reason := _refusal(address.hostname or "", port):
+        raise StudyError(f"the scheduler refuses: {reason}", url, "add --scheduler-port, or --local-scheduler")
+
+
+def _refusal(host: str, port: int) -> str:
+    """Why it answers nothing to this user: it may be that of another one (bench.luigid). "" if it does."""
+    connection = http.client.HTTPConnection(host, port, timeout=2.0)
+    try:
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        return answer.reason if answer.status == HTTPStatus.FORBIDDEN else ""
+    except (OSError, http.client.HTTPException):
+        # Busy, or behind TLS: luigi asks again.
+        return ""
+    finally:
+        connection.close()
 
 
 def release_stale_tasks(folder: Path, **params: str) -> None:

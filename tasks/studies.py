@@ -108,7 +108,8 @@ class StudyTask(luigi.WrapperTask):
     def to_str_params(self, only_significant: bool = False, only_public: bool = False) -> dict[str, str]:
         """Of the overrides only those that were given: names on the scheduler's page stay short."""
         params = super().to_str_params(only_significant, only_public)
-        return {key: value for key, value in params.items() if value or key not in (*OVERRIDES, "night", "into")}
+        short = (*OVERRIDES, "long", "night", "into")
+        return {key: value for key, value in params.items() if key not in short or value not in ("", "False")}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{key}={value}' for key, value in self.to_str_params().items())})"

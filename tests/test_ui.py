@@ -272,6 +272,12 @@ def test_other_users_cannot_use_luigid(tmp_path: Path, ports: tuple[int, int]) -
         assert get_as(NOBODY, *pages) == ["403"] * 3
         assert servers.names() == set()
         assert [one[:3] for one in get_as(0, *pages)] == ["200"] * 3
+        luigi = [str(BIN / "luigi"), "--module", "tasks", "QuickTest", "--scheduler-port", str(ports[0])]
+        options = ["--output-dir", str(tmp_path / "mine"), "--binding", "none"]
+        user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        done = subprocess.run([*user, *luigi, *options], cwd="/", capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert "the scheduler refuses: this luigid is of another user" in done.stderr
 
 
 @pytest.mark.needs_root
