@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tests.host.made_hosts import host_root
 
 BIN = Path(sys.executable).parent
 TRACES = Path(__file__).parent / "fixtures/traces"
@@ -74,6 +77,44 @@ def test_huge_integer_is_refused(tmp_path: Path, digits: str) -> None:
     done = call(tmp_path, "plan", path)
     refused(done, "study.yaml:1")
     assert len(done.stderr) < 2000
+
+
+NODE = "sys/devices/system/node/node0"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        (f"{NODE}/cpulist", os.mkfifo, "neither a file nor a folder"),
+        (f"{NODE}/meminfo", "/dev/zero", "a link that leads out"),
+        ("proc/cpuinfo", "../../private", "a link that leads out"),
+        ("proc/self", "/proc/self", "a link that leads out"),
+        ("nvml.json", os.mkfifo, "neither a file nor a folder"),
+        (f"{NODE}/cpulist", b"0-999999999999999", "a value that no kernel writes"),
+        (f"{NODE}/distance", b"near", "a value that no kernel writes"),
+        ("proc/sys/kernel/perf_event_paranoid", b"x", "a value that no kernel writes"),
+        ("proc/self/cgroup", b"none", "a value that no kernel writes"),
+        ("nvml.json", b'{"gpus": [{"pci_bus_id": "../../../../private"}]}', "pci_bus_id"),
+        (f"{NODE}/meminfo", bytes(80 << 20), ""),
+    ],
+)  # fmt: skip
+def test_hostile_recorded_host_is_refused(tmp_path: Path, file: str, content: object, said: str) -> None:
+    root = Path(shutil.copytree(host_root("two_sockets"), tmp_path / "host"))
+    (tmp_path / "private").write_text("a secret")
+    path = root / file
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, str):
+        path.symlink_to(content)
+    else:
+        content(path)
+    done = call(tmp_path, "doctor", "--root", root, timeout=20)
+    assert "secret" not in done.stdout + done.stderr and "Traceback" not in done.stderr
+    if said:
+        refused(done, said)
+    if file.endswith("cpulist"):
+        refused(call(tmp_path, "plan", "QuickTest", "--root", root, timeout=20), said)
 
 
 # Names

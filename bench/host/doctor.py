@@ -14,6 +14,7 @@ from bench.host.environment import container, hypervisor, read_text
 from bench.host.fingerprint import find_importer, find_nsys
 from bench.host.gpus import read_nvml
 from bench.host.pci import iommu_mode, redirecting_bridges
+from bench.host.recorded import checked
 from bench.host.topology import free_bytes, read_topology
 from bench.records.base import DamagedRecord, read
 from bench.records.host import (
@@ -86,7 +87,8 @@ def _read(path: Path) -> str:
 def run_doctor(folder: Path = Path(), pool_bytes: int = 512 << 20, root: Path = Path("/")) -> Preflight:
     """The preflight of a host, for a study that writes under folder. Raise StudyError for an invalid recorded host."""
     try:
-        return Preflight(checks=checks(gather(root, folder), pool_bytes))
+        with checked(root):
+            return Preflight(checks=checks(gather(root, folder), pool_bytes))
     except DamagedRecord as error:
         advice = "nvml.json and live.json are optional; leave a damaged one out"
         raise StudyError(f"the recorded host cannot be read: {error}", str(root), advice) from None

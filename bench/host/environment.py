@@ -2,6 +2,11 @@
 
 from pathlib import Path
 
+from bench.storage import read_regular
+
+# /proc/cpuinfo of 4,096 CPUs has 6 MB.
+MOST_BYTES = 64 << 20
+
 
 def hypervisor(root: Path = Path("/")) -> str:
     """The hypervisor's name as far as the guest can see it; "none" on bare metal."""
@@ -27,7 +32,7 @@ def container(root: Path = Path("/")) -> str:
 def read_text(path: Path) -> str:
     """The text of a file of the kernel; "" where it cannot be read. Old kernels end some files with a NUL byte."""
     try:
-        return path.read_text(errors="replace").replace("\0", "")
+        return read_regular(path, MOST_BYTES).decode(errors="replace").replace("\0", "")
     except OSError:
         return ""
 

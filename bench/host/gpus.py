@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bench.host.environment import read_text
 from bench.records.base import read
 from bench.records.host import (
     Nvml,
@@ -162,11 +163,9 @@ def minor_of(gpu: NvmlGpu, root: Path = Path("/")) -> int | None:
     """N of /dev/nvidiaN, which is not the index."""
     if gpu.minor is not None:
         return gpu.minor
-    with suppress(OSError):
-        text = (root / "proc/driver/nvidia/gpus" / gpu.pci_bus_id / "information").read_text(errors="replace")
-        match = re.search(r"^Device Minor:\s*(\d+)$", text, re.MULTILINE)
-        return int(match[1]) if match else None
-    return None
+    text = read_text(root / "proc/driver/nvidia/gpus" / gpu.pci_bus_id / "information")
+    match = re.search(r"^Device Minor:\s*(\d+)$", text, re.MULTILINE)
+    return int(match[1]) if match else None
 
 
 def device_files(pid: int) -> set[str] | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.host.environment import read_text
+from bench.storage import open_regular
 
 _DEVICES = "sys/bus/pci/devices"
 _EXTENDED = 0x100  # where the list of extended capabilities begins (PCI Express Base Specification, 7.6)
@@ -41,7 +42,7 @@ def _bridges(root: Path, pci_bus_id: str) -> Iterator[str]:
 def _acs_control(file: Path) -> int | None:
     """The ACS control register; None if the device has none, or not all registers can be read."""
     try:
-        with file.open("rb") as registers:
+        with open_regular(file) as registers:
             config = registers.read(4096)
     except OSError:
         return None

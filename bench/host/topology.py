@@ -11,6 +11,7 @@ from msgspec import structs
 from bench.host.environment import hypervisor, read_text
 from bench.host.gpus import clock_policy, read_nvml, visible_indices
 from bench.host.nccl_topology import NcclTopology, read_nccl_topology
+from bench.host.recorded import checked
 from bench.records.host import (
     Agreement,
     AnswerState,
@@ -34,8 +35,13 @@ def read_topology(root: Path = Path("/"), nvml: Nvml | None = None) -> Topology:
     """Read sysfs, procfs and NVML. Under another root than "/" NVML's answers are those of root/nvml.json, and
     CUDA_VISIBLE_DEVICES of this process has no meaning.
 
-    nvml: answers that the caller already has. Raise DamagedRecord if root/nvml.json is invalid.
+    nvml: answers that the caller already has. Raise DamagedRecord if a recorded host is invalid.
     """
+    with checked(root):
+        return _read(root, nvml)
+
+
+def _read(root: Path, nvml: Nvml | None) -> Topology:
     nvml = nvml or read_nvml(root)
     nccl = read_nccl_topology(root)
     allowed_cpus = _allowed_cpus(root)
@@ -329,6 +335,8 @@ def _allowed_cpus(root: Path) -> set[int] | None:
         # A group without the controller is limited by its nearest ancestor that has it. A container sees its own group
         # at the mount point, whatever the path is.
         group = PurePosixPath(path.lstrip("/"))
+        if ".." in group.parts:
+            group = PurePosixPath()
         for folder in (group, *group.parents):
             if numbers := parse_cpulist(read_text(base / folder / name)):
                 return set(numbers)

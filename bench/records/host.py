@@ -12,6 +12,13 @@ from bench.records.base import Count, Number, Positive, Record
 CpuList = Annotated[str, Meta(pattern=r"^(none|\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*)?(?!\n)$", max_length=1 << 15)]
 
 
+# Part of paths in sysfs.
+PciBusId = Annotated[str, Meta(pattern=r"^([0-9A-Fa-f][0-9A-Fa-f:.]{0,31})?(?!\n)$")]
+
+# No kernel has CPUs or nodes with higher numbers.
+MOST_NUMBERS = 1 << 20
+
+
 def parse_cpulist(text: str) -> tuple[int, ...]:
     """The numbers of a kernel list, ascending. Raise ValueError on anything else."""
     numbers: set[int] = set()
@@ -19,6 +26,8 @@ def parse_cpulist(text: str) -> tuple[int, ...]:
         if part in ("", "none"):
             continue
         first, _, last = part.partition("-")
+        if int(last or first) >= MOST_NUMBERS:
+            raise ValueError(f"{part} in a list of CPUs or nodes")
         numbers.update(range(int(first), int(last or first) + 1))
     return tuple(sorted(numbers))
 
@@ -276,7 +285,7 @@ class NvmlGpu(Record, frozen=True, kw_only=True):
     numa_node: of the GPU's own memory, where that is a node of the host. minor: N of its device file /dev/nvidiaN.
     """
 
-    pci_bus_id: str
+    pci_bus_id: PciBusId
     minor: Count | None = None
     uuid: str | None = None
     name: str = "unknown GPU"
