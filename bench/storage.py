@@ -104,6 +104,19 @@ def read_regular(path: Path | str, most_bytes: int) -> bytes:
     return content
 
 
+def why_untrusted(path: Path) -> str:
+    """Why a file or folder may hold what another user wrote; "" if only this user and root can write it."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        return f"cannot read {path}: {error.strerror}"
+    if status.st_uid not in (0, os.getuid()):
+        return f"{path} belongs to another user"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"{path} can be written by other users (chmod go-w)"
+    return ""
+
+
 @contextmanager
 def working_folder() -> Iterator[Path]:
     """A folder on the local disk for large files in use. What killed processes left behind is removed first."""

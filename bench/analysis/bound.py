@@ -239,9 +239,9 @@ def _separate(cell: MeasuredCell) -> bool:
 
 
 def flops_per_byte(cell: MeasuredCell) -> float | None:
-    """Operations per byte on the link, both directions; None if it did not run."""
+    """Operations per byte on the link, both directions; None if it did not run, or is a model from elsewhere."""
     moved = cell.bytes_per_batch
-    if moved is None:
+    if moved is None or cell.model.source:
         return None
     flops = forward_flops(cell.model, cell.settings.image_size) * cell.settings.batch_size
     return flops / (moved.h2d + moved.d2h)

@@ -343,10 +343,25 @@ class Mode(StrEnum):
     LOAD = "load"
 
 
+class SubjectFacts(Record, frozen=True, kw_only=True):
+    """What a model from elsewhere takes and returns: type and shape of each tensor, as "float32 [10, 3, 224, 224]".
+
+    made_contiguous: the outputs that each forward pass copies, because they are not in one piece. redrawn_weights:
+    those that were all zero. repeatable: whether two calls on the same inputs gave the same bits.
+    """
+
+    inputs: list[str]
+    outputs: list[str]
+    made_contiguous: list[Count] = []
+    redrawn_weights: Count = 0
+    repeatable: bool = True
+
+
 class Result(Record, frozen=True, kw_only=True):
     """What the measured process reports. Sizes in bytes on the link; ring lengths in batches.
 
     compile: None if compilation was not requested. latency_us, issue_us, solo_us: of timed runs only.
+    subject: of a model from elsewhere.
     """
 
     mode: Mode = Mode.TIMED
@@ -356,6 +371,7 @@ class Result(Record, frozen=True, kw_only=True):
     solo_us: Stages | None = None
     buffer_layout: str | None = None
     batches_per_pass: Count | None = None
+    subject: SubjectFacts | None = None
     bytes_in_per_batch: Count | None = None
     bytes_out_per_batch: Count | None = None
     input_ring_batches: Count | None = None

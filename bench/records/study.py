@@ -7,6 +7,7 @@ cell's name. Study files, command line, errors, documentation and JSON Schema ar
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,6 +37,7 @@ Start = Literal["exec", "fork"]
 Design = Literal["crossing", "processes"]
 """How cells are compared: measured by turns inside the same processes, or each in processes of its own."""
 Retention = Literal["keep", "failed", "none"]
+ModelKind = Literal["vit", "timm", "python", "pt2"]
 
 TRACED: Literal["traced"] = "traced"
 
@@ -66,27 +68,74 @@ class StudyMinimum:
     value: float
 
 
-class Model(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """A ViT. patch_size in pixels, depth in encoder layers, dim of the embedding, attention heads; mlp = 4 x dim.
+_MODEL_NAME = r"(?:[A-Za-z0-9][A-Za-z0-9_.,+=-]{0,254})?"
+_SOURCE = re.compile(
+    r"timm:[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
+    r"|python:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
+    r"|pt2:/[^\x00-\x1f\x7f]{1,4095}",
+    re.ASCII,
+)
 
-    All zero: no compute, the pipeline returns its input. name: `vit{patch_size}x{depth}x{dim}`, set from these.
+
+class Model(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """A ViT of the grid, or with `source` a model from elsewhere, whose shape is all zero.
+
+    patch_size in pixels, depth in encoder layers, dim of the embedding, attention heads; mlp = 4 x dim. A ViT whose
+    shape is all zero does not compute: the pipeline returns its input.
+    name: of a ViT `vit{patch_size}x{depth}x{dim}`, set from these; else as the study names it.
+    source: timm:NAME, python:package.module:factory or pt2:/path. sha256: of the .pt2 file, or of the factory's source
+    file. python_path: where the factory is imported from, after all else. own_size: the input size is the model's own,
+    whatever image_size is.
     command: of a study of a command what is measured in place of a model, under a name of its own.
     """
 
-    name: str = ""
+    name: Annotated[str, Meta(pattern=rf"^{_MODEL_NAME}(?!\n)$")] = ""
     patch_size: Count
     depth: Count
     dim: Count
     heads: Count
+    source: str = ""
+    sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?(?!\n)$")] = ""
+    python_path: tuple[str, ...] = ()
+    own_size: bool = False
     command: Command | None = None
 
     def __post_init__(self) -> None:
-        if self.command is None:
+        if not self.source and self.command is None:
             force_setattr(self, "name", f"vit{self.patch_size}x{self.depth}x{self.dim}")
+        elif self.source and not _SOURCE.fullmatch(self.source):
+            raise ValueError("source is not timm:NAME, python:package.module:factory or pt2:/path")
+        elif not self.name:
+            force_setattr(self, "name", _slug(self.source))
+
+    @property
+    def kind(self) -> ModelKind:
+        kind: Any = self.source.partition(":")[0]
+        return kind or "vit"
 
     @property
     def computes(self) -> bool:
-        return self.depth > 0
+        return self.depth > 0 or bool(self.source)
+
+    @property
+    def needs_timm(self) -> bool:
+        return self.computes and self.kind in ("vit", "timm")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a cell's key holds of it: not its name, and no path of a machine."""
+        if not self.source:
+            return {key: getattr(self, key) for key in ("patch_size", "depth", "dim", "heads")}
+        identity = {"source": "pt2" if self.kind == "pt2" else self.source, "sha256": self.sha256}
+        return identity | ({"own_size": True} if self.own_size else {})
+
+
+def _slug(source: str) -> str:
+    """timm-resnet50, py-factory or pt2-file."""
+    kind, _, rest = source.partition(":")
+    last = re.split("[:/]", rest)[-1].removesuffix(".pt2")
+    prefix = {"python": "py"}.get(kind, kind)
+    return f"{prefix}-{re.sub('[^A-Za-z0-9_.+-]', '-', last)}"[:100]
 
 
 NO_COMPUTE = Model(patch_size=0, depth=0, dim=0, heads=0)
@@ -200,7 +249,7 @@ class Settings(Record, frozen=True, kw_only=True):
 
     @property
     def batch_shape(self) -> tuple[int, int, int, int]:
-        """(batch, channels, height, width)"""
+        """Of a ViT: (batch, channels, height, width)"""
         return (self.batch_size, 3, self.image_size, self.image_size)
 
     @property
@@ -220,13 +269,8 @@ class Settings(Record, frozen=True, kw_only=True):
 
     @property
     def input_bytes(self) -> int:
-        """Of one batch, copied or not."""
+        """Of one batch of a ViT, copied or not."""
         return math.prod(self.batch_shape) * self.bytes_per_element
-
-    @property
-    def bytes_in_per_batch(self) -> int:
-        """On the link."""
-        return self.input_bytes if self.copies_in else 0
 
     @property
     def batches_per_pass(self) -> int:
@@ -325,8 +369,7 @@ class Cell(Settings, frozen=True, kw_only=True):
             own = ("gpu", "cpu_node", "mem_node", "device", "binding")
             return _hashed({key: getattr(self, key) for key in own} | {"command": self.model.command.identity})
         values: dict[str, Any] = {key: getattr(self, key) for key in _ALWAYS_IN_KEY}
-        model = self.model
-        values["model"] = {key: getattr(model, key) for key in ("patch_size", "depth", "dim", "heads")}
+        values["model"] = self.model.identity
         defaults = OPTIONAL_IN_KEY.items()
         values |= {key: getattr(self, key) for key, default in defaults if getattr(self, key) != default}
         return _hashed(values)
@@ -338,21 +381,11 @@ class Cell(Settings, frozen=True, kw_only=True):
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """(batch, patches + 1, dim); with no compute the input's own shape."""
+        """Of a ViT: (batch, patches + 1, dim); with no compute the input's own shape."""
         if not self.model.computes:
             return self.batch_shape
         patches = (self.image_size // self.model.patch_size) ** 2
         return (self.batch_size, patches + 1, self.model.dim)
-
-    @property
-    def output_bytes(self) -> int:
-        """Of one batch, copied or not."""
-        return math.prod(self.output_shape) * self.bytes_per_element
-
-    @property
-    def bytes_out_per_batch(self) -> int:
-        """On the link."""
-        return self.output_bytes if self.copies_out else 0
 
 
 def _hashed(values: dict[str, Any]) -> str:
@@ -442,11 +475,14 @@ class Grid(Record, frozen=True, kw_only=True, dict=True):
         return [slot for slot in self.order if isinstance(slot.repeat, str) or slot.repeat <= repeats]
 
 
-class ListedModel(Record, frozen=True, kw_only=True):
-    """A model as a study file lists it."""
+class ListedModel(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """A model as a study file lists it. heads: of a ViT; the others: as of Model."""
 
     model: str
-    heads: Count
+    heads: Count | None = None
+    name: str = msgspec.field(default="", name="as")
+    sha256: str = ""
+    own_size: bool = False
 
 
 class Study(StudySettings, frozen=True, kw_only=True):
@@ -464,6 +500,7 @@ class Study(StudySettings, frozen=True, kw_only=True):
     placements: tuple[Placement, ...] | Literal["all"] = "all"
     models: tuple[ListedModel, ...] = ()
     command: CommandBlock | None = None
+    python_path: tuple[str, ...] = ()
     axes: dict[str, tuple[Any, ...]] = msgspec.field(default_factory=dict)
     zip: tuple[dict[str, tuple[Any, ...]], ...] = ()
     exclude: tuple[dict[str, tuple[Any, ...]], ...] = ()

@@ -249,7 +249,7 @@ class _Measured:
     ) -> None:
         self._cell, self._peers, self._append_logs = cell, peers, append_logs
         self._host, self._block = directory.host(), slot.block
-        self._start = start_method(StartMethod(directory.study().start), slot, cell.concurrent_gpus)
+        self._start = start_method(StartMethod(directory.study().start), slot, cell)
         self._trace = directory.report(cell.name)
         self._profiler = get_profiler(cell.profiler) if slot.is_traced else None
         self._counter = BatchCounter(scratch / "progress")

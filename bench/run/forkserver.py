@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from bench.host.processes import end_session
 from bench.records.run import StartMethod
-from bench.records.study import Slot
+from bench.records.study import Cell, Slot
 from bench.run.child import Launch, NotStarted, Start, start_process
 from bench.storage import start_ticks
 
@@ -31,13 +31,15 @@ _ANSWER_S = 3.0
 _END_S = 0.5
 
 
-def start_method(requested: StartMethod, slot: Slot, concurrent_gpus: int) -> StartMethod:
+def start_method(requested: StartMethod, slot: Slot, cell: Cell) -> StartMethod:
     """How a run is started, in a study that requests one of the two.
 
     The first block and the traced runs have interpreters of their own: a traced run is compared with a timed one that
-    was started alike, and every cell shows the effect of forking. So do runs with peers, which begin together.
+    was started alike, and every cell shows the effect of forking. So do runs with peers, which begin together, and runs
+    that import a program of the user.
     """
-    return StartMethod.EXEC if slot.repeat == 1 or slot.is_traced or concurrent_gpus > 1 else requested
+    own = slot.repeat == 1 or slot.is_traced or cell.concurrent_gpus > 1 or cell.model.kind in ("python", "pt2")
+    return StartMethod.EXEC if own else requested
 
 
 def served(argv: list[str]) -> list[str]:

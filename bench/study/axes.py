@@ -10,16 +10,15 @@ from msgspec import structs
 
 from bench.errors import StudyError
 from bench.records.study import Model, Placement, Settings
+from bench.study.models import default_heads, listed, read_model
 from bench.study.settings import (
     AXIS_KEYS,
     SETTINGS,
     SHAPE,
     check_keys,
-    default_heads,
     not_json,
     read_id,
     read_list,
-    read_model,
     read_placement,
 )
 from bench.units import grouped
@@ -55,6 +54,21 @@ class Axes:
         remaining = ({key: values for key, values in zipped.items() if key not in gone} for zipped in self.zipped)
         crossed = {key: values for key, values in self.crossed.items() if key not in gone}
         return replace(self, crossed=crossed, zipped=tuple(zipped for zipped in remaining if zipped))
+
+    def with_models(self, change: Callable[[Model], Model]) -> "Axes":
+        """The same with every model changed that a combination may have."""
+
+        def changed(part: dict[str, Values]) -> dict[str, Values]:
+            return {key: tuple(map(change, values)) if key == "model" else values for key, values in part.items()}
+
+        zipped = tuple(
+            {
+                key: tuple(tuple(map(change, one)) for one in places) if key == "model" else places
+                for key, places in one.items()
+            }
+            for one in self.zipped
+        )
+        return replace(self, crossed=changed(self.crossed), zipped=zipped, include=tuple(map(changed, self.include)))
 
     def as_json(self) -> dict[str, Any]:
         """As in a study file, without empty parts."""
@@ -187,7 +201,7 @@ def _listed(part: dict[str, Values]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Model):
-        return {"model": value.name, "heads": value.heads}
+        return listed(value)
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -264,11 +278,13 @@ def idle_excludes(
 
 
 def reshaped(model: Model, shape: Mapping[str, int]) -> Model:
-    """The model with parts of its shape replaced. Without compute it has no shape, unless all of it is given."""
-    if not shape or not (model.computes or len(shape) == len(SHAPE)):
+    """The model with parts of its shape replaced. One without compute or from elsewhere has none, unless all of it is
+    given."""
+    if not shape or not (model.depth or len(shape) == len(SHAPE)):
         return model
     heads = default_heads(shape["dim"]) if "dim" in shape else model.heads
-    return structs.replace(model, **shape, heads=heads)
+    own = {key: getattr(model, key) for key in SHAPE}
+    return Model(**{**own, **shape}, heads=heads)
 
 
 def name_cells(combinations: Iterable[Combination]) -> Iterator[tuple[Combination, str, str]]:

@@ -25,7 +25,8 @@ def violation(model: Model, settings: StudySettings, varied: Collection[str] = (
     if settings.binding == "self":
         what = "binding self is of a command, which binds itself: the pipeline does not"
         return Violation(Constraint.BOUND_ELSEWHERE, what, "set binding to numactl, cpus or none", ("binding",))
-    first = next(chain(_whole_batches(settings), _no_effect(settings, varied), _pool(settings, varied)), None)
+    studied = _whole_batches(settings), _no_effect(settings, varied), _own_inputs(model, varied)
+    first = next(chain(*studied, () if model.source else _pool(settings, varied)), None)
     first = first or why_impossible(model, settings)
     if not first and settings.design == "crossing":
         first = why_not_crossed(settings)
@@ -76,6 +77,13 @@ def _no_effect(settings: Settings, varied: Collection[str]) -> Iterator[Violatio
                 f"set {needed} too",
                 (key, needed),
             )
+
+
+def _own_inputs(model: Model, varied: Collection[str]) -> Iterator[Violation]:
+    if model.kind in ("python", "pt2") and "image_size" in varied:
+        what = f"{model.source} has inputs of its own, which image_size does not change"
+        advice = "vary image_size in a study of ViTs and timm models"
+        yield Violation(Constraint.NOT_FOR_MODEL, what, advice, ("model", "image_size"))
 
 
 def _pool(settings: Settings, varied: Collection[str]) -> Iterator[Violation]:
@@ -216,9 +224,10 @@ def _merged(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     merged: dict[Any, list[Any]] = {}
     for entry in entries:
         *others, (last, value) = entry.items()
-        values = merged.setdefault((tuple(others), last), [])
+        values = merged.setdefault((json.dumps(others), last), [])
         if value not in values:
             values.append(value)
     return [
-        {**dict(others), last: values[0] if len(values) == 1 else values} for (others, last), values in merged.items()
+        {**dict(json.loads(others)), last: values[0] if len(values) == 1 else values}
+        for (others, last), values in merged.items()
     ]

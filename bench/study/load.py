@@ -28,6 +28,7 @@ from bench.study.axes import (
 )
 from bench.study.command import COMMAND_AXES, COMMAND_SETTINGS, models_of, read_command
 from bench.study.constraints import Refused, refuse, violation
+from bench.study.models import anchored, check_names, identify, listed, read_model, read_python_path
 from bench.study.settings import (
     COMBINING,
     PLACES,
@@ -38,7 +39,6 @@ from bench.study.settings import (
     read_id,
     read_ids,
     read_list,
-    read_model,
     read_placements,
 )
 from bench.workload.constraints import why_no_model
@@ -80,6 +80,7 @@ class StudyDefinition:
     settings: StudySettings
     axes: Axes = field(default_factory=Axes)
     command: CommandBlock | None = None
+    python_path: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """As in a study file, with every setting that applies."""
@@ -91,8 +92,9 @@ class StudyDefinition:
             **(
                 {"command": plain(self.command)}
                 if self.command
-                else {"models": [{"model": model.name, "heads": model.heads} for model in self.models]}
+                else {"models": [listed(model) for model in self.models]}
             ),
+            **({"python_path": list(self.python_path)} if self.python_path else {}),
             **self.axes.as_json(),
             **{
                 key: value for key, value in plain(self.settings).items() if not self.command or key in COMMAND_SETTINGS
@@ -156,7 +158,7 @@ def read_study(
     if not isinstance(values, dict):
         raise StudyError(f"a study is a mapping of keys, found {type(values).__name__}", where)
     check_keys(list(values), where)
-    overrides = dict(overrides or {})
+    values, overrides = anchored(values, folder), anchored(overrides or {}, Path.cwd())
     sweep = read_crossed(overrides.pop("sweep", None), "--sweep")
     if "command" in overrides and isinstance(values.get("command"), dict):
         # What the command line says of the command replaces that part of the file's block.
@@ -186,12 +188,17 @@ def read_study(
     settings = StudySettings(
         **{key: setting.read(merged.get(key, setting.default), at(key)) for key, setting in SETTINGS.items()}
     )
+    own_size = "image_size" not in merged and "image_size" not in axes.varied
+    searched = Path.cwd() if "python_path" in overrides else folder
+    python_path = read_python_path(merged.get("python_path"), searched, at("python_path"))
+    identified = identify(python_path, own_size, at("models"))
     command = read_command(merged["command"], at("command"), folder) if "command" in merged else None
     if command:
         models = models_of(command, at("command"))
     else:
         models = folded.get("model") or _read_models(merged["models"], at("models"))
-        models = _change_models(models, shape)
+        models = tuple(map(identified, _change_models(models, shape)))
+    axes = axes.with_models(identified)
     if not {"image_size", "patch_size"} & axes.varied:
         for index, model in enumerate(models):
             if why := why_no_model(model, settings.image_size):
@@ -205,6 +212,7 @@ def read_study(
         settings=settings,
         axes=axes,
         command=command,
+        python_path=python_path,
     )
     _check_together(study, where)
     return study
@@ -398,6 +406,7 @@ def _check_together(study: StudyDefinition, where: str) -> None:
     found = combinations(gpus, placements, study.models, axes, study.settings, where)
     # Several models of a study are varied too, for what depends on the model.
     varied = study.axes.varied | ({"model"} if len(set(study.models)) > 1 else set())
+    check_names((one.model for one in found), where)
     refused = []
     for one, name, _ in name_cells(found):
         if why := violation(one.model, one.settings(study.settings), varied):
@@ -407,7 +416,9 @@ def _check_together(study: StudyDefinition, where: str) -> None:
 
 
 def _as_excluded(one: Combination, key: str, base: StudySettings) -> Any:
-    return one.model.name if key == "model" else one.value(key, base)
+    if key != "model":
+        return one.value(key, base)
+    return {"model": one.model.source, "as": one.model.name} if one.model.source else one.model.name
 
 
 def _listed(value: tuple[Any, ...] | str) -> Any:

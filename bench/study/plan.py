@@ -213,7 +213,9 @@ def _further_text(plan: Plan) -> list[str]:
 def trace_bytes(cell: Cell) -> int:
     """A rough size of the report and the SQLite of one traced pass."""
     batches = cell.num_samples // cell.batch_size
-    return int(1e6 + batches * BYTES_PER_ACTIVITY * (ACTIVITIES_PER_BATCH + ACTIVITIES_PER_LAYER * cell.model.depth))
+    # How deep a model from elsewhere is, only its run knows.
+    layers = 24 if cell.model.source else cell.model.depth
+    return int(1e6 + batches * BYTES_PER_ACTIVITY * (ACTIVITIES_PER_BATCH + ACTIVITIES_PER_LAYER * layers))
 
 
 def _idle_entries(definition: StudyDefinition, topology: Topology | None) -> list[str]:

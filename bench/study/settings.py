@@ -2,21 +2,15 @@
 
 import difflib
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
 from bench.errors import StudyError
-from bench.records.study import Axis, Model, Placement, StudyMinimum, StudySettings
+from bench.records.study import Axis, Placement, StudyMinimum, StudySettings
 from bench.units import tick
 
-_MODEL_NAME = re.compile(r"(?:vit)?(\d{1,4})x(\d{1,4})x(\d{1,5})")
-_MODEL_ADVICE = (
-    'write it as "vit{patch}x{depth}x{dim}", for example "vit32x6x512"; "vit0x0x0" copies and does not compute'
-)
 _MOST_NODES = 4096
 _Kind = TypeVar("_Kind")
 
@@ -56,7 +50,7 @@ class Setting:
             good = self.minimum <= value <= self.maximum
         if not good:
             hint = nearest(str(value), self.choices)
-            raise StudyError(f"found {_shown(value)}, allowed is {self.allowed}{hint}", where)
+            raise StudyError(f"found {shown(value)}, allowed is {self.allowed}{hint}", where)
         return self.kind(value)
 
 
@@ -91,7 +85,8 @@ GRID = {
     "gpu_ids": "GPUs, as '[0,1]' or all",
     "numa_nodes": "nodes, as '[0,2]' or all; CPU node = memory node",
     "placements": "[CPU node, memory node] pairs, as '[[0,0],[0,2]]', in place of numa_nodes",
-    "models": "models, as '[\"vit32x6x512\"]'",
+    "models": 'models, as \'["vit32x6x512", "timm:resnet50"]\'',
+    "python_path": "folders that factories are imported from, after all else, as '[\"src\"]'",
     "command": "of a study of a command: what is started, as 'PROGRAM ARGUMENT...' or a block in JSON",
     "patch_size": "patch size of every model of the study",
     "depth": "depth of every model of the study",
@@ -108,7 +103,7 @@ TEXTS = ("name", "question")
 PLACES = ("gpu_ids", "numa_nodes", "placements")
 SHAPE = ("patch_size", "depth", "dim")
 COMBINING = ("axes", "zip", "exclude", "include")
-KEYS = (*TEXTS, *PLACES, "models", "command", *COMBINING, *SETTINGS)
+KEYS = (*TEXTS, *PLACES, "models", "python_path", "command", *COMBINING, *SETTINGS)
 # What the combining keys may vary. "model" stands for "models": one of them a combination.
 AXIS_KEYS = (*PLACES, "model", *SHAPE, *(key for key, setting in SETTINGS.items() if setting.axis))
 
@@ -134,7 +129,7 @@ def not_json(value: Any) -> str:
 
 def read_list(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list | tuple):
-        found = _shown(value)
+        found = shown(value)
         advice = not_json(value) or (f"write [{found}]" if isinstance(value, str | int | float) else "")
         raise StudyError(f"found {found}, allowed is a list", where, advice)
     if not value:
@@ -144,7 +139,7 @@ def read_list(value: Any, where: str) -> list[Any]:
 
 def read_id(value: Any, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MOST_NODES:
-        raise StudyError(f"found {_shown(value)}, allowed is a whole number from 0 to {_MOST_NODES - 1}", where)
+        raise StudyError(f"found {shown(value)}, allowed is a whole number from 0 to {_MOST_NODES - 1}", where)
     return value
 
 
@@ -154,7 +149,7 @@ def read_ids(value: Any, where: str) -> tuple[int, ...] | str:
         return "all"
     if not isinstance(value, list | tuple):
         raise StudyError(
-            f"found {_shown(value)}, allowed is a list, or all", where, not_json(value) or "for example [0, 1]"
+            f"found {shown(value)}, allowed is a list, or all", where, not_json(value) or "for example [0, 1]"
         )
     ids = tuple(read_id(item, f"{where}[{index}]") for index, item in enumerate(read_list(value, where)))
     if len(set(ids)) != len(ids):
@@ -165,44 +160,16 @@ def read_ids(value: Any, where: str) -> tuple[int, ...] | str:
 def read_placement(value: Any, where: str) -> Placement:
     """[CPU node, memory node]."""
     if not isinstance(value, list | tuple) or len(value) != 2:
-        raise StudyError(f"found {_shown(value)}, allowed is [CPU node, memory node]", where)
+        raise StudyError(f"found {shown(value)}, allowed is [CPU node, memory node]", where)
     return read_id(value[0], f"{where}[0]"), read_id(value[1], f"{where}[1]")
 
 
 def read_placements(value: Any, where: str) -> tuple[Placement, ...]:
     pairs = [read_placement(pair, f"{where}[{index}]") for index, pair in enumerate(read_list(value, where))]
     if len(set(pairs)) != len(pairs):
-        raise StudyError(f"found {_shown(pairs)}, which has a placement twice", where, "name each once")
+        raise StudyError(f"found {shown(pairs)}, which has a placement twice", where, "name each once")
     return tuple(pairs)
 
 
-def read_model(value: Any, where: str) -> Model:
-    """Of "vit32x6x512" or {"model": "vit32x6x512", "heads": 8}. Raise StudyError."""
-    heads = None
-    if isinstance(value, Mapping):
-        unknown = set(value) - {"model", "heads"}
-        if unknown or "model" not in value:
-            raise StudyError(
-                f"found {sorted(map(str, value))}, allowed is a name or a mapping with the keys model and heads",
-                where,
-                _MODEL_ADVICE,
-            )
-        value, heads = value["model"], value.get("heads")
-    match = _MODEL_NAME.fullmatch(value) if isinstance(value, str) else None
-    if not match:
-        raise StudyError(f"{value!r} is not the name of a model", where, _MODEL_ADVICE)
-    patch_size, depth, dim = map(int, match.groups())
-    if heads is None:
-        heads = default_heads(dim)
-    if isinstance(heads, bool) or not isinstance(heads, int) or heads < 0:
-        raise StudyError(f"found {_shown(heads)}, allowed is a whole number from 1", f"{where}.heads")
-    return Model(patch_size=patch_size, depth=depth, dim=dim, heads=heads)
-
-
-def default_heads(dim: int) -> int:
-    """64 channels a head as in the ViT paper, but at least 8 heads (4 below dim 256), so that small models divide."""
-    return max(dim // 64, 8 if dim >= 256 else 4) if dim else 0
-
-
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     return json.dumps(value, default=str)

@@ -83,7 +83,7 @@ def run_cell(
         if mode is Mode.LOAD:
             cell = load_cell(cell)
         progress = Progress(progress_path)
-        import_torch(cell.model.computes)
+        import_torch(cell.model.needs_timm)
         from bench.workload.run import execute
 
         phases.mark("imports")
@@ -110,7 +110,7 @@ def run_group(group_path: Path, result: Path, progress_path: Path | None = None)
         if violation := why_impossible(first.model, first):
             raise RunFailure(Outcome.NOT_RUNNABLE, violation.what, violation.advice)
         progress = Progress(progress_path)
-        import_torch(first.model.computes)
+        import_torch(first.model.needs_timm)
         from bench.workload.crossing import cross
 
         phases.mark("imports")
@@ -128,13 +128,13 @@ def load_cell(cell: Cell) -> Cell:
     return replace(cell, model=NO_COMPUTE) if cell.concurrent_load == "copies" else cell
 
 
-def import_torch(computes: bool) -> None:
+def import_torch(with_timm: bool) -> None:
     """Here and not at first use, so that its time counts as imports. Raise RunFailure if that fails."""
     _import_numpy()
     try:
         import bench.workload.models as models
 
-        if computes:
+        if with_timm:
             models.import_timm()
     except ImportError as error:
         raise RunFailure(

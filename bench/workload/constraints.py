@@ -15,6 +15,7 @@ class Constraint(StrEnum):
     NEEDS_CUDA = "needs_cuda"
     NEEDS_COPY_IN = "needs_copy_in"
     NO_SUCH_MODEL = "no_such_model"
+    NOT_FOR_MODEL = "not_for_model"
     WHOLE_BATCHES = "whole_batches"
     NO_EFFECT = "no_effect"
     POOL_TOO_SMALL = "pool_too_small"
@@ -49,7 +50,11 @@ def why_impossible(model: Model, settings: Settings) -> Violation | None:
 
     A device of auto needs nothing: the question is asked again when the host is known.
     """
-    return next(_violations(settings), None) or why_no_model(model, settings.image_size)
+    return (
+        next(_violations(settings), None)
+        or next(_not_for_model(model, settings), None)
+        or why_no_model(model, settings.image_size)
+    )
 
 
 def _violations(settings: Settings) -> Iterator[Violation]:
@@ -80,6 +85,22 @@ def _violations(settings: Settings) -> Iterator[Violation]:
         )
 
 
+def _not_for_model(model: Model, settings: Settings) -> Iterator[Violation]:
+    """What a model that brings its own inputs, or its own execution, does not follow."""
+    exported = model.kind == "pt2"
+    refused = {
+        "preprocess_queue": (model.kind in ("python", "pt2"), 0, "it brings its own inputs, and images are prepared"),
+        "attention": (model.kind in ("python", "pt2"), "fused", "how it computes attention is its own"),
+        "compile_model": (exported, "off", "an exported program is executed as it is"),
+        "dtype": (exported and settings.dtype != "tf32", "fp32", "its types are in the file"),
+    }
+    for key, (is_refused, allowed, reason) in refused.items():
+        value = getattr(settings, key)
+        if is_refused and value != allowed:
+            what = f"{model.source} excludes {key} {value}: {reason}"
+            yield Violation(Constraint.NOT_FOR_MODEL, what, f"set {key} to {allowed}", ("model", key))
+
+
 @lru_cache(maxsize=4096)
 def why_no_model(model: Model, image_size: int) -> Violation | None:
     """Why there is no such model for images of image_size x image_size pixels; None if there is."""
@@ -88,6 +109,8 @@ def why_no_model(model: Model, image_size: int) -> Violation | None:
 
 
 def _model_problem(model: Model, image_size: int) -> tuple[str, str] | None:
+    if model.source:
+        return None
     zeros = [key for key in ("patch_size", "depth", "dim") if getattr(model, key) == 0]
     if len(zeros) == 3:
         return None

@@ -24,15 +24,16 @@ from bench.workload.host_memory import (
     HostMemory,
     Rings,
     address_of,
-    fill_ring,
+    fill_inputs,
     huge_bytes,
     register,
     require_host_memory,
     reserve_memory,
     ring_sizes,
+    spoil,
     unregister,
 )
-from bench.workload.models import TORCH_DTYPES
+from bench.workload.subject import Leaf, Subject
 
 CHUNK_BYTES = 2 << 20
 Made = TypeVar("Made")
@@ -41,31 +42,31 @@ Allocate = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
 
 @dataclass(eq=False)
 class _Reserved:
-    """inputs, outputs: the rings, mapped and perhaps not touched yet; None where the cell makes no such copies."""
+    """inputs, outputs: the rings, mapped and perhaps not touched yet; empty where the cell makes no such copies."""
 
     cell: Cell
     memory: HostMemory
-    inputs: torch.Tensor | None = None
-    outputs: torch.Tensor | None = None
+    inputs: tuple[torch.Tensor, ...]
+    outputs: tuple[torch.Tensor, ...]
 
-    def tensors(self) -> list[torch.Tensor]:
-        return [ring for ring in (self.inputs, self.outputs) if ring is not None]
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.inputs + self.outputs
 
 
-def crossed_rings(cells: Sequence[Cell], device: Device) -> list[Rings | RunFailure]:
+def crossed_rings(cells: Sequence[Cell], device: Device, subject: Subject) -> list[Rings | RunFailure]:
     """The rings of each cell on its own memory node, every page proved to be there; or why that cell has none.
 
     cells: in the order of allocation; they differ in placement only. A failure is oom (no room on the node),
     bind_failed (the process may not use the node) or not_runnable (the kind is not available).
     """
-    reserved = [_attempt(partial(_reserve, cell, device)) for cell in cells]
+    reserved = [_attempt(partial(_reserve, cell, device, subject)) for cell in cells]
     mapped = [one for one in reserved if isinstance(one, _Reserved) and one.memory.is_mapped]
     _touch_by_turns([one.tensors() for one in mapped])
     filled: list[Rings | RunFailure] = []
-    source: torch.Tensor | None = None
+    source: tuple[torch.Tensor, ...] = ()
     for one in reserved:
-        rings = one if isinstance(one, RunFailure) else _attempt(partial(_finish, one, source))
-        if isinstance(rings, Rings) and source is None:
+        rings = one if isinstance(one, RunFailure) else _attempt(partial(_finish, one, subject, source))
+        if isinstance(rings, Rings) and not source:
             source = rings.inputs
         filled.append(rings)
     return filled
@@ -81,30 +82,34 @@ def _attempt(make: Callable[[], Made]) -> Made | RunFailure:
         return RunFailure(Outcome.BIND_FAILED, f"the kernel refused the node: {error}", advice)
 
 
-def _reserve(cell: Cell, device: Device) -> _Reserved:
-    sizes, memory = ring_sizes(cell), HostMemory(cell.host_memory, device)
-    require_host_memory(
-        memory.taken_bytes(sizes.inputs * cell.input_bytes) + memory.taken_bytes(sizes.outputs * cell.output_bytes),
-        cell.mem_node,
-    )
+def _reserve(cell: Cell, device: Device, subject: Subject) -> _Reserved:
+    sizes, memory = ring_sizes(cell, subject), HostMemory(cell.host_memory, device)
+    require_host_memory(memory.pool_bytes(sizes, subject), cell.mem_node)
     make = _mapped_ring if memory.is_mapped else _cuda_ring
+
+    def rings(allocate: Allocate, length: int, leaves: Sequence[Leaf]) -> tuple[torch.Tensor, ...]:
+        return tuple(make(allocate, memory, cell, (length, *leaf.shape), leaf.dtype) for leaf in leaves if length)
+
     return _Reserved(
         cell,
         memory,
-        make(memory.inputs, memory, cell, (sizes.inputs, *cell.batch_shape)) if sizes.inputs else None,
-        make(memory.outputs, memory, cell, (sizes.outputs, *cell.output_shape)) if sizes.outputs else None,
+        rings(memory.inputs, sizes.inputs, subject.inputs),
+        rings(memory.outputs, sizes.outputs, subject.outputs),
     )
 
 
-def _cuda_ring(allocate: Allocate, memory: HostMemory, cell: Cell, shape: tuple[int, ...]) -> torch.Tensor:
+def _cuda_ring(
+    allocate: Allocate, memory: HostMemory, cell: Cell, shape: tuple[int, ...], dtype: torch.dtype
+) -> torch.Tensor:
     """CUDA touches it while it allocates, under the policy of the calling thread."""
     with allocating_on(cell.mem_node):
-        return allocate(shape, TORCH_DTYPES[cell.dtype])
+        return allocate(shape, dtype)
 
 
-def _mapped_ring(allocate: Allocate, memory: HostMemory, cell: Cell, shape: tuple[int, ...]) -> torch.Tensor:
+def _mapped_ring(
+    allocate: Allocate, memory: HostMemory, cell: Cell, shape: tuple[int, ...], dtype: torch.dtype
+) -> torch.Tensor:
     """Mapped here, with a policy of its own, and not touched yet."""
-    dtype = TORCH_DTYPES[cell.dtype]
 
     def prepare(mapping: mmap.mmap) -> None:
         # Preferred and not bound: a full node then shows in the proof, and does not end the process.
@@ -116,7 +121,7 @@ def _mapped_ring(allocate: Allocate, memory: HostMemory, cell: Cell, shape: tupl
     return reserve_memory(prod(shape) * dtype.itemsize, CHUNK_BYTES, prepare, release).view(dtype).view(shape)
 
 
-def _touch_by_turns(rings: list[list[torch.Tensor]]) -> None:
+def _touch_by_turns(rings: list[tuple[torch.Tensor, ...]]) -> None:
     """rings: of each placement. Chunk by chunk, in the opposite order at every chunk."""
     for same in zip(*rings, strict=True):
         flat = [ring.view(torch.uint8).view(-1) for ring in same]
@@ -125,21 +130,18 @@ def _touch_by_turns(rings: list[list[torch.Tensor]]) -> None:
                 one[start : start + CHUNK_BYTES].zero_()
 
 
-def _finish(own: _Reserved, source: torch.Tensor | None) -> Rings:
-    """source: a filled input ring to copy from, which takes a tenth of the time of drawing it again."""
+def _finish(own: _Reserved, subject: Subject, source: tuple[torch.Tensor, ...]) -> Rings:
+    """source: filled input rings to copy from, which takes a tenth of the time of drawing it again."""
     if own.cell.host_memory == "huge":
         _require_huge(own)
     if own.memory.is_registered:
         for ring in own.tensors():
             register(ring)
-    if own.inputs is not None:
-        if source is None:
-            fill_ring(own.inputs, own.cell.seed)
-        else:
-            own.inputs.copy_(source)
-    if own.outputs is not None:
-        # A batch that was never copied out must not look like a result.
-        own.outputs.fill_(float("nan"))
+    if own.inputs and not source:
+        fill_inputs(own.inputs, subject, own.cell.seed)
+    for ring, filled in zip(own.inputs, source, strict=False):
+        ring.copy_(filled)
+    spoil(own.outputs)
     rings = Rings(own.inputs, own.outputs, own.memory.describe(own.inputs, own.outputs))
     node = str(own.cell.mem_node)
     for name, (address, nbytes) in rings.addresses().items():

@@ -37,10 +37,11 @@ from bench.workload.measure import (
     run_window,
     warm_up,
 )
-from bench.workload.models import build_model, set_precision
+from bench.workload.models import set_precision
 from bench.workload.pipeline import Pipeline
 from bench.workload.progress import Phase, PhaseTimes, Progress
 from bench.workload.solo import issue_us, solo_us
+from bench.workload.subject import build_subject
 from bench.workload.turns import (
     LARGEST_ERROR,
     MIN_BATCHES,
@@ -100,15 +101,18 @@ class _Crossing:
         torch.set_num_threads(min(len(placement.cpus) for placement in self.placements if placement.cpus))
         phases.mark("device")
         set_precision(first.dtype)
-        model, slots = build_model(first, device.torch_device), make_slots(first, device)
+        subject = build_subject(first, device.torch_device)
+        slots = make_slots(first, device, subject)
         phases.mark("model")
-        forward = make_forward(first, device, model, slots)
+        forward = make_forward(first, device, subject, slots)
         device.synchronize()
         phases.mark("compile" if forward and first.compile_model != "off" else "model")
         # Before the rings, which are where their placement wants them.
         self.born_bytes = resident_bytes()
         for placement, rings in zip(
-            self.placements, crossed_rings([placement.cell for placement in self.placements], device), strict=True
+            self.placements,
+            crossed_rings([placement.cell for placement in self.placements], device, subject),
+            strict=True,
         ):
             if isinstance(rings, RunFailure):
                 placement.failure = rings.record()
@@ -116,7 +120,8 @@ class _Crossing:
                 placement.rings = rings
         usable = self._usable()
         assert usable[0].rings is not None
-        self.pipeline = Pipeline(device, usable[0].rings, slots, forward, first.copy_granularity == "sample")
+        by_sample = first.copy_granularity == "sample"
+        self.pipeline = Pipeline(device, subject, usable[0].rings, slots, forward, by_sample)
         device.synchronize()
         phases.mark("buffers")
         gc.collect()
@@ -297,8 +302,8 @@ class _Crossing:
             run_window(pipeline, count, certifier.see_cpu, marks)
             latencies_us = marks.read_us()
         certificate = certifier.finish()
-        issue = issue_us(pipeline, cell.model.depth, warmed.batch_s) if self.group.solo else None
-        solo = solo_us(pipeline, cell.model.depth, warmed.batch_s, issue) if issue is not None else None
+        issue = issue_us(pipeline, warmed.batch_s) if self.group.solo else None
+        solo = solo_us(pipeline, warmed.batch_s, issue) if issue is not None else None
         result = result_of(
             cell, Mode.CROSSED, pipeline, warmed, placement.windows, certificate, self.phases.seconds["compile"]
         )

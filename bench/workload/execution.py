@@ -2,8 +2,6 @@
 
 import importlib.util
 import sys
-from collections.abc import Callable
-from typing import cast
 
 import torch
 
@@ -12,21 +10,19 @@ from bench.records.study import Cell, CompileMode
 from bench.workload.devices import Device
 from bench.workload.failures import RunFailure, first_line, is_out_of_memory
 from bench.workload.host_memory import fill_ring
-from bench.workload.models import TORCH_DTYPES
 from bench.workload.pipeline import Forward
+from bench.workload.subject import Batch, Call, Subject, as_batch, leaves_of
 
 # These modes of torch.compile record CUDA graphs themselves.
 GRAPHED_COMPILE_MODES: tuple[CompileMode, ...] = ("reduce-overhead", "max-autotune")
 # Modes that record CUDA graphs need a first call, a recording and a first replay.
 SETTLING_CALLS = 4
 
-Call = Callable[[torch.Tensor], torch.Tensor]
-
 
 # torch.compile: compiled in the requested mode, or a named failure; never silently in another mode.
 
 
-def compiled(cell: Cell, device: Device, call: Call, slots: list[torch.Tensor]) -> Call:
+def compiled(cell: Cell, device: Device, call: Call, slots: list[Batch]) -> Call:
     """`call`, compiled in the cell's mode and called until it is warm. Raise RunFailure (crashed) if that fails."""
     import torch._dynamo
 
@@ -111,71 +107,72 @@ def _counter(group: str, name: str) -> int:
 # Slots and forward passes.
 
 
-def make_slots(cell: Cell, device: Device) -> list[torch.Tensor]:
-    """The device's input slots, each batch x 3 x px x px.
+def make_slots(cell: Cell, device: Device, subject: Subject) -> list[Batch]:
+    """The device's input slots, each a batch.
 
-    Zeroed, so that calls before the first copy read finite values; where nothing is copied in, they hold the batches
-    that would have been copied first.
+    Zeroed or with the example, so that calls before the first copy read finite values, and values that the model
+    allows; where nothing is copied in, they hold the batches that would have been copied first.
     """
-    dtype = TORCH_DTYPES[cell.dtype]
-    slots = [torch.zeros(cell.batch_shape, dtype=dtype, device=device.torch_device) for _ in range(cell.buffers)]
+    on = device.torch_device
+    if subject.example is not None:
+        return [as_batch([leaf.to(on, copy=True) for leaf in subject.example]) for _ in range(cell.buffers)]
+    leaf = subject.inputs[0]
+    slots = [torch.zeros(leaf.shape, dtype=leaf.dtype, device=on) for _ in range(cell.buffers)]
     if not cell.copies_in:
-        batches = torch.empty((cell.buffers, *cell.batch_shape), dtype=dtype)
+        batches = torch.empty((cell.buffers, *leaf.shape), dtype=leaf.dtype)
         fill_ring(batches, cell.seed)
         for slot, batch in zip(slots, batches, strict=True):
             slot.copy_(batch)
-    return slots
+    return [*slots]
 
 
-def make_forward(
-    cell: Cell, device: Device, model: torch.nn.Module | None, slots: list[torch.Tensor]
-) -> Forward | None:
+def make_forward(cell: Cell, device: Device, subject: Subject, slots: list[Batch]) -> Forward | None:
     """The forward pass by slot, compiled or captured as the cell asks for, and called until it is warm.
 
     Raise RunFailure (crashed) if that fails: another mode would be another measurement.
     """
-    if model is None:
+    call = subject.call
+    if call is None:
         return None
-    call = cast(Call, model.forward_features)
     if cell.compile_model != "off":
         call = compiled(cell, device, call, slots)
     if cell.cuda_graph:
         forward = _captured(call, slots)
     elif cell.compile_model in GRAPHED_COMPILE_MODES and cell.device == "cuda":
-        forward = _copied_out(cell, device, call, slots)
+        forward = _copied_out(device, subject, call, slots)
     else:
         forward = _eager(call, slots)
-    _check_output(cell, forward(0))
+    _check_output(cell, subject, forward(0))
     device.synchronize()
     return forward
 
 
-def _eager(call: Callable[[torch.Tensor], torch.Tensor], slots: list[torch.Tensor]) -> Forward:
-    def forward(slot: int) -> torch.Tensor:
+def _eager(call: Call, slots: list[Batch]) -> Forward:
+    def forward(slot: int) -> Batch:
         return call(slots[slot])
 
     return forward
 
 
-def _copied_out(
-    cell: Cell, device: Device, call: Callable[[torch.Tensor], torch.Tensor], slots: list[torch.Tensor]
-) -> Forward:
+def _copied_out(device: Device, subject: Subject, call: Call, slots: list[Batch]) -> Forward:
     """For modes that record CUDA graphs themselves: their output is overwritten by the next call, while the
     copy out of the last batch may still read it. So the output is first copied to a buffer of the slot."""
     outputs = [
-        torch.empty(cell.output_shape, dtype=TORCH_DTYPES[cell.dtype], device=device.torch_device) for _ in slots
+        as_batch([torch.empty(leaf.shape, dtype=leaf.dtype, device=device.torch_device) for leaf in subject.outputs])
+        for _ in slots
     ]
 
-    def forward(slot: int) -> torch.Tensor:
+    def forward(slot: int) -> Batch:
         torch.compiler.cudagraph_mark_step_begin()
         output = outputs[slot]
-        output.copy_(call(slots[slot]))
+        for kept, returned in zip(leaves_of(output), leaves_of(call(slots[slot])), strict=True):
+            kept.copy_(returned)
         return output
 
     return forward
 
 
-def _captured(call: Callable[[torch.Tensor], torch.Tensor], slots: list[torch.Tensor]) -> Forward:
+def _captured(call: Call, slots: list[Batch]) -> Forward:
     """One CUDA graph per slot, reading the slot's input and writing an output of its own.
 
     The graphs share one memory pool. That is safe: they are replayed one after another on one stream, so
@@ -191,7 +188,7 @@ def _captured(call: Callable[[torch.Tensor], torch.Tensor], slots: list[torch.Te
     torch.cuda.synchronize()
     pool = torch.cuda.graph_pool_handle()
     graphs: list[torch.cuda.CUDAGraph] = []
-    outputs: list[torch.Tensor] = []
+    outputs: list[Batch] = []
     for slot in slots:
         graph = torch.cuda.CUDAGraph()
         try:
@@ -207,7 +204,7 @@ def _captured(call: Callable[[torch.Tensor], torch.Tensor], slots: list[torch.Te
         outputs.append(output)
     replays = [graph.replay for graph in graphs]
 
-    def forward(slot: int) -> torch.Tensor:
+    def forward(slot: int) -> Batch:
         replays[slot]()
         return outputs[slot]
 
@@ -216,13 +213,16 @@ def _captured(call: Callable[[torch.Tensor], torch.Tensor], slots: list[torch.Te
     return forward
 
 
-def _check_output(cell: Cell, output: torch.Tensor) -> None:
-    """The copy out must move exactly the bytes in the record, in one piece."""
-    expected = (tuple(cell.output_shape), TORCH_DTYPES[cell.dtype])
-    found = (tuple(output.shape), output.dtype)
-    if found != expected or not output.is_contiguous():
+def _check_output(cell: Cell, subject: Subject, output: Batch) -> None:
+    """The copy out must move exactly the bytes in the record, each leaf in one piece."""
+    expected = [(leaf.shape, leaf.dtype) for leaf in subject.outputs]
+    leaves = leaves_of(output)
+    found = [(tuple(leaf.shape), leaf.dtype) for leaf in leaves]
+    if found != expected or not all(leaf.is_contiguous() for leaf in leaves):
         raise RunFailure(
             Outcome.CRASHED,
             f"the model returned {found}, expected {expected}, contiguous",
-            "this version of timm was not tested: install the one in constraints.txt",
+            f"{cell.model.source} returned the other when it was tried"
+            if cell.model.source
+            else "this version of timm was not tested: install the one in constraints.txt",
         )

@@ -16,7 +16,7 @@ import math
 import mmap
 import re
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -30,7 +30,7 @@ from bench.records.study import Cell
 from bench.units import byte_size
 from bench.workload.devices import Device
 from bench.workload.failures import LESS_MEMORY, RunFailure
-from bench.workload.models import TORCH_DTYPES
+from bench.workload.subject import Subject
 
 MADV_COLLAPSE = 25
 """Linux 6.1: turn what is mapped into huge pages now (asm-generic/mman-common.h)."""
@@ -226,7 +226,12 @@ class HostMemory:
             return 1 << max(0, nbytes - 1).bit_length()
         return nbytes
 
-    def describe(self, inputs: torch.Tensor | None, outputs: torch.Tensor | None) -> HostBuffers:
+    def pool_bytes(self, sizes: "RingSizes", subject: Subject) -> int:
+        """Host memory that all rings use."""
+        rings = ((sizes.inputs, subject.inputs), (sizes.outputs, subject.outputs))
+        return sum(self.taken_bytes(length * leaf.nbytes) for length, leaves in rings for leaf in leaves)
+
+    def describe(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> HostBuffers:
         return HostBuffers(
             kind=self.kind,
             inputs=self.kind,
@@ -238,10 +243,10 @@ class HostMemory:
             ),
         )
 
-    def _in_huge_pages(self, kind: str, buffer: torch.Tensor | None) -> int | None:
-        if buffer is None or (self._cuda and kind in ("pinned", "write-combined")):
+    def _in_huge_pages(self, kind: str, buffers: Sequence[torch.Tensor]) -> int | None:
+        if not buffers or (self._cuda and kind in ("pinned", "write-combined")):
             return None
-        return huge_bytes(buffer.data_ptr(), buffer.nbytes)
+        return sum(huge_bytes(buffer.data_ptr(), buffer.nbytes) for buffer in buffers)
 
     @property
     def _output_kind(self) -> str:
@@ -352,51 +357,74 @@ class RingSizes:
 
 @dataclass(frozen=True)
 class Rings:
-    """inputs: length x batch x 3 x px x px; outputs: length x the shape of one output batch; None: no such copies.
+    """A ring for each leaf of a batch, length x the leaf's shape: for a ViT length x batch x 3 x px x px, and length x
+    batch x tokens x dim. Empty where there are no such copies.
 
     host_memory: the kind of memory, for the result.
     """
 
-    inputs: torch.Tensor | None
-    outputs: torch.Tensor | None
+    inputs: tuple[torch.Tensor, ...]
+    outputs: tuple[torch.Tensor, ...]
     host_memory: HostBuffers
 
     def addresses(self) -> dict[str, tuple[int, int]]:
         """Address and bytes by name, for the placement certificate."""
-        rings = {"input_ring": self.inputs, "output_ring": self.outputs}
-        return {name: (ring.data_ptr(), ring.nbytes) for name, ring in rings.items() if ring is not None}
+        return {
+            f"{name}{number}" if len(rings) > 1 else name: (ring.data_ptr(), ring.nbytes)
+            for name, rings in (("input_ring", self.inputs), ("output_ring", self.outputs))
+            for number, ring in enumerate(rings)
+        }
 
 
-def ring_sizes(cell: Cell) -> RingSizes:
+def ring_sizes(cell: Cell, subject: Subject) -> RingSizes:
     """Inputs fill memory_size_mb, and hold what is being prepared and copied; outputs are bounded, and enough for
     every slot. Where only outputs are copied, they fill memory_size_mb."""
     pool = cell.memory_size_mb * MIB
-    inputs = max(cell.batches_in_flight, pool // cell.input_bytes)
-    bounded = min(inputs, OUTPUT_RING_BYTES // cell.output_bytes) if cell.copies_in else pool // cell.output_bytes
+    inputs = max(cell.batches_in_flight, pool // subject.input_bytes)
+    bounded = min(inputs, OUTPUT_RING_BYTES // subject.output_bytes) if cell.copies_in else pool // subject.output_bytes
     outputs = max(2, cell.buffers + 1, bounded)
     return RingSizes(inputs if cell.copies_in else 0, outputs if cell.copies_out else 0)
 
 
-def make_rings(cell: Cell, device: Device) -> Rings:
+def make_rings(cell: Cell, device: Device, subject: Subject) -> Rings:
     """Allocate the rings and, unless a thread prepares them, fill the inputs.
 
     Raise RunFailure: oom if host memory does not hold them, not_runnable where the cell's kind is not available.
     """
-    sizes, memory = ring_sizes(cell), HostMemory(cell.host_memory, device)
-    needed = memory.taken_bytes(sizes.inputs * cell.input_bytes) + memory.taken_bytes(sizes.outputs * cell.output_bytes)
+    sizes, memory = ring_sizes(cell, subject), HostMemory(cell.host_memory, device)
+    needed = memory.pool_bytes(sizes, subject)
     if cell.preprocess_queue:
         # The images, 8 bits a value, that batches are prepared from.
-        needed += sizes.inputs * math.prod(cell.batch_shape)
+        needed += sizes.inputs * math.prod(subject.inputs[0].shape)
     require_host_memory(needed, cell.mem_node if cell.binding == "numactl" else None)
-    dtype, inputs, outputs = TORCH_DTYPES[cell.dtype], None, None
+    inputs: tuple[torch.Tensor, ...] = ()
+    outputs: tuple[torch.Tensor, ...] = ()
     if sizes.inputs:
-        inputs = memory.inputs((sizes.inputs, *cell.batch_shape), dtype)
+        inputs = tuple(memory.inputs((sizes.inputs, *leaf.shape), leaf.dtype) for leaf in subject.inputs)
         if not cell.preprocess_queue:
-            fill_ring(inputs, cell.seed)
+            fill_inputs(inputs, subject, cell.seed)
     if sizes.outputs:
-        # A batch that was never copied out must not look like a result.
-        outputs = memory.outputs((sizes.outputs, *cell.output_shape), dtype).fill_(float("nan"))
+        outputs = tuple(memory.outputs((sizes.outputs, *leaf.shape), leaf.dtype) for leaf in subject.outputs)
+        spoil(outputs)
     return Rings(inputs, outputs, memory.describe(inputs, outputs))
+
+
+def fill_inputs(rings: Sequence[torch.Tensor], subject: Subject, seed: int) -> None:
+    """With the example in every batch, or with values of the seed. To rotate token ids or masks would break them."""
+    if subject.example is None:
+        fill_ring(rings[0], seed)
+    else:
+        for ring, leaf in zip(rings, subject.example, strict=True):
+            ring.copy_(leaf.expand_as(ring))
+
+
+def spoil(rings: Iterable[torch.Tensor]) -> None:
+    """A batch that was never copied out must not look like a result."""
+    for ring in rings:
+        if ring.is_floating_point() or ring.is_complex():
+            ring.fill_(float("nan"))
+        else:
+            ring.fill_(1 if ring.dtype is torch.bool else torch.iinfo(ring.dtype).max)
 
 
 def fill_ring(ring: torch.Tensor, seed: int) -> None:

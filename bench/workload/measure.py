@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import median
 
+import torch
+
 from bench.records.run import Certificate, Latency, Mode, Outcome, Result, Warmup, Window
 from bench.records.study import Cell
 from bench.units import percentile, samples_needed, summary, unsupported
@@ -17,6 +19,7 @@ from bench.workload.failures import RunFailure
 from bench.workload.pipeline import Pipeline, Stage, no_beat
 from bench.workload.profiling import WARMUP_PREFIX, WINDOW_PREFIX, Ranges, annotated_step, named
 from bench.workload.progress import Phase, Progress
+from bench.workload.subject import leaves_of
 
 SETTLED_SPREAD = 0.01
 SETTLED_WINDOWS = 3
@@ -304,19 +307,27 @@ def trace_pass(
 
 
 def first_batch_again(pipeline: Pipeline) -> float:
-    """Mean |y| of ring batch 0: the same for the same seed, however many batches were measured before.
+    """Of ring batch 0 the mean |y|, and the sum of integers, added up over its leaves: the same for the same seed,
+    however many batches were measured before.
 
     Raise RunFailure (crashed) if it is not finite: the batch never came back, or overflowed its type.
     """
     pipeline.next_batch = 0
     pipeline.run(1, no_beat)
     pipeline.drain()
-    # On the CPU wherever the output is: the same bits for every direction.
-    checksum = float(pipeline.output_of(0).cpu().float().abs().mean())
+    checksum = sum(map(_checksum, leaves_of(pipeline.output_of(0))))
     if not math.isfinite(checksum):
         what = f"the output of the first batch is {checksum}: it never came back, or overflowed its type"
         raise RunFailure(Outcome.CRASHED, what, "set dtype to fp32 or bf16")
     return checksum
+
+
+def _checksum(leaf: torch.Tensor) -> float:
+    # On the CPU wherever the output is: the same bits for every direction.
+    leaf = leaf.cpu()
+    if leaf.is_complex() or leaf.is_floating_point():
+        return float(leaf.abs().float().mean() if leaf.is_complex() else leaf.float().abs().mean())
+    return float(leaf.sum())
 
 
 def _stepped_window(pipeline: Pipeline, count: int, beat: Beat, step: Stage) -> Window:
@@ -349,8 +360,9 @@ def result_of(
         throughput_samples_s=throughput_samples_s(windows, cell.batch_size),
         buffer_layout=pipeline.layout,
         batches_per_pass=cell.batches_per_pass,
-        bytes_in_per_batch=cell.bytes_in_per_batch,
-        bytes_out_per_batch=cell.bytes_out_per_batch,
+        subject=pipeline.subject.facts,
+        bytes_in_per_batch=pipeline.subject.input_bytes if pipeline.copies.into else 0,
+        bytes_out_per_batch=pipeline.subject.output_bytes if pipeline.copies.back else 0,
         input_ring_batches=len(pipeline.host_in) if pipeline.copies.into else 0,
         output_ring_batches=len(pipeline.host_out) if pipeline.copies.back else 0,
         device=pipeline.device.describe(),

@@ -129,7 +129,7 @@ def measure(cell: Cell, largest_mb: int | None = None) -> LinkResult:
         small_copy_us=waited_us(device, lambda: target.copy_(source, non_blocking=True)),
         device=device.describe(),
         versions=versions(),
-        host_memory=memory.describe(ends.host_in, ends.host_out),
+        host_memory=memory.describe((ends.host_in,), (ends.host_out,)),
         measured_s=time.perf_counter() - began,
         process_s=time.clock_gettime(time.CLOCK_BOOTTIME) - process_start(),
         certificate=certifier.finish(),

@@ -25,7 +25,7 @@ event is not to wait; copies into a slot that is never read follow each other on
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from statistics import median
@@ -38,10 +38,11 @@ from bench.records.run import Preprocessing
 from bench.workload.devices import Device, Event
 from bench.workload.host_memory import Rings
 from bench.workload.preprocessing import Preparer
+from bench.workload.subject import Batch, Subject, as_batch
 
 ISOLATED_TIMES = 3
 
-Forward = Callable[[int], torch.Tensor]
+Forward = Callable[[int], Batch]
 Stage = Callable[..., None]
 
 
@@ -54,24 +55,31 @@ class Streams:
 
 @dataclass(frozen=True)
 class Copies:
-    """What is copied: in, out or both; batch by batch or, as the original pipeline did, sample by sample."""
+    """into, back: the leaves of a batch that are copied each way; 0: no such copies.
 
-    into: bool = True
-    back: bool = True
+    One leaf is one copy; by_sample: a copy for each of its samples, as the original pipeline did.
+    """
+
+    into: int = 1
+    back: int = 1
     by_sample: bool = False
+
+    def parts(self, batch: Batch) -> Batch:
+        """What is copied at once: the batch, or each part of it."""
+        return list(batch) if self.by_sample and isinstance(batch, torch.Tensor) else batch
 
 
 def make_stages(
     device: Device,
     streams: Streams,
-    slots: list[torch.Tensor],
-    outputs: list[torch.Tensor],
+    slots: list[Batch],
+    outputs: list[Batch],
     forward: Forward | None,
     copies: Copies,
 ) -> tuple[Stage, Stage, Stage]:
     """h2d(slot, source, start), compute(slot), d2h(slot, target, end), which only issue; compute fills `outputs`.
 
-    source and target are a batch, or by sample its samples; start and end are events to record, or None.
+    source and target are a batch, or the parts of it that are copied; start and end are events to record, or None.
     """
     arrived, computed, returned = ([device.event(timing=False) for _ in slots] for _ in ("h2d", "compute", "d2h"))
     # Without compute the copies wait for each other directly: a detour over an idle compute stream
@@ -79,7 +87,7 @@ def make_stages(
     free, ready = (returned, arrived) if forward is None else (computed, computed)
     h2d_stream, compute_stream, d2h_stream = streams.h2d, streams.compute, streams.d2h
     on_h2d, on_compute, on_d2h = map(device.selector, (h2d_stream, compute_stream, d2h_stream))
-    samples = [list(slot) for slot in slots] if copies.by_sample else []
+    inputs: list[Any] = [copies.parts(slot) for slot in slots]
     call = forward or _no_forward
 
     def h2d(slot: int, source: torch.Tensor, start: Event | None) -> None:
@@ -87,16 +95,16 @@ def make_stages(
         free[slot].wait(h2d_stream)
         if start is not None:
             start.record(h2d_stream)
-        slots[slot].copy_(source, non_blocking=True)
+        inputs[slot].copy_(source, non_blocking=True)
         arrived[slot].record(h2d_stream)
 
-    def h2d_by_sample(slot: int, source: list[torch.Tensor], start: Event | None) -> None:
+    def h2d_by_part(slot: int, source: list[torch.Tensor], start: Event | None) -> None:
         on_h2d()
         free[slot].wait(h2d_stream)
         if start is not None:
             start.record(h2d_stream)
-        for target, sample in zip(samples[slot], source, strict=True):
-            target.copy_(sample, non_blocking=True)
+        for target, part in zip(inputs[slot], source, strict=True):
+            target.copy_(part, non_blocking=True)
         arrived[slot].record(h2d_stream)
 
     def compute(slot: int) -> None:
@@ -109,21 +117,23 @@ def make_stages(
     def d2h(slot: int, target: torch.Tensor, end: Event | None) -> None:
         on_d2h()
         ready[slot].wait(d2h_stream)
-        target.copy_(outputs[slot], non_blocking=True)
+        output: Any = outputs[slot]
+        target.copy_(output, non_blocking=True)
         returned[slot].record(d2h_stream)
         if end is not None:
             end.record(d2h_stream)
 
-    def d2h_by_sample(slot: int, target: list[torch.Tensor], end: Event | None) -> None:
+    def d2h_by_part(slot: int, target: list[torch.Tensor], end: Event | None) -> None:
         on_d2h()
         ready[slot].wait(d2h_stream)
-        for part, sample in zip(target, outputs[slot].unbind(), strict=True):
-            part.copy_(sample, non_blocking=True)
+        for copied, part in zip(target, copies.parts(outputs[slot]), strict=True):
+            copied.copy_(part, non_blocking=True)
         returned[slot].record(d2h_stream)
         if end is not None:
             end.record(d2h_stream)
 
-    into, back = (h2d_by_sample, d2h_by_sample) if copies.by_sample else (h2d, d2h)
+    into = h2d_by_part if copies.by_sample or copies.into > 1 else h2d
+    back = d2h_by_part if copies.by_sample or copies.back > 1 else d2h
     return (
         into if copies.into else _nothing,
         _nothing if forward is None else compute,
@@ -131,7 +141,7 @@ def make_stages(
     )
 
 
-def _no_forward(slot: int) -> torch.Tensor:
+def _no_forward(slot: int) -> Batch:
     raise AssertionError("this pipeline does not compute")
 
 
@@ -142,7 +152,7 @@ def _nothing(slot: int, memory: Any = None, event: Event | None = None) -> None:
 class Pipeline:
     """forward(slot) runs the forward pass on a slot's input and returns its output; None: no compute.
 
-    Directions without a ring are not copied. by_sample: a copy for each sample.
+    Directions without rings are not copied. by_sample: a copy for each sample.
     """
 
     ahead: int | None = None
@@ -153,15 +163,17 @@ class Pipeline:
     def __init__(
         self,
         device: Device,
+        subject: Subject,
         rings: Rings,
-        slots: list[torch.Tensor],
+        slots: list[Batch],
         forward: Forward | None,
         by_sample: bool = False,
     ) -> None:
         self.device = device
+        self.subject = subject
         self.slots = slots
         self.forward = forward
-        self.copies = Copies(rings.inputs is not None, rings.outputs is not None, by_sample)
+        self.copies = Copies(len(rings.inputs), len(rings.outputs), by_sample)
         # Until a slot has computed, its input stands in for its output.
         self.outputs = list(slots)
         self.h2d_stream, self.compute_stream, self.d2h_stream = (device.stream() for _ in range(3))
@@ -172,8 +184,8 @@ class Pipeline:
     def use(self, rings: Rings) -> None:
         """Copy from and to these rings from the next batch on; drained before, where it used others of equal sizes."""
         self.rings = rings
-        self.host_in = _host_batches(rings.inputs, self.copies.by_sample)
-        self.host_out = _host_batches(rings.outputs, self.copies.by_sample)
+        self.host_in = self._host_batches(rings.inputs)
+        self.host_out = self._host_batches(rings.outputs)
 
     @property
     def layout(self) -> str:
@@ -233,11 +245,15 @@ class Pipeline:
     def close(self) -> None:
         """Release everything but memory."""
 
-    def output_of(self, index: int) -> torch.Tensor:
+    def output_of(self, index: int) -> Batch:
         """The output of batch `index` on the host or, where it is not copied, on the device; valid after drain()."""
-        if self.rings.outputs is None:
+        if not self.rings.outputs:
             return self.outputs[index % len(self.slots)]
-        return self.rings.outputs[index % len(self.host_out)]
+        return as_batch([ring[index % len(self.host_out)] for ring in self.rings.outputs])
+
+    def _host_batches(self, rings: Sequence[torch.Tensor]) -> list[Any]:
+        """The source or target of each batch's copies; one None where there are no copies."""
+        return [self.copies.parts(as_batch(leaves)) for leaves in zip(*rings, strict=True)] or [None]
 
     def _stages(self) -> tuple[Stage, Stage, Stage]:
         streams = Streams(self.h2d_stream, self.compute_stream, self.d2h_stream)
@@ -246,13 +262,6 @@ class Pipeline:
 
 def no_beat() -> None:
     pass
-
-
-def _host_batches(ring: Any, by_sample: bool) -> list[Any]:
-    """The source or target of each batch's copies; one None where there are no copies."""
-    if ring is None:
-        return [None]
-    return [list(batch) for batch in ring] if by_sample else list(ring)
 
 
 class PreparedPipeline(Pipeline):

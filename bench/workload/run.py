@@ -29,12 +29,13 @@ from bench.workload.measure import (
     trace_pass,
     warm_up,
 )
-from bench.workload.models import build_model, set_precision
+from bench.workload.models import set_precision
 from bench.workload.pipeline import Pipeline, PreparedPipeline
 from bench.workload.preprocessing import Preparer, preprocess_cpus
 from bench.workload.profiling import Ranges, make_capture, make_ranges
 from bench.workload.progress import PhaseTimes, Progress
 from bench.workload.solo import issue_us, solo_us
+from bench.workload.subject import build_subject
 
 
 def execute(
@@ -76,17 +77,17 @@ def execute(
 
 def build_pipeline(cell: Cell, device: Device, phases: PhaseTimes) -> Pipeline:
     set_precision(cell.dtype)
-    model = build_model(cell, device.torch_device)
-    slots = make_slots(cell, device)
+    subject = build_subject(cell, device.torch_device)
+    slots = make_slots(cell, device, subject)
     phases.mark("model")
-    forward = make_forward(cell, device, model, slots)
+    forward = make_forward(cell, device, subject, slots)
     device.synchronize()
     phases.mark("compile" if forward and cell.compile_model != "off" else "model")
-    rings = make_rings(cell, device)
-    parts = device, rings, slots, forward, cell.copy_granularity == "sample"
+    rings = make_rings(cell, device, subject)
+    parts = device, subject, rings, slots, forward, cell.copy_granularity == "sample"
     if cell.preprocess_queue:
-        assert rings.inputs is not None, "a study refuses preprocessing without a copy in"
-        preparer = Preparer(device, rings.inputs, cell.preprocess_queue, preprocess_cpus(cell), cell.seed)
+        assert rings.inputs, "a study refuses preprocessing without a copy in"
+        preparer = Preparer(device, rings.inputs[0], cell.preprocess_queue, preprocess_cpus(cell), cell.seed)
         pipeline: Pipeline = PreparedPipeline(preparer, *parts)
     else:
         pipeline = Pipeline(*parts)
@@ -149,12 +150,12 @@ def _timed(job: _Job) -> Result:
     job.end_load()
     refuse_compilations(compiled)
     job.phases.mark("measure")
-    issue = issue_us(pipeline, cell.model.depth, warmed.batch_s)
+    issue = issue_us(pipeline, warmed.batch_s)
     return replace(
         job.result(Mode.TIMED, warmed, measured.windows, certificate),
         latency_us=latency(measured.latencies_us, reason),
         issue_us=issue,
-        solo_us=solo_us(pipeline, cell.model.depth, warmed.batch_s, issue),
+        solo_us=solo_us(pipeline, warmed.batch_s, issue),
         device_allocations_in_windows=allocated,
         waited_batches_in_windows=waited,
         compilations_in_windows=compiled,

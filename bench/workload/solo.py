@@ -14,16 +14,15 @@ MAX_COPIES = 50
 # Bursts whose median is taken: many where they are short, a few where a batch takes seconds.
 MIN_BURSTS, MAX_BURSTS = 3, 9
 BUDGET_S = 0.5
-# Commands that fit into the driver's queue, so that the device does not slow down their issue: the queue holds about a
-# thousand, a transformer block is about fourteen kernels.
+# Commands that fit into the driver's queue, which holds about a thousand, so that the device does not slow down their
+# issue.
 QUEUED_COMMANDS = 600
-COMMANDS_PER_BLOCK = 14
 COMMANDS_PER_BATCH = 20
 
 
-def batches_queued(depth: int, batch_s: float) -> int:
-    """Batches that a burst issues ahead of the device."""
-    fit = QUEUED_COMMANDS // (COMMANDS_PER_BLOCK * depth + COMMANDS_PER_BATCH)
+def batches_queued(kernels: int | None, batch_s: float) -> int:
+    """Batches that a burst issues ahead of the device. kernels: of a forward pass; None: unknown, so a single batch."""
+    fit = 1 if kernels is None else QUEUED_COMMANDS // (kernels + COMMANDS_PER_BATCH)
     return max(1, min(16, fit, math.ceil(BURST_S / batch_s)))
 
 
@@ -31,13 +30,13 @@ def bursts_of(duration_s: float) -> int:
     return max(MIN_BURSTS, min(MAX_BURSTS, math.ceil(BUDGET_S / duration_s)))
 
 
-def issue_us(pipeline: Pipeline, depth: int, batch_s: float) -> float:
+def issue_us(pipeline: Pipeline, batch_s: float) -> float:
     """CPU time to issue one batch to an idle device: the median over bursts that the driver's queue holds.
 
     Inside a window the CPU runs ahead until the queue is full and then waits for the device: there the time spent
     issuing is the device's, not the CPU's. On the cpu device to issue is to execute.
     """
-    count = batches_queued(depth, batch_s)
+    count = batches_queued(pipeline.subject.kernels, batch_s)
     if pipeline.ahead is not None:
         # Waiting for a batch that is not prepared yet is not issuing.
         count = min(count, pipeline.ahead)
@@ -52,14 +51,14 @@ def issue_us(pipeline: Pipeline, depth: int, batch_s: float) -> float:
     return median(values)
 
 
-def solo_us(pipeline: Pipeline, depth: int, batch_s: float, issue_us: float) -> Stages:
+def solo_us(pipeline: Pipeline, batch_s: float, issue_us: float) -> Stages:
     """Device time per batch of h2d, compute and d2h, each without the others: medians over bursts.
 
     Every burst is issued while its stream is held back, so that it runs at the device's speed even where the CPU
     issues more slowly: that term of the bound is issue_us.
     """
     copies = max(3, min(MAX_COPIES, math.ceil(BURST_S / batch_s)))
-    counts = {"h2d": copies, "compute": batches_queued(depth, batch_s), "d2h": copies}
+    counts = {"h2d": copies, "compute": batches_queued(pipeline.subject.kernels, batch_s), "d2h": copies}
     solo = dict.fromkeys(counts, 0.0)
     for name, (stream, stage) in isolated_stages(pipeline).items():
         count, hold_s = counts[name], 2 * counts[name] * issue_us / 1e6

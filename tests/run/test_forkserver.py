@@ -26,6 +26,7 @@ from bench.run.progress import Progress, RunState
 from bench.storage import start_ticks
 from bench.study.directory import resolve
 from bench.study.load import read_study
+from tests.workload.cells import small_cell
 
 EXEC, FORK = StartMethod
 ROOT = Path(__file__).parents[2]
@@ -234,9 +235,14 @@ def test_first_block_and_traced_runs_are_not_forked() -> None:
     def slot(repeat: int | str, block: int) -> Slot:
         return Slot(cell="cell", repeat=repeat, block=block, position=0, group="group")
 
-    assert [start_method(FORK, slot(repeat, 3), 1) for repeat in (1, 2, 9, TRACED)] == [EXEC, FORK, FORK, EXEC]
-    assert start_method(EXEC, slot(2, 2), 1) == EXEC
-    assert start_method(FORK, slot(2, 2), concurrent_gpus=4) == EXEC
+    assert [start_method(FORK, slot(repeat, 3), small_cell()) for repeat in (1, 2, 9, TRACED)] == [
+        EXEC,
+        FORK,
+        FORK,
+        EXEC,
+    ]
+    assert start_method(EXEC, slot(2, 2), small_cell()) == EXEC
+    assert start_method(FORK, slot(2, 2), small_cell(concurrent_gpus=4)) == EXEC
 
 
 def test_command_shows_the_start_method() -> None:

@@ -61,7 +61,7 @@ def test_heads_of_the_shipped_models_are_those_of_the_design() -> None:
         ({"models": [{"model": "vit32x2x130", "heads": 8}]}, ["dim 130 is not divisible by 8 heads", "5 and 10"]),
         ({"models": ["vit32x2x0"]}, ["dim cannot be 0"]),
         ({"models": ["resnet50"]}, ["'resnet50' is not the name of a model", "f.yaml: models[0]"]),
-        ({"models": [{"model": "vit32x2x128", "head": 4}]}, ["keys model and heads"]),
+        ({"models": [{"model": "vit32x2x128", "head": 4}]}, ["keys model, heads"]),
         ({"dtype": "fp23"}, ['found "fp23"', "one of fp32, tf32, bf16, fp16", "did you mean fp32?"]),
         ({"cuda_graph": True, "compile_model": True}, ["exclude each other"]),
         ({"cuda_graph": True, "device": "cpu"}, ["cuda_graph needs device cuda"]),

@@ -8,12 +8,11 @@ Nothing of bench/workload knows of it: parts of bench.workload.run are replaced 
 * kernel: work for `delay_us` before the forward pass, on its stream and, in a CUDA graph, inside the graph.
 """
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -25,6 +24,7 @@ from bench.workload.devices import Device
 from bench.workload.host_memory import Rings
 from bench.workload.pipeline import Pipeline, no_beat
 from bench.workload.progress import PhaseTimes
+from bench.workload.subject import Subject
 from tests.validation.control_plan import Injection
 
 SLEEPS = 64
@@ -42,7 +42,7 @@ class Parts:
     """
 
     rings: Rings | None = None
-    model: torch.nn.Module | None = None
+    subject: Subject | None = None
     room: list[torch.Tensor] = field(default_factory=list)
 
 
@@ -65,26 +65,24 @@ def build_side(cell: Cell, device: Device, injection: Injection, base: Pipeline 
 @contextmanager
 def injected(injection: Injection, parts: Parts) -> Iterator[None]:
     """Inside, a pipeline that bench.workload.run builds has the injection, and the parts that there are."""
-    names = ("build_model", "make_slots", "make_rings", "build_pipeline")
+    names = ("build_subject", "make_slots", "make_rings", "build_pipeline")
     real = {name: getattr(workload, name) for name in names}
 
-    def build_model(cell: Cell, device: torch.device) -> torch.nn.Module | None:
-        parts.model = parts.model or real["build_model"](cell, device)
-        if injection.stage != "kernel" or parts.model is None:
-            return parts.model
-        model = copy.copy(parts.model)
-        model.forward_features = _compute_more(model.forward_features, device, injection.delay_us)
-        return model
+    def build_subject(cell: Cell, device: torch.device) -> Subject:
+        parts.subject = parts.subject or real["build_subject"](cell, device)
+        if injection.stage != "kernel" or parts.subject.call is None:
+            return parts.subject
+        return replace(parts.subject, call=_compute_more(parts.subject.call, device, injection.delay_us))
 
-    def make_slots(cell: Cell, device: Device) -> list[torch.Tensor]:
+    def make_slots(cell: Cell, device: Device, subject: Subject) -> list[torch.Tensor]:
         if not parts.room:
-            slots = real["make_slots"](cell, device)
+            slots = real["make_slots"](cell, device, subject)
             length = round(slots[0].numel() * max(LONGEST_COPY, injection.copy_ratio))
             parts.room = [slots[0].new_zeros(length) for _ in slots]
         return [each[: math.prod(cell.batch_shape)].view(cell.batch_shape) for each in parts.room]
 
-    def make_rings(cell: Cell, device: Device) -> Rings:
-        parts.rings = parts.rings or real["make_rings"](cell, device)
+    def make_rings(cell: Cell, device: Device, subject: Subject) -> Rings:
+        parts.rings = parts.rings or real["make_rings"](cell, device, subject)
         return parts.rings
 
     def build_pipeline(cell: Cell, device: Device, phases: PhaseTimes) -> Pipeline:
@@ -99,7 +97,7 @@ def injected(injection: Injection, parts: Parts) -> Iterator[None]:
             _launch_more(pipeline, injection.delay_us if injection.stage == "launch" else 0.0)
         return pipeline
 
-    for replacement in (build_model, make_slots, make_rings, build_pipeline):
+    for replacement in (build_subject, make_slots, make_rings, build_pipeline):
         setattr(workload, replacement.__name__, replacement)
     try:
         yield
@@ -110,7 +108,7 @@ def injected(injection: Injection, parts: Parts) -> Iterator[None]:
 
 def _copy_more(pipeline: Pipeline, longer: list[torch.Tensor]) -> None:
     """The forward pass keeps reading, and the copy out of a model without compute writing, the batch's own part."""
-    ring, batch, length = pipeline.rings.inputs.view(-1), pipeline.rings.inputs[0].numel(), longer[0].numel()
+    ring, batch, length = pipeline.rings.inputs[0].view(-1), pipeline.rings.inputs[0][0].numel(), longer[0].numel()
     if ring.numel() < length:
         raise ValueError(f"a ring of {ring.numel()} elements holds no copy of {length}")
     # The last sources begin earlier: they must not reach beyond the ring.

@@ -82,8 +82,8 @@ def measure_sides(job: Job) -> dict[str, Record]:
         rule = WarmupRule(cell.window_s, -(-cell.warmup_samples // cell.batch_size))
         warmup = warm_up(base, rule, Progress())
         sides = {BASE: Side(job.group.base, base)}
-        issued_us = issue_us(base, cell.model.depth, warmup.batch_s)
-        solo = solo_us(base, cell.model.depth, warmup.batch_s, issued_us)
+        issued_us = issue_us(base, warmup.batch_s)
+        solo = solo_us(base, warmup.batch_s, issued_us)
         for condition in job.group.conditions:
             injection = condition.injection(1e6 * warmup.batch_s, solo.h2d or 0.0, job.group.counting)
             sides[condition.name] = Side(injection, build_side(cell, device, injection, base))
@@ -139,7 +139,7 @@ def _stay_here() -> None:
 def _rounds(cell: Cell, sides: dict[str, Side], batch_s: float, issued_us: float, job: Job) -> None:
     """Every side once a round, in a new seeded order; the first round only warms up."""
     count = max(MIN_BATCHES, math.ceil(job.group.window_s / batch_s))
-    queued = batches_queued(cell.model.depth, batch_s)
+    queued = batches_queued(next(iter(sides.values())).pipeline.subject.kernels, batch_s)
     few = min(count, queued)
     names, order = list(sides), random.Random(job.seed)
     end = math.inf

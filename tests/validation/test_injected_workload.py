@@ -86,7 +86,7 @@ def test_every_side_of_a_counting_group_has_the_wrapper():
 @torch.inference_mode()
 def test_longer_copies_stay_inside_the_ring():
     pipeline = built(NO_COMPUTE, Injection("copy", 1.0, 2.0))
-    ring = pipeline.rings.inputs
+    ring = pipeline.rings.inputs[0]
     sizes = {source.numel() for source in pipeline.host_in}
     assert sizes == {2 * ring[0].numel()} and len(pipeline.host_in) == len(ring)
     assert max(source.data_ptr() + source.nbytes for source in pipeline.host_in) == ring.data_ptr() + ring.nbytes
@@ -114,9 +114,9 @@ def test_launch_delay_keeps_beats_and_operators():
 
 
 def test_the_workload_is_itself_again_afterwards():
-    before = workload.build_model, workload.make_slots, workload.make_rings, workload.build_pipeline
+    before = workload.build_subject, workload.make_slots, workload.make_rings, workload.build_pipeline
     with pytest.raises(RuntimeError), injected(Injection("copy"), Parts()):
         assert workload.make_slots is not before[1]
         raise RuntimeError
-    assert (workload.build_model, workload.make_slots, workload.make_rings, workload.build_pipeline) == before
+    assert (workload.build_subject, workload.make_slots, workload.make_rings, workload.build_pipeline) == before
     assert workload.open_device is open_device

@@ -1,5 +1,6 @@
 """The stages in a trace of torch.profiler, read by the project's own reader, and by a second way."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,9 @@ def _error_us(values_ns: list[int]) -> float:
 
 def _conservation(found: Metrics, cell: Cell) -> str | None:
     try:
-        check_conservation(found, cell.bytes_in_per_batch, cell.bytes_out_per_batch, cell.batches_per_pass)
+        into, back = math.prod(cell.batch_shape), math.prod(cell.output_shape)
+        into, back = (count * cell.bytes_per_element for count in (into * cell.copies_in, back * cell.copies_out))
+        check_conservation(found, into, back, cell.batches_per_pass)
     except TraceError as error:
         return error.what
     return None

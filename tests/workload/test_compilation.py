@@ -13,9 +13,9 @@ from bench.workload.execution import (
     refuse_compilations,
 )
 from bench.workload.failures import RunFailure
-from bench.workload.models import build_model
 from bench.workload.progress import PhaseTimes, Progress
 from bench.workload.run import execute
+from bench.workload.subject import build_subject
 from tests.needs import needs
 
 from .cells import NO_COMPUTE, small_cell
@@ -25,20 +25,20 @@ needs_compiler = needs("g++")
 
 def forward_of(cell):
     device = CpuDevice()
-    slots = make_slots(cell, device)
-    model = build_model(cell, device.torch_device)
-    return make_forward(cell, device, model, slots), model, slots
+    subject = build_subject(cell, device.torch_device)
+    slots = make_slots(cell, device, subject)
+    return make_forward(cell, device, subject, slots), subject, slots
 
 
 @needs_compiler
 def test_compiled_gives_the_same_tokens_and_compiles_once():
     with torch.inference_mode():
         before = compilations()
-        forward, model, slots = forward_of(small_cell(compile_model="default"))
+        forward, subject, slots = forward_of(small_cell(compile_model="default"))
         ready = compilations()
         assert ready > before
         slots[1].normal_()
-        torch.testing.assert_close(forward(1), model.forward_features(slots[1]), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(forward(1), subject.call(slots[1]), rtol=1e-4, atol=1e-4)
         assert compilations() == ready
 
 
@@ -122,7 +122,12 @@ def test_skipped_cuda_graphs_fail_the_run(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda call, **_: call)
     cell = small_cell(compile_model="reduce-overhead", device="cuda")
     with pytest.raises(RunFailure, match="mode reduce-overhead recorded no CUDA graph"):
-        execution.compiled(cell, CpuDevice(), lambda batch: batch, make_slots(cell, CpuDevice()))
+        execution.compiled(
+            cell,
+            CpuDevice(),
+            lambda batch: batch,
+            make_slots(cell, CpuDevice(), build_subject(cell, torch.device("cpu"))),
+        )
 
 
 def test_advice_names_the_missing_compiler():

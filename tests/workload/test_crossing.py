@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from bench.host.memory_calls import memory_policy, set_policy
 from bench.host.moving import move_threads
@@ -18,6 +19,7 @@ from bench.workload.devices import CpuDevice
 from bench.workload.failures import RunFailure
 from bench.workload.host_memory import Rings
 from bench.workload.progress import PhaseTimes, Progress
+from bench.workload.subject import build_subject
 
 from .cells import small_cell
 
@@ -124,14 +126,18 @@ def test_no_usable_cell_ends_with_its_reason(monkeypatch):
         cross(group(), Progress(), PhaseTimes())
 
 
+def subject_of(cell):
+    return build_subject(cell, torch.device("cpu"))
+
+
 @pytest.mark.parametrize("kind", ["pinned", "pageable"])
 def test_rings_of_all_placements_are_equal(kind):
     cells = [small_cell(name=name, **CELL, host_memory=kind) for name in ("a", "b", "c")]
-    rings = crossed_rings(cells, CpuDevice())
+    rings = crossed_rings(cells, CpuDevice(), subject_of(cells[0]))
     assert all(isinstance(one, Rings) for one in rings)
     first, *others = rings
-    assert all((one.inputs == first.inputs).all() for one in others)
-    assert len({one.inputs.data_ptr() for one in rings}) == 3
+    assert all(torch.equal(one.inputs[0], first.inputs[0]) for one in others)
+    assert len({one.inputs[0].data_ptr() for one in rings}) == 3
 
 
 def test_rings_touch_chunks_in_opposite_order(monkeypatch):
@@ -160,7 +166,7 @@ def test_rings_touch_chunks_in_opposite_order(monkeypatch):
 
 def test_unknown_node_is_refused_for_that_cell_alone():
     cells = [small_cell(name="a", **CELL), small_cell(name="b", **CELL, mem_node=900)]
-    good, bad = crossed_rings(cells, CpuDevice())
+    good, bad = crossed_rings(cells, CpuDevice(), subject_of(cells[0]))
     assert isinstance(good, Rings) and isinstance(bad, RunFailure) and bad.status is Outcome.BIND_FAILED
 
 

@@ -20,7 +20,7 @@ def test_cpu_device_copies_normal_memory(kind):
     buffer = memory.inputs((2, 3), torch.bfloat16)
     assert (buffer.shape, buffer.dtype, buffer.device.type) == ((2, 3), torch.bfloat16, "cpu")
     assert memory.taken_bytes(5 * MIB) == 5 * MIB
-    facts = memory.describe(buffer, None)
+    facts = memory.describe((buffer,), ())
     assert (facts.kind, facts.inputs, facts.outputs) == (kind, kind, kind)
     assert facts.huge_pages.outputs is None
 
@@ -33,7 +33,7 @@ def test_huge_buffers_have_their_shape():
         pytest.skip(str(failure))
     assert (buffer.shape, buffer.dtype) == ((2, 3, 100), torch.float16)
     assert buffer.is_contiguous()
-    assert memory.describe(None, buffer).huge_pages == HugePages(outputs=buffer.nbytes)
+    assert memory.describe((), (buffer,)).huge_pages == HugePages(outputs=buffer.nbytes)
     assert memory.taken_bytes(5 * MIB) == 6 * MIB
 
 
@@ -53,5 +53,5 @@ def test_pinned_blocks_are_powers_of_two(nbytes, taken):
     ],
 )
 def test_result_has_the_kinds_of_both_sides(kind, outputs, synchronous):
-    facts = HostMemory(kind, StubCudaDevice()).describe(None, None)
+    facts = HostMemory(kind, StubCudaDevice()).describe((), ())
     assert (facts.inputs, facts.outputs, facts.synchronous_copies) == (kind, outputs, synchronous)

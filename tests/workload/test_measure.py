@@ -110,7 +110,7 @@ def test_checksum_does_not_depend_on_what_ran_before(pipeline):
     first = first_batch_again(pipeline)
     warm_up(pipeline, WarmupRule(window_s=0.001, min_batches=7, min_s=0.001), Progress())
     assert first_batch_again(pipeline) == first
-    assert first == pytest.approx(float(pipeline.rings.inputs[0].abs().mean()))
+    assert first == pytest.approx(float(pipeline.rings.inputs[0][0].abs().mean()))
 
 
 def test_lost_batch_is_a_named_failure(pipeline, monkeypatch):

@@ -141,7 +141,7 @@ def moved_right(**changes) -> tuple[HostBuffers, object]:
         pipeline.run(60, no_beat)
         pipeline.drain()
         for index in range(60 - len(pipeline.host_out), 60):
-            assert torch.equal(pipeline.output_of(index), pipeline.rings.inputs[index % len(pipeline.host_in)])
+            assert torch.equal(pipeline.output_of(index), pipeline.rings.inputs[0][index % len(pipeline.host_in)])
         pipeline.close()
     return pipeline.rings.host_memory, pipeline
 
@@ -155,9 +155,11 @@ def test_every_kind_of_host_memory_moves_batches_right(kind, buffers):
         assert (kind, failure.status) == ("huge", "not_runnable"), failure
         pytest.skip(failure.what)
     assert (facts.kind, facts.synchronous_copies) == (kind, kind == "pageable")
-    assert pipeline.rings.inputs.is_pinned() == pipeline.rings.outputs.is_pinned() == (kind != "pageable")
+    assert pipeline.rings.inputs[0].is_pinned() == pipeline.rings.outputs[0].is_pinned() == (kind != "pageable")
     if kind == "huge":
-        assert facts.huge_pages == HugePages(inputs=pipeline.rings.inputs.nbytes, outputs=pipeline.rings.outputs.nbytes)
+        assert facts.huge_pages == HugePages(
+            inputs=pipeline.rings.inputs[0].nbytes, outputs=pipeline.rings.outputs[0].nbytes
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -220,7 +222,7 @@ def test_prepared_batches_are_copied_before_reuse(kind, queue):
     with torch.inference_mode():
         pipeline = build_pipeline(cell, CudaDevice(0), PhaseTimes())
         assert len(pipeline.host_in) == queue + 3
-        expected = pipeline.rings.inputs.clone()
+        expected = pipeline.rings.inputs[0].clone()
         pipeline.run(100, no_beat)
         pipeline.drain()
         for index in range(100 - len(pipeline.host_out), 100):

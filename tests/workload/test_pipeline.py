@@ -22,14 +22,14 @@ def lazy_outputs(device: LazyDevice, buffers: int, batches: int, computes: bool,
     """What the host holds after `runs` drained runs of `batches` batches; batch i carries the number i + 1."""
     total = batches * runs
     rings = SimpleNamespace(
-        inputs=device.memory([index + 1 for index in range(total)]), outputs=device.memory([0] * total)
+        inputs=[device.memory([index + 1 for index in range(total)])], outputs=[device.memory([0] * total)]
     )
     slots = device.memory([0] * buffers)
-    pipeline = Pipeline(device, rings, slots, (lambda slot: device.forward(slots[slot])) if computes else None)
+    pipeline = Pipeline(device, None, rings, slots, (lambda slot: device.forward(slots[slot])) if computes else None)
     for _ in range(runs):
         pipeline.run(batches, no_beat)
         pipeline.drain()
-    return [tensor.block.value for tensor in rings.outputs]
+    return [tensor.block.value for tensor in rings.outputs[0]]
 
 
 def expected(total: int, computes: bool) -> list[int]:
@@ -45,21 +45,21 @@ def test_batches_are_right_in_any_order_of_the_device(buffers, batches, runs, co
 @given(st.sampled_from(BUFFERS), st.integers(1, 14), st.booleans(), st.integers(0, 10**6))
 def test_resident_inputs_are_right_in_any_order(buffers, batches, computes, seed):
     device = LazyDevice(seed)
-    rings = SimpleNamespace(inputs=None, outputs=device.memory([0] * batches))
+    rings = SimpleNamespace(inputs=[], outputs=[device.memory([0] * batches)])
     slots = device.memory([slot + 1 for slot in range(buffers)])
-    pipeline = Pipeline(device, rings, slots, (lambda slot: device.forward(slots[slot])) if computes else None)
+    pipeline = Pipeline(device, None, rings, slots, (lambda slot: device.forward(slots[slot])) if computes else None)
     pipeline.run(batches, no_beat)
     pipeline.drain()
     by_slot = expected(buffers, computes)
-    assert [tensor.block.value for tensor in rings.outputs] == [by_slot[i % buffers] for i in range(batches)]
+    assert [tensor.block.value for tensor in rings.outputs[0]] == [by_slot[i % buffers] for i in range(batches)]
 
 
 @given(st.sampled_from(BUFFERS), st.integers(1, 14), st.booleans(), st.integers(0, 10**6))
 def test_resident_outputs_are_right_in_any_order(buffers, batches, computes, seed):
     device = LazyDevice(seed)
-    rings = SimpleNamespace(inputs=device.memory([index + 1 for index in range(batches)]), outputs=None)
+    rings = SimpleNamespace(inputs=[device.memory([index + 1 for index in range(batches)])], outputs=[])
     slots = device.memory([0] * buffers)
-    pipeline = Pipeline(device, rings, slots, (lambda slot: device.forward(slots[slot])) if computes else None)
+    pipeline = Pipeline(device, None, rings, slots, (lambda slot: device.forward(slots[slot])) if computes else None)
     pipeline.run(batches, no_beat)
     pipeline.drain()
     last = range(max(0, batches - buffers), batches)
@@ -84,7 +84,7 @@ def test_tokens_equal_those_of_a_plain_forward_pass(buffers):
         pipeline.drain()
         model = build_model(cell, torch.device("cpu"))
         for index in range(7):
-            plain = model.forward_features(pipeline.rings.inputs[index])
+            plain = model.forward_features(pipeline.rings.inputs[0][index])
             torch.testing.assert_close(pipeline.output_of(index), plain, rtol=0, atol=1e-6)
             assert pipeline.output_of(index).shape == (4, 5, 32)
 
@@ -97,23 +97,24 @@ def test_without_compute_the_input_comes_back(buffers):
         assert pipeline.layout == "held"
         pipeline.run(5, no_beat)
         for index in range(5):
-            assert torch.equal(pipeline.output_of(index), pipeline.rings.inputs[index])
+            assert torch.equal(pipeline.output_of(index), pipeline.rings.inputs[0][index])
 
 
 def test_batches_continue_where_the_last_run_ended():
     ring = torch.empty(6, 2, 3)
     fill_ring(ring, seed=1)
-    rings = SimpleNamespace(inputs=ring, outputs=torch.zeros(6, 2, 3))
-    pipeline = Pipeline(CpuDevice(), rings, [torch.zeros(2, 3)], None)
+    returned = torch.zeros(6, 2, 3)
+    rings = SimpleNamespace(inputs=[ring], outputs=[returned])
+    pipeline = Pipeline(CpuDevice(), None, rings, [torch.zeros(2, 3)], None)
     pipeline.run(2, no_beat)
-    assert torch.equal(rings.outputs[:2], ring[:2])
-    assert not rings.outputs[2:].any()
+    assert torch.equal(returned[:2], ring[:2])
+    assert not returned[2:].any()
     pipeline.run(4, no_beat)
-    assert torch.equal(rings.outputs, ring)
+    assert torch.equal(returned, ring)
 
 
 def test_beats_once_per_batch():
-    rings = SimpleNamespace(inputs=torch.zeros(2, 1), outputs=torch.zeros(2, 1))
+    rings = SimpleNamespace(inputs=[torch.zeros(2, 1)], outputs=[torch.zeros(2, 1)])
     beats: list[int] = []
-    Pipeline(CpuDevice(), rings, [torch.zeros(1)], None).run(5, lambda: beats.append(1))
+    Pipeline(CpuDevice(), None, rings, [torch.zeros(1)], None).run(5, lambda: beats.append(1))
     assert len(beats) == 5

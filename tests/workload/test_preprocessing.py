@@ -179,11 +179,11 @@ def test_every_batch_of_a_prepared_pipeline_is_right(queue):
     with torch.inference_mode():
         cell = small_cell(model=NO_COMPUTE, preprocess_queue=queue, dtype="bf16")
         pipeline = build_pipeline(cell, CpuDevice(), PhaseTimes())
-        expected = pipeline.rings.inputs.clone()
-        pipeline.rings.inputs.zero_()
+        expected = pipeline.rings.inputs[0].clone()
+        pipeline.rings.inputs[0].zero_()
         pipeline.run(2 * len(expected), no_beat)
         pipeline.drain()
-        assert torch.equal(pipeline.rings.inputs, expected)
+        assert torch.equal(pipeline.rings.inputs[0], expected)
         for index in range(2 * len(expected) - len(pipeline.host_out), 2 * len(expected)):
             assert torch.equal(pipeline.output_of(index), expected[index % len(expected)])
         assert pipeline.prepare_us() > 0

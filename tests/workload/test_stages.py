@@ -27,7 +27,7 @@ def test_sample_by_sample_moves_the_same_batches(model, buffers):
         whole, parts = (built(model=model, buffers=buffers, copy_granularity=kind) for kind in ("batch", "sample"))
         for pipeline in (whole, parts):
             pipeline.run(5, no_beat)
-        assert torch.equal(whole.rings.outputs[:5], parts.rings.outputs[:5])
+        assert torch.equal(whole.rings.outputs[0][:5], parts.rings.outputs[0][:5])
         assert [len(samples) for samples in parts.host_in] == [4] * 21
 
 
@@ -79,12 +79,12 @@ def test_slots_hold_batches_where_none_is_copied_in():
     with torch.inference_mode():
         one, both = built(direction="d2h", buffers=3), built(buffers=3)
         for index in range(3):
-            assert torch.equal(one.slots[index], both.rings.inputs[index])
+            assert torch.equal(one.slots[index], both.rings.inputs[0][index])
 
 
 def test_pipeline_without_rings_of_its_own_is_one_way():
     from bench.workload.pipeline import Pipeline
 
-    rings = SimpleNamespace(inputs=torch.ones(2, 3), outputs=None)
-    pipeline = Pipeline(CpuDevice(), rings, [torch.zeros(3)], None)
-    assert (pipeline.copies.into, pipeline.copies.back) == (True, False)
+    rings = SimpleNamespace(inputs=[torch.ones(2, 3)], outputs=[])
+    pipeline = Pipeline(CpuDevice(), None, rings, [torch.zeros(3)], None)
+    assert (pipeline.copies.into, pipeline.copies.back) == (1, 0)

@@ -1,0 +1,83 @@
+"""Models from elsewhere through the whole of a study's stages: runs, traces, bytes."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.records.run import Run, StartMethod
+from bench.records.study import TRACED
+from bench.run.attempt import execute
+from bench.run.forkserver import SERVERS
+from bench.run.lock import HostLock
+from bench.run.stages import export_trace, extract_metrics
+from bench.study.directory import resolve
+from bench.study.load import load_study, read_study
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SMALL = {"device": "cpu", "numa_nodes": [0], "profiler": "torch", "warmup_samples": 1, "window_s": 0.1}
+
+
+def measured(directory, lock, repeats) -> dict[str, dict[int | str, Run]]:
+    grid, found = directory.grid(), {}
+    for repeat in repeats:
+        for cell in grid.cells:
+            record = execute(directory, cell, grid.slot(cell.name, repeat), "now", lock, lambda _: None)
+            assert record.ok, record.reason
+            found.setdefault(cell.model.name, {})[repeat] = record
+    SERVERS.end()
+    return found
+
+
+def check_traces(directory) -> None:
+    for cell in directory.grid().cells:
+        assert export_trace(directory, cell, "now").ok
+        stage = extract_metrics(directory, cell, "now")
+        assert stage.ok, stage.reason
+
+
+@pytest.mark.slow
+def test_traced_bytes_are_those_of_the_leaves(tmp_path):
+    """One leaf and several, forked and executed."""
+    folder = tmp_path / "own"
+    folder.mkdir(mode=0o755)
+    shutil.copy(Path(__file__).parents[1] / "workload" / "factories.py", folder / "factories.py")
+    with torch.inference_mode(False):
+        torch.export.save(torch.export.export(torch.nn.ReLU(), (torch.ones(2, 8),)), folder / "net.pt2")
+    (folder / "net.pt2").chmod(0o600)
+    asked = SMALL | {
+        "name": "doors", "gpu_ids": [0], "batch_size": 2, "num_samples": 20, "memory_size_mb": 1, "start": "fork",
+        "models": ["timm:test_vit", "python:factories:nested", "pt2:net.pt2"], "python_path": ["."], "repeats": 2,
+    }  # fmt: skip
+    directory = resolve(read_study(asked, "study.yaml", folder=folder), tmp_path / "outputs", False, "now")
+    runs = measured(directory, HostLock(tmp_path), (1, 2, TRACED))
+    check_traces(directory)
+    starts = {name: found[2].start for name, found in runs.items()}
+    assert starts == {
+        "timm-test_vit": StartMethod.FORK, "py-nested": StartMethod.EXEC, "pt2-net": StartMethod.EXEC,
+    }  # fmt: skip
+    for found in runs.values():
+        assert len({record.result.output_checksum for record in found.values()}) == 1
+    timm = runs["timm-test_vit"][1].result
+    assert timm.bytes_in_per_batch == 2 * 3 * 160 * 160 * 4 and timm.subject.repeatable
+    nested = runs["py-nested"][TRACED].result
+    assert (nested.bytes_in_per_batch, nested.bytes_out_per_batch) == (3 * 16, 2 * 16)
+
+
+@pytest.mark.slow
+def test_example_of_a_paged_cache(tmp_path):
+    given = SMALL | {"batch_size": 1, "num_samples": 2, "memory_size_mb": 64, "repeats": 1}
+    definition = load_study(EXAMPLES / "kv_cache.yaml", given)
+    directory = resolve(definition, tmp_path / "outputs", False, "now")
+    runs = measured(directory, HostLock(tmp_path), (TRACED,))
+    check_traces(directory)
+    result = runs["py-make"][TRACED].result
+    assert result.bytes_in_per_batch == 16 * (2 << 20) + 32 * 32 * 128 * 2
+    assert result.subject.inputs[1] == "bfloat16 [32, 2, 8, 16, 128]" and len(result.subject.inputs) == 17
+
+
+def test_examples_are_studies():
+    for file in EXAMPLES.glob("*.yaml"):
+        definition = load_study(file)
+        assert definition.question
