@@ -68,7 +68,7 @@ class StudyMinimum:
     value: float
 
 
-_MODEL_NAME = r"(?:[A-Za-z0-9][A-Za-z0-9_.,+=-]{0,254})?"
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,+=-]{0,254}")
 _SOURCE = re.compile(
     r"timm:[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
     r"|python:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
@@ -89,7 +89,7 @@ class Model(Record, frozen=True, kw_only=True, omit_defaults=True):
     command: of a study of a command what is measured in place of a model, under a name of its own.
     """
 
-    name: Annotated[str, Meta(pattern=rf"^{_MODEL_NAME}(?!\n)$")] = ""
+    name: str = ""
     patch_size: Count
     depth: Count
     dim: Count
@@ -101,12 +101,14 @@ class Model(Record, frozen=True, kw_only=True, omit_defaults=True):
     command: Command | None = None
 
     def __post_init__(self) -> None:
+        if self.source and not _SOURCE.fullmatch(self.source):
+            raise ValueError("source is not timm:NAME, python:package.module:factory or pt2:/path")
         if not self.source and self.command is None:
             force_setattr(self, "name", f"vit{self.patch_size}x{self.depth}x{self.dim}")
-        elif self.source and not _SOURCE.fullmatch(self.source):
-            raise ValueError("source is not timm:NAME, python:package.module:factory or pt2:/path")
-        elif not self.name:
+        elif self.source and not self.name:
             force_setattr(self, "name", _slug(self.source))
+        elif not _MODEL_NAME.fullmatch(self.name):
+            raise ValueError("a name has letters, digits, and _ . , + = - after the first")
 
     @property
     def kind(self) -> ModelKind:

@@ -151,9 +151,9 @@ def load_study(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
 def read_study(
     values: Any, where: str, overrides: Mapping[str, Any] | None = None, folder: Path = Path()
 ) -> StudyDefinition:
-    """The study of the content of a file. where: the file, for errors; folder: in which a command starts.
+    """The study of the content of a file, as load_study.
 
-    As load_study.
+    where: the file, for errors; folder: in which a command starts, and which paths of the file are relative to.
     """
     if not isinstance(values, dict):
         raise StudyError(f"a study is a mapping of keys, found {type(values).__name__}", where)

@@ -95,7 +95,7 @@ def test_model_listed_twice_is_measured_twice(folder):
         ({"model": "timm:resnet50", "heads": 8}, "heads is for ViTs of the grid"),
         ({"model": "vit32x6x512", "as": "big"}, "as is for models from elsewhere"),
         ({"model": "timm:resnet50", "as": "vit32x6x512"}, "vit32x6x512 is the name of a ViT"),
-        ({"model": "timm:resnet50", "as": "a/b"}, "matching regex"),
+        ({"model": "timm:resnet50", "as": "a/b"}, "a name has letters, digits"),
         ({"model": "timm:resnet50", "as": 7}, "Expected `str`"),
         ({"model": "python:factory:make", "own_size": True}, "own_size is for timm models"),
         ({"model": "pt2:net.pt2", "sha256": "0" * 64}, "is not the file with sha256 000"),
