@@ -298,12 +298,12 @@ def report(run_dir: Path) -> None:
 
 @main.command()
 @click.argument("results", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Choice(["bencher", "openmetrics"]), required=True, help="Bencher's JSON or OpenMetrics")
+@click.option("--to", type=click.Choice(["bencher", "openmetrics"]), required=True, help="which format")
 def convert(results: Path, to: str) -> None:
     """Print RESULTS, a run directory or its results.json, in the format of another tool."""
     from bench.analysis.load import read_results_file
-    from bench.convert import Format
-    from bench.convert import convert as convert_to
+    from bench.report.convert import Format
+    from bench.report.convert import convert as convert_to
 
     file = results / "results.json" if results.is_dir() else results
     show(convert_to(read_results_file(file), Format(to)))

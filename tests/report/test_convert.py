@@ -12,11 +12,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as textfile_families
 
 from bench.analysis.load import read_results
-from bench.convert import bencher, openmetrics
 from bench.records.results import Results
+from bench.report.convert import bencher, openmetrics
 
 NUMASTUDY = Path(sys.executable).parent / "numastudy"
-EXAMPLE = Path(__file__).parents[1] / "docs/reference/example_two_nodes"
+EXAMPLE = Path(__file__).parents[2] / "docs/reference/example_two_nodes"
 # https://bencher.dev/docs/reference/bencher-metric-format
 MEASURE = {
     "type": "object",
