@@ -116,7 +116,7 @@ def why_not_crossed(settings: Settings) -> Violation | None:
     }
     for key, reason in reasons.items():
         if reason:
-            what = f"design crossing excludes {key} {getattr(settings, key)}: {reason}"
+            what = f"{key} {getattr(settings, key)} excludes design crossing: {reason}"
             return Violation(Constraint.NOT_CROSSED, what, f"set design: processes, or change {key}", (key,))
     return None
 

@@ -4,12 +4,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from bench.records.host import Topology
-from bench.records.study import Cell, Design, Placement
+from bench.records.study import Cell, Grid, Placement
 from bench.study.constraints import why_not_crossed
-from bench.units import byte_size
+from bench.units import byte_size, plural
 
-# What a design of auto becomes where a group could be crossed.
-AUTO: Design = "processes"
 MIB = 1 << 20
 
 # By group that is crossed.
@@ -21,12 +19,23 @@ def births_of(cells: Iterable[Cell], topology: Topology) -> tuple[Births, str]:
 
     A birth is where a process of the group starts: each CPU node of its cells, and the memory there.
     """
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(cell.group, []).append(cell)
+    groups = _groups(cells)
     reasons = {group: _why_not(own, topology) for group, own in groups.items()}
     births = {group: _births(own, topology) for group, own in groups.items() if not reasons[group]}
     return births, next(filter(None, reasons.values()), "")
+
+
+def not_crossed(grid: Grid, topology: Topology) -> list[str]:
+    """A line that says why groups of several cells are measured in processes of one cell each, if any is."""
+    crossed = {slot.group for slot in grid.order if slot.birth}
+    comparable = {
+        group: own for group, own in _groups(grid.cells).items() if len([cell for cell in own if not cell.reason]) > 1
+    }
+    others = [own for group, own in comparable.items() if group not in crossed]
+    if not others:
+        return []
+    count = f"{len(others)} of {plural(len(comparable), 'group')}"
+    return [f"{count} measured in processes of one cell each: {_why_not(others[0], topology)}"]
 
 
 def pools_by_node(cells: Iterable[Cell]) -> dict[int, int]:
@@ -53,8 +62,17 @@ def whole_sets(repeats: int, births: Births) -> int:
     return size * -(-repeats // size)
 
 
+def _groups(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.group, []).append(cell)
+    return groups
+
+
 def _why_not(cells: Sequence[Cell], topology: Topology) -> str:
     group = cells[0].group
+    if cells[0].model.command:
+        return f"{group} is a command, which is measured as it was started"
     if violation := why_not_crossed(cells[0]):
         return violation.what
     usable = [cell for cell in cells if not cell.reason]

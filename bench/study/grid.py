@@ -15,7 +15,7 @@ from bench.records.host import NodeKind, Topology
 from bench.records.study import Cell, Design, Grid, Placement, Settings, Slot, Study, StudySettings
 from bench.study.axes import combinations, idle_excludes, name_cells
 from bench.study.constraints import violation, why_not_here
-from bench.study.crossing import AUTO, Births, births_of, pools_by_node, whole_sets
+from bench.study.crossing import Births, births_of, pools_by_node, whole_sets
 from bench.study.load import StudyDefinition
 from bench.study.order import measuring_order
 from bench.trace.profilers import choose_profiler
@@ -79,7 +79,7 @@ def order_of(study: Study, cells: Sequence[Cell], births: Births) -> list[Slot]:
 
 
 def _births(asked: Design | Literal["auto"], cells: Sequence[Cell], topology: Topology, name: str) -> Births:
-    if (AUTO if asked == "auto" else asked) == "processes" or cells[0].model.command:
+    if asked == "processes":
         return {}
     births, why = births_of(cells, topology)
     if asked == "crossing" and not births:

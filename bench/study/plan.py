@@ -12,7 +12,7 @@ from bench.records.base import DamagedRecord
 from bench.records.host import Topology, format_cpulist
 from bench.records.run import Demand, Head, Outcome, read_head, read_record
 from bench.records.study import TRACED, Cell, Grid, Slot, Study
-from bench.study.crossing import pools_by_node
+from bench.study.crossing import not_crossed, pools_by_node
 from bench.study.directory import RunDirectory, check_path_length, find, path_of_new
 from bench.study.duration import (
     Earlier,
@@ -122,6 +122,7 @@ def plan(
     demand = read_record(directory.demand, Demand) if directory else None
     demanded = demand.repeats if demand else {}
     order = [slot for slot in grid.order if _is_asked(slot, study.repeats, demanded)]
+    host = directory.host() if directory else topology
     heads: dict[str, list[Head | None]] = {cell.name: [] for cell in grid.cells}
     todo = []
     existing = run_files(directory)
@@ -165,7 +166,8 @@ def plan(
             *_too_long(found),
             *_rounded_up(definition.settings.repeats, study.repeats),
             *_idle_entries(definition, topology),
-            *_notes_on_host(directory.host() if directory else topology),
+            *(not_crossed(grid, host) if host and definition.settings.design != "processes" else []),
+            *_notes_on_host(host),
         ],
     )
 

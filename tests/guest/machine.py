@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.guest.files import add_modules, busybox, guest_files, pack
@@ -14,6 +15,26 @@ CHECKOUT = HERE.parents[1]
 MODULES = ("virtio_pci", "9pnet_virtio", "9p", "virtio_blk", "crc32c_generic", "ext4", "overlay", "nfsd", "nfsv4")
 DISK_BYTES = 256 << 20
 ENDED = b"ended with "
+ONE_NODE = ("-smp", "1", "-m", "2G")
+FOUR_NODES = (
+    "node,nodeid=0,cpus=0-1,memdev=m0",
+    "node,nodeid=1,cpus=2,memdev=m1",
+    "node,nodeid=2,cpus=3,memdev=m2",
+    "node,nodeid=3,memdev=m3",  # memory without CPUs
+)
+DISTANCES = ((0, 1, 21), (0, 2, 31), (0, 3, 17), (1, 2, 21), (1, 3, 28), (2, 3, 28))
+
+
+def four_nodes(memory_mb: tuple[int, int, int, int]) -> list[str]:
+    """QEMU's options for CPUs 0-1 on node 0, 2 on node 1, 3 on node 2, and memory without CPUs on node 3."""
+    options = ["-smp", "4", "-m", f"{sum(memory_mb)}M"]
+    for node, size in enumerate(memory_mb):
+        options += ["-object", f"memory-backend-ram,id=m{node},size={size}M"]
+    for node in FOUR_NODES:
+        options += ["-numa", node]
+    for first, second, distance in DISTANCES:
+        options += ["-numa", f"dist,src={first},dst={second},val={distance}"]
+    return options
 
 
 class Machine:
@@ -22,7 +43,9 @@ class Machine:
     The interpreter and its packages are this machine's: the guest's root lies over this machine's, which is read only.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hardware: Sequence[str] = ONE_NODE) -> None:
+        """hardware: QEMU's options for CPUs and memory."""
+        self._hardware = hardware
         self._console, self._disk, self._initrd = folder / "console", folder / "disk", folder / "initrd"
         self._files = guest_files()
         tree = folder / "tree"
@@ -40,7 +63,7 @@ class Machine:
     def boot(self) -> None:
         # Emulated: KVM inside a virtual machine may be offered and then hang. Emulating a second CPU takes more than it
         # gives to programs that do one thing at a time.
-        command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "2G"]
+        command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", *self._hardware]
         command += ["-nodefaults", "-no-reboot", "-display", "none"]
         command += ["-serial", f"file:{self._console}", "-serial", "stdio"]
         command += ["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"]

@@ -111,27 +111,41 @@ def test_cell_listed_twice_is_crossed_with_itself() -> None:
     assert {slot.birth for slot in made.grid.order if not slot.is_traced} == {(0, 0)}
 
 
-def test_auto_measures_processes_for_now() -> None:
-    made = here({"design": "auto"})
-    assert made.study.design == "processes" and not any(slot.birth for slot in made.grid.order)
-
-
-def test_auto_crosses_what_it_can_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grid_module, "AUTO", "crossing")
+def test_auto_crosses_what_it_can() -> None:
     made = here({"design": "auto", "axes": {"preprocess_queue": [0, 2]}})
-    assert made.study.design == "crossing"
+    assert made.study.design == "crossing" and made.study.repeats == 4
     assert {"prep" in slot.group for slot in made.grid.order if slot.birth} == {False}
     alone = here({"design": "auto", "numa_nodes": [0]})
     assert (alone.study.design, alone.study.repeats) == ("processes", 3)
 
 
+def test_design_of_processes_measures_each_cell_by_itself() -> None:
+    made = here({"design": "processes"})
+    assert (made.study.design, made.study.repeats) == ("processes", 3)
+    assert not any(slot.birth for slot in made.grid.order)
+
+
+def test_plan_names_what_is_not_crossed_and_why(tmp_path: Path) -> None:
+    asked = BASE | {"design": "auto", "axes": {"preprocess_queue": [0, 2]}}
+    _, note = plan(read_study(asked, "f"), tmp_path, topology=TWO).notes
+    assert note == (
+        "2 of 4 groups measured in processes of one cell each: preprocess_queue 2 excludes design crossing: "
+        "its thread cannot be moved with the others"
+    )
+    large = BASE | {"design": "auto", "numa_nodes": [0], "models": ["vit0x0x0", "vit0x0x0"], "memory_size_mb": 600}
+    (note,) = plan(read_study(large, "f"), tmp_path, topology=TWO).notes
+    assert "1 of 1 group measured" in note and "1200 MiB on node 0, which has 1024 MiB" in note
+    chosen = plan(read_study(asked | {"design": "processes"}, "f"), tmp_path, topology=TWO)
+    assert not any("of one cell each" in one for one in chosen.notes)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"preprocess_queue": 2}, "excludes preprocess_queue 2"),
-        ({"concurrent_gpus": 2, "gpu_ids": [0, 1]}, "excludes concurrent_gpus 2"),
-        ({"compile_model": "max-autotune"}, "excludes compile_model max-autotune"),
-        ({"binding": "none"}, "excludes binding none"),
+        ({"preprocess_queue": 2}, "preprocess_queue 2 excludes"),
+        ({"concurrent_gpus": 2, "gpu_ids": [0, 1]}, "concurrent_gpus 2 excludes"),
+        ({"compile_model": "max-autotune"}, "compile_model max-autotune excludes"),
+        ({"binding": "none"}, "binding none excludes"),
     ],
 )
 def test_settings_that_exclude_a_crossing_are_refused(changes: dict, words: str) -> None:
@@ -148,7 +162,7 @@ def test_axis_value_that_excludes_a_crossing_is_named() -> None:
 
 def test_host_that_cannot_bind_is_no_place_for_a_crossing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid_module, "choose_binding", lambda asked, topology, root: ("none", "for a test"))
-    with pytest.raises(StudyError, match="design crossing excludes binding none"):
+    with pytest.raises(StudyError, match="binding none excludes"):
         here({"binding": "auto"})
 
 

@@ -1,0 +1,78 @@
+"""Crossings on a real kernel with four nodes: honest ones are proved, and sabotage of one placement is of it alone.
+
+By the real workload on the cpu device: its rings, its threads and its windows, with the machine's own torch.
+"""
+
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from tests.guest.crossings import NAMES
+from tests.guest.files import missing
+from tests.guest.machine import Machine, four_nodes
+
+PLACES = ("0,0", "1,1", "2,2", "0,3")
+# Node 3 holds the rings of one placement beside the headroom that is asked of a node.
+MEMORY_MB = (1536, 1024, 1024, 336)
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    if lacking := missing():
+        pytest.fail(f"missing: {', '.join(lacking)}; .ci/install-guest installs what Debian has of it", pytrace=False)
+    machine = Machine(tmp_path_factory.mktemp("machine"), four_nodes(MEMORY_MB))
+    machine.boot()
+    try:
+        said = machine.run(sys.executable, "-m", "tests.guest.crossings", timeout_s=800)
+    finally:
+        machine.cut_power()
+    print(said)
+    return json.loads(said.rstrip().splitlines()[-1])
+
+
+def proved(one: dict[str, Any], mem_node: str) -> None:
+    """Every page of its rings, every batch, and every look."""
+    assert (one["outcome"], one["why"], one["strays"]) == ("proved", "", 0), one
+    assert one["looks"] >= one["windows"] >= 16
+    assert {name: set(pages) for name, pages in one["pages"].items()} == {name: {mem_node} for name in one["pages"]}
+    assert set(one["on_node"].values()) == {1.0}
+
+
+def test_honest_crossings_are_proved_page_by_page(found: dict[str, Any]) -> None:
+    assert len(found["honest"]) == 4
+    for crossing in found["honest"].values():
+        for place in PLACES:
+            proved(crossing[place], place[-1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sabotage_is_found_and_spares_the_other(found: dict[str, Any], name: str) -> None:
+    crossing = found["sabotaged"][name]
+    proved(crossing["0,0"], "0")
+    assert crossing["1,1"]["outcome"] == "misplaced", crossing["1,1"]
+
+
+def test_sabotage_inside_a_window_is_seen_by_its_batches(found: dict[str, Any]) -> None:
+    """No look finds the main thread elsewhere: it is back by then."""
+    inside = found["sabotaged"]["main_thread_away_inside_a_window"]["1,1"]
+    assert inside["strays"] == 0 and "batches were issued from CPUs 0" in inside["why"]
+
+
+@pytest.mark.parametrize("how", ["by its free memory", "taken since"])
+def test_full_node_is_out_of_memory_for_its_cell_alone(found: dict[str, Any], how: str) -> None:
+    crossing = found["full_node"][how]
+    proved(crossing["0,0"], "0")
+    assert crossing["0,3"]["outcome"] == "oom", crossing["0,3"]
+    words = {"by its free memory": "NUMA node 3 has", "taken since": "node 3 had no room"}
+    assert words[how] in crossing["0,3"]["why"]
+
+
+def test_cpuset_without_a_node_fails_its_cells_alone(found: dict[str, Any]) -> None:
+    crossing = found["in_a_cpuset"]
+    for place in ("0,0", "1,1"):
+        proved(crossing[place], place[-1])
+    assert [crossing[place]["outcome"] for place in ("2,2", "0,3")] == ["bind_failed"] * 2
