@@ -3,6 +3,8 @@
 import os
 from collections.abc import Collection
 
+from bench.records.host import parse_cpulist
+
 # Every look finds only threads that were started since the one before.
 MOST_LOOKS = 20
 
@@ -27,3 +29,9 @@ def move_threads(cpus: Collection[int]) -> int:
             return moved
         moved += elsewhere
     raise OSError(f"threads that may run outside CPUs {sorted(wanted)} keep coming")
+
+
+def node_cpus(node: int) -> frozenset[int]:
+    """Raise OSError where there is no such node."""
+    with open(f"/sys/devices/system/node/node{node}/cpulist") as file:
+        return frozenset(parse_cpulist(file.read().strip()))

@@ -298,8 +298,11 @@ class StudySettings(Settings, frozen=True, kw_only=True):
 
     start: Annotated[
         Start,
-        Meta(description="how a timed run gets its interpreter: a new one, or forked from one that has imported torch"),
-    ] = "exec"
+        Meta(
+            description="how a process that measures by turns gets its interpreter: forked from one that has imported "
+            "torch, or a new one"
+        ),
+    ] = "fork"
     design: Annotated[
         Literal["auto", Design],
         Meta(

@@ -37,7 +37,6 @@ from bench.records.run import (
 from bench.records.study import Cell, Slot
 from bench.run.child import ChildEnd, Process, log_tail, scratch_folder, workload_argv
 from bench.run.experiment_log import log_runs
-from bench.run.forkserver import SERVERS, served, start_method
 from bench.run.free_gpu import wait_until_free
 from bench.run.lock import HostLock
 from bench.run.peers import PeerFailed, Peers, failed_at, peers_of
@@ -248,8 +247,7 @@ class _Measured:
         self, directory: RunDirectory, cell: Cell, slot: Slot, scratch: Path, peers: Peers, append_logs: bool
     ) -> None:
         self._cell, self._peers, self._append_logs = cell, peers, append_logs
-        self._host, self._block = directory.host(), slot.block
-        self._start = start_method(StartMethod(directory.study().start), slot, cell)
+        self._host = directory.host()
         self._trace = directory.report(cell.name)
         self._profiler = get_profiler(cell.profiler) if slot.is_traced else None
         self._counter = BatchCounter(scratch / "progress")
@@ -269,8 +267,6 @@ class _Measured:
         try:
             if profiler:
                 process = process.wrapped(lambda argv: profiler.command(argv, self._trace, self._cell.device))
-            if self._start is StartMethod.FORK:
-                process = process.wrapped(served)
             try:
                 end, monitor = self._watched(process, lock, report)
                 if end.exit_code == 0:
@@ -279,16 +275,15 @@ class _Measured:
                 pass
         except StudyError as error:
             failure = Failure(status=Outcome.TRACE_FAILED, reason=error.what, advice=error.advice)
-            return Attempt(failure, self._start, process.command)
+            return Attempt(failure, command=process.command)
         except OSError as error:
-            return Attempt(process.not_run(error), self._start, process.command)
+            return Attempt(process.not_run(error), command=process.command)
         finally:
             if profiler:
                 profiler.settle(self._trace)
         written = process.read_report()
         return Attempt(
             failure=self._judged(process, end),
-            start=self._start,
             command=process.command,
             end=end,
             result=written.result if written else None,
@@ -300,17 +295,15 @@ class _Measured:
             report(self._counter.read())
             self._peers.check()
 
-        forked = SERVERS.of_block(self._block, lock.record_child)
         with avoid_measured_cpus(self._host, [self._cell.cpu_node], self._cell.binding) as cpus:
             # nsys works beside a traced run all the time; that is not a disturbance, and that run times nothing.
             watch = (
                 None if self._profiler else watched(self._cell, self._host, [self._cell.cpu_node], cpus, lock.sessions)
             )
             monitor: Monitor | None = None
-            start = forked if self._start is StartMethod.FORK else None
             try:
                 self._peers.start(lock, cpus, self._append_logs)
-                end = process.run(lock, cpus, poll, append_logs=self._append_logs, start=start)
+                end = process.run(lock, cpus, poll, append_logs=self._append_logs)
             finally:
                 if watch:
                     monitor = watch.summary()

@@ -116,7 +116,7 @@ def _births(directory: RunDirectory, slot: Slot) -> set[Placement]:
 
 
 class _Crossed:
-    """The process of one attempt, which is bound to its birth."""
+    """The process of one attempt."""
 
     def __init__(
         self,
@@ -127,33 +127,30 @@ class _Crossed:
         group_file: Path,
         scratch: Path,
     ) -> None:
-        self._cells, self._asked, self._block, self._host = cells, asked, slot.block, directory.host()
-        self._start = StartMethod(directory.study().start)
+        self._cells, self._asked, self._host = cells, asked, directory.host()
+        # A program of the user is imported by an interpreter of its own.
+        own = cells[0].model.kind in ("python", "pt2")
+        self._start = StartMethod.EXEC if own else StartMethod(directory.study().start)
         self._counter = BatchCounter(scratch / "progress")
         file = scratch / "result.json"
         argv = workload_argv(group_file, Mode.CROSSED, file, "--progress", str(scratch / "progress"))
-        born = structs.replace(
-            cells[0],
-            cpu_node=asked.birth_cpu_node,
-            mem_node=asked.birth_mem_node,
-            timeout_s=len(cells) * cells[0].timeout_s,
-        )
+        # It binds itself: a fork server is bound to no node.
+        unbound = structs.replace(cells[0], binding="none", timeout_s=len(cells) * cells[0].timeout_s)
         logs = directory.log(slot.process, "stdout"), directory.log(slot.process, "stderr")
-        process = Process(born, argv, logs, file)
+        process = Process(unbound, argv, logs, file)
         self._process = process.wrapped(served) if self._start is StartMethod.FORK else process
 
     def run(self, lock: HostLock, report: Report, append_logs: bool) -> Attempt:
         process, nodes = self._process, sorted({cell.cpu_node for cell in self._cells})
-        forked = SERVERS.of_block(self._block, lock.record_child)
-        start = forked if self._start is StartMethod.FORK else None
+        start = SERVERS.starter(lock.record_child) if self._start is StartMethod.FORK else None
         attempt = Attempt(start=self._start, command=process.command, crossing=self._asked)
 
         def poll() -> None:
             report(self._counter.read())
 
         try:
-            with avoid_measured_cpus(self._host, nodes, process.cell.binding) as cpus:
-                watch = watched(process.cell, self._host, nodes, cpus, lock.sessions)
+            with avoid_measured_cpus(self._host, nodes, self._cells[0].binding) as cpus:
+                watch = watched(self._cells[0], self._host, nodes, cpus, lock.sessions)
                 observer_cpus = format_cpulist(os.sched_getaffinity(0))
                 try:
                     end = process.run(lock, cpus, poll, append_logs=append_logs, start=start)

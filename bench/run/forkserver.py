@@ -1,7 +1,7 @@
-"""Runs that need not import torch: forked from an interpreter that has, and that is bound as the run must be.
+"""Crossings that need not import torch: forked from an interpreter that has, and that is bound to no node.
 
-A fork server is started by the command of its first run without the run's arguments, binding included, and with the
-run's own environment, so that what torch reads when it is imported is right for every run.
+A fork server is started by the command of its first run without the run's arguments, and with the run's own
+environment, so that what torch reads when it is imported is right for every run.
 """
 
 import atexit
@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from bench.host.processes import end_session
-from bench.records.run import StartMethod
-from bench.records.study import Cell, Slot
 from bench.run.child import Launch, NotStarted, Start, start_process
 from bench.storage import start_ticks
 
@@ -29,17 +27,6 @@ _KILLED = -9
 _FORK_S = 30.0
 _ANSWER_S = 3.0
 _END_S = 0.5
-
-
-def start_method(requested: StartMethod, slot: Slot, cell: Cell) -> StartMethod:
-    """How a run is started, in a study that requests one of the two.
-
-    The first block and the traced runs have interpreters of their own: a traced run is compared with a timed one that
-    was started alike, and every cell shows the effect of forking. So do runs with peers, which begin together, and runs
-    that import a program of the user.
-    """
-    own = slot.repeat == 1 or slot.is_traced or cell.concurrent_gpus > 1 or cell.model.kind in ("python", "pt2")
-    return StartMethod.EXEC if own else requested
 
 
 def served(argv: list[str]) -> list[str]:
@@ -58,54 +45,36 @@ class _Kind:
 
 
 class ForkServers:
-    """The fork servers of this process, started anew for every block of a study."""
+    """The fork server of this process: one for all runs of one kind, so for a whole study."""
 
     def __init__(self) -> None:
-        self._block: int | None = None
-        self._forget()
+        self._owner, self._kind = os.getpid(), _Kind((), (), frozenset())
+        self._server: _Server | None = None
         atexit.register(self.end)
 
-    def of_block(self, block: int, on_server: Callable[[int], None]) -> Start:
-        """The function that starts the runs of a block, given their `served` commands.
-
-        Servers of another block are ended: the runs of a server share the layout of its memory, whose effect must vary
-        between blocks. on_server is called with the id of each server at every start.
-        """
-        if self._owner != os.getpid():
-            # Forked: the servers are those of the parent.
-            self._forget()
-        if block != self._block:
-            self.end()
-            self._block = block
+    def starter(self, on_server: Callable[[int], None]) -> Start:
+        """The function that starts runs, given their `served` commands. on_server is called with the server's id."""
 
         def start(launch: Launch, limit_s: float) -> tuple[ForkedChild, int]:
-            server = self._server(launch, limit_s)
-            for each in self._servers.values():
-                on_server(each.pid)
+            server = self._of_kind(launch, limit_s)
+            on_server(server.pid)
             return server.fork(launch)
 
         return start
 
     def end(self) -> None:
-        if self._owner == os.getpid():
-            for server in self._servers.values():
-                server.end()
-        self._forget()
+        # In a fork of this process the server is that of the parent.
+        if self._server and self._owner == os.getpid():
+            self._server.end()
+        self._owner, self._server = os.getpid(), None
 
-    def _server(self, launch: Launch, limit_s: float) -> "_Server":
+    def _of_kind(self, launch: Launch, limit_s: float) -> "_Server":
         command = tuple(launch.argv[: _place(launch.argv, _SERVER) + len(_SERVER)])
         kind = _Kind(command, tuple(sorted(launch.environment.items())), launch.cpus)
-        known = self._servers.pop(kind, None)
-        if known and not known.is_good():
-            known.end()
-            known = None
-        self._servers[kind] = known or _Server(replace(launch, argv=[*command]), limit_s)
-        return self._servers[kind]
-
-    def _forget(self) -> None:
-        self._owner = os.getpid()
-        self._servers: dict[_Kind, _Server] = {}
-        self._block = None
+        if self._server is None or self._owner != os.getpid() or kind != self._kind or not self._server.is_good():
+            self.end()
+            self._server, self._kind = _Server(replace(launch, argv=[*command]), limit_s), kind
+        return self._server
 
 
 class ForkedChild:

@@ -17,9 +17,8 @@ from msgspec.structs import replace
 
 from bench.host.certificate import Certifier
 from bench.host.memory_calls import set_policy
-from bench.host.moving import move_threads
+from bench.host.moving import move_threads, node_cpus
 from bench.host.numa_maps import resident_bytes
-from bench.records.host import parse_cpulist
 from bench.records.run import CrossedCell, Crossing, Failure, Group, Mode, Outcome, Result, Window
 from bench.records.study import Cell
 from bench.workload.crossed_rings import crossed_rings
@@ -55,6 +54,7 @@ from bench.workload.turns import (
     yuen_error,
 )
 
+_USE_OTHER_NODES = "start numastudy where the cpuset has the node, or leave the node out (--numa-nodes)"
 PILOT_ROUNDS = 2
 # After the rounds, batches that support a p99: in every process where that is quick, else in the first of a birth.
 LATENCY_BATCHES, LATENCY_S = 300, 1.0
@@ -90,12 +90,16 @@ class _Crossing:
         # Which placement is allocated first alternates over processes, by another seed than the schedule's.
         order = random.Random(f"allocation/{group.seed}/{group.crossing.group}").sample(group.cells, len(group.cells))
         turned = order if group.crossing.process % 2 else order[::-1]
-        self.placements = [_Placement(cell, frozenset(parse_cpulist(node_cpus(cell.cpu_node)))) for cell in turned]
+        # Before this process is bound: what a user or a container allows it to use.
+        allowed = os.sched_getaffinity(0)
+        self.birth_cpus = node_cpus(group.crossing.birth_cpu_node) & allowed
+        self.placements = [_Placement(cell, node_cpus(cell.cpu_node) & allowed) for cell in turned]
         self.last: _Placement | None = None
         self.lead_batches, self.batches = MIN_LEAD_BATCHES, MIN_BATCHES
 
     def run(self) -> tuple[Crossing, list[CrossedCell]]:
         first, phases = self.group.cells[0], self.phases
+        self._be_born()
         device = open_device(first)
         # The same number for all placements: more threads than CPUs of the smallest node would wait for each other.
         torch.set_num_threads(min(len(placement.cpus) for placement in self.placements if placement.cpus))
@@ -181,6 +185,16 @@ class _Crossing:
             replace(one, result=replace(one.result, phases_s=seconds)) if one.result else one for one in crossed
         ]
 
+    def _be_born(self) -> None:
+        """Bind this process to its birth, as a user's numactl would have: what it allocates from here on is there."""
+        crossing = self.group.crossing
+        try:
+            move_threads(self.birth_cpus)
+            set_policy("bind", (crossing.birth_mem_node,))
+        except OSError as error:
+            what = f"cannot start on node {crossing.birth_cpu_node} with memory of {crossing.birth_mem_node}: {error}"
+            raise RunFailure(Outcome.BIND_FAILED, what, _USE_OTHER_NODES) from None
+
     def _usable(self) -> list[_Placement]:
         """Raise RunFailure with the first placement's reason if none is left."""
         usable = [placement for placement in self.placements if not placement.failure]
@@ -208,8 +222,7 @@ class _Crossing:
             try:
                 self._place(placement)
             except OSError as error:
-                advice = "start numastudy where the cpuset has the node, or leave the node out (--numa-nodes)"
-                placement.failure = Failure(status=Outcome.BIND_FAILED, reason=str(error), advice=advice)
+                placement.failure = Failure(status=Outcome.BIND_FAILED, reason=str(error), advice=_USE_OTHER_NODES)
                 continue
             cell = placement.cell
             # The first warms the device and the libraries up; every other one only its own rings and caches. What is
@@ -308,12 +321,6 @@ class _Crossing:
             cell, Mode.CROSSED, pipeline, warmed, placement.windows, certificate, self.phases.seconds["compile"]
         )
         placement.result = replace(result, latency_us=latency(latencies_us, reason), issue_us=issue, solo_us=solo)
-
-
-def node_cpus(node: int) -> str:
-    """Raise OSError where there is no such node."""
-    with open(f"/sys/devices/system/node/node{node}/cpulist") as file:
-        return file.read().strip()
 
 
 def minor_faults() -> int:

@@ -25,7 +25,7 @@ from bench.workload.failures import RunFailure
 
 MESSAGE_BYTES = 1 << 16
 READY: dict[str, int | bool] = {"ready": True}
-_ADVICE = "use start: exec, which gives each run an interpreter of its own"
+_ADVICE = "use start: exec, which gives each process an interpreter of its own"
 
 
 def main(arguments: list[str]) -> int:

@@ -22,7 +22,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from bench.host.memory_calls import PageQuery, allocating_on, set_policy
+from bench.host.memory_calls import PageQuery, allocating_on
 from bench.records.base import convert
 from bench.records.host import parse_cpulist
 from bench.records.run import CrossedCell, Crossing, Group
@@ -251,8 +251,6 @@ def _cross(asked: Group, sabotage: Callable[[Any], None] | None) -> dict[str, An
 
     from bench.workload.crossing import _Crossing
 
-    os.sched_setaffinity(0, cpus_of(asked.crossing.birth_cpu_node))
-    set_policy("bind", (asked.crossing.birth_mem_node,))
     try:
         with torch.inference_mode():
             crossing = _Crossing(asked, Progress(), PhaseTimes())

@@ -152,12 +152,6 @@ def test_states_why_there_is_no_timeline(quick_run, retention, text):
     assert "timeline" in page.ids and f"No timeline: {text}" in page.text
 
 
-@pytest.mark.parametrize(("start", "forked"), [("exec", False), ("fork", True)])
-def test_the_method_states_how_runs_were_started(quick_run, start, forked):
-    edit_study(quick_run, start=start)
-    assert ("forked from an interpreter that had imported torch" in page_of(quick_run).text) is forked
-
-
 def test_a_run_in_doubt_has_its_reason_and_a_link(quick_run):
     file = quick_run / "runs" / "pipeline_gpu0_numa0_vit0x0x0_r1.json"
     record = json.loads(file.read_text())

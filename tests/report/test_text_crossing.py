@@ -1,4 +1,5 @@
 import pytest
+from msgspec.structs import replace
 
 from bench.analysis.load import load
 from bench.records.results import BirthContrast, PenaltyKind, Rules
@@ -111,6 +112,11 @@ def test_method_describes_crossings(results):
         ", started on node 0 and 1 by turns, 8 rounds each."
     )
     assert "every run is a separate process" not in method_text(results)
+    words = ", which is forked from an interpreter that had imported torch"
+    assert words in method_text(results)
+    executed = replace(results, study=replace(results.study, start="exec"))
+    assert words not in method_text(executed)
+    assert "forked" not in method_text(replace(results, crossings=None))
 
 
 def test_page_and_markdown_have_the_sentences(run):

@@ -69,7 +69,8 @@ def test_records_are_of_one_process(tmp_path: Path) -> None:
     assert first.crossing == again.crossing and len(first.crossing.id) == 32
     assert (first.crossing.group, first.crossing.process) == (first.group, 1)
     assert first.wall_s == again.wall_s and first.started_at == again.started_at
-    assert "--cpunodebind=0" in first.command and "--membind=0" in first.command
+    assert first.start is StartMethod.FORK and "bench.workload.serve" in first.command
+    assert first.command[0] == sys.executable, "it binds itself to its birth"
     assert all(one.result.mode is Mode.CROSSED and one.result.windows for one in (first, again))
     assert all(one.certificate.verdict is PlacementVerdict.PROVED for one in (first, again))
     assert first.log == again.log == "gpu0_vit0x0x0_r1"
@@ -96,7 +97,7 @@ def test_cell_that_cannot_be_bound_leaves_the_others(tmp_path: Path, monkeypatch
 def test_crash_is_of_all_cells_and_tried_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     crashing = [sys.executable, "-c", "import sys; sys.exit('broken for a test')"]
     monkeypatch.setattr(crossing_module, "workload_argv", lambda *_: crashing)
-    directory, runs, _ = run(tmp_path)
+    directory, runs, _ = run(tmp_path, start="exec")
     assert [(one.status, one.attempts, one.result) for one in runs] == [("crashed", 2, None)] * 2
     assert len({one.crossing.id for one in runs}) == 1
     log = directory.log(runs[0].log, "stderr").read_text()
@@ -105,10 +106,10 @@ def test_crash_is_of_all_cells_and_tried_twice(tmp_path: Path, monkeypatch: pyte
 
 def test_timeout_counts_every_cell_and_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crossing_module, "workload_argv", lambda *_: ["sleep", "60"])
-    _, runs, _ = run(tmp_path, timeout_s=1)
+    _, runs, _ = run(tmp_path, timeout_s=1, start="exec")
     assert [(one.status, one.attempts) for one in runs] == [("timeout", 1)] * 2
     assert "not finished after 2 s" in runs[0].reason
-    _, later, _ = run(tmp_path, 2, timeout_s=1)
+    _, later, _ = run(tmp_path, 2, timeout_s=1, start="exec")
     assert [(one.status, one.attempts) for one in later] == [("timeout", 0)] * 2
     assert later[0].crossing.id == later[1].crossing.id != runs[0].crossing.id
 
@@ -121,11 +122,10 @@ def test_finished_process_is_not_started_again(tmp_path: Path, monkeypatch: pyte
     assert execute_group(directory, slots, "later", lock, lambda progress: None, lambda: True) == runs
 
 
-@pytest.mark.slow
-def test_process_is_forked_where_the_study_asks(tmp_path: Path) -> None:
-    _, (first, again), _ = run(tmp_path, start="fork")
-    assert (first.status, first.start, again.start) == ("ok", StartMethod.FORK, StartMethod.FORK)
-    assert "bench.workload.serve" in first.command
+def test_process_has_an_interpreter_of_its_own_where_asked(tmp_path: Path) -> None:
+    _, (first, again), _ = run(tmp_path, start="exec")
+    assert (first.status, first.start, again.start) == ("ok", StartMethod.EXEC, StartMethod.EXEC)
+    assert "bench.workload" in first.command and "bench.workload.serve" not in first.command
     assert first.certificate.verdict is PlacementVerdict.PROVED
 
 

@@ -9,24 +9,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from bench.host.processes import session_members
 from bench.records.base import plain
-from bench.records.run import StartMethod
-from bench.records.study import TRACED, Slot
-from bench.run import forkserver
-from bench.run.attempt import execute
+from bench.records.run import Group, StartMethod
+from bench.run import crossing, forkserver
 from bench.run.child import ChildEnd, child_environment, run_child
-from bench.run.forkserver import SERVERS, ForkServers, served, start_method
+from bench.run.crossing import execute_group
+from bench.run.forkserver import SERVERS, ForkServers, served
 from bench.run.lock import HostLock
 from bench.run.progress import Progress, RunState
 from bench.storage import start_ticks
 from bench.study.directory import resolve
 from bench.study.load import read_study
-from tests.workload.cells import small_cell
 
 EXEC, FORK = StartMethod
 ROOT = Path(__file__).parents[2]
@@ -34,7 +33,7 @@ LIGHT = ["-m", "tests.run.light_server"]
 
 
 class Runs:
-    """Runs of one block in `folder`, forked by default."""
+    """Forked runs in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,7 +43,7 @@ class Runs:
         self.environment = child_environment(dict(os.environ)) | {"PYTHONPATH": str(ROOT)}
 
     def __call__(
-        self, code: str, block: int = 1, timeout_s: float = 30, on_poll=lambda: None, prefix=(), **environment: str
+        self, code: str, timeout_s: float = 30, on_poll=lambda: None, prefix=(), **environment: str
     ) -> ChildEnd:
         def on_start(pid: int) -> None:
             self.pid = pid
@@ -52,7 +51,7 @@ class Runs:
         return run_child(
             served([*prefix, sys.executable, "-m", "bench.workload", code]), self.environment | environment,
             (self.folder / "out", self.folder / "err"), timeout_s, on_start, on_poll, poll_s=0.02,
-            start=self.servers.of_block(block, self.started.append),
+            start=self.servers.starter(self.started.append),
         )  # fmt: skip
 
     @property
@@ -82,7 +81,7 @@ def gone(pid: int, within_s: float = 20.0) -> bool:
     return start_ticks(pid) is None
 
 
-def test_runs_of_a_block_share_one_server(run: Runs) -> None:
+def test_runs_share_one_server(run: Runs) -> None:
     say = "import os, sys; print(os.getpid(), os.getsid(0), os.getppid()); print('oops', file=sys.stderr)"
     seen = []
     for _ in range(2):
@@ -99,19 +98,14 @@ def test_run_is_listed_by_its_own_arguments(run: Runs) -> None:
     assert run.out().startswith("bench.workload print(open(") and run.out().endswith("\0\n")
 
 
-def test_block_environment_and_binding_have_own_servers(run: Runs) -> None:
+def test_another_environment_or_command_replaces_the_server(run: Runs) -> None:
     run("pass")
     first = run.server
     run("import os; print(os.environ['OMP_NUM_THREADS'])", OMP_NUM_THREADS="3")
     second = run.server
-    assert run.out() == "3\n" and second != first
-    assert start_ticks(first) is not None
-    run("pass")
-    assert run.server == first
+    assert run.out() == "3\n" and second != first and gone(first)
     run("pass", prefix=("env",))
-    assert run.server not in (first, second)
-    run("pass", block=2)
-    assert run.server not in (first, second) and gone(first) and gone(second)
+    assert run.server not in (first, second) and gone(second)
 
 
 @pytest.mark.parametrize("how", ["raise SystemExit(9)", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"])
@@ -217,7 +211,7 @@ folder = Path(sys.argv[1])
 command = [sys.executable, "-m", "bench.workload", "import time; time.sleep(600)"]
 run_child(forkserver.served(command), dict(os.environ),
           (folder / "out", folder / "err"), 60, lambda pid: print(started[-1], pid, flush=True), lambda: None,
-          start=servers.of_block(1, started.append))
+          start=servers.starter(started.append))
 """
 
 
@@ -231,44 +225,36 @@ def test_nothing_outlives_a_killed_owner(tmp_path: Path) -> None:
     assert gone(server) and gone(child)
 
 
-def test_first_block_and_traced_runs_are_not_forked() -> None:
-    def slot(repeat: int | str, block: int) -> Slot:
-        return Slot(cell="cell", repeat=repeat, block=block, position=0, group="group")
-
-    assert [start_method(FORK, slot(repeat, 3), small_cell()) for repeat in (1, 2, 9, TRACED)] == [
-        EXEC,
-        FORK,
-        FORK,
-        EXEC,
-    ]
-    assert start_method(EXEC, slot(2, 2), small_cell()) == EXEC
-    assert start_method(FORK, slot(2, 2), small_cell(concurrent_gpus=4)) == EXEC
-
-
 def test_command_shows_the_start_method() -> None:
     command = ["numactl", "--membind=0", "python", "-m", "bench.workload", "--cell", "c.json"]
     assert served(command) == ["numactl", "--membind=0", "python", "-m", "bench.workload.serve", "--cell", "c.json"]
 
 
 @pytest.mark.slow
-def test_study_with_fork_forks_from_the_second_block_on(tmp_path: Path) -> None:
-    """And a forked run measures what an executed one does, in the same surroundings."""
-    asked = {
-        "name": "tiny", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0"], "image_size": 32, "num_samples": 20,
-        "warmup_samples": 2, "batch_size": 2, "memory_size_mb": 1, "device": "cpu", "repeats": 2, "start": "fork",
-    }  # fmt: skip
-    directory = resolve(read_study(asked, "f"), tmp_path / "outputs", False, "now")
-    grid, lock = directory.grid(), HostLock(tmp_path)
-    (cell,) = grid.cells
-    records, sessions, seen = {}, {}, {}
-    for how, repeat in ((EXEC, 1), (FORK, 2)):
+def test_forked_crossing_measures_what_an_executed_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the same surroundings; two processes of a study come from one server."""
+    monkeypatch.setattr(crossing, "Group", partial(Group, measure_s=0.05, window_s=0.002, lead_s=0.002))
+    records, sessions, seen, servers = {}, {}, {}, []
+    for how, repeats in ((EXEC, (1,)), (FORK, (1, 2))):
+        asked = {
+            "name": "tiny", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0", "vit0x0x0"], "image_size": 32,
+            "num_samples": 20, "warmup_samples": 2, "batch_size": 2, "memory_size_mb": 1, "device": "cpu",
+            "repeats": 2, "binding": "numactl", "start": how.value,
+        }  # fmt: skip
+        directory = resolve(read_study(asked, "f"), tmp_path / how, False, "now")
+        grid, lock = directory.grid(), HostLock(tmp_path)
 
-        def look(progress: Progress, how: StartMethod = how) -> None:
+        def look(progress: Progress, how: StartMethod = how, lock: HostLock = lock) -> None:
             if how not in seen and progress.state is RunState.MEASURING:
                 seen[how], sessions[how] = surroundings(lock.holder().children[-1].pid), lock.sessions()
 
-        records[how] = execute(directory, cell, grid.slot(cell.name, repeat), "now", lock, look)
+        for repeat in repeats:
+            slots = grid.process(grid.slot(grid.cells[0].name, repeat))
+            records[how] = execute_group(directory, slots, "now", lock, look)[0]
+            servers += [SERVERS._server.pid] if how is FORK else []
+        lock.release()
     SERVERS.end()
+    assert len(set(servers)) == 1
     assert {how: (record.status, record.start) for how, record in records.items()} == {
         EXEC: ("ok", EXEC),
         FORK: ("ok", FORK),
@@ -276,10 +262,8 @@ def test_study_with_fork_forks_from_the_second_block_on(tmp_path: Path) -> None:
     assert seen[FORK] == seen[EXEC]
     # The server is known to the lock beside the run: a later study would end both.
     assert (len(sessions[EXEC]), len(sessions[FORK])) == (1, 2)
-    commands = {how: [word for word in record.command if not word.startswith("/")] for how, record in records.items()}
-    assert commands[FORK] == [{"bench.workload": "bench.workload.serve"}.get(word, word) for word in commands[EXEC]]
     executed, forked = plain(records[EXEC].result), plain(records[FORK].result)
-    assert forked.keys() == executed.keys() and forked["output_checksum"] == executed["output_checksum"]
+    assert forked.keys() == executed.keys()
     assert forked["phases_s"]["imports"] < executed["phases_s"]["imports"] / 2
     for fact in ("verdict", "policy", "node_cpus", "share_on_node", "threads"):
         assert forked["certificate"][fact] == executed["certificate"][fact], fact

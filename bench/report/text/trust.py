@@ -230,15 +230,14 @@ def method_text(results: Results) -> str:
         if results.penalties
         else ""
     )
-    forked = (
-        ", from the second repeat on forked from an interpreter that had imported torch and not touched CUDA"
-        if study.start == "fork"
-        else ""
-    )
-    runs = "a run is the part of one cell in such a process" if crossed else "every run is a separate process"
+    runs = "every run is a separate process"
+    if crossed:
+        runs = "a run is the part of one cell in such a process"
+        if study.start == "fork":
+            runs += ", which is forked from an interpreter that had imported torch and not touched CUDA"
     return (
         f"{plural(results.counts.cells, 'cell')}, each run {plural(study.repeats, 'time')} without a profiler and once "
-        f"traced; {runs}{forked}. The value of a run is the median of at least "
+        f"traced; {runs}. The value of a run is the median of at least "
         f"{study.windows} windows of at least {exact_seconds(study.window_s)} after a warm-up, that of a cell the "
         f"geometric mean of its runs. {pairs}From first to last run {duration(results.duration_s)}, "
         f"{duration(results.busy_s)} of it in runs."
