@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import msgspec
 
 from bench.analysis.pairs import compared
-from bench.analysis.statistics import Estimate, Sample, estimate, holm
-from bench.analysis.verdicts import is_headline, judge, judged, rules_of
+from bench.analysis.statistics import Estimate, Sample, estimate
+from bench.analysis.verdicts import judge, judged, rules_of
 from bench.records.results import (
     AxisComparison,
     AxisState,
@@ -155,21 +155,21 @@ def _without_compute(cell: MeasuredCell, keys: tuple[str, ...]) -> bool:
 
 
 def comparisons(cells: Sequence[MeasuredCell], study: Study, rules: Rules | None = None) -> tuple[AxisComparison, ...]:
-    """headline: Holm's correction goes over all lines of the study."""
+    """Every value of every axis against its base, before correction (bench.analysis.claims)."""
     rules = rules or rules_of(study)
     found = [(axis, matched(axis, cells)) for axis in axes(cells, study)]
     sides = [[compared(other.name, base, other) for base, other in pairs] for _, pairs in found]
     estimates = [_estimates([side.sample for side in own], rules) for own in sides]
-    p_values = [one.p_difference for own in estimates for one in own if one and one.p_difference is not None]
-    adjusted = iter(holm(p_values))
-    entries = []
-    for (axis, pairs), of_axis, own in zip(found, sides, estimates, strict=True):
-        lines = []
-        for (base, other), side, one in zip(pairs, of_axis, own, strict=True):
-            p = next(adjusted) if one and one.p_difference is not None else None
-            lines.append(_line(axis, base, other, one, p, rules, side.design))
-        entries.append(summarise(axis, lines))
-    return tuple(entries)
+    return tuple(
+        _comparison(
+            axis,
+            [
+                _line(axis, base, other, one, rules, side.design)
+                for (base, other), side, one in zip(pairs, of_axis, own, strict=True)
+            ],
+        )
+        for (axis, pairs), of_axis, own in zip(found, sides, estimates, strict=True)
+    )
 
 
 def _estimates(samples: list[Sample | None], rules: Rules) -> list[Estimate | None]:
@@ -183,7 +183,6 @@ def _line(
     base: MeasuredCell,
     other: MeasuredCell,
     found: Estimate | None,
-    p_adjusted: float | None,
     rules: Rules,
     design: Design,
 ) -> Line:
@@ -206,7 +205,6 @@ def _line(
         **judged(found, judgement),
         effect=math.expm1(found.mean_log),
         interval=(-found.interval[1], -found.interval[0]) if found.interval else None,
-        headline=is_headline(judgement, found, p_adjusted, rules, design),
         design=design,
     )
 
@@ -227,19 +225,21 @@ def _model(axis: Axis, model: Model) -> str:
 # Summary
 
 
-def summarise(axis: Axis, lines: Sequence[Line]) -> AxisComparison:
-    """By value and model, and whether the axis matters at all."""
+def _comparison(axis: Axis, lines: Sequence[Line]) -> AxisComparison:
     values = [axis.named(value) for value in (axis.base, *(value for value in axis.values if value != axis.base))]
+    whole = AxisComparison(axis=axis.name, keys=axis.keys, base=values[0], values=tuple(values))
+    return summarise(whole, lines)
+
+
+def summarise(entry: AxisComparison, lines: Sequence[Line]) -> AxisComparison:
+    """By value and model, and whether the axis matters at all."""
     compared = [line for line in lines if line.effect is not None]
     state = _state(compared)
     sizes = [abs(math.log1p(line.effect)) for line in compared if line.headline and line.effect is not None]
-    return AxisComparison(
-        axis=axis.name,
-        keys=axis.keys,
-        base=values[0],
-        values=tuple(values),
+    return msgspec.structs.replace(
+        entry,
         lines=tuple(lines),
-        summary=tuple(_of_value(value, [line for line in lines if line.value == value]) for value in values[1:]),
+        summary=tuple(_of_value(value, [line for line in lines if line.value == value]) for value in entry.values[1:]),
         state=state,
         undecided_reason=_undecided_reason(state, compared),
         size=max(sizes, default=0.0),

@@ -11,10 +11,9 @@ from itertools import combinations
 from statistics import fmean, variance
 from typing import TypeVar
 
-from msgspec.structs import replace
 from scipy import stats
 
-from bench.analysis.statistics import CONFIDENCE, Sample, holm, welch_error
+from bench.analysis.statistics import CONFIDENCE, Sample, welch_error
 from bench.records.results import (
     BirthContrast,
     CellRun,
@@ -224,20 +223,6 @@ def birth_contrasts(local: MeasuredCell, remote: MeasuredCell) -> tuple[BirthCon
             )
         )
     return tuple(found)
-
-
-def corrected(births: Sequence[BirthContrast], alpha: float = 1 - CONFIDENCE) -> list[BirthContrast]:
-    """With effect_holds and change_holds by Holm's correction over all of these, each kind for itself."""
-    effects, changes = (_hold([getattr(one, key) for one in births], alpha) for key in ("p_effect", "p_change"))
-    return [
-        replace(one, effect_holds=effect, change_holds=change)
-        for one, effect, change in zip(births, effects, changes, strict=True)
-    ]
-
-
-def _hold(p_values: Sequence[float | None], alpha: float) -> list[bool]:
-    adjusted = iter(holm([p for p in p_values if p is not None]))
-    return [p is not None and next(adjusted) <= alpha for p in p_values]
 
 
 def welch(base: Sequence[float], new: Sequence[float]) -> Difference:

@@ -2,12 +2,11 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import msgspec
 import numpy as np
 
-from bench.analysis.crossing import Values, birth_contrasts, combined, corrected, crossed_sample, process_values
+from bench.analysis.crossing import Values, birth_contrasts, combined, crossed_sample, process_values
 from bench.analysis.pairs import (
     LocalNode,
     class_of,
@@ -17,8 +16,8 @@ from bench.analysis.pairs import (
     identity,
     throughputs,
 )
-from bench.analysis.statistics import Estimate, Floats, Sample, estimate, holm
-from bench.analysis.verdicts import is_headline, judge, judged
+from bench.analysis.statistics import Estimate, Floats, Sample, estimate
+from bench.analysis.verdicts import judge, judged
 from bench.records.results import (
     Contrast,
     Effect,
@@ -47,7 +46,7 @@ class TwoByTwo:
 def penalties(
     cells: Sequence[MeasuredCell], local: Mapping[int, LocalNode], rules: Rules | None = None
 ) -> tuple[Penalty, ...]:
-    """One for each cell that is not on its GPU's local node; headline: after Holm's correction over the study.
+    """One for each cell that is not on its GPU's local node, before correction (bench.analysis.claims).
 
     local: by GPU (pairs.local_nodes).
     """
@@ -74,13 +73,9 @@ def penalties(
     found = iter(estimate([sample for sample in samples if sample], rules.confidence, rules.margin))
     estimates = [next(found) if sample else None for sample in samples]
     effects = _effects(designs, remote, rules)
-    births = iter(corrected([birth for entry in entries for birth in entry.births]))
-    entries = [msgspec.structs.replace(entry, births=tuple(islice(births, len(entry.births)))) for entry in entries]
     return tuple(
-        _judged(entry, there, one, p_adjusted, effects.get(index), rules)
-        for index, (entry, there, one, p_adjusted) in enumerate(
-            zip(entries, remote, estimates, _adjusted(estimates), strict=True)
-        )
+        _judged(entry, there, one, effects.get(index), rules)
+        for index, (entry, there, one) in enumerate(zip(entries, remote, estimates, strict=True))
     )
 
 
@@ -168,7 +163,6 @@ def _judged(
     entry: Penalty,
     there: MeasuredCell,
     found: Estimate | None,
-    p_adjusted: float | None,
     effects: dict[Contrast, Effect] | None,
     rules: Rules,
 ) -> Penalty:
@@ -180,8 +174,6 @@ def _judged(
         penalty=found.penalty,
         interval=found.interval,
         **judged(found, judgement),
-        p_adjusted=p_adjusted,
-        headline=is_headline(judgement, found, p_adjusted, rules, entry.design),
         effects=effects,
     )
 
@@ -191,25 +183,16 @@ def _effects(
 ) -> dict[int, dict[Contrast, Effect]]:
     named = [(index, contrast, sample) for index, own in designs.items() for contrast, sample in own.contrasts.items()]
     estimates = estimate([sample for *_, sample in named], rules.confidence, rules.margin)
-    found = [(index, contrast, one) for (index, contrast, _), one in zip(named, estimates, strict=True)]
     effects: dict[int, dict[Contrast, Effect]] = {}
-    for (index, contrast, one), p_adjusted in zip(found, _adjusted([one for _, _, one in found]), strict=True):
-        design = designs[index].design
+    for (index, contrast, _), one in zip(named, estimates, strict=True):
         judgement = judge(one, remote[index].settings, rules.max_repeats)
         effects.setdefault(index, {})[contrast] = Effect(
             penalty=one.penalty,
             interval=one.interval,
             **judged(one, judgement),
-            headline=is_headline(judgement, one, p_adjusted, rules, design),
-            design=design,
+            design=designs[index].design,
         )
     return effects
-
-
-def _adjusted(found: Sequence[Estimate | None]) -> list[float | None]:
-    """Holm over those that have a test, in the order given."""
-    tested = iter(holm([one.p_difference for one in found if one and one.p_difference is not None]))
-    return [next(tested) if one and one.p_difference is not None else None for one in found]
 
 
 def _sample(label: str, noise: NoiseClass, values: Floats) -> Sample:

@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.analysis.bound import CPU_TERMS
 from bench.analysis.statistics import CONFIDENCE, CONFIDENCE_AFTER_LOOKS, Estimate, repeats_to_decide, same_alpha
-from bench.records.results import NoiseClass, Reason, Remedy, Rules, Term, Verdict
+from bench.records.results import Judged, NoiseClass, Reason, Remedy, Rules, Term, Verdict
 from bench.records.study import Design, Settings, Study
 from bench.records.trace import Regime
 
@@ -107,12 +107,15 @@ def judge(found: Estimate, settings: Settings, max_repeats: int = Rules().max_re
     return Judgement(Verdict.UNDECIDED, Reason.FEW_REPEATS, Remedy.REPEAT, more)
 
 
-def is_headline(judgement: Judgement, found: Estimate, p_adjusted: float | None, rules: Rules, design: Design) -> bool:
-    """A difference that holds after Holm's correction, from enough pairs (of a crossing, processes) unless it is
-    larger than any two processes of one cell differ by."""
-    if found.pairs < FEWEST_FOR_HEADLINE[design] and abs(found.mean_log) < BEYOND_STATES:
-        return False
-    return judgement.differs and p_adjusted is not None and p_adjusted <= 1 - rules.confidence
+def is_headline(entry: Judged, log_ratio: float, p_adjusted: float, rules: Rules) -> bool:
+    """A difference that holds after correction (bench.analysis.claims), from enough pairs."""
+    differs = entry.verdict in (Verdict.SLOWER, Verdict.FASTER)
+    return differs and p_adjusted <= 1 - rules.confidence and has_enough_pairs(log_ratio, entry.pairs, entry.design)
+
+
+def has_enough_pairs(log_ratio: float, pairs: int, design: Design) -> bool:
+    """Whether a difference cannot be that of a few processes (pairs of them), or is larger than any of theirs."""
+    return pairs >= FEWEST_FOR_HEADLINE[design] or abs(log_ratio) >= BEYOND_STATES
 
 
 def is_uninformative(mde: float | None) -> bool:

@@ -388,8 +388,9 @@ class Judged(Record, frozen=True, kw_only=True):
 
     design: of the runs compared. pairs: blocks, of a crossing processes, that both sides have. interval: None where
     one pair has no spread. mde: the smallest penalty that would be found with power 0.8. repeats_needed: that would
-    decide. headline: the difference holds after Holm's correction over the study, in a crossing from five processes
-    on. hint: the English of remedy; like text it is filled in when the file is written.
+    decide. headline: the difference holds after Holm's correction over all tests of the study, from six pairs on (in a
+    crossing five processes; from any number for a factor of two). hint: the English of remedy; like text it is filled
+    in when the file is written.
     """
 
     verdict: Verdict | None = None
@@ -517,30 +518,35 @@ class AxisComparison(Record, frozen=True, kw_only=True):
     keys: tuple[str, ...]
     base: Values
     values: tuple[Values, ...]
-    lines: tuple[Line, ...]
-    summary: tuple[ValueSummary, ...]
-    state: AxisState
-    undecided_reason: UndecidedReason | None
-    size: float
-    bound: float | None
+    lines: tuple[Line, ...] = ()
+    summary: tuple[ValueSummary, ...] = ()
+    state: AxisState = AxisState.NOT_MEASURED
+    undecided_reason: UndecidedReason | None = None
+    size: float = 0.0
+    bound: float | None = None
 
 
 class Execution(Record, frozen=True, kw_only=True):
-    """One set of execution settings of a model: those that differ from the study's own; is_base: none does."""
+    """One set of execution settings of a model: those that differ from the study's own; is_base: none does.
+
+    p_slower: of being slower than the fastest by chance, times the candidates, each of which could have been that;
+    None for the fastest, and where too few runs were compared.
+    """
 
     cell: str
     settings: Values
     dtype: str
     is_base: bool
+    p_slower: float | None = None
 
 
 class Fastest(Record, frozen=True, kw_only=True):
     """The fastest execution settings of a model, place and workload that was measured with several.
 
     settings: of the workload, what all candidates have that is not the study's own. candidates: how many were measured.
-    effect, interval: against the base (None where that was not measured or is the fastest). pairs: the most of its
-    comparisons. rivals: those not significantly slower. same_dtype: the like among those with the study's own dtype,
-    None where that is the fastest one's.
+    effect, interval: against the base (None where that was not measured or is the fastest); the interval covers
+    whichever candidate came out fastest. pairs: the most of its comparisons. rivals: those not slower after correction.
+    same_dtype: the like among those with the study's own dtype, None where that is the fastest one's.
     """
 
     cell: str
@@ -558,6 +564,14 @@ class Fastest(Record, frozen=True, kw_only=True):
     pairs: int
     rivals: tuple[Execution, ...]
     same_dtype: "Fastest | None" = None
+
+
+class Claims(Record, frozen=True, kw_only=True):
+    """tests: of a difference, that were corrected together; hold: of these, after correction, at this level."""
+
+    tests: int
+    hold: int
+    level: float
 
 
 class Sum(Record, frozen=True, kw_only=True):
@@ -796,6 +810,7 @@ class Results(Record, frozen=True, kw_only=True):
     links: tuple[LinkEntry, ...]
     drift: Drift | None
     crossings: Crossings | None = None
+    claims: Claims | None = None
 
 
 # Beside results.json

@@ -9,6 +9,7 @@ import msgspec
 from bench.analysis.aggregate import measured_cells
 from bench.analysis.axes import comparisons
 from bench.analysis.bound import hidden_copies, predictions
+from bench.analysis.claims import claimed
 from bench.analysis.contention import contention
 from bench.analysis.crossing import crossings
 from bench.analysis.fastest import fastest
@@ -56,7 +57,9 @@ def build_results(data: RunData, invocation: str) -> Results:
     rules, fingerprint = rules_of(study), _fingerprint(data)
     host = data.host.host or fingerprint.host or platform.node()
     local = local_nodes(cells, data.host, data.probes.get("before"))
-    compared, along = penalties(cells, local, rules), comparisons(cells, study, rules)
+    found = claimed(
+        penalties(cells, local, rules), comparisons(cells, study, rules), fastest(cells, study, rules), rules
+    )
     return Results(
         study=study,
         study_name=study.name,
@@ -79,12 +82,13 @@ def build_results(data: RunData, invocation: str) -> Results:
         trust=trust(runs, cells, fingerprint, _noise_floor(data, host)),
         damaged=data.damaged,
         cells=cells,
-        penalties=compared,
-        predictions=predictions(compared, cells, rules.margin),
+        penalties=found.penalties,
+        predictions=predictions(found.penalties, cells, rules.margin),
         hidden_copies=hidden_copies(cells),
-        comparisons=along,
-        fastest=fastest(cells, study, rules, along),
-        contention=contention(cells, along),
+        comparisons=found.comparisons,
+        fastest=found.fastest,
+        claims=found.claims,
+        contention=contention(cells, found.comparisons),
         links=link_entries(data.links),
         drift=_drift(cells),
         crossings=crossings(runs),

@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from bench.analysis.axes import Axis, axes, comparisons, matched, summarise
-from bench.records.results import AxisState, Line, NoiseClass, Remedy, UndecidedReason, Verdict
+from bench.analysis import axes as module
+from bench.analysis.axes import axes, matched, summarise
+from bench.analysis.claims import claimed
+from bench.analysis.verdicts import rules_of
+from bench.records.results import AxisComparison, AxisState, Line, NoiseClass, Remedy, UndecidedReason, Verdict
 from bench.records.run import Outcome
 from tests.analysis.cells import made_cell, made_model, made_study, noisy
 
@@ -13,6 +16,10 @@ RUNS = [100.0, 101.0]
 def cell(model="vit32x2x128", heads=4, **settings):
     kind = structs.replace(made_model(model), heads=heads)
     return made_cell(RUNS, model=kind, name=f"{model} {sorted(settings.items())}", **settings)
+
+
+def comparisons(cells, study):
+    return claimed((), module.comparisons(cells, study), (), rules_of(study)).comparisons
 
 
 def pairs(cells, study):
@@ -192,7 +199,12 @@ def test_a_line_has_its_power_and_the_repeats_that_would_decide():
 
 # Summary
 
-AXIS = Axis(("dtype",), (("fp32",), ("bf16",)), ("fp32",))
+def of_dtypes(*values):
+    named = tuple({"dtype": value} for value in values)
+    return AxisComparison(axis="dtype", keys=("dtype",), base=named[0], values=named)
+
+
+AXIS = of_dtypes("fp32", "bf16")
 
 
 def line(model, effect, verdict="FASTER", half=0.01, value="bf16", headline=None, interval=True):
@@ -239,7 +251,6 @@ def test_one_pair_leaves_an_axis_undecided():
 
 
 def test_a_value_without_measured_lines_is_not_measured():
-    axis = Axis(("dtype",), (("fp32",), ("bf16",), ("fp16",)), ("fp32",))
-    found = summarise(axis, [line("a", 0.1), line("a", None, None, value="fp16")])
+    found = summarise(of_dtypes("fp32", "bf16", "fp16"), [line("a", 0.1), line("a", None, None, value="fp16")])
     assert [one.models[0].state for one in found.summary] == [AxisState.MATTERS, AxisState.NOT_MEASURED]
     assert found.summary[1].models[0].low is None

@@ -3,16 +3,22 @@ import math
 import numpy as np
 import pytest
 from msgspec import structs
+from scipy import stats
 
-from bench.analysis.axes import comparisons
-from bench.analysis.fastest import fastest
+from bench.analysis import fastest as module
+from bench.analysis.claims import claimed
 from bench.analysis.statistics import Comparison
-from bench.records.results import NoiseClass, Verdict
+from bench.analysis.verdicts import rules_of
+from bench.records.results import NoiseClass
 from tests.analysis.cells import made_cell, made_study, noisy
 from tests.estimates import estimate_pairs
 
 STUDY = made_study()
 GRAPH, COMPILED = {"cuda_graph": True}, {"compile_model": "default"}
+
+
+def fastest(cells, study):
+    return claimed((), (), module.fastest(cells, study), rules_of(study)).fastest
 
 
 def test_the_fastest_cell_has_its_gain_and_its_rivals():
@@ -80,25 +86,26 @@ def test_another_workload_is_another_entry():
     assert fastest((made_cell(noisy(1000)), made_cell(noisy(2000), batch_size=50)), STUDY) == ()
 
 
-def test_a_comparison_along_an_axis_is_used_here_too():
-    """One pair of cells, pooled with others: the page has one interval and one verdict of it."""
-    cells = (
-        made_cell(noisy(1000)),
-        made_cell(noisy(1500, seed=1), cuda_graph=True),
-        made_cell(noisy(900, sd=0.3, seed=2), compile_model="default"),
-    )
-    compared = comparisons(cells, STUDY)
-    (line,) = [line for axis in compared for line in axis.lines if line.name == cells[1].name]
-    assert line.verdict is Verdict.FASTER
-    (entry,) = fastest(cells, STUDY, compared=compared)
-    assert (entry.effect, entry.interval) == (pytest.approx(line.effect), pytest.approx(line.interval))
-    assert not any(rival.is_base for rival in entry.rivals)
+def test_the_gain_covers_whichever_came_out_fastest():
+    """Of eight, against the base: each of seven could have been chosen, so the level is a seventh."""
+    cells = [made_cell(noisy(1000, seed=i), buffers=2 + i) for i in range(8)]
+    base, winner = cells[0], max(cells, key=lambda cell: cell.throughput_samples_s)
+    (entry,) = fastest(cells, made_study(buffers=2))
+    logs = np.diff([np.log([run.throughput_samples_s for run in cell.runs]) for cell in (winner, base)], axis=0)[0]
+    half = stats.t.ppf(1 - 0.025 / 7, 5) * logs.std(ddof=1) / np.sqrt(6)
+    assert entry.interval == pytest.approx((np.exp(-logs.mean() - half) - 1, np.exp(-logs.mean() + half) - 1))
 
 
-def test_a_comparison_along_an_axis_is_reversed_if_its_base_wins():
+def test_the_study_that_is_already_the_fastest_has_no_gain():
     slower = made_cell(noisy(1000)), made_cell(noisy(500, seed=1), cuda_graph=True)
-    (entry,) = fastest(slower, STUDY, compared=comparisons(slower, STUDY))
-    assert (entry.execution.is_base, entry.rivals) == (True, ())
+    (entry,) = fastest(slower, STUDY)
+    assert (entry.execution.is_base, entry.rivals, entry.effect) == (True, (), None)
+
+
+@pytest.mark.parametrize(("speed", "alone"), [(1500, False), (2100, True)])
+def test_three_runs_name_a_fastest_only_by_a_factor_of_two(speed, alone):
+    (entry,) = fastest((made_cell(noisy(1000, 3)), made_cell(noisy(speed, 3, seed=1), cuda_graph=True)), STUDY)
+    assert (not entry.rivals) is alone
 
 
 def test_without_the_studys_own_settings_there_is_no_base():

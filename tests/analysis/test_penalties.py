@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bench.analysis import penalties as module
+from bench.analysis.claims import claimed
 from bench.analysis.pairs import LocalNode
 from bench.analysis.verdicts import rules_of
 from bench.records.results import Contrast, LocalSource, PenaltyKind, Reason, Remedy, Rules, Verdict
@@ -14,7 +15,8 @@ NEAR_NODE_0 = {gpu: LocalNode(0, LocalSource.REPORTED) for gpu in range(4)}
 
 
 def penalties(cells, local=NEAR_NODE_0, rules=None):
-    return module.penalties(cells, local, rules)
+    rules = rules or Rules()
+    return claimed(module.penalties(cells, local, rules), (), (), rules).penalties
 
 
 def study(effect=0.05, sd=0.002, runs=6, remote=2, **settings):

@@ -2,7 +2,6 @@ import pytest
 
 from bench.analysis.statistics import Sample, estimate
 from bench.analysis.verdicts import (
-    Judgement,
     decided,
     has_few_pairs,
     is_headline,
@@ -11,7 +10,7 @@ from bench.analysis.verdicts import (
     noise_class,
     rules_of,
 )
-from bench.records.results import NoiseClass, Reason, Remedy, Rules, Term, Verdict
+from bench.records.results import Judged, NoiseClass, Reason, Remedy, Rules, Term, Verdict
 from bench.records.study import Settings
 from bench.records.trace import Regime
 from tests.analysis.cells import made_study
@@ -123,12 +122,13 @@ def test_same_needs_more_after_looks():
 
 @pytest.mark.parametrize(("design", "pairs"), [("processes", 6), ("crossing", 5)])
 def test_a_headline_needs_enough_pairs(design, pairs):
-    def headline(effect: float, n: int) -> bool:
-        judgement = Judgement(Verdict.SLOWER, Reason.DIFFERENT)
-        return is_headline(judgement, found(effect, 0.01, pairs=n), 0.001, Rules(), design)
+    def headline(log_ratio: float, n: int) -> bool:
+        entry = Judged(verdict=Verdict.SLOWER, reason=Reason.DIFFERENT, design=design, pairs=n)
+        return is_headline(entry, log_ratio, 0.001, Rules())
 
     assert [headline(-0.3, n) for n in (pairs - 1, pairs)] == [False, True]
     assert headline(-0.7, 3)
+    assert not is_headline(Judged(verdict=Verdict.SLOWER, pairs=9), -0.3, 0.06, Rules())
 
 
 def test_rules_are_the_studys():

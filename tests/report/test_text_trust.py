@@ -1,6 +1,7 @@
 import pytest
 
-from bench.report.text.trust import concerns
+from bench.records.results import Claims
+from bench.report.text.trust import claims_text, concerns
 from tests.report.made import results, trust
 
 
@@ -65,3 +66,9 @@ def test_reasons_of_one_kind_are_one_line_with_each_runs_own():
     assert (clock.text, clock.named) == ("SM clock fell from 1980 to 1200 MHz", [("x", "")])
     assert (others.text, len(others.runs)) == ("other processes used the GPU", 18)
     assert ("r3", "other processes on the GPU: 1003, 7") in others.named
+
+
+def test_one_level_is_stated_for_all_claims():
+    text = claims_text(Claims(tests=60, hold=7, level=0.05))
+    assert text.startswith("7 of 60 tests of a difference hold at one level of 5 % for all of them together")
+    assert claims_text(None) == claims_text(Claims(tests=0, hold=0, level=0.05)) == ""

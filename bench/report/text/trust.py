@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from bench.records.host import CheckName, CheckState, Fingerprint
-from bench.records.results import CellState, Drift, NoiseClass, Results, SelfCheck, Trust
+from bench.records.results import CellState, Claims, Drift, NoiseClass, Results, SelfCheck, Trust
 from bench.records.run import Disturbance, DisturbanceKind, Doubt, DoubtKind, Outcome
 from bench.report.text.crossing import crossings_text
 from bench.report.text.host import fingerprint_change_text, locality_change_text
 from bench.report.view import View
-from bench.units import DASH, duration, exact_seconds, percent, plural, signed_percent
+from bench.units import DASH, duration, exact_percent, exact_seconds, percent, plural, signed_percent
 
 CPU_ONLY = "CPU device: no GPU was measured"
 SYNTHETIC = "Synthetic example: no machine measured this"
@@ -240,7 +240,19 @@ def method_text(results: Results) -> str:
         f"traced; {runs}. The value of a run is the median of at least "
         f"{study.windows} windows of at least {exact_seconds(study.window_s)} after a warm-up, that of a cell the "
         f"geometric mean of its runs. {pairs}From first to last run {duration(results.duration_s)}, "
-        f"{duration(results.busy_s)} of it in runs."
+        f"{duration(results.busy_s)} of it in runs. {claims_text(results.claims)}"
+    ).rstrip()
+
+
+def claims_text(claims: Claims | None) -> str:
+    """How many tests of a difference hold, and at which level; empty where none was made."""
+    if claims is None or not claims.tests:
+        return ""
+    level = exact_percent(round(claims.level, 2))
+    tests = plural(claims.tests, "test")
+    return (
+        f"{claims.hold} of {tests} of a difference {'holds' if claims.hold == 1 else 'hold'} at one level of {level} "
+        f"for all of them together (Holm): at most {level} of such studies make any claim that is chance."
     )
 
 
