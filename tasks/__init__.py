@@ -1,6 +1,6 @@
 """Every task a user names: `luigi --module tasks NumaStudy`."""
 
-from tasks import luigi_runtime, progress
+from tasks import command_line, luigi_runtime, progress
 from tasks.before_runs import MeasureLink, Probe
 from tasks.nightly import NightCheck, NightlySweep, NightVerdict
 from tasks.repeats import MoreRepeats, ProbeAgain
@@ -11,6 +11,7 @@ from tasks.studies import NumaStudy, QuickTest, ScalingStudy, SelfCheck, Study
 # luigi imports this module before it reads its settings.
 luigi_runtime.install()
 progress.install()
+command_line.check()
 
 __all__ = [
     "CellCheck",

@@ -23,7 +23,7 @@ from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import luigi
@@ -172,8 +172,13 @@ def refusing() -> Iterator[None]:
     except StudyError as error:
         if CmdlineParser.get_instance() is None:
             raise
-        print(visible(f"refused: {error}"), file=sys.stderr, flush=True)
-        raise SystemExit(error.exit_code) from None
+        refuse(error)
+
+
+def refuse(error: StudyError) -> NoReturn:
+    """End the program with the message and exit code of the error."""
+    print(visible(f"refused: {error}"), file=sys.stderr, flush=True)
+    raise SystemExit(error.exit_code) from None
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
