@@ -2,27 +2,19 @@
 
 import json
 import sys
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from bench.cli_run import OUTPUT_DIR, load_given, run, study_options
 from bench.errors import StudyError
-from bench.study.settings import OVERRIDES
 from bench.terminal import prepare_streams, show, visible
 
 if TYPE_CHECKING:
-    from bench.study.load import StudyDefinition
+    pass
 
-_OUTPUT_DIR = click.option(
-    "--output-dir",
-    type=click.Path(path_type=Path),
-    default=Path("outputs"),
-    show_default=True,
-    help="where run directories are created",
-)
 _ROOT = click.option(
     "--root",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -62,34 +54,16 @@ def main() -> None:
     """
 
 
-def _study_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--config-file, and an option for each key of a study."""
-    for key, meaning in reversed(OVERRIDES.items()):
-        option = click.option(f"--{key.replace('_', '-')}", key, default=None, metavar="JSON", help=meaning)
-        command = option(command)
-    file = click.option("--config-file", type=click.Path(path_type=Path), help="the file of the study named Study")
-    return file(command)
-
-
-def load_given(study: str, config_file: Path | None, given: dict[str, str | None]) -> "StudyDefinition":
-    """Raise StudyError."""
-    from bench.study.load import load_study
-
-    if study != "Study" and config_file is not None:
-        raise StudyError(f"{study} has a file of its own", "--config-file", f"name Study, or only {config_file}")
-    file = config_file if study == "Study" else study
-    if file is None:
-        raise StudyError("Study needs a file", "Study", "add --config-file FILE, or name a study that ships")
-    return load_study(file, {key: _value(text) for key, text in given.items() if text is not None})
+main.add_command(run)
 
 
 @main.command()
 @click.argument("study")
-@_OUTPUT_DIR
+@OUTPUT_DIR
 @click.option("--fresh", is_flag=True, help="as if nothing had been measured yet")
 @_ROOT
 @_JSON
-@_study_options
+@study_options
 def plan(
     study: str, config_file: Path | None, output_dir: Path, fresh: bool, root: Path, as_json: bool, **given: str | None
 ) -> None:
@@ -104,13 +78,6 @@ def plan(
 
     planned = make_plan(load_given(study, config_file, given), output_dir, fresh, root=root)
     show(json.dumps(planned.as_json(), indent=1) if as_json else render(planned))
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 @main.command()
@@ -141,7 +108,7 @@ def redact(trace: Path, output: Path) -> None:
 @_JSON
 @click.option("--strict", is_flag=True, help="a warning is an error")
 @_ROOT
-@_OUTPUT_DIR
+@OUTPUT_DIR
 def doctor(as_json: bool, strict: bool, root: Path, output_dir: Path) -> None:
     """Check what can make a study of this host fail or mislead. Exit code 1 if there is an error."""
     from bench.host.doctor import doctor_command
@@ -318,10 +285,10 @@ def convert(results: Path, to: str) -> None:
 @click.option("--scheduler", default="", metavar="HOST:PORT", help="a central luigid; else each job schedules itself")
 @click.option("--sbatch", "options", multiple=True, metavar="OPTION", help="as time=04:00:00, gres=gpu:8")
 @click.option("--template", type=click.Path(path_type=Path), help="a batch script of your site, derived from ours")
-@_OUTPUT_DIR
+@OUTPUT_DIR
 @click.option("--fresh", is_flag=True, help="measure everything again, in a new run directory")
 @click.option("--dry-run", is_flag=True, help="print the script instead")
-@_study_options
+@study_options
 def submit(
     study: str,
     config_file: Path | None,
@@ -381,7 +348,7 @@ def status(run_dir: Path, as_json: bool, with_report: bool) -> None:
 
 
 @main.command()
-@_OUTPUT_DIR
+@OUTPUT_DIR
 @click.option("--study", default="", help="studies of this name only")
 @click.option("--host", default="", help="of this host only")
 @click.option(

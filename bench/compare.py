@@ -25,6 +25,7 @@ from bench.report.text.studies import comparison_warning_text, with_text
 EXIT_SLOWER = 3
 # On other hardware a difference says nothing about the software. Everything else is compared on purpose.
 _HARDWARE = ("machine", "cpu", "gpus")
+_CSV_OF_COMMAND = ("base_value", "new_value", "unit")
 _CSV_COLUMNS = ("name", "verdict", "effect", "low", "high", "base_samples_s", "new_samples_s", "text", "hint")
 _RULES = Rules()
 _ADVICE = "name a run directory, or its results.json"
@@ -152,6 +153,9 @@ def _compared(
         new_reason=fresh.reason,
         base_samples_s=old.throughput_samples_s,
         new_samples_s=fresh.throughput_samples_s,
+        base_value=old.value if old.metric else None,
+        new_value=fresh.value if fresh.metric else None,
+        metric=fresh.metric.primary if fresh.metric else None,
     )
     if estimated is None:
         return cell
@@ -182,8 +186,9 @@ def _as_csv(compared: StudyComparison) -> str:
     rows = []
     for cell in compared.cells:
         low, high = cell.interval or (None, None)
-        rows.append(plain(cell) | {"low": low, "high": high})
-    return csv_table(_CSV_COLUMNS, rows).rstrip("\n")
+        rows.append(plain(cell) | {"low": low, "high": high, "unit": cell.metric and cell.metric.unit})
+    of_command = any(cell.metric for cell in compared.cells)
+    return csv_table((*_CSV_COLUMNS, *_CSV_OF_COMMAND) if of_command else _CSV_COLUMNS, rows).rstrip("\n")
 
 
 def _as_text(compared: StudyComparison) -> str:

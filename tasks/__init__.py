@@ -6,7 +6,7 @@ from tasks.nightly import NightCheck, NightlySweep, NightVerdict
 from tasks.repeats import MoreRepeats, ProbeAgain
 from tasks.report import CellCheck, StudyCheck, StudyReport
 from tasks.stages import ExportSqlite, ExtractLatency, RunPipeline
-from tasks.studies import NumaStudy, QuickTest, ScalingStudy, SelfCheck, Study
+from tasks.studies import CommandStudy, NumaStudy, QuickTest, ScalingStudy, SelfCheck, Study
 
 # luigi imports this module before it reads its settings.
 luigi_runtime.install()
@@ -15,6 +15,7 @@ command_line.check()
 
 __all__ = [
     "CellCheck",
+    "CommandStudy",
     "ExportSqlite",
     "ExtractLatency",
     "MeasureLink",

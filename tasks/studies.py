@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 import luigi
 
+from bench.command.start import Asked, study_of
 from bench.errors import StudyError
 from bench.storage import remove_stale
 from bench.study import settings
 from bench.study.directory import RunDirectory, resolve, resolve_into
-from bench.study.load import TASKS, load_study, study_path
+from bench.study.load import TASKS, StudyDefinition, load_study, read_study, study_path
 from bench.study.plan import refuse_long
 from tasks.before_runs import preflight
 from tasks.luigi_runtime import (
@@ -91,8 +92,12 @@ class StudyTask(luigi.WrapperTask):
         super().__init__(*args, **kwargs)
         # Invalid input is rejected here, before any task is scheduled and before anything is created or deleted.
         with refusing():
-            self.study = load_study(self.study_file(), self.overrides())
+            self.study = self.load()
             require_scheduler()
+
+    def load(self) -> StudyDefinition:
+        """Raise StudyError."""
+        return load_study(self.study_file(), self.overrides())
 
     def overrides(self) -> dict[str, Any]:
         """The overrides that were given, as plain values by key."""
@@ -175,3 +180,22 @@ class Study(StudyTask):
         if not self.config_file:
             raise StudyError("Study needs a file", "Study", "add --config-file FILE, or the name of a shipped study")
         return study_path(self.config_file)
+
+
+class CommandStudy(StudyTask):
+    """Any command in place of the pipeline: --command 'PROGRAM ARGUMENT...' (docs/own_workloads.md)."""
+
+    config_file: str = luigi.Parameter(default="", description="a study file; these options change its block `command`")
+    server: str = luigi.Parameter(default="", description="a server that is started before the command")
+    ready: str = luigi.Parameter(default="", description="when it is ready: a URL, or a regex of a line that it writes")
+    read: str = luigi.Parameter(default="", description="the program that wrote the output: json, vllm, wall, ...")
+    metric: str = luigi.Parameter(default="", description="a number in the output: NAME=REGEX,UNIT,higher or lower")
+
+    def load(self) -> StudyDefinition:
+        asked = Asked(self.server, self.ready, self.read, (self.metric,) if self.metric else ()).block()
+        overrides = self.overrides()
+        given = overrides.pop("command", {})
+        block = (given if isinstance(given, dict) else {"run": given}) | asked
+        if self.config_file:
+            return load_study(self.config_file, overrides | ({"command": block} if block else {}))
+        return read_study(study_of(block), "CommandStudy", overrides)

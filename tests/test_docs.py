@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli import load_given, main
+from bench.cli import main
+from bench.cli_run import load_given
 from bench.records.study import Study
 from bench.study.settings import OVERRIDES
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench.records.base import Count, DamagedRecord, Number, Record, read
 from bench.records.host import Fingerprint, FingerprintChange
+from bench.records.metric import Metric
 from bench.records.results import Interval, Judged
 from bench.records.run import Outcome
 
@@ -269,7 +270,8 @@ class ComparedCell(Judged, frozen=True, kw_only=True):
     """A cell of NEW against the cell of BASE with the same settings, as two independent groups of runs.
 
     effect: throughput of NEW / BASE - 1, negative is slower; interval likewise. None, and the outcomes say why, where
-    one of the two has no timed run.
+    one of the two has no timed run. base_value, new_value: of a command, in place of samples/s, and effect is that of
+    their rates (Metric.rate); metric: that of NEW.
     """
 
     name: str
@@ -280,6 +282,9 @@ class ComparedCell(Judged, frozen=True, kw_only=True):
     new_reason: str = ""
     base_samples_s: float | None = None
     new_samples_s: float | None = None
+    base_value: float | None = None
+    new_value: float | None = None
+    metric: Metric | None = None
 
 
 class ComparisonWarningKind(StrEnum):

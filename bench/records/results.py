@@ -221,6 +221,10 @@ class CellMetric(Record, frozen=True, kw_only=True):
     spread: float | None = None
     others: dict[str, Metric] = {}
 
+    @property
+    def primary(self) -> Metric:
+        return Metric(value=self.value, unit=self.unit, better=self.better)
+
 
 class CellRun(Record, frozen=True, kw_only=True):
     """crossing: None for a process that measured this cell only. metric: the primary one of a command's run."""

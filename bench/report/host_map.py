@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from bench.analysis.pairs import fastest_nodes
 from bench.records.host import Gpu, Node
 from bench.records.results import MeasuredCell, Results
+from bench.report.text.scale import scale_of
 from bench.report.text.verdicts import tile_note
 from bench.report.view import Place, View, node_label, place_of
 from bench.units import DASH, byte_size, percent, rate
@@ -198,7 +199,12 @@ def _tile(cell: MeasuredCell | None, best: float, local: bool, notes: Mapping[st
     loss = 1 - cell.rate / best
     if loss == 0 and single:
         return Tile(rate(cell.value), "", _WHITE, cell.name, local)
-    return Tile(rate(cell.value), "best" if loss == 0 else f"−{percent(loss)}", shade(loss), cell.name, local)
+    return Tile(rate(cell.value), "best" if loss == 0 else _loss_text(cell, loss), shade(loss), cell.name, local)
+
+
+def _loss_text(cell: MeasuredCell, loss: float) -> str:
+    scale = scale_of(cell.metric)
+    return f"{'+' if scale.is_inverse else '−'}{percent(scale.share(loss))}"
 
 
 def shade(loss: float) -> str:

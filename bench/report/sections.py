@@ -26,6 +26,7 @@ from bench.report.text.cells import (
     remarks,
 )
 from bench.report.text.crossing import birth_text, crossed, crossed_text, interaction_text
+from bench.report.text.scale import scale_of
 from bench.report.text.traces import traces_text
 from bench.report.text.trust import drift_text, fingerprint_facts, method_text
 from bench.report.text.verdicts import hint_text, verdict_text
@@ -118,7 +119,7 @@ def penalty_rows(page: Page) -> list[Row]:
                 "local_cell": entry.local_cell,
                 "figure": signed_share(loss.share, loss.interval) if loss else DASH,
                 "verdict": entry.verdict or "",
-                "text": verdict_text(entry, entry.penalty, rules),
+                "text": verdict_text(entry, entry.penalty, rules, scale_of(view.cells[entry.remote_cell].metric)),
                 "hint": hint_text(entry),
                 "detectable": DASH if is_uninformative(entry.mde) else percent(entry.mde),
                 "pairs": entry.pairs,
@@ -148,7 +149,13 @@ def effect_rows(view: View) -> list[Row]:
         _who(view, view.cells[entry.remote_cell])
         | {
             "effects": [
-                verdict_text(entry.effects[part], entry.effects[part].penalty, view.results.rules) for part in Contrast
+                verdict_text(
+                    entry.effects[part],
+                    entry.effects[part].penalty,
+                    view.results.rules,
+                    scale_of(view.cells[entry.remote_cell].metric),
+                )
+                for part in Contrast
             ]
         }
         for entry in view.results.penalties

@@ -11,12 +11,13 @@ import msgspec
 from bench.analysis.axes import value_of
 from bench.analysis.links import ceiling
 from bench.records.base import Direction
-from bench.records.results import AxisComparison, Contention, Line, LinkEntry, PeerMeans, Results, Sum
+from bench.records.results import AxisComparison, Contention, Line, LinkEntry, MeasuredCell, PeerMeans, Results, Sum
 from bench.report.plots.style import Picture
 from bench.report.plots.sweeps import axis_picture, contention_picture
 from bench.report.text.axes import axis_name, axis_title, compile_cost, compile_lines, section_id, summary_text
 from bench.report.text.cells import ceilings_text
 from bench.report.text.contention import contention_sentence, group_title, groups, is_alike
+from bench.report.text.scale import scale_of
 from bench.report.text.verdicts import DECIDED, hint_text, line_text
 from bench.report.view import Place, View, link_device, node_label, node_of, place_of
 from bench.units import DASH, bandwidth, change, microseconds, rate, signed_share, values_text
@@ -88,6 +89,16 @@ def axis_parts(view: View) -> list[AxisPart]:
     ]
 
 
+def _change(line: Line, cell: MeasuredCell) -> str:
+    """Of the value that is shown, against that of the base."""
+    if line.effect is None:
+        return DASH
+    if not scale_of(cell.metric).is_inverse:
+        return change(line.effect, line.interval)
+    ends = line.interval
+    return change(1 / (1 + line.effect) - 1, ends and (1 / (1 + ends[1]) - 1, 1 / (1 + ends[0]) - 1))
+
+
 def _axis_row(view: View, line: Line) -> AxisRow:
     cell, base = view.cells[line.name], view.cells[line.base_cell]
     return AxisRow(
@@ -99,7 +110,7 @@ def _axis_row(view: View, line: Line) -> AxisRow:
         value=values_text(line.value),
         samples=rate(cell.value),
         base_samples=rate(base.value),
-        change=DASH if line.effect is None else change(line.effect, line.interval),
+        change=_change(line, cell),
         verdict=line.verdict or "",
         # The change of a decided line needs no text.
         text="" if line.verdict in DECIDED else line_text(line, view.results.rules, view.cells),

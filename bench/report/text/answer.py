@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from bench.records.results import Contrast, Effect, LocalSource, Penalty, Verdict
 from bench.report.text.crossing import MOST_REPEATS, card_lines, deciding_command
 from bench.report.text.host import probed_text
+from bench.report.text.scale import RATE, Scale, scale_of
 from bench.report.text.verdicts import DIFFERENT
 from bench.report.view import View, node_label
 from bench.units import listed, percent, share_with_interval, upper_bound
@@ -28,7 +29,7 @@ class Loss:
     """What one model loses at another placement, as a share (negative is a gain); interval is None with one pair.
 
     settings: that are not the study's own, as in a label. significant: the difference holds after correction.
-    repeats: that would decide.
+    repeats: that would decide. scale: the words for it; share and interval are in its terms.
     """
 
     model: str
@@ -43,11 +44,12 @@ class Loss:
     significant: bool
     cell: str
     repeats: int | None = None
+    scale: Scale = RATE
 
     @property
     def figure(self) -> str:
-        """The share with the half width of its interval, without its sign."""
-        return share_with_interval(self.share, self.interval)
+        """The share with the half width of its interval, without its sign: "30 % ± 1 %", "43 % ± 2 % more time"."""
+        return share_with_interval(self.share, self.interval) + self.scale.after[self.share < 0]
 
     @property
     def differs(self) -> bool:
@@ -142,6 +144,7 @@ def _answer(view: View, gpu: int, device: str) -> Answer:
 
 def _loss(view: View, entry: Penalty, share: float) -> Loss:
     remote = view.cells[entry.remote_cell]
+    scale = scale_of(remote.metric)
     return Loss(
         model=remote.model.name,
         settings=view.settings(remote),
@@ -149,12 +152,13 @@ def _loss(view: View, entry: Penalty, share: float) -> Loss:
         place=node_label(entry.remote_cpu_node, entry.remote_node),
         node=entry.remote_node,
         split=entry.remote_cpu_node != entry.remote_node,
-        share=share,
-        interval=entry.interval,
+        share=scale.share(share),
+        interval=scale.interval(entry.interval),
         verdict=entry.verdict,
         significant=entry.headline,
         cell=entry.remote_cell,
         repeats=entry.repeats_needed,
+        scale=scale,
     )
 
 
@@ -184,10 +188,10 @@ def _place_line(place: str, losses: Sequence[Loss]) -> str:
     differ = sorted((loss for loss in losses if loss.differs), key=lambda loss: -loss.share)
     parts = [f"{loss.label} {_verb(loss)} {loss.figure}" for loss in differ]
     if same := [loss for loss in losses if loss.is_same]:
-        parts.append(f"{_labels(same)} {'loses' if len(same) == 1 else 'lose'} nothing above {_bound(same)}")
+        parts.append(f"{_labels(same)} {_lose(same)} nothing above {_bound(same)}")
     parts += _without_interval([loss for loss in losses if loss.interval is None])
     if undecided := [loss for loss in losses if loss.is_undecided]:
-        parts.append(f"{_labels(undecided)} {'loses' if len(undecided) == 1 else 'lose'} {_at_most(undecided)}")
+        parts.append(f"{_labels(undecided)} {_lose(undecided)} {_at_most(undecided)}")
     return f"On {place} " + "; ".join(parts) + "."
 
 
@@ -208,14 +212,21 @@ def _labels(losses: Sequence[Loss]) -> str:
     return listed([loss.label for loss in losses])
 
 
+def _lose(losses: Sequence[Loss]) -> str:
+    verb = losses[0].scale.verbs[0]
+    return verb if len(losses) == 1 else verb.removesuffix("s")
+
+
 def _verb(loss: Loss) -> str:
-    word = "loses" if loss.share >= 0 else "gains"
+    word = loss.scale.verbs[loss.share < 0]
     return word if loss.significant or loss.interval is None else f"probably {word}"
 
 
 def _bound(losses: Iterable[Loss]) -> str:
     """No loss is larger than this."""
-    return upper_bound(max(max(loss.interval[1], 0.0) for loss in losses if loss.interval))
+    losses = [*losses]
+    bound = upper_bound(max(max(loss.interval[1], 0.0) for loss in losses if loss.interval))
+    return bound + losses[0].scale.after[0]
 
 
 def _at_most(losses: Iterable[Loss]) -> str:
@@ -227,7 +238,8 @@ def _at_most(losses: Iterable[Loss]) -> str:
 
 
 def _is_crowded(losses: Sequence[Loss]) -> bool:
-    return len(losses) > LONGEST_LIST and len({loss.model for loss in losses}) < len(losses)
+    several = len({loss.model for loss in losses}) < len(losses)
+    return len(losses) > LONGEST_LIST and several and losses[0].scale is RATE
 
 
 def crowded_line(place: str, losses: Sequence[Loss]) -> str:

@@ -5,6 +5,7 @@ from msgspec.structs import replace
 from bench.records.results import AxisComparison, Line, MeasuredCell, Penalty, Results, Rules, SelfCheck
 from bench.report.text.axes import model_text, summary_text
 from bench.report.text.cells import advice_text, hidden_copies_text, outcome_text, reason_text, remark_text
+from bench.report.text.scale import scale_of
 from bench.report.text.trust import self_check_text
 from bench.report.text.verdicts import hint_text, line_text, verdict_text
 from bench.report.view import View
@@ -40,12 +41,12 @@ def _cell(cell: MeasuredCell) -> MeasuredCell:
 
 
 def _penalty(view: View, entry: Penalty) -> Penalty:
-    rules = view.results.rules
+    rules, scale = view.results.rules, scale_of(view.cells[entry.remote_cell].metric)
     effects = entry.effects and {
-        contrast: replace(effect, text=verdict_text(effect, effect.penalty, rules), hint=hint_text(effect))
+        contrast: replace(effect, text=verdict_text(effect, effect.penalty, rules, scale), hint=hint_text(effect))
         for contrast, effect in entry.effects.items()
     }
-    return replace(entry, text=verdict_text(entry, entry.penalty, rules), hint=hint_text(entry), effects=effects)
+    return replace(entry, text=verdict_text(entry, entry.penalty, rules, scale), hint=hint_text(entry), effects=effects)
 
 
 def _line(view: View, line: Line) -> Line:

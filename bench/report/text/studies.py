@@ -17,6 +17,7 @@ from bench.records.nightly import (
 )
 from bench.records.results import Rules
 from bench.records.run import Outcome
+from bench.report.text.scale import scale_of
 from bench.report.text.verdicts import DIFFERENT, effect_text, hint_text, verdict_text
 from bench.units import exact_percent, percent, plural
 
@@ -30,8 +31,8 @@ def with_text(cell: ComparedCell, rules: Rules, comparisons: int = 1) -> Compare
     """The comparison of a cell with its text and hint. comparisons: how many were made with it."""
     if cell.effect is None:
         sides = (
-            ("BASE", cell.base_samples_s, cell.base_outcome, cell.base_reason),
-            ("NEW", cell.new_samples_s, cell.new_outcome, cell.new_reason),
+            ("BASE", cell.base_samples_s or cell.base_value, cell.base_outcome, cell.base_reason),
+            ("NEW", cell.new_samples_s or cell.new_value, cell.new_outcome, cell.new_reason),
         )
         why = "; ".join(
             f"{side} {outcome}: {reason or 'no timed run'}" for side, rate, outcome, reason in sides if rate is None
@@ -39,7 +40,7 @@ def with_text(cell: ComparedCell, rules: Rules, comparisons: int = 1) -> Compare
         return replace(cell, text=f"not compared: {why}")
     # The wording of a verdict is in terms of penalties.
     penalty = replace(cell, interval=cell.interval and (-cell.interval[1], -cell.interval[0]))
-    text = verdict_text(penalty, -cell.effect, rules)
+    text = verdict_text(penalty, -cell.effect, rules, scale_of(cell.metric))
     if cell.verdict in DIFFERENT and not cell.headline and comparisons > 1:
         text += f"; among {plural(comparisons, 'comparison')} this may be chance"
     return replace(cell, text=text, hint=hint_text(cell))

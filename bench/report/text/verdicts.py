@@ -4,23 +4,23 @@ from collections.abc import Mapping
 
 from bench.analysis.verdicts import has_few_pairs
 from bench.records.results import Judged, Line, MeasuredCell, Penalty, Reason, Remedy, Rules, Verdict
+from bench.report.text.scale import RATE, Scale, scale_of
 from bench.units import effect_with_interval, exact_percent, percent, percent_interval, plural, rounded_up
 
 DECIDED = (Verdict.SAME, Verdict.SLOWER, Verdict.FASTER)
 DIFFERENT = (Verdict.SLOWER, Verdict.FASTER)
-_DIRECTIONS = ("slower", "faster")
 
 
-def effect_text(penalty: float) -> str:
+def effect_text(penalty: float, scale: Scale = RATE) -> str:
     """ "2.0 % slower"; an effect of exactly zero has no direction: "no difference"."""
     if penalty == 0:
         return "no difference"
-    return f"{percent(abs(penalty))} {_DIRECTIONS[penalty < 0]}"
+    return f"{percent(abs(scale.share(penalty)))} {scale.words[penalty < 0]}"
 
 
-def verdict_text(entry: Judged, penalty: float | None, rules: Rules) -> str:
+def verdict_text(entry: Judged, penalty: float | None, rules: Rules, scale: Scale = RATE) -> str:
     """One sentence for tables and reports, effect and interval included. penalty: that entry.interval is of."""
-    return _judged(entry, penalty, entry.interval, rules)
+    return _judged(entry, penalty, entry.interval, rules, scale)
 
 
 def line_text(line: Line, rules: Rules, cells: Mapping[str, MeasuredCell]) -> str:
@@ -29,27 +29,32 @@ def line_text(line: Line, rules: Rules, cells: Mapping[str, MeasuredCell]) -> st
         cell = cells[line.failed_cell or line.name]
         return f"not compared: {cell.name} {cell.outcome.replace('_', ' ')}: {cell.reason or 'no timed run'}"
     ends = line.interval
-    return _judged(line, -line.effect, (-ends[1], -ends[0]) if ends else None, rules)
+    measured = cells.get(line.name)
+    scale = scale_of(measured.metric if measured else None)
+    return _judged(line, -line.effect, (-ends[1], -ends[0]) if ends else None, rules, scale)
 
 
-def _judged(entry: Judged, penalty: float | None, interval: tuple[float, float] | None, rules: Rules) -> str:
+def _judged(
+    entry: Judged, penalty: float | None, interval: tuple[float, float] | None, rules: Rules, scale: Scale
+) -> str:
     if penalty is None or entry.reason is Reason.NOT_MEASURED:
         return "not measured: no block has both runs"
     if interval is None:
         unit = "process" if entry.design == "crossing" else "pair"
-        return f"undecided: {effect_text(penalty)}, from one {unit}, which has no spread"
-    effect = effect_with_interval(penalty, interval, _DIRECTIONS)
+        return f"undecided: {effect_text(penalty, scale)}, from one {unit}, which has no spread"
+    shown = scale.share(interval[0]), scale.share(interval[1])
+    effect = effect_with_interval(scale.share(penalty), shown, scale.words)
     if entry.reason is Reason.WITHIN_MARGIN:
         return f"no difference larger than {exact_percent(rules.margin)}: {effect}"
     if entry.reason is Reason.DIFFERENT:
         return effect
     if entry.reason is Reason.UNINFORMATIVE:
         return (
-            f"no conclusion at this noise: {percent_interval(interval)}; "
+            f"no conclusion at this noise: {percent_interval(shown)}; "
             "even a loss of nearly all throughput could stay undetected"
         )
     if has_few_pairs(entry.mde, entry.pairs):
-        effect = f"{effect_text(penalty)}, which {_units(entry)} cannot distinguish from noise"
+        effect = f"{effect_text(penalty, scale)}, which {_units(entry)} cannot distinguish from noise"
     repeats = entry.repeats_needed or 0
     if entry.reason is Reason.TOO_MANY_REPEATS_NEEDED:
         return (

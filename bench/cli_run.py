@@ -1,0 +1,142 @@
+"""`numastudy run`, and the options by which a study is named and changed on a command line."""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.errors import StudyError
+from bench.study.settings import OVERRIDES
+from bench.terminal import show
+
+if TYPE_CHECKING:
+    from bench.study.load import StudyDefinition
+
+OUTPUT_DIR = click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    default=Path("outputs"),
+    show_default=True,
+    help="where run directories are created",
+)
+
+
+def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--config-file, and an option for each key of a study."""
+    for key, meaning in reversed(OVERRIDES.items()):
+        option = click.option(f"--{key.replace('_', '-')}", key, default=None, metavar="JSON", help=meaning)
+        command = option(command)
+    file = click.option("--config-file", type=click.Path(path_type=Path), help="the file of the study named Study")
+    return file(command)
+
+
+def load_given(study: str, config_file: Path | None, given: Mapping[str, str | None]) -> "StudyDefinition":
+    """Raise StudyError."""
+    from bench.study.load import load_study
+
+    if study != "Study" and config_file is not None:
+        raise StudyError(f"{study} has a file of its own", "--config-file", f"name Study, or only {config_file}")
+    file = config_file if study == "Study" else study
+    if file is None:
+        raise StudyError("Study needs a file", "Study", "add --config-file FILE, or name a study that ships")
+    return load_study(file, {key: _value(text) for key, text in given.items() if text is not None})
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+class _BeforeCommand(click.Command):
+    """What follows `--` is a command, and no option of this one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            place = args.index("--")
+            ctx.meta["command"] = args[place + 1 :]
+            args = args[:place]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- COMMAND [ARGUMENT]...]"]
+
+
+@click.command(cls=_BeforeCommand)
+@click.argument("study", default="")
+@click.option("--name", default="", help="of the study of a command; by default that of its program")
+@click.option("--gpu", "gpu_ids", default=None, metavar="N,N|all", help="as --gpu-ids")
+@click.option("--nodes", "numa_nodes", default=None, metavar="N,N|all", help="as --numa-nodes")
+@click.option("--read", default="", help="the program that wrote the output: json, vllm, wall, ...")
+@click.option("--metric", "metrics", multiple=True, metavar="NAME=REGEX,UNIT,higher|lower", help="in the output")
+@click.option("--server", default="", metavar="COMMAND", help="started before, then alone bound and judged")
+@click.option("--ready", default="", metavar="URL|REGEX", help="when the server is ready")
+@click.option("--env", multiple=True, metavar="NAME=VALUE", help="a variable of the command, stored with the study")
+@click.option("--pass-env", multiple=True, metavar="NAME", help="a variable whose value is passed and never stored")
+@OUTPUT_DIR
+@click.option("--fresh", is_flag=True, help="measure everything again, in a new run directory")
+@click.option("--strict", is_flag=True, help="a cell that cannot run on this host is a failure")
+@click.option("--dry-run", is_flag=True, help="print what would be measured instead")
+@study_options
+@click.pass_context
+def run(
+    context: click.Context,
+    /,
+    study: str,
+    config_file: Path | None,
+    name: str,
+    read: str,
+    metrics: tuple[str, ...],
+    server: str,
+    ready: str,
+    env: tuple[str, ...],
+    pass_env: tuple[str, ...],
+    output_dir: Path,
+    fresh: bool,
+    strict: bool,
+    dry_run: bool,
+    **given: str | None,
+) -> None:
+    """Measure STUDY, or a command of yours after `--` on each node: numastudy run --read wall -- python3 mine.py
+
+    STUDY and its options are as for plan. Of a command a study file is written and its path printed; a number comes
+    from the file that NUMASTUDY_RESULT names, from the output (--metric), or is the time (--read wall):
+    docs/own_workloads.md. luigi measures, by the scheduler of `make ui` where that runs.
+    """
+    from bench.command.start import Asked, luigi_argv, study_of, write_study
+    from bench.study.plan import plan as make_plan
+    from bench.study.plan import render
+
+    argv = context.meta.get("command", [])
+    overrides = {key: _numbers(key, text) for key, text in given.items() if text is not None}
+    asked = Asked(server, ready, read, metrics, env, pass_env).block()
+    if argv:
+        if study or config_file:
+            raise StudyError("a study and a command exclude each other", study, "keep one of them")
+        block = {"run": argv, "cwd": str(Path.cwd()), **asked}
+        study = str(write_study(study_of(block, name), output_dir))
+        show(f"study: {study}")
+    elif asked or name:
+        raise StudyError("these options are of a command", "numastudy run", "add -- and the command")
+    study = study or "Study"
+    definition = load_given(study, config_file, overrides)
+    if dry_run:
+        show(render(make_plan(definition, output_dir, fresh)))
+        return
+    flags = [*["--fresh"] * fresh, *["--strict"] * strict]
+    line = luigi_argv(str(config_file) if study == "Study" else study, output_dir, overrides, flags)
+    show(shlex.join(line))
+    sys.stdout.flush()
+    os.execv(line[0], line)
+
+
+def _numbers(key: str, text: str) -> str:
+    """Ids as a list in JSON: 0,1 is [0,1]."""
+    plain = key in ("gpu_ids", "numa_nodes") and text.replace(",", "").isdigit()
+    return f"[{text}]" if plain else text

@@ -1,0 +1,105 @@
+"""`numastudy run`: the study file of a command, and the call of luigi that measures a study."""
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.errors import StudyError
+from bench.records.metric import Better
+from bench.storage import write_text
+from bench.study.command import program
+from bench.study.load import TASKS
+
+LOOPBACK = ("127.0.0.1", 8082)
+REPEATS = 6
+_METRIC = "'tok_s=REGEX,tok/s,higher'"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What options say of a command; "" and () where they do not. metrics: NAME=REGEX,UNIT,BETTER; env: NAME=VALUE."""
+
+    server: str = ""
+    ready: str = ""
+    read: str = ""
+    metrics: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    pass_env: tuple[str, ...] = ()
+
+    def block(self) -> dict[str, Any]:
+        """Keys of the block `command`. Raise StudyError."""
+        keys: dict[str, Any] = {"server": self.server, "ready": self.ready, "read": self.read}
+        keys |= {"metrics": dict(map(_metric, self.metrics)), "env": dict(map(_variable, self.env))}
+        keys |= {"pass_env": [*self.pass_env]}
+        return {key: value for key, value in keys.items() if value}
+
+
+def study_of(block: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """The content of a study file: GPU 0 and all nodes, unless something else is asked for."""
+    argv = block.get("server") or block.get("run") or ""
+    words = [*argv] if isinstance(argv, list | tuple) else str(argv).split()
+    return {
+        "name": name or (program((str(words[0]),)) if words else "command"),
+        "gpu_ids": [0],
+        "numa_nodes": "all",
+        "repeats": REPEATS,
+        "command": dict(block),
+    }
+
+
+def write_study(study: Mapping[str, Any], output_dir: Path) -> Path:
+    """outputs/<name>/study.yaml. Raise StudyError."""
+    path = output_dir / str(study["name"]) / "study.yaml"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, yaml.safe_dump(dict(study), sort_keys=False, allow_unicode=True))
+    except OSError as error:
+        what, advice = f"cannot write: {error.strerror}", "choose another folder with --output-dir"
+        raise StudyError(what, str(path), advice) from None
+    return path
+
+
+def luigi_argv(study: str, output_dir: Path, overrides: Mapping[str, str], flags: Sequence[str] = ()) -> list[str]:
+    """The call that measures a study: a task's name, or a file. By the scheduler of `make ui` if that answers."""
+    task = [study] if study in TASKS else ["Study", "--config-file", study]
+    argv = [_luigi(), "--module", "tasks", *task, "--output-dir", str(output_dir)]
+    for key, value in overrides.items():
+        argv += [f"--{key.replace('_', '-')}", value]
+    return [*argv, *flags, *([] if _scheduler_answers() else ["--local-scheduler"])]
+
+
+def _luigi() -> str:
+    beside = Path(sys.executable).with_name("luigi")
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("luigi")
+    if not found:
+        raise StudyError("luigi is not installed beside numastudy", str(beside), "install numastudy with pip")
+    return found
+
+
+def _scheduler_answers() -> bool:
+    with suppress(OSError), socket.create_connection(LOOPBACK, timeout=1):
+        return True
+    return False
+
+
+def _metric(text: str) -> tuple[str, dict[str, str]]:
+    name, equals, rest = text.partition("=")
+    parts = rest.rsplit(",", 2)
+    if not equals or len(parts) != 3 or parts[2] not in [*Better]:
+        raise StudyError(f"found {text!r}, allowed is NAME=REGEX,UNIT,higher or lower", "--metric", f"as {_METRIC}")
+    return name, {"regex": parts[0], "unit": parts[1], "better": parts[2]}
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise StudyError(f"found {text!r}, allowed is NAME=VALUE", "--env", "name it with --pass-env to take its value")
+    return name, value

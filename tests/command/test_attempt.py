@@ -1,0 +1,217 @@
+"""One run of a command from the grid to its record: real processes, each way it can end."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.command.attempt import attempt_command
+from bench.records.run import Outcome, PlacementVerdict, Run, read_record
+from bench.run.attempt import execute
+from bench.run.lock import HostLock
+from bench.study.directory import RunDirectory, resolve
+from bench.study.load import read_study
+
+SERVING = str(Path(__file__).with_name("serving.py"))
+ASK = "import sys, urllib.request as u; u.urlopen(f'http://127.0.0.1:{sys.argv[1]}/work').read(); print('rate: 12.5')"
+RATE = {"rate": {"regex": r"rate: ([\d.]+)", "unit": "req/s", "better": "higher"}}
+STUDY = {"name": "mine", "gpu_ids": [0], "numa_nodes": [0], "device": "cpu", "binding": "none", "timeout_s": 60}
+
+
+def python(program: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-S", "-c", program, *arguments]
+
+
+def run(tmp_path: Path, command: dict[str, Any], repeat: int = 1, **changes: object) -> tuple[RunDirectory, Run]:
+    definition = read_study(STUDY | changes | {"command": command}, "f", folder=tmp_path)
+    directory = resolve(definition, tmp_path / "outputs", False, "now")
+    grid = directory.grid()
+    slot = grid.slot(grid.cells[0].name, repeat)
+    lock = HostLock(tmp_path)
+    record = execute(directory, grid.cells[0], slot, "now", lock, lambda _: None, attempt_once=attempt_command)
+    lock.release()
+    assert record == read_record(directory.record(slot.cell, slot.repeat), Run)
+    return directory, record
+
+
+def served(tmp_path: Path, mode: str = "", **changes: object) -> tuple[RunDirectory, Run]:
+    command = {
+        "run": python(ASK, "{port}"),
+        "server": [sys.executable, "-S", SERVING, "{port}", *([mode] if mode else [])],
+        "ready": "http://127.0.0.1:{port}/health",
+        "metrics": RATE,
+    }
+    return run(tmp_path, command | dict(changes.pop("command", {})), **changes)
+
+
+def left_behind() -> list[str]:
+    """Command lines of processes of these tests."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if "serving.py" in line or "time.sleep(600)" in line:
+                found.append(line)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left():
+    yield
+    deadline = time.monotonic() + 5
+    while left_behind() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left_behind() == []
+
+
+def test_wall_time_is_measured_by_the_guard(tmp_path):
+    _, record = run(tmp_path, {"run": ["sleep", "0.25"], "read": "wall"})
+    assert (record.status, record.exit_code) == (Outcome.OK, 0)
+    assert 0.25 < record.metric.value < 1
+    assert record.rate == pytest.approx(1 / record.metric.value)
+    assert record.command == ["sleep", "0.25"]
+    assert record.of_command.program.path.endswith("sleep") or record.of_command.program.path
+    assert record.certificate.verdict is PlacementVerdict.NOT_BOUND
+
+
+def test_result_file_names_value_unit_and_direction(tmp_path):
+    program = (
+        "import json, os; json.dump({'metrics': {'a': {'value': 5, 'unit': 'ms', 'better': 'lower'}}}, "
+        "open(os.environ['NUMASTUDY_RESULT'], 'x'))"
+    )
+    _, record = run(tmp_path, {"run": python(program)})
+    assert record.metric.value == 5 and record.metric.better == "lower"
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("pass", "no result: nothing was written to NUMASTUDY_RESULT"),
+        ("import os; os.symlink('/etc/hostname', os.environ['NUMASTUDY_RESULT'])", "symbolic link"),
+        ("import os; os.mkfifo(os.environ['NUMASTUDY_RESULT'])", "not a regular file"),
+        ("import os; open(os.environ['NUMASTUDY_RESULT'], 'w').write('7')", "not an output of json"),
+        ("import os; open(os.environ['NUMASTUDY_RESULT'], 'w').write(' ' * 1048577)", "more than 1048576 bytes"),
+        ("import os; open(os.environ['NUMASTUDY_RESULT'], 'w').write('{\"metrics\": {\"a\": 7}}')", "metric a"),
+    ],
+)
+def test_no_number_is_no_result_and_not_tried_again(tmp_path, program, reason):
+    _, record = run(tmp_path, {"run": python(program)})
+    assert (record.status, record.attempts) == (Outcome.CRASHED, 1)
+    assert reason in record.reason and "NUMASTUDY_RESULT" in record.advice
+
+
+def test_regex_that_matches_nothing_is_named(tmp_path):
+    _, record = run(tmp_path, {"run": ["true"], "metrics": RATE})
+    assert record.reason == r"metric rate: nothing in the output matches 'rate: ([\\d.]+)'"
+
+
+def test_failure_names_exit_code_and_last_line(tmp_path):
+    _, record = run(tmp_path, {"run": python("import sys; print('x'); sys.exit('no such model')"), "read": "wall"})
+    assert record.status is Outcome.CRASHED and record.attempts == 2
+    assert record.reason == 'the command ended with exit code 1: "no such model"'
+    _, killed = run(tmp_path, {"run": python("import os; os.kill(os.getpid(), 11)"), "read": "wall"}, name="killed")
+    assert killed.reason.startswith("the command was killed by signal 11 (SIGSEGV)")
+
+
+def test_program_that_does_not_exist_is_named(tmp_path):
+    _, record = run(tmp_path, {"run": ["/nowhere/at-all"], "read": "wall"})
+    assert "cannot start /nowhere/at-all: No such file or directory" in record.reason
+    _, record = run(tmp_path, {"run": ["true"], "read": "wall", "cwd": "nowhere"}, name="other")
+    assert record.reason.startswith("cannot start the command in ") and "cwd" in record.advice
+
+
+def test_command_that_hangs_is_a_timeout_and_leaves_nothing(tmp_path):
+    program = (
+        "import subprocess, sys, time; "
+        "subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(600)'], start_new_session=True); "
+        "time.sleep(600)"
+    )
+    _, record = run(tmp_path, {"run": python(program), "read": "wall"}, timeout_s=1)
+    assert (record.status, record.attempts) == (Outcome.TIMEOUT, 1)
+    assert "raise timeout_s" in record.advice
+
+
+def test_server_is_ready_by_its_url_or_by_a_line(tmp_path):
+    directory, record = served(tmp_path)
+    assert record.status is Outcome.OK, record.reason
+    assert record.metric.value == 12.5
+    assert record.of_command.ready_s > 0 and record.of_command.page_looks == 2
+    # The server and its two workers, one of them in a session of its own.
+    assert len(record.of_command.processes) == 3
+    assert record.of_command.client[-1].isdigit() and SERVING in record.command
+    assert "listening" in directory.log(f"{record.run}_server", "stdout").read_text()
+    _, record = served(tmp_path, command={"ready": r"^listening on {port}$"}, name="line")
+    assert record.status is Outcome.OK, record.reason
+
+
+@pytest.mark.parametrize(
+    ("mode", "status", "reason"),
+    [
+        ("exit", Outcome.CRASHED, 'the server ended before it was ready: exit code 1: "no model"'),
+        ("die", Outcome.CRASHED, "the server ended while the client ran: exit code 3"),
+        ("deaf", Outcome.TIMEOUT, "the server was not ready after 2 s (http://127.0.0.1:"),
+    ],
+)
+def test_server_that_fails_is_the_reason(tmp_path, mode, status, reason):
+    _, record = served(tmp_path, mode, timeout_s=2 if mode == "deaf" else 60)
+    assert (record.status, record.reason[: len(reason)]) == (status, reason)
+
+
+@pytest.mark.slow
+def test_server_that_ignores_sigterm_is_killed(tmp_path):
+    _, record = served(tmp_path, "stubborn")
+    assert record.status is Outcome.OK, record.reason
+
+
+def test_only_known_tokens_are_replaced(tmp_path):
+    argv = python("import sys; print(sys.argv[1:]); print('rate: 1')", '{"a": "{x}"}', "{repeat}-{mem_node}", "{gpu}")
+    directory, record = run(tmp_path, {"run": argv, "metrics": RATE})
+    assert record.command[-3:] == ['{"a": "{x}"}', "1-0", "0"]
+
+
+def test_environment_is_the_users_own(tmp_path, monkeypatch):
+    for name, value in {"SECRET": "hunter2", "NCCL_DEBUG": "INFO", "OTHER": "1", "OMP_WAIT_POLICY": "ACTIVE"}.items():
+        monkeypatch.setenv(name, value)
+    program = "import os; print(sorted(k for k in os.environ)); print(os.environ['SECRET'], 'rate: 1')"
+    command = {"run": python(program), "metrics": RATE, "env": {"MINE": "{mem_node}"}, "pass_env": ["SECRET", "NCCL_*"]}
+    directory, record = run(tmp_path, command)
+    assert record.status is Outcome.OK, record.reason
+    seen = directory.log(record.run, "stdout").read_text()
+    assert "'MINE'" in seen and "'NCCL_DEBUG'" in seen and "'NUMASTUDY_CPU_NODE'" in seen
+    assert not any(f"'{name}'" in seen for name in ("OTHER", "OMP_WAIT_POLICY", "PYTHONNOUSERSITE"))
+    files = [file for file in (tmp_path / "outputs").rglob("*") if file.is_file()]
+    assert files and not any(b"hunter2" in file.read_bytes() for file in files)
+
+
+def test_warm_up_runs_come_once_and_do_not_count(tmp_path):
+    count = "import pathlib; p = pathlib.Path('count'); n = len(p.read_text()) if p.exists() else 0; "
+    program = count + "p.write_text('x' * (n + 1)); print(f'rate: {n + 1}')"
+    command = {"run": python(program), "metrics": RATE, "warmup_runs": 2}
+    _, first = run(tmp_path, command)
+    _, second = run(tmp_path, command, repeat=2)
+    assert (first.metric.value, second.metric.value) == (3, 4)
+    assert (first.of_command.warmup_runs, second.of_command.warmup_runs) == (2, 0)
+
+
+def test_files_to_evict_leave_the_page_cache(tmp_path):
+    (tmp_path / "weights").mkdir()
+    for name in "ab":
+        (tmp_path / "weights" / f"{name}.gguf").write_bytes(bytes(1 << 20))
+    _, record = run(tmp_path, {"run": ["true"], "read": "wall", "evict": ["weights/*.gguf"]})
+    assert record.of_command.evicted_files == 2
+
+
+@pytest.mark.needs("numactl")
+def test_bound_command_is_proved_or_says_why_not(tmp_path):
+    _, short = run(tmp_path, {"run": ["true"], "read": "wall"}, binding="numactl")
+    assert short.certificate.verdict is PlacementVerdict.UNPROVED
+    assert "before it could be looked at; numactl had bound it" in short.certificate.reasons[0].text
+    _, long = run(tmp_path, {"run": ["sleep", "1.4"], "read": "wall"}, binding="numactl", name="long")
+    assert long.certificate.verdict is PlacementVerdict.PROVED, long.certificate.reasons
+    assert long.command[0] == "numactl"

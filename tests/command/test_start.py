@@ -1,0 +1,107 @@
+"""`numastudy run` and CommandStudy: the file that is written, the call of luigi, and a whole study of a command."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bench.cli import main
+from bench.command import start
+from bench.errors import StudyError
+from bench.study.load import load_study
+
+BIN = Path(sys.executable).parent
+WORK = "import os, time; time.sleep(0.02 * (1 + float(os.environ['NUMASTUDY_REPEAT']) / 100))"
+
+
+def test_options_become_the_block():
+    asked = start.Asked("serve --port {port}", "up", "", ("a=x,(.*),tok/s,higher",), ("A=b=c",), ("KEY",))
+    assert asked.block() == {
+        "server": "serve --port {port}",
+        "ready": "up",
+        "metrics": {"a": {"regex": "x,(.*)", "unit": "tok/s", "better": "higher"}},
+        "env": {"A": "b=c"},
+        "pass_env": ["KEY"],
+    }
+    for wrong in ("a", "a=x,s", "a=x,s,faster"):
+        with pytest.raises(StudyError, match="allowed is NAME=REGEX"):
+            start.Asked(metrics=(wrong,)).block()
+
+
+def test_call_takes_the_scheduler_that_answers(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(start, "LOOPBACK", server.getsockname())
+        assert "--local-scheduler" not in start.luigi_argv("QuickTest", Path("o"), {})
+    line = start.luigi_argv("mine.yaml", Path("o"), {"gpu_ids": "[0]"}, ["--fresh"])
+    assert line[1:] == [
+        *("--module", "tasks", "Study", "--config-file", "mine.yaml", "--output-dir", "o"),
+        *("--gpu-ids", "[0]", "--fresh", "--local-scheduler"),
+    ]
+
+
+def test_run_writes_a_study_file_that_can_be_used_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["run", "--dry-run", "--read", "wall", "--nodes", "0", "--name", "mine"]
+    found = CliRunner().invoke(main, [*options, "--", "./bench", "--run", "-x"])
+    assert found.exit_code == 0, found.output
+    assert "command_gpu0_numa0_bench" in found.output
+    block = load_study(tmp_path / "outputs" / "mine" / "study.yaml").command
+    assert (block.run, block.cwd) == (("./bench", "--run", "-x"), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["QuickTest", "--", "true"], "a study and a command exclude each other"),
+        (["QuickTest", "--read", "wall"], "these options are of a command"),
+        (["--metric", "x", "--", "true"], "allowed is NAME=REGEX"),
+        ([], "Study needs a file"),
+    ],
+)
+def test_wrong_usage_is_refused(tmp_path, monkeypatch, options, what):
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(main, ["run", *options])
+    assert found.exit_code != 0 and what in found.output
+
+
+@pytest.mark.slow
+def test_study_of_a_command_from_the_line_to_the_report(tmp_path, monkeypatch):
+    monkeypatch.setattr(start, "LOOPBACK", ("127.0.0.1", 1))
+    options = ["--read", "wall", "--nodes", "0", "--repeats", "3", "--name", "mine", "--output-dir", str(tmp_path)]
+    options += ["--binding", "none", "--disturbed-repeats", "0", "--sweep", '{"binding": ["none", "self"]}']
+    line = [str(BIN / "numastudy"), "run", *options, "--", sys.executable, "-S", "-c", WORK]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (report,) = tmp_path.glob("mine/*/*/results.json")
+    results = json.loads(report.read_text())
+    assert [cell["outcome"] for cell in results["cells"]] == ["ok", "ok"]
+    metric = results["cells"][0]["metric"]
+    assert (metric["unit"], metric["better"], len(metric["runs"])) == ("s", "lower", 3)
+    assert results["counts"]["runs"] == 6
+    page = report.with_name("report.html").read_text()
+    assert "time, s" in page and "samples/s" not in page
+    # The same by luigi itself; the run directory is found again, and nothing is left to do.
+    again = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert "Nothing was measured now" in again.stdout + again.stderr
+
+
+@pytest.mark.slow
+def test_command_study_is_a_task(tmp_path):
+    options = ["--read", "wall", "--numa-nodes", "[0]", "--repeats", "1", "--binding", "none", "--output-dir", "o"]
+    line = [
+        str(BIN / "luigi"),
+        "--module",
+        "tasks",
+        "CommandStudy",
+        "--local-scheduler",
+        "--command",
+        "sleep 0.1",
+        *options,
+    ]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [*tmp_path.glob("o/sleep/*/*/report.html")]
