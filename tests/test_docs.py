@@ -35,7 +35,8 @@ def test_a_documented_study_is_valid(words: str) -> None:
 
 @pytest.mark.parametrize("words", commands("numastudy"))
 def test_a_documented_command_has_these_options(words: str) -> None:
-    name, *options = shlex.split(re.sub(r" \| .*?(?=\s--|$)|[\[\]]", "", words))
+    # What follows "--" is the user's own command.
+    name, *options = shlex.split(re.sub(r" \| .*?(?=\s--|$)|[\[\]]", "", words.partition(" -- ")[0]))
     command = main.commands[name]
     known = {option for parameter in command.params for option in parameter.opts}
     assert {option for option in options if option.startswith("-")} <= known

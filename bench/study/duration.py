@@ -80,8 +80,8 @@ class Estimate:
 
 
 def estimated(grid: Grid, slots: Iterable[Slot], earlier: Earlier, rate: Rate | None) -> Estimate | None:
-    """For each of these runs. rate: operations per second of the CPUs, called only if needed; None if that is needed
-    and unknown."""
+    """For each of these runs. rate: operations per second of the CPUs, called only if needed. None if that is needed
+    and unknown, and of a command without an earlier run."""
     means = {one: statistics.fmean(walls) for one, walls in earlier.walls.items()}
     source = MEASURED
     by_kind: dict[tuple[str, Mode], float] = {}
@@ -93,6 +93,8 @@ def estimated(grid: Grid, slots: Iterable[Slot], earlier: Earlier, rate: Rate | 
         key = slot.cell, mode
         if key not in by_kind:
             known = next((means[one] for one in run_classes(cell, mode) if one in means), None)
+            if known is None and cell.model.command:
+                return None
             if known is None and cell.device == "cpu":
                 if rate is None:
                     return None

@@ -171,7 +171,7 @@ def test_server_that_ignores_sigterm_is_killed(tmp_path):
 
 def test_only_known_tokens_are_replaced(tmp_path):
     argv = python("import sys; print(sys.argv[1:]); print('rate: 1')", '{"a": "{x}"}', "{repeat}-{mem_node}", "{gpu}")
-    directory, record = run(tmp_path, {"run": argv, "metrics": RATE})
+    _, record = run(tmp_path, {"run": argv, "metrics": RATE})
     assert record.command[-3:] == ['{"a": "{x}"}', "1-0", "0"]
 
 

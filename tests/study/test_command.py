@@ -80,7 +80,7 @@ def test_what_is_wrong_is_refused_with_its_place(command, where, what):
 
 @pytest.mark.parametrize("change", [{"batch_size": 2}, {"axes": {"dtype": ["bf16"]}}, {"models": ["vit0x0x0"]}])
 def test_settings_of_the_pipeline_are_refused(change):
-    with pytest.raises(StudyError, match="of the pipeline|exclude each other"):
+    with pytest.raises(StudyError, match=r"of the pipeline|exclude each other"):
         study({"run": ["a"]}, **change)
 
 
