@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from bench.host.memory_calls import memory_policy, set_policy
 from bench.host.moving import move_threads
@@ -22,6 +23,7 @@ from bench.workload.progress import PhaseTimes, Progress
 from bench.workload.subject import build_subject
 
 from .cells import small_cell
+from .test_doors import GOOD, factory
 
 CELL = {"binding": "numactl", "window_s": 0.01, "warmup_samples": 4}
 GROUP = "pipeline_gpu0_vit16x1x32"
@@ -168,6 +170,18 @@ def test_unknown_node_is_refused_for_that_cell_alone():
     cells = [small_cell(name="a", **CELL), small_cell(name="b", **CELL, mem_node=900)]
     good, bad = crossed_rings(cells, CpuDevice(), subject_of(cells[0]))
     assert isinstance(good, Rings) and isinstance(bad, RunFailure) and bad.status is Outcome.BIND_FAILED
+
+
+@pytest.mark.parametrize("name", ["plain", "nested"])
+def test_every_leaf_of_every_placement_is_proved(name):
+    cells = [factory(name, **CELL) for _ in range(2)]
+    cells = [replace(cell, name=f"{GROUP}_{label}") for cell, label in zip(cells, ("a", "b"), strict=True)]
+    _, crossed = cross(replace(group(), cells=cells), Progress(), PhaseTimes())
+    into, back = GOOD[name]
+    for one in crossed:
+        assert one.failure is None, one.failure
+        assert (one.result.bytes_in_per_batch, one.result.bytes_out_per_batch) == (sum(into), sum(back))
+        assert len(one.result.certificate.buffers) == len(into) + len(back)
 
 
 def test_program_writes_one_result_for_each_cell(tmp_path):
