@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.records.run import Run, StartMethod
+from bench.records.run import Run
 from bench.records.study import TRACED
 from bench.run.attempt import execute
-from bench.run.forkserver import SERVERS
 from bench.run.lock import HostLock
 from bench.run.stages import export_trace, extract_metrics
 from bench.study.directory import resolve
@@ -19,15 +18,13 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = {"device": "cpu", "numa_nodes": [0], "profiler": "torch", "warmup_samples": 1, "window_s": 0.1}
 
 
-def measured(directory, lock, repeats=(), of="") -> dict[str, dict[int | str, Run]]:
-    """The traced run of every cell, and these repeats of the model named `of`."""
+def traced(directory, lock) -> dict[str, Run]:
+    """The traced run of every cell, by its model."""
     grid, found = directory.grid(), {}
     for cell in grid.cells:
-        for repeat in (*(repeats if cell.model.name == of else ()), TRACED):
-            record = execute(directory, cell, grid.slot(cell.name, repeat), "now", lock, lambda _: None)
-            assert record.ok, record.reason
-            found.setdefault(cell.model.name, {})[repeat] = record
-    SERVERS.end()
+        record = execute(directory, cell, grid.slot(cell.name, TRACED), "now", lock, lambda _: None)
+        assert record.ok, record.reason
+        found[cell.model.name] = record
     return found
 
 
@@ -40,7 +37,7 @@ def check_traces(directory) -> None:
 
 @pytest.mark.slow
 def test_traced_bytes_are_those_of_the_leaves(tmp_path):
-    """One leaf and several, forked and executed."""
+    """One leaf and several."""
     folder = tmp_path / "own"
     folder.mkdir(mode=0o755)
     shutil.copy(Path(__file__).parents[1] / "workload" / "factories.py", folder / "factories.py")
@@ -48,18 +45,15 @@ def test_traced_bytes_are_those_of_the_leaves(tmp_path):
         torch.export.save(torch.export.export(torch.nn.ReLU(), (torch.ones(2, 8),)), folder / "net.pt2")
     (folder / "net.pt2").chmod(0o600)
     asked = SMALL | {
-        "name": "doors", "gpu_ids": [0], "batch_size": 2, "num_samples": 20, "memory_size_mb": 1, "start": "fork",
-        "models": ["timm:test_vit", "python:factories:nested", "pt2:net.pt2"], "python_path": ["."], "repeats": 2,
+        "name": "doors", "gpu_ids": [0], "batch_size": 2, "num_samples": 20, "memory_size_mb": 1,
+        "models": ["timm:test_vit", "python:factories:nested", "pt2:net.pt2"], "python_path": ["."],
     }  # fmt: skip
     directory = resolve(read_study(asked, "study.yaml", folder=folder), tmp_path / "outputs", False, "now")
-    runs = measured(directory, HostLock(tmp_path), (1, 2), "timm-test_vit")
+    runs = traced(directory, HostLock(tmp_path))
     check_traces(directory)
-    executed, forked, _ = found = [*runs["timm-test_vit"].values()]
-    assert (executed.start, forked.start) == (StartMethod.EXEC, StartMethod.FORK)
-    assert len({record.result.output_checksum for record in found}) == 1
-    timm = executed.result
+    timm = runs["timm-test_vit"].result
     assert timm.bytes_in_per_batch == 2 * 3 * 160 * 160 * 4 and timm.subject.repeatable
-    nested = runs["py-nested"][TRACED].result
+    nested = runs["py-nested"].result
     assert (nested.bytes_in_per_batch, nested.bytes_out_per_batch) == (3 * 16, 2 * 16)
 
 
@@ -68,8 +62,8 @@ def test_example_of_a_paged_cache(tmp_path):
     given = SMALL | {"batch_size": 1, "num_samples": 2, "memory_size_mb": 64, "repeats": 1}
     definition = load_study(EXAMPLES / "kv_cache.yaml", given)
     directory = resolve(definition, tmp_path / "outputs", False, "now")
-    runs = measured(directory, HostLock(tmp_path))
+    runs = traced(directory, HostLock(tmp_path))
     check_traces(directory)
-    result = runs["py-make"][TRACED].result
+    result = runs["py-make"].result
     assert result.bytes_in_per_batch == 16 * (2 << 20) + 32 * 32 * 128 * 2
     assert result.subject.inputs[1] == "bfloat16 [32, 2, 8, 16, 128]" and len(result.subject.inputs) == 17

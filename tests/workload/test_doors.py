@@ -3,7 +3,6 @@
 import hashlib
 import importlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -207,13 +206,10 @@ def test_nested_inputs_compile_whole():
 # The program: what it imports
 
 
-def run_program(folder: Path, cell, environment=None, cwd=None) -> ChildReport:
+def run_program(folder: Path, cell, module="bench.workload") -> ChildReport:
     (folder / "cell.json").write_text(json.dumps(plain(cell)))
-    argv = [sys.executable, "-P", "-m", "bench.workload", "--cell", str(folder / "cell.json"), "--mode", "timed"]
-    ended = subprocess.run(
-        [*argv, "--result", str(folder / "r.json")],
-        capture_output=True, text=True, cwd=cwd or folder, env=os.environ | (environment or {}),
-    )  # fmt: skip
+    argv = [sys.executable, "-P", "-m", module, "--cell", str(folder / "cell.json"), "--mode", "timed"]
+    ended = subprocess.run([*argv, "--result", str(folder / "r.json")], capture_output=True, text=True, cwd=folder)
     assert ended.returncode in (0, 3), ended.stderr
     return read(folder / "r.json", ChildReport)
 
@@ -306,6 +302,13 @@ def test_names_of_timm_are_those_that_it_registers():
 def test_timm_weights_depend_on_the_seed_only():
     one, same, other = (first_batch_again(built(timm("test_vit", image_size=160, seed=seed))) for seed in (3, 3, 4))
     assert one == same != other
+
+
+@pytest.mark.slow
+def test_forked_timm_run_gives_what_an_executed_one_gives(tmp_path):
+    cell = timm("test_vit", image_size=160, batch_size=2, windows=1)
+    executed, forked = (run_program(tmp_path, cell, f"bench.workload{end}").result for end in ("", ".serve"))
+    assert forked.output_checksum == executed.output_checksum and forked.subject == executed.subject
 
 
 def test_zero_heads_are_redrawn():
