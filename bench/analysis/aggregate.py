@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from bench.analysis.bound import cell_bound
-from bench.analysis.crossing import carry_over_difference, counted_runs, crossed_runs
+from bench.analysis.crossing import carry_over_difference, counted_runs, crossed_runs, huge_pages_difference
 from bench.analysis.load import RunData
 from bench.analysis.pairs import exclude_disturbed, number_duplicates
 from bench.analysis.verdicts import noise_class
@@ -62,7 +62,7 @@ def measured_cells(data: RunData) -> tuple[MeasuredCell, ...]:
         )
         for cell, entry in zip(data.cells, unmeasured_cells(data.cells, data.study), strict=True)
     )
-    return _with_carry_over(cells) if crossed else cells
+    return _with_differences(cells) if crossed else cells
 
 
 def unmeasured_cells(cells: Sequence[Cell], study: Study) -> list[MeasuredCell]:
@@ -165,18 +165,24 @@ def measured_cell(
     return msgspec.structs.replace(measured, remarks=_remarks(measured, succeeded, excluded))
 
 
-def _with_carry_over(cells: tuple[MeasuredCell, ...]) -> tuple[MeasuredCell, ...]:
-    """With a remark on each whose turns leave more, or less, behind than those of the first cell of its crossings."""
+def _with_differences(cells: tuple[MeasuredCell, ...]) -> tuple[MeasuredCell, ...]:
+    """With a remark on each whose turns leave more, or less, behind than those of the first cell of its crossings, or
+    that had more, or fewer, huge pages."""
     first: dict[str, MeasuredCell] = {}
     found = []
     for cell in cells:
         crossing = next((run.crossing for run in cell.runs if run.crossing), None)
         base = first.setdefault(crossing.id, cell) if crossing else cell
-        differs = carry_over_difference(cell, base) if base is not cell else None
-        if differs is not None:
-            remark = CellRemark(kind=CellRemarkKind.CARRY_OVER_DIFFERS, ratio=differs, other=base.name)
-            cell = msgspec.structs.replace(cell, remarks=(*cell.remarks, remark))
-        found.append(cell)
+        differences = {
+            CellRemarkKind.CARRY_OVER_DIFFERS: carry_over_difference(cell, base),
+            CellRemarkKind.HUGE_PAGES_DIFFER: huge_pages_difference(cell, base),
+        }
+        remarks = [
+            CellRemark(kind=kind, ratio=differs, other=base.name)
+            for kind, differs in differences.items()
+            if differs is not None and base is not cell
+        ]
+        found.append(msgspec.structs.replace(cell, remarks=(*cell.remarks, *remarks)) if remarks else cell)
     return tuple(found)
 
 

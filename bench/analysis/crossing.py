@@ -25,7 +25,7 @@ from bench.records.results import (
     MeasuredCell,
     NoiseClass,
 )  # fmt: skip
-from bench.records.run import Outcome, Run
+from bench.records.run import Outcome, Result, Run
 from bench.records.study import Design
 from bench.workload.turns import carry_over, half_ratios, midmean, yuen_error
 
@@ -34,7 +34,7 @@ Kind = TypeVar("Kind", Run, CellRun)
 # too narrow, bring coverage to 94.1 %; a difference that it misses only widens the plain interval.
 BIRTHS_DIFFER_AT = 0.01
 # Of the throughput: with a larger difference of what a turn leaves behind the lead-in is too short for one placement.
-CARRY_OVER_DIFFERS = 0.001
+CARRY_OVER_DIFFERS, HUGE_PAGES_DIFFER = 0.001, 0.1
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,21 @@ def crossed_runs(runs: Iterable[Run]) -> dict[str, CrossedRun]:
                 birth_mem_node=crossing.birth_mem_node,
                 rounds=crossing.rounds,
                 carry_over=carry_over(windows),
+                huge_pages=_huge_pages(run.result),
                 ratios={name: ratio for name, ratio in ratios.items() if ratio},
             )
     return found
+
+
+def _huge_pages(result: Result | None) -> float | None:
+    """The share of the host rings that is in huge pages; None where there are none that could be."""
+    if not result or not result.host_memory or not result.certificate:
+        return None
+    huge = [
+        one for one in (result.host_memory.huge_pages.inputs, result.host_memory.huge_pages.outputs) if one is not None
+    ]
+    total = sum(buffer.bytes for buffer in result.certificate.buffers.values())
+    return sum(huge) / total if huge and total else None
 
 
 def crossings(runs: Iterable[Run]) -> Crossings | None:
@@ -148,6 +160,21 @@ def carry_over_difference(cell: MeasuredCell, other: MeasuredCell) -> float | No
         return None
     low, high = found
     return fmean(changes) if low > CARRY_OVER_DIFFERS or high < -CARRY_OVER_DIFFERS else None
+
+
+def huge_pages_difference(cell: MeasuredCell, other: MeasuredCell) -> float | None:
+    """How much more of the rings of `cell` is in huge pages, the mean over processes, if that is a tenth or more.
+
+    How small pages lie is worth several percent of what a CPU reads, and is a property of what is free on a node.
+    """
+    theirs = {run.crossing.id: run.crossing.huge_pages for run in _timed(other) if run.crossing}
+    changes = [
+        run.crossing.huge_pages - before
+        for run in _timed(cell)
+        if run.crossing and run.crossing.huge_pages is not None
+        if (before := theirs.get(run.crossing.id)) is not None
+    ]
+    return fmean(changes) if changes and abs(fmean(changes)) >= HUGE_PAGES_DIFFER else None
 
 
 # Of two cells

@@ -104,6 +104,7 @@ class CellRemarkKind(StrEnum):
     DISTURBED_EXCLUDED = "disturbed_excluded"  # count of total runs
     DISTURBED_ALIKE = "disturbed_alike"  # count of total runs of crossings, which all count
     CARRY_OVER_DIFFERS = "carry_over_differs"  # ratio: that of the cell less that of the other cell; other
+    HUGE_PAGES_DIFFER = "huge_pages_differ"  # ratio: the cell's share of rings in huge pages less the other's; other
 
 
 class PenaltyKind(StrEnum):
@@ -197,13 +198,17 @@ class CrossedRatio(Record, frozen=True, kw_only=True):
 
 
 class CrossedRun(Record, frozen=True, kw_only=True):
-    """The process of a crossing that this run is a part of; see bench.records.run.Crossing. ratios: by other cell."""
+    """The process of a crossing that this run is a part of; see bench.records.run.Crossing. ratios: by other cell.
+
+    huge_pages: the share of its host rings that is in huge pages, None for CUDA's own memory.
+    """
 
     id: str
     birth_cpu_node: int
     birth_mem_node: int
     rounds: int
     carry_over: float | None
+    huge_pages: float | None = None
     ratios: dict[str, CrossedRatio]
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -155,6 +156,20 @@ def test_carry_over_that_differs_is_a_remark(tmp_path):
     assert carry_over_difference(there, here) == pytest.approx(math.log(1.01))
     (remark,) = [one for one in there.remarks if one.kind is CellRemarkKind.CARRY_OVER_DIFFERS]
     assert remark.other == here.name
+
+
+@pytest.mark.parametrize(("there", "remarks"), [(0, [-1.0]), (240, [])])
+def test_huge_pages_that_differ_are_a_remark(tmp_path, there, remarks):
+    """256 bytes of rings, all in huge pages here."""
+    folder = crossed(tmp_path / "run", models=["vit0x0x0"])
+    for path in folder.glob("runs/*.json"):
+        record = json.loads(path.read_text())
+        huge = {"inputs": 256 if "_numa0_" in path.name else there, "outputs": None}
+        record["result"]["host_memory"] = {"kind": "pageable", "huge_pages": huge}
+        record["result"]["certificate"]["buffers"] = {"input_ring": {"bytes": 256, "pages": 1}}
+        path.write_text(json.dumps(record))
+    _, cell = measured_cells(load(folder))
+    assert [one.ratio for one in cell.remarks if one.kind is CellRemarkKind.HUGE_PAGES_DIFFER] == remarks
 
 
 def test_disturbed_processes_count(tmp_path):

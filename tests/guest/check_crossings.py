@@ -5,6 +5,7 @@ By the real workload on the cpu device: its rings, its threads and its windows, 
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,17 +22,26 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     if lacking := missing():
         pytest.fail(f"missing: {', '.join(lacking)}; .ci/install-guest installs what Debian has of it", pytrace=False)
     machine = Machine(tmp_path_factory.mktemp("machine"), four_nodes(MEMORY_MB))
     machine.boot()
     try:
-        said = machine.run(sys.executable, "-m", "tests.guest.crossings", timeout_s=800)
+        yield machine
     finally:
         machine.cut_power()
+
+
+def told(machine: Machine, *arguments: str) -> dict[str, Any]:
+    said = machine.run(sys.executable, "-m", "tests.guest.crossings", *arguments, timeout_s=800)
     print(said)
     return json.loads(said.rstrip().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def found(nodes: Machine) -> dict[str, Any]:
+    return told(nodes)
 
 
 def proved(one: dict[str, Any], mem_node: str) -> None:
@@ -69,6 +79,16 @@ def test_full_node_is_out_of_memory_for_its_cell_alone(found: dict[str, Any], ho
     assert crossing["0,3"]["outcome"] == "oom", crossing["0,3"]
     words = {"by its free memory": "NUMA node 3 has", "taken since": "node 3 had no room"}
     assert words[how] in crossing["0,3"]["why"]
+
+
+def test_study_over_its_nodes_is_proved_in_every_run(nodes: Machine) -> None:
+    """Two processes are rounded up to three, one born on each node, all forked from one interpreter."""
+    study = told(nodes, "study", "/disk")
+    assert study["repeats"] == 3 and len(study["runs"]) == 9
+    assert sorted(run["born"] for run in study["runs"].values()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    for run in study["runs"].values():
+        assert run["status"] == "ok", run
+        proved(run["cell"], run["node"])
 
 
 def test_cpuset_without_a_node_fails_its_cells_alone(found: dict[str, Any]) -> None:

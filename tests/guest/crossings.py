@@ -1,8 +1,9 @@
 """What runs inside the guest of check_crossings.py: crossings over four nodes, honest ones and sabotaged ones.
 
-usage: python -m tests.guest.crossings      writes a JSON object with the crossings' cells by name, in one line
+usage: python -m tests.guest.crossings [study FOLDER]      the last line of what it says is JSON
 
-Each crossing is a process of its own, forked from this one, which has imported torch and no more.
+Without arguments each crossing is a process of its own, forked from this one, which has imported torch. With arguments
+it measures the timed runs of NumaStudy over all nodes, as its tasks would, in run directories in FOLDER.
 """
 
 import ctypes
@@ -16,6 +17,7 @@ import time
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,14 @@ VICTIM = (1, 1)
 PAGES, CHUNK_BYTES = 400, 4 << 20
 THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 BALANCING = Path("/proc/sys/kernel/numa_balancing")
+# The fork server without timm, whose torchvision needs libraries of CUDA that a guest cannot load.
+SERVER = """
+import sys
+from bench.workload import __main__ as program, serve
+import_torch = program.import_torch
+program.import_torch = lambda computes: import_torch(False)
+sys.exit(serve.main(sys.argv[1:]))
+"""
 NARROW = Path("/sys/fs/cgroup/narrow")
 
 
@@ -348,6 +358,41 @@ def in_a_cpuset() -> dict[str, Any]:
         (root / "cgroup.procs").write_text(str(os.getpid()))
 
 
+def study(folder: Path) -> dict[str, Any]:
+    """NumaStudy over all nodes with CPUs and memory: a crossing born on each."""
+    import bench.run.crossing as module
+    from bench.run import forkserver
+    from bench.run.lock import HostLock
+    from bench.study.directory import resolve
+    from bench.study.load import TASKS, load_study
+
+    forkserver._SERVER = ["-c", SERVER]
+    module.Group = partial(Group, measure_s=0.2, window_s=0.01, lead_s=0.005)
+    asked = {
+        "gpu_ids": [0], "numa_nodes": "all", "models": ["vit0x0x0"], "repeats": 2, "device": "cpu", "image_size": 32,
+        "batch_size": 4, "num_samples": 40, "warmup_samples": 4, "memory_size_mb": 8, "placement_threshold": 1.0,
+    }  # fmt: skip
+    directory = resolve(load_study(TASKS["NumaStudy"], asked), folder, False, "now")
+    grid, lock, runs = directory.grid(), HostLock(folder), []
+    processes = {one.process: grid.process(one) for one in grid.asked(directory.study().repeats) if one.birth}
+    for slots in processes.values():
+        runs += module.execute_group(directory, slots, "now", lock, lambda progress: None)
+    forkserver.SERVERS.end()
+    return {
+        "repeats": directory.study().repeats,
+        "runs": {
+            run.run: {
+                "status": str(run.status),
+                "reason": run.reason,
+                "born": run.crossing.birth_cpu_node,
+                "node": str(grid.cell(run.cell).mem_node),
+                "cell": _told(CrossedCell(cell=run.cell, result=run.result)) if run.result else None,
+            }
+            for run in runs
+        },
+    }
+
+
 def main() -> None:
     from bench.workload.__main__ import import_torch
 
@@ -366,4 +411,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["study"]:
+        print(json.dumps(study(Path(sys.argv[2]))))
+    else:
+        main()

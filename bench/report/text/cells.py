@@ -92,6 +92,12 @@ def remark_text(remark: CellRemark) -> str:
                 f"what a turn leaves behind differs by {percent(abs(ratio))} from {remark.other}: "
                 "the lead-in is too short for one of the two"
             )
+        case CellRemarkKind.HUGE_PAGES_DIFFER:
+            more = "more" if ratio > 0 else "less"
+            return (
+                f"{percent(abs(ratio))} {more} of its host buffers was in huge pages than of {remark.other}: "
+                "how small pages lie in memory can look like distance"
+            )
 
 
 def bound_reason(cell: MeasuredCell) -> str:
