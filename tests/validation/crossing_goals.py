@@ -1,0 +1,156 @@
+"""What comparisons inside one process reach on a GPU: against itself, by either design, and with a delay of 2 %.
+
+    python -m tests.validation.crossing_goals --out FOLDER [--device cuda] [--only NAME ...]
+
+Every study keeps its run directory in FOLDER: the same command resumes what was interrupted and repeats nothing. At the
+end FOLDER has goals.json and goals.md with the figures of all studies that are complete. On an idle host only.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.analysis.noise_floor import evaluate
+from bench.records.base import read
+from bench.records.results import Results
+from bench.records.run import Run, read_record
+from bench.report.build import make_report
+from bench.run import forkserver
+from bench.run.crossing import execute_group
+from bench.run.lock import HostLock
+from bench.storage import write_json, write_text
+from bench.study.directory import RunDirectory, resolve
+from bench.study.load import TASKS, load_study
+from bench.units import duration, percent
+from tests.validation.injected_crossing import server
+
+MODELS = ("vit0x0x0", "vit32x2x128", "vit32x6x512", "vit16x8x768", "vit16x6x1024", "vit16x12x1024")
+# The stage that limits the model.
+INJECTED = {"copy": "vit0x0x0", "launch": "vit32x2x128", "kernel": "vit16x12x1024"}
+SHARE = 0.02
+LUIGI = Path(sys.executable).parent / "luigi"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--repeats", type=int, default=6)
+    parser.add_argument("--only", nargs="+", help="of: by_turns, processes, nodes, copy, launch, kernel")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="another setting of all studies")
+    options = parser.parse_args()
+    more = {key: json.loads(value) for key, _, value in (one.partition("=") for one in options.set)}
+    common = {"gpu_ids": [0], "device": options.device, "repeats": options.repeats} | more
+    twice = [model for model in options.models for _ in range(2)]
+    options.out.mkdir(parents=True, exist_ok=True)
+    studies = {
+        "by_turns": lambda folder: by_luigi(folder, "SelfCheck", common | {"numa_nodes": [0], "models": twice}),
+        "processes": lambda folder: by_luigi(
+            folder, "SelfCheck", common | {"numa_nodes": [0], "models": twice, "design": "processes"}
+        ),
+        "nodes": lambda folder: by_luigi(folder, "NumaStudy", common | {"models": list(options.models)}),
+    } | {
+        stage: lambda folder, stage=stage, model=model: injected(folder, stage, model, common)
+        for stage, model in INJECTED.items()
+    }
+    for name in options.only or studies:
+        print(f"{name}: begins", flush=True)
+        began = time.monotonic()
+        studies[name](options.out / name)
+        print(f"{name}: {duration(time.monotonic() - began)} now", flush=True)
+        rows = [row for each in studies if (row := figures(each, options.out / each))]
+        write_json(options.out / "goals.json", rows)
+        write_text(options.out / "goals.md", page(rows))
+    print(page(rows))
+    return 0
+
+
+def by_luigi(folder: Path, task: str, settings: dict[str, Any]) -> None:
+    command = [str(LUIGI), "--module", "tasks", task, "--local-scheduler", "--output-dir", str(folder)]
+    for key, value in settings.items():
+        command += [f"--{key.replace('_', '-')}", value if isinstance(value, str) else json.dumps(value)]
+    code = subprocess.run(command, env=os.environ).returncode
+    if code:
+        print(f"luigi ended with {code}: {' '.join(command)}", file=sys.stderr)
+
+
+def injected(folder: Path, stage: str, model: str, settings: dict[str, Any]) -> None:
+    """A model against itself, one of the two with a delay; timed processes only."""
+    asked = settings | {"numa_nodes": [0], "models": [model, model], "start": "fork", "binding": "numactl"}
+    directory = resolve(load_study(TASKS["SelfCheck"], asked), folder, False, "goals")
+    grid, lock = directory.grid(), HostLock(folder)
+    processes = {slot.process: grid.process(slot) for slot in grid.asked(directory.study().repeats) if slot.birth}
+    kept, forkserver._SERVER = forkserver._SERVER, server(stage, SHARE)
+    try:
+        for slots in processes.values():
+            known = [read_record(directory.record(slot.cell, slot.repeat), Run) for slot in slots]
+            if not all(run and run.ok for run in known):
+                execute_group(directory, slots, "goals", lock, lambda progress: None)
+    finally:
+        forkserver.SERVERS.end()
+        forkserver._SERVER = kept
+        lock.release()
+    make_report(directory.path, "goals")
+
+
+def figures(name: str, folder: Path) -> dict[str, Any] | None:
+    """Of the newest run directory in the folder; None where it has no results yet."""
+    found = sorted(folder.glob("*/*/*/results.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        return None
+    results = read(found[-1], Results)
+    directory = RunDirectory(found[-1].parent)
+    crossings = results.crossings
+    penalties = [
+        {"cell": one.cell, "penalty": one.penalty, "interval": one.interval, "verdict": one.verdict}
+        for one in results.penalties
+    ] + [
+        {"cell": one.cells[0], "penalty": one.penalty, "interval": one.interval, "verdict": one.verdict}
+        for one in evaluate(results.cells, results.rules.margin).comparisons
+    ]
+    traced = [run.wall_s for cell in results.cells for run in cell.runs if run.repeat == "traced" and run.wall_s]
+    per_process = crossings.wall_s / crossings.processes if crossings else None
+    return {
+        "study": name,
+        "gpu": next(iter(results.device_names.values()), results.device),
+        "run_directory": str(directory.path),
+        "duration_s": results.duration_s,
+        "busy_s": results.busy_s,
+        "share": crossings.share if crossings else results.measured_s / results.busy_s if results.busy_s else None,
+        "process_s": per_process,
+        # 4 GPUs x 2 nodes x 6 models: 24 groups of six processes, and 48 traced runs.
+        "whole_numa_study_s": 144 * per_process + 48 * sum(traced) / len(traced) if per_process and traced else None,
+        "comparisons": penalties,
+        "injected": SHARE if name in INJECTED else None,
+    }
+
+
+def page(rows: Sequence[dict[str, Any]]) -> str:
+    lines = ["| study | comparison | difference | 95 % interval | half-width | verdict |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        for one in row["comparisons"]:
+            low, high = one["interval"] or (None, None)
+            half = percent((high - low) / 2, 3) if low is not None else "-"
+            interval = f"{percent(low, 3)} to {percent(high, 3)}"
+            found = f"{percent(one['penalty'], 3)} | {interval} | {half} | {one['verdict']}"
+            lines.append(f"| {row['study']} | {one['cell']} | {found} |")
+    lines += ["", "| study | GPU | first to last run | in runs | in windows | a process | 48 cells would take |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for row in rows:
+        share, process, whole = row["share"], row["process_s"], row["whole_numa_study_s"]
+        lines.append(
+            f"| {row['study']} | {row['gpu']} | {duration(row['duration_s'])} | {duration(row['busy_s'])} | "
+            f"{percent(share)} | {duration(process)} | {duration(whole)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""A process that measures by turns, with a delay of known size for one of its cells: the one that is listed again.
+
+The fork server of such processes is this program, in place of bench.workload.serve: bench/workload does not know of it.
+
+* copy: every copy is followed by another one of `share` of its bytes, on the same stream.
+* launch: the CPU counts for `share` of a batch's time after every batch it has issued.
+* kernel: work for as long before the forward pass, on its stream.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.workload import crossing as workload
+from bench.workload import serve
+from bench.workload.pipeline import Pipeline
+from tests.validation.injected_workload import _cpu_work, _gpu_work, ns_per_count
+
+STAGES = ("copy", "launch", "kernel")
+SIDE = "_again"
+
+
+def server(stage: str, share: float) -> list[str]:
+    """The words of a command that start it, in place of `-m bench.workload.serve`."""
+    root = str(Path(__file__).parents[2])
+    code = f"import sys; sys.path.insert(0, {root!r}); from tests.validation.injected_crossing import main; "
+    return ["-c", f"{code}sys.exit(main({stage!r}, {share!r}))"]
+
+
+def main(stage: str, share: float) -> int:
+    workload._Crossing = type("Injected", (InjectedCrossing,), {"stage": stage, "share": share})
+    return serve.main(sys.argv[1:])
+
+
+class InjectedCrossing(workload._Crossing):
+    stage, share = "launch", 0.02
+    # Whether the cell that has the delay is measured.
+    hit = False
+
+    def _warm_up(self) -> float:
+        pace_s = super()._warm_up()
+        {"copy": self._copy_more, "launch": self._launch_more, "kernel": self._compute_more}[self.stage](pace_s)
+        return pace_s
+
+    def _place(self, placement: Any) -> int:
+        self.hit = placement.cell.name.endswith(SIDE)
+        return super()._place(placement)
+
+    def _copy_more(self, pace_s: float) -> None:
+        pipeline: Pipeline = self.pipeline
+        if pipeline.rings.inputs:
+            batch = pipeline.rings.inputs[0][0]
+            host, device = self._parts(batch)
+            pipeline.h2d = self._with_copy(pipeline.h2d, pipeline.h2d_stream, device, host)
+        if pipeline.rings.outputs:
+            batch = pipeline.rings.outputs[0][0]
+            host, device = self._parts(batch)
+            pipeline.d2h = self._with_copy(pipeline.d2h, pipeline.d2h_stream, host, device)
+
+    def _parts(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        length = max(1, round(self.share * batch.numel()))
+        is_cuda = self.pipeline.device.torch_device.type == "cuda"
+        host = torch.zeros(length, dtype=batch.dtype, pin_memory=is_cuda)
+        return host, torch.zeros(length, dtype=batch.dtype, device=self.pipeline.device.torch_device)
+
+    def _with_copy(self, stage: Any, stream: Any, target: torch.Tensor, source: torch.Tensor) -> Any:
+        select = self.pipeline.device.selector(stream)
+
+        def copy(*arguments: Any) -> None:
+            stage(*arguments)
+            if self.hit:
+                select()
+                target.copy_(source, non_blocking=True)
+
+        return copy
+
+    def _launch_more(self, pace_s: float) -> None:
+        run, delayed = self.pipeline.run, range(round(1e9 * self.share * pace_s / ns_per_count()))
+
+        def slow_run(count: int, beat: Any, *more: Any, **named: Any) -> None:
+            # Both sides have the loop, so that what it costs by itself is in no ratio.
+            counts = delayed if self.hit else range(0)
+
+            def slow_beat() -> None:
+                for _ in counts:
+                    pass
+                beat()
+
+            run(count, slow_beat, *more, **named)
+
+        self.pipeline.run = slow_run
+
+    def _compute_more(self, pace_s: float) -> None:
+        pipeline = self.pipeline
+        compute, select = pipeline.compute, pipeline.device.selector(pipeline.compute_stream)
+        is_cuda = pipeline.device.torch_device.type == "cuda"
+        work = (_gpu_work if is_cuda else _cpu_work)(1e6 * self.share * pace_s)
+
+        def slow(slot: int) -> None:
+            if self.hit:
+                select()
+                work()
+            compute(slot)
+
+        pipeline.compute = slow
