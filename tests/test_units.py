@@ -319,9 +319,9 @@ def test_percentile_rounds_once():
 
 
 def test_a_percentile_needs_one_expected_value_beyond_it():
-    assert [units.samples_needed(percent) for percent in (50, 90, 99)] == [2, 10, 100]
-    assert units.unsupported(99, 100) is None
-    assert units.unsupported(99, 99) == "p99 needs 100 batches, there are 99"
+    assert [units.samples_needed(percent) for percent in (50, 90, 99)] == [2, 29, 299]
+    assert units.unsupported(99, 299) is None
+    assert units.unsupported(99, 298) == "p99 needs 299 batches, there are 298"
 
 
 def test_summary_gives_a_reason_for_every_null():

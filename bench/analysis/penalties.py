@@ -1,6 +1,6 @@
 """The penalties of a study: what each other placement costs a GPU and a model, against the local node."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -14,11 +14,13 @@ from bench.analysis.pairs import (
     comparison_settings,
     estimating_runs,
     identity,
+    runs_by_block,
     throughputs,
 )
 from bench.analysis.statistics import Estimate, Floats, Sample, estimate
 from bench.analysis.verdicts import judge, judged
 from bench.records.results import (
+    CellRun,
     Contrast,
     Effect,
     MeasuredCell,
@@ -147,10 +149,17 @@ def _entry(local: LocalNode, here: MeasuredCell, there: MeasuredCell) -> tuple[P
         remote_cell=there.name,
         noise_class=class_of(here, there),
         disturbed_pairs=found.excluded,
+        timed_runs=_both(here, there, lambda run: True),
+        disturbed_runs=_both(here, there, lambda run: run.disturbed),
         design=found.design,
         births=birth_contrasts(here, there),
     )
     return entry, found.sample
+
+
+def _both(here: MeasuredCell, there: MeasuredCell, counts: Callable[[CellRun], bool]) -> tuple[int, int]:
+    local, remote = (sum(map(counts, runs_by_block(cell).values())) for cell in (here, there))
+    return local, remote
 
 
 def _kind(local: int, there: MeasuredCell) -> PenaltyKind:

@@ -103,6 +103,8 @@ class CellRemarkKind(StrEnum):
     WARMUP_NOT_SETTLED = "warmup_not_settled"  # count of total runs; ratio: largest spread of the last windows
     DISTURBED_EXCLUDED = "disturbed_excluded"  # count of total runs
     DISTURBED_ALIKE = "disturbed_alike"  # count of total runs of crossings, which all count
+    WINDOWS_DIFFER = "windows_differ"  # count of total runs; ratio: the largest difference between windows of a run
+    STOPPED = "stopped"  # count of total runs; seconds: the longest time that a window took too long
     CARRY_OVER_DIFFERS = "carry_over_differs"  # ratio: that of the cell less that of the other cell; other
     HUGE_PAGES_DIFFER = "huge_pages_differ"  # ratio: the cell's share of rings in huge pages less the other's; other
 
@@ -232,7 +234,13 @@ class CellMetric(Record, frozen=True, kw_only=True):
 
 
 class CellRun(Record, frozen=True, kw_only=True):
-    """crossing: None for a process that measured this cell only. metric: the primary one of a command's run."""
+    """crossing: None for a process that measured this cell only. metric: the primary one of a command's run.
+
+    mean_samples_s: all samples over the time of all windows, where throughput_samples_s is the median of the windows.
+    window_spread: of the time per batch between windows, relative (median absolute deviation, as of normal noise).
+    windows_differ: by how much, where that is more than the process' own spread explains; stopped_s: the time that a
+    window took too long, from a second on.
+    """
 
     run: str
     repeat: Repeat
@@ -246,6 +254,12 @@ class CellRun(Record, frozen=True, kw_only=True):
     placement: PlacementVerdict | None
     disturbed: bool
     started_at: str | None
+    mean_samples_s: float | None = None
+    latency_p50_us: float | None = None
+    latency_p99_us: float | None = None
+    window_spread: float | None = None
+    windows_differ: float | None = None
+    stopped_s: float | None = None
     peers: tuple[PeerRates, ...] = ()
     crossing: CrossedRun | None = None
     metric: Metric | None = None
@@ -312,6 +326,7 @@ class CellRemark(Record, omit_defaults=True, frozen=True, kw_only=True):
     total: int | None = None
     term: Term | None = None
     other: str | None = None
+    seconds: float | None = None
     text: str = ""
 
 
@@ -323,9 +338,9 @@ class MeasuredCell(Record, frozen=True, kw_only=True):
     same settings. reason, advice, log_tail: of the record that failed, as it was raised; of a cell that is only
     missing, filled in like text. throughput_samples_s: geometric mean over the timed runs that count, throughput_runs;
     of a crossed cell their median, and those count that were born on its own CPU node (all, if none was).
-    throughput_spread: their relative standard deviation. metric: of a command, in place of these. perturbation: traced
-    over timed throughput. waited_share: share of the measured batches that were not prepared in time, None without
-    preprocessing.
+    throughput_spread: their relative standard deviation. mean_samples_s: likewise, of the runs' mean_samples_s.
+    metric: of a command, in place of these. worst_p99_us: of the runs that count; latency_us has their median. perturbation: traced over
+    timed throughput. waited_share: share of the measured batches that were not prepared in time, None without preprocessing.
     """
 
     name: str
@@ -349,6 +364,8 @@ class MeasuredCell(Record, frozen=True, kw_only=True):
     throughput_spread: float | None = None
     throughput_runs: tuple[float, ...] = ()
     metric: CellMetric | None = None
+    mean_samples_s: float | None = None
+    worst_p99_us: float | None = None
     penalty_class: PenaltyClass | None = None
     latency_us: Latency | None = None
     solo_us: Stages | None = None
@@ -450,7 +467,9 @@ class BirthContrast(Record, frozen=True, kw_only=True):
 class Penalty(Judged, frozen=True, kw_only=True):
     """What a placement costs against the GPU's local node: 1 - throughput remote / local, interval likewise.
 
-    settings: they identify the configuration for the reader. p_adjusted: p_difference after Holm's correction.
+    settings: they identify the configuration for the reader. timed_runs: that succeeded, (local, remote), and
+    disturbed_runs how many of them were disturbed: a node that disturbs more runs shows it here, not in the penalty.
+    p_adjusted: p_difference after Holm's correction.
     effects: of a complete 2x2 design, on the entry where CPU and memory are remote. births: of a crossing.
     """
 
@@ -465,6 +484,8 @@ class Penalty(Judged, frozen=True, kw_only=True):
     local_cell: str
     remote_cell: str
     disturbed_pairs: int
+    timed_runs: tuple[int, int] = (0, 0)
+    disturbed_runs: tuple[int, int] = (0, 0)
     penalty: float | None = None
     p_adjusted: float | None = None
     effects: dict[Contrast, Effect] | None = None
@@ -861,7 +882,8 @@ class SelfComparison(Judged, frozen=True, kw_only=True):
 class ProcessSpread(Record, frozen=True, kw_only=True):
     """Relative standard deviation of throughput between the processes of one model on one GPU and placement.
 
-    upper: its upper 80 % bound.
+    upper: its upper 80 % bound if the noise is normal. With heavier tails it holds less often: in 55 % with Student's
+    noise of 3 degrees of freedom, in 26 % with bursts, which few runs do not show.
     """
 
     gpu: int

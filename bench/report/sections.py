@@ -29,7 +29,7 @@ from bench.report.text.crossing import birth_text, crossed, crossed_text, intera
 from bench.report.text.scale import scale_of
 from bench.report.text.traces import traces_text
 from bench.report.text.trust import drift_text, fingerprint_facts, method_text
-from bench.report.text.verdicts import hint_text, verdict_text
+from bench.report.text.verdicts import disturbed_text, hint_text, verdict_text
 from bench.report.view import View, node_of
 from bench.units import DASH, duration, grouped, microseconds, percent, rate, signed_percent, signed_share
 
@@ -121,6 +121,7 @@ def penalty_rows(page: Page) -> list[Row]:
                 "verdict": entry.verdict or "",
                 "text": verdict_text(entry, entry.penalty, rules, scale_of(view.cells[entry.remote_cell].metric)),
                 "hint": hint_text(entry),
+                "disturbed": disturbed_text(entry),
                 "detectable": DASH if is_uninformative(entry.mde) else percent(entry.mde),
                 "pairs": entry.pairs,
                 "class": view.cells[entry.local_cell].penalty_class or DASH,

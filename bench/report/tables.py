@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # 2: peers, comparisons, links; cells have all settings. 3: the crossing of a run, the design of a penalty.
 SCHEMA_VERSION = 3
+WORST_DIFFERS = 0.05
 Row = dict[str, Any]
 # Of a cell's settings, those that the tables leave out: they are alike in all cells.
 _NOT_SHOWN = ("placement_threshold", "seed", "timeout_s", "warmup_samples", "window_s", "windows")
@@ -62,7 +63,7 @@ def display_row(cell: MeasuredCell) -> dict[str, str]:
         rate(cell.throughput_samples_s),
         _spread(cell),
         microseconds(latency.p50),
-        microseconds(latency.p99),
+        worst_text(latency.p99, cell.worst_p99_us),
         *map(bandwidth, rates),
         percent(metrics.pipeline_efficiency if metrics else None),
         metrics.regime if metrics else DASH,
@@ -92,6 +93,14 @@ def cells_rows(cells: Sequence[MeasuredCell]) -> tuple[tuple[str, ...], list[tup
     """(columns, one row a cell)"""
     heads = columns(cells)
     return heads, [tuple(display_row(cell).get(head, DASH) for head in heads) for cell in cells]
+
+
+def worst_text(p99_us: float | None, worst_us: float | None) -> str:
+    """The median p99 of the runs and, where it is higher by more than WORST_DIFFERS, that of the worst run."""
+    text = microseconds(p99_us)
+    if p99_us is None or worst_us is None or worst_us <= (1 + WORST_DIFFERS) * p99_us:
+        return text
+    return f"{text}, worst run {microseconds(worst_us)}"
 
 
 def cells_table(results: Results) -> str:

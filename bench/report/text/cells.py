@@ -14,7 +14,7 @@ from bench.records.results import (
 )
 from bench.records.run import Outcome
 from bench.report.text.traces import trace_remark_text
-from bench.units import fixed, percent, plural
+from bench.units import duration, fixed, percent, plural
 
 TERMS = {
     Term.H2D: "the copy in",
@@ -87,6 +87,13 @@ def remark_text(remark: CellRemark) -> str:
             return f"{count} of {total} timed runs were disturbed and are excluded"
         case CellRemarkKind.DISTURBED_ALIKE:
             return f"{count} of {total} processes were disturbed; they count, because all placements had it alike"
+        case CellRemarkKind.WINDOWS_DIFFER:
+            return f"the windows of {count} of {total} timed runs differ among themselves, by up to {percent(ratio)}"
+        case CellRemarkKind.STOPPED:
+            return (
+                f"{count} of {total} timed runs stood still inside a window, for up to {duration(remark.seconds)}: "
+                "throughput is the median of the windows and does not show it, mean_samples_s does"
+            )
         case CellRemarkKind.CARRY_OVER_DIFFERS:
             return (
                 f"what a turn leaves behind differs by {percent(abs(ratio))} from {remark.other}: "

@@ -273,7 +273,7 @@ def self_check_text(check: SelfCheck) -> str:
     lines += [f"  {' / '.join(pair)}" for pair in check.false_differences]
     lines += [
         f"{spread.model} on GPU {spread.gpu}, node {spread.mem_node}: {percent(spread.spread)} between "
-        f"{spread.runs} processes (upper 80 % bound {percent(spread.upper)}, {spread.noise_class})"
+        f"{spread.runs} processes (upper 80 % bound of normal noise {percent(spread.upper)}, {spread.noise_class})"
         for spread in check.spreads
     ]
     return "\n".join(lines)

@@ -70,6 +70,14 @@ def _units(entry: Judged) -> str:
     return plural(entry.pairs, "pair")
 
 
+def disturbed_text(entry: Penalty) -> str:
+    """How many runs of each node were disturbed; empty where none was."""
+    (local, remote), (locals_, remotes) = entry.disturbed_runs, entry.timed_runs
+    if not local and not remote:
+        return ""
+    return f"disturbed: {remote} of {plural(remotes, 'remote run')}, {local} of {plural(locals_, 'local run')}"
+
+
 def hint_text(entry: Judged) -> str:
     """What would make the comparison decidable; empty where it is decided."""
     repeats = entry.repeats_needed
