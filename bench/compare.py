@@ -8,9 +8,10 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from bench.analysis import latency
 from bench.analysis.crossing import design_of
 from bench.analysis.load import load, read_results, read_results_file
-from bench.analysis.pairs import class_of, throughputs
+from bench.analysis.pairs import class_of, runs_that_count, throughputs
 from bench.analysis.statistics import Estimate, Sample, estimate, holm, unpaired
 from bench.analysis.verdicts import judge, judged
 from bench.errors import StudyError
@@ -18,9 +19,10 @@ from bench.host.fingerprint import fingerprint_changes
 from bench.records.base import plain
 from bench.records.host import Fingerprint, FingerprintChange
 from bench.records.nightly import ComparedCell, ComparisonWarning, ComparisonWarningKind, StudyComparison
-from bench.records.results import MeasuredCell, Results, Rules, Verdict
+from bench.records.results import Changes, Measure, MeasuredCell, Results, Rules, Verdict
 from bench.report.tables import csv_table
 from bench.report.text.studies import comparison_warning_text, with_text
+from bench.report.text.verdicts import MEASURES
 
 EXIT_SLOWER = 3
 # On other hardware a difference says nothing about the software. Everything else is compared on purpose.
@@ -48,9 +50,15 @@ def compare_command(
     Raises StudyError for places without results, and for hosts that cannot be compared unless forced.
     """
     compared = compare(results_at(Path(base)), results_at(Path(new)), rules, force)
-    slower = any(cell.verdict is Verdict.SLOWER and cell.headline for cell in compared.cells)
+    slower = any(map(_is_slower, compared.cells))
     text = {"json": _as_json, "csv": _as_csv, "text": _as_text}[output](compared)
     return text, EXIT_SLOWER if slower else 0
+
+
+def _is_slower(cell: ComparedCell) -> bool:
+    """In throughput or in latency; a cell that is only less steady is not."""
+    latencies = [cell.changes[one] for one in (Measure.LATENCY_P50, Measure.LATENCY_P99) if one in cell.changes]
+    return any(one.verdict is Verdict.SLOWER and one.headline for one in (cell, *latencies))
 
 
 def results_at(place: Path) -> Results:
@@ -90,14 +98,21 @@ def compare(base: Results, new: Results, rules: Rules = _RULES, force: bool = Fa
     confidence = max(rules.confidence, base.rules.confidence, new.rules.confidence)
     known = [sample for sample in samples if sample]
     found = estimate(known, confidence, rules.margin)
-    tested = [one for one in found if one.p_difference is not None]
-    adjusted = dict(zip(map(id, tested), holm([one.p_difference or 0.0 for one in tested]), strict=True))
+    level = replace(rules, confidence=confidence)
+    estimated = latency.changes([_other_samples(*pair) for pair in matched], level)
+    others = [
+        latency.judged_changes(own, fresh.settings, level, "processes")
+        for own, (_, fresh) in zip(estimated, matched, strict=True)
+    ]
+    every = [*(one.p_difference for one in found), *(p for own in others for p in latency.p_values(own))]
+    p_values = [p for p in every if p is not None]
+    adjusted = dict(zip(p_values, holm(p_values), strict=True))
     estimates = iter(found)
     cells = []
-    for sample, pair in zip(samples, matched, strict=True):
+    for sample, pair, own in zip(samples, matched, others, strict=True):
         one = next(estimates) if sample else None
-        holds = one is not None and adjusted.get(id(one), 1.0) <= 1 - confidence
-        cells.append(_compared(one, *pair, rules, holds))
+        holds = bool(one and one.p_difference is not None and adjusted[one.p_difference] <= 1 - confidence)
+        cells.append(_compared(one, *pair, rules, holds, latency.corrected(own, adjusted, level)))
     warnings = [*_host_warnings(differences.incomparable), *_host_warnings(differences.notable)]
     if not (plain(base.fingerprint) and plain(new.fingerprint)):
         warnings.append(_warning(ComparisonWarningKind.NO_FINGERPRINT))
@@ -108,7 +123,7 @@ def compare(base: Results, new: Results, rules: Rules = _RULES, force: bool = Fa
     return StudyComparison(
         margin=rules.margin,
         max_repeats=rules.max_repeats,
-        cells=tuple(with_text(cell, rules, len(tested)) for cell in cells),
+        cells=tuple(with_text(cell, rules, len(p_values)) for cell in cells),
         warnings=(*warnings, *unmatched),
     )
 
@@ -142,8 +157,12 @@ def _sample(old: MeasuredCell, fresh: MeasuredCell) -> Sample | None:
     return unpaired(fresh.name, class_of(old, fresh), *sides) if all(sides) else None
 
 
+def _other_samples(old: MeasuredCell, fresh: MeasuredCell) -> latency.Samples:
+    return latency.unpaired_samples(fresh.name, old, fresh, [runs_that_count(cell) for cell in (old, fresh)])
+
+
 def _compared(
-    estimated: Estimate | None, old: MeasuredCell, fresh: MeasuredCell, rules: Rules, holds: bool
+    estimated: Estimate | None, old: MeasuredCell, fresh: MeasuredCell, rules: Rules, holds: bool, changes: Changes
 ) -> ComparedCell:
     cell = ComparedCell(
         name=fresh.name,
@@ -156,6 +175,7 @@ def _compared(
         base_value=old.value if old.metric else None,
         new_value=fresh.value if fresh.metric else None,
         metric=fresh.metric.primary if fresh.metric else None,
+        changes=changes,
     )
     if estimated is None:
         return cell
@@ -196,6 +216,9 @@ def _as_text(compared: StudyComparison) -> str:
     width = max(len(cell.name) for cell in compared.cells)
     for cell in compared.cells:
         lines.append(f"{cell.name:<{width}}  {cell.verdict or '-':<14}  {cell.text}")
+        for measure, one in cell.changes.items():
+            if one.headline:
+                lines.append(f"{'':<{width}}  {'':<14}  {MEASURES[measure]} {one.text}")
         if cell.hint:
             lines.append(f"{'':<{width}}  {'':<14}  {cell.hint}")
     return "\n".join(lines)

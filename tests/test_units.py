@@ -327,7 +327,7 @@ def test_a_percentile_needs_one_expected_value_beyond_it():
 def test_summary_gives_a_reason_for_every_null():
     few = units.summary([1.0, 2.0, 3.0], of_what="windows")
     assert (few["p50"], few["p90"], few["p99"], few["max"], few["count"]) == (2.0, None, None, 3.0, 3)
-    assert few["reasons"] == {"p90": "p90 needs 10 windows, there are 3", "p99": "p99 needs 100 windows, there are 3"}
+    assert few["reasons"] == {"p90": "p90 needs 29 windows, there are 3", "p99": "p99 needs 299 windows, there are 3"}
     assert units.summary([])["max"] is None
 
 

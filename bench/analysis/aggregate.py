@@ -12,7 +12,7 @@ from bench.analysis.crossing import carry_over_difference, counted_runs, crossed
 from bench.analysis.load import RunData
 from bench.analysis.pairs import exclude_disturbed, number_duplicates
 from bench.analysis.verdicts import noise_class
-from bench.analysis.windows import mean_samples_s, stopped_s, window_spread, windows_differ
+from bench.analysis.windows import facts_of_run, mean_samples_s, window_remarks
 from bench.records.base import Repeat
 from bench.records.metric import Measured
 from bench.records.results import (
@@ -142,7 +142,7 @@ def measured_cell(
         throughput_spread=statistics.stdev(rates) / statistics.fmean(rates) if len(rates) > 1 else None,
         throughput_runs=tuple(rates),
         metric=metric,
-        mean_samples_s=mean(wholes) if (wholes := _wholes(results, cell.batch_size)) else None,
+        mean_samples_s=mean([mean_samples_s(one, cell.batch_size) for one in results]) if rates else None,
         worst_p99_us=max((one.p99 for one in latencies if one.p99 is not None), default=None),
         penalty_class=PENALTY_CLASSES.get(regime) if regime else None,
         latency_us=latency,
@@ -301,13 +301,7 @@ def _remarks(cell: MeasuredCell, succeeded: list[Run], excluded: int) -> tuple[C
     if spreads:
         kind = CellRemarkKind.WARMUP_NOT_SETTLED
         found.append(CellRemark(kind=kind, count=len(spreads), total=total, ratio=max(spreads)))
-    uneven = [differ for run in succeeded if (differ := run.result and windows_differ(run.result))]
-    if uneven:
-        kind = CellRemarkKind.WINDOWS_DIFFER
-        found.append(CellRemark(kind=kind, count=len(uneven), total=total, ratio=max(uneven)))
-    stopped = [stop_s for run in succeeded if (stop_s := run.result and stopped_s(run.result))]
-    if stopped:
-        found.append(CellRemark(kind=CellRemarkKind.STOPPED, count=len(stopped), total=total, seconds=max(stopped)))
+    found += window_remarks([run.result for run in succeeded if run.result])
     if excluded:
         found.append(CellRemark(kind=CellRemarkKind.DISTURBED_EXCLUDED, count=excluded, total=total))
     if disturbed := sum(run.disturbed for run in succeeded if run.crossing):
@@ -316,8 +310,6 @@ def _remarks(cell: MeasuredCell, succeeded: list[Run], excluded: int) -> tuple[C
 
 
 def _cell_run(run: Run, batch_size: int, crossed: CrossedRun | None) -> CellRun:
-    result = run.result if run.timed else None
-    latency = result.latency_us if result else None
     return CellRun(
         run=run.run,
         repeat=run.repeat,
@@ -333,12 +325,7 @@ def _cell_run(run: Run, batch_size: int, crossed: CrossedRun | None) -> CellRun:
         started_at=run.started_at or None,
         peers=tuple(_peer_rates(peer, batch_size) for peer in run.peers),
         crossing=crossed,
-        mean_samples_s=mean_samples_s(result, batch_size) if result and result.windows else None,
-        latency_p50_us=latency.p50 if latency else None,
-        latency_p99_us=latency.p99 if latency else None,
-        window_spread=window_spread(result) if result else None,
-        windows_differ=windows_differ(result) if result else None,
-        stopped_s=stopped_s(result) if result else None,
+        **(facts_of_run(run.result, batch_size) if run.timed and run.result else {}),
         metric=run.metric,
     )
 
@@ -418,10 +405,6 @@ def _peer_rates(peer: Peer, batch_size: int) -> PeerRates:
 
 
 # Small parts
-
-
-def _wholes(results: Sequence[Result], batch_size: int) -> list[float]:
-    return [mean_samples_s(result, batch_size) for result in results if result.windows]
 
 
 def _bytes_per_batch(result: Result) -> TransferBytes | None:

@@ -1,7 +1,8 @@
 """One level for all that a study claims: every test of a difference is corrected together with all others.
 
-Holm's correction (Scand. J. Statist. 6 (1979) 65) over penalties, their parts, births, axes and fastest settings: in at
-most 5 % of studies is one of all their claims wrong, where families with a level each would be wrong in 5 % each.
+Holm's correction (Scand. J. Statist. 6 (1979) 65) over penalties, their parts, latencies, births, axes and fastest
+settings: in at most 5 % of studies is one of all their claims wrong, where families with a level each would be wrong in
+5 % each.
 """
 
 import math
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from bench.analysis import latency
 from bench.analysis.axes import summarise
 from bench.analysis.statistics import holm
 from bench.analysis.verdicts import is_headline
@@ -53,6 +55,7 @@ def _tests(
     for penalty in penalties:
         found += [entry.p_difference for entry in (penalty, *(penalty.effects or {}).values())]
         found += [p for birth in penalty.births for p in (birth.p_effect, birth.p_change)]
+        found += latency.p_values(penalty.changes)
     found += [line.p_difference for comparison in comparisons for line in comparison.lines]
     for race in fastest:
         for one in (race, race.same_dtype):
@@ -64,7 +67,9 @@ def _penalty(entry: Penalty, adjusted: Adjusted, rules: Rules) -> Penalty:
     effects = entry.effects and {
         contrast: _judged(effect, effect.penalty, adjusted, rules) for contrast, effect in entry.effects.items()
     }
-    entry = replace(entry, effects=effects, births=tuple(_birth(birth, adjusted, rules) for birth in entry.births))
+    births = tuple(_birth(birth, adjusted, rules) for birth in entry.births)
+    changes = latency.corrected(entry.changes, adjusted, rules)
+    entry = replace(entry, effects=effects, births=births, changes=changes)
     if entry.penalty is None or entry.p_difference is None:
         return entry
     return replace(_judged(entry, entry.penalty, adjusted, rules), p_adjusted=adjusted[entry.p_difference])

@@ -66,12 +66,25 @@ def comparison(label: str, local: MeasuredCell, remote: MeasuredCell) -> tuple[C
     pairs remain all are used: the report marks them anyway.
     """
     sides = runs_by_block(local), runs_by_block(remote)
-    blocks = sides[0].keys() & sides[1].keys()
-    undisturbed = {block for block in blocks if not any(side[block].disturbed for side in sides)}
-    if len(undisturbed) < 2:
-        undisturbed = set(blocks)
-    rates = [{block: _rate(side[block]) for block in sorted(undisturbed)} for side in sides]
-    return Comparison(label, class_of(local, remote), *rates), len(blocks) - len(undisturbed)
+    blocks, counted = sides[0].keys() & sides[1].keys(), _counted_blocks(*sides)
+    rates = [{block: _rate(side[block]) for block in counted} for side in sides]
+    return Comparison(label, class_of(local, remote), *rates), len(blocks) - len(counted)
+
+
+def counted_pairs(local: MeasuredCell, remote: MeasuredCell) -> list[tuple[CellRun, CellRun]]:
+    """The runs that `compared` compares: of the same process, where any measured both, else of the same block."""
+    sides = runs_by_block(local), runs_by_block(remote)
+    if process_values(local, remote):
+        ours, theirs = ({run.crossing.id: run for run in side.values() if run.crossing} for side in sides)
+        return [(run, theirs[known]) for known, run in ours.items() if known in theirs]
+    return [(sides[0][block], sides[1][block]) for block in _counted_blocks(*sides)]
+
+
+def _counted_blocks(local: Mapping[int, CellRun], remote: Mapping[int, CellRun]) -> list[int]:
+    """Those that both have, without the disturbed ones unless that leaves fewer than two."""
+    blocks = sorted(local.keys() & remote.keys())
+    undisturbed = [block for block in blocks if not (local[block].disturbed or remote[block].disturbed)]
+    return undisturbed if len(undisturbed) > 1 else blocks
 
 
 def class_of(*cells: MeasuredCell) -> NoiseClass:
@@ -105,16 +118,17 @@ def comparison_settings(cell: MeasuredCell) -> Values:
     return {key: getattr(cell.settings, key) for key in COMPARISON_SETTINGS}
 
 
-def throughputs(cell: MeasuredCell) -> Mapping[int, float]:
-    """Samples/s by block of the runs that count.
+def runs_that_count(cell: MeasuredCell) -> list[CellRun]:
+    """Without the disturbed ones unless that leaves fewer than two; of a crossed cell see crossing.counted_runs."""
+    runs = list(runs_by_block(cell).values())
+    if any(run.crossing for run in runs):
+        return counted_runs(runs, cell.cpu_node)
+    return exclude_disturbed(runs, lambda run: run.disturbed)
 
-    Disturbed ones are excluded unless that leaves fewer than two; of a crossed cell see crossing.counted_runs.
-    """
-    runs = list(runs_by_block(cell).items())
-    if any(run.crossing for _, run in runs):
-        counted = counted_runs([run for _, run in runs], cell.cpu_node)
-        return {_block(run): _rate(run) for run in counted}
-    return {block: _rate(run) for block, run in exclude_disturbed(runs, lambda item: item[1].disturbed)}
+
+def throughputs(cell: MeasuredCell) -> Mapping[int, float]:
+    """Samples/s by block of the runs that count."""
+    return {_block(run): _rate(run) for run in runs_that_count(cell)}
 
 
 def undisturbed_throughput(cell: MeasuredCell) -> float | None:

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 
 from bench.analysis.crossing import Values, birth_contrasts, combined, crossed_sample, process_values
+from bench.analysis.latency import changes, judged_changes, paired_samples
 from bench.analysis.pairs import (
     LocalNode,
     class_of,
@@ -17,14 +18,14 @@ from bench.analysis.pairs import (
     runs_by_block,
     throughputs,
 )
-from bench.analysis.statistics import Estimate, Floats, Sample, estimate
+from bench.analysis.statistics import Estimate, Sample, estimate, sample_of
 from bench.analysis.verdicts import judge, judged
 from bench.records.results import (
     CellRun,
+    Changes,
     Contrast,
     Effect,
     MeasuredCell,
-    NoiseClass,
     Penalty,
     PenaltyKind,
     Rules,
@@ -55,6 +56,7 @@ def penalties(
     rules = rules or Rules()
     entries: list[Penalty] = []
     remote: list[MeasuredCell] = []
+    local_cells: list[MeasuredCell] = []
     samples: list[Sample | None] = []
     designs: dict[int, TwoByTwo] = {}
     for placed in _groups(cells):
@@ -69,15 +71,19 @@ def penalties(
                 entry, sample = _entry(known, here, there)
                 entries.append(entry)
                 remote.append(there)
+                local_cells.append(here)
                 samples.append(sample)
                 if design := two_by_two(placed, known.node, placement):
                     designs[len(entries) - 1] = design
-    found = iter(estimate([sample for sample in samples if sample], rules.confidence, rules.margin))
-    estimates = [next(found) if sample else None for sample in samples]
+    known_estimates = iter(estimate([sample for sample in samples if sample], rules.confidence, rules.margin))
+    estimates = [next(known_estimates) if sample else None for sample in samples]
+    others = changes([paired_samples(two.name, one, two) for one, two in zip(local_cells, remote, strict=True)], rules)
     effects = _effects(designs, remote, rules)
     return tuple(
-        _judged(entry, there, one, effects.get(index), rules)
-        for index, (entry, there, one) in enumerate(zip(entries, remote, estimates, strict=True))
+        _judged(
+            entry, there, one, effects.get(index), judged_changes(other, there.settings, rules, entry.design), rules
+        )
+        for index, (entry, there, one, other) in enumerate(zip(entries, remote, estimates, others, strict=True))
     )
 
 
@@ -109,7 +115,7 @@ def two_by_two(placed: Placed, local: int, remote: Placement) -> TwoByTwo | None
         Contrast.MEMORY: (lr - ll + rr - rl) / 2,
         Contrast.INTERACTION: rr - rl - lr + ll,
     }
-    samples = {contrast: _sample(contrast, noise, values) for contrast, values in contrasts.items()}
+    samples = {contrast: sample_of(contrast, noise, values) for contrast, values in contrasts.items()}
     return TwoByTwo(samples, "processes")
 
 
@@ -173,17 +179,18 @@ def _judged(
     there: MeasuredCell,
     found: Estimate | None,
     effects: dict[Contrast, Effect] | None,
+    changes: Changes,
     rules: Rules,
 ) -> Penalty:
+    entry = msgspec.structs.replace(entry, effects=effects, changes=changes)
     if found is None:
-        return msgspec.structs.replace(entry, effects=effects)
+        return entry
     judgement = judge(found, there.settings, rules.max_repeats)
     return msgspec.structs.replace(
         entry,
         penalty=found.penalty,
         interval=found.interval,
         **judged(found, judgement),
-        effects=effects,
     )
 
 
@@ -202,9 +209,3 @@ def _effects(
             design=designs[index].design,
         )
     return effects
-
-
-def _sample(label: str, noise: NoiseClass, values: Floats) -> Sample:
-    n = len(values)
-    variance = float(values.var(ddof=1)) if n > 1 else float("nan")
-    return Sample(label, noise, float(values.mean()), variance, n - 1, 1 / n, n)

@@ -101,15 +101,13 @@ def paired(comparison: Comparison) -> Sample:
     ratios = log_ratios(comparison.local_runs, comparison.remote_runs)
     if not len(ratios):
         raise StudyError(f"{comparison.label}: no block has both runs", "statistics", "measure the failed runs again")
-    return Sample(
-        comparison.label,
-        comparison.noise_class,
-        float(ratios.mean()),
-        _variance(ratios),
-        len(ratios) - 1,
-        1 / len(ratios),
-        len(ratios),
-    )
+    return sample_of(comparison.label, comparison.noise_class, ratios)
+
+
+def sample_of(label: str, noise_class: NoiseClass, values: Floats) -> Sample:
+    """values: one log ratio of each pair; at least one."""
+    n = len(values)
+    return Sample(label, noise_class, float(values.mean()), _variance(values), n - 1, 1 / n, n)
 
 
 def unpaired(label: str, noise_class: NoiseClass, base: Sequence[float], new: Sequence[float]) -> Sample:

@@ -1,8 +1,10 @@
 """What the windows of one run show of it: how they spread, whether they differ, whether the process was stopped."""
 
 import math
+from collections.abc import Sequence
 from statistics import median
 
+from bench.records.results import CellRemark, CellRemarkKind
 from bench.records.run import Mode, Result
 
 # Windows that differ by more are a run's own trouble.
@@ -18,6 +20,8 @@ _OF_NORMAL = 1.4826
 
 def mean_samples_s(result: Result, batch_size: int) -> float:
     """All samples over the time of all windows: the harmonic mean of their rates, weighted by their batches."""
+    if not result.windows:
+        return result.throughput_samples_s
     batches = sum(window.batches for window in result.windows)
     return batch_size * batches / sum(window.duration_s for window in result.windows)
 
@@ -50,6 +54,30 @@ def stopped_s(result: Result) -> float | None:
     pace_s = median(window.batch_s for window in result.windows)
     longest_s = max(window.duration_s - window.batches * pace_s for window in result.windows)
     return longest_s if longest_s >= STOPPED_S else None
+
+
+def facts_of_run(result: Result, batch_size: int) -> dict[str, float | None]:
+    """The fields of a CellRun that the windows and batches of a timed run give."""
+    latency = result.latency_us
+    return {
+        "mean_samples_s": mean_samples_s(result, batch_size),
+        "latency_p50_us": latency.p50 if latency else None,
+        "latency_p99_us": latency.p99 if latency else None,
+        "window_spread": window_spread(result),
+        "windows_differ": windows_differ(result),
+        "stopped_s": stopped_s(result),
+    }
+
+
+def window_remarks(results: Sequence[Result]) -> list[CellRemark]:
+    """Of the timed runs of a cell that succeeded."""
+    found, total = [], len(results)
+    if uneven := [differ for one in results if (differ := windows_differ(one))]:
+        kind = CellRemarkKind.WINDOWS_DIFFER
+        found.append(CellRemark(kind=kind, count=len(uneven), total=total, ratio=max(uneven)))
+    if stopped := [stop_s for one in results if (stop_s := stopped_s(one))]:
+        found.append(CellRemark(kind=CellRemarkKind.STOPPED, count=len(stopped), total=total, seconds=max(stopped)))
+    return found
 
 
 def _deviations(result: Result) -> list[float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.records.base import Count, DamagedRecord, Number, Record, read
 from bench.records.host import Fingerprint, FingerprintChange
 from bench.records.metric import Metric
-from bench.records.results import Interval, Judged
+from bench.records.results import Changes, Interval, Judged
 from bench.records.run import Outcome
 
 SCHEMA = 2
@@ -271,7 +271,8 @@ class ComparedCell(Judged, frozen=True, kw_only=True):
 
     effect: throughput of NEW / BASE - 1, negative is slower; interval likewise. None, and the outcomes say why, where
     one of the two has no timed run. base_value, new_value: of a command, in place of samples/s, and effect is that of
-    their rates (Metric.rate); metric: that of NEW.
+    their rates (Metric.rate); metric: that of NEW. changes: of latency and steadiness, in one
+    correction with the effects.
     """
 
     name: str
@@ -285,6 +286,7 @@ class ComparedCell(Judged, frozen=True, kw_only=True):
     base_value: float | None = None
     new_value: float | None = None
     metric: Metric | None = None
+    changes: Changes = {}
 
 
 class ComparisonWarningKind(StrEnum):

@@ -339,8 +339,9 @@ class MeasuredCell(Record, frozen=True, kw_only=True):
     missing, filled in like text. throughput_samples_s: geometric mean over the timed runs that count, throughput_runs;
     of a crossed cell their median, and those count that were born on its own CPU node (all, if none was).
     throughput_spread: their relative standard deviation. mean_samples_s: likewise, of the runs' mean_samples_s.
-    metric: of a command, in place of these. worst_p99_us: of the runs that count; latency_us has their median. perturbation: traced over
-    timed throughput. waited_share: share of the measured batches that were not prepared in time, None without preprocessing.
+    metric: of a command, in place of these. worst_p99_us: of the runs that count; latency_us has their median.
+    perturbation: traced over timed throughput. waited_share: share of the measured batches that were not prepared in
+    time, None without preprocessing.
     """
 
     name: str
@@ -434,6 +435,30 @@ class Judged(Record, frozen=True, kw_only=True):
     hint: str = ""
 
 
+class Measure(StrEnum):
+    """What else of two cells is compared. Spreads are relative: between the windows of a run, and between the runs."""
+
+    LATENCY_P50 = "latency_p50"
+    LATENCY_P99 = "latency_p99"
+    SPREAD_IN_RUNS = "spread_in_runs"
+    SPREAD_BETWEEN_RUNS = "spread_between_runs"
+
+
+class Change(Judged, frozen=True, kw_only=True):
+    """Another measure of the same two cells: remote (or new) / local (or base) - 1, positive is worse.
+
+    interval: likewise. verdict: SLOWER where the latency is longer or the cell less steady. margin: below it a change
+    is SAME.
+    """
+
+    change: float
+    margin: float
+    p_adjusted: float | None = None
+
+
+Changes = dict[Measure, Change]
+
+
 class Effect(Judged, frozen=True, kw_only=True):
     """One contrast of a 2x2 design, as a penalty."""
 
@@ -470,7 +495,8 @@ class Penalty(Judged, frozen=True, kw_only=True):
     settings: they identify the configuration for the reader. timed_runs: that succeeded, (local, remote), and
     disturbed_runs how many of them were disturbed: a node that disturbs more runs shows it here, not in the penalty.
     p_adjusted: p_difference after Holm's correction.
-    effects: of a complete 2x2 design, on the entry where CPU and memory are remote. births: of a crossing.
+    effects: of a complete 2x2 design, on the entry where CPU and memory are remote. births: of a crossing. changes: of
+    latency and steadiness, in one correction with the penalties of the study.
     """
 
     gpu: int
@@ -490,6 +516,7 @@ class Penalty(Judged, frozen=True, kw_only=True):
     p_adjusted: float | None = None
     effects: dict[Contrast, Effect] | None = None
     births: tuple[BirthContrast, ...] = ()
+    changes: Changes = {}
 
 
 class Line(Judged, frozen=True, kw_only=True):

@@ -32,6 +32,7 @@ from bench.report.text.contention import contention_lines
 from bench.report.text.fastest import fastest_findings
 from bench.report.text.host import probed_text
 from bench.report.text.trust import concerns, host_facts, notes, trust_items
+from bench.report.text.verdicts import MEASURES
 from bench.report.view import Place, View, node_label
 from bench.units import duration
 
@@ -110,6 +111,8 @@ def _penalty(page: Page) -> Part | None:
         "predictions": sections.prediction_rows(view),
         "effects": sections.effect_rows(view),
         "crossed": sections.crossed_rows(view),
+        "changes": sections.change_rows(view),
+        "measures": list(MEASURES.values()),
     }
 
 

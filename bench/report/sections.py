@@ -29,7 +29,7 @@ from bench.report.text.crossing import birth_text, crossed, crossed_text, intera
 from bench.report.text.scale import scale_of
 from bench.report.text.traces import traces_text
 from bench.report.text.trust import drift_text, fingerprint_facts, method_text
-from bench.report.text.verdicts import disturbed_text, hint_text, verdict_text
+from bench.report.text.verdicts import MEASURES, change_text, disturbed_text, hint_text, verdict_text
 from bench.report.view import View, node_of
 from bench.units import DASH, duration, grouped, microseconds, percent, rate, signed_percent, signed_share
 
@@ -128,6 +128,16 @@ def penalty_rows(page: Page) -> list[Row]:
             }
         )
     return rows
+
+
+def change_rows(view: View) -> list[Row]:
+    """Latency and steadiness of each comparison that has them."""
+    return [
+        _who(view, view.cells[entry.remote_cell])
+        | {"changes": [change_text(entry.changes[one]) if one in entry.changes else DASH for one in MEASURES]}
+        for entry in view.results.penalties
+        if entry.changes
+    ]
 
 
 def crossed_rows(view: View) -> list[Row]:

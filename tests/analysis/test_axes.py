@@ -199,6 +199,7 @@ def test_a_line_has_its_power_and_the_repeats_that_would_decide():
 
 # Summary
 
+
 def of_dtypes(*values):
     named = tuple({"dtype": value} for value in values)
     return AxisComparison(axis="dtype", keys=("dtype",), base=named[0], values=named)

@@ -7,7 +7,7 @@ from bench.report.text.axes import model_text, summary_text
 from bench.report.text.cells import advice_text, hidden_copies_text, outcome_text, reason_text, remark_text
 from bench.report.text.scale import scale_of
 from bench.report.text.trust import self_check_text
-from bench.report.text.verdicts import hint_text, line_text, verdict_text
+from bench.report.text.verdicts import change_text, hint_text, line_text, verdict_text
 from bench.report.view import View
 
 
@@ -46,7 +46,9 @@ def _penalty(view: View, entry: Penalty) -> Penalty:
         contrast: replace(effect, text=verdict_text(effect, effect.penalty, rules, scale), hint=hint_text(effect))
         for contrast, effect in entry.effects.items()
     }
-    return replace(entry, text=verdict_text(entry, entry.penalty, rules, scale), hint=hint_text(entry), effects=effects)
+    changes = {measure: replace(one, text=change_text(one)) for measure, one in entry.changes.items()}
+    text = verdict_text(entry, entry.penalty, rules, scale)
+    return replace(entry, text=text, hint=hint_text(entry), effects=effects, changes=changes)
 
 
 def _line(view: View, line: Line) -> Line:

@@ -18,7 +18,7 @@ from bench.records.nightly import (
 from bench.records.results import Rules
 from bench.records.run import Outcome
 from bench.report.text.scale import scale_of
-from bench.report.text.verdicts import DIFFERENT, effect_text, hint_text, verdict_text
+from bench.report.text.verdicts import DIFFERENT, change_text, effect_text, hint_text, verdict_text
 from bench.units import exact_percent, percent, plural
 
 MOST_NAMES = 6
@@ -43,7 +43,8 @@ def with_text(cell: ComparedCell, rules: Rules, comparisons: int = 1) -> Compare
     text = verdict_text(penalty, -cell.effect, rules, scale_of(cell.metric))
     if cell.verdict in DIFFERENT and not cell.headline and comparisons > 1:
         text += f"; among {plural(comparisons, 'comparison')} this may be chance"
-    return replace(cell, text=text, hint=hint_text(cell))
+    changes = {measure: replace(one, text=change_text(one)) for measure, one in cell.changes.items()}
+    return replace(cell, text=text, hint=hint_text(cell), changes=changes)
 
 
 def comparison_warning_text(warning: ComparisonWarning) -> str:

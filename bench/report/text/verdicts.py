@@ -3,10 +3,29 @@
 from collections.abc import Mapping
 
 from bench.analysis.verdicts import has_few_pairs
-from bench.records.results import Judged, Line, MeasuredCell, Penalty, Reason, Remedy, Rules, Verdict
+from bench.records.results import (
+    Change,
+    Judged,
+    Line,
+    Measure,
+    MeasuredCell,
+    Penalty,
+    Reason,
+    Remedy,
+    Rules,
+    Verdict,
+)
 from bench.report.text.scale import RATE, Scale, scale_of
-from bench.units import effect_with_interval, exact_percent, percent, percent_interval, plural, rounded_up
+from bench.units import change, effect_with_interval, exact_percent, percent, percent_interval, plural, rounded_up
 
+# An interval that extends to ten times the value says nothing.
+LARGEST_CHANGE = 10.0
+MEASURES = {
+    Measure.LATENCY_P50: "p50",
+    Measure.LATENCY_P99: "p99",
+    Measure.SPREAD_IN_RUNS: "spread inside runs",
+    Measure.SPREAD_BETWEEN_RUNS: "spread between runs",
+}
 DECIDED = (Verdict.SAME, Verdict.SLOWER, Verdict.FASTER)
 DIFFERENT = (Verdict.SLOWER, Verdict.FASTER)
 
@@ -68,6 +87,17 @@ def _units(entry: Judged) -> str:
     if entry.design == "crossing":
         return plural(entry.pairs, "process", "processes")
     return plural(entry.pairs, "pair")
+
+
+def change_text(entry: Change) -> str:
+    """ "worse: +5.2 % [3.1, 7.4]"; of spreads worse is less steady."""
+    if entry.interval is None or entry.interval[1] > LARGEST_CHANGE:
+        return "not known from these runs"
+    words = {Verdict.SAME: "same", Verdict.SLOWER: "worse", Verdict.FASTER: "better"}
+    word = words.get(entry.verdict, "undecided") if entry.verdict else "undecided"
+    if entry.verdict in DIFFERENT and not entry.headline:
+        word = f"probably {word}"
+    return f"{word}: {change(entry.change, entry.interval)}"
 
 
 def disturbed_text(entry: Penalty) -> str:
