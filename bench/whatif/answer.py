@@ -154,7 +154,7 @@ def _gpu(
     untraced = window if untraced_ms is None else min(window, untraced_ms * 1e6)
     shortest = free if untraced_ms is None else untraced
     cpu_time = _cpu_time(cut, chosen)
-    on_cpu = path["api_calls"] + path["between_calls"]
+    on_cpu = path["api_calls"] + path["between_calls"] + path["long_calls"]
     return GpuWhatIf(
         device=device,
         activities=len(chosen),

@@ -40,7 +40,7 @@ def whatif(path: Path, request: Request) -> tuple[WhatIf, int]:
             found = answer(program, path.name, export.tool, inside, request.untraced_ms)
         except ValueError as error:
             raise TraceError(str(error), str(path), "choose another part of the trace") from None
-    gpus = tuple(replace(gpu, text=gpu_text(gpu)) for gpu in found.gpus)
+    gpus = tuple(replace(gpu, text=gpu_text(gpu, found)) for gpu in found.gpus)
     found = replace(found, gpus=gpus)
     return replace(found, text=decision_text(found)), EXIT_CODES[found.decision]
 

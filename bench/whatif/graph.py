@@ -53,12 +53,13 @@ class Lags:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of each call, ns. own: without waiting. scaled: what a slower CPU makes longer. usual: the median of its name."""
+    """Of each call, ns. own: without waiting. scaled: what the CPU's speed changes. excess: the part of it beyond the
+    usual length, the median of its name, of a call that was held up."""
 
     own: Floats
     scaled: Floats
+    excess: Floats
     usual: Floats
-    plain: float
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Hands:
 class Graph:
     """previous: the activity that stream order puts before each, -1 for none. edges, edge_lag: in order of `target`.
 
-    own_launch: ns from the begin of the outermost call to the launch, on the CPU. launch_lag, stream_lag: of each
+    own_launch: ns from the begin of the outermost call to the launch, on the CPU; launch_excess: the part of it that is
+    of calls that were held up. launch_lag, stream_lag: of each
     activity. wait_lag: of each of `waits`. exclusive: engines that several streams share, so that their order binds.
     """
 
@@ -83,6 +85,7 @@ class Graph:
     previous: Indices
     stream_lag: Floats
     own_launch: Floats
+    launch_excess: Floats
     launch_lag: Floats
     edges: Edges
     edge_lag: Floats
@@ -118,16 +121,18 @@ def build(program: Program) -> Graph:
     edges = _join(edges, engine, found, previous)
     lag_of_kind = np.array([lags.event, lags.event, lags.stream, lags.event, lags.event])
     start = activities.start.astype(np.float64)
-    held_up = np.zeros(len(activities))
-    held_up[known] = (cost.own - cost.scaled)[activities.call[known]]
+    excess = np.zeros(len(activities))
+    excess[known] = cost.excess[activities.call[known]]
+    excess = np.where(known, np.clip(start - seen - lags.launch, 0.0, excess), 0.0)
     return Graph(
         program=program,
         lags=lags,
         cost=cost,
         previous=previous,
         stream_lag=np.where(previous >= 0, np.minimum(lags.stream, start - ended), 0.0),
-        own_launch=own,
-        launch_lag=np.where(known, np.minimum(lags.launch + held_up, start - seen), 0.0),
+        own_launch=own + excess,
+        launch_excess=excess,
+        launch_lag=np.where(known, np.minimum(lags.launch, start - seen - excess), 0.0),
         edges=edges,
         edge_lag=np.minimum(
             lag_of_kind[edges.kind], activities.start[edges.target] - activities.end[edges.source]
@@ -165,10 +170,10 @@ def _cost(activities: Activities, duration: Floats, usual: Floats, floor: Floats
     plain = float(np.round(np.median(free))) if len(free) >= LEAST else PLAIN_NS
     own = np.where(waiting, np.minimum(np.minimum(duration, floor), plain), duration)
     held_up = ~waiting & (duration > np.maximum(LONG_TIMES * usual, usual + LONG_NS))
-    scaled = np.where(held_up, np.minimum(own, usual), own)
-    # What a synchronization waited for is not in the trace.
-    scaled = np.where(is_sync & ~waiting, np.minimum(own, plain), scaled)
-    return Cost(own, scaled, usual, plain)
+    # What a synchronization without an awaited activity waited for is not in the trace.
+    blind = is_sync & ~waiting
+    scaled = np.where(blind, np.minimum(own, plain), own)
+    return Cost(own, scaled, np.where(held_up & ~blind, own - np.minimum(own, usual), 0.0), usual)
 
 
 def _previous(activities: Activities) -> Indices:

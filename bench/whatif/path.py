@@ -73,18 +73,20 @@ class Walker:
         if cut.rooted[turn]:
             return None, float(cut.graph.program.activities.start[turn])
         if cut.by_launch_alone[turn]:
-            parts.api_calls += cut.graph.own_launch[turn]
-            lag = min(float(cut.graph.launch_lag[turn]), cut.graph.lags.launch)
-            parts.lags += lag
-            parts.long_calls += cut.graph.launch_lag[turn] - lag
+            excess = cut.graph.launch_excess[turn]
+            parts.api_calls += cut.graph.own_launch[turn] - excess
+            parts.long_calls += excess
+            parts.lags += cut.graph.launch_lag[turn]
             return ~int(cut.begin[turn]), 0.0
         return self._cause(len(cut.heads) + int(cut.stretch[turn]), parts)
 
     def _thread(self, node: int, parts: Parts) -> tuple[int | None, float]:
         cut, head = self.cut, int(self.cut.head_of[node])
-        parts.api_calls += cut.sum_api[node] - cut.sum_api[head]
+        excess = cut.sum_excess[node] - cut.sum_excess[head]
+        parts.api_calls += cut.sum_api[node] - cut.sum_api[head] - excess
+        parts.long_calls += excess
         parts.between_calls += cut.sum_gap[node] - cut.sum_gap[head]
-        parts.long_calls += cut.sum_fixed[node] - cut.sum_fixed[head]
+        parts.unexplained += cut.sum_fixed[node] - cut.sum_fixed[head]
         rank = int(cut.rank[head])
         parts.unexplained += cut.head_residual[rank]
         if cut.head_rooted[rank]:

@@ -270,6 +270,8 @@ def _recorded(
     launch = np.zeros(len(calls), bool)
     launching = np.isin(rows["nameId"], launch_names(export)) & np.isin(rows["returnValue"], (0, -1))
     launch[order.outer[launching]] = True
+    # torch.profiler leaves out some memsets.
+    launch &= ~np.array(["Memset" in name for name in names])[calls.name]
     begin, end = (
         np.array([word in name for name in names])[calls.name] for word in ("StreamBeginCapture", "StreamEndCapture")
     )
@@ -277,10 +279,13 @@ def _recorded(
     thread_first = np.flatnonzero(np.diff(calls.thread, prepend=-1))
     before = np.concatenate(([0], depth))[thread_first]
     capturing = depth - np.repeat(before, np.diff(np.append(thread_first, len(calls)))) > 0
-    inside = (calls.start >= activities.start.min()) & (calls.end <= activities.start.max())
-    launch &= inside & ~capturing
     seen = np.zeros(len(calls), bool)
     seen[activities.call[activities.call >= 0]] = True
+    # What a thread launched last may not have run when the trace ended.
+    group = calls.thread * len(names) + calls.name
+    last = np.full(int(group.max()) + 1, -1)
+    np.maximum.at(last, group[seen], calls.start[seen])
+    launch &= ~capturing & (calls.start >= activities.start.min()) & (calls.start <= last[group])
     return int(launch.sum()), int((launch & seen).sum())
 
 

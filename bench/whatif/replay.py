@@ -82,7 +82,11 @@ class Stretches:
         self.head_of = np.maximum.accumulate(np.where(is_head, np.arange(self.nodes), 0))
         self.rank = np.cumsum(is_head) - 1
         self.fresh = fresh
-        self.sum_gap, self.sum_api, self.sum_fixed = map(np.cumsum, (self.gap, self.api, self.fixed))
+        excess = np.zeros(self.nodes)
+        excess[1::2] = cost.excess
+        self.sum_gap, self.sum_api, self.sum_fixed, self.sum_excess = map(
+            np.cumsum, (self.gap, self.api, self.fixed, excess)
+        )
 
     def _streams(self) -> None:
         graph, activities = self.graph, self.graph.program.activities

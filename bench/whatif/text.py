@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from bench.records.whatif import Decision, GpuWhatIf, LinkUse, Refusal, Slower, WhatIf
+from bench.records.whatif import BOUNDS_FAIL, Decision, GpuWhatIf, LinkUse, Refusal, Slower, WhatIf
 from bench.units import bandwidth, byte_size, fixed, listed, microseconds, percent, plural, upper_bound
 
 MEASURE = "numastudy run -- COMMAND"
@@ -22,37 +22,46 @@ def decision_text(found: WhatIf) -> str:
     """The sentence that decides, and how to measure what it leaves open."""
     times = _TIMES[found.factor]
     where = "" if len(found.gpus) == 1 else f" on any of {len(found.gpus)} GPUs"
+    short = f" (of only {microseconds(found.traced_ms * 1e3)})" if all(gpu.short for gpu in found.gpus) else ""
     if found.decision is Decision.UNKNOWN:
-        reasons = dict.fromkeys(reason for gpu in found.gpus for reason in gpu.refusals)
-        why = listed([_REASONS[reason] for reason in reasons if reason in _NO_BOUNDS])
+        reasons = dict.fromkeys(reason for gpu in found.gpus for reason in gpu.refusals if reason in BOUNDS_FAIL)
+        why = listed([_reason(reason, found) for reason in reasons])
         return f"This trace cannot say what placement of memory costs: {why}. To measure it: {MEASURE}"
+    if not any(gpu.h2d.copies + gpu.d2h.copies for gpu in found.gpus):
+        return f"Placement of memory slows no copy of this trace{short}: it has none between host and GPU."
     bound = upper_bound(found.most)
     if found.decision is Decision.CANNOT_MATTER:
-        if not any(gpu.h2d.copies + gpu.d2h.copies for gpu in found.gpus):
-            return "Placement of memory cannot slow the copies of this program: it makes none between host and GPU."
-        return f"Placement of memory cannot cost more than {bound}{where}, if host copies took {times} as long."
+        return (
+            f"Placement of memory cannot cost this trace{short} more than {bound}{where}, "
+            f"even if host copies took {times} as long."
+        )
     estimates = [_range(one) for gpu in found.gpus for one in gpu.copies if one.factor == found.factor and one.estimate]
     estimate = f" (estimate {estimates[0]})" if len(estimates) == 1 else ""
     return (
-        f"Placement of memory can cost up to {bound}{where}{estimate}, if host copies took {times} as long; "
-        f"to measure it: {MEASURE}"
+        f"Placement of memory can cost this trace{short} up to {bound}{where}{estimate}, "
+        f"if host copies took {times} as long; to measure it: {MEASURE}"
     )
 
 
-def gpu_text(gpu: GpuWhatIf) -> str:
+def gpu_text(gpu: GpuWhatIf, found: WhatIf) -> str:
     """One sentence on a GPU: what an estimate says, or why there is none."""
     if gpu.refusals:
-        return f"No estimate: {listed([_REASONS[reason] for reason in gpu.refusals])}."
-    return f"Estimate for copies of twice the length: {_range(gpu.copies[3])} slower."
+        return f"No estimate: {listed([_reason(reason, found) for reason in gpu.refusals])}."
+    if not gpu.h2d.copies + gpu.d2h.copies:
+        return "No copies between host and GPU."
+    slower = next(one for one in gpu.copies if one.factor == found.factor)
+    return f"Estimate for copies that take {_TIMES[found.factor]} as long: {_range(slower)} slower."
 
 
-_NO_BOUNDS = {Refusal.INCOMPLETE, Refusal.MANAGED_MEMORY}
-_REASONS = {
-    Refusal.UNEXPLAINED: "too much of the path that sets the time has no cause in the trace",
-    Refusal.NO_CALLS: "less than half of the activities have their API call in the trace",
-    Refusal.INCOMPLETE: "the profiler lost activities",
-    Refusal.MANAGED_MEMORY: "the program uses managed memory, whose page moves are not copies",
-}
+def _reason(reason: Refusal, found: WhatIf) -> str:
+    if reason is Refusal.INCOMPLETE:
+        lost = found.launches - found.recorded
+        return f"the profiler lost the activities of {lost:,} of {found.launches:,} launches"
+    return {
+        Refusal.UNEXPLAINED: "too much of the critical path has no cause in the trace",
+        Refusal.NO_CALLS: "less than half of the activities have their API call in the trace",
+        Refusal.MANAGED_MEMORY: "the program uses managed memory, whose page moves are not copies",
+    }[reason]
 
 
 def _about_trace(found: WhatIf) -> Iterator[str]:
@@ -86,12 +95,13 @@ def _gpu_lines(gpu: GpuWhatIf) -> Iterator[str]:
             yield f"  {name}  {_link(link)}"
     yield f"  critical path: {_path(gpu)}"
     yield f"  {gpu.text}"
-    for copies in gpu.copies:
+    for copies in gpu.copies if gpu.h2d.copies + gpu.d2h.copies else ():
         estimate = "" if copies.estimate is None else f"; estimate {_range(copies)}"
         least = f"at least {percent(copies.at_least)}, " if copies.at_least else ""
         yield f"  copies x {fixed(copies.factor)}  {least}at most {upper_bound(copies.at_most)}{estimate}"
     for cpu in gpu.cpu:
-        yield f"  CPU    x {fixed(cpu.factor)}  at most {upper_bound(cpu.at_most)}, as traced"
+        least = f"at least {percent(cpu.at_least)}, " if round(cpu.at_least, 4) else ""
+        yield f"  CPU    x {fixed(cpu.factor)}  {least}at most {upper_bound(cpu.at_most)}, as traced"
 
 
 def _range(slower: Slower) -> str:

@@ -77,7 +77,8 @@ class Queues:
     """Activities of each stream in launching order, and the one to wait for after each."""
 
     def __init__(self, activities: Activities) -> None:
-        launched = np.where(activities.call >= 0, activities.call_start, activities.start)
+        # What has no call was launched before the trace began.
+        launched = np.where(activities.call >= 0, activities.call_start, 0)
         self.first = np.flatnonzero(np.diff(activities.stream, prepend=-1))
         self.stream = activities.stream[self.first]
         self.last_of = latest(activities)
