@@ -82,12 +82,13 @@ def plan(
 
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--range", "range_name", metavar="NAME", help="of the ranges of another program, each taken as a batch")
 @_JSON
-def analyze(path: Path, as_json: bool) -> None:
+def analyze(path: Path, range_name: str | None, as_json: bool) -> None:
     """Print the metrics of a trace (.sqlite, .nsys-rep, .json of torch.profiler) or of every trace in a folder."""
     from bench.report.analyze import analyze_command
 
-    sys.exit(analyze_command(path, as_json))
+    sys.exit(analyze_command(path, as_json, range_name))
 
 
 @main.command()

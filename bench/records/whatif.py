@@ -84,7 +84,7 @@ class GpuWhatIf(Record, frozen=True, kw_only=True):
 
     late_launch_share: idle until an activity whose launch came late. short: few activities or little time, so that how
     the window begins and ends counts. cpu_free_ms: the window if the CPU took no time, a
-    lower bound of the untraced time.
+    lower bound of the untraced time. copies, cpu: empty where not even bounds hold.
     """
 
     device: Count
@@ -106,7 +106,8 @@ class GpuWhatIf(Record, frozen=True, kw_only=True):
 
 
 class WhatIf(Record, frozen=True, kw_only=True):
-    """factor: of copies, on which `decision` rests. most: the largest bound of all GPUs at that factor.
+    """factor: of copies, on which `decision` rests. most: the largest bound of all GPUs at that factor; None where a
+    bound does not hold.
 
     launches, recorded: calls that launch work while the GPU was traced, and those with an activity. cpu_factor: on all
     CPU time, with which a replay takes the untraced time; None without one. aligned_ns: by which the clock of a GPU was
@@ -117,7 +118,7 @@ class WhatIf(Record, frozen=True, kw_only=True):
     tool: ExportTool
     decision: Decision
     factor: Number
-    most: Number
+    most: Number | None
     activities: Count
     calls: Count
     launches: Count

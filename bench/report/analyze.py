@@ -13,9 +13,9 @@ from bench.trace.analyze import Analysis, Broken, analyze_file, analyze_folder
 EXIT_FAILED = 2
 
 
-def analyze_command(path: Path, as_json: bool) -> int:
+def analyze_command(path: Path, as_json: bool, range_name: str | None = None) -> int:
     """Print to stdout, errors of single traces to stderr; return the exit code."""
-    found = analyze_folder(path) if path.is_dir() else [analyze_file(path)]
+    found = analyze_folder(path, range_name) if path.is_dir() else [analyze_file(path, range_name=range_name)]
     broken = [one for one in found if isinstance(one, Broken)]
     if as_json:
         rows = [_as_json(one) for one in found]

@@ -48,19 +48,22 @@ class Broken(Record, frozen=True, kw_only=True):
     advice: str
 
 
-def analyze_file(path: Path, name: str | None = None) -> Analysis:
-    """Raise TraceError for a file that is not a trace, and for a trace that is broken or not complete."""
+def analyze_file(path: Path, name: str | None = None, range_name: str | None = None) -> Analysis:
+    """Raise TraceError for a file that is not a trace, and for a trace that is broken or not complete.
+
+    range_name: of the ranges to analyze, in a trace of another program than this project's workload.
+    """
     with as_export(path) as export:
-        trace = read_trace(export, name or trace_name(path), path)
+        trace = read_trace(export, name or trace_name(path), path, range_name)
     return Analysis(metrics=metrics(trace), per_batch=per_batch(trace))
 
 
-def analyze_folder(folder: Path) -> list[Analysis | Broken]:
+def analyze_folder(folder: Path, range_name: str | None = None) -> list[Analysis | Broken]:
     """All traces of a folder in the order of their names; a broken one harms no other.
 
     Raise TraceError for a folder without traces.
     """
-    return [_analysis_or_error(path) for path in _traces(folder)]
+    return [_analysis_or_error(path, range_name) for path in _traces(folder)]
 
 
 def trace_name(path: Path) -> str:
@@ -69,9 +72,9 @@ def trace_name(path: Path) -> str:
     return path.name.removesuffix(ending) or path.name
 
 
-def _analysis_or_error(path: Path) -> Analysis | Broken:
+def _analysis_or_error(path: Path, range_name: str | None) -> Analysis | Broken:
     try:
-        return analyze_file(path)
+        return analyze_file(path, range_name=range_name)
     except StudyError as error:
         return Broken(name=trace_name(path), error=error.what, advice=error.advice)
 

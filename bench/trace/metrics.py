@@ -66,10 +66,11 @@ def metrics(trace: Trace) -> Metrics:
 
 
 def latencies(trace: Trace) -> Times:
-    """ns from the first H2D start to the last D2H end, per batch in order; empty where one direction is not copied."""
+    """ns from the first H2D start to the last D2H end, per batch in order; empty where a batch is not copied both
+    ways."""
     activities, count = trace.activities, len(trace.window.batch_start)
     h2d, d2h = (_in_batches(activities, kind) for kind in (Kind.H2D, Kind.D2H))
-    if not (len(h2d) and len(d2h)):
+    if any(len(np.unique(activities.batch[copied])) < count for copied in (h2d, d2h)):
         return np.empty(0, np.int64)
     first = np.full(count, np.iinfo(np.int64).max)
     last = np.full(count, np.iinfo(np.int64).min)
@@ -109,7 +110,7 @@ def _latency_us(trace: Trace) -> TraceLatency:
     values = latencies(trace)
     found = units.summary(np.sort(values).tolist(), scale=1000)
     if not len(values):
-        found["reasons"] = dict.fromkeys(("p50", "p90", "p99", "max"), "the batches are copied one way only")
+        found["reasons"] = dict.fromkeys(("p50", "p90", "p99", "max"), "not every batch is copied both ways")
     return TraceLatency(**found)
 
 

@@ -47,14 +47,19 @@ class Trace:
     tool: ExportTool
 
 
-def read_trace(path: Path | str, name: str | None = None, source: Path | None = None) -> Trace:
+def read_trace(
+    path: Path | str, name: str | None = None, source: Path | None = None, range_name: str | None = None
+) -> Trace:
     """Read .sqlite or .sqlite.gz. Raise TraceError, by name, for everything that would make a number wrong.
 
-    source: the file to name in errors, if the export was made from another one.
+    source: the file to name in errors, if the export was made from another one. range_name: of the ranges of another
+    program, each of which is a batch; copies need not be in all of them.
     """
     with open_export(path, source) as export:
         _check_tables(export)
-        window = read_window(export)
+        window = read_window(export, range_name)
+        if not (window.named or export.filled(MEMCPY)):
+            export.fail(f"no copy in this trace: table {MEMCPY} is missing or empty")
         calls = read_calls(export, window)
         parts = [read_table(export, table, window, calls) for table in TABLES if export.has(table)]
         complete = _complete(export, calls, parts)
@@ -92,8 +97,6 @@ def _check_tables(export: Export) -> None:
             "no CUDA activity in this trace",
             "nsys sees only CUDA: trace the cpu device with profiler: torch; on a GPU trace with -t cuda,nvtx",
         )
-    if not export.filled(MEMCPY):
-        export.fail(f"no copy in this trace: table {MEMCPY} is missing or empty")
 
 
 def _complete(export: Export, calls: Calls, parts: list[Part]) -> Complete:
@@ -116,7 +119,7 @@ def _check_activities(export: Export, window: Window, activities: Activities, co
     if not len(activities):
         export.fail("the window is empty: its API calls launched nothing on the device")
     named = named_stages(export, window)
-    for kind in (Kind.H2D, Kind.D2H):
+    for kind in (Kind.H2D, Kind.D2H) if not window.named else ():
         chosen = activities.batch[activities.kind == kind]
         one_way = "compute" in named and kind.name.lower() not in named
         if not len(chosen) and (one_way or UNIFIED_COPY in copies.kind):

@@ -17,7 +17,10 @@ STAGE = re.compile(rf"test_({'|'.join(STAGES)})_batch_\d+")
 
 @dataclass(frozen=True)
 class Window:
-    """[start, end) of the measured range, on one thread; batches ascending and disjoint within it, ns."""
+    """[start, end) of the measured range, on one thread; batches ascending and disjoint within it, ns.
+
+    named: from the first to the last range of a name that the user gave, each of which is a batch.
+    """
 
     start: int
     end: int
@@ -25,6 +28,7 @@ class Window:
     batch_start: Times
     batch_end: Times
     batch_names: tuple[str, ...]
+    named: bool = False
 
     @property
     def process(self) -> int:
@@ -36,10 +40,15 @@ class Window:
         return self.process & PID_MASK
 
 
-def read_window(export: Export) -> Window:
-    """Raise TraceError unless the trace has exactly one closed window with closed batches."""
+def read_window(export: Export, name: str | None = None) -> Window:
+    """Raise TraceError unless the trace has exactly one closed window with closed batches.
+
+    name: of the ranges to take instead of the workload's.
+    """
     if not export.filled(NVTX):
         export.fail("no range in this trace", "trace with nsys -t cuda,nvtx", "name the ranges with record_function")
+    if name is not None:
+        return _named_window(export, name)
     ranges = named_ranges(export, "test_[bd]*")
     start, end, thread, _ = _only_window(export, ranges)
     batches = sorted(
@@ -48,6 +57,30 @@ def read_window(export: Export) -> Window:
     )
     if not batches:
         export.fail(f"no test_batch_ range inside {WINDOW}")
+    opens, closes = _disjoint(export, batches)
+    return Window(start, end, thread, opens, closes, tuple(row[3] for row in batches))
+
+
+def _named_window(export: Export, name: str) -> Window:
+    ranges = sorted(named_ranges(export, literal(name)), key=lambda row: row[0])
+    if not ranges:
+        export.fail(f"no range {name} in this trace", "name a range that the program pushes and pops")
+    if len(threads := {row[2] for row in ranges}) > 1:
+        export.fail(
+            f"{len(ranges)} ranges {name} on {len(threads)} threads", "name a range that only one thread of it opens"
+        )
+    opens, closes = _disjoint(export, ranges)
+    names = tuple(row[3] for row in ranges)
+    return Window(int(opens[0]), int(closes[-1]), ranges[0][2], opens, closes, names, named=True)
+
+
+def literal(name: str) -> str:
+    """The pattern of GLOB that fits this name only."""
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _disjoint(export: Export, batches: list[tuple[Any, ...]]) -> tuple[Times, Times]:
+    """(starts, ends). Raise TraceError for a range that was never closed, and for two that overlap."""
     for row in batches:
         if row[1] is None or row[1] < row[0]:
             export.fail(f"range {row[3]} was never closed", "the run was cut short: measure the cell again")
@@ -56,7 +89,7 @@ def read_window(export: Export) -> Window:
     if len(overlapping):
         one, other = batches[overlapping[0]][3], batches[overlapping[0] + 1][3]
         export.fail(f"ranges {one} and {other} overlap", "batch ranges follow each other on one thread")
-    return Window(start, end, thread, opens, closes, tuple(row[3] for row in batches))
+    return opens, closes
 
 
 def _only_window(export: Export, ranges: list[tuple[Any, ...]]) -> tuple[Any, ...]:

@@ -58,11 +58,12 @@ def whatif(program: Program, trace: str, tool: ExportTool, inside: Interval, unt
         for place, (device, mine) in enumerate(chosen.items())
     )
     deciding = [one for gpu in gpus for one in gpu.copies if one.factor == DECIDING_FACTOR]
-    most = max(one.at_most for one in deciding)
-    if any(set(gpu.refusals) & BOUNDS_FAIL for gpu in gpus):
+    most = max(one.at_most for one in deciding) if len(deciding) == len(gpus) else None
+    decision = Decision.CAN_MATTER
+    if most is None:
         decision = Decision.UNKNOWN
-    else:
-        decision = Decision.CANNOT_MATTER if most < MARGIN else Decision.CAN_MATTER
+    elif most < MARGIN:
+        decision = Decision.CANNOT_MATTER
     return WhatIf(
         trace=trace,
         tool=tool,
@@ -150,6 +151,7 @@ def _gpu(
     parts = breakdown(cut, chosen)
     path = walker.path(chosen).shares()
     refusals = tuple(_refusals(cut, chosen, path["unexplained"], lost))
+    bounded = not BOUNDS_FAIL & set(refusals)
     window, free = float(parts.window), float(spans.cpu_free[0])
     untraced = window if untraced_ms is None else min(window, untraced_ms * 1e6)
     shortest = free if untraced_ms is None else untraced
@@ -175,6 +177,7 @@ def _gpu(
                 estimate=None if refusals else _estimate(spans, place, parts, factor, shortest, untraced_ms),
             )
             for place, factor in enumerate(COPY_FACTORS, 1)
+            if bounded
         ),
         cpu=tuple(
             SlowerCpu(
@@ -183,6 +186,7 @@ def _gpu(
                 at_most=min(1 - 1 / factor, cost_at_most(factor, window, cpu_time)),
             )
             for factor in CPU_FACTORS
+            if bounded
         ),
         refusals=refusals,
         short=parts.window < LEAST_MS * 1e6 or len(chosen) < LEAST_ACTIVITIES,

@@ -1,6 +1,5 @@
 """`numastudy whatif`: from a file to the answer and the exit code."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from bench.errors import TraceError
 from bench.records.whatif import Decision, WhatIf
 from bench.trace.analyze import as_export
 from bench.trace.export import Export, open_export
-from bench.trace.window import named_ranges
+from bench.trace.window import literal, named_ranges
 from bench.whatif.answer import Interval
 from bench.whatif.answer import whatif as answer
 from bench.whatif.program import Program
@@ -55,8 +54,3 @@ def _inside(export: Export, program: Program, request: Request) -> Interval:
         export.fail(f"no range {request.nvtx} in this trace", "name a range that the program opens and closes")
     begin_ns, end_ns = min(row[0] for row in found), max(row[1] for row in found)
     return Interval(begin_ns - program.first_ns, end_ns - program.first_ns)
-
-
-def literal(name: str) -> str:
-    """The pattern of GLOB that fits this name only."""
-    return re.sub(r"([*?[])", r"[\1]", name)

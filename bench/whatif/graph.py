@@ -110,9 +110,11 @@ def build(program: Program) -> Graph:
     previous = _previous(activities)
     known = activities.call >= 0
     own = np.zeros(len(activities))
-    inner = np.minimum(activities.call_ns, np.minimum(cost.own, usual)[activities.call])[known]
-    own[known] = inner + (activities.call_start[known] - calls.start[activities.call[known]])
-    seen = np.where(known, calls.start[activities.call] + own, -np.inf) if len(calls) else np.full(len(own), -np.inf)
+    call = activities.call[known]
+    inner = np.minimum(activities.call_ns[known], np.minimum(cost.own, usual)[call])
+    own[known] = inner + (activities.call_start[known] - calls.start[call])
+    seen = np.full(len(activities), -np.inf)
+    seen[known] = calls.start[call] + own[known]
     ended = np.where(previous >= 0, activities.end[previous], -np.inf)
     engine = _engine_edges(activities, previous)
     freed = _latest(len(activities), activities, edges)
@@ -122,7 +124,7 @@ def build(program: Program) -> Graph:
     lag_of_kind = np.array([lags.event, lags.event, lags.stream, lags.event, lags.event])
     start = activities.start.astype(np.float64)
     excess = np.zeros(len(activities))
-    excess[known] = cost.excess[activities.call[known]]
+    excess[known] = cost.excess[call]
     excess = np.where(known, np.clip(start - seen - lags.launch, 0.0, excess), 0.0)
     return Graph(
         program=program,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from bench.records.whatif import BOUNDS_FAIL, Decision, GpuWhatIf, LinkUse, Refusal, Slower, WhatIf
-from bench.units import bandwidth, byte_size, fixed, listed, microseconds, percent, plural, upper_bound
+from bench.units import bandwidth, byte_size, fixed, grouped, listed, microseconds, percent, plural, upper_bound
 
 MEASURE = "numastudy run -- COMMAND"
 _TIMES = {2.0: "twice", 3.0: "three times"}
@@ -23,7 +23,7 @@ def decision_text(found: WhatIf) -> str:
     times = _TIMES[found.factor]
     where = "" if len(found.gpus) == 1 else f" on any of {len(found.gpus)} GPUs"
     short = f" (of only {microseconds(found.traced_ms * 1e3)})" if all(gpu.short for gpu in found.gpus) else ""
-    if found.decision is Decision.UNKNOWN:
+    if found.most is None:
         reasons = dict.fromkeys(reason for gpu in found.gpus for reason in gpu.refusals if reason in BOUNDS_FAIL)
         why = listed([_reason(reason, found) for reason in reasons])
         return f"This trace cannot say what placement of memory costs: {why}. To measure it: {MEASURE}"
@@ -56,7 +56,7 @@ def gpu_text(gpu: GpuWhatIf, found: WhatIf) -> str:
 def _reason(reason: Refusal, found: WhatIf) -> str:
     if reason is Refusal.INCOMPLETE:
         lost = found.launches - found.recorded
-        return f"the profiler lost the activities of {lost:,} of {found.launches:,} launches"
+        return f"the profiler lost the activities of {grouped(lost)} of {grouped(found.launches)} launches"
     return {
         Refusal.UNEXPLAINED: "too much of the critical path has no cause in the trace",
         Refusal.NO_CALLS: "less than half of the activities have their API call in the trace",
@@ -67,8 +67,9 @@ def _reason(reason: Refusal, found: WhatIf) -> str:
 def _about_trace(found: WhatIf) -> Iterator[str]:
     tool = " ".join(part for part in (found.tool.product, found.tool.version) if part)
     yield (
-        f"{found.trace}{f'  ({tool})' if tool else ''}: {found.activities:,} GPU activities, {found.calls:,} API "
-        f"calls; of {found.launches:,} launches {found.recorded:,} have their activity"
+        f"{found.trace}{f'  ({tool})' if tool else ''}: {grouped(found.activities)} GPU activities, "
+        f"{grouped(found.calls)} API calls; of {grouped(found.launches)} launches {grouped(found.recorded)} have their "
+        "activity"
     )
     if not found.has_event_records:
         yield (

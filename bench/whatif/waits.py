@@ -133,7 +133,8 @@ def align_clocks(program: Program) -> tuple[Program, int]:
     waited for them. They are moved to where all returns are possible, as far as all launches remain so.
     """
     calls, activities = program.calls, program.activities
-    waited, call = (np.concatenate(part) for part in zip(*_marked(program, Queues(activities))[1], strict=True))
+    known = [*_marked(program, Queues(activities))[1], _blocking_copies(program)]
+    waited, call = (np.concatenate(part) for part in zip(*known, strict=True))
     shift = np.zeros(len(activities), np.int64)
     latest = np.full(len(calls), -(2**62))
     for device in np.unique(activities.device).tolist():
@@ -185,33 +186,41 @@ def _marked(program: Program, queues: Queues) -> tuple[list[Found], list[Awaited
     context, time = marks.context[order], calls.start[call]
     last, following = queues.before(stream, time).tolist(), queues.after(stream, time).tolist()
     process = calls.process[call]
+    of_stream = program.activities.stream
     recorded: dict[int, list[int]] = {}
-    # Of a stream: what its next activity waits for, and which activity that is.
+    # Of a stream: which activity is the next, and what it waits for.
     pending: dict[int, tuple[int, list[int]]] = {}
     source: list[int] = []
     target: list[int] = []
     waited: list[int] = []
     caller: list[int] = []
 
-    def tail(place: int, number: int, end: int) -> list[int]:
-        following_one, open_waits = pending.get(number, (-1, []))
-        found = open_waits if following_one == following[place] else []
-        return [end, *found] if end >= 0 else found
+    def open_waits(place: int, number: int) -> list[int]:
+        next_one, found = pending.get(number, (-1, []))
+        return found if next_one == following[place] else []
+
+    def latest_of_each(found: list[int]) -> list[int]:
+        """Of several activities of a stream the last says it all; without this, lists of events would grow without
+        end."""
+        return list({int(of_stream[one]): one for one in sorted(found)}.values()) if len(found) > 1 else found
+
+    def tail(place: int, number: int) -> list[int]:
+        end = [last[place]] if last[place] >= 0 else []
+        return latest_of_each([*end, *open_waits(place, number)])
 
     for place, (one, number, what) in enumerate(zip(kind.tolist(), stream.tolist(), event.tolist(), strict=True)):
         if one == Sync.RECORD:
-            recorded[what] = tail(place, number, last[place])
+            recorded[what] = tail(place, number)
         elif one == Sync.STREAM_WAIT:
             found = recorded.get(what, [])
             target += [following[place]] * len(found)
             source += found
-            next_one, open_waits = pending.get(number, (-1, []))
-            pending[number] = following[place], [*(open_waits if next_one == following[place] else []), *found]
+            pending[number] = following[place], latest_of_each([*open_waits(place, number), *found])
         else:
             if one == Sync.EVENT:
                 found = recorded.get(what, [])
             elif one == Sync.STREAM:
-                found = tail(place, number, last[place])
+                found = tail(place, number)
             else:
                 found = _all_streams(program, queues, int(process[place]), int(time[place]), int(context[place]))
             waited += found
