@@ -331,8 +331,14 @@ def _add_cell(connection: sqlite3.Connection, study: dict[str, Any], study_id: i
     connection.execute(
         "INSERT OR IGNORE INTO cells (host, study_name, key, name, gpu, cpu_node, mem_node, model, settings) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [*identity, *values, json.dumps(plain(cell.settings), sort_keys=True)],
+        [*identity, *values, _settings_text(cell)],
     )
+    if cell.metric:
+        # Of a command that failed before it was unknown what it measures.
+        connection.execute(
+            "UPDATE cells SET settings = ? WHERE host = ? AND study_name = ? AND key = ? AND name = ?",
+            [_settings_text(cell), *identity],
+        )
     cell_id: int
     (cell_id,) = connection.execute(
         "SELECT id FROM cells WHERE host = ? AND study_name = ? AND key = ? AND name = ?", identity
@@ -381,14 +387,24 @@ def _study_row(results: Results, database: Path) -> dict[str, Any]:
     }
 
 
+def _settings_text(cell: MeasuredCell) -> str:
+    """In JSON; of a command, which has none of the pipeline's settings, with the metric that it is known by."""
+    if not cell.model.command:
+        return json.dumps(plain(cell.settings), sort_keys=True)
+    own = {"device": cell.settings.device, "binding": cell.settings.binding}
+    metric = {"metric": cell.metric.name, "unit": cell.metric.unit, "better": cell.metric.better} if cell.metric else {}
+    return json.dumps(plain(own | metric), sort_keys=True)
+
+
 def _measurement_row(cell: MeasuredCell) -> dict[str, Any]:
     metrics, latency = cell.metrics, cell.latency_us
     return {
         "outcome": cell.outcome.value,
         "reason": cell.reason,
         "throughput_samples_s": cell.throughput_samples_s,
+        # Of a command its rate, see Metric.rate: nights are compared by it.
         "undisturbed_samples_s": undisturbed_throughput(cell),
-        "throughput_spread": cell.throughput_spread,
+        "throughput_spread": cell.spread,
         "noise_class": cell.noise_class.value,
         "latency_p50_us": latency and latency.p50,
         "latency_p99_us": latency and latency.p99,

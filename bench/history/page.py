@@ -57,7 +57,7 @@ class Mark:
 class Plot:
     """A trend as trend.svg.j2 draws it, coordinates in pixels. old: the newest study does not have the cell.
 
-    ticks: (y, samples/s). dates: (x, text anchor, day). line, dots: SVG path data, broken where the cell failed.
+    ticks: (y, value in unit). dates: (x, text anchor, day). line, dots: SVG path data, broken where the cell failed.
     """
 
     cell: str
@@ -65,6 +65,7 @@ class Plot:
     continued: bool
     before: Design | None
     old: bool
+    unit: str
     known: tuple[float, ...]
     ticks: tuple[tuple[float, float], ...]
     dates: tuple[tuple[float, str, str], ...]
@@ -136,15 +137,15 @@ def _section(one: Series, folder: Path) -> dict[str, Any]:
     newest = max(last, key=lambda study_id: times[study_id], default=None)
 
     def plot(trend: Trend) -> Plot:
-        known = tuple(point.samples_s for point in trend.points if point.samples_s)
+        known = tuple(point.value for point in trend.points if point.value)
         low, high = _range(known)
         y = _scale(low, high, _BOTTOM, _TOP)
-        places = [(x(times[point.study_id]), y(point.samples_s) if point.samples_s else None) for point in trend.points]
+        places = [(x(times[point.study_id]), y(point.value) if point.value else None) for point in trend.points]
         marks = tuple(
             Mark(*place, by_id[point.study_id].night or by_id[point.study_id].measured_at[:10], point,
                  _report(by_id[point.study_id], folder))
             for place, point in zip(places, trend.points, strict=True)
-            if point.slower or not point.samples_s
+            if point.slower or not point.value
         )  # fmt: skip
         return Plot(
             cell=trend.cell,
@@ -152,6 +153,7 @@ def _section(one: Series, folder: Path) -> dict[str, Any]:
             continued=trend.continued,
             before=trend.before,
             old=trend.points[-1].study_id != newest,
+            unit=trend.unit,
             known=known,
             ticks=tuple((y(value), value) for value in _ticks(low, high)),
             dates=_dates(span, x),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,23 +14,37 @@ from tabulate import tabulate
 
 from bench.history.database import add_study, connection_of, history_path, open_history
 from bench.host.fingerprint import fingerprint_changes
-from bench.records.base import convert, decode, plain
+from bench.records.base import DamagedRecord, Record, convert, decode, plain
 from bench.records.host import Fingerprint, FingerprintChange
+from bench.records.metric import Better
 from bench.records.nightly import HistoryCell, HistoryListing, HistoryStudy, NightlyVerdict
 from bench.records.study import Design
 from bench.units import DASH, timestamp
 
 # Samples per second that a plot can show.
 Rate = Annotated[float, msgspec.Meta(gt=1e-9, lt=1e15)]
+# Only those that say what a command measures: the others are long, and many.
+_SETTINGS = "CASE WHEN instr(coalesce(cells.settings, ''), '\"metric\"') THEN cells.settings ELSE '{}' END"
 _HEADERS = ("measured (UTC)", "study", "host", "night", "cells ok", "slower", "driver", "run directory")
+
+
+class Shown(Record, frozen=True, kw_only=True):
+    """What settings of a cell say of its values. metric: of a command; the pipeline has none."""
+
+    metric: str = ""
+    unit: str = "samples/s"
+    better: Better = Better.HIGHER
+
+    def value(self, rate: float | None) -> float | None:
+        return 1 / rate if rate and self.better is Better.LOWER else rate
 
 
 @dataclass(frozen=True)
 class Point:
-    """One cell in one study. samples_s: of the undisturbed runs, None if the cell failed. slower: by its night."""
+    """One cell in one study. value: of the undisturbed runs, None if the cell failed. slower: by its night."""
 
     study_id: int
-    samples_s: float | None
+    value: float | None
     outcome: str
     reason: str
     slower: bool
@@ -47,6 +62,7 @@ class Trend:
     design: Design = "processes"
     continued: bool = False
     before: Design | None = None
+    unit: str = "samples/s"
 
 
 @dataclass(frozen=True)
@@ -133,20 +149,37 @@ def _cells(database: Database, study_id: int) -> tuple[HistoryCell, ...]:
     rows = database.query(
         "SELECT cells.name, cells.key, cells.gpu, cells.cpu_node, cells.mem_node, cells.model, m.outcome, "
         "m.reason, m.throughput_samples_s, m.throughput_spread, m.latency_p50_us, m.latency_p99_us, "
-        "m.h2d_bandwidth_gb_s, m.d2h_bandwidth_gb_s, m.pipeline_efficiency, m.regime, verdicts.verdict "
+        "m.h2d_bandwidth_gb_s, m.d2h_bandwidth_gb_s, m.pipeline_efficiency, m.regime, verdicts.verdict, "
+        f"m.undisturbed_samples_s AS rate, {_SETTINGS} AS settings "
         "FROM measurements m JOIN cells ON cells.id = m.cell_id "
         "LEFT JOIN verdicts ON verdicts.study_id = m.study_id AND verdicts.cell_id = m.cell_id "
         "WHERE m.study_id = ? ORDER BY m.id",
         [study_id],
     )
-    return tuple(convert(row, HistoryCell) for row in rows)
+    return tuple(_cell(row) for row in rows)
+
+
+def _cell(row: dict[str, Any]) -> HistoryCell:
+    rate, shown = row.pop("rate"), _shown(row.pop("settings"))
+    own = {"unit": shown.unit, "value": shown.value(rate)} if shown.metric else {}
+    return convert(row | own, HistoryCell)
+
+
+@lru_cache(maxsize=1024)
+def _shown(settings: str) -> "Shown":
+    """How a cell's rate is shown. settings: of the cell, in JSON."""
+    try:
+        return decode(settings.encode(), Shown)
+    except DamagedRecord:
+        return Shown()
 
 
 def _trends(database: Database) -> dict[tuple[str, str], list[Trend]]:
     """By host and study name."""
     rows = connection_of(database).execute(
         "SELECT cells.id, cells.host, cells.study_name, cells.name, m.study_id, m.outcome, "
-        "coalesce(m.reason, ''), coalesce(verdicts.verdict, ''), m.design, m.undisturbed_samples_s FROM measurements m "
+        "coalesce(m.reason, ''), coalesce(verdicts.verdict, ''), m.design, m.undisturbed_samples_s, "
+        f"{_SETTINGS} FROM measurements m "
         "JOIN cells ON cells.id = m.cell_id JOIN studies ON studies.id = m.study_id "
         "AND studies.host = cells.host AND studies.study_name = cells.study_name "
         "LEFT JOIN verdicts ON verdicts.study_id = m.study_id AND verdicts.cell_id = m.cell_id "
@@ -154,19 +187,20 @@ def _trends(database: Database) -> dict[tuple[str, str], list[Trend]]:
     )
     cells: dict[int, tuple[Any, dict[Design, list[Point]]]] = {}
     for row in rows:
-        cell_id, host, study_name, name, study_id, outcome, reason, verdict, design, samples_s = convert(
-            row, tuple[int, str, str, str, int, str, str, str, Design, Rate | None]
+        cell_id, host, study_name, name, study_id, outcome, reason, verdict, design, rate, settings = convert(
+            row, tuple[int, str, str, str, int, str, str, str, Design, Rate | None, str]
         )
-        _, points = cells.setdefault(cell_id, ((host, study_name, name), {}))
+        shown = _shown(settings)
+        _, points = cells.setdefault(cell_id, ((host, study_name, name, shown.unit), {}))
         # How a cell would have been measured that failed is not known.
-        known = design if samples_s or not points else list(points)[-1]
-        point = Point(study_id, samples_s, outcome, reason, verdict == NightlyVerdict.SLOWER)
+        known = design if rate or not points else list(points)[-1]
+        point = Point(study_id, shown.value(rate), outcome, reason, verdict == NightlyVerdict.SLOWER)
         points.setdefault(known, []).append(point)
     trends: dict[tuple[str, str], list[Trend]] = {}
-    for (host, study_name, name), by_design in cells.values():
+    for (host, study_name, name, unit), by_design in cells.values():
         designs = list(by_design)
         for at, (known, own) in enumerate(by_design.items()):
-            trend = Trend(name, tuple(own), known, at < len(designs) - 1, designs[at - 1] if at else None)
+            trend = Trend(name, tuple(own), known, at < len(designs) - 1, designs[at - 1] if at else None, unit)
             trends.setdefault((host, study_name), []).append(trend)
     return trends
 

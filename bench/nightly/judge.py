@@ -18,6 +18,7 @@ from scipy.special import chdtri, ndtr, stdtrit
 from bench.analysis.statistics import Estimate, Sample, estimate
 from bench.analysis.verdicts import decided
 from bench.nightly.creeping import creeping
+from bench.records.metric import Metric
 from bench.records.nightly import NightCell, NightlyVerdict
 from bench.records.results import NoiseClass
 from bench.records.run import Outcome
@@ -60,6 +61,7 @@ class Tonight:
     pinned: float | None = None
     expected: bool = False
     second_samples_s: float | None = None
+    metric: Metric | None = None
     every: tuple[float, ...] = ()
     first_night: str = ""
     slower_before: bool = False
@@ -182,6 +184,7 @@ def _judged(cell: Tonight, estimated: Estimate | None) -> NightCell:
         nightly_spread=own_spread,
         guarded=guarded,
         too_noisy=noisy and not guarded,
+        metric=cell.metric,
     )
 
 

@@ -248,6 +248,7 @@ def _tonight(study: NightlyStudy, results: Results, before: Baseline, second: Re
                 pinned=pinned.get(in_series),
                 expected=study.strict or known_as in before.last_night,
                 second_samples_s=second_rates.get(in_series),
+                metric=cell.metric.primary if cell.metric else None,
                 every=tuple(value.samples_s for value in every),
                 first_night=every[0].night if every else "",
                 slower_before=in_series in before.slower,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.records.base import Count, DamagedRecord, Number, Record, read
 from bench.records.host import Fingerprint, FingerprintChange
-from bench.records.metric import Metric
+from bench.records.metric import Better, Metric
 from bench.records.results import Changes, Interval, Judged
 from bench.records.run import Outcome
 
@@ -77,6 +77,7 @@ class NightCell(Record, frozen=True, kw_only=True):
     nights spread too much for that, however many there are.
     unconfirmed: slower by the first measurement, and nothing confirms it yet. creeping: slower by the sum of small
     losses since reference_night; reference_effect: the last nights / the first ones from that night on - 1.
+    metric: of a command, tonight's; what is named samples_s is then its rate (Metric.rate).
     """
 
     name: str
@@ -100,7 +101,20 @@ class NightCell(Record, frozen=True, kw_only=True):
     creeping: bool = False
     reference_night: str = ""
     reference_effect: Number | None = None
+    metric: Metric | None = None
     text: str = ""
+
+    @property
+    def tonight(self) -> float | None:
+        """As it is shown, in the unit of the metric, else in samples/s."""
+        return self._shown(self.tonight_samples_s)
+
+    @property
+    def baseline(self) -> float | None:
+        return self._shown(self.baseline_samples_s)
+
+    def _shown(self, rate: float | None) -> float | None:
+        return 1 / rate if rate and self.metric and self.metric.better is Better.LOWER else rate
 
 
 class ExcludedNight(Record, frozen=True, kw_only=True):
@@ -207,7 +221,10 @@ def second_measurements(folder: Path) -> dict[str, SecondMeasurement]:
 
 
 class HistoryCell(Record, frozen=True, kw_only=True):
-    """One cell of one study. outcome, regime, verdict (of its night): as the version that stored it wrote them."""
+    """One cell of one study. outcome, regime, verdict (of its night): as the version that stored it wrote them.
+
+    value, unit: of a command, in place of throughput_samples_s.
+    """
 
     name: str
     key: str
@@ -219,6 +236,8 @@ class HistoryCell(Record, frozen=True, kw_only=True):
     reason: str | None = None
     throughput_samples_s: Number | None = None
     throughput_spread: Number | None = None
+    unit: str | None = None
+    value: Number | None = None
     latency_p50_us: Number | None = None
     latency_p99_us: Number | None = None
     h2d_bandwidth_gb_s: Number | None = None

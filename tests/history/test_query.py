@@ -44,7 +44,7 @@ def test_trends_keep_the_order_of_time_and_the_values(history):
     trend = series(history)[1].trends[5]
     rows = quiet_rates(4)
     assert trend.cell == "pipeline_gpu0_numa0_vit16x12x1024"
-    assert [point.samples_s for point in trend.points] == pytest.approx(rows[:3, 5])
+    assert [point.value for point in trend.points] == pytest.approx(rows[:3, 5])
 
 
 def test_another_design_is_another_series_of_the_cell(tmp_path):

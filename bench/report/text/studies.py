@@ -72,24 +72,28 @@ def cell_text(cell: NightCell, fewest_nights: int, guarded_loss: float) -> str:
         why = f"{cell.outcome}: {cell.reason}" if cell.reason else cell.outcome.value
         return f"{why}; it was expected to run" if cell.verdict is NightlyVerdict.NOT_MEASURED else why
     if cell.creeping:
-        loss = effect_text(-(cell.reference_effect or 0))
+        loss = _effect(cell, cell.reference_effect)
         return f"little by little {loss} than in the first nights from {cell.reference_night} on"
     if cell.effect is None:
         return f"nothing to compare with yet: {plural(cell.nights, 'night')} of {fewest_nights}"
     if cell.verdict is NightlyVerdict.PENDING:
-        return f"{effect_text(-cell.effect)} together with most cells: slower in the next night too, it is a loss"
+        return f"{_effect(cell, cell.effect)} together with most cells: slower in the next night too, it is a loss"
     if cell.first_effect is not None and cell.second_effect is not None:
-        both = f"{effect_text(-cell.first_effect)}, {effect_text(-cell.second_effect)}"
+        both = f"{_effect(cell, cell.first_effect)}, {_effect(cell, cell.second_effect)}"
         if cell.verdict is NightlyVerdict.SLOWER:
-            return f"{effect_text(-cell.effect)} over two measurements of this night ({both}): confirmed"
+            return f"{_effect(cell, cell.effect)} over two measurements of this night ({both}): confirmed"
         return f"not confirmed: measured twice this night ({both})"
     return _compared(cell) + _not_guarded(cell, guarded_loss)
+
+
+def _effect(cell: NightCell, effect: float | None) -> str:
+    return effect_text(-(effect or 0), scale_of(cell.metric))
 
 
 def _compared(cell: NightCell) -> str:
     if cell.verdict is NightlyVerdict.SAME:
         return f"no difference larger than {exact_percent(cell.margin or 0)}"
-    loss = effect_text(-(cell.effect or 0)) + (" than the pinned run" if cell.pinned else "")
+    loss = _effect(cell, cell.effect) + (" than the pinned run" if cell.pinned else "")
     if cell.verdict is NightlyVerdict.UNDECIDED:
         return f"{loss}, within the spread of the nights"
     return f"{loss}, more than the spread of the nights ({percent(cell.nightly_spread or 0)}) explains"
