@@ -21,7 +21,7 @@ from bench.records.host import Fingerprint, FingerprintChange
 from bench.records.nightly import ComparedCell, ComparisonWarning, ComparisonWarningKind, StudyComparison
 from bench.records.results import Changes, Measure, MeasuredCell, Results, Rules, Verdict
 from bench.report.tables import csv_table
-from bench.report.text.studies import comparison_warning_text, with_text
+from bench.report.text.studies import UNIT, comparison_warning_text, with_text
 from bench.report.text.verdicts import MEASURES
 
 EXIT_SLOWER = 3
@@ -125,6 +125,7 @@ def compare(base: Results, new: Results, rules: Rules = _RULES, force: bool = Fa
         max_repeats=rules.max_repeats,
         cells=tuple(with_text(cell, rules, len(p_values)) for cell in cells),
         warnings=(*warnings, *unmatched),
+        unit=UNIT,
     )
 
 
@@ -221,4 +222,5 @@ def _as_text(compared: StudyComparison) -> str:
                 lines.append(f"{'':<{width}}  {'':<14}  {MEASURES[measure]} {one.text}")
         if cell.hint:
             lines.append(f"{'':<{width}}  {'':<14}  {cell.hint}")
+    lines.append(compared.unit)
     return "\n".join(lines)

@@ -165,7 +165,6 @@ def predictions(penalties: Sequence[Penalty], cells: Sequence[MeasuredCell], mar
         found.append(
             Prediction(
                 remote_cell=entry.remote_cell,
-                predicted=predicted.penalty,
                 low=predicted.low,
                 high=predicted.high,
                 agrees=agrees,

@@ -327,10 +327,11 @@ class ComparisonWarning(Record, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class StudyComparison(Record, frozen=True, kw_only=True):
-    """What `numastudy compare --json` prints. margin: a difference below it is SAME."""
+    """What `numastudy compare --json` prints. margin: a difference below it is SAME. unit: what an interval is of."""
 
     schema: int = SCHEMA
     margin: float
     max_repeats: int
     cells: tuple[ComparedCell, ...]
     warnings: tuple[ComparisonWarning, ...]
+    unit: str = ""

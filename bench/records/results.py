@@ -673,13 +673,13 @@ class Contention(Record, frozen=True, kw_only=True):
 
 
 class Prediction(Record, frozen=True, kw_only=True):
-    """The penalty of remote memory that the stages in isolation predict, with its bracket.
+    """The bracket in which the stages in isolation predict the penalty of remote memory to be: from all copies hidden
+    that can be to nothing hidden. Where in it a pipeline is, they do not say.
 
     agrees: bracket and observed interval miss each other by no more than the study's margin.
     """
 
     remote_cell: str
-    predicted: float
     low: float
     high: float
     agrees: bool

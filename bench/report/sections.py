@@ -25,11 +25,11 @@ from bench.report.text.cells import (
     outcome_text,
     remarks,
 )
-from bench.report.text.crossing import birth_text, crossed, crossed_text, interaction_text
+from bench.report.text.crossing import birth_text, crossed, crossed_text, deciding_hint, interaction_text
 from bench.report.text.scale import scale_of
 from bench.report.text.traces import traces_text
 from bench.report.text.trust import drift_text, fingerprint_facts, method_text
-from bench.report.text.verdicts import MEASURES, change_text, disturbed_text, hint_text, verdict_text
+from bench.report.text.verdicts import MEASURES, change_text, disturbed_text, verdict_text
 from bench.report.view import View, node_of
 from bench.units import DASH, duration, grouped, microseconds, percent, rate, signed_percent, signed_share
 
@@ -120,7 +120,7 @@ def penalty_rows(page: Page) -> list[Row]:
                 "figure": signed_share(loss.share, loss.interval) if loss else DASH,
                 "verdict": entry.verdict or "",
                 "text": verdict_text(entry, entry.penalty, rules, scale_of(view.cells[entry.remote_cell].metric)),
-                "hint": hint_text(entry),
+                "hint": deciding_hint(view.results, entry),
                 "disturbed": disturbed_text(entry),
                 "detectable": DASH if is_uninformative(entry.mde) else percent(entry.mde),
                 "pairs": entry.pairs,
@@ -178,7 +178,6 @@ def prediction_rows(view: View) -> list[Row]:
     return [
         _who(view, view.cells[one.remote_cell])
         | {
-            "predicted": percent(one.predicted),
             "bracket": f"{percent(one.low)} to {percent(one.high)}",
             "observed": signed_share(
                 view.penalties[one.remote_cell].penalty or 0.0, view.penalties[one.remote_cell].interval

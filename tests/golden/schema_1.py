@@ -19,6 +19,7 @@ CHANGED = {
     "comparisons[].summary[].models[]": ("interval[]", "bound", "state", "undecided_reason", "low"),
     "contention[].isolated": ("interval[]",),
     "fastest[]": ("interval[]",),
+    "predictions[]": ("predicted",),
 }
 # Sentences, places and times; and what is written at another place or not at all.
 _TOP_LEFT_OUT = ("schema", "study", "created_at", "run_directory", "invocation", "preflight")
@@ -76,7 +77,7 @@ def differences(expected: Json, found: Json, path: str = "$") -> list[str]:
 def unexplained(found: list[str]) -> list[str]:
     """The differences at paths that no change of method explains."""
     changed = {f"$.{place}.{key}" for place, keys in CHANGED.items() for key in keys}
-    return [text for text in found if re.sub(r"\[\d+\]", "[]", text.split(": ")[0]) not in changed]
+    return [text for text in found if re.sub(r"\[\d+\]", "[]", re.split(": | is missing", text)[0]) not in changed]
 
 
 def _moved(old: Json, **names: str) -> Json:

@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from bench.analysis.axes import Axis, summarise
+from bench.analysis.axes import summarise
 from bench.records.base import convert, plain
 from bench.records.results import AxisComparison, Line, MeasuredCell, Penalty, Results, Rules
 from bench.records.study import Model, Settings, Study
@@ -73,8 +73,10 @@ def axis(
 ) -> AxisComparison:
     """The base and, unless they are given, the values of the lines; summarised."""
     found = [base, *(values or [one.value for one in lines])]
-    order = tuple(dict.fromkeys(tuple(one[key] for key in base) for one in found))
-    return replace(summarise(Axis(tuple(base), order, tuple(base.values())), lines), **changes)
+    order = dict.fromkeys(tuple(one[key] for key in base) for one in found)
+    named = tuple(dict(zip(base, value, strict=True)) for value in order)
+    whole = AxisComparison(axis=", ".join(base), keys=tuple(base), base=base, values=named)
+    return replace(summarise(whole, lines), **changes)
 
 
 def results(cells: tuple[MeasuredCell, ...] = (), **changes: Any) -> Results:

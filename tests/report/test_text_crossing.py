@@ -2,11 +2,18 @@ import pytest
 from msgspec.structs import replace
 
 from bench.analysis.load import load
-from bench.records.results import BirthContrast, PenaltyKind, Rules
+from bench.records.results import BirthContrast, PenaltyKind, Remedy, Rules
 from bench.report.build import build_results, make_report
 from bench.report.markdown import markdown
 from bench.report.text.answer import answers
-from bench.report.text.crossing import birth_text, crossed_text, crossings_text, deciding_command, interaction_text
+from bench.report.text.crossing import (
+    birth_text,
+    crossed_text,
+    crossings_text,
+    deciding_command,
+    deciding_hint,
+    interaction_text,
+)
 from bench.report.text.trust import method_text
 from bench.report.view import View
 from tests.report.made import penalty
@@ -104,6 +111,15 @@ def test_command_measures_what_is_open(results):
         "luigi --module tasks NumaStudy --gpu-ids '[0]' --models '[\"vit0x0x0\", \"vit32x2x128\"]' --repeats 12"
     )
     assert deciding_command(results, 0, [], 12) == deciding_command(results, 0, ["vit0x0x0"], 100_000) == ""
+
+
+def test_an_undecided_penalty_has_the_line_to_paste(results):
+    line = "luigi --module tasks NumaStudy --gpu-ids '[0]' --models '[\"vit0x0x0\"]' --repeats 9"
+    entry = penalty(0.01, "UNDECIDED", reason="few_repeats", remedy="repeat", repeats_needed=9, model="vit0x0x0")
+    assert deciding_hint(results, entry) == line
+    noisy = replace(entry, remedy=Remedy.USE_CUDA_GRAPH)
+    assert deciding_hint(results, noisy).endswith(f"(cuda_graph: true); or {line}")
+    assert deciding_hint(results, replace(entry, remedy=None)) == ""
 
 
 def test_method_describes_crossings(results):

@@ -23,13 +23,15 @@ def test_effects_have_a_direction(penalty, text):
         (0.3, {"reason": "one_pair", "interval": None},
          "undecided: 30 % slower, from one pair, which has no spread"),
         (0.012, {"reason": "few_repeats", "interval": (-0.004, 0.028), "repeats_needed": 9},
-         "undecided: 1.2 % slower [−0.4, 2.8] %; about 9 repeats would decide"),
+         "at most 2.8 % slower (95 %): 1.2 % slower [−0.4, 2.8] %; about 9 repeats would decide"),
         (-1.64, {"reason": "few_repeats", "interval": (-50.0, 0.8), "repeats_needed": 6, "mde": 0.99, "pairs": 2},
-         "undecided: 164 % faster, which 2 pairs cannot distinguish from noise; about 6 repeats would decide"),
+         "at most 80 % slower (95 %): 164 % faster in 2 pairs, whose spread is hardly known; "
+         "6 repeats would show more"),
         (0.012, {"reason": "too_many_repeats_needed", "interval": (-0.1, 0.12), "repeats_needed": 2831},
-         "not resolvable: 1 % slower [−10, 12] %; it would take about 2,900 repeats, more than the 20 allowed"),
+         "at most 12 % slower (95 %): 1 % slower [−10, 12] %; about 2,900 repeats would decide, "
+         "more than the 20 allowed"),
         (0.2, {"reason": "uninformative", "interval": (-9.0, 0.9), "mde": 0.99},
-         "no conclusion at this noise: [−900, 90] %; even a loss of nearly all throughput could stay undetected"),
+         "at most 90 % slower (95 %): [−900, 90] %; with this noise a loss of nearly all could stay undetected"),
         (None, {"reason": "not_measured", "interval": None}, "not measured: no block has both runs"),
     ],
 )  # fmt: skip

@@ -75,12 +75,12 @@ def _unresolved(row: Record) -> str:
 
 def _predictions(found: Record) -> Iterator[str]:
     yield ""
-    yield "| cell | copies in take | predicted, bracket | observed, 95 % interval | processes | |"
+    yield "| cell | copies in take | predicted | observed, 95 % interval | processes | |"
     yield "|---|---|---|---|---|---|"
     for row in found.get("predictions", []):
         yield (
             f"| {row['group']} | {row['ratio_measured']:.3f} times as long | "
-            f"{_effect(row['predicted'], row['bracket'])} | {_effect(row['observed'], row['interval'])} | "
+            f"{_bracket(row)} | {_effect(row['observed'], row['interval'])} | "
             f"{row['pairs']} | {'' if row['in_bracket'] else 'OUTSIDE'} |"
         )
 
@@ -126,6 +126,11 @@ def by_difference(row: Record) -> float:
     return (row["train_event_us"] - row["event_us"]) / (row["train_trace_us"] - row["trace_us"])
 
 
+def _bracket(row: Record) -> str:
+    low, high = (_percent(end) for end in row["bracket"])
+    return f"{low} to {high}"
+
+
 def _effect(value: float, interval: Any) -> str:
     # Rounding must not make a minus sign of nothing.
     shown = f"{100 * value + 0.0:.2f} %"
@@ -150,8 +155,8 @@ def _lines(found: Record) -> Iterator[str]:
     yield "slower copies: predicted and observed"
     for row in found.get("predictions", []):
         yield (
-            f"  {row['group']:22s} x {row['ratio_measured']:.3f}  predicted {_percent(row['predicted'])} in "
-            f"{_interval(row['bracket'])}  observed {_percent(row['observed'])} {_interval(row['interval'])} "
+            f"  {row['group']:22s} x {row['ratio_measured']:.3f}  predicted {_bracket(row)}  "
+            f"observed {_percent(row['observed'])} {_interval(row['interval'])} "
             f"n={row['pairs']} {'in bracket' if row['in_bracket'] else 'NOT in bracket'}"
         )
     yield "regimes"

@@ -126,9 +126,10 @@ def _undecided(reason: UndecidedReason | None, compared: Sequence[Line], several
             ", but in none beyond the noise after correction for their number",
         )
     pairs = plural(max((line.pairs for line in compared), default=0), "pair")
+    most = max(abs(end) for line in compared for end in line.interval or (0.0,))
     return (
         f"{'are' if several else 'is'} not decided",
-        f": {pairs} per comparison cannot distinguish it from noise",
+        f": at most {upper_bound(most)} either way (95 %), from {pairs} a comparison",
     )
 
 

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from bench.records.results import BirthContrast, Crossings, Interval, Penalty, PenaltyKind, Results, Rules
+from bench.records.results import BirthContrast, Crossings, Interval, Penalty, PenaltyKind, Remedy, Results, Rules
+from bench.report.text.verdicts import hint_text
 from bench.study.load import TASKS
 from bench.units import change, exact_percent, listed, percent, plural, upper_bound
 
@@ -88,6 +89,16 @@ def deciding_command(results: Results, gpu: int, models: Sequence[str], repeats:
     named = ", ".join(f'"{model}"' for model in dict.fromkeys(models))
     study = task or f"Study --config-file {results.study_name}"
     return f"luigi --module tasks {study} --gpu-ids '[{gpu}]' --models '[{named}]' --repeats {repeats}"
+
+
+def deciding_hint(results: Results, entry: Penalty) -> str:
+    """What would make a penalty decidable, with the line to paste where there is one."""
+    line = ""
+    if entry.remedy is not None and entry.interval is not None:
+        line = deciding_command(results, entry.gpu, [entry.model], entry.repeats_needed or 0)
+    if line and entry.remedy is Remedy.REPEAT:
+        return line
+    return "; or ".join(filter(None, (hint_text(entry), line)))
 
 
 def crossings_text(found: Crossings) -> str:

@@ -5,6 +5,7 @@ from msgspec.structs import replace
 from bench.records.results import AxisComparison, Line, MeasuredCell, Penalty, Results, Rules, SelfCheck
 from bench.report.text.axes import model_text, summary_text
 from bench.report.text.cells import advice_text, hidden_copies_text, outcome_text, reason_text, remark_text
+from bench.report.text.crossing import deciding_hint
 from bench.report.text.scale import scale_of
 from bench.report.text.trust import self_check_text
 from bench.report.text.verdicts import change_text, hint_text, line_text, verdict_text
@@ -47,8 +48,13 @@ def _penalty(view: View, entry: Penalty) -> Penalty:
         for contrast, effect in entry.effects.items()
     }
     changes = {measure: replace(one, text=change_text(one)) for measure, one in entry.changes.items()}
-    text = verdict_text(entry, entry.penalty, rules, scale)
-    return replace(entry, text=text, hint=hint_text(entry), effects=effects, changes=changes)
+    return replace(
+        entry,
+        text=verdict_text(entry, entry.penalty, rules, scale),
+        hint=deciding_hint(view.results, entry),
+        effects=effects,
+        changes=changes,
+    )
 
 
 def _line(view: View, line: Line) -> Line:

@@ -47,6 +47,13 @@ def with_text(cell: ComparedCell, rules: Rules, comparisons: int = 1) -> Compare
     return replace(cell, text=text, hint=hint_text(cell), changes=changes)
 
 
+# Cells that shift by 1.5 % from one afternoon to another came out different in 43 % of comparisons.
+UNIT = (
+    "Each side is one study, at one time: what the host does otherwise at another time is part of every effect and of "
+    "no interval. Before a change is blamed, measure BASE once more and compare it with itself."
+)
+
+
 def comparison_warning_text(warning: ComparisonWarning) -> str:
     if warning.change:
         return describe_change(warning.change)

@@ -16,7 +16,16 @@ from bench.records.results import (
     Verdict,
 )
 from bench.report.text.scale import RATE, Scale, scale_of
-from bench.units import change, effect_with_interval, exact_percent, percent, percent_interval, plural, rounded_up
+from bench.units import (
+    change,
+    effect_with_interval,
+    exact_percent,
+    percent,
+    percent_interval,
+    plural,
+    rounded_up,
+    upper_bound,
+)
 
 # An interval that extends to ten times the value says nothing.
 LARGEST_CHANGE = 10.0
@@ -67,20 +76,19 @@ def _judged(
         return f"no difference larger than {exact_percent(rules.margin)}: {effect}"
     if entry.reason is Reason.DIFFERENT:
         return effect
+    at_most = f"at most {upper_bound(max(shown[1], 0.0))} {scale.words[0]} (95 %)"
     if entry.reason is Reason.UNINFORMATIVE:
-        return (
-            f"no conclusion at this noise: {percent_interval(shown)}; "
-            "even a loss of nearly all throughput could stay undetected"
-        )
-    if has_few_pairs(entry.mde, entry.pairs):
-        effect = f"{effect_text(penalty, scale)}, which {_units(entry)} cannot distinguish from noise"
+        return f"{at_most}: {percent_interval(shown)}; with this noise a loss of nearly all could stay undetected"
     repeats = entry.repeats_needed or 0
+    if has_few_pairs(entry.mde, entry.pairs):
+        found = f"{effect_text(penalty, scale)} in {_units(entry)}, whose spread is hardly known"
+        return f"{at_most}: {found}; {repeats} repeats would show more"
     if entry.reason is Reason.TOO_MANY_REPEATS_NEEDED:
         return (
-            f"not resolvable: {effect}; it would take about {rounded_up(repeats)} repeats, "
-            f"more than the {rules.max_repeats} allowed"
+            f"{at_most}: {effect}; about {rounded_up(repeats)} repeats would decide, more than the "
+            f"{rules.max_repeats} allowed"
         )
-    return f"undecided: {effect}; about {repeats} repeats would decide"
+    return f"{at_most}: {effect}; about {repeats} repeats would decide"
 
 
 def _units(entry: Judged) -> str:
