@@ -1,6 +1,5 @@
 """`numastudy run`, and the options by which a study is named and changed on a command line."""
 
-import json
 import os
 import shlex
 import sys
@@ -38,20 +37,14 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def load_given(study: str, config_file: Path | None, given: Mapping[str, str | None]) -> "StudyDefinition":
     """Raise StudyError."""
     from bench.study.load import load_study
+    from bench.study.settings import parse_option
 
     if study != "Study" and config_file is not None:
         raise StudyError(f"{study} has a file of its own", "--config-file", f"name Study, or only {config_file}")
     file = config_file if study == "Study" else study
     if file is None:
         raise StudyError("Study needs a file", "Study", "add --config-file FILE, or name a study that ships")
-    return load_study(file, {key: _value(text) for key, text in given.items() if text is not None})
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    return load_study(file, {key: parse_option(key, text) for key, text in given.items() if text is not None})
 
 
 class _BeforeCommand(click.Command):
@@ -114,7 +107,7 @@ def run(
     from bench.study.plan import render
 
     argv = context.meta.get("command", [])
-    overrides = {key: _numbers(key, text) for key, text in given.items() if text is not None}
+    overrides = {key: text for key, text in given.items() if text is not None}
     asked = Asked(server, ready, read, metrics, env, pass_env).block()
     if argv:
         if study or config_file:
@@ -134,9 +127,3 @@ def run(
     show(shlex.join(line))
     sys.stdout.flush()
     os.execv(line[0], line)
-
-
-def _numbers(key: str, text: str) -> str:
-    """Ids as a list in JSON: 0,1 is [0,1]."""
-    plain = key in ("gpu_ids", "numa_nodes") and text.replace(",", "").isdigit()
-    return f"[{text}]" if plain else text

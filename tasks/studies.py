@@ -1,6 +1,5 @@
 """The studies a user names: each expands into runs, exports, metrics, a report and a check."""
 
-import contextlib
 import json
 import os
 import shlex
@@ -37,21 +36,20 @@ _resolved: dict[str, RunDirectory] = {}
 
 
 class OverrideParameter(luigi.Parameter):
-    """A key of a study on luigi's command line: JSON, or a plain word. "" if it is not given.
+    """A key of a study on luigi's command line (settings.parse_option). "" if it is not given.
 
     Its value is canonical JSON text: the study itself checks it, and reports what is allowed.
     """
 
-    def __init__(self, description: str) -> None:
+    def __init__(self, key: str, description: str) -> None:
         super().__init__(default="", description=description)
+        self._key = key
 
     def normalize(self, value: Any) -> str:
         if isinstance(value, str):
-            value = value.strip()
-            if not value:
+            if not value.strip():
                 return ""
-            with contextlib.suppress(ValueError):
-                value = json.loads(value)
+            value = settings.parse_option(self._key, value)
         return json.dumps(_plain(value))
 
 
@@ -62,7 +60,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-OVERRIDES = {key: OverrideParameter(text) for key, text in settings.OVERRIDES.items()}
+OVERRIDES = {key: OverrideParameter(key, text) for key, text in settings.OVERRIDES.items()}
 
 
 def with_overrides(task: Task) -> Task:

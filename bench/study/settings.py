@@ -82,11 +82,11 @@ def _first(about: list[Any], kind: type[_Kind]) -> _Kind | None:
 SETTINGS = _settings()
 # What can be overridden beside the settings: the grid, in words for the command lines.
 GRID = {
-    "gpu_ids": "GPUs, as '[0,1]' or all",
-    "numa_nodes": "nodes, as '[0,2]' or all; CPU node = memory node",
+    "gpu_ids": "GPUs, as 0,1 or all",
+    "numa_nodes": "nodes, as 0,2 or all; CPU node = memory node",
     "placements": "[CPU node, memory node] pairs, as '[[0,0],[0,2]]', in place of numa_nodes",
-    "models": 'models, as \'["vit32x6x512", "timm:resnet50"]\'',
-    "python_path": "folders that factories are imported from, after all else, as '[\"src\"]'",
+    "models": "models, as vit32x6x512,timm:resnet50",
+    "python_path": "folders that factories are imported from, after all else, as src",
     "command": "of a study of a command: what is started, as 'PROGRAM ARGUMENT...' or a block in JSON",
     "patch_size": "patch size of every model of the study",
     "depth": "depth of every model of the study",
@@ -106,6 +106,24 @@ COMBINING = ("axes", "zip", "exclude", "include")
 KEYS = (*TEXTS, *PLACES, "models", "python_path", "command", *COMBINING, *SETTINGS)
 # What the combining keys may vary. "model" stands for "models": one of them a combination.
 AXIS_KEYS = (*PLACES, "model", *SHAPE, *(key for key, setting in SETTINGS.items() if setting.axis))
+
+
+_LISTS = ("gpu_ids", "numa_nodes", "models", "python_path")
+
+
+def parse_option(key: str, text: str) -> Any:
+    """The value of a key on a command line: JSON or a plain word; for a list also one value, or several with commas."""
+    value = _json_or_word(text.strip())
+    if key not in _LISTS or isinstance(value, list | dict) or value == "all" or not_json(value):
+        return value
+    return [_json_or_word(part.strip()) for part in text.split(",")]
+
+
+def _json_or_word(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def nearest(word: str, words: tuple[str, ...]) -> str:

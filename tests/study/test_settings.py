@@ -1,0 +1,24 @@
+import pytest
+
+from bench.study.settings import parse_option
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("gpu_ids", "0", [0]),
+        ("gpu_ids", " 0, 1 ", [0, 1]),
+        ("gpu_ids", "[0]", [0]),
+        ("gpu_ids", "all", "all"),
+        ("numa_nodes", "2", [2]),
+        ("models", "vit32x2x128,timm:resnet50", ["vit32x2x128", "timm:resnet50"]),
+        ("models", '["vit32x2x128"]', ["vit32x2x128"]),
+        ("models", "[vit32x2x128]", "[vit32x2x128]"),
+        ("python_path", "src", ["src"]),
+        ("batch_size", "5", 5),
+        ("dtype", "bf16", "bf16"),
+        ("command", "python a.py --list 1,2", "python a.py --list 1,2"),
+    ],
+)
+def test_options_are_json_words_or_lists_with_commas(key, text, value):
+    assert parse_option(key, text) == value
