@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.host.fingerprint import find_nsys
 from bench.records.run import Run
 from bench.records.study import TRACED
 from bench.run.attempt import execute
@@ -55,6 +56,31 @@ def test_traced_bytes_are_those_of_the_leaves(tmp_path):
     assert timm.bytes_in_per_batch == 2 * 3 * 160 * 160 * 4 and timm.subject.repeatable
     nested = runs["py-nested"].result
     assert (nested.bytes_in_per_batch, nested.bytes_out_per_batch) == (3 * 16, 2 * 16)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("profiler", ["torch", "nsys"])
+def test_traced_bytes_on_a_gpu_are_those_of_the_leaves(tmp_path, profiler):
+    """The export fails unless every batch and byte is in the trace."""
+    if profiler == "nsys" and find_nsys() is None:
+        pytest.skip("nsys is not installed")
+    folder = tmp_path / "own"
+    folder.mkdir(mode=0o755)
+    for file in (Path(__file__).parents[1] / "workload" / "factories.py", EXAMPLES / "kv_cache.py"):
+        shutil.copy(file, folder / file.name)
+    asked = SMALL | {
+        "name": "doors", "gpu_ids": [0], "batch_size": 8, "num_samples": 160, "memory_size_mb": 512, "device": "cuda",
+        "models": ["timm:resnet50", "timm:vit_base_patch16_224", "python:factories:nested", "python:kv_cache:make"],
+        "python_path": ["."], "profiler": profiler, "dtype": "tf32",
+    }  # fmt: skip
+    directory = resolve(read_study(asked, "study.yaml", folder=folder), tmp_path / "outputs", False, "now")
+    runs = traced(directory, HostLock(tmp_path))
+    check_traces(directory)
+    for name in ("timm-resnet50", "timm-vit_base_patch16_224"):
+        result = runs[name].result
+        assert (result.bytes_in_per_batch, result.bytes_out_per_batch) == (8 * 3 * 224 * 224 * 4, 8 * 1000 * 4)
+    assert runs["py-nested"].result.bytes_in_per_batch == 3 * 8 * 2 * 4
+    assert runs["py-make"].result.bytes_in_per_batch == 8 * 16 * (2 << 20) + 8 * 32 * 32 * 128 * 4
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from tests.needs import needs
 
 from . import factories
 from .cells import small_cell
+from .families import FAMILIES
 
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
@@ -341,3 +342,13 @@ def test_unknown_timm_model_is_refused(name, reason):
 def test_attention_is_unfused_only_where_there_is_some():
     with pytest.raises(RunFailure, match="it has no attention that could be computed unfused"):
         build_subject(timm("resnet18", image_size=64, batch_size=1, attention="unfused"), CPU)
+
+
+@pytest.mark.slow
+def test_thirty_families_move_exactly_their_bytes():
+    for name, image_size in FAMILIES.items():
+        subject = build_subject(timm(name, image_size=image_size, batch_size=1), CPU)
+        assert subject.input_bytes == 3 * image_size**2 * 4, name
+        assert subject.outputs[0].shape[0] == 1 and subject.facts.repeatable, name
+        example = torch.full((1, 3, image_size, image_size), 0.5)
+        assert 0 < float(subject.call(example).double().abs().mean()) < float("inf"), name
