@@ -29,11 +29,11 @@ def inference():
 
 
 def check_every_batch(pipeline: Pipeline, tolerance: float) -> None:
-    """Of a hundred, those that are still in the ring of outputs."""
+    """The last of a hundred that are still in the ring of outputs."""
     pipeline.run(100, no_beat)
     pipeline.drain()
     device = pipeline.device.torch_device
-    for index in range(100 - len(pipeline.host_out), 100):
+    for index in range(100 - min(50, len(pipeline.host_out)), 100):
         source = [leaf.to(device) for leaf in leaves_of(pipeline.host_in[index % len(pipeline.host_in)])]
         expected = leaves_of(pipeline.subject.call(as_batch(source)))
         for found, leaf in zip(leaves_of(pipeline.output_of(index)), expected, strict=True):
