@@ -1,5 +1,6 @@
 """The examples do what they say, on the cpu device."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -9,10 +10,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from bench.records.metric import Read
 from bench.run.metrics import read_metrics
-from bench.study.load import load_study
+from bench.study.load import load_study, parse_yaml, read_study
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -20,6 +22,25 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_example_is_a_study(file):
     assert load_study(file).question.endswith("?")
+
+
+def studies_of_the_docs() -> list[dict[str, object]]:
+    blocks = re.findall(r"```yaml\n(.*?)```", (EXAMPLES.parent / "docs" / "own_workloads.md").read_text(), re.DOTALL)
+    return [parse_yaml(block, Path("docs"), aliases=False) for block in blocks if block.startswith("name:")]
+
+
+@pytest.mark.parametrize("values", studies_of_the_docs(), ids=lambda values: values["name"])
+def test_study_of_the_docs_is_one(values):
+    assert read_study(values, "docs").command
+
+
+def test_torchrun_of_the_docs_has_these_options():
+    (command,) = [values["command"] for values in studies_of_the_docs() if values["name"] == "train"]
+    for argv in (command["run"], command["variants"]["near"]["run"]):
+        assert argv[0] == "torchrun"
+        parsed = get_args_parser().parse_args(argv[1:])
+        assert (parsed.nproc_per_node, parsed.standalone, parsed.training_script) == ("8", True, "train.py")
+    assert parsed.numa_binding == "node"
 
 
 @pytest.fixture
