@@ -14,6 +14,11 @@ import pytest
 from tests import needs
 from tests import real_nsys as nsys_of_tests
 
+# The processes of several tests share two cores: a thread of OpenMP that waits must not spin, which took 80 % of the
+# CPU time of tests with torch. libgomp reads both when torch is imported, for some tests while they are collected.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # A busy machine is no failure: no test has a deadline for an example.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
@@ -37,8 +42,6 @@ def _isolate_from_this_machine(tmp_path_factory: pytest.TempPathFactory) -> None
     os.environ["NUMASTUDY_LOCK_DIR"] = str(tmp_path_factory.mktemp("lock"))
     if os.environ.get("NUMASTUDY_GPU_TESTS") != "1":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    # The processes of several tests share two cores.
-    os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 
 def _shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

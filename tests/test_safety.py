@@ -275,6 +275,7 @@ def test_impossible_scheduler_is_refused_by_luigi(tmp_path: Path, option: str, v
 # Faults
 
 
+@pytest.mark.slow
 def test_outputs_removed_in_mid_study_are_reported_and_not_made_again(tmp_path: Path) -> None:
     study(tmp_path)
     command = [str(BIN / "luigi"), "--local-scheduler", "--module", "tasks", "Study", "--config-file", "study.yaml"]

@@ -77,6 +77,7 @@ def span_s(windows: list[Window]) -> tuple[float, float, float]:
     return windows[0].start_ns / 1e9, windows[-1].start_ns / 1e9 + windows[-1].duration_s, longest_s
 
 
+@pytest.mark.slow
 def test_peer_runs_during_all_windows_and_has_a_result(tmp_path: Path) -> None:
     call = Call(tmp_path)
     own, peer = call.sessions(2)

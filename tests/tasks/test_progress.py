@@ -88,6 +88,7 @@ def test_terminal_gets_a_live_bar_and_a_line_for_each_run(tmp_path: Path, worker
     assert any(line.startswith(f"ERROR: CellCheck: {CELL}_again_r1: crashed: exit code 7") for line in seen)
 
 
+@pytest.mark.slow
 def test_pipe_gets_plain_lines_on_stderr(tmp_path: Path) -> None:
     calls = Calls(tmp_path / "work", ["--local-scheduler"])
     calls.study["models"] = ["vit0x0x0"]

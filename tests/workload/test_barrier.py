@@ -62,6 +62,7 @@ def report(folder: Path, name: str) -> ChildReport:
     return read(folder / f"{name}.json", ChildReport)
 
 
+@pytest.mark.slow
 def test_peer_loads_the_host_while_the_other_is_measured(tmp_path):
     children = [
         start(tmp_path, "measured", "timed", 2, model=NO_COMPUTE),
