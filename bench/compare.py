@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,13 +144,29 @@ def _is_same_study(base: Results, new: Results) -> bool:
 
 
 def _matched(base: Sequence[MeasuredCell], new: Sequence[MeasuredCell]) -> tuple[list[Pair], list[ComparisonWarning]]:
-    """Cells by key (a hash of the settings) and occurrence; then a warning for each that has no counterpart."""
-    old, fresh = ({(cell.key, cell.occurrence): cell for cell in cells} for cells in (base, new))
+    """Cells by key (a hash of the settings) and occurrence; then a warning for each that has no counterpart.
+
+    Models from elsewhere are compared where their program changed too: that is why someone compares them.
+    """
+    old, fresh = ({_known_as(cell): cell for cell in cells} for cells in (base, new))
+    changed = (
+        fresh[known_as].name
+        for known_as, cell in old.items()
+        if known_as in fresh and fresh[known_as].model.sha256 != cell.model.sha256
+    )
     only_base = (cell.name for known_as, cell in old.items() if known_as not in fresh)
     only_new = (cell.name for known_as, cell in fresh.items() if known_as not in old)
     unmatched = [_warning(ComparisonWarningKind.ONLY_IN_BASE, cell=name) for name in only_base]
     unmatched += [_warning(ComparisonWarningKind.ONLY_IN_NEW, cell=name) for name in only_new]
+    unmatched += [_warning(ComparisonWarningKind.PROGRAM_DIFFERS, cell=name) for name in changed]
     return [(cell, fresh[known_as]) for known_as, cell in old.items() if known_as in fresh], unmatched
+
+
+def _known_as(cell: MeasuredCell) -> Hashable:
+    model = cell.model
+    if not model.sha256:
+        return cell.key, cell.occurrence
+    return cell.gpu, cell.cpu_node, cell.mem_node, model.kind, model.name, cell.settings, cell.occurrence
 
 
 def _sample(old: MeasuredCell, fresh: MeasuredCell) -> Sample | None:

@@ -15,7 +15,7 @@ from bench.records.host import Fingerprint, FingerprintChange
 from bench.records.nightly import ComparisonWarningKind
 from bench.records.results import NoiseClass, Remedy, Rules, Verdict
 from bench.records.run import Outcome
-from bench.records.study import Settings
+from bench.records.study import Model, Settings
 from tests.history.synthetic import made_results, with_cell
 from tests.run_directories import build_run_directory, crossed_process, topology_json
 
@@ -130,6 +130,22 @@ def test_cells_without_a_counterpart_are_named(made):
     ]
     with pytest.raises(StudyError, match="no cell"):
         compare(made([1.0]), with_cell(made([1.0], place="b"), 0, key="another"))
+
+
+def test_program_that_changed_is_compared_with_a_warning(made):
+    def of(place, digest, name="py-make"):
+        model = Model(patch_size=0, depth=0, dim=0, heads=0, source="python:a:make", sha256=digest * 64, name=name)
+        return with_cell(made([1.0], place=place), 0, key=digest, model=model)
+
+    compared = compare(of("b", "a"), of("c", "b"))
+    (cell,) = compared.cells
+    assert [(warning.kind, warning.cell) for warning in compared.warnings] == [
+        (ComparisonWarningKind.PROGRAM_DIFFERS, cell.name)
+    ]
+    assert "is another one in NEW" in compared.warnings[0].text
+    assert compare(of("d", "a"), of("e", "a")).warnings == ()
+    with pytest.raises(StudyError, match="no cell"):
+        compare(of("f", "a"), of("g", "b", name="other"))
 
 
 def test_cells_listed_twice_are_compared_by_occurrence(made):

@@ -315,10 +315,12 @@ class ComparisonWarningKind(StrEnum):
     DESIGN_DIFFERS = "design_differs"
     ONLY_IN_BASE = "only_in_base"
     ONLY_IN_NEW = "only_in_new"
+    PROGRAM_DIFFERS = "program_differs"
 
 
 class ComparisonWarning(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """change: of HOST_DIFFERS. cell: the name of one that the other study does not have."""
+    """change: of HOST_DIFFERS. cell: the name of one that the other study does not have, or has with
+    another program."""
 
     kind: ComparisonWarningKind
     change: FingerprintChange | None = None

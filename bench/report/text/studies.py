@@ -65,6 +65,7 @@ def comparison_warning_text(warning: ComparisonWarning) -> str:
         "the other each in processes of its own: turns of 20 ms and long windows need not agree to the last percent",
         ComparisonWarningKind.ONLY_IN_BASE: f"only in BASE: {warning.cell}",
         ComparisonWarningKind.ONLY_IN_NEW: f"only in NEW: {warning.cell}",
+        ComparisonWarningKind.PROGRAM_DIFFERS: f"the program of {warning.cell} is another one in NEW",
     }[warning.kind]
 
 
