@@ -57,6 +57,15 @@ def main() -> None:
 main.add_command(run)
 
 
+@main.command(name="list")
+@OUTPUT_DIR
+def list_studies(output_dir: Path) -> None:
+    """List the studies that ship, with their size and their time on this host."""
+    from bench.study.listing import listing
+
+    show(listing(output_dir))
+
+
 @main.command()
 @click.argument("study")
 @OUTPUT_DIR

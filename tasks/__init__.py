@@ -6,7 +6,7 @@ from tasks.nightly import NightCheck, NightlySweep, NightVerdict
 from tasks.repeats import MoreRepeats, ProbeAgain
 from tasks.report import CellCheck, StudyCheck, StudyReport
 from tasks.stages import ExportSqlite, ExtractLatency, RunPipeline
-from tasks.studies import CommandStudy, NumaStudy, QuickTest, ScalingStudy, SelfCheck, Study
+from tasks.studies import CommandStudy, NearestNode, NumaStudy, QuickTest, ScalingStudy, SelfCheck, Study
 
 # luigi imports this module before it reads its settings.
 luigi_runtime.install()
@@ -20,6 +20,7 @@ __all__ = [
     "ExtractLatency",
     "MeasureLink",
     "MoreRepeats",
+    "NearestNode",
     "NightCheck",
     "NightVerdict",
     "NightlySweep",

@@ -152,6 +152,10 @@ def _own_command() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
+class NearestNode(StudyTask):
+    """Every GPU x every node x 2 models: which node is near each GPU, and what another one costs at most."""
+
+
 class NumaStudy(StudyTask):
     """48 cells: 4 GPUs x 2 nodes x 6 models."""
 

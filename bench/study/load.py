@@ -45,6 +45,7 @@ from bench.workload.constraints import why_no_model
 
 # The studies that are tasks of their own.
 TASKS = {
+    "NearestNode": "nearest_node",
     "NumaStudy": "numa_locality_study",
     "QuickTest": "quick_test",
     "ScalingStudy": "model_scaling_study",

