@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from bench.analysis.bound import cell_bound
+from bench.analysis.contention import bytes_per_batch, peer_rates, peers_of_cell
 from bench.analysis.crossing import carry_over_difference, counted_runs, crossed_runs, huge_pages_difference
 from bench.analysis.load import RunData
 from bench.analysis.pairs import exclude_disturbed, number_duplicates
@@ -25,13 +26,10 @@ from bench.records.results import (
     CrossedRun,
     Extremes,
     MeasuredCell,
-    PeerMeans,
-    PeerRates,
     PenaltyClass,
-    TransferBytes,
     Values,
 )  # fmt: skip
-from bench.records.run import Latency, Outcome, Peer, Result, Run, Stage, Stages, StartMethod
+from bench.records.run import Latency, Outcome, Result, Run, Stage, Stages, StartMethod
 from bench.records.study import TRACED, Cell, Settings, Study
 from bench.records.trace import Metrics, Regime
 
@@ -151,7 +149,7 @@ def measured_cell(
         issue_us=_median(result.issue_us for result in results),
         waited_share=_median(_waited_share(result) for result in results) if cell.preprocess_queue else None,
         buffer_layout=results[0].buffer_layout or "separate" if results else "separate",
-        bytes_per_batch=_bytes_per_batch(results[0]) if results else None,
+        bytes_per_batch=bytes_per_batch(results[0]) if results else None,
         metrics=metrics,
         perturbation=perturbation,
         clocks=clocks(traced, metrics, latency, perturbation),
@@ -323,7 +321,7 @@ def _cell_run(run: Run, batch_size: int, crossed: CrossedRun | None) -> CellRun:
         placement=run.certificate.verdict if run.certificate else None,
         disturbed=run.disturbed,
         started_at=run.started_at or None,
-        peers=tuple(_peer_rates(peer, batch_size) for peer in run.peers),
+        peers=tuple(peer_rates(peer, batch_size) for peer in run.peers),
         crossing=crossed,
         **(facts_of_run(run.result, batch_size) if run.timed and run.result else {}),
         metric=run.metric,
@@ -353,65 +351,7 @@ def cell_metric(found: Sequence[Measured]) -> CellMetric | None:
     )
 
 
-# Concurrent load
-
-
-def transfer_rates_gb_s(
-    samples_s: float | None, moved: TransferBytes | None, batch_size: int
-) -> tuple[float | None, float | None]:
-    """(H2D, D2H) of a pipeline at this throughput, GB = 1e9 bytes; None where that is not known."""
-    if not samples_s or moved is None:
-        return None, None
-    return samples_s / batch_size * moved.h2d / 1e9, samples_s / batch_size * moved.d2h / 1e9
-
-
-def peers_of_cell(runs: Iterable[Run], batch_size: int) -> tuple[PeerMeans, ...]:
-    """The other GPUs over the timed runs of a cell, by GPU. Peers have the batch size of the measured cell."""
-    by_gpu: dict[int, list[PeerRates]] = {}
-    for run in runs:
-        for peer in run.peers:
-            by_gpu.setdefault(peer.gpu, []).append(_peer_rates(peer, batch_size))
-    return tuple(_peer_means(peers) for _, peers in sorted(by_gpu.items()))
-
-
-def _peer_means(peers: list[PeerRates]) -> PeerMeans:
-    good = [peer for peer in peers if peer.throughput_samples_s]
-    return PeerMeans(
-        gpu=peers[0].gpu,
-        cpu_node=peers[0].cpu_node,
-        mem_node=peers[0].mem_node,
-        runs=len(good),
-        failed=len(peers) - len(good),
-        throughput_samples_s=_geometric_mean(peer.throughput_samples_s for peer in good),
-        h2d_gb_s=_geometric_mean(peer.h2d_gb_s for peer in good),
-        d2h_gb_s=_geometric_mean(peer.d2h_gb_s for peer in good),
-    )
-
-
-def _peer_rates(peer: Peer, batch_size: int) -> PeerRates:
-    result = peer.result
-    samples_s = result.throughput_samples_s if result else None
-    h2d_gb_s, d2h_gb_s = transfer_rates_gb_s(samples_s, _bytes_per_batch(result) if result else None, batch_size)
-    return PeerRates(
-        gpu=peer.gpu,
-        cpu_node=peer.cpu_node,
-        mem_node=peer.mem_node,
-        status=peer.status,
-        throughput_samples_s=samples_s,
-        h2d_gb_s=h2d_gb_s,
-        d2h_gb_s=d2h_gb_s,
-        placement=result.certificate.verdict if result and result.certificate else None,
-    )
-
-
 # Small parts
-
-
-def _bytes_per_batch(result: Result) -> TransferBytes | None:
-    """Bytes on the link for a batch, as the run counted them."""
-    if result.bytes_in_per_batch is None or result.bytes_out_per_batch is None:
-        return None
-    return TransferBytes(h2d=result.bytes_in_per_batch, d2h=result.bytes_out_per_batch)
 
 
 def _compile_s(runs: Iterable[Run]) -> Extremes | None:
@@ -446,8 +386,3 @@ def _median_stages(results: Sequence[Result]) -> Stages | None:
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None and math.isfinite(value)]
     return statistics.median(known) if known else None
-
-
-def _geometric_mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value]
-    return statistics.geometric_mean(known) if known else None

@@ -1,12 +1,23 @@
 """Several GPUs at work at once: what each keeps of its throughput in isolation, and what they transfer together."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from bench.analysis.aggregate import transfer_rates_gb_s
 from bench.analysis.pairs import runs_by_block
 from bench.analysis.statistics import interval_of
-from bench.records.results import AxisComparison, CellRun, Contention, Line, MeasuredCell, Sum, Total
+from bench.records.results import (
+    AxisComparison,
+    CellRun,
+    Contention,
+    Line,
+    MeasuredCell,
+    PeerMeans,
+    PeerRates,
+    Sum,
+    Total,
+    TransferBytes,
+)
+from bench.records.run import Peer, Result, Run
 
 AXIS = "concurrent_gpus"
 _CONCURRENCY = (AXIS, "concurrent_load", "concurrent_placement")
@@ -77,3 +88,63 @@ def _mean(values: Sequence[float | None]) -> Sum:
         value=statistics.geometric_mean(known) if known else None,
         interval=interval_of(known) if len(known) > 1 else None,
     )
+
+
+def transfer_rates_gb_s(
+    samples_s: float | None, moved: TransferBytes | None, batch_size: int
+) -> tuple[float | None, float | None]:
+    """(H2D, D2H) of a pipeline at this throughput, GB = 1e9 bytes; None where that is not known."""
+    if not samples_s or moved is None:
+        return None, None
+    return samples_s / batch_size * moved.h2d / 1e9, samples_s / batch_size * moved.d2h / 1e9
+
+
+def peers_of_cell(runs: Iterable[Run], batch_size: int) -> tuple[PeerMeans, ...]:
+    """The other GPUs over the timed runs of a cell, by GPU. Peers have the batch size of the measured cell."""
+    by_gpu: dict[int, list[PeerRates]] = {}
+    for run in runs:
+        for peer in run.peers:
+            by_gpu.setdefault(peer.gpu, []).append(peer_rates(peer, batch_size))
+    return tuple(_peer_means(peers) for _, peers in sorted(by_gpu.items()))
+
+
+def _peer_means(peers: list[PeerRates]) -> PeerMeans:
+    good = [peer for peer in peers if peer.throughput_samples_s]
+    return PeerMeans(
+        gpu=peers[0].gpu,
+        cpu_node=peers[0].cpu_node,
+        mem_node=peers[0].mem_node,
+        runs=len(good),
+        failed=len(peers) - len(good),
+        throughput_samples_s=_geometric_mean(peer.throughput_samples_s for peer in good),
+        h2d_gb_s=_geometric_mean(peer.h2d_gb_s for peer in good),
+        d2h_gb_s=_geometric_mean(peer.d2h_gb_s for peer in good),
+    )
+
+
+def peer_rates(peer: Peer, batch_size: int) -> PeerRates:
+    result = peer.result
+    samples_s = result.throughput_samples_s if result else None
+    h2d_gb_s, d2h_gb_s = transfer_rates_gb_s(samples_s, bytes_per_batch(result) if result else None, batch_size)
+    return PeerRates(
+        gpu=peer.gpu,
+        cpu_node=peer.cpu_node,
+        mem_node=peer.mem_node,
+        status=peer.status,
+        throughput_samples_s=samples_s,
+        h2d_gb_s=h2d_gb_s,
+        d2h_gb_s=d2h_gb_s,
+        placement=result.certificate.verdict if result and result.certificate else None,
+    )
+
+
+def bytes_per_batch(result: Result) -> TransferBytes | None:
+    """Bytes on the link for a batch, as the run counted them."""
+    if result.bytes_in_per_batch is None or result.bytes_out_per_batch is None:
+        return None
+    return TransferBytes(h2d=result.bytes_in_per_batch, d2h=result.bytes_out_per_batch)
+
+
+def _geometric_mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value]
+    return statistics.geometric_mean(known) if known else None

@@ -37,7 +37,7 @@ class NcclTopology:
 
 
 def read_nccl_topology(root: Path = Path("/")) -> NcclTopology | None:
-    """The file that NCCL would read; None if there is none. One that cannot be read names no node.
+    """The file that NCCL would read, or None. One that cannot be read names no node.
 
     Under another root than "/" NCCL_TOPO_FILE of this process has no meaning.
     """

@@ -17,7 +17,7 @@ LEVEL = 0.01
 
 
 def near_nodes(births: Sequence[Sequence[Scan]], cpus_of: Mapping[int, Sequence[int]], gpus: int) -> tuple[int, ...]:
-    """The smallest set of nodes that are nearer than all others, the nearest first; () where there is none.
+    """The smallest set of nodes that are nearer than all others, the nearest first; () if no node is nearer.
 
     births: the scans (latency_us by CPU) with the context on one node, for each node. cpus_of: by node. gpus: that are
     probed, among which the level is shared. One is nearer than another if the median of its CPUs is lower with each

@@ -15,7 +15,7 @@ _REDIRECTS = 0x000C  # P2P request redirect and completion redirect, bits of the
 
 
 def iommu_mode(root: Path, pci_bus_id: str) -> str:
-    """The default domain of a device's IOMMU group: "identity" (no translation), "DMA", "DMA-FQ"; "" if there is none.
+    """The default domain of a device's IOMMU group: "identity" (no translation), "DMA", "DMA-FQ"; "" without one.
 
     See Documentation/ABI/testing/sysfs-kernel-iommu_groups of the kernel.
     """

@@ -32,7 +32,7 @@ Device = Literal["cuda", "cpu"]
 Profiler = Literal["nsys", "torch"]
 Binding = Literal["numactl", "cpus", "none", "self"]
 """cpus: memory is not bound, where the system refuses a memory policy; pages prove where it is. self: a command binds
-itself, by the nodes that it is told."""
+itself, by the nodes that it is given."""
 Start = Literal["exec", "fork"]
 Design = Literal["crossing", "processes"]
 """How cells are compared: measured by turns inside the same processes, or each in processes of its own."""

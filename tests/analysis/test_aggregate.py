@@ -10,10 +10,9 @@ from bench.analysis.aggregate import (
     clocks,
     measured_cell,
     merge_latencies,
-    peers_of_cell,
-    transfer_rates_gb_s,
     unmeasured_cells,
 )
+from bench.analysis.contention import peers_of_cell, transfer_rates_gb_s
 from bench.analysis.links import ceiling, isolated_gb_s, link_entries
 from bench.analysis.load import load
 from bench.analysis.verdicts import noise_class

@@ -1,4 +1,4 @@
-"""In which words a loss is told: of a rate that is lower, or of a time that is longer.
+"""The words for a loss: of a rate that is lower, or of a time that is longer.
 
 All comparisons are of rates, so that more is better. Where a command's metric is better lower, a rate that is 30 %
 lower is a value that is 43 % larger, and the value is what a reader knows.
