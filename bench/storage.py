@@ -110,6 +110,8 @@ def why_untrusted(path: Path) -> str:
         status = path.stat()
     except OSError as error:
         return f"cannot read {path}: {error.strerror}"
+    except ValueError as error:  # a null byte, or half of a surrogate pair
+        return f"{str(path)!r} is no path: {error}"
     if status.st_uid not in (0, os.getuid()):
         return f"{path} belongs to another user"
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

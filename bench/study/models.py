@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.machinery
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -96,10 +97,15 @@ def anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _anchored(value: Any, folder: Path) -> Any:
     if isinstance(value, str) and value.startswith("pt2:"):
-        return f"pt2:{(folder / value.removeprefix('pt2:')).resolve()}"
+        return f"pt2:{_absolute(folder, value.removeprefix('pt2:'))}"
     if isinstance(value, Mapping):
         return {key: _anchored(item, folder) for key, item in value.items()}
     return [_anchored(item, folder) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _absolute(folder: Path, path: str) -> Path:
+    """Without looking: it may be no path at all."""
+    return Path(os.path.abspath(folder / path))
 
 
 def read_python_path(value: Any, folder: Path, where: str) -> tuple[str, ...]:
@@ -108,9 +114,9 @@ def read_python_path(value: Any, folder: Path, where: str) -> tuple[str, ...]:
         return ()
     found = []
     for index, item in enumerate(read_list(value, where)):
-        if not isinstance(item, str) or not item or "\0" in item:
+        if not isinstance(item, str) or not item:
             raise StudyError(f"found {shown(item)}, allowed is the path of a folder", f"{where}[{index}]")
-        path = (folder / item).resolve()
+        path = _absolute(folder, item)
         reason = why_untrusted(path) or ("" if path.is_dir() else f"{path} is not a folder")
         if reason:
             raise StudyError(reason, f"{where}[{index}]", "programs are imported from there: name a folder of your own")
@@ -133,7 +139,7 @@ def identify(python_path: Sequence[str], own_size: bool, where: str) -> Callable
             return model
         if model.kind == "pt2":
             path = Path(model.source.removeprefix("pt2:"))
-            if reason := why_untrusted(path):
+            if reason := why_untrusted(path) or ("" if path.is_file() else f"{path} is no regular file"):
                 raise StudyError(reason, where, "a .pt2 file is a program: name one that only its owner can write")
         else:
             path = source_file(model.source.split(":")[1], python_path, where)

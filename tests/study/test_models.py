@@ -92,6 +92,10 @@ def test_model_listed_twice_is_measured_twice(folder):
         ("python:factory.more:make", "there is no module factory.more"),
         ("python:sys:make", "there is no module sys"),
         ("pt2:missing.pt2", "No such file or directory"),
+        ("pt2:" + 300 * "x", "File name too long"),
+        ("pt2:", "is no regular file"),
+        ("pt2:a\0b", "source is not timm:NAME"),
+        ("pt2:\ud800", "is no path"),
         ({"model": "timm:resnet50", "heads": 8}, "heads is for ViTs of the grid"),
         ({"model": "vit32x6x512", "as": "big"}, "as is for models from elsewhere"),
         ({"model": "timm:resnet50", "as": "vit32x6x512"}, "vit32x6x512 is the name of a ViT"),
@@ -118,7 +122,13 @@ def test_file_that_others_can_write_is_refused(folder):
 
 @pytest.mark.parametrize(
     ("path", "what"),
-    [(["nowhere"], "No such file"), (["net.pt2"], "is not a folder"), ("own", "a list"), ([7], "found 7")],
+    [
+        (["nowhere"], "No such file"),
+        (["net.pt2"], "is not a folder"),
+        ("own", "a list"),
+        ([7], "found 7"),
+        (["\0"], "is no path"),
+    ],
 )
 def test_python_path_is_folders_that_exist(folder, path, what):
     assert what in refused(folder, ["python:factory:make"], python_path=path).what
