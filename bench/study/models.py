@@ -2,8 +2,10 @@
 
 import hashlib
 import importlib.machinery
+import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -14,6 +16,7 @@ import msgspec
 from msgspec import structs
 
 from bench.errors import StudyError
+from bench.host.processes import without_relative_paths
 from bench.records.study import ListedModel, Model
 from bench.storage import why_untrusted
 from bench.study.settings import nearest, read_list, shown
@@ -181,17 +184,24 @@ def source_file(module: str, python_path: Sequence[str], where: str) -> Path:
 
 
 def _find(name: str, searched: list[str] | None, python_path: Sequence[str]) -> importlib.machinery.ModuleSpec | None:
-    """As Python finds it in a run, where neither the current folder nor relative entries are searched."""
+    """As Python finds it in a run."""
     if searched is not None:
         return importlib.machinery.PathFinder.find_spec(name, searched)
-    installed = [entry for entry in sys.path if Path(entry).is_absolute() and Path(entry) != Path.cwd()]
     # Those after the finders of built-in, frozen and installed files know packages that are installed in place.
-    editable = [finder for finder in sys.meta_path if type(finder).__module__.startswith("__editable__")]
+    editable = [finder for finder in sys.meta_path if finder.__module__.startswith("__editable__")]
     return (
-        importlib.machinery.PathFinder.find_spec(name, installed)
+        importlib.machinery.PathFinder.find_spec(name, list(_path_of_runs()))
         or next(filter(None, (finder.find_spec(name, None) for finder in editable)), None)
         or importlib.machinery.PathFinder.find_spec(name, list(python_path))
     )
+
+
+@cache
+def _path_of_runs() -> tuple[str, ...]:
+    """sys.path of a run, which has neither the current folder nor relative entries. This process may have both."""
+    environment = without_relative_paths(dict(os.environ)) | {"PYTHONNOUSERSITE": "1"}
+    argv = [sys.executable, "-P", "-c", "import json, sys; print(json.dumps(sys.path))"]
+    return tuple(json.loads(subprocess.check_output(argv, env=environment)))
 
 
 def _sha256(path: Path, where: str) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,29 @@ def test_factory_is_found_and_not_imported(folder):
     assert source_file("package.inner", [str(folder / "own")], "") == package / "inner.py"
     assert source_file("torch.nn", [str(folder)], "").parts[-2:] == ("nn", "__init__.py")
     assert "torch.nn" not in sys.modules or sys.modules["torch"].__file__.endswith("torch/__init__.py")
+
+
+def test_current_folder_is_not_searched(folder, monkeypatch):
+    monkeypatch.chdir(folder / "own")
+    monkeypatch.syspath_prepend(str(folder / "own"))
+    assert "there is no module factory" in refused(folder, ["python:factory:make"]).what
+    # A package that is installed in place is found where it is, also from there.
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert source_file("bench.units", [], "") == Path.cwd() / "bench" / "units.py"
+
+
+def test_package_that_is_installed_by_a_finder_is_found(folder, monkeypatch):
+    """As setuptools installs a package in place whose folder has another name."""
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            file = folder / "own" / "factory.py"
+            return spec_from_file_location(name, file) if name == "installed_in_place" else None
+
+    Finder.__module__ = "__editable___own_1_0_finder"
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    assert source_file("installed_in_place", [], "") == folder / "own" / "factory.py"
 
 
 def test_what_is_installed_goes_before_python_path(folder):
