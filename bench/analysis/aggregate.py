@@ -11,13 +11,12 @@ from bench.analysis.bound import cell_bound
 from bench.analysis.contention import bytes_per_batch, peer_rates, peers_of_cell
 from bench.analysis.crossing import carry_over_difference, counted_runs, crossed_runs, huge_pages_difference
 from bench.analysis.load import RunData
+from bench.analysis.metric import cell_metric
 from bench.analysis.pairs import exclude_disturbed, number_duplicates
 from bench.analysis.verdicts import noise_class
 from bench.analysis.windows import facts_of_run, mean_samples_s, window_remarks
 from bench.records.base import Repeat
-from bench.records.metric import Measured
 from bench.records.results import (
-    CellMetric,
     CellRemark,
     CellRemarkKind,
     CellRun,
@@ -325,29 +324,6 @@ def _cell_run(run: Run, batch_size: int, crossed: CrossedRun | None) -> CellRun:
         crossing=crossed,
         **(facts_of_run(run.result, batch_size) if run.timed and run.result else {}),
         metric=run.metric,
-    )
-
-
-def cell_metric(found: Sequence[Measured]) -> CellMetric | None:
-    """Of the runs that count. Other metrics only where every run has them."""
-    if not found:
-        return None
-    name, values = found[0].primary, [one.metrics[one.primary].value for one in found]
-    first = found[0].metrics[name]
-    common = [key for key in found[0].metrics if key != name and all(key in one.metrics for one in found)]
-    return CellMetric(
-        name=name,
-        unit=first.unit,
-        better=first.better,
-        value=statistics.geometric_mean(values),
-        runs=tuple(values),
-        spread=statistics.stdev(values) / statistics.fmean(values) if len(values) > 1 else None,
-        others={
-            key: msgspec.structs.replace(
-                found[0].metrics[key], value=statistics.geometric_mean(one.metrics[key].value for one in found)
-            )
-            for key in common
-        },
     )
 
 

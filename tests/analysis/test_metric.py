@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bench.analysis.aggregate import cell_metric
+from bench.analysis.metric import cell_metric
 from bench.analysis.pairs import LocalNode
 from bench.analysis.penalties import penalties
 from bench.records.command import Command

@@ -3,6 +3,8 @@
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,27 +49,23 @@ def served(tmp_path: Path, mode: str = "", **changes: object) -> tuple[RunDirect
     return run(tmp_path, command | dict(changes.pop("command", {})), **changes)
 
 
-def left_behind() -> list[str]:
-    """Command lines of processes of these tests."""
+def left_behind(folder: Path) -> list[int]:
+    """Processes that started in this folder, as a command does."""
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if "serving.py" in line or "time.sleep(600)" in line:
-                found.append(line)
+        with suppress(OSError):
+            if entry.name.isdigit() and (entry / "cwd").readlink() == folder and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
     return found
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left():
+def _nothing_is_left(tmp_path: Path) -> Iterator[None]:
     yield
     deadline = time.monotonic() + 5
-    while left_behind() and time.monotonic() < deadline:
+    while left_behind(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert left_behind() == []
+    assert left_behind(tmp_path) == []
 
 
 def test_wall_time_is_measured_by_the_guard(tmp_path):
