@@ -21,6 +21,7 @@ from bench.records.base import decode
 from bench.records.host import Topology
 from bench.records.study import Settings
 from bench.study.constraints import why_not_here
+from tests.guest.command import check_commands
 from tests.guest.where import check_where
 
 ON_CPU = Settings(device="cpu")
@@ -169,12 +170,15 @@ def main(honest_runs: int) -> None:
         say(f"{sum(honest.values())} honest runs: {honest}")
     looked = check_where(checks, honest_runs)
     say(f"where: {looked}")
+    commands = check_commands(checks)
+    say(f"commands: {commands}")
     results = {
         "kernel": os.uname().release,
         "checks": checks.count,
         "failures": checks.failures,
         "sabotage": sabotage,
         "honest": honest,
+        "commands": commands,
         "where": looked,
         "guest_s": round(time.monotonic() - began, 1),
     }

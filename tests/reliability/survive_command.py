@@ -1,0 +1,17 @@
+"""50 kills of luigi at random moments of a run of a server and its client: no process is left after 5 s."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.command.killing import kill, left
+
+
+@pytest.mark.timeout(1800)
+def test_50_kills_leave_no_process_of_a_command(tmp_path: Path) -> None:
+    moments, met = random.Random(20261130), 0
+    for number in range(50):
+        met += bool(kill(tmp_path, moments))
+        assert left(tmp_path) == [], f"kill {number}"
+    assert met >= 40
