@@ -5,6 +5,7 @@
 # make docs         the site of docs/ in site/, with pages made from the code
 # make bench        speed and memory, each against a baseline of the same run
 # make validate     the simulations behind docs/validity.md
+# make validate-quick  a part of them, from run records through the commands: below five minutes; CI runs it
 # make test-studies a small variant of every shipped study on the cpu device: about three minutes, part of test-all
 # make fuzz         10,000 damaged files for whatever reads files; secrets looked for in all that a study leaves
 # make test-reliability  what docs/reliability.md promises: 220 kills, disks, clocks, schedulers (root for all of it)
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STATE ?= $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/numastudy
 
-.PHONY: install quick-test test test-all lint ui docs bench validate test-studies fuzz test-reliability reliability-kills reliability-rest test-numa test-slurm clean
+.PHONY: install quick-test test test-all lint ui docs bench validate validate-quick test-studies fuzz test-reliability reliability-kills reliability-rest test-numa test-slurm clean
 
 install: $(VENV)/installed
 
@@ -56,6 +57,9 @@ bench: install
 
 validate: install
 	$(BIN)/python -m tests.validation
+
+validate-quick: install
+	$(BIN)/python -m tests.validation --quick
 
 test-studies: install
 	$(BIN)/python -m pytest tests/tasks/test_shipped.py tests/tasks/test_sweep.py

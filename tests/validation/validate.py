@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.validation import control_page, crossed, nights
+from tests.validation import control_page, crossed, nights, through_commands
 from tests.validation.goals import GOALS, Figure, measured
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +25,8 @@ CONTROLS = sorted((ROOT / "docs" / "reference").glob("positive_controls_*.json")
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 NIGHTS_BEGIN, NIGHTS_END = "<!-- nights: begin -->", "<!-- nights: end -->"
 CROSSED_BEGIN, CROSSED_END = "<!-- crossings: begin -->", "<!-- crossings: end -->"
+COMMANDS_BEGIN, COMMANDS_END = "<!-- commands: begin -->", "<!-- commands: end -->"
+QUICK_STUDIES = 10
 CONTROLS_BEGIN, CONTROLS_END = "<!-- controls: begin -->", "<!-- controls: end -->"
 
 
@@ -35,13 +37,20 @@ def main() -> int:
     parser.add_argument("--controls", action="store_true", help="only the section of the positive controls")
     parser.add_argument("--crossings", action="store_true", help="only the section of the crossings")
     parser.add_argument("--nights", action="store_true", help="only the section of the nights")
+    parser.add_argument("--commands", action="store_true", help="only the section of the commands")
+    parser.add_argument("--quick", action="store_true", help="a small part, which writes no page: below five minutes")
     parser.add_argument("--years", type=int, default=20, help="simulated years of nights a row (default 20)")
     options = parser.parse_args()
+    if options.quick:
+        tasks = [*through_commands.goals(QUICK_STUDIES), *nights.goals(1)]
+        return 0 if _write(measured(tasks), "", PAGE, True, "", "") else 1
     if options.controls:
         write_controls(PAGE, CONTROLS)
         return 0
     if options.crossings:
         return 0 if write_crossings(PAGE, options.studies, options.no_docs) else 1
+    if options.commands:
+        return 0 if write_commands(PAGE, options.studies, options.no_docs) else 1
     if options.nights:
         return 0 if write_nights(PAGE, options.years, options.no_docs) else 1
     started, figures = time.monotonic(), []
@@ -55,6 +64,7 @@ def main() -> int:
         write_page(PAGE, section(figures, f"{options.studies} simulated studies"))
         write_controls(PAGE, CONTROLS)
     kept = write_crossings(PAGE, options.studies, options.no_docs) and kept
+    kept = write_commands(PAGE, options.studies, options.no_docs) and kept
     kept = write_nights(PAGE, options.years, options.no_docs) and kept
     return 0 if kept else 1
 
@@ -97,6 +107,13 @@ def write_controls(page: Path, figures: Iterable[Path]) -> None:
 def write_crossings(page: Path, studies: int, no_docs: bool) -> bool:
     """Whether all was kept."""
     return _write(crossed.figures(studies), f"{studies} simulated studies", page, no_docs, CROSSED_BEGIN, CROSSED_END)
+
+
+def write_commands(page: Path, studies: int, no_docs: bool) -> bool:
+    """Whether all was kept."""
+    number = max(QUICK_STUDIES, studies // 20)
+    figures = measured(through_commands.goals(number))
+    return _write(figures, f"{number} simulated studies", page, no_docs, COMMANDS_BEGIN, COMMANDS_END)
 
 
 def write_nights(page: Path, years: int, no_docs: bool) -> bool:
