@@ -25,6 +25,9 @@ _PORT = click.IntRange(1, 65535)
 _JSON = click.option("--json", "as_json", is_flag=True, help="for programs")
 
 
+ADVISED = ("numactl", "systemd", "slurm", "torchrun", "docker", "kubernetes", "vllm", "sglang", "env")
+
+
 class _Commands(click.Group):
     """Ends with the text and the exit code of a StudyError."""
 
@@ -271,6 +274,19 @@ def report(run_dir: Path) -> None:
     check_run_directory(run_dir)
     show(cells_table(make_report(run_dir, "report")))
     show(f"report: {run_dir / 'report.html'}")
+
+
+@main.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--format", "to", type=click.Choice(["text", "json", *ADVISED]), default="text", show_default=True)
+def advise(results: Path, to: str) -> None:
+    """Print on which node to run for each GPU, from RESULTS, a run directory or its results.json.
+
+    --format: the sentences, data, or lines to paste for a tool.
+    """
+    from bench.report.advise import advise as advise_on
+
+    show(advise_on(results, to))
 
 
 @main.command()

@@ -519,6 +519,25 @@ class Penalty(Judged, frozen=True, kw_only=True):
     changes: Changes = {}
 
 
+class Recommendation(Record, frozen=True, kw_only=True):
+    """Where to run a program that uses this GPU.
+
+    node: the local one, unless another was significantly faster; the only one, if no other was measured; None if it is
+    not known which is nearer. local_source: how the local node is known, None where nothing was compared. penalty,
+    interval, verdict: of worst_cell, the cell on another node that loses most against this one.
+    """
+
+    gpu: int
+    node: int | None
+    local_node: int | None = None
+    local_source: LocalSource | None = None
+    worst_cell: str | None = None
+    penalty: float | None = None
+    interval: Interval | None = None
+    verdict: Verdict | None = None
+    text: str = ""
+
+
 class Line(Judged, frozen=True, kw_only=True):
     """A cell against the one that differs in this axis only, paired by block.
 
@@ -859,6 +878,7 @@ class Results(Record, frozen=True, kw_only=True):
     damaged: tuple[Damage, ...]
     cells: tuple[MeasuredCell, ...]
     penalties: tuple[Penalty, ...]
+    recommendations: tuple[Recommendation, ...] = ()
     predictions: tuple[Prediction, ...]
     hidden_copies: tuple[HiddenCopies, ...]
     comparisons: tuple[AxisComparison, ...]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from bench.analysis.aggregate import measured_cells
 from bench.analysis.axes import comparisons
@@ -18,6 +19,7 @@ from bench.analysis.load import RunData, load
 from bench.analysis.noise_floor import recall
 from bench.analysis.pairs import local_nodes
 from bench.analysis.penalties import penalties
+from bench.analysis.recommend import recommend
 from bench.analysis.statistics import Measured, drift
 from bench.analysis.trust import busy_s, count, duration_s, measured_s, summarise, trust
 from bench.analysis.verdicts import rules_of
@@ -60,7 +62,7 @@ def build_results(data: RunData, invocation: str) -> Results:
     found = claimed(
         penalties(cells, local, rules), comparisons(cells, study, rules), fastest(cells, study, rules), rules
     )
-    return Results(
+    results = Results(
         study=study,
         study_name=study.name,
         run_directory=str(data.path),
@@ -93,6 +95,7 @@ def build_results(data: RunData, invocation: str) -> Results:
         drift=_drift(cells),
         crossings=crossings(runs),
     )
+    return replace(results, recommendations=recommend(results))
 
 
 def _fingerprint(data: RunData) -> Fingerprint:

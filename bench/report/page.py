@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.analysis.load import RunData, measured_at
+from bench.analysis.recommend import recommend
 from bench.records.results import Results
 from bench.report import sections
 from bench.report.host_map import colour_scale, heatmaps, host_map
@@ -92,8 +93,9 @@ def _in_order(view: View) -> Sequence[Section]:
 
 
 def _use(page: Page) -> Part | None:
-    found = recipes(page.view, near_nodes(page.view, page.answers))
-    return {"recipes": found, "note": recipe_note(page.answers)} if found else None
+    recommended = recommend(page.view.results)
+    found = recipes(page.view, near_nodes(recommended))
+    return {"recipes": found, "note": recipe_note(recommended)} if found else None
 
 
 def _map(page: Page) -> Part | None:

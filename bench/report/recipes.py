@@ -1,10 +1,10 @@
 """Lines to paste: how to bind a program to the nodes that the study found."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bench.records.host import Topology, format_cpulist, parse_cpulist
-from bench.report.text.answer import Answer
+from bench.records.results import Recommendation
 from bench.report.view import View
 
 
@@ -15,21 +15,14 @@ class Recipe:
     note: str = ""
 
 
-def near_nodes(view: View, found: Iterable[Answer]) -> dict[int, int]:
-    """Node by GPU: the answer's; where only one node was measured, that one."""
-    nodes = {}
-    for answer in found:
-        own = {cell.mem_node for cell in view.results.cells if cell.gpu == answer.gpu}
-        if answer.node is not None:
-            nodes[answer.gpu] = answer.node
-        elif len(own) == 1:
-            nodes[answer.gpu] = own.pop()
-    return nodes
+def near_nodes(found: Iterable[Recommendation]) -> dict[int, int]:
+    """Node by GPU, where one is recommended."""
+    return {one.gpu: one.node for one in found if one.node is not None}
 
 
-def recipe_note(found: Sequence[Answer]) -> str:
+def recipe_note(found: Iterable[Recommendation]) -> str:
     """What the lines are not based on, where nothing was compared."""
-    if any(answer.node is not None for answer in found):
+    if any(one.local_source is not None and one.node is not None for one in found):
         return ""
     return "They bind a program where this study measured it; which node is nearest was not compared."
 
@@ -43,7 +36,10 @@ def recipes(view: View, nodes: Mapping[int, int]) -> list[Recipe]:
         node = next(iter(nodes.values()))
         return [Recipe("numactl", f"numactl {_bind(topology, node)} python serve.py")]
     cpus = {node.id: node.cpus for node in topology.nodes}
-    return [_numactl(nodes, topology), _slurm(nodes), _torchrun(nodes), _docker(nodes, cpus), _kubernetes()]
+    return [
+        *(_numactl(nodes, topology), _slurm(nodes), _torchrun(nodes), _docker(nodes, cpus), _kubernetes()),
+        *(_systemd(nodes, cpus), _vllm(nodes), _sglang(nodes), _env(nodes, cpus)),
+    ]
 
 
 def _bind(topology: Topology, node_id: int) -> str:
@@ -114,3 +110,43 @@ def _kubernetes() -> Recipe:
     )
     note = "The kubelet picks the node that the device plugin reports; it cannot be named. Static needs reservedMemory."
     return Recipe("Kubernetes", text, note)
+
+
+def _systemd(nodes: Mapping[int, int], cpus: Mapping[int, str]) -> Recipe:
+    """A drop-in for an instance of a template unit; see systemd.exec(5)."""
+    text = "\n\n".join(
+        f"# /etc/systemd/system/serve@{gpu}.service.d/numa.conf\n"
+        "[Service]\n"
+        f"Environment=CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={gpu}\n"
+        f"CPUAffinity={cpus.get(node) or f'<CPUs of node {node}>'}\n"
+        "NUMAPolicy=bind\n"
+        f"NUMAMask={node}"
+        for gpu, node in nodes.items()
+    )
+    return Recipe("systemd", text, "One instance of serve@.service per GPU; then systemctl daemon-reload.")
+
+
+def _vllm(nodes: Mapping[int, int]) -> Recipe:
+    text = (
+        f"CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={_words(nodes, ',')} \\\n"
+        f"vllm serve MODEL --tensor-parallel-size {len(nodes)} --numa-bind --numa-bind-nodes {_words(nodes.values())}"
+    )
+    return Recipe("vLLM", text, "One node per worker, in the order of the GPUs; it needs numactl.")
+
+
+def _sglang(nodes: Mapping[int, int]) -> Recipe:
+    text = (
+        f"CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={_words(nodes, ',')} \\\n"
+        f"python -m sglang.launch_server --model-path MODEL --tp {len(nodes)} --numa-node {_words(nodes.values())}"
+    )
+    return Recipe("SGLang", text, "One node per process, in the order of the GPUs.")
+
+
+def _env(nodes: Mapping[int, int], cpus: Mapping[int, str]) -> Recipe:
+    lines = [f"NUMA_NODE_OF_GPU{gpu}={node}" for gpu, node in nodes.items()]
+    lines += [f"CPUS_OF_GPU{gpu}={cpus.get(node, '')}" for gpu, node in nodes.items()]
+    return Recipe("env", "\n".join(lines), "For a shell (set -a; . FILE) or EnvironmentFile= of systemd.")
+
+
+def _words(numbers: Iterable[int], separator: str = " ") -> str:
+    return separator.join(map(str, numbers))

@@ -5,13 +5,13 @@ import subprocess
 import pytest
 from msgspec.structs import replace
 
+from bench.analysis.recommend import recommend
 from bench.report.recipes import near_nodes, recipe_note, recipes
-from bench.report.text.answer import answers
 
 
 @pytest.fixture
 def lines(numa_view):
-    nodes = near_nodes(numa_view, answers(numa_view))
+    nodes = near_nodes(recommend(numa_view.results))
     return {recipe.tool: recipe.lines for recipe in recipes(numa_view, nodes)}
 
 
@@ -39,7 +39,7 @@ def test_slurm_maps_nodes_in_the_order_of_tasks(lines):
     assert "--cpu-bind=map_ldom:0,0,2,2 --mem-bind=map_mem:0,0,2,2" in lines["Slurm"]
 
 
-@pytest.mark.parametrize("tool", ["numactl", "Slurm", "torchrun", "docker"])
+@pytest.mark.parametrize("tool", ["numactl", "Slurm", "torchrun", "docker", "vLLM", "SGLang", "env"])
 def test_the_lines_are_valid_shell(lines, tool):
     subprocess.run(["sh", "-n"], input=lines[tool], text=True, check=True)
 
@@ -68,6 +68,26 @@ def test_the_command_of_slurm_gives_each_task_its_gpu(numa_view):
 
 def test_one_node_has_no_lines_to_paste(quick_run, view_of):
     view = view_of(quick_run)
-    found = answers(view)
-    assert recipes(view, near_nodes(view, found)) == []
+    found = recommend(view.results)
+    assert recipes(view, near_nodes(found)) == []
     assert "not compared" in recipe_note(found)
+
+
+@pytest.mark.needs("systemd-analyze")
+def test_systemd_accepts_the_drop_in(lines, tmp_path):
+    (tmp_path / "serve@.service").write_text("[Service]\nExecStart=/bin/true\n")
+    for place, text in enumerate(lines["systemd"].split("\n\n")):
+        folder = tmp_path / f"serve@{place}.service.d"
+        folder.mkdir()
+        (folder / "numa.conf").write_text(text + "\n")
+        command = ["systemd-analyze", "verify", "--man=no", f"serve@{place}.service"]
+        environment = {"PATH": "/usr/bin:/bin", "SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0 and "numa.conf" not in done.stderr, done.stderr
+
+
+def test_servers_get_a_node_for_each_gpu(lines):
+    assert "CUDA_VISIBLE_DEVICES=0,1,2,3" in lines["vLLM"] and lines["vLLM"].endswith("--numa-bind-nodes 0 0 2 2")
+    assert lines["SGLang"].endswith("--tp 4 --numa-node 0 0 2 2")
+    shown = subprocess.run(["sh"], input=f"{lines['env']}\necho $NUMA_NODE_OF_GPU3", text=True, capture_output=True)
+    assert shown.stdout == "2\n"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from bench.analysis.recommend import best_node
 from bench.records.results import Contrast, Effect, LocalSource, Penalty, Verdict
 from bench.report.text.crossing import MOST_REPEATS, card_lines, deciding_command
 from bench.report.text.host import probed_text
@@ -102,17 +103,6 @@ def cards(found: Iterable[Answer]) -> list[Answer]:
     return [own[0] if len(own) == 1 else replace(own[0], device=_devices(own)) for own in groups.values()]
 
 
-def best_node(local: int, losses: Iterable[Loss]) -> int:
-    """The local node, unless another one is significantly faster for some model and slower for none.
-
-    With CPUs on one node and memory on another there is no one node to run on.
-    """
-    whole = [loss for loss in losses if not loss.split]
-    faster = dict.fromkeys(loss.node for loss in whole if loss.verdict is Verdict.FASTER and loss.significant)
-    slower = {loss.node for loss in whole if loss.verdict is Verdict.SLOWER}
-    return next((node for node in faster if node not in slower), local)
-
-
 def _answer(view: View, gpu: int, device: str) -> Answer:
     name = view.results.device_names.get(str(gpu), "")
     compared = [entry for entry in view.results.penalties if entry.gpu == gpu]
@@ -131,7 +121,7 @@ def _answer(view: View, gpu: int, device: str) -> Answer:
     undecided = [loss for loss in losses if loss.is_undecided and loss.repeats and loss.repeats <= MOST_REPEATS]
     most = max((loss.repeats or 0 for loss in undecided), default=0)
     command = deciding_command(view.results, gpu, [loss.model for loss in undecided], most)
-    best = best_node(local, losses)
+    best = best_node(local, compared)
     node: int | None = best
     lead = ""
     if best != local:

@@ -3,6 +3,7 @@
 from msgspec.structs import replace
 
 from bench.records.results import AxisComparison, Line, MeasuredCell, Penalty, Results, Rules, SelfCheck
+from bench.report.text.answer import answers
 from bench.report.text.axes import model_text, summary_text
 from bench.report.text.cells import advice_text, hidden_copies_text, outcome_text, reason_text, remark_text
 from bench.report.text.crossing import deciding_hint
@@ -15,9 +16,11 @@ from bench.report.view import View
 def with_text(results: Results) -> Results:
     """The same with every `text` and `hint` filled in; only for what is written."""
     view = View(results)
+    sentences = {answer.gpu: answer.sentence for answer in answers(view)}
     return replace(
         results,
         cells=tuple(map(_cell, results.cells)),
+        recommendations=tuple(replace(one, text=sentences[one.gpu]) for one in results.recommendations),
         penalties=tuple(_penalty(view, entry) for entry in results.penalties),
         comparisons=tuple(_axis(view, entry) for entry in results.comparisons),
         hidden_copies=tuple(replace(entry, text=hidden_copies_text(entry)) for entry in results.hidden_copies),
