@@ -276,23 +276,36 @@ def test_impossible_scheduler_is_refused_by_luigi(tmp_path: Path, option: str, v
 
 
 @pytest.mark.slow
-def test_outputs_removed_in_mid_study_are_reported_and_not_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("removed", "moment"),
+    [
+        ("outputs", "runs/*_r1.json"),
+        ("outputs", "logs/*_traced.stderr"),
+        ("outputs/tiny/*/*", "cells/*.json"),
+        ("outputs/tiny/*/*", "runs/*_traced.json"),
+    ],
+)
+def test_outputs_removed_in_mid_study_are_reported_and_not_made_again(
+    tmp_path: Path, removed: str, moment: str
+) -> None:
+    """moment: of the first run directory, the file that appears just before."""
     study(tmp_path)
     command = [str(BIN / "luigi"), "--local-scheduler", "--module", "tasks", "Study", "--config-file", "study.yaml"]
-    command += ["--profiler", "torch", "--repeats", "3"]
+    command += ["--profiler", "torch", "--repeats", "2"]
     environment = os.environ | {"NUMASTUDY_LOCK_DIR": str(tmp_path)}
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    while not [*tmp_path.glob("outputs/tiny/*/*/runs/*.json")]:
+    while not [*tmp_path.glob(f"outputs/tiny/*/*/{moment}")]:
         assert process.poll() is None
-        time.sleep(0.05)
-    (tmp_path / "outputs").rename(tmp_path / "away")
+        time.sleep(0.01)
+    (folder,) = tmp_path.glob(removed)
+    folder.rename(tmp_path / "away")
     out, err = process.communicate(timeout=200)
     assert process.returncode not in (0, 1)
     assert "No such file or directory" in out + err or "removed" in out + err
     assert "Traceback" not in out + err
-    assert not (tmp_path / "outputs").exists()
+    assert not folder.exists()
 
 
 def test_pool_larger_than_the_memory_of_the_host_is_refused(tmp_path: Path) -> None:

@@ -157,10 +157,11 @@ def open_history(path: Path, create: bool = False, busy_s: float = BUSY_S) -> It
         raise HistoryError(
             "there is no history yet", str(path), "finish a study, or add one: numastudy history --add RUN_DIR"
         )
+    if not path.parent.is_dir():
+        raise HistoryError("there is no such folder", str(path.parent), "create it first")
     if path.exists() and not path.is_file():
         raise HistoryError("not a regular file", str(path), "move it away")
     try:
-        path.parent.mkdir(exist_ok=True)
         with local_copy(path, busy_s) if on_network(path) else nullcontext(path) as file:
             # Autocommit: the only transactions are the ones begun here, and they take the write lock first.
             connection = sqlite3.connect(file, timeout=busy_s, isolation_level=None)

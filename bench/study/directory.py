@@ -30,7 +30,7 @@ from bench.study.settings import KEYS, SETTINGS
 
 INDEX = "index.json"
 _DAY_AND_CLOCK = "%Y-%m-%d/%H-%M-%S"
-PARTS = ("runs", "logs", "nsys_reports", "latency")
+PARTS = ("cells", "links", "runs", "logs", "nsys_reports", "latency")
 # Of a study on many hosts: the folder of their run directories.
 HOSTS = "hosts"
 # SQLite opens paths of up to 511 bytes. A file of a cell is in a folder of the run directory, and has a temporary name

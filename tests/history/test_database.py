@@ -87,6 +87,7 @@ def test_a_new_history_has_the_tables_of_a_migrated_one(old, tmp_path):
                        for kind, table, _ in rows if kind == "table"}  # fmt: skip
             return rows, columns
 
+    (tmp_path / "new").mkdir()
     assert schema(old, False) == schema(tmp_path / "new" / "history.db", True)
 
 
