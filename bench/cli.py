@@ -278,7 +278,9 @@ def report(run_dir: Path) -> None:
 
 @main.command()
 @click.argument("results", type=click.Path(path_type=Path))
-@click.option("--format", "to", type=click.Choice(["text", "json", *ADVISED]), default="text", show_default=True)
+@click.option(
+    "--format", "to", type=click.Choice(["text", "json", *ADVISED]), default="text", show_default=True, help="for what"
+)
 def advise(results: Path, to: str) -> None:
     """Print on which node to run for each GPU, from RESULTS, a run directory or its results.json.
 
