@@ -177,6 +177,7 @@ class _Start:
         with Server(serve, self._on_start) as server:
             client, ready_s = None, None
             try:
+                server.start()
                 ready_s = server.wait_until_ready(
                     readiness(ready, self._server_logs), self._left_s(), lambda: self._progress(RunState.STARTING)
                 )

@@ -33,7 +33,7 @@ class NotReady(Exception):
 
 
 class Server:
-    """Runs inside the with-block, in a thread that waits for it: the kernel ends a child with its thread.
+    """Started and ended inside the with-block, in a thread that waits for it: the kernel ends a child with its thread.
 
     run: starts it and returns when it ended; given what to call with the id of the process, and at each poll.
     on_start: called with the id too.
@@ -49,7 +49,8 @@ class Server:
         self._asked_at: float | None = None
         self.guard = 0
         self._pool = ThreadPoolExecutor(1, "server")
-        self._ended: Future[ChildEnd] = self._pool.submit(run, self._on_start, self._poll)
+        self._run = run
+        self._ended: Future[ChildEnd] | None = None
 
     def __enter__(self) -> "Server":
         return self
@@ -58,9 +59,13 @@ class Server:
         self._stop.set()
         self._pool.shutdown()
 
+    def start(self) -> None:
+        # Not before the block: a signal that ends this program may raise anywhere.
+        self._ended = self._pool.submit(self._run, self._on_start, self._poll)
+
     def end(self) -> ChildEnd | None:
         """How it ended; None while it runs, and if it was stopped. Raise OSError if it could not be started."""
-        if not self._ended.done() or self._stop.is_set():
+        if self._ended is None or not self._ended.done() or self._stop.is_set():
             return None
         return self._ended.result()
 

@@ -34,7 +34,9 @@ def bind_prefix(
     if binding in ("none", "self"):
         return []
     cpus = cpus_to_bind(root, cpu_node)
-    memory = [] if binding == "cpus" else [f"--membind={mem_node}"]
+    memory = {"cpus": [], "preferred": [f"--preferred={mem_node}"], "interleave": ["--interleave=all"]}.get(
+        binding, [f"--membind={mem_node}"]
+    )
     return [program, f"--physcpubind={cpus}" if cpus else f"--cpunodebind={cpu_node}", *memory]
 
 
@@ -53,14 +55,9 @@ def choose_binding(asked: Binding | Literal["auto"], topology: Topology, root: P
         return "numactl" if asked == "auto" else asked, "not tried on a recorded host"
     node, failure = bindable_node(topology, "cpus" if asked == "cpus" else "numactl")
     if failure is None:
-        return (
-            ("cpus", f"numactl binds CPUs, as asked (tried on node {node})")
-            if asked == "cpus"
-            else (
-                "numactl",
-                f"numactl binds here (tried on node {node})",
-            )
-        )
+        if asked == "cpus":
+            return "cpus", f"numactl binds CPUs, as asked (tried on node {node})"
+        return "numactl" if asked == "auto" else asked, f"numactl binds here (tried on node {node})"
     if asked != "auto":
         raise BindingError(f"cannot bind with numactl: {failure.reason}", f"binding {asked}", failure.advice)
     node, _ = bindable_node(topology, "cpus")

@@ -30,9 +30,10 @@ ConcurrentLoad = Literal["pipeline", "copies"]
 ConcurrentPlacement = Literal["local", "remote", "found"]
 Device = Literal["cuda", "cpu"]
 Profiler = Literal["nsys", "torch"]
-Binding = Literal["numactl", "cpus", "none", "self"]
+Binding = Literal["numactl", "cpus", "preferred", "interleave", "none", "self"]
 """cpus: memory is not bound, where the system refuses a memory policy; pages prove where it is. self: a command binds
-itself, by the nodes that it is given."""
+itself, by the nodes that it is given. preferred, interleave: of a command, CPUs are bound and memory is on the node
+while it has room, or on all nodes in turn."""
 Start = Literal["exec", "fork"]
 Design = Literal["crossing", "processes"]
 """How cells are compared: measured by turns inside the same processes, or each in processes of its own."""
@@ -240,7 +241,16 @@ class Settings(Record, frozen=True, kw_only=True):
     binding: Annotated[
         Literal["auto", Binding],
         Meta(description="how a run is bound to its nodes"),
-        Axis(named={"numactl": "bound", "cpus": "cpus-bound", "none": "unbound", "self": "self-bound"}),
+        Axis(
+            named={
+                "numactl": "bound",
+                "cpus": "cpus-bound",
+                "none": "unbound",
+                "self": "self-bound",
+                "interleave": "interleaved",
+            },
+            suffix="{}",
+        ),
     ] = "auto"
     device: Annotated[Literal["auto", Device], Meta(description="where the model runs")] = "auto"
     profiler: Annotated[Literal["auto", Profiler], Meta(description="what records the traced run")] = "auto"

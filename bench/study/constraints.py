@@ -22,8 +22,8 @@ def violation(model: Model, settings: StudySettings, varied: Collection[str] = (
     """The first constraint that these settings violate in a study which varies the keys `varied`; None if none."""
     if model.command:
         return _bound_elsewhere(model.command, settings)
-    if settings.binding == "self":
-        what = "binding self is of a command, which binds itself: the pipeline does not"
+    if settings.binding in ("self", "preferred", "interleave"):
+        what = f"binding {settings.binding} is of a command: the pipeline's memory is bound to one node, or not at all"
         return Violation(Constraint.BOUND_ELSEWHERE, what, "set binding to numactl, cpus or none", ("binding",))
     studied = _whole_batches(settings), _no_effect(settings, varied), _own_inputs(model, varied)
     first = next(chain(*studied, () if model.source else _pool(settings, varied)), None)

@@ -67,9 +67,9 @@ def living(folder: Path) -> list[int]:
     return found
 
 
-def left(folder: Path) -> list[int]:
-    """Those that still live LEFT_AFTER_S after a kill."""
+def left(folder: Path) -> list[str]:
+    """Command lines of those that still live LEFT_AFTER_S after a kill."""
     deadline = time.monotonic() + LEFT_AFTER_S
     while (found := living(folder)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return found
+    return [Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode() for pid in found]

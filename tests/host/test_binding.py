@@ -142,3 +142,24 @@ def test_cpus_are_bound_when_only_the_memory_policy_is_refused(monkeypatch: pyte
     assert bind_prefix("cpus", 0, 0, root=host_root("two_sockets")) == ["numactl", "--cpunodebind=0"]
     with pytest.raises(BindingError, match="cannot bind with numactl"):
         choose_binding("numactl", topology)
+
+
+@pytest.mark.parametrize(
+    ("binding", "memory"),
+    [
+        ("numactl", ["--membind=1"]),
+        ("preferred", ["--preferred=1"]),
+        ("interleave", ["--interleave=all"]),
+        ("cpus", []),
+    ],
+)
+def test_prefix_places_memory_as_the_binding_says(binding, memory):
+    assert bind_prefix(binding, 0, 1)[2:] == memory
+    assert bind_prefix("self", 0, 1) == bind_prefix("none", 0, 1) == []
+
+
+@pytest.mark.needs("numactl")
+@pytest.mark.parametrize("binding", ["preferred", "interleave"])
+def test_binding_of_a_command_is_tried_and_given(binding):
+    assert choose_binding(binding, read_topology())[0] == binding
+    assert trial_bind(0, 0, binding) is None

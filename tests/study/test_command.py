@@ -100,15 +100,21 @@ def test_local_mpirun_and_the_client_of_a_server_are_fine():
     assert study(served, binding="numactl").command.server == ("serve",)
 
 
-def test_binding_self_is_of_a_command_only():
-    with pytest.raises(StudyError, match="binds itself: the pipeline does not"):
-        read_study({"name": "n", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0"], "binding": "self"}, "f")
+def test_some_bindings_are_of_a_command_only():
+    for binding in ("self", "preferred", "interleave"):
+        values = {"name": "n", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0"], "binding": binding}
+        with pytest.raises(StudyError, match=f"binding {binding} is of a command"):
+            read_study(values, "f")
 
 
 def test_binding_is_an_axis():
-    cells = expand_here(study({"run": ["a"]}, axes={"binding": ["none", "self"]}), HOST).grid.cells
-    assert [cell.binding for cell in cells] == ["none", "self"] * 2
-    assert len({cell.group for cell in cells}) == 2
+    bindings = ["none", "self", "preferred", "interleave", "cpus", "numactl"]
+    cells = expand_here(study({"run": ["a"]}, axes={"binding": bindings}), HOST).grid.cells
+    assert [cell.binding for cell in cells] == bindings * 2
+    assert len({cell.group for cell in cells}) == 6
+    assert {cell.name.rpartition("_a")[2] for cell in cells} == {
+        "", "_self-bound", "_preferred", "_interleaved", "_cpus-bound", "_bound"
+    }  # fmt: skip
 
 
 def test_study_is_read_again_from_what_it_says_of_itself():
