@@ -265,7 +265,8 @@ def _cpu_rows(chrome: ChromeTrace, strings: Strings) -> Rows:
             rows[MEMCPY].append((*head, _copied_bytes(op), kind, None, None))
     if not rows:
         raise TraceError(
-            "no operator inside ranges named test_h2d_batch_, test_compute_batch_ or test_d2h_batch_",
+            "no GPU activity, and no operator inside ranges named test_h2d_batch_, test_compute_batch_ or "
+            "test_d2h_batch_",
             advice="trace a run of this project's workload; its ranges are those of record_function",
         )
     return {**rows, "TARGET_INFO_GPU": [(0, CPU_DEVICE, None, None)]}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from bench.records.whatif import BOUNDS_FAIL, Decision, GpuWhatIf, LinkUse, Refusal, Slower, WhatIf
 from bench.units import bandwidth, byte_size, fixed, grouped, listed, microseconds, percent, plural, upper_bound
 
-MEASURE = "numastudy run -- COMMAND"
+MEASURE = "numastudy run --read wall -- COMMAND"
 _TIMES = {2.0: "twice", 3.0: "three times"}
 
 
@@ -22,7 +22,10 @@ def decision_text(found: WhatIf) -> str:
     """The sentence that decides, and how to measure what it leaves open."""
     times = _TIMES[found.factor]
     where = "" if len(found.gpus) == 1 else f" on any of {len(found.gpus)} GPUs"
-    short = f" (of only {microseconds(found.traced_ms * 1e3)})" if all(gpu.short for gpu in found.gpus) else ""
+    short = ""
+    if all(gpu.short for gpu in found.gpus):
+        activities = plural(sum(gpu.activities for gpu in found.gpus), "activity", "activities")
+        short = f" (only {activities} in {microseconds(found.traced_ms * 1e3)})"
     if found.most is None:
         reasons = dict.fromkeys(reason for gpu in found.gpus for reason in gpu.refusals if reason in BOUNDS_FAIL)
         why = listed([_reason(reason, found) for reason in reasons])
