@@ -31,17 +31,17 @@ def decision_text(found: WhatIf) -> str:
         why = listed([_reason(reason, found) for reason in reasons])
         return f"This trace cannot say what placement of memory costs: {why}. To measure it: {MEASURE}"
     if not any(gpu.h2d.copies + gpu.d2h.copies for gpu in found.gpus):
-        return f"Placement of memory slows no copy of this trace{short}: it has none between host and GPU."
+        return f"Placement of memory slows no copy of this program{short}: it has none between host and GPU."
     bound = upper_bound(found.most)
     if found.decision is Decision.CANNOT_MATTER:
         return (
-            f"Placement of memory cannot cost this trace{short} more than {bound}{where}, "
+            f"Placement of memory cannot slow this program{short} by more than {bound}{where}, "
             f"even if host copies took {times} as long."
         )
     estimates = [_range(one) for gpu in found.gpus for one in gpu.copies if one.factor == found.factor and one.estimate]
     estimate = f" (estimate {estimates[0]})" if len(estimates) == 1 else ""
     return (
-        f"Placement of memory can cost this trace{short} up to {bound}{where}{estimate}, "
+        f"Placement of memory can slow this program{short} by up to {bound}{where}{estimate}, "
         f"if host copies took {times} as long; to measure it: {MEASURE}"
     )
 

@@ -43,7 +43,7 @@ def answered(*arguments):
 def test_every_real_trace_is_answered(name):
     code, text = answered(TRACES / name)
     assert code in (0, 3), text
-    assert text.startswith("Placement of memory can cost this trace")
+    assert text.startswith("Placement of memory can slow this program")
     code, text = answered(TRACES / name, "--json")
     found = convert(json.loads(text), WhatIf)
     for gpu in found.gpus:
