@@ -224,6 +224,11 @@ def at_least(limit: float) -> Goal:
     return Goal(f">= {100 * limit:g} %", lambda value, _: value >= limit)
 
 
+def hardly_below(limit: float) -> Goal:
+    """For few trials: two standard errors less than the limit are no contradiction."""
+    return Goal(f">= {100 * limit:g} % - 2 s.e.", lambda value, error: value >= limit - 2 * error)
+
+
 def rate(promise: str, case: str, hits: Sequence[bool], goal: "Goal | None" = None) -> Figure:
     """A share of independent trials."""
     value = float(np.mean(hits))

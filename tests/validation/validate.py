@@ -26,7 +26,7 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 NIGHTS_BEGIN, NIGHTS_END = "<!-- nights: begin -->", "<!-- nights: end -->"
 CROSSED_BEGIN, CROSSED_END = "<!-- crossings: begin -->", "<!-- crossings: end -->"
 COMMANDS_BEGIN, COMMANDS_END = "<!-- commands: begin -->", "<!-- commands: end -->"
-QUICK_STUDIES = 10
+QUICK_STUDIES = 6
 CONTROLS_BEGIN, CONTROLS_END = "<!-- controls: begin -->", "<!-- controls: end -->"
 
 
