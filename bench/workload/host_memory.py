@@ -43,6 +43,8 @@ MIB = 1 << 20
 # For what is not the pool: CUDA context, library workspaces, the profiler's buffers.
 HEADROOM_BYTES = 256 * MIB
 OUTPUT_RING_BYTES = 64 * MIB
+# Of a ring: each is a tensor of this process, half a kilobyte, however small its batch.
+MOST_BATCHES = 1 << 16
 
 
 # Memory that this process maps itself: page-aligned, on request in transparent huge pages.
@@ -378,11 +380,11 @@ class Rings:
 
 def ring_sizes(cell: Cell, subject: Subject) -> RingSizes:
     """Inputs fill memory_size_mb, and hold what is being prepared and copied; outputs are bounded, and enough for
-    every slot. Where only outputs are copied, they fill memory_size_mb."""
+    every slot. Where only outputs are copied, they fill memory_size_mb. At most MOST_BATCHES each."""
     pool = cell.memory_size_mb * MIB
-    inputs = max(cell.batches_in_flight, pool // subject.input_bytes)
+    inputs = max(cell.batches_in_flight, min(MOST_BATCHES, pool // subject.input_bytes))
     bounded = min(inputs, OUTPUT_RING_BYTES // subject.output_bytes) if cell.copies_in else pool // subject.output_bytes
-    outputs = max(2, cell.buffers + 1, bounded)
+    outputs = max(2, cell.buffers + 1, min(MOST_BATCHES, bounded))
     return RingSizes(inputs if cell.copies_in else 0, outputs if cell.copies_out else 0)
 
 

@@ -67,7 +67,7 @@ def _any_pool(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_any_pool")
 def test_pool_that_does_not_fit_is_oom_with_the_remedy(tmp_path: Path) -> None:
-    _, record, _ = run(tmp_path, memory_size_mb=2**20)
+    _, record, _ = run(tmp_path, image_size=512, memory_size_mb=2**20)
     assert record.status == "oom"
     assert "memory_size_mb" in record.advice
 
@@ -75,8 +75,8 @@ def test_pool_that_does_not_fit_is_oom_with_the_remedy(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("_any_pool")
 def test_repeat_does_not_repeat_a_lasting_failure(tmp_path: Path) -> None:
-    run(tmp_path, 1, memory_size_mb=2**20, repeats=2)
-    _, record, reports = run(tmp_path, 2, memory_size_mb=2**20, repeats=2)
+    run(tmp_path, 1, image_size=512, memory_size_mb=2**20, repeats=2)
+    _, record, reports = run(tmp_path, 2, image_size=512, memory_size_mb=2**20, repeats=2)
     assert (record.status, record.attempts, reports) == ("oom", 0, [])
     assert record.reason.startswith("as repeat 1: ")
 

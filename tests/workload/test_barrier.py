@@ -84,7 +84,7 @@ def test_peer_loads_the_host_while_the_other_is_measured(tmp_path):
 def test_failed_peer_ends_the_measured_run(tmp_path):
     children = [
         start(tmp_path, "measured", "timed", 2, model=NO_COMPUTE),
-        start(tmp_path, "peer", "load", 2, model=NO_COMPUTE, memory_size_mb=2**20),
+        start(tmp_path, "peer", "load", 2, model=NO_COMPUTE, image_size=512, memory_size_mb=2**20),
     ]
     assert [child.wait(60) for child in children] == [3, 3]
     assert report(tmp_path, "peer").failure.status == "oom"

@@ -69,7 +69,7 @@ def test_nsys_on_the_cpu_device_needs_no_trace_file(tmp_path):
     ("changes", "status", "reason"),
     [
         ({"device": "cuda", "gpu": 99}, "not_runnable", ("CUDA is not available", "no GPU 99")),
-        ({"memory_size_mb": 2**20}, "oom", ("not enough host memory for the pool",)),
+        ({"memory_size_mb": 2**20, "image_size": 512}, "oom", ("not enough host memory for the pool",)),
         ({"cuda_graph": True}, "not_runnable", ("cuda_graph needs device cuda",)),
     ],
 )
@@ -87,7 +87,9 @@ def test_allocation_that_fails_is_oom(tmp_path):
     """The host has the memory, the process's own limit does not."""
     if os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 12 << 30:
         pytest.skip("needs a host with 12 GiB: the pool must pass the check and fail the allocation")
-    code, result, stderr = ended(tmp_path, "timed", model=NO_COMPUTE, memory_size_mb=8192, limit_bytes=8 << 30)
+    code, result, stderr = ended(
+        tmp_path, "timed", model=NO_COMPUTE, image_size=512, memory_size_mb=8192, limit_bytes=8 << 30
+    )
     assert (code, result["failure"]["status"]) == (3, "oom")
     assert "reduce batch_size or memory_size_mb" in stderr
 

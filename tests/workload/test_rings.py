@@ -3,8 +3,8 @@ import torch
 
 from bench.workload.devices import CpuDevice
 from bench.workload.failures import RunFailure
-from bench.workload.host_memory import Rings, RingSizes, fill_ring, make_rings, ring_sizes
-from bench.workload.subject import build_subject
+from bench.workload.host_memory import MOST_BATCHES, Rings, RingSizes, fill_ring, make_rings, ring_sizes
+from bench.workload.subject import Leaf, Subject, build_subject
 
 from .cells import NO_COMPUTE, small_cell
 
@@ -39,6 +39,13 @@ def test_output_ring_is_bounded():
     assert sizes.outputs * 10 * 3 * 224 * 224 * 4 <= 64 * MIB
 
 
+def test_ring_of_tiny_batches_is_not_endless():
+    tiny = Subject(None, (Leaf((1,), torch.int64),), (Leaf((), torch.float32),))
+    sizes = ring_sizes(small_cell(memory_size_mb=512), tiny)
+    assert sizes.inputs == sizes.outputs == MOST_BATCHES
+    assert ring_sizes(small_cell(memory_size_mb=512, direction="d2h"), tiny).outputs == MOST_BATCHES
+
+
 def test_content_depends_on_the_seed_and_batches_differ():
     rings = [torch.empty(8, 2, 3, 16, 16) for _ in range(3)]
     for ring, seed in zip(rings, (1, 1, 2), strict=True):
@@ -63,7 +70,7 @@ def test_unwritten_outputs_are_nan():
 
 def test_pool_larger_than_the_host_is_not_allocated():
     with pytest.raises(RunFailure, match="not enough host memory for the pool") as raised:
-        rings_of(memory_size_mb=2**20)
+        rings_of(model=NO_COMPUTE, image_size=512, memory_size_mb=2**20)
     assert raised.value.status == "oom"
 
 

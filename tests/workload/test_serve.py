@@ -68,7 +68,7 @@ def test_imports_leave_the_environment_of_torch(monkeypatch: pytest.MonkeyPatch)
 def test_command_of_a_record_repeats_the_run(tmp_path: Path) -> None:
     """A cell that does not fit: nothing need be measured to see that exit code and named outcome come through."""
     cell, result = tmp_path / "cell.json", tmp_path / "result.json"
-    cell.write_text(json.dumps(raw_cell(model=NO_COMPUTE, memory_size_mb=2**20)))
+    cell.write_text(json.dumps(raw_cell(model=NO_COMPUTE, image_size=512, memory_size_mb=2**20)))
     command = [sys.executable, "-m", "bench.workload.serve", "--cell", str(cell), "--mode", "timed", "--result"]
     again = subprocess.run([*command, str(result)], cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 3
