@@ -81,12 +81,14 @@ class Estimate:
 
 def estimated(grid: Grid, slots: Iterable[Slot], earlier: Earlier, rate: Rate | None) -> Estimate | None:
     """For each of these runs. rate: operations per second of the CPUs, called only if needed. None if that is needed
-    and unknown, and of a command without an earlier run."""
+    and unknown; also without an earlier run of a command, or on the cpu device of a model whose operations are unknown.
+    """
     means = {one: statistics.fmean(walls) for one, walls in earlier.walls.items()}
     source = MEASURED
     by_kind: dict[tuple[str, Mode], float] = {}
     seconds: dict[Slot, float] = {}
     too_long: dict[str, None] = {}
+    flops = 0.0
     for slot in slots:
         cell = grid.cell(slot.cell)
         mode = Mode.TRACED if slot.is_traced else Mode.CROSSED if slot.birth else Mode.TIMED
@@ -96,10 +98,11 @@ def estimated(grid: Grid, slots: Iterable[Slot], earlier: Earlier, rate: Rate | 
             if known is None and cell.model.command:
                 return None
             if known is None and cell.device == "cpu":
-                if rate is None:
+                if rate is None or cell.model.source:
                     return None
+                flops = flops or rate()
                 cells = [grid.cell(one.cell) for one in grid.process(slot)]
-                known, source = cpu_process_s(cells, mode, rate()), BY_OPERATIONS
+                known, source = cpu_process_s(cells, mode, flops), BY_OPERATIONS
                 if known > cell.timeout_s:
                     known = cell.timeout_s
                     too_long[slot.cell] = None

@@ -67,3 +67,16 @@ def test_long_study_is_refused_on_hosts_without_gpu_only(tmp_path: Path, monkeyp
     monkeypatch.setattr(plan_module, "measured_rate", lambda: FLOPS * 100.0)
     monkeypatch.setattr(plan_module, "read_topology", lambda: host_topology("two_sockets"))
     refuse_long(long, tmp_path, False, "luigi X")
+
+
+def test_rate_is_measured_once_and_not_for_models_from_elsewhere(tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    def rate() -> float:
+        asked.append(1e12)
+        return 1e12
+
+    assert plan(study(models=["vit32x2x128", "vit32x4x128"]), tmp_path, topology=NO_GPU, rate=rate).estimate_s
+    assert len(asked) == 1
+    made = plan(study(models=["timm:resnet18"]), tmp_path, topology=NO_GPU, rate=rate)
+    assert made.estimate_s is None and len(asked) == 1
