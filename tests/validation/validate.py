@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.validation import control_page, crossed, nights, through_commands
+from tests.validation import control_page, crossed, nights, statements, through_commands
 from tests.validation.goals import GOALS, Figure, measured
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +26,7 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 NIGHTS_BEGIN, NIGHTS_END = "<!-- nights: begin -->", "<!-- nights: end -->"
 CROSSED_BEGIN, CROSSED_END = "<!-- crossings: begin -->", "<!-- crossings: end -->"
 COMMANDS_BEGIN, COMMANDS_END = "<!-- commands: begin -->", "<!-- commands: end -->"
+STATEMENTS_BEGIN, STATEMENTS_END = "<!-- statements: begin -->", "<!-- statements: end -->"
 QUICK_STUDIES = 6
 CONTROLS_BEGIN, CONTROLS_END = "<!-- controls: begin -->", "<!-- controls: end -->"
 
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("--nights", action="store_true", help="only the section of the nights")
     parser.add_argument("--commands", action="store_true", help="only the section of the commands")
     parser.add_argument("--quick", action="store_true", help="a small part, which writes no page: below five minutes")
+    parser.add_argument("--statements", action="store_true", help="only the section of the statements")
     parser.add_argument("--years", type=int, default=20, help="simulated years of nights a row (default 20)")
     options = parser.parse_args()
     if options.quick:
@@ -53,6 +55,8 @@ def main() -> int:
         return 0 if write_commands(PAGE, options.studies, options.no_docs) else 1
     if options.nights:
         return 0 if write_nights(PAGE, options.years, options.no_docs) else 1
+    if options.statements:
+        return 0 if write_statements(PAGE, options.studies, options.no_docs) else 1
     started, figures = time.monotonic(), []
     for goal in GOALS:
         for figure in goal(options.studies):
@@ -66,6 +70,7 @@ def main() -> int:
     kept = write_crossings(PAGE, options.studies, options.no_docs) and kept
     kept = write_commands(PAGE, options.studies, options.no_docs) and kept
     kept = write_nights(PAGE, options.years, options.no_docs) and kept
+    kept = write_statements(PAGE, options.studies, options.no_docs) and kept
     return 0 if kept else 1
 
 
@@ -114,6 +119,12 @@ def write_commands(page: Path, studies: int, no_docs: bool) -> bool:
     number = max(QUICK_STUDIES, studies // 20)
     figures = measured(through_commands.goals(number))
     return _write(figures, f"{number} simulated studies", page, no_docs, COMMANDS_BEGIN, COMMANDS_END)
+
+
+def write_statements(page: Path, studies: int, no_docs: bool) -> bool:
+    """Whether all was kept."""
+    figures, what = measured(statements.tasks(studies)), f"{studies} simulated studies, of the costly goals fewer,"
+    return _write(figures, what, page, no_docs, STATEMENTS_BEGIN, STATEMENTS_END)
 
 
 def write_nights(page: Path, years: int, no_docs: bool) -> bool:
