@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import textwrap
 from contextlib import suppress
 
 from bench.errors import StudyError
@@ -30,6 +31,11 @@ def prepare_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
         elif number and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def wrapped(text: str) -> str:
+    """A paragraph in lines of at most 80 columns; numbers stay with their units (bench.units joins them)."""
+    return textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def show(text: str) -> None:

@@ -123,7 +123,7 @@ def _apply_settings() -> None:
 
 
 class _LogFilter(logging.Filter):
-    """Shows warnings, errors and the summary of luigi's log, or all of it if the user set a log level."""
+    """Shows warnings and errors of luigi's log, or all of it if the user set a log level."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
@@ -134,7 +134,7 @@ class _LogFilter(logging.Filter):
             task = record.args[-1] if isinstance(record.args, tuple) and record.args else None
             head = task.task_family if isinstance(task, luigi.Task) else record.getMessage()
             record.msg, record.args, record.exc_info = visible(f"{head}: {message}"), None, None
-        return record.levelno >= logging.WARNING or "Luigi Execution Summary" in str(record.msg) or _log_level_given()
+        return record.levelno >= logging.WARNING or _log_level_given()
 
 
 def _log_level_given() -> bool:

@@ -1,5 +1,7 @@
 """The end of a study: its report, a red task for each run that failed, and the summary in the terminal."""
 
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from bench.records.run import Head, Outcome, ReportStage, read_head, read_record
 from bench.records.study import TRACED, Slot, run_name
 from bench.run.experiment_log import log_missing_runs
 from bench.study.directory import RunDirectory
-from bench.terminal import show_anyhow
+from bench.terminal import show_anyhow, wrapped
 from bench.units import duration, percent
 from tasks.base import DirectoryTask, RecordTask, grid_of
 from tasks.luigi_runtime import INVOCATION, at_exit, host_lock
@@ -157,7 +159,7 @@ def _print_summaries() -> None:
 
 
 def summary(directory: RunDirectory) -> str:
-    """The table of the cells, the share of time in measured windows, and where the report is."""
+    """The table of the cells, the share of time in measured windows, where the report is, and last the answer."""
     heads = [read_head(path) for path in directory.path.glob("runs/*.json")]
     measured = sum(head is not None and head.invocation == INVOCATION for head in heads)
     if not directory.results.exists():
@@ -165,9 +167,12 @@ def summary(directory: RunDirectory) -> str:
         return f"no report yet: {ended}, in {directory.path}; repeat the command to continue"
     from bench.analysis.load import read_results
     from bench.report.tables import cells_table
+    from bench.report.text.answer import answers
+    from bench.report.view import View
 
     results = read_results(directory.path)
-    lines = [cells_table(results)]
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    lines = [cells_table(results, columns)]
     if results.busy_s:
         share = percent(results.measured_s / results.busy_s)
         lines.append(f"measured windows: {share} of the {duration(results.busy_s)} that runs took")
@@ -176,4 +181,6 @@ def summary(directory: RunDirectory) -> str:
         more = ": the study is up to date. `--fresh` measures it again." if up_to_date else "."
         lines.append(f"Nothing was measured now{more}")
     lines.append(f"report: {directory.path / 'report.html'}")
-    return "\n".join(lines)
+    # A study without a comparison has no answer but its table.
+    found = [one for one in answers(View(results)) if one.losses] if results.penalties else []
+    return "\n".join([*lines, *(wrapped(f"{one.device}: {one.sentence}") for one in found)])

@@ -103,16 +103,35 @@ def worst_text(p99_us: float | None, worst_us: float | None) -> str:
     return f"{text}, worst run {microseconds(worst_us)}"
 
 
-def cells_table(results: Results) -> str:
-    """The cells as aligned text for a terminal, failures with their reason below."""
+def cells_table(results: Results, width: int | None = None) -> str:
+    """The cells as aligned text for a terminal, failures with their reason below.
+
+    width: columns of the terminal; what explains a figure is left out first, then the table is as wide as it must be.
+    """
     heads, rows = cells_rows(results.cells)
-    align = ["left", "left", *["right"] * (len(heads) - 3), "left"]
-    table = tabulate(rows, heads, tablefmt="simple", colalign=align, disable_numparse=True)
-    lines = [line.rstrip() for line in table.splitlines()]
+    lines = _aligned(heads, rows)
+    for head in _LEFT_OUT_FIRST:
+        if width is None or len(lines[0]) <= width:
+            break
+        kept = [place for place, one in enumerate(heads) if one != head]
+        heads, rows = tuple(heads[place] for place in kept), [tuple(row[place] for place in kept) for row in rows]
+        lines = _aligned(heads, rows)
     failed = [cell for cell in results.cells if cell.outcome is not Outcome.OK]
     lines += [f"{cell.name}: {outcome_text(cell)}: {' '.join(cell.reason.split())}" for cell in failed]
     lines += [CPU_ONLY] * (results.device == "cpu") + [UNBOUND] * (results.binding == "none")
     return "\n".join(lines)
+
+
+_LEFT_OUT_FIRST = ("efficiency", "D2H GB/s", "H2D GB/s", "p99", "regime", "outcome", "p50")
+
+
+def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    align = ["left" if head in _TEXTS else "right" for head in heads]
+    table = tabulate(rows, heads, tablefmt="simple", colalign=align, disable_numparse=True)
+    return [line.rstrip() for line in table.splitlines()]
+
+
+_TEXTS = ("cell", "outcome", "regime", "placement")
 
 
 # CSV

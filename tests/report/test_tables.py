@@ -61,3 +61,10 @@ def test_the_table_marks_untraced_cells(quick_run, view_of):
     for file in (quick_run / "runs").glob("*_traced.json"):
         file.unlink()
     assert cells_table(view_of(quick_run).results).count("not traced") == 6
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(numa_view):
+    wide, narrow = (cells_table(numa_view.results, width).splitlines() for width in (None, 80))
+    assert len(wide[0]) > 100 and len(narrow[0]) <= 80
+    assert narrow[0].split()[:3] == ["cell", "outcome", "samples/s"]
+    assert {line.split()[0] for line in narrow[2:50]} == {line.split()[0] for line in wide[2:50]}

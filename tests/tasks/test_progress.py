@@ -81,10 +81,8 @@ def test_terminal_gets_a_live_bar_and_a_line_for_each_run(tmp_path: Path, worker
         re.fullmatch(rf"\d/4  {CELL}  +repeat 1/1  ok, [\d,.]+ samples/s  [\d.]+ s  ETA .*", line) for line in runs
     )
     assert sum('crashed: exit code 7: "sabotaged for a test" (2 attempts)' in line for line in runs) == 2
-    # Nothing of luigi's before its verdict, and that is whole.
-    first = next(number for number, line in enumerate(seen) if line.startswith("1/4"))
-    assert not [line for line in seen[:first] if line.startswith("INFO")]
-    assert seen.count("===== Luigi Execution Summary =====") == 2
+    # Nothing of luigi's but errors.
+    assert not [line for line in seen if line.startswith("INFO") or "Luigi Execution Summary" in line]
     assert any(line.startswith(f"ERROR: CellCheck: {CELL}_again_r1: crashed: exit code 7") for line in seen)
 
 
@@ -100,10 +98,10 @@ def test_pipe_gets_plain_lines_on_stderr(tmp_path: Path) -> None:
     assert re.fullmatch(rf"1/2  {CELL}  repeat 1/1  ok, [\d,.]+ samples/s  [\d.]+ s  ETA [\d.]+ s", runs[0])
     assert re.fullmatch(rf"2/2  {CELL}  traced run  ok, [\d,.]+ samples/s  [\d.]+ s", runs[1])
     assert "Informed scheduler" not in done.stderr
-    assert "Luigi Execution Summary" in done.stderr
+    assert "Luigi Execution Summary" not in done.stderr
     # luigi's log is shown on request.
     again = calls.run("--log-level", "INFO")
-    assert "Informed scheduler" in again.stderr
+    assert "Informed scheduler" in again.stderr and "Luigi Execution Summary" in again.stderr
 
 
 def draw(folder: Path, code: str, columns: int = 40, **environment: str) -> str:
