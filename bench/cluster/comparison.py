@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from bench.host.fingerprint import LABELS, NOT_COMPARED
 from bench.records.cluster import Compared, Difference, HostType, Outlier, Quantity
 from bench.records.host import Fingerprint
@@ -55,7 +57,12 @@ def compare_type(name: str, results: Mapping[str, Results], margin: float) -> Ho
         for quantity, cell, value in [*_of_cells(one.cells), *_of_links(one.links)]:
             group = values.setdefault((quantity, classes.get(cell, (NoiseClass.DEVICE_BOUND, ""))), {})
             group.setdefault(cell, {})[host] = value
-    compared = [one for (quantity, _), cells in values.items() for one in compare_hosts(quantity, cells, margin)]
+    units = {cell.name: cell.metric.unit for one in results.values() for cell in one.cells if cell.metric}
+    compared = [
+        replace(one, unit=units[one.cell]) if quantity is Quantity.METRIC else one
+        for (quantity, _), cells in values.items()
+        for one in compare_hosts(quantity, cells, margin)
+    ]
     return HostType(
         name=name,
         hosts=tuple(results),
@@ -80,10 +87,10 @@ def _noise_classes(cells: Iterable[MeasuredCell]) -> dict[Name, tuple[NoiseClass
 
 def _of_cells(cells: Iterable[MeasuredCell]) -> Iterable[tuple[Quantity, Name, Value]]:
     for cell in cells:
-        spread, runs = cell.throughput_spread, len(cell.throughput_runs)
-        if cell.throughput_samples_s:
+        spread, runs = cell.spread, len(cell.values)
+        if cell.value:
             error = spread / math.sqrt(runs) if spread is not None and runs > 1 else None
-            yield Quantity.THROUGHPUT, cell.name, Value(cell.throughput_samples_s, error)
+            yield Quantity.METRIC if cell.metric else Quantity.THROUGHPUT, cell.name, Value(cell.value, error)
         if cell.metrics:
             for quantity, copies in ((Quantity.H2D_LINK, cell.metrics.h2d), (Quantity.D2H_LINK, cell.metrics.d2h)):
                 if copies.link_gb_s:

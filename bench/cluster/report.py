@@ -127,6 +127,7 @@ def _cell(host: str, cell: MeasuredCell) -> HostCell:
         throughput_samples_s=cell.throughput_samples_s,
         throughput_spread=cell.throughput_spread,
         throughput_runs=cell.throughput_runs,
+        metric=cell.metric,
         model=cell.model.name,
     )
 

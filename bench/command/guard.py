@@ -36,8 +36,10 @@ def main(parent: int, report: str, argv: list[str]) -> int:
         print(f"cannot start {argv[0]}: {error.strerror}", file=sys.stderr)
         return 127
     status, ended = _watch(child.pid, parent)
-    write(report, f"{ended - began!r}\n")
     _end_all()
+    # The folder is gone where the program that asked is.
+    with contextlib.suppress(OSError):
+        write(report, f"{ended - began!r}\n")
     return os.waitstatus_to_exitcode(status) if status >= 0 else 128 + signal.SIGTERM
 
 

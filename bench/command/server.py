@@ -57,7 +57,12 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._pool.shutdown()
+        try:
+            self._pool.shutdown()
+        except BaseException:
+            # Of a signal that ends this program: what it has started ends first.
+            self._pool.shutdown()
+            raise
 
     def start(self) -> None:
         # Not before the block: a signal that ends this program may raise anywhere.

@@ -6,7 +6,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from bench.records.base import AtLeastOne, Count, Number, Positive, Record
-from bench.records.results import Counts
+from bench.records.results import CellMetric, Counts
 from bench.records.run import Outcome
 
 SCHEMA = 2
@@ -113,6 +113,7 @@ class Quantity(StrEnum):
     """What is compared between hosts."""
 
     THROUGHPUT = "throughput"
+    METRIC = "metric"
     H2D_LINK = "H2D link"
     D2H_LINK = "D2H link"
     H2D_COPIES = "H2D copies of 512 MiB"
@@ -121,7 +122,8 @@ class Quantity(StrEnum):
 
     @property
     def unit(self) -> str:
-        return {Quantity.THROUGHPUT: "samples/s", Quantity.SMALL_COPY: "µs"}.get(self, "GB/s")
+        """That of a command's metric is its own."""
+        return {Quantity.THROUGHPUT: "samples/s", Quantity.METRIC: "", Quantity.SMALL_COPY: "µs"}.get(self, "GB/s")
 
 
 class Compared(Record, frozen=True, kw_only=True):
@@ -205,6 +207,7 @@ class HostCell(Record, frozen=True, kw_only=True):
     throughput_samples_s: float | None
     throughput_spread: float | None
     throughput_runs: tuple[float, ...]
+    metric: CellMetric | None = None
     model: str
 
 

@@ -739,9 +739,7 @@ def _head(path: Path, _inode: int, _mtime_ns: int, _bytes: int) -> RunHead | Non
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Whole or not at all. Raise StudyError if the file system refuses, ValueError for NaN.
-
-    """
+    """Whole or not at all. Raise StudyError if the file system refuses, ValueError for NaN."""
     if not path.parent.exists():
         raise StudyError("the run directory was removed", str(path.parent), "start the study again")
     write_json(path, plain(record))

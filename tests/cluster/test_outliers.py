@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
-from bench.cluster.comparison import Value, compare_hosts, small_sample
+from bench.cluster.comparison import Value, compare_hosts, compare_type, small_sample
 from bench.records.cluster import Quantity
+from bench.records.results import Results
+from tests.report.made import cell, results
 
 MARGIN = 0.02
 
@@ -89,3 +91,15 @@ def test_scale_of_few_hosts_is_unbiased() -> None:
         deviations = np.abs(values - np.median(values, axis=1, keepdims=True))
         mad = 1.4826 * small_sample(hosts) * np.median(deviations, axis=1)
         assert mad.mean() == pytest.approx(1, abs=0.03)
+
+
+def test_command_is_compared_in_its_own_unit() -> None:
+    def of(value: float) -> Results:
+        metric = {"name": "latency", "unit": "ms", "better": "lower", "value": value, "runs": [value]}
+        return results((cell("a", metric=metric),))
+
+    alike = {f"n{number}": of(10 + 0.001 * number) for number in range(5)}
+    found = compare_type("one type", alike | {"slow": of(20)}, MARGIN)
+    (one,) = found.compared
+    assert (one.quantity, one.unit, [*one.outliers]) == (Quantity.METRIC, "ms", ["slow"])
+    assert one.values["slow"] == 20
