@@ -46,7 +46,7 @@ def test_what_holds_is_counted_and_summarised():
     assert [race.rivals for race in found.fastest] == [(), ()]
 
 
-def test_equal_cells_are_rarely_told_apart_in_any_family():
+def test_equal_cells_rarely_differ_in_any_family():
     studies, wrong = 300, 0
     for seed in range(studies):
         wrong += claimed(*families(cells_of(seed)), RULES).claims.hold > 0

@@ -42,7 +42,7 @@ def test_history_has_value_and_unit(tmp_path):
     assert "the last 10.00 ms" in page
 
 
-def test_night_tells_how_much_longer(tmp_path):
+def test_night_states_how_much_longer(tmp_path):
     quiet = tuple(1 / value for value in (10.0, 10.01, 9.99, 10.0, 10.02, 9.98, 10.0, 10.01))
     tonight = Tonight(
         name="a", outcome=Outcome.OK, reason="", noise_class=NoiseClass.UNKNOWN, samples_s=1 / 12.5, before=quiet,

@@ -113,7 +113,7 @@ def test_a_night_that_was_slower_together_needs_a_second_one(month, quiet):
 def test_a_loss_that_creeps_is_reported_until_it_is_accepted(nights):
     rows = quiet_rates(70, gpus=1, spread=(0.002, 0.004))
     cell = cell_names(gpus=1)[3]
-    told = None
+    reported = None
     for number, row in enumerate(rows, 1):
         rates = rates_of(row, gpus=1)
         rates[cell] *= 0.95 ** (max(number - 28, 0) / 30)
@@ -121,12 +121,12 @@ def test_a_loss_that_creeps_is_reported_until_it_is_accepted(nights):
             into_history(nights.results(number, rates), nights.folder)
             continue
         night = nights.night(number, rates)
-        if night.slower and told is None:
-            told = number
+        if night.slower and reported is None:
+            reported = number
             (own,) = (one for one in night.studies[0].cells if one.name == cell)
             assert own.creeping and own.reference_night == night_of(1) and night.slower == (cell,)
-        assert bool(night.slower) is (told is not None)
-    assert told is not None and told < 60
+        assert bool(night.slower) is (reported is not None)
+    assert reported is not None and reported < 60
     assert nights.night(71, rates, since=night_of(65)).ok
 
 

@@ -30,7 +30,7 @@ def test_scale_is_that_of_the_unit_and_the_direction():
         (AMOUNT, "25 % more", "20 % less"),
     ],
 )
-def test_effect_is_told_in_its_scale(scale, loss, gain):
+def test_effect_is_worded_in_its_scale(scale, loss, gain):
     assert (effect_text(0.2, scale), effect_text(-0.25, scale)) == (loss, gain)
 
 

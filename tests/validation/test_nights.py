@@ -29,7 +29,7 @@ def test_slow_processes_are_measured_again_and_raise_no_alarm():
     assert lived.alarms == 0 and lived.again > 5
 
 
-def test_a_creeping_loss_is_told():
+def test_a_creeping_loss_is_reported():
     (figure,) = lost_little_by_little(0, 2, 3)
     assert figure.value == 1 and figure.ok
 
