@@ -12,6 +12,7 @@ import yaml
 from bench.errors import StudyError
 from bench.records.base import DamagedRecord, convert
 from bench.records.study import Cell, Model
+from bench.study.duration import Earlier, estimated
 from bench.study.grid import expand_here
 from bench.study.load import load_study, read_study
 from bench.study.models import source_file
@@ -156,6 +157,12 @@ def test_excluding_what_is_impossible_leaves_the_rest(folder):
     exclude = json.loads(advice.split("exclude: ")[1].split("; ")[0].split(" and ")[0])
     found = study(folder, ["pt2:net.pt2", "vit32x6x512"], axes=axes, exclude=exclude)
     assert len(expand_here(found, topology()).grid.cells) == 3
+
+
+def test_time_of_a_model_from_elsewhere_is_unknown_on_the_cpu_device(folder):
+    for models, known in ((["timm:resnet50"], False), (["vit32x6x512"], True)):
+        grid = expand_here(study(folder, models), topology()).grid
+        assert (estimated(grid, grid.order, Earlier({}, 0, 0), lambda: 1e9) is not None) is known
 
 
 def test_own_size_unless_the_study_sets_one(folder):
