@@ -21,6 +21,7 @@ from msgspec.structs import replace
 import bench.run.attempt
 import bench.run.crossing
 import bench.run.stages
+import tasks.progress
 import tasks.report
 import tasks.stages
 from bench.records.base import Record
@@ -40,7 +41,7 @@ def execute(directory: RunDirectory, cell: Cell, slot: Slot, invocation: str, _l
     run = Run(
         run=slot.run, cell=cell.name, repeat=slot.repeat, started_at=now, attempts=1, invocation=invocation,
         status=Outcome.CRASHED if failed else Outcome.OK, reason="instantly" if failed else "",
-        result=None if failed else RESULT,
+        result=None if failed else RESULT, wall_s=float(os.environ.get("INSTANT_WALL_S", "0")),
     )  # fmt: skip
     with directory.experiment_log.open("a") as log:
         log.write(f"{now} {slot.run} {run.status}\n")
@@ -103,6 +104,7 @@ def install() -> None:
     bench.run.stages.extract_metrics = extract_metrics
     stub_module("bench.analysis.repeats", demanded=demanded)
     tasks.report.write_report = lambda directory: True
+    tasks.progress.READ_INTERVAL_S = float(os.environ.get("INSTANT_READ_S", tasks.progress.READ_INTERVAL_S))
     tasks.stages.TASK_PER_RUN = int(os.environ.get("INSTANT_TASK_PER_RUN", tasks.stages.TASK_PER_RUN))
     tasks.stages.LARGE_STUDY_TASKS = int(os.environ.get("INSTANT_TASKS", tasks.stages.LARGE_STUDY_TASKS))
 

@@ -1,5 +1,6 @@
 """Studies with so many runs that a task covers several: the same order, records, checks and exit codes."""
 
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,7 @@ def test_demanded_repeats_share_tasks(calls: InstantCalls) -> None:
     calls.stub = {"INSTANT_DEMAND": "4"}
     done = calls.run()
     assert done.returncode == 0, done.stderr
+    assert "4 more runs on demand: 2 cells in disturbed pairs" in done.stderr
     asked, further = calls.measured()[:6], calls.measured()[6:]
     assert asked == calls.order()
     assert sorted(further) == sorted(f"{cell}_r{repeat}" for cell in (FIRST, SECOND) for repeat in (3, 4))
@@ -81,6 +83,16 @@ def test_demanded_repeats_share_tasks(calls: InstantCalls) -> None:
     resumed = calls.run()
     assert resumed.returncode == 0, resumed.stderr
     assert sorted(calls.measured()[15:]) == [f"{FIRST}_r5", f"{FIRST}_r6"]
+
+
+def test_eta_has_repeats_before_they_are_demanded(calls: InstantCalls) -> None:
+    """Two cells that are compared, two repeats and a traced run of each, a minute each; none is disturbed."""
+    calls.study["disturbed_repeats"] = 2
+    calls.write()
+    calls.stub = {"INSTANT_WALL_S": "60", "INSTANT_READ_S": "0"}
+    done = calls.run()
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^1/6 .*  ETA 5 min 0 s, at most 9 min 0 s$", done.stderr, re.MULTILINE), done.stderr
 
 
 def test_sigusr1_ends_a_task_after_its_current_run(calls: InstantCalls) -> None:
