@@ -109,7 +109,7 @@ def figures(name: str, folder: Path) -> dict[str, Any] | None:
     directory = RunDirectory(found[-1].parent)
     crossings = results.crossings
     penalties = [
-        {"cell": one.cell, "penalty": one.penalty, "interval": one.interval, "verdict": one.verdict}
+        {"cell": one.remote_cell, "penalty": one.penalty, "interval": one.interval, "verdict": one.verdict}
         for one in results.penalties
     ] + [
         {"cell": one.cells[0], "penalty": one.penalty, "interval": one.interval, "verdict": one.verdict}

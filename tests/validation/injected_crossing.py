@@ -25,8 +25,12 @@ SIDE = "_again"
 def server(stage: str, share: float) -> list[str]:
     """The words of a command that start it, in place of `-m bench.workload.serve`."""
     root = str(Path(__file__).parents[2])
-    code = f"import sys; sys.path.insert(0, {root!r}); from tests.validation.injected_crossing import main; "
-    return ["-c", f"{code}sys.exit(main({stage!r}, {share!r}))"]
+    # Its imports first: they start no threads, with which it would refuse to fork.
+    code = (
+        f"import sys; sys.path.insert(0, {root!r}); from bench.workload import serve; serve.import_all(); "
+        f"from tests.validation.injected_crossing import main; sys.exit(main({stage!r}, {share!r}))"
+    )
+    return ["-c", code]
 
 
 def main(stage: str, share: float) -> int:

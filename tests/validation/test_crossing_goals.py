@@ -1,30 +1,54 @@
-"""The command that measures the goals of crossings: on the cpu device, with a delay that no noise hides."""
+"""The command that measures the goals of crossings: its delays on the cpu device, and its table."""
 
 import json
-from functools import partial
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-import bench.run.crossing as crossing_module
-from bench.records.run import Group
+from bench.records.base import plain, read
+from bench.records.run import ChildReport, Crossing, Group
+from bench.report.build import make_report
+from bench.run.child import child_environment
+from bench.storage import write_json
+from bench.workload.turns import half_ratios, midmean
+from tests.run_directories import build_run_directory, crossed_process, topology_json
 from tests.validation import crossing_goals
+from tests.validation.injected_crossing import server
+from tests.workload.cells import small_cell
 
-SMALL = {"image_size": 32, "batch_size": 2, "num_samples": 20, "warmup_samples": 2, "memory_size_mb": 1}
+NAME = "pipeline_gpu0_vit16x1x32"
+AGAIN = f"{NAME}_again"
 
 
 @pytest.mark.slow
-@pytest.mark.needs("numactl")
-def test_large_delay_of_each_stage_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crossing_module, "Group", partial(Group, measure_s=0.3, window_s=0.01, lead_s=0.005))
-    monkeypatch.setattr(crossing_goals, "SHARE", 1.0)
-    settings = SMALL | {"gpu_ids": [0], "device": "cpu", "repeats": 2}
-    for stage in ("copy", "launch", "kernel"):
-        model = "vit0x0x0" if stage == "copy" else "vit16x1x32"
-        crossing_goals.injected(tmp_path / stage, stage, model, settings)
-        row = crossing_goals.figures(stage, tmp_path / stage)
-        (one,) = row["comparisons"]
-        # Twice the time is half of the rate; of a copy of 25 KB most is not its bytes.
-        assert one["penalty"] > (0.02 if stage == "copy" else 0.2), (stage, one)
-        assert "_again" in one["cell"]
-        assert f"| {stage} | {one['cell']} |" in crossing_goals.page([json.loads(json.dumps(row))])
+def test_delay_of_one_side_is_found_by_its_name(tmp_path: Path) -> None:
+    """As much again as a batch takes."""
+    cells = [small_cell(name=name, binding="numactl", warmup_samples=4) for name in (NAME, AGAIN)]
+    crossing = Crossing(group=NAME, process=1, id="0" * 32, birth_cpu_node=0, birth_mem_node=0)
+    group = Group(crossing=crossing, cells=cells, measure_s=0.3, window_s=0.005, lead_s=0.003, solo=False)
+    write_json(tmp_path / "group.json", plain(group))
+    asked = ["--group", str(tmp_path / "group.json"), "--mode", "crossed", "--result", str(tmp_path / "result.json")]
+    command = [sys.executable, *server("launch", 1.0), *asked]
+    ended = subprocess.run(command, env=child_environment(dict(os.environ)), capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    windows = {one.cell: one.result.windows for one in read(tmp_path / "result.json", ChildReport).crossed}
+    assert midmean(half_ratios(windows[NAME], windows[AGAIN], 2)) < -0.2
+
+
+def test_table_has_each_comparison_and_the_share_of_windows(tmp_path: Path) -> None:
+    overrides = {"gpu_ids": [0], "numa_nodes": [0, 1], "repeats": 6, "models": ["vit0x0x0"]}
+    folder = tmp_path / "nodes" / "numa_locality_study" / "2026-11-22" / "18-00-00"
+    process = crossed_process(penalty=0.02)
+    build_run_directory(folder, "numa_locality_study", overrides, topology=topology_json(1, (0,), 2), crossed=process)
+    assert crossing_goals.figures("nodes", tmp_path / "nodes") is None
+    make_report(folder, "test")
+    row = crossing_goals.figures("nodes", tmp_path / "nodes")
+    (one,) = row["comparisons"]
+    assert one["interval"][0] < 0.02 < one["interval"][1] and 0 < row["share"] < 1
+    text = crossing_goals.page([json.loads(json.dumps(row))])
+    assert f"| nodes | {one['cell']} | " in text and row["gpu"] in text
+    # 24 groups of six processes, and 48 traced runs.
+    assert row["whole_numa_study_s"] > 144 * row["process_s"]
