@@ -1,4 +1,4 @@
-"""The controls as text: a table for the terminal, a section for docs/validity.md."""
+"""The controls as text: a table for the terminal, a section for docs/validity_figures.md."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ WORDS = {"positive": "limits", "negative": "has slack"}
 
 
 def section(found: Record) -> str:
-    """Markdown, between the markers of docs/validity.md."""
+    """Markdown, between the markers of docs/validity_figures.md."""
     return "\n".join([*_head(found), *_controls(found), *_predictions(found), *_regimes(found), *_clocks(found)])
 
 

@@ -1,4 +1,4 @@
-"""Measure every promise of the statistics, print the table, and write it into docs/validity.md.
+"""Measure every promise of the statistics, print the table, and write it into docs/validity_figures.md.
 
 The positive controls need a GPU and an idle machine: their section is made anew from the figures that are kept.
 
@@ -20,7 +20,7 @@ from tests.validation import control_page, crossed, nights, statements, through_
 from tests.validation.goals import GOALS, Figure, measured
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "validity.md"
+PAGE = ROOT / "docs" / "validity_figures.md"
 CONTROLS = sorted((ROOT / "docs" / "reference").glob("positive_controls_*.json"))
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 NIGHTS_BEGIN, NIGHTS_END = "<!-- nights: begin -->", "<!-- nights: end -->"
