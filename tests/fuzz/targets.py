@@ -24,6 +24,7 @@ from bench.study.directory import RunDirectory, study_fingerprint
 from bench.study.load import StudyDefinition, configs_folder, load_study
 from bench.study.plan import plan
 from bench.trace.analyze import analyze_file
+from bench.whatif.command import Request, whatif
 from tests.fuzz.mutations import mutate_bytes, mutate_json
 from tests.run_directories import build_run_directory, topology_json
 from tests.trace.trace_builder import VERSIONS, pipeline, write
@@ -51,13 +52,20 @@ def study_file(data: bytes) -> None:
 
 
 def export(data: bytes) -> None:
-    with _file("x.sqlite", data) as path, suppress(StudyError):
-        analyze_file(path)
+    with _file("x.sqlite", data) as path:
+        _read_trace(path)
 
 
 def torch_trace(data: bytes) -> None:
-    with _file("x.trace.json", data) as path, suppress(StudyError):
+    with _file("x.trace.json", data) as path:
+        _read_trace(path)
+
+
+def _read_trace(path: Path) -> None:
+    with suppress(StudyError):
         analyze_file(path)
+    with suppress(StudyError):
+        whatif(path, Request())
 
 
 def results_json(data: bytes) -> None:
