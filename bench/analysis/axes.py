@@ -9,6 +9,7 @@ import msgspec
 from bench.analysis.pairs import compared
 from bench.analysis.statistics import Estimate, Sample, estimate
 from bench.analysis.verdicts import judge, judged, rules_of
+from bench.records.metric import Better
 from bench.records.results import (
     AxisComparison,
     AxisState,
@@ -160,9 +161,11 @@ def comparisons(cells: Sequence[MeasuredCell], study: Study, rules: Rules | None
     found = [(axis, matched(axis, cells)) for axis in axes(cells, study)]
     sides = [[compared(other.name, base, other) for base, other in pairs] for _, pairs in found]
     estimates = [_estimates([side.sample for side in own], rules) for own in sides]
+    is_speed = any(cell.metric and cell.metric.better is Better.LOWER for cell in cells)
     return tuple(
         _comparison(
             axis,
+            is_speed,
             [
                 _line(axis, base, other, one, rules, side.design)
                 for (base, other), side, one in zip(pairs, of_axis, own, strict=True)
@@ -225,9 +228,9 @@ def _model(axis: Axis, model: Model) -> str:
 # Summary
 
 
-def _comparison(axis: Axis, lines: Sequence[Line]) -> AxisComparison:
+def _comparison(axis: Axis, is_speed: bool, lines: Sequence[Line]) -> AxisComparison:
     values = [axis.named(value) for value in (axis.base, *(value for value in axis.values if value != axis.base))]
-    whole = AxisComparison(axis=axis.name, keys=axis.keys, base=values[0], values=tuple(values))
+    whole = AxisComparison(axis=axis.name, keys=axis.keys, base=values[0], values=tuple(values), is_speed=is_speed)
     return summarise(whole, lines)
 
 

@@ -8,7 +8,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from bench.run.child import ChildEnd
@@ -48,31 +47,37 @@ class Server:
         self._stop = threading.Event()
         self._asked_at: float | None = None
         self.guard = 0
-        self._pool = ThreadPoolExecutor(1, "server")
         self._run = run
-        self._ended: Future[ChildEnd] | None = None
+        self._end: ChildEnd | None = None
+        self._error: Exception | None = None
+        # Not of a pool, whose threads wait for more work: a signal that raises while one starts would leave it waiting.
+        self._thread = threading.Thread(target=self._serve, name="server")
 
     def __enter__(self) -> "Server":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        if self._thread.ident is None:
+            return
         try:
-            self._pool.shutdown()
+            self._thread.join()
         except BaseException:
             # Of a signal that ends this program: what it has started ends first.
-            self._pool.shutdown()
+            self._thread.join()
             raise
 
     def start(self) -> None:
         # Not before the block: a signal that ends this program may raise anywhere.
-        self._ended = self._pool.submit(self._run, self._on_start, self._poll)
+        self._thread.start()
 
     def end(self) -> ChildEnd | None:
         """How it ended; None while it runs, and if it was stopped. Raise OSError if it could not be started."""
-        if self._ended is None or not self._ended.done() or self._stop.is_set():
+        if self._stop.is_set():
             return None
-        return self._ended.result()
+        if self._error:
+            raise self._error
+        return self._end
 
     def end_within(self, seconds: float) -> ChildEnd | None:
         """As end(), of one that is perhaps about to end."""
@@ -95,6 +100,12 @@ class Server:
                 raise NotReady(None, why)
             report()
             time.sleep(POLL_S)
+
+    def _serve(self) -> None:
+        try:
+            self._end = self._run(self._on_start, self._poll)
+        except Exception as error:
+            self._error = error
 
     def _on_start(self, pid: int) -> None:
         self.guard = pid

@@ -587,7 +587,7 @@ class AxisComparison(Record, frozen=True, kw_only=True):
 
     keys: settings that change together, mostly one; axis: their names joined. size: largest
     |ln(throughput / base)| of the lines that differ after correction; bound: no line differs by more, where all are
-    SAME.
+    SAME. is_speed: of a command whose metric is better lower: all effects are of its speed, the inverse of the metric.
     """
 
     axis: str
@@ -600,6 +600,7 @@ class AxisComparison(Record, frozen=True, kw_only=True):
     undecided_reason: UndecidedReason | None = None
     size: float = 0.0
     bound: float | None = None
+    is_speed: bool = False
 
 
 class Execution(Record, frozen=True, kw_only=True):

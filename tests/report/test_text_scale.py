@@ -5,10 +5,11 @@ import pytest
 from bench.records.metric import Better, Metric
 from bench.records.results import Rules
 from bench.report.text.answer import answers
+from bench.report.text.axes import summary_text
 from bench.report.text.scale import AMOUNT, RATE, TIME, scale_of
 from bench.report.text.verdicts import effect_text, verdict_text
 from bench.report.view import View
-from tests.report.made import cell, penalty, results
+from tests.report.made import axis, cell, line, penalty, results
 
 TIMED = {"name": "time", "unit": "s", "better": "lower", "value": 1.0, "runs": [1.0]}
 
@@ -48,3 +49,8 @@ def test_answer_says_how_much_more_time():
     same = results(cells, penalties=[penalty(0.001, "SAME", reason="within_margin", interval=(-0.01, 0.01))])
     (answer,) = answers(View(same))
     assert "takes nothing above" in answer.sentence and answer.sentence.endswith("more time.")
+
+
+def test_axis_of_a_time_is_told_in_speed():
+    entry = axis(line("a", {"binding": "none"}, 0.5, "FASTER"), base={"binding": "numactl"}, is_speed=True)
+    assert summary_text(entry, entry.summary[0]).startswith("binding none, in speed: ")

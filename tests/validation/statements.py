@@ -1,6 +1,6 @@
 """What is stated around a comparison: nearest, fastest, families, plans, two studies. Records in memory, not on disk.
 
-    python -m tests.validation --statements
+python -m tests.validation --statements
 """
 
 import json

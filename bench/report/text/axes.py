@@ -146,7 +146,8 @@ def summary_text(entry: AxisComparison, summary: ValueSummary) -> str:
     parts = "; ".join(_over_models(entry, summary)) or "not measured"
     most = max((one.lines for one in summary.models), default=0)
     over = f" (over {most} combinations)" if most > 1 else ""
-    return f"{keyed_values_text(summary.value)}{over}: {parts}"
+    speed = ", in speed" if entry.is_speed else ""
+    return f"{keyed_values_text(summary.value)}{over}{speed}: {parts}"
 
 
 def model_text(entry: AxisComparison, summary: ValueSummary, model: ModelSummary) -> str:
