@@ -75,7 +75,12 @@ def test_two_independent_groups_are_scipys_welch_test(base, new):
         return
     (found,) = estimate([unpaired("c", REST, base, new)])
     oracle = stats.ttest_ind(np.log(new), np.log(base), equal_var=False)
-    assert found.p_difference == pytest.approx(oracle.pvalue, rel=1e-6)
+    smaller, larger = sorted((base, new), key=len)
+    if len(smaller) == len(larger) or stats.sem(np.log(smaller)) <= stats.sem(np.log(larger)):
+        assert found.p_difference == pytest.approx(oracle.pvalue, rel=1e-6)
+    else:
+        assert found.p_difference >= oracle.pvalue * (1 - 1e-6)
+        assert found.df <= len(smaller) - 1
     assert found.mean_log == pytest.approx(np.mean(np.log(new)) - np.mean(np.log(base)), abs=1e-9)
 
 

@@ -179,18 +179,13 @@ def periodic(studies: int) -> list[Figure]:
 
 
 def same_after_looks(studies: int) -> list[Figure]:
-    """At the margin, with a target that invites to stop early."""
+    """At the margin, with a target that invites to stop early: 0.9 times the half-width that six pairs give."""
     figures = []
     for name in ("normal", "Student, 3 df", "log-normal bursts"):
-        draw, worst, at = NOISES[name], -1.0, []
-        for factor in (0.7, 0.9, 1.1):
-            rng = np.random.default_rng(5)
-            ratios = -MARGIN + 0.01 * (draw(rng, (studies, 20)) - draw(rng, (studies, 20)))
-            target = factor * 1.96 * 0.01 * math.sqrt(2 / 6)
-            hits = [_same_after_looks(own, target) for own in ratios]
-            if np.mean(hits) > worst:
-                worst, at = float(np.mean(hits)), hits
-        figures.append(rate("SAME at the margin after looks", f"{name}, worst of three targets", at, at_most(0.05)))
+        rng, draw = np.random.default_rng(5), NOISES[name]
+        ratios = -MARGIN + 0.01 * (draw(rng, (studies, 20)) - draw(rng, (studies, 20)))
+        hits = [_same_after_looks(own, 0.9 * 1.96 * 0.01 * math.sqrt(2 / 6)) for own in ratios]
+        figures.append(rate("SAME at the margin after looks", name, hits, at_most(0.05)))
     return figures
 
 
@@ -383,14 +378,14 @@ def tasks(studies: int) -> list[Task]:
     return [
         partial(worst_coverage, studies),
         partial(false_headlines, studies),
-        partial(same_after_looks, few * 4),
+        partial(same_after_looks, studies),
         partial(unequal_studies, few * 5),
         partial(periodic, few * 2),
         partial(planned_repeats, few * 2),
-        partial(nearest_by_runs, few * 2),
+        partial(nearest_by_runs, few * 4),
         partial(near_sets, few * 2),
         partial(nearest_by_probe, few * 3),
         partial(two_studies, few // 2),
-        partial(equal_ways, few),
+        partial(equal_ways, few * 2),
         partial(one_level, few),
     ]
