@@ -1,4 +1,4 @@
-"""The studies that ship, and the commands of the README, on a recorded host: 4 GPUs, two nodes."""
+"""The studies that ship, and the commands of docs/studies.md, on a recorded host: 4 GPUs, two nodes."""
 
 import hashlib
 import json
@@ -79,8 +79,8 @@ def test_shipped_study_can_run_on_its_nodes(name: str, two_sockets: Topology) ->
 
 
 def readme_commands() -> list[tuple[str, int]]:
-    """(command, cells) of the README's lines that say how many cells they have."""
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    """(command, cells) of the lines of docs/studies.md that say how many cells they have."""
+    text = (ROOT / "docs/studies.md").read_text().replace("\\\n", " ")
     found = re.findall(r"^    luigi --module tasks (.+?)\s+# (\d+) cells", text, re.MULTILINE)
     return [(command, int(count)) for command, count in found]
 
@@ -108,7 +108,7 @@ def test_readme_command_has_the_stated_number_of_cells(
 
 
 def test_readme_lists_each_study_with_its_count() -> None:
-    rows = dict(re.findall(r"^\| `([a-z0-9_]+)` \| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([a-z0-9_]+)` \| (\d+) \|", (ROOT / "docs/studies.md").read_text(), re.MULTILINE))
     tasks = set(TASKS.values())
     assert {name: int(count) for name, count in rows.items()} == {
         name: count for name, count in COUNTS.items() if name not in tasks

@@ -1,4 +1,4 @@
-"""Every study that ships, and the commands of the README that sweep one, run on the cpu device at a tenth of QuickTest.
+"""Every study that ships, and the commands of docs/studies.md that sweep one, at a tenth of QuickTest on the CPU.
 
 One call of luigi, in the way a night's studies are run. `make test-studies` runs it, in about three minutes.
 """
