@@ -160,7 +160,7 @@ def _latency(activities, batches):
         )
     values.sort()
     result = {"count": len(values), "max": values[-1] / 1000}
-    for percent, needed in ((50, 2), (90, 10), (99, 100)):
+    for percent, needed in ((50, 2), (90, 29), (99, 299)):
         place = Fraction((len(values) - 1) * percent, 100)
         below = int(place)
         above = min(below + 1, len(values) - 1)
