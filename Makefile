@@ -75,10 +75,10 @@ test-reliability: install
 	$(MAKE) --jobs=2 --output-sync reliability-kills reliability-rest
 
 reliability-kills:
-	$(BIN)/python -m pytest tests/reliability/survive_kill.py -rsP
+	$(BIN)/python -m pytest tests/reliability/survive_kill.py tests/reliability/survive_command.py -o python_files='survive_*.py' -rsP
 
 reliability-rest:
-	$(BIN)/python -m pytest tests/reliability -o python_files='survive_*.py' --ignore tests/reliability/survive_kill.py -rs
+	$(BIN)/python -m pytest tests/reliability -o python_files='survive_*.py' --ignore tests/reliability/survive_kill.py --ignore tests/reliability/survive_command.py -rs
 
 test-numa: install
 	$(BIN)/python tests/guest/run
