@@ -382,7 +382,7 @@ def tasks(studies: int) -> list[Task]:
         partial(unequal_studies, few * 5),
         partial(periodic, few * 2),
         partial(planned_repeats, few * 2),
-        partial(nearest_by_runs, few * 4),
+        partial(nearest_by_runs, few * 6),
         partial(near_sets, few * 2),
         partial(nearest_by_probe, few * 3),
         partial(two_studies, few // 2),
