@@ -84,10 +84,9 @@ def ring_on_the_wrong_node(crossing: Any) -> None:
 
     honest = module.crossed_rings
 
-    def elsewhere(cells: list[Cell], device: Any) -> list[Any]:
-        return honest(
-            [replace(one, mem_node=other(VICTIM)) if one.placement == VICTIM else one for one in cells], device
-        )
+    def elsewhere(cells: list[Cell], *parts: Any) -> list[Any]:
+        moved = [replace(one, mem_node=other(VICTIM)) if one.placement == VICTIM else one for one in cells]
+        return honest(moved, *parts)
 
     module.crossed_rings = elsewhere
 
