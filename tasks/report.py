@@ -167,8 +167,6 @@ def summary(directory: RunDirectory) -> str:
         return f"no report yet: {ended}, in {directory.path}; repeat the command to continue"
     from bench.analysis.load import read_results
     from bench.report.tables import cells_table
-    from bench.report.text.answer import answers
-    from bench.report.view import View
 
     results = read_results(directory.path)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -182,5 +180,6 @@ def summary(directory: RunDirectory) -> str:
         lines.append(f"Nothing was measured now{more}")
     lines.append(f"report: {directory.path / 'report.html'}")
     # A study without a comparison has no answer but its table.
-    found = [one for one in answers(View(results)) if one.losses] if results.penalties else []
-    return "\n".join([*lines, *(wrapped(f"{one.device}: {one.sentence}") for one in found)])
+    device = "CPU" if results.device == "cpu" else "GPU {gpu}"
+    found = [one for one in results.recommendations if one.local_source is not None]
+    return "\n".join([*lines, *(wrapped(f"{device.format(gpu=one.gpu)}: {one.text}") for one in found)])

@@ -6,12 +6,10 @@ from typing import Any
 
 from bench.analysis.bound import CPU_TERMS
 from bench.analysis.statistics import CONFIDENCE, CONFIDENCE_AFTER_LOOKS, Estimate, repeats_to_decide, same_alpha
-from bench.records.results import Judged, NoiseClass, Reason, Remedy, Rules, Term, Verdict
+from bench.records.results import MAX_USEFUL_MDE, Judged, NoiseClass, Reason, Remedy, Rules, Term, Verdict
 from bench.records.study import Design, Settings, Study
 from bench.records.trace import Regime
 
-# Beyond this smallest detectable penalty no number is informative.
-MAX_USEFUL_MDE = 0.9
 # A single pair has no spread; three give the plain Student interval a finite usefulness.
 FEWEST_REPEATS = 3
 # Where processes have two states (a layout of memory that is fast or slow), all of a few pairs may differ by just that,

@@ -409,6 +409,9 @@ class MeasuredCell(Record, frozen=True, kw_only=True):
 
 # Comparisons
 
+# Beyond this smallest detectable penalty no number is informative.
+MAX_USEFUL_MDE = 0.9
+
 
 class Judged(Record, frozen=True, kw_only=True):
     """A comparison and its verdict.
@@ -433,6 +436,10 @@ class Judged(Record, frozen=True, kw_only=True):
     noise_class: NoiseClass = NoiseClass.UNKNOWN
     text: str = ""
     hint: str = ""
+
+    @property
+    def is_uninformative(self) -> bool:
+        return self.mde is not None and self.mde >= MAX_USEFUL_MDE
 
 
 class Measure(StrEnum):

@@ -12,7 +12,6 @@ from msgspec.structs import asdict
 from bench.analysis.bound import CopyState, copy_state
 from bench.analysis.load import RunData
 from bench.analysis.noise_floor import evaluate
-from bench.analysis.verdicts import is_uninformative
 from bench.records.results import Contrast, MeasuredCell, Term
 from bench.records.run import Outcome, Versions
 from bench.records.trace import Metrics
@@ -122,7 +121,7 @@ def penalty_rows(page: Page) -> list[Row]:
                 "text": verdict_text(entry, entry.penalty, rules, scale_of(view.cells[entry.remote_cell].metric)),
                 "hint": deciding_hint(view.results, entry),
                 "disturbed": disturbed_text(entry),
-                "detectable": DASH if is_uninformative(entry.mde) else percent(entry.mde),
+                "detectable": DASH if entry.is_uninformative else percent(entry.mde),
                 "pairs": entry.pairs,
                 "class": view.cells[entry.local_cell].penalty_class or DASH,
             }

@@ -81,6 +81,7 @@ def test_nothing_is_fetched(page):
 
 
 def test_the_plots_of_a_study_measured_once_are_folded(tmp_path, page):
+    (tmp_path / "once").mkdir()
     add_study(made_results(tmp_path, 1, rates_of(quiet_rates(1)[0])), tmp_path / "once" / "history.db")
     once = write_index(tmp_path / "once" / "history.db").read_text()
     assert "<summary>48 cells, measured once</summary>" in once and len(figures(once)) == 48

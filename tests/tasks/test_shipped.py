@@ -23,6 +23,7 @@ TINY: dict[str, Any] = {
 STEM = "pipeline_gpu0_numa0_"
 # By study: what differs from TINY, and the cells of it.
 VARIANTS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "nearest_node": ({}, {"vit32x1x64"}),
     "numa_locality_study": ({"sweep": {"dtype": ["bf16"]}}, {"vit32x1x64_bf16"}),
     "model_scaling_study": ({"sweep": {"depth": [2]}}, {"vit32x2x64"}),
     "compile_study": (

@@ -35,7 +35,7 @@ def test_graph_export_has_the_known_facts(graph_export):
     assert found.regime == "compute-bound"
     assert round(found.regime_evidence.rho, 2) == 0.48
     assert round(found.regime_evidence.idle_share, 3) == 0.011
-    assert found.latency_us.reasons == {}
+    assert found.latency_us.reasons == {"p99": "p99 needs 299 batches, there are 200"}
 
 
 def test_eager_export_has_the_known_facts(eager_export):
@@ -46,7 +46,9 @@ def test_eager_export_has_the_known_facts(eager_export):
     assert round(found.regime_evidence.idle_share, 2) == 0.65
     assert round(found.regime_evidence.call_share, 2) == 0.96
     assert found.latency_us.p99 is None
-    assert found.latency_us.reasons == {"p99": "p99 needs 100 batches, there are 20"}
+    assert found.latency_us.reasons == {
+        "p90": "p90 needs 29 batches, there are 20", "p99": "p99 needs 299 batches, there are 20",
+    }  # fmt: skip
 
 
 @settings(max_examples=150)

@@ -78,7 +78,7 @@ def test_window_is_long_and_steady_enough_or_a_pass(batch_s, ratio, window_s, wi
     assert count * batch_s >= window_s
     filling_s = (ratio - 1) * batch_s
     assert count >= batches_per_pass or filling_s <= 0.001001 * count * batch_s
-    assert count >= batches_per_pass or count * windows >= 100
+    assert count >= batches_per_pass or count * windows >= 299
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,10 @@ def test_window_is_long_and_steady_enough_or_a_pass(batch_s, ratio, window_s, wi
     [
         # An H100: copies only; a large model; one whose copies take as long as its computing.
         (124e-6, 260e-6, 1009),
-        (15.5e-3, 15.7e-3, 13),
+        (15.5e-3, 15.7e-3, 34),
         (10e-3, 30e-3, 100),
         # Faster in isolation than in the flow, which is noise: what p99 needs.
-        (15.5e-3, 15.4e-3, 12),
+        (15.5e-3, 15.4e-3, 34),
     ],
 )
 def test_slow_model_is_not_measured_for_whole_passes(batch_s, isolated_s, batches):

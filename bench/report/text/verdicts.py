@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from bench.analysis.verdicts import has_few_pairs
 from bench.records.results import (
     Change,
     Judged,
@@ -80,7 +79,7 @@ def _judged(
     if entry.reason is Reason.UNINFORMATIVE:
         return f"{at_most}: {percent_interval(shown)}; with this noise a loss of nearly all could stay undetected"
     repeats = entry.repeats_needed or 0
-    if has_few_pairs(entry.mde, entry.pairs):
+    if entry.is_uninformative:
         found = f"{effect_text(penalty, scale)} in {_units(entry)}, whose spread is hardly known"
         return f"{at_most}: {found}; {repeats} repeats would show more"
     if entry.reason is Reason.TOO_MANY_REPEATS_NEEDED:
