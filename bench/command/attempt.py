@@ -241,12 +241,11 @@ class _Start:
 
     def _redact(self) -> None:
         """What a program prints of a variable that must not be stored."""
-        values = {key: value.encode() for key, value in secrets(self._command, os.environ).items()}
+        values = secrets(self._command, os.environ)
         for log in (*self._logs, *self._server_logs) if values else ():
             if log.exists():
-                before = after = log.read_bytes()
-                for key, value in values.items():
-                    after = after.replace(value, f"[{key}]".encode())
+                before = log.read_bytes()
+                after = _without(values, before)
                 if after != before:
                     log.write_bytes(after)
 
@@ -298,7 +297,11 @@ class _Start:
         return Failure(status=Outcome.CRASHED, reason=reason, advice="see the log of the server", log_tail=tail)
 
     def _server_tail(self) -> list[str]:
-        return log_tail(self._server_logs[1]) or log_tail(self._server_logs[0])
+        """Of logs that may not be redacted yet: the server still writes to them."""
+        tail = log_tail(self._server_logs[1]) or log_tail(self._server_logs[0])
+        # At once: a value may have several lines.
+        content = _without(secrets(self._command, os.environ), "\n".join(tail).encode())
+        return content.decode(errors="replace").splitlines()
 
     def _not_started(self, error: OSError) -> Failure:
         """Raise StudyError for a log that cannot be written: no record could be written either."""
@@ -310,6 +313,13 @@ class _Start:
             reason=f"cannot start the command in {self._command.cwd}: {error.strerror}",
             advice="check cwd, which is relative to the study file",
         )
+
+
+def _without(values: Mapping[str, str], content: bytes) -> bytes:
+    """The content with the name of a variable where its value was."""
+    for key, value in values.items():
+        content = content.replace(os.fsencode(value), f"[{key}]".encode())
+    return content
 
 
 def _ended(end: ChildEnd, tail: list[str]) -> str:

@@ -187,6 +187,16 @@ def test_environment_is_the_users_own(tmp_path, monkeypatch):
     assert files and not any(b"hunter2" in file.read_bytes() for file in files)
 
 
+def test_no_record_has_what_a_failing_server_prints_of_a_secret(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2\nhunter3")
+    server = python("import os, sys; sys.exit('no access with ' + os.environ['SECRET'])")
+    command = {"run": ["true"], "read": "wall", "server": server, "ready": "up", "pass_env": ["SECRET"]}
+    _, record = run(tmp_path, command)
+    assert record.reason == 'the server ended before it was ready: exit code 1: "no access with [SECRET]"'
+    files = [file for file in (tmp_path / "outputs").rglob("*") if file.is_file()]
+    assert files and not any(b"hunter" in file.read_bytes() for file in files)
+
+
 def test_warm_up_runs_come_once_and_do_not_count(tmp_path):
     count = "import pathlib; p = pathlib.Path('count'); n = len(p.read_text()) if p.exists() else 0; "
     program = count + "p.write_text('x' * (n + 1)); print(f'rate: {n + 1}')"
