@@ -43,7 +43,7 @@ class Command(Record, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     primary: MetricName | None = None
     gpus: Literal["one", "all"] = "one"
     client_cpus: Literal["other", "same", "all"] = "other"
-    env: dict[VariableName, str] = {}
+    env: dict[VariableName, Argument] = {}
     pass_env: tuple[VariablePattern, ...] = ()
     cwd: WholePath = ""
     evict: tuple[WholePath, ...] = ()

@@ -30,7 +30,7 @@ def read_metrics(read: Read, text: str, primary: str | None = None) -> Measured:
         found = _READERS[read](text)
     except KeyError as missing:
         raise NoMetric(f"{missing.args[0]!r} is missing from the output of {read}") from None
-    except (ValueError, TypeError, IndexError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
         raise NoMetric(f"not an output of {read}: {error}") from None
     return _measured(*found, primary=primary)
 
@@ -47,10 +47,11 @@ def match_metrics(text: str, patterns: Mapping[str, tuple[str, str, Better]], pr
     """
     metrics = {}
     for name, (pattern, unit, better) in patterns.items():
-        found = [*re.finditer(pattern, text, re.MULTILINE)]
+        # A group that may be left out has no number then.
+        found = [match[1] for match in re.finditer(pattern, text, re.MULTILINE) if match[1] is not None]
         if not found:
             raise NoMetric(f"metric {name}: nothing in the output matches {pattern!r}")
-        metrics[name] = _metric(_number(found[-1][1].replace(",", ""), name), unit, better)
+        metrics[name] = _metric(_number(found[-1].replace(",", ""), name), unit, better)
     return _measured(metrics, next(iter(metrics), None), [], primary)
 
 

@@ -110,11 +110,16 @@ def _converted(values: dict[str, Any], where: str) -> CommandBlock:
     if not values.get("run"):
         raise StudyError("there is nothing to run", f"{where}.run", _ADVICE)
     try:
-        return convert(values, CommandBlock)
+        block = convert(values, CommandBlock)
+        # Half of a surrogate pair, as of an argument that is not UTF-8: no record can hold it.
+        msgspec.json.encode(block)
+        return block
+    except UnicodeEncodeError:
+        raise StudyError("a text is not UTF-8", where, "write it in UTF-8") from None
     except DamagedRecord as error:
         what, _, path = str(error).partition(" - at `$")
         place = path.rstrip("`")
-        advice = "write it in quotes" if "Expected `str`" in what else ""
+        advice = "write it in quotes" if "Expected `str`, got" in what else ""
         raise StudyError(what, f"{where}{place}", advice) from None
 
 

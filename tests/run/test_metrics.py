@@ -243,6 +243,7 @@ def test_last_match_of_a_pattern_counts():
     assert match_metrics("throughput: 1\n9 ms", patterns, primary="ms").primary == "ms"
     with pytest.raises(NoMetric, match="metric ms: nothing in the output matches"):
         match_metrics("throughput: 1", patterns)
+    assert match_metrics("a1 a2 a", {"a": (r"a(\d)?", "s", Better.LOWER)}).metrics["a"].value == 2
     for text in ("throughput: 1\nnan ms", "throughput: 1\nfast ms", "throughput: 0\n1 ms", "throughput: 1\ninf ms"):
         with pytest.raises(NoMetric):
             match_metrics(text, patterns)

@@ -68,6 +68,8 @@ def test_key_is_what_is_started_and_read_not_where_it_starts():
         ({"run": ["a"], "variants": {"x": {"read": "wall"}}}, "variants.x", "the same for all variants"),
         ({"run": ["a"], "variants": {"x": {"gpus": "two"}}}, "variants.x.gpus", "two"),
         ({"run": ["a\0b"]}, "command.run[0]", "Expected `str` matching regex"),
+        ({"run": ["a"], "env": {"KEY": "a\0b"}}, "command.env[...]", "Expected `str` matching regex"),
+        ({"run": ["a\udcff"]}, "command", "not UTF-8"),
         ({"run": "a 'b"}, "command.run", "cannot be split"),
         (["a"], "command", "allowed is a mapping"),
     ],
