@@ -3,15 +3,12 @@
 Run by `numastudy ui` as `python -m bench.luigid`, with the options of luigid.
 """
 
-import re
 from urllib.parse import urlsplit
 
 from luigi import cmdline, server
 from tornado.web import HTTPError, RequestHandler
 
-from bench.host.connections import is_own_user
-
-OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
+from bench.host.connections import OWN_HOST, is_own_user
 
 
 def check(handler: RequestHandler) -> None:
@@ -23,9 +20,7 @@ def check(handler: RequestHandler) -> None:
     if not _from_own_user(handler):
         raise HTTPError(403, reason="this luigid is of another user: run numastudy ui with ports of your own")
     # Programs send neither of these headers.
-    if urlsplit(headers.get("Origin", f"http://{host}")).netloc != host:
-        raise HTTPError(403, reason="a page of another site sent this")
-    if not _from_own_page(handler):
+    if urlsplit(headers.get("Origin", f"http://{host}")).netloc != host or not _from_own_page(handler):
         raise HTTPError(403, reason="a page of another site sent this")
 
 

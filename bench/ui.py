@@ -1,7 +1,6 @@
 """`make ui`: luigi's scheduler with its page, and the output directory over http. Both listen on loopback only."""
 
 import os
-import re
 import signal
 import socket
 import stat
@@ -18,11 +17,10 @@ from typing import BinaryIO
 from urllib.parse import quote, unquote
 
 from bench.errors import StudyError
-from bench.host.connections import is_own_user
+from bench.host.connections import OWN_HOST, is_own_user
 from bench.host.processes import die_with, python_module, without_relative_paths
 
 ADDRESS = "127.0.0.1"
-_OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _START_S = 30
 _STOP_S = 20
@@ -143,7 +141,7 @@ class _Outputs(SimpleHTTPRequestHandler):
 
     def send_head(self) -> BytesIO | BinaryIO | None:
         # A page of another site whose name resolves to this address (DNS rebinding) names itself here.
-        if not _OWN_HOST.fullmatch(self.headers.get("Host", "")):
+        if not OWN_HOST.fullmatch(self.headers.get("Host", "")):
             self.send_error(HTTPStatus.FORBIDDEN, f"open http://{ADDRESS} instead")
             return None
         below = self._below_outputs()

@@ -2,10 +2,13 @@
 
 import ipaddress
 import os
+import re
 import sys
 from collections.abc import Iterator
 
-_ESTABLISHED = "01"
+_ESTABLISHED, _LISTENING = "01", "0A"
+# What a program or a page names in a request that it sends to a server on loopback.
+OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 # The version of IP by file, and IPv4 written as IPv6.
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 _MAPPED = "::ffff:"
@@ -30,6 +33,16 @@ def user_of_client(client: Address, server: Address) -> int | None:
 def is_own_user(client: Address, server: Address) -> bool:
     """Whether the client runs as the user of this process, or as root."""
     return user_of_client(client, server) in (0, os.geteuid())
+
+
+def listens_as_own_user(port: int) -> bool:
+    """Whether something listens on this port, and only processes of this user, or of root."""
+    users = set()
+    for table in _TABLES:
+        for fields in map(str.split, _lines(table)):
+            if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                users.add(int(fields[7]))
+    return bool(users) and users <= {0, os.geteuid()}
 
 
 def _as_listed(address: Address) -> str:

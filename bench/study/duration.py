@@ -71,12 +71,17 @@ class Estimate:
         alike, and are not started."""
         tried: set[str] = set()
         total_s = 0.0
-        for slot in {slot.process: slot for slot in slots}.values():
+        for slot in processes(slots):
             late = slot.cell in self.too_long and not slot.is_traced
             if not (late and slot.cell in tried):
                 total_s += self.seconds[slot]
             tried |= {slot.cell} if late else set()
         return total_s
+
+
+def processes(slots: Iterable[Slot]) -> Iterable[Slot]:
+    """One run of each process: the runs of a crossing all have its time."""
+    return {slot.process: slot for slot in slots}.values()
 
 
 def estimated(grid: Grid, slots: Iterable[Slot], earlier: Earlier, rate: Rate | None) -> Estimate | None:

@@ -21,6 +21,7 @@ from bench.study.duration import (
     earlier_runs,
     estimated,
     measured_rate,
+    processes,
     run_files,
     slowest_rate,
 )
@@ -133,7 +134,7 @@ def plan(
         if not grid.cell(slot.cell).reason and not measured:
             todo.append(slot)
     # A process with any run to do is started again whole.
-    todo_processes = [*_processes(todo)]
+    todo_processes = [*processes(todo)]
     earlier = earlier_runs(output_dir, own) if todo and not recorded else Earlier({})
     further = _further(grid, study, earlier.disturbed_share, demanded) if todo else {}
     found = estimated(grid, [*todo, *further], earlier, None if recorded else rate or measured_rate)
@@ -146,7 +147,7 @@ def plan(
         repeats=study.repeats,
         runs=len(order),
         runs_to_do=len(todo),
-        processes=len([*_processes(order)]),
+        processes=len([*processes(order)]),
         processes_to_do=len(todo_processes),
         pool_bytes=_most_pools(grid),
         further_runs=(
@@ -187,8 +188,9 @@ def render(plan: Plan) -> str:
         lines += [
             f"time: {_time_text(plan)} ({plan.estimate_from})",
             *_further_text(plan),
-            f"disk: about {byte_size(plan.disk_bytes)} of traces while all are kept (retention)",
         ]
+        if plan.disk_bytes:
+            lines.append(f"disk: about {byte_size(plan.disk_bytes)} of traces while all are kept (retention)")
         if plan.processes != plan.runs:
             lines.append(f"memory: up to {byte_size(plan.pool_bytes)} of host batches in one process")
     lines += plan.notes
@@ -296,16 +298,11 @@ def _times(
         return None, None
     asked_s = found.sum_s(todo)
     expected_s = most_s = 0.0
-    for slot in _processes(further):
+    for slot in processes(further):
         if slot.cell not in found.too_long:
             expected_s += further[slot].expected * found.seconds[slot]
             most_s += further[slot].most * found.seconds[slot]
     return round(asked_s + expected_s, 1), round(asked_s + most_s, 1)
-
-
-def _processes(slots: Iterable[Slot]) -> Iterable[Slot]:
-    """One run of each process: the runs of a crossing all have its time."""
-    return {slot.process: slot for slot in slots}.values()
 
 
 def _topology(root: Path) -> Topology:
@@ -342,8 +339,8 @@ def _rounded_up(asked: int, repeats: int) -> list[str]:
 
 
 def _most_pools(grid: Grid) -> int:
-    processes = {slot.process: grid.process(slot) for slot in grid.order}.values()
-    return max(sum(pools_by_node(grid.cell(slot.cell) for slot in own).values()) for own in processes)
+    by_process = {slot.process: grid.process(slot) for slot in grid.order}.values()
+    return max(sum(pools_by_node(grid.cell(slot.cell) for slot in own).values()) for own in by_process)
 
 
 def _head(directory: RunDirectory, slot: Slot, existing: set[str]) -> Head | None:

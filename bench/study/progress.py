@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bench.records.run import LASTING, Head
 from bench.records.study import Slot
-from bench.study.duration import RunClass
+from bench.study.duration import RunClass, processes
 from bench.study.on_demand import Further
 
 Heads = Mapping[Slot, Head | None]
@@ -49,12 +49,12 @@ def study_progress(
     over = {*not_runnable, *_given_up(heads, invocation)}
     expected_s = _expected(heads, done)
     rest = [slot for slot in heads if slot not in done and slot not in current and slot.cell not in over]
-    now_s, rest_s = (_sum([expected_s(one) for one in _processes(slots)]) for slots in (current, rest))
+    now_s, rest_s = (_sum([expected_s(one) for one in processes(slots)]) for slots in (current, rest))
     if now_s is None or rest_s is None:
         return StudyProgress(len(done), len(heads), None, None)
     more_s = spare_s = 0.0
     first = [slot for slot in heads if slot.repeat == 1 and slot.cell in (further or {}) and slot.cell not in over]
-    for slot in _processes(first):
+    for slot in processes(first):
         more, run_s = (further or {})[slot.cell], expected_s(slot) or 0.0
         more_s += more.expected * run_s
         spare_s += (more.most - more.expected) * run_s
@@ -64,11 +64,6 @@ def study_progress(
 def _sum(parts: Iterable[float | None]) -> float | None:
     known = [*parts]
     return None if None in known else sum(part for part in known if part is not None)
-
-
-def _processes(slots: Iterable[Slot]) -> Iterable[Slot]:
-    """One run of each process: the runs of a crossing all have its time."""
-    return {slot.process: slot for slot in slots}.values()
 
 
 def _given_up(heads: Heads, invocation: str) -> set[str]:
