@@ -1,19 +1,16 @@
-"""The command numastudy: everything about a study but running it."""
+"""The command numastudy: plans, starts and reports studies; looks at hosts, processes and traces."""
 
 import json
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from bench.cli_run import OUTPUT_DIR, load_given, run, study_options
 from bench.errors import StudyError
 from bench.terminal import prepare_streams, show, visible
-
-if TYPE_CHECKING:
-    pass
 
 _ROOT = click.option(
     "--root",
@@ -53,7 +50,7 @@ def _end(error: StudyError) -> NoReturn:
 def main() -> None:
     """Measure what the wrong NUMA node costs a GPU inference pipeline.
 
-    Studies are run by luigi: luigi --module tasks NumaStudy
+    numastudy run STUDY measures a study: it calls luigi, as luigi --module tasks STUDY.
     """
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.errors import StudyError
-from bench.study.settings import OVERRIDES
+from bench.study.settings import OVERRIDES, parse_option
 from bench.terminal import show
 
 if TYPE_CHECKING:
@@ -37,14 +37,18 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def load_given(study: str, config_file: Path | None, given: Mapping[str, str | None]) -> "StudyDefinition":
     """Raise StudyError."""
     from bench.study.load import load_study
-    from bench.study.settings import parse_option
 
     if study != "Study" and config_file is not None:
         raise StudyError(f"{study} has a file of its own", "--config-file", f"name Study, or only {config_file}")
     file = config_file if study == "Study" else study
     if file is None:
         raise StudyError("Study needs a file", "Study", "add --config-file FILE, or name a study that ships")
-    return load_study(file, {key: parse_option(key, text) for key, text in given.items() if text is not None})
+    return load_study(file, _parsed(given))
+
+
+def _parsed(given: Mapping[str, str | None]) -> dict[str, Any]:
+    """The keys that were given, with their values."""
+    return {key: parse_option(key, text) for key, text in given.items() if text is not None}
 
 
 class _BeforeCommand(click.Command):
@@ -62,7 +66,7 @@ class _BeforeCommand(click.Command):
 
 
 @click.command(cls=_BeforeCommand)
-@click.argument("study", default="")
+@click.argument("study", nargs=-1, metavar="[STUDY]")
 @click.option("--name", default="", help="of the study of a command; by default that of its program")
 @click.option("--gpu", "gpu_ids", default=None, metavar="N,N|all", help="as --gpu-ids")
 @click.option("--nodes", "numa_nodes", default=None, metavar="N,N|all", help="as --numa-nodes")
@@ -75,13 +79,14 @@ class _BeforeCommand(click.Command):
 @OUTPUT_DIR
 @click.option("--fresh", is_flag=True, help="measure everything again, in a new run directory")
 @click.option("--strict", is_flag=True, help="a cell that cannot run on this host is a failure")
+@click.option("--long", is_flag=True, help="start even if this takes more than two hours on a host without a GPU")
 @click.option("--dry-run", is_flag=True, help="print what would be measured instead")
 @study_options
 @click.pass_context
 def run(
     context: click.Context,
     /,
-    study: str,
+    study: tuple[str, ...],
     config_file: Path | None,
     name: str,
     read: str,
@@ -93,6 +98,7 @@ def run(
     output_dir: Path,
     fresh: bool,
     strict: bool,
+    long: bool,
     dry_run: bool,
     **given: str | None,
 ) -> None:
@@ -103,27 +109,37 @@ def run(
     docs/own_workloads.md. luigi measures, by the scheduler of `make ui` where that runs.
     """
     from bench.command.start import Asked, luigi_argv, study_of, write_study
+    from bench.study.load import read_study
     from bench.study.plan import plan as make_plan
     from bench.study.plan import render
 
     argv = context.meta.get("command", [])
+    if len(study) > 1:
+        advice = f"a command follows --: numastudy run -- {shlex.join(study)}"
+        raise StudyError("several studies", " ".join(study), advice)
+    named = study[0] if study else ""
     overrides = {key: text for key, text in given.items() if text is not None}
     asked = Asked(server, ready, read, metrics, env, pass_env).block()
     if argv:
-        if study or config_file:
-            raise StudyError("a study and a command exclude each other", study, "keep one of them")
-        block = {"run": argv, "cwd": str(Path.cwd()), **asked}
-        study = str(write_study(study_of(block, name), output_dir))
-        show(f"study: {study}")
+        if named or config_file:
+            raise StudyError("a study and a command exclude each other", named, "keep one of them")
+        content = study_of({"run": argv, "cwd": str(Path.cwd()), **asked}, name)
+        # Its name becomes a folder: it is checked before anything is written.
+        definition = read_study(content, "numastudy run", _parsed(given))
+        named = str(write_study(content, output_dir))
+        show(f"study: {named}")
     elif asked or name:
         raise StudyError("these options are of a command", "numastudy run", "add -- and the command")
-    study = study or "Study"
-    definition = load_given(study, config_file, overrides)
+    elif not (named or config_file):
+        raise StudyError("nothing to measure", "numastudy run", "name a study (numastudy list), or a command after --")
+    else:
+        named = named or "Study"
+        definition = load_given(named, config_file, given)
     if dry_run:
         show(render(make_plan(definition, output_dir, fresh)))
         return
-    flags = [*["--fresh"] * fresh, *["--strict"] * strict]
-    line = luigi_argv(str(config_file) if study == "Study" else study, output_dir, overrides, flags)
+    flags = [*["--fresh"] * fresh, *["--strict"] * strict, *["--long"] * long]
+    line = luigi_argv(str(config_file) if named == "Study" else named, output_dir, overrides, flags)
     show(shlex.join(line))
     sys.stdout.flush()
     os.execv(line[0], line)

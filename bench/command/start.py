@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from bench.errors import StudyError
+from bench.host.connections import listens_as_own_user
 from bench.records.metric import Better
 from bench.storage import write_text
 from bench.study.command import program
@@ -68,12 +69,12 @@ def write_study(study: Mapping[str, Any], output_dir: Path) -> Path:
 
 
 def luigi_argv(study: str, output_dir: Path, overrides: Mapping[str, str], flags: Sequence[str] = ()) -> list[str]:
-    """The call that measures a study: a task's name, or a file. By the scheduler of `make ui` if that answers."""
+    """The call that measures a study: a task's name, or a file. By the scheduler of your own `make ui` if it runs."""
     task = [study] if study in TASKS else ["Study", "--config-file", study]
     argv = [_luigi(), "--module", "tasks", *task, "--output-dir", str(output_dir)]
     for key, value in overrides.items():
         argv += [f"--{key.replace('_', '-')}", value]
-    return [*argv, *flags, *([] if _scheduler_answers() else ["--local-scheduler"])]
+    return [*argv, *flags, *([] if _own_scheduler_answers() else ["--local-scheduler"])]
 
 
 def _luigi() -> str:
@@ -84,7 +85,10 @@ def _luigi() -> str:
     return found
 
 
-def _scheduler_answers() -> bool:
+def _own_scheduler_answers() -> bool:
+    # luigi imports and runs what a scheduler names: that of another user could run any code.
+    if not listens_as_own_user(LOOPBACK[1]):
+        return False
     with suppress(OSError), socket.create_connection(LOOPBACK, timeout=1):
         return True
     return False

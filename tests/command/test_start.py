@@ -1,6 +1,7 @@
 """`numastudy run` and CommandStudy: the file that is written, the call of luigi, and a whole study of a command."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from bench.cli import main
 from bench.command import start
 from bench.errors import StudyError
+from bench.host import connections
 from bench.study.load import load_study
 
 BIN = Path(sys.executable).parent
@@ -36,6 +38,11 @@ def test_call_takes_the_scheduler_that_answers(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(start, "LOOPBACK", server.getsockname())
         assert "--local-scheduler" not in start.luigi_argv("QuickTest", Path("o"), {})
+        # As that of another user of this host, who could let luigi run any code.
+        with monkeypatch.context() as other:
+            other.setattr(connections.os, "geteuid", lambda: 12345)
+            listens = start.listens_as_own_user(server.getsockname()[1])
+            assert listens is (os.getuid() == 0)
     line = start.luigi_argv("mine.yaml", Path("o"), {"gpu_ids": "[0]"}, ["--fresh"])
     assert line[1:] == [
         *("--module", "tasks", "Study", "--config-file", "mine.yaml", "--output-dir", "o"),
@@ -59,13 +66,17 @@ def test_run_writes_a_study_file_that_can_be_used_again(tmp_path, monkeypatch):
         (["QuickTest", "--", "true"], "a study and a command exclude each other"),
         (["QuickTest", "--read", "wall"], "these options are of a command"),
         (["--metric", "x", "--", "true"], "allowed is NAME=REGEX"),
-        ([], "Study needs a file"),
+        ([], "nothing to measure"),
+        (["python3", "mine.py"], "numastudy run -- python3 mine.py"),
+        (["--name", "../mine", "--", "true"], "found '../mine'"),
+        (["--", "true", b"\xff".decode(errors="surrogateescape")], "not UTF-8"),
     ],
 )
 def test_wrong_usage_is_refused(tmp_path, monkeypatch, options, what):
     monkeypatch.chdir(tmp_path)
     found = CliRunner().invoke(main, ["run", *options])
     assert found.exit_code != 0 and what in found.output
+    assert not [*tmp_path.parent.glob("*/study.yaml"), *tmp_path.iterdir()]
 
 
 @pytest.mark.slow
