@@ -7,7 +7,7 @@ import msgspec
 
 from bench.analysis.axes import shared_settings
 from bench.analysis.pairs import compared, identity
-from bench.analysis.statistics import Estimate, estimate
+from bench.analysis.statistics import Estimate, estimate, inverse_change
 from bench.analysis.verdicts import has_enough_pairs, rules_of
 from bench.records.results import Execution, Fastest, Interval, MeasuredCell, Rules, Value
 from bench.records.study import EXECUTION_SETTINGS, Study
@@ -87,8 +87,7 @@ def _gain(base: Estimate | None) -> tuple[float | None, Interval | None]:
         return None, None
     interval = None
     if base.interval:
-        low, high = (1 / (1 - penalty) - 1 for penalty in base.interval)
-        interval = low, high
+        interval = inverse_change(base.interval[0]), inverse_change(base.interval[1])
     return math.expm1(-base.mean_log), interval
 
 

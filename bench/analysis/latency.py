@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from bench.analysis.crossing import ProcessValue, crossed_sample
 from bench.analysis.pairs import class_of, counted_pairs
-from bench.analysis.statistics import Estimate, Floats, Sample, estimate, sample_of, unpaired
+from bench.analysis.statistics import Estimate, Floats, Sample, estimate, inverse_change, sample_of, unpaired
 from bench.analysis.verdicts import is_headline, judge, judged
 from bench.records.results import CellRun, Change, Changes, Interval, Measure, MeasuredCell, Rules
 from bench.records.study import Design, Settings
@@ -21,8 +21,8 @@ SPREAD_MARGIN = 0.5
 # The spread of all values but one needs more than two.
 FEWEST_FOR_SPREAD = 4
 _SMALLEST_VARIANCE = 1e-12
-# The end of an interval that is not known at all: finite, as JSON has no other numbers.
-_MOST_CHANGE = 1e304
+# Pseudo-values of many runs that are all alike but one are beyond what a float holds.
+_MOST_LOG = 700.0
 _OF_RUN = {
     Measure.LATENCY_P50: "latency_p50_us",
     Measure.LATENCY_P99: "latency_p99_us",
@@ -58,7 +58,8 @@ def unpaired_samples(label: str, base: MeasuredCell, new: MeasuredCell, runs: Se
         if all(sides):
             found[measure] = unpaired(label, noise, sides[1], sides[0])
     if min(map(len, runs)) >= FEWEST_FOR_SPREAD:
-        spreads = [np.exp(log_spreads([run.rate or 0.0 for run in side])) for side in runs]
+        logs = [log_spreads([run.rate or 0.0 for run in side]) for side in runs]
+        spreads = [np.exp(np.clip(side, -_MOST_LOG, _MOST_LOG)) for side in logs]
         found[Measure.SPREAD_BETWEEN_RUNS] = unpaired(label, noise, spreads[1].tolist(), spreads[0].tolist())
     return found
 
@@ -95,7 +96,7 @@ def judged_changes(found: Mapping[Measure, Estimate], settings: Settings, rules:
     """Before correction."""
     return {
         measure: Change(
-            change=_as_change(one.penalty),
+            change=inverse_change(one.penalty),
             interval=one.interval and _interval(one.interval),
             margin=one.margin,
             **judged(one, judge(one, settings, rules.max_repeats)),
@@ -140,10 +141,5 @@ def _half_log_variance(logs: Floats) -> float:
     return 0.5 * math.log(max(float(np.var(logs, ddof=1)), _SMALLEST_VARIANCE))
 
 
-def _as_change(penalty: float) -> float:
-    """From 1 - base / other to other / base - 1."""
-    return 1 / (1 - penalty) - 1 if penalty < 1 else _MOST_CHANGE
-
-
 def _interval(of_penalty: Interval) -> Interval:
-    return _as_change(of_penalty[0]), _as_change(of_penalty[1])
+    return inverse_change(of_penalty[0]), inverse_change(of_penalty[1])

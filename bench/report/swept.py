@@ -10,6 +10,7 @@ import msgspec
 
 from bench.analysis.axes import value_of
 from bench.analysis.links import ceiling
+from bench.analysis.statistics import inverse_change
 from bench.records.base import Direction
 from bench.records.results import AxisComparison, Contention, Line, LinkEntry, MeasuredCell, PeerMeans, Results, Sum
 from bench.report.plots.style import Picture
@@ -96,7 +97,7 @@ def _change(line: Line, cell: MeasuredCell) -> str:
     if not scale_of(cell.metric).is_inverse:
         return change(line.effect, line.interval)
     ends = line.interval
-    return change(1 / (1 + line.effect) - 1, ends and (1 / (1 + ends[1]) - 1, 1 / (1 + ends[0]) - 1))
+    return change(inverse_change(-line.effect), ends and (inverse_change(-ends[1]), inverse_change(-ends[0])))
 
 
 def _axis_row(view: View, line: Line) -> AxisRow:

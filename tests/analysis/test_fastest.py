@@ -144,3 +144,9 @@ def test_equals_are_rarely_without_a_rival():
         (entry,) = fastest((made_cell(runs[0].tolist()), made_cell(runs[1].tolist(), cuda_graph=True)), STUDY)
         claimed += not entry.rivals
     assert claimed <= 0.05 * studies + 2 * math.sqrt(0.05 * 0.95 * studies)
+
+
+def test_two_runs_that_say_nothing_of_the_gain_give_a_finite_interval():
+    cells = [made_cell([200.0, 1600.0]), made_cell([200_000.0, 1500.0], cuda_graph=True)]
+    (entry,) = fastest(cells, STUDY)
+    assert entry.interval[1] > 1e100 and math.isfinite(entry.interval[1])

@@ -88,3 +88,9 @@ def test_two_studies_are_compared_as_independent_groups():
     found = unpaired_samples("x", base, new, [runs_that_count(cell) for cell in (base, new)])
     assert found[Measure.LATENCY_P50].mean == pytest.approx(np.log(400 / 420), abs=0.005)
     assert set(found) == set(Measure)
+
+
+def test_spreads_of_many_runs_that_are_all_alike_but_one_are_compared():
+    one, other = made_cell([1.0] * 99 + [1.1]), made_cell([1.0] * 99 + [1.2])
+    found = unpaired_samples("x", one, other, [runs_that_count(cell) for cell in (one, other)])
+    assert np.isfinite(found[Measure.SPREAD_BETWEEN_RUNS].mean)

@@ -54,3 +54,8 @@ def test_answer_says_how_much_more_time():
 def test_axis_of_a_time_is_told_in_speed():
     entry = axis(line("a", {"binding": "none"}, 0.5, "FASTER"), base={"binding": "numactl"}, is_speed=True)
     assert summary_text(entry, entry.summary[0]).startswith("binding none, in speed: ")
+
+
+def test_loss_of_a_time_without_an_end_is_worded():
+    entry = penalty(0.2, interval=(-0.5, 1.0), verdict="UNDECIDED", reason="few_repeats", repeats_needed=9)
+    assert verdict_text(entry, 0.2, Rules(), TIME).startswith("possibly longer by any amount: ")

@@ -6,6 +6,7 @@ lower is a value that is 43 % larger, and the value is what a reader knows.
 
 from dataclasses import dataclass
 
+from bench.analysis.statistics import inverse_change
 from bench.records.metric import Better, Metric
 from bench.records.results import CellMetric
 
@@ -23,7 +24,7 @@ class Scale:
 
     def share(self, penalty: float) -> float:
         """The size of a loss of rate; negative is a gain."""
-        return penalty / (1 - penalty) if self.is_inverse else penalty
+        return inverse_change(penalty) if self.is_inverse else penalty
 
     def interval(self, ends: tuple[float, float] | None) -> tuple[float, float] | None:
         return (self.share(ends[0]), self.share(ends[1])) if ends else None

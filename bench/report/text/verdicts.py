@@ -76,6 +76,8 @@ def _judged(
     if entry.reason is Reason.DIFFERENT:
         return effect
     at_most = f"at most {upper_bound(max(shown[1], 0.0))} {scale.words[0]} (95 %)"
+    if shown[1] > LARGEST_CHANGE:
+        at_most = f"possibly {scale.words[0]} by any amount"
     if entry.reason is Reason.UNINFORMATIVE:
         return f"{at_most}: {percent_interval(shown)}; with this noise a loss of nearly all could stay undetected"
     repeats = entry.repeats_needed or 0
