@@ -79,7 +79,7 @@ def compare(base: Results, new: Results, rules: Rules = _RULES, force: bool = Fa
 
     The runs of two studies were not measured side by side: block r of one has nothing to do with block r of the
     other. Whatever differs between the two times is therefore part of the effect. Intervals are Welch's; headline:
-    the difference holds after Holm's correction over the cells compared.
+    the difference holds after Holm's correction over the cells compared and their latencies.
     Raises StudyError if the studies ran on different hardware (unless forced) or have no cell in common.
     """
     differences = host_differences(base.device, base.fingerprint, new.device, new.fingerprint)

@@ -15,6 +15,7 @@ from bench.units import exact_seconds
 COMMAND_TIMEOUT_S = 60.0
 _MOST_URGENT = (
     NightlyVerdict.SLOWER,
+    NightlyVerdict.PENDING,
     NightlyVerdict.FAILED,
     NightlyVerdict.NOT_MEASURED,
     NightlyVerdict.FASTER,

@@ -110,7 +110,7 @@ def penalty_rows(page: Page) -> list[Row]:
     losses: dict[str, Loss] = {loss.cell: loss for answer in page.answers for loss in answer.losses}
     rows = []
     for entry in view.results.penalties:
-        loss = losses.get(entry.remote_cell)
+        loss, scale = losses.get(entry.remote_cell), scale_of(view.cells[entry.remote_cell].metric)
         rows.append(
             _who(view, view.cells[entry.remote_cell])
             | {
@@ -118,10 +118,10 @@ def penalty_rows(page: Page) -> list[Row]:
                 "local_cell": entry.local_cell,
                 "figure": signed_share(loss.share, loss.interval) if loss else DASH,
                 "verdict": entry.verdict or "",
-                "text": verdict_text(entry, entry.penalty, rules, scale_of(view.cells[entry.remote_cell].metric)),
+                "text": verdict_text(entry, entry.penalty, rules, scale),
                 "hint": deciding_hint(view.results, entry),
                 "disturbed": disturbed_text(entry),
-                "detectable": DASH if entry.is_uninformative else percent(entry.mde),
+                "detectable": percent(scale.share(entry.mde)) if entry.mde and not entry.is_uninformative else DASH,
                 "pairs": entry.pairs,
                 "class": view.cells[entry.local_cell].penalty_class or DASH,
             }
@@ -191,9 +191,10 @@ def twin_lines(view: View) -> list[str]:
     """A model listed twice, against itself."""
     measured = [cell for cell in view.results.cells if cell.value]
     rules = view.results.rules
+    found = [(view.cells[entry.cells[0]], entry) for entry in evaluate(measured, rules.margin).comparisons]
     return [
-        f"{view.series(view.cells[entry.cells[0]])}: {verdict_text(entry, entry.penalty, rules)}"
-        for entry in evaluate(measured, rules.margin).comparisons
+        f"{view.series(cell)}: {verdict_text(entry, entry.penalty, rules, scale_of(cell.metric))}"
+        for cell, entry in found
     ]
 
 

@@ -39,7 +39,7 @@ def decision_text(found: WhatIf) -> str:
             f"even if host copies took {times} as long."
         )
     estimates = [_range(one) for gpu in found.gpus for one in gpu.copies if one.factor == found.factor and one.estimate]
-    estimate = f" (estimate {estimates[0]})" if len(estimates) == 1 else ""
+    estimate = f" (estimate {estimates[0]})" if len(estimates) == len(found.gpus) == 1 else ""
     return (
         f"Placement of memory can slow this program{short} by up to {bound}{where}{estimate}, "
         f"if host copies took {times} as long; to measure it: {MEASURE}"

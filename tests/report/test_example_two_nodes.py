@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 from bench.analysis.load import read_results
@@ -13,6 +14,9 @@ def test_the_committed_example_is_up_to_date(tmp_path):
     assert sorted(file.name for file in FOLDER.iterdir()) == sorted(
         file.name for file in (tmp_path / "example").iterdir()
     )
+    pages = [(folder / "report.html").read_text() for folder in (FOLDER, tmp_path / "example")]
+    titles = [re.findall(r"<(?:h2|h3|summary|code)>[^<]*", page) for page in pages]
+    assert titles[0] == titles[1]
 
 
 def test_every_page_states_that_nothing_was_measured():
@@ -24,8 +28,6 @@ def test_every_page_states_that_nothing_was_measured():
 
 
 def test_links_lead_to_kept_files_only():
-    import re
-
     page = (FOLDER / "report.html").read_text()
     there = {file.name for file in Path(FOLDER).iterdir()}
     assert set(re.findall(r'href="([^"#:]+)"', page)) <= there

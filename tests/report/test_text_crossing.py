@@ -110,6 +110,9 @@ def test_command_measures_what_is_open(results):
     assert line == (
         "luigi --module tasks NumaStudy --gpu-ids '[0]' --models '[\"vit0x0x0\", \"vit32x2x128\"]' --repeats 12"
     )
+    named = [replace(results, study_name=name) for name in ("placement_2x2", "mine")]
+    files = [deciding_command(one, 0, ["vit0x0x0"], 12).split()[5] for one in named]
+    assert files == ["placement_2x2", "FILE"]
     assert deciding_command(results, 0, [], 12) == deciding_command(results, 0, ["vit0x0x0"], 100_000) == ""
 
 
@@ -128,6 +131,7 @@ def test_method_describes_crossings(results):
         ", started on node 0 and 1 by turns, 8 rounds each."
     )
     assert "every run is a separate process" not in method_text(results)
+    assert "by turns windows are shorter, and that of a cell is the median over" in method_text(results)
     words = ", which is forked from an interpreter that had imported torch"
     assert words in method_text(results)
     executed = replace(results, study=replace(results.study, start="exec"))

@@ -52,6 +52,9 @@ def test_a_night():
     )
     same = replace(CELL, verdict=NightlyVerdict.SAME)
     assert night_text([same, NOT_RUNNABLE], [], 5) == "nothing got slower: 1 of 2 cells compared"
+    assert night_text([same, replace(CELL, verdict=NightlyVerdict.PENDING)], [], 5) == (
+        "1 of 2 cells slower together, pending until the next night"
+    )
     assert night_text([NOT_RUNNABLE], [], 5) == "nothing to compare with yet: no cell has 5 nights before"
     assert night_text([replace(CRASHED, name=f"b{i}") for i in range(8)], [], 5) == (
         "8 failed: b0, b1, b2, b3, b4, b5 and 2 more"

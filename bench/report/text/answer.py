@@ -69,7 +69,8 @@ class Loss:
 class Answer:
     """One GPU. node: where to run, None if that cannot be answered; lead, then lines: one statement each.
 
-    source: how the nearest node is known. command: the line that would decide what is open; empty without one.
+    source: how the nearest node is known. command: the line that would decide what is open of the models `decides`;
+    empty without one.
     """
 
     device: str
@@ -81,6 +82,7 @@ class Answer:
     lines: tuple[str, ...]
     losses: tuple[Loss, ...] = ()
     command: str = ""
+    decides: str = ""
 
     @property
     def sentence(self) -> str:
@@ -120,7 +122,8 @@ def _answer(view: View, gpu: int, device: str) -> Answer:
         lines.append("1 run: uncertainty unknown.")
     undecided = [loss for loss in losses if loss.is_undecided and loss.repeats and loss.repeats <= MOST_REPEATS]
     most = max((loss.repeats or 0 for loss in undecided), default=0)
-    command = deciding_command(view.results, gpu, [loss.model for loss in undecided], most)
+    models = [*dict.fromkeys(loss.model for loss in undecided)]
+    command = deciding_command(view.results, gpu, models, most)
     best = best_node(local, compared)
     node: int | None = best
     lead = ""
@@ -129,7 +132,8 @@ def _answer(view: View, gpu: int, device: str) -> Answer:
         lead = f"It is faster than node {local}, {known}."
     elif source is LocalSource.REFERENCE:
         lead, node = f"Compared with node {local}:", None
-    return Answer(device, gpu, name, node, _SOURCES[source], lead, tuple(lines), losses, command)
+    decides = listed(models) if command else ""
+    return Answer(device, gpu, name, node, _SOURCES[source], lead, tuple(lines), losses, command, decides)
 
 
 def _loss(view: View, entry: Penalty, share: float) -> Loss:

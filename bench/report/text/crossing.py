@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from bench.records.results import BirthContrast, Crossings, Interval, Penalty, PenaltyKind, Remedy, Results, Rules
 from bench.report.text.verdicts import hint_text
-from bench.study.load import TASKS
+from bench.study.load import TASKS, shipped_names
 from bench.units import change, exact_percent, listed, percent, plural, upper_bound
 
 # What only the node of a process's start decides, whatever it is moved to later.
@@ -72,8 +72,7 @@ def card_lines(entries: Sequence[Penalty]) -> list[str]:
     births = [birth for entry in crossed(entries) for birth in entry.births]
     if not births:
         return []
-    known = [max(abs(end) for end in birth.interval) for birth in births if birth.interval]
-    most = max(known, default=math.inf)
+    most = max(max(map(abs, birth.interval)) if birth.interval else math.inf for birth in births)
     bound = f", which changes throughput by at most {upper_bound(most)} (95 %)" if most <= LARGEST_BOUND else ""
     lines = [f"Measured by turns inside the same processes. Not measured: {BIRTH}{bound}."]
     if any(birth.change_holds for birth in births):
@@ -82,13 +81,19 @@ def card_lines(entries: Sequence[Penalty]) -> list[str]:
 
 
 def deciding_command(results: Results, gpu: int, models: Sequence[str], repeats: int) -> str:
-    """The line that measures these models of a GPU often enough; empty where no sensible number would do."""
+    """The line that measures these models of a GPU often enough; empty where no sensible number would do.
+
+    FILE: a study file of the user, whose path the results do not have.
+    """
     if not models or not 0 < repeats <= MOST_REPEATS:
         return ""
     task = {file: task for task, file in TASKS.items()}.get(results.study_name)
+    file = results.study_name if results.study_name in shipped_names() else "FILE"
+    study = task or f"Study --config-file {file}"
     named = ", ".join(f'"{model}"' for model in dict.fromkeys(models))
-    study = task or f"Study --config-file {results.study_name}"
-    return f"luigi --module tasks {study} --gpu-ids '[{gpu}]' --models '[{named}]' --repeats {repeats}"
+    # A study of a command has no models to choose from.
+    chosen = "" if results.study.command else f" --models '[{named}]'"
+    return f"luigi --module tasks {study} --gpu-ids '[{gpu}]'{chosen} --repeats {repeats}"
 
 
 def deciding_hint(results: Results, entry: Penalty) -> str:

@@ -131,6 +131,8 @@ def night_text(cells: Sequence[NightCell], unmeasured: Sequence[str], fewest_nig
     compared = sum(cell.effect is not None for cell in cells)
     if not compared:
         return f"nothing to compare with yet: no cell has {fewest_nights} nights before"
+    if pending := [cell.name for cell in cells if cell.verdict is NightlyVerdict.PENDING]:
+        return f"{len(pending)} of {plural(compared, 'cell')} slower together, pending until the next night"
     return f"nothing got slower: {compared} of {len(cells)} cells compared"
 
 

@@ -235,12 +235,24 @@ def method_text(results: Results) -> str:
         runs = "a run is the part of one cell in such a process"
         if study.start == "fork":
             runs += ", which is forked from an interpreter that had imported torch and not touched CUDA"
+    times = plural(study.repeats, "time")
+    if study.command:
+        how = f"each run {times}; {runs}. The value of a run is its metric"
+    else:
+        how = (
+            f"each run {times} without a profiler and once traced; {runs}. The value of a run is the median of at "
+            f"least {study.windows} windows of at least {exact_seconds(study.window_s)} after a warm-up"
+        )
+    turns = (
+        "; by turns windows are shorter, and that of a cell is the median over the processes that started on its own "
+        "CPU node"
+        if crossed
+        else ""
+    )
     return (
-        f"{plural(results.counts.cells, 'cell')}, each run {plural(study.repeats, 'time')} without a profiler and once "
-        f"traced; {runs}. The value of a run is the median of at least "
-        f"{study.windows} windows of at least {exact_seconds(study.window_s)} after a warm-up, that of a cell the "
-        f"geometric mean of its runs. {pairs}From first to last run {duration(results.duration_s)}, "
-        f"{duration(results.busy_s)} of it in runs. {claims_text(results.claims)}"
+        f"{plural(results.counts.cells, 'cell')}, {how}, that of a cell the geometric mean of its runs{turns}. {pairs}"
+        f"From first to last run {duration(results.duration_s)}, {duration(results.busy_s)} of it in runs. "
+        f"{claims_text(results.claims)}"
     ).rstrip()
 
 
