@@ -27,7 +27,7 @@ SAME_ALPHA = 0.05
 SAME_ALPHA_AFTER_LOOKS = 0.03
 # Of the spread, in a plan: so often the true one is not larger. A plan at the estimate is too short half of the time.
 PLANNED_BOUND = 0.9
-# Run values agree no better than this by more than luck: a spread of zero is none.
+# Run values that agree better than this do so by chance: no spread is taken as smaller.
 _SMALLEST_SD = 1e-6
 # Beyond a factor of e^36 a penalty is 1 in a float; beyond e^709 the end of an interval is infinite.
 _MOST_LOG = 36.0
@@ -151,7 +151,7 @@ def estimate(samples: Sequence[Sample], confidence: float = CONFIDENCE, margin: 
     """An Estimate of each sample, in their order, each from its own runs only (Student).
 
     What other comparisons vary by says little: on one host some vary by 0.1 % and some by 6 %, and an interval that
-    borrows its width is too narrow for the noisiest, which is the one that stands out (docs/validity.md).
+    borrows its width is too narrow for the noisiest, which is the one that looks different (docs/validity.md).
     """
     if not 0 < margin < 1 or not 0 < confidence < 1:
         raise StudyError(f"margin {margin}, confidence {confidence}", "statistics", "both must be between 0 and 1")

@@ -7,7 +7,7 @@ from statistics import median
 from bench.records.results import CellRemark, CellRemarkKind
 from bench.records.run import Mode, Result
 
-# Windows that differ by more are a run's own trouble.
+# Windows of one run that differ by more are remarked on.
 WINDOWS_DIFFER = 0.05
 # In a crossing windows are short, and differ: by chance hardly one in a thousand is so many spreads from the median.
 SPREADS = 6.0
@@ -33,7 +33,7 @@ def window_spread(result: Result) -> float | None:
 
 
 def windows_differ(result: Result) -> float | None:
-    """By how much the slowest window differs from the fastest, where that is a trouble; else None.
+    """By how much the slowest window differs from the fastest, where that is too much; else None.
 
     In a crossing: the window that is farthest from the median, where that is beyond the process' own spread too.
     """

@@ -219,7 +219,7 @@ def _migrate(connection: sqlite3.Connection, path: Path, busy_s: float) -> None:
         return
     if version > SCHEMA_VERSION:
         raise HistoryError(
-            f"the history has schema version {version}, this program knows up to {SCHEMA_VERSION}",
+            f"the history has schema version {version}, this program reads up to {SCHEMA_VERSION}",
             str(path),
             "use the newer version of numastudy that wrote it, or another --output-dir",
         )

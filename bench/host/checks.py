@@ -171,7 +171,7 @@ def confidential_computing(facts: Facts) -> Check:
         return _ok(CheckName.CONFIDENTIAL_COMPUTING, "off")
     return _warning(
         CheckName.CONFIDENTIAL_COMPUTING,
-        "on: copies are encrypted on the CPU and go through buffers of the driver, wherever the pool lies",
+        "on: copies are encrypted on the CPU and go through buffers of the driver, wherever the pool is",
         "compare with hosts in the same mode only; without that mode, copies and the cost of a wrong node differ",
     )
 

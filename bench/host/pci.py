@@ -1,4 +1,4 @@
-"""What lies between a GPU and host memory: the IOMMU, and PCIe bridges with Access Control Services (ACS)."""
+"""What is between a GPU and host memory: the IOMMU, and PCIe bridges with Access Control Services (ACS)."""
 
 import re
 import struct

@@ -94,7 +94,7 @@ def test_a_new_history_has_the_tables_of_a_migrated_one(old, tmp_path):
 def test_a_newer_history_is_refused_with_both_versions(old):
     with sqlite3.connect(old) as connection:
         connection.execute("pragma user_version = 99")
-    with pytest.raises(HistoryError, match=f"version 99, this program knows up to {SCHEMA_VERSION}"), open_history(old):
+    with pytest.raises(HistoryError, match=f"version 99, this program reads up to {SCHEMA_VERSION}"), open_history(old):
         pass
 
 
