@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from bench.errors import StudyError
 from bench.records.base import DamagedRecord, convert
@@ -43,16 +44,26 @@ _ADVICE = "write {run: [PROGRAM, ARGUMENT, ...], read: wall}, or one text in the
 
 
 def read_command(value: Any, where: str, folder: Path) -> CommandBlock:
-    """The block, with its folder as an absolute path. folder: of the study file. Raise StudyError."""
+    """The block, with its folder, and those of its variants, as absolute paths. folder: of the study file.
+
+    Raise StudyError.
+    """
     if isinstance(value, str):
         value = {"run": value}
     if not isinstance(value, Mapping):
         raise StudyError(f"found {value!r}, allowed is a mapping of keys to values", where, not_json(value) or _ADVICE)
     plain = {str(key): _split(key, item, f"{where}.{key}") for key, item in value.items()}
-    plain |= {"cwd": str((folder / str(plain.get("cwd", "."))).absolute())}
-    block = _converted(plain, where)
+    block = _converted(_anchored({"cwd": "."} | plain, folder), where)
+    variants = {name: _anchored(changes, folder) for name, changes in block.variants.items()}
+    block = structs.replace(block, variants=variants)
     _check(block, where)
     return block
+
+
+def _anchored(keys: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The keys with cwd, where it is one of them and a path, from `folder`."""
+    cwd = keys.get("cwd")
+    return keys | {"cwd": str((folder / cwd).absolute())} if isinstance(cwd, str) else keys
 
 
 def models_of(block: CommandBlock, where: str) -> tuple[Model, ...]:

@@ -54,7 +54,7 @@ def read_model(value: Any, where: str) -> Model:
         if isinstance(heads, bool) or not isinstance(heads, int) or heads < 0:
             raise StudyError(f"found {shown(heads)}, allowed is a whole number from 1", f"{where}.heads")
         return Model(patch_size=patch_size, depth=depth, dim=dim, heads=heads)
-    hint = f" (did you mean timm:{text}?)" if text in timm_names() else ""
+    hint = f" (did you mean timm:{text}?)" if isinstance(text, str) and text in timm_names() else ""
     raise StudyError(f"{text!r} is not the name of a model{hint}", where, _ADVICE)
 
 

@@ -28,6 +28,8 @@ def test_text_is_split_and_the_folder_is_that_of_the_file():
     block = study({"run": "bench 'a b' --c", "cwd": "sub"}).command
     assert block.run == ("bench", "a b", "--c") and block.cwd == "/where/it/is/sub"
     assert study("bench --c").command.run == ("bench", "--c")
+    (model,) = study({"run": "bench", "variants": {"other": {"cwd": "sub"}}}).models
+    assert model.command.cwd == "/where/it/is/sub"
 
 
 def test_cells_are_named_by_variant_and_have_no_traced_run():
@@ -69,6 +71,7 @@ def test_key_is_what_is_started_and_read_not_where_it_starts():
         ({"run": ["a"], "variants": {"x": {"gpus": "two"}}}, "variants.x.gpus", "two"),
         ({"run": ["a\0b"]}, "command.run[0]", "Expected `str` matching regex"),
         ({"run": ["a"], "env": {"KEY": "a\0b"}}, "command.env[...]", "Expected `str` matching regex"),
+        ({"run": ["a"], "cwd": 1}, "command.cwd", "Expected `str`"),
         ({"run": ["a\udcff"]}, "command", "not UTF-8"),
         ({"run": "a 'b"}, "command.run", "cannot be split"),
         (["a"], "command", "allowed is a mapping"),

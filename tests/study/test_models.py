@@ -108,6 +108,8 @@ def test_model_listed_twice_is_measured_twice(folder):
         ({"model": "pt2:net.pt2", "sha256": "0"}, "matching regex"),
         ({"model": "timm:resnet50", "size": 3}, "allowed is a name or a mapping with the keys model, heads"),
         (7, "7 is not the name of a model"),
+        ([7], "[7] is not the name of a model"),
+        ({"model": {}}, "{} is not the name of a model"),
     ],
 )
 def test_model_that_does_not_exist_is_refused(folder, model, what):
