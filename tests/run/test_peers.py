@@ -124,6 +124,8 @@ def test_killed_peer_fails_the_run_and_is_tried_twice(tmp_path: Path) -> None:
 
 
 TOO_MUCH_MB = 2**20
+# A ring holds a limited number of batches: large ones, so that it is as large as it says.
+LARGE = {"image_size": 1024, "batch_size": 4}
 
 
 @pytest.mark.slow
@@ -132,7 +134,7 @@ def test_failure_of_a_peer_is_the_reason(tmp_path: Path, monkeypatch: pytest.Mon
         return structs.replace(peer_cell(cell, peer), memory_size_mb=TOO_MUCH_MB)
 
     monkeypatch.setattr("bench.run.peers.peer_cell", too_large)
-    record = Call(tmp_path).ended()
+    record = Call(tmp_path, memory_size_mb=256, **LARGE).ended()
     assert (record.status, record.attempts) == ("oom", 1)
     assert record.reason.startswith("peer on GPU 1: ") and "memory_size_mb" in record.advice
     assert record.peers[0].status == "oom"
@@ -141,12 +143,12 @@ def test_failure_of_a_peer_is_the_reason(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.slow
 def test_first_failure_is_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def small(cell: Cell, peer: PeerPlacement) -> Cell:
-        return structs.replace(peer_cell(cell, peer), memory_size_mb=1)
+        return structs.replace(peer_cell(cell, peer), memory_size_mb=256)
 
     monkeypatch.setattr("bench.run.peers.peer_cell", small)
     # As on a host with enough memory, which other processes use.
     monkeypatch.setattr("bench.study.grid._check_memory", lambda *_: None)
-    record = Call(tmp_path, memory_size_mb=TOO_MUCH_MB).ended()
+    record = Call(tmp_path, memory_size_mb=TOO_MUCH_MB, **LARGE).ended()
     assert record.status == "oom" and "peer" not in record.reason
 
 
