@@ -163,6 +163,7 @@ def test_name_of_a_trace_does_not_reach_the_terminal_raw(tmp_path: Path) -> None
 # Streams
 
 
+@pytest.mark.slow
 def test_study_is_measured_when_stdout_is_closed_or_full(tmp_path: Path) -> None:
     study(tmp_path)
     words = (
@@ -324,6 +325,7 @@ def test_night_of_the_future_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_night_of_the_past_is_explained(tmp_path: Path) -> None:
     (tmp_path / "nightly.yaml").write_text("studies: [{study: nothing.yaml}]")
     done = luigi(tmp_path, "NightlySweep", "--date", "2020-01-01", "--config-file", "nightly.yaml")

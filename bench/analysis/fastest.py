@@ -6,8 +6,9 @@ from collections.abc import Hashable, Sequence
 import msgspec
 
 from bench.analysis.axes import shared_settings
+from bench.analysis.metric import inverse_change
 from bench.analysis.pairs import compared, identity
-from bench.analysis.statistics import Estimate, estimate, inverse_change
+from bench.analysis.statistics import Estimate, estimate
 from bench.analysis.verdicts import has_enough_pairs, rules_of
 from bench.records.results import Execution, Fastest, Interval, MeasuredCell, Rules, Value
 from bench.records.study import EXECUTION_SETTINGS, Study

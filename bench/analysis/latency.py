@@ -10,8 +10,9 @@ import numpy as np
 from msgspec.structs import replace
 
 from bench.analysis.crossing import ProcessValue, crossed_sample
+from bench.analysis.metric import inverse_change
 from bench.analysis.pairs import class_of, counted_pairs
-from bench.analysis.statistics import Estimate, Floats, Sample, estimate, inverse_change, sample_of, unpaired
+from bench.analysis.statistics import Estimate, Floats, Sample, estimate, sample_of, unpaired
 from bench.analysis.verdicts import is_headline, judge, judged
 from bench.records.results import CellRun, Change, Changes, Interval, Measure, MeasuredCell, Rules
 from bench.records.study import Design, Settings

@@ -8,6 +8,9 @@ from msgspec.structs import replace
 from bench.records.metric import Measured
 from bench.records.results import CellMetric
 
+# The end of an interval that is not known at all: finite, as JSON has no other numbers.
+_MOST_CHANGE = 1e304
+
 
 def cell_metric(found: Sequence[Measured]) -> CellMetric | None:
     """Of the runs that count. Other metrics only where every run has them."""
@@ -30,3 +33,8 @@ def cell_metric(found: Sequence[Measured]) -> CellMetric | None:
             for key in common
         },
     )
+
+
+def inverse_change(penalty: float) -> float:
+    """From 1 - a / b to b / a - 1."""
+    return 1 / (1 - penalty) - 1 if penalty < 1 else _MOST_CHANGE

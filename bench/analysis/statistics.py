@@ -32,8 +32,6 @@ _SMALLEST_SD = 1e-6
 # Beyond a factor of e^36 a penalty is 1 in a float; beyond e^709 the end of an interval is infinite.
 _MOST_LOG = 36.0
 _MOST_END_LOG = 700.0
-# The end of an interval that is not known at all: finite, as JSON has no other numbers.
-_MOST_CHANGE = 1e304
 
 
 @dataclass(frozen=True)
@@ -240,11 +238,6 @@ def repeats_to_decide(found: Estimate, power: float = 0.8) -> int | None:
 def same_alpha(confidence: float) -> float:
     """Level of each of the two one-sided tests of SAME; stricter where the data were looked at before."""
     return SAME_ALPHA if confidence <= CONFIDENCE else SAME_ALPHA_AFTER_LOOKS
-
-
-def inverse_change(penalty: float) -> float:
-    """From 1 - a / b to b / a - 1."""
-    return 1 / (1 - penalty) - 1 if penalty < 1 else _MOST_CHANGE
 
 
 def _planned_sd(sd: Floats, df: Floats) -> Floats:

@@ -10,7 +10,7 @@ import msgspec
 
 from bench.analysis.axes import value_of
 from bench.analysis.links import ceiling
-from bench.analysis.statistics import inverse_change
+from bench.analysis.metric import inverse_change
 from bench.records.base import Direction
 from bench.records.results import AxisComparison, Contention, Line, LinkEntry, MeasuredCell, PeerMeans, Results, Sum
 from bench.report.plots.style import Picture

@@ -73,10 +73,11 @@ def test_run_writes_a_study_file_that_can_be_used_again(tmp_path, monkeypatch):
     ],
 )
 def test_wrong_usage_is_refused(tmp_path, monkeypatch, options, what):
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
     found = CliRunner().invoke(main, ["run", *options])
     assert found.exit_code != 0 and what in found.output
-    assert not [*tmp_path.parent.glob("*/study.yaml"), *tmp_path.iterdir()]
+    assert [*tmp_path.rglob("*")] == [tmp_path / "work"]
 
 
 @pytest.mark.slow

@@ -68,6 +68,7 @@ def quiet():
     return quiet_rates(90)
 
 
+@pytest.mark.slow
 def test_alarms_at_a_loss_of_5_percent_never_in_60_quiet_nights(nights, quiet):
     for number, row in enumerate(quiet[:29], 1):
         assert nights.night(number, rates_of(row)).ok

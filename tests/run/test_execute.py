@@ -33,6 +33,7 @@ def run(tmp_path: Path, repeat: int | str = 1, **changes: object) -> tuple[RunDi
     return directory, record, reports
 
 
+@pytest.mark.slow
 def test_timed_run_has_nine_windows_and_reports_progress(tmp_path: Path) -> None:
     directory, record, reports = run(tmp_path)
     assert (record.status, record.attempts, record.exit_code) == ("ok", 1, 0)

@@ -29,6 +29,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return mark
 
 
+@pytest.mark.slow
 def test_run_imports_nothing_from_the_current_directory(tmp_path: Path, planted: Path) -> None:
     _, record, _ = run(tmp_path)
     assert (record.status, record.reason) == ("ok", "")

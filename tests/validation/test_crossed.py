@@ -1,5 +1,7 @@
 """The promises about crossings on few simulated studies, and through run records as a user has them."""
 
+import pytest
+
 from bench.analysis import crossing
 from tests.validation import crossed
 
@@ -8,6 +10,7 @@ def kept(figures):
     return [figure for figure in figures if figure.ok is False] == []
 
 
+@pytest.mark.slow
 def test_intervals_of_processes_cover():
     assert kept(crossed.coverage(1500))
 
@@ -20,6 +23,7 @@ def test_crossings_find_what_they_state():
     assert kept(crossed.power(1000)) and kept(crossed.same_above_margin(1000))
 
 
+@pytest.mark.slow
 def test_records_through_the_report_hold_the_truth():
     figures = list(crossed.reports(1))
     assert kept(figure for figure in figures if "covers" not in figure.promise)

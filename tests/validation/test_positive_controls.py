@@ -41,6 +41,7 @@ def test_a_process_that_hangs_is_ended(tmp_path, monkeypatch):
         runner(tmp_path).process(lambda: time.sleep(60))
 
 
+@pytest.mark.slow
 def test_processes_and_results_of_a_whole_measurement(tmp_path):
     out = tmp_path / "controls.json"
     found = measure(runner(tmp_path), [TINY], repeats=3, measure_s=0.02, out=out)

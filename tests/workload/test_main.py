@@ -94,6 +94,7 @@ def test_allocation_that_fails_is_oom(tmp_path):
     assert "reduce batch_size or memory_size_mb" in stderr
 
 
+@pytest.mark.slow
 def test_any_other_failure_is_a_crash_with_its_text(tmp_path):
     code, result, stderr = ended(tmp_path, "traced", "--trace", "/proc/no/trace.json.gz", model=NO_COMPUTE)
     assert (code, result["failure"]["status"]) == (3, "crashed")

@@ -6,7 +6,7 @@ lower is a value that is 43 % larger, and the value is what a reader knows.
 
 from dataclasses import dataclass
 
-from bench.analysis.statistics import inverse_change
+from bench.analysis.metric import inverse_change
 from bench.records.metric import Better, Metric
 from bench.records.results import CellMetric
 
