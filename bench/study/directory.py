@@ -335,10 +335,14 @@ def _read_host(name: str) -> Host:
 
 
 def find(definition: StudyDefinition, output_dir: Path) -> RunDirectory | None:
-    """The run directory that resolve() would complete, without creating one."""
+    """The run directory that resolve() would complete, without creating one. Raise StudyError if it cannot be read."""
     folder = output_dir.resolve() / definition.name
-    entry = read_index(folder).get(study_fingerprint(definition.as_json(), socket.gethostname()))
-    return RunDirectory(folder / entry.path) if entry and _is_complete(folder / entry.path) else None
+    try:
+        entry = read_index(folder).get(study_fingerprint(definition.as_json(), socket.gethostname()))
+        return RunDirectory(folder / entry.path) if entry and _is_complete(folder / entry.path) else None
+    except OSError as error:
+        advice = "make it readable, or choose another folder with --output-dir"
+        raise StudyError(f"cannot read there: {error.strerror}", str(folder), advice) from None
 
 
 def _own_entry(entry: IndexEntry | None, fresh: bool, invocation: str) -> IndexEntry | None:

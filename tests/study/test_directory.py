@@ -1,5 +1,6 @@
 """The run directory of a study: found again, made anew, refused when the host has changed; and its plan."""
 
+import errno
 import json
 import shutil
 from itertools import pairwise
@@ -16,7 +17,7 @@ from bench.records.study import TRACED
 from bench.storage import write_json
 from bench.study.directory import RunDirectory, find, resolve
 from bench.study.duration import BY_OPERATIONS
-from bench.study.load import StudyDefinition, read_study
+from bench.study.load import StudyDefinition, load_study, read_study
 from bench.study.plan import plan, render
 from tests.host.made_hosts import host_topology
 
@@ -235,3 +236,14 @@ def test_plan_skips_an_earlier_study_that_cannot_be_read(tmp_path: Path) -> None
     (other / "runs").mkdir()
     (other / "runs" / "cell_r1.json").write_text("{}")
     assert plan(study(), tmp_path).runs_to_do == 4
+
+
+def test_a_folder_that_cannot_be_read_is_refused_by_name(tmp_path, monkeypatch):
+    """As where a share is withdrawn; root reads every folder of a disk."""
+
+    def stale(folder):
+        raise OSError(errno.ESTALE, "Stale file handle", str(folder))
+
+    monkeypatch.setattr("bench.study.directory.read_index", stale)
+    with pytest.raises(StudyError, match="cannot read there: Stale file handle"):
+        find(load_study("quick_test"), tmp_path)
