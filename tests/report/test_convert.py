@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jsonschema
+import msgspec
 import pytest
 from msgspec.structs import replace
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
@@ -17,17 +17,14 @@ from bench.report.convert import bencher, openmetrics
 
 NUMASTUDY = Path(sys.executable).parent / "numastudy"
 EXAMPLE = Path(__file__).parents[2] / "docs/reference/example_two_nodes"
-# https://bencher.dev/docs/reference/bencher-metric-format
-MEASURE = {
-    "type": "object",
-    "properties": {name: {"type": "number"} for name in ("value", "lower_value", "upper_value")},
-    "required": ["value"],
-    "additionalProperties": False,
-}
-BENCHER = {
-    "type": "object",
-    "patternProperties": {".+": {"type": "object", "patternProperties": {".+": MEASURE}, "minProperties": 1}},
-}
+
+
+class Measure(msgspec.Struct, forbid_unknown_fields=True):
+    """As in the schema of https://bencher.dev/docs/reference/bencher-metric-format"""
+
+    value: float
+    lower_value: float | msgspec.UnsetType = msgspec.UNSET
+    upper_value: float | msgspec.UnsetType = msgspec.UNSET
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +34,7 @@ def results() -> Results:
 
 def test_bencher_has_every_cell_and_comparison(results: Results) -> None:
     found = json.loads(bencher(results))
-    jsonschema.validate(found, BENCHER)
+    msgspec.convert(found, dict[str, dict[str, Measure]])
     assert len(found) == len(results.cells) + len(results.penalties)
     cell, entry = results.cells[0], results.penalties[0]
     assert found[cell.name]["throughput"]["value"] == cell.throughput_samples_s
