@@ -83,7 +83,7 @@ NODE = "sys/devices/system/node/node0"
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "words"),
     [
         (f"{NODE}/cpulist", os.mkfifo, "neither a file nor a folder"),
         (f"{NODE}/meminfo", "/dev/zero", "a link that leads out"),
@@ -98,7 +98,7 @@ NODE = "sys/devices/system/node/node0"
         (f"{NODE}/meminfo", bytes(80 << 20), ""),
     ],
 )  # fmt: skip
-def test_hostile_recorded_host_is_refused(tmp_path: Path, file: str, content: object, said: str) -> None:
+def test_hostile_recorded_host_is_refused(tmp_path: Path, file: str, content: object, words: str) -> None:
     root = Path(shutil.copytree(host_root("two_sockets"), tmp_path / "host"))
     (tmp_path / "private").write_text("a secret")
     path = root / file
@@ -111,10 +111,10 @@ def test_hostile_recorded_host_is_refused(tmp_path: Path, file: str, content: ob
         content(path)
     done = call(tmp_path, "doctor", "--root", root, timeout=20)
     assert "secret" not in done.stdout + done.stderr and "Traceback" not in done.stderr
-    if said:
-        refused(done, said)
+    if words:
+        refused(done, words)
     if file.endswith("cpulist"):
-        refused(call(tmp_path, "plan", "QuickTest", "--root", root, timeout=20), said)
+        refused(call(tmp_path, "plan", "QuickTest", "--root", root, timeout=20), words)
 
 
 # Names

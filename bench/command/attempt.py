@@ -328,7 +328,7 @@ def _ended(end: ChildEnd, tail: list[str]) -> str:
 
 
 def _program(argv: list[str], variables: Mapping[str, str], cwd: Path) -> Program | None:
-    """What argv[0] stands for; None where that is not a file that can be looked at."""
+    """The file that argv[0] names; None where that is not a file that can be looked at."""
     name = str(cwd / argv[0]) if "/" in argv[0] else argv[0]
     path = shutil.which(name, path=variables.get("PATH"))
     try:

@@ -34,7 +34,7 @@ def with_latency(cell, p50_us, p99_us=None, window_spread=0.01, noise=0.002, see
 
 
 def two(p50=(400.0, 440.0), p99=(500.0, 500.0), spread=(0.01, 0.01), sd=0.3, runs=6):
-    """Throughput too noisy to tell anything, as of launch-bound cells."""
+    """Throughput too noisy for any verdict, as of launch-bound cells."""
     return [
         with_latency(
             made_cell(noisy(1000, runs, sd, seed=node), cpu_node=node), p50[node], p99[node], spread[node], seed=node

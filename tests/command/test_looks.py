@@ -34,7 +34,7 @@ ALL = f"0-{os.cpu_count() - 1}"
 
 @pytest.fixture
 def guard() -> Iterator[int]:
-    """This stands for the guard: a process with a child and a grandchild that holds 20 MiB."""
+    """In place of the guard: a process with a child and a grandchild that holds 20 MiB."""
     parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-S', '-c', {HOLD!r}]); time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-S", "-c", parent], stdout=subprocess.PIPE, start_new_session=True)
     process.stdout.readline()

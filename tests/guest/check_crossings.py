@@ -33,15 +33,15 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         machine.cut_power()
 
 
-def told(machine: Machine, *arguments: str) -> dict[str, Any]:
-    said = machine.run(sys.executable, "-m", "tests.guest.crossings", *arguments, timeout_s=800)
-    print(said)
-    return json.loads(said.rstrip().splitlines()[-1])
+def result_of(machine: Machine, *arguments: str) -> dict[str, Any]:
+    printed = machine.run(sys.executable, "-m", "tests.guest.crossings", *arguments, timeout_s=800)
+    print(printed)
+    return json.loads(printed.rstrip().splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def found(nodes: Machine) -> dict[str, Any]:
-    return told(nodes)
+    return result_of(nodes)
 
 
 def proved(one: dict[str, Any], mem_node: str) -> None:
@@ -83,7 +83,7 @@ def test_full_node_is_out_of_memory_for_its_cell_alone(found: dict[str, Any], ho
 
 def test_study_over_its_nodes_is_proved_in_every_run(nodes: Machine) -> None:
     """Two processes are rounded up to three, one born on each node, all forked from one interpreter."""
-    study = told(nodes, "study", "/disk")
+    study = result_of(nodes, "study", "/disk")
     assert study["repeats"] == 3 and len(study["runs"]) == 9
     assert sorted(run["born"] for run in study["runs"].values()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     for run in study["runs"].values():

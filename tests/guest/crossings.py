@@ -248,9 +248,9 @@ def crossed(
         os._exit(code)
     os.close(write)
     with os.fdopen(read, "rb") as answer:
-        said = answer.read()
+        received = answer.read()
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return json.loads(said) if said else {"exit": code}
+    return json.loads(received) if received else {"exit": code}
 
 
 def _cross(asked: Group, sabotage: Callable[[Any], None] | None) -> dict[str, Any]:

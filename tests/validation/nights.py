@@ -115,13 +115,13 @@ def creeping(night: np.ndarray, over: int = 100) -> np.ndarray:
 
 @dataclass
 class Lived:
-    """alarms: nights in which a cell without a loss was called slower. told: nights that found cell 0 slower.
+    """alarms: nights in which a cell without a loss was called slower. reported: nights that found cell 0 slower.
 
     guarded: cell 0, in the 30th night. again: cells measured a second time.
     """
 
     alarms: int = 0
-    told: list[int] = field(default_factory=list)
+    reported: list[int] = field(default_factory=list)
     guarded: bool = False
     again: int = 0
 
@@ -166,7 +166,7 @@ def live(
             lossy = set(range(lost_cells)) if loss is not no_loss else set()
             lived.alarms += bool(slower - lossy)
             if 0 in slower:
-                lived.told.append(night - history + 1)
+                lived.reported.append(night - history + 1)
             if night - history + 1 == min(30, nights):
                 lived.guarded = judged[0].guarded
         for at in range(cells):
@@ -217,7 +217,7 @@ def false_alarms(index: int, years: int, cells: int = CELLS) -> list[Figure]:
 def lost_in_a_night(index: int, spans: int, cells: int = CELLS) -> list[Figure]:
     noise = NOISES[index]
     lived = [live(noise, np.random.default_rng([index, 1, span]), 31, cells, one_night) for span in range(spans)]
-    found = [30 in one.told for one in lived if one.guarded]
+    found = [30 in one.reported for one in lived if one.guarded]
     goal = hardly_below(0.90) if noise.promised else None
     promise = "nights: 5 % lost in a night, found if guarded"
     return [rate(promise, f"{noise.name}, {cells} cells", found, goal)] if found else []
@@ -226,8 +226,9 @@ def lost_in_a_night(index: int, spans: int, cells: int = CELLS) -> list[Figure]:
 def lost_little_by_little(index: int, spans: int, cells: int = 6) -> list[Figure]:
     noise = NOISES[index]
     lived = [live(noise, np.random.default_rng([index, 2, span]), 170, cells, creeping) for span in range(spans)]
-    told = [bool(one.told) for one in lived]
-    return [rate("nights: 5 % lost over 100, told within 170", f"{noise.name}, {cells} cells", told, at_least(0.80))]
+    reported = [bool(one.reported) for one in lived]
+    promise = "nights: 5 % lost over 100, reported within 170"
+    return [rate(promise, f"{noise.name}, {cells} cells", reported, at_least(0.80))]
 
 
 def young_history(nights: int, spans: int, cells: int) -> list[Figure]:
@@ -236,7 +237,7 @@ def young_history(nights: int, spans: int, cells: int) -> list[Figure]:
         live(NOISES[0], np.random.default_rng([nights, cells, span]), 1, cells, last_night, nights)
         for span in range(spans)
     ]
-    found = [1 in one.told for one in lived if one.guarded]
+    found = [1 in one.reported for one in lived if one.guarded]
     case = f"{nights} nights of history, {cells} cells"
     figures = [rate("nights: guarded", case, [one.guarded for one in lived], None)]
     if found:
@@ -249,14 +250,14 @@ def last_night(night: np.ndarray) -> np.ndarray:
 
 
 def lost_by_the_host(spans: int) -> list[Figure]:
-    """All cells lose 5 % for good: pending in the first night, told in the second."""
+    """All cells lose 5 % for good: pending in the first night, reported in the second."""
     lived = [
         live(NOISES[0], np.random.default_rng([9, span]), 32, loss=from_now_on, lost_cells=CELLS)
         for span in range(spans)
     ]
-    told = [bool(one.told) and one.told[0] <= 31 for one in lived]
-    promise = "nights: 5 % lost by the host, told in the second"
-    return [rate(promise, f"normal, {CELLS} cells", told, at_least(0.90))]
+    reported = [bool(one.reported) and one.reported[0] <= 31 for one in lived]
+    promise = "nights: 5 % lost by the host, reported in the second"
+    return [rate(promise, f"normal, {CELLS} cells", reported, at_least(0.90))]
 
 
 def from_now_on(night: np.ndarray) -> np.ndarray:

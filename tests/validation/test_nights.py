@@ -9,12 +9,12 @@ from tests.validation.nights import NOISES, live, lost_little_by_little, one_nig
 
 def test_nights_without_a_loss_have_no_alarm():
     lived = live(NOISES[0], np.random.default_rng(1), 40, 12)
-    assert (lived.alarms, lived.told) == (0, [])
+    assert (lived.alarms, lived.reported) == (0, [])
 
 
 def test_a_loss_of_a_night_is_found_in_that_night():
     lived = live(NOISES[0], np.random.default_rng(1), 31, 12, one_night)
-    assert (lived.alarms, lived.told, lived.guarded) == (0, [30], True)
+    assert (lived.alarms, lived.reported, lived.guarded) == (0, [30], True)
 
 
 def test_a_level_that_allows_for_nothing_alarms(monkeypatch):

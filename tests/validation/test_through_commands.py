@@ -27,8 +27,8 @@ def test_compare_ends_with_3_for_a_loss_only():
 
 @pytest.mark.slow
 def test_nights_on_disk_show_a_creeping_loss():
-    alarms, told = through_nights(80, 30)
-    assert alarms.value == 0 and told.ok
+    alarms, reported = through_nights(80, 30)
+    assert alarms.value == 0 and reported.ok
 
 
 @pytest.mark.parametrize("name", NOISES)

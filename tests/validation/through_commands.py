@@ -202,7 +202,7 @@ def through_nights(nights: int, loss_from: int, seed: int = 0) -> list[Figure]:
     rng = np.random.default_rng([2, seed])
     names = cell_names()[:6]
     spreads = rng.uniform(0.0016, 0.0075, len(names))
-    told, alarms = [], []
+    reported, alarms = [], []
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder) / "history.db"
         for number in range(1, nights + 1):
@@ -215,12 +215,12 @@ def through_nights(nights: int, loss_from: int, seed: int = 0) -> list[Figure]:
             planned = NightlyStudy("NumaStudy", Path(results.run_directory))
             night = judge_night(night_of(number), HOST, [planned], database, 28)
             slower = {cell.name for cell in night.studies[0].cells if cell.verdict is NightlyVerdict.SLOWER}
-            told.append(names[0] in slower)
+            reported.append(names[0] in slower)
             alarms.append(bool(slower - {names[0]}))
     case = f"normal, {len(names)} cells"
     return [
         rate("night: a false alarm", case, alarms, at_most(0.01)),
-        rate("night: 5 % lost over 60 nights, told", case, [any(told)], at_least(1.0)),
+        rate("night: 5 % lost over 60 nights, reported", case, [any(reported)], at_least(1.0)),
     ]
 
 

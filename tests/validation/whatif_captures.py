@@ -254,25 +254,26 @@ def compare(out: Path) -> None:
         for condition, (windows, factors) in conditions.items():
             truth, low, high = _loss(base[1], windows)
             is_known = (high - low) / 2 <= KNOWN
-            said = []
+            shown = []
             for untraced in (None, base[2]):
                 [gpu] = _answers(base[0], factors, untraced)
                 found = [one for one in gpu.copies if one.factor in factors]
                 estimates = [one.estimate for one in found if one.estimate]
                 if not estimates:
-                    said.append(f"refused {gpu.refusals}")
+                    shown.append(f"refused {gpu.refusals}")
                     continue
                 ends = min(one[0] for one in estimates), max(one[1] for one in estimates)
                 holds = ends[0] - TOLERANCE <= truth <= ends[1] + TOLERANCE
-                said.append(f"[{100 * ends[0]:.1f}, {100 * ends[1]:.1f}] {'holds' if holds else 'MISSES'}")
+                shown.append(f"[{100 * ends[0]:.1f}, {100 * ends[1]:.1f}] {'holds' if holds else 'MISSES'}")
                 if is_known and untraced is None:
                     known, held = known + 1, held + holds
                 if is_known and untraced is not None:
                     errors.append(abs(sum(ends) / 2 - truth))
             print(
                 f"{name}, {condition}, x {min(factors):.3f} to {max(factors):.3f}: measured {100 * truth:.1f} "
-                f"[{100 * low:.1f}, {100 * high:.1f}] %{'' if is_known else ' (not well known)'}; as traced {said[0]}; "
-                f"untraced time given {said[1]}; at most {100 * max(one.at_most for one in found):.1f}"
+                f"[{100 * low:.1f}, {100 * high:.1f}] %{'' if is_known else ' (not well known)'}; "
+                f"as traced {shown[0]}; untraced time given {shown[1]}; "
+                f"at most {100 * max(one.at_most for one in found):.1f}"
             )
     print(f"of {known} conditions known to +-{100 * KNOWN:g} points the range holds in {held}")
     if errors:
