@@ -511,12 +511,13 @@ class Crossing(Record, frozen=True, kw_only=True):
 class Group(Record, frozen=True, kw_only=True):
     """What one process of a crossing is asked to do: the file that it reads. Times in seconds.
 
-    measure_s: all windows with their lead-ins. solo: also measure the stages in isolation. seed: of the schedule.
+    measure_s: all windows with their lead-ins, where their noise asks for no more. solo: also measure the stages in
+    isolation. seed: of the schedule.
     """
 
     crossing: Crossing
     cells: list[Cell]
-    measure_s: Positive = 3.0
+    measure_s: Positive = 1.5
     window_s: Positive = 0.02
     lead_s: Positive = 0.02
     seed: int = 0

@@ -56,7 +56,8 @@ from bench.workload.turns import (
 
 _USE_OTHER_NODES = "start numastudy where the cpuset has the node, or leave the node out (--numa-nodes)"
 PILOT_ROUNDS = 2
-# After the rounds, batches that support a p99: in every process where that is quick, else in the first of a birth.
+# Batches that support a p99: timed after the rounds where that is quick. Batches of slow models are timed inside the
+# windows, where two events are nothing beside one; what they lack is added in the first process of a birth.
 LATENCY_BATCHES, LATENCY_S = 300, 1.0
 
 
@@ -71,6 +72,7 @@ class _Placement:
     certifier: Certifier | None = None
     warmed: WarmedUp | None = None
     windows: list[Window] = field(default_factory=list)
+    latencies_us: list[float] = field(default_factory=list)
     result: Result | None = None
 
 
@@ -96,6 +98,8 @@ class _Crossing:
         self.placements = [_Placement(cell, node_cpus(cell.cpu_node) & allowed) for cell in turned]
         self.last: _Placement | None = None
         self.lead_batches, self.batches = MIN_LEAD_BATCHES, MIN_BATCHES
+        self.no_latency = no_latency(group.cells[0].direction)
+        self.marks: LatencyMarks | None = None
 
     def run(self) -> tuple[Crossing, list[CrossedCell]]:
         first, phases = self.group.cells[0], self.phases
@@ -142,6 +146,9 @@ class _Crossing:
         pace_s = self._warm_up()
         self.phases.mark("warmup")
         usable, planned = self._usable(), 0
+        if not self.no_latency and pace_s * LATENCY_BATCHES > LATENCY_S:
+            self.marks = LatencyMarks(self.pipeline.device)
+            self.marks.prepare(self.batches)
         round_s = 2 * len(usable) * (self.lead_batches + self.batches) * pace_s
         size = planned_rounds(len(usable), self.group.measure_s, round_s)
         for extension in range(MOST_EXTENSIONS):
@@ -270,10 +277,17 @@ class _Crossing:
         faults, start_ns = minor_faults(), time.perf_counter_ns()
         if pipeline.copies.back:
             opened, closed = (pipeline.device.event(timing=True) for _ in range(2))
-            ends = [*[None] * (lead - 1), opened, *[None] * (self.batches - 1), closed]
-            pipeline.run(lead + self.batches, beat, ends=ends)
+            starts, ends = self.marks.events(self.batches) if self.marks else ([None] * self.batches,) * 2
+            pipeline.run(
+                lead + self.batches,
+                beat,
+                starts=[*[None] * lead, *starts],
+                ends=[*[None] * (lead - 1), opened, *ends[:-1], ends[-1] or closed],
+            )
             pipeline.drain()
-            duration_s = opened.elapsed_time(closed) / 1e3
+            duration_s = opened.elapsed_time(ends[-1] or closed) / 1e3
+            if self.marks:
+                placement.latencies_us += self.marks.read_us()
         else:
             # Nothing comes back whose end could be marked.
             pipeline.run(lead, beat)
@@ -306,21 +320,21 @@ class _Crossing:
         assert warmed is not None and certifier is not None
         self._place(placement)
         self.last = placement
-        reason, latencies_us = no_latency(cell.direction), []
-        if not reason:
+        most = LATENCY_BATCHES if self.group.solo else batches_for(LATENCY_S, warmed.batch_s, 1)
+        missing = min(LATENCY_BATCHES, most) - len(placement.latencies_us)
+        if missing > 0 and not self.no_latency:
             marks = LatencyMarks(pipeline.device)
-            most = LATENCY_BATCHES if self.group.solo else batches_for(LATENCY_S, warmed.batch_s, 1)
-            count = min(LATENCY_BATCHES, most)
-            marks.prepare(count)
-            run_window(pipeline, count, certifier.see_cpu, marks)
-            latencies_us = marks.read_us()
+            marks.prepare(missing)
+            run_window(pipeline, missing, certifier.see_cpu, marks)
+            placement.latencies_us += marks.read_us()
         certificate = certifier.finish()
         issue = issue_us(pipeline, warmed.batch_s) if self.group.solo else None
         solo = solo_us(pipeline, warmed.batch_s, issue) if issue is not None else None
         result = result_of(
             cell, Mode.CROSSED, pipeline, warmed, placement.windows, certificate, self.phases.seconds["compile"]
         )
-        placement.result = replace(result, latency_us=latency(latencies_us, reason), issue_us=issue, solo_us=solo)
+        latency_us = latency(placement.latencies_us, self.no_latency)
+        placement.result = replace(result, latency_us=latency_us, issue_us=issue, solo_us=solo)
 
 
 def minor_faults() -> int:
