@@ -5,12 +5,12 @@ between two windows is where the process runs and where its rings are, and nothi
 """
 
 import gc
+import math
 import os
 import random
 import resource
 import time
 from dataclasses import dataclass, field
-from math import inf
 
 import torch
 from msgspec.structs import replace
@@ -56,8 +56,8 @@ from bench.workload.turns import (
 
 _USE_OTHER_NODES = "start numastudy where the cpuset has the node, or leave the node out (--numa-nodes)"
 PILOT_ROUNDS = 2
-# Batches that support a p99: timed after the rounds where that is quick. Batches of slow models are timed inside the
-# windows, where two events are nothing beside one; what they lack is added in the first process of a birth.
+# Batches that support a p99. Those of slow models are timed inside the windows, where two events are nothing beside a
+# batch, and what the windows lack in the first process of a birth; those of fast models in turns after the rounds.
 LATENCY_BATCHES, LATENCY_S = 300, 1.0
 
 
@@ -99,7 +99,6 @@ class _Crossing:
         self.last: _Placement | None = None
         self.lead_batches, self.batches = MIN_LEAD_BATCHES, MIN_BATCHES
         self.no_latency = no_latency(group.cells[0].direction)
-        self.marks: LatencyMarks | None = None
 
     def run(self) -> tuple[Crossing, list[CrossedCell]]:
         first, phases = self.group.cells[0], self.phases
@@ -146,9 +145,8 @@ class _Crossing:
         pace_s = self._warm_up()
         self.phases.mark("warmup")
         usable, planned = self._usable(), 0
-        if not self.no_latency and pace_s * LATENCY_BATCHES > LATENCY_S:
-            self.marks = LatencyMarks(self.pipeline.device)
-            self.marks.prepare(self.batches)
+        marked = not self.no_latency and pace_s * LATENCY_BATCHES > LATENCY_S
+        marks = self._marks(self.batches) if marked else None
         round_s = 2 * len(usable) * (self.lead_batches + self.batches) * pace_s
         size = planned_rounds(len(usable), self.group.measure_s, round_s)
         for extension in range(MOST_EXTENSIONS):
@@ -156,12 +154,14 @@ class _Crossing:
             self.progress.enter(Phase.MEASURING, len(orders) * 2 * len(usable) * self.batches)
             for number, order in enumerate(orders):
                 for turn, index in enumerate(order):
-                    self._window(usable[index], planned + number, turn)
+                    window = self._window(usable[index], planned + number, turn, self.batches, marks)
+                    usable[index].windows.append(window)
             planned += len(orders)
             # By the noise alone, never by the size or the sign of an effect.
             if max(self._errors(usable).values(), default=0.0) <= LARGEST_ERROR:
                 break
         self.phases.mark("measure")
+        self._time_latencies(pace_s)
         for placement in usable:
             self._finish(placement)
         self.progress.enter(Phase.DONE)
@@ -175,7 +175,7 @@ class _Crossing:
             pilot_pace_s=pace_s,
             threads=len(os.listdir("/proc/self/task")),
             born_bytes=self.born_bytes,
-            error={name: error for name, error in self._errors(usable).items() if error < inf},
+            error={name: error for name, error in self._errors(usable).items() if error < math.inf},
             carry_over={
                 placement.cell.name: change
                 for placement in usable
@@ -246,21 +246,40 @@ class _Crossing:
         for number in range(PILOT_ROUNDS):
             self._count_batches(pace_s)
             pilots = [
-                self._window(usable[index], 0, turn)
+                self._window(usable[index], 0, turn, self.batches)
                 for order in schedule(len(usable), 1, f"{self.seed}/pilot{number}")[:1]
                 for turn, index in enumerate(order)
             ]
             pace_s = min(window.batch_s for window in pilots)
         self._count_batches(pace_s)
-        for placement in usable:
-            placement.windows.clear()
         return pace_s
 
     def _count_batches(self, pace_s: float) -> None:
         self.lead_batches = batches_for(self.group.lead_s, pace_s, MIN_LEAD_BATCHES)
         self.batches = batches_for(self.group.window_s, pace_s, MIN_BATCHES)
 
-    def _window(self, placement: _Placement, number: int, turn: int) -> Window:
+    def _time_latencies(self, pace_s: float) -> None:
+        """The latencies that the windows do not have, by turns too."""
+        usable = self._usable()
+        most = LATENCY_BATCHES if self.group.solo else batches_for(LATENCY_S, pace_s, 1)
+        missing = min(LATENCY_BATCHES, most) - min(len(placement.latencies_us) for placement in usable)
+        if missing <= 0 or self.no_latency:
+            return
+        orders = schedule(len(usable), 1, f"{self.seed}/latencies")
+        count = math.ceil(missing / (2 * len(orders)))
+        marks = self._marks(count)
+        for number, order in enumerate(orders):
+            for turn, index in enumerate(order):
+                self._window(usable[index], number, turn, count, marks)
+
+    def _marks(self, count: int) -> LatencyMarks:
+        marks = LatencyMarks(self.pipeline.device)
+        marks.prepare(count)
+        return marks
+
+    def _window(
+        self, placement: _Placement, number: int, turn: int, batches: int, marks: LatencyMarks | None = None
+    ) -> Window:
         """A turn: place, lead-in where the placement was moved to, window, look.
 
         The window begins with the end of the lead-in's last batch and nothing is drained in between: a drained window
@@ -271,30 +290,33 @@ class _Crossing:
         began_ns = time.perf_counter_ns()
         moved = self._place(placement)
         move_us = (time.perf_counter_ns() - began_ns) // 1000
-        lead = 1 if self.last is placement else self.lead_batches
+        # A latency counts from where all slots are in use.
+        stays = len(pipeline.slots) if marks else 1
+        lead = stays if self.last is placement else self.lead_batches
         self.last = placement
         beat = self.progress.counting(certifier.see_cpu)
         faults, start_ns = minor_faults(), time.perf_counter_ns()
         if pipeline.copies.back:
             opened, closed = (pipeline.device.event(timing=True) for _ in range(2))
-            starts, ends = self.marks.events(self.batches) if self.marks else ([None] * self.batches,) * 2
+            starts, ends = marks.events(batches) if marks else ([None] * batches,) * 2
             pipeline.run(
-                lead + self.batches,
+                lead + batches,
                 beat,
                 starts=[*[None] * lead, *starts],
                 ends=[*[None] * (lead - 1), opened, *ends[:-1], ends[-1] or closed],
             )
             pipeline.drain()
             duration_s = opened.elapsed_time(ends[-1] or closed) / 1e3
-            if self.marks:
-                placement.latencies_us += self.marks.read_us()
+            if marks:
+                placement.latencies_us += marks.read_us()
         else:
             # Nothing comes back whose end could be marked.
             pipeline.run(lead, beat)
             pipeline.drain()
-            duration_s = run_window(pipeline, self.batches, beat).duration_s
-        window = Window(
-            batches=self.batches,
+            duration_s = run_window(pipeline, batches, beat).duration_s
+        certifier.glance()
+        return Window(
+            batches=batches,
             duration_s=duration_s,
             start_ns=start_ns,
             minor_faults=minor_faults() - faults,
@@ -304,9 +326,6 @@ class _Crossing:
             move_us=move_us,
             lead_batches=lead,
         )
-        placement.windows.append(window)
-        certifier.glance()
-        return window
 
     def _errors(self, usable: list[_Placement]) -> dict[str, float]:
         """By cell, the error of its ratio to the first placement."""
@@ -314,19 +333,12 @@ class _Crossing:
         return {other.cell.name: yuen_error(half_ratios(base.windows, other.windows, len(usable))) for other in others}
 
     def _finish(self, placement: _Placement) -> None:
-        """Latencies and, where asked for, the stages in isolation; then the last look, which counts every page."""
+        """Where asked for, the stages in isolation; then the last look, which counts every page."""
         cell, pipeline = placement.cell, self.pipeline
         warmed, certifier = placement.warmed, placement.certifier
         assert warmed is not None and certifier is not None
         self._place(placement)
         self.last = placement
-        most = LATENCY_BATCHES if self.group.solo else batches_for(LATENCY_S, warmed.batch_s, 1)
-        missing = min(LATENCY_BATCHES, most) - len(placement.latencies_us)
-        if missing > 0 and not self.no_latency:
-            marks = LatencyMarks(pipeline.device)
-            marks.prepare(missing)
-            run_window(pipeline, missing, certifier.see_cpu, marks)
-            placement.latencies_us += marks.read_us()
         certificate = certifier.finish()
         issue = issue_us(pipeline, warmed.batch_s) if self.group.solo else None
         solo = solo_us(pipeline, warmed.batch_s, issue) if issue is not None else None
