@@ -113,3 +113,9 @@ def test_an_axis_without_effect_has_its_bound_in_the_title():
     found = findings([same, matters], {})
     assert what_matters(found) == "What matters: CUDA graph. What does not: dtype."
     assert found[1].lead == "Dtype does not matter: no difference above 0.4 %, against fp32"
+
+
+def test_a_title_states_that_no_value_was_measured():
+    lines = line("a", None, None), line("b", None, None)
+    found = made.axis(*lines, base={"dtype": "fp32"}, state=AxisState.NOT_MEASURED)
+    assert axis_title(found) == "Dtype was not measured, against fp32"

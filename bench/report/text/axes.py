@@ -126,7 +126,7 @@ def _undecided(reason: UndecidedReason | None, compared: Sequence[Line], several
             ", but in none beyond the noise after correction for their number",
         )
     pairs = plural(max((line.pairs for line in compared), default=0), "pair")
-    most = max(abs(end) for line in compared for end in line.interval or (0.0,))
+    most = max((abs(end) for line in compared for end in line.interval or ()), default=0.0)
     return (
         f"{'are' if several else 'is'} not decided",
         f": at most {upper_bound(most)} either way (95 %), from {pairs} a comparison",
