@@ -11,7 +11,7 @@ from itertools import combinations
 from statistics import fmean, variance
 from typing import TypeVar
 
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 from bench.analysis.statistics import CONFIDENCE, Sample, welch_error
 from bench.records.results import (
@@ -259,8 +259,8 @@ def welch(base: Sequence[float], new: Sequence[float]) -> Difference:
         return Difference(value, None, None)
     parts = [variance(side) / len(side) for side in (base, new)]
     error, df = welch_error(parts, [len(base), len(new)])
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * error
-    p = 2 * float(stats.t.sf(abs(value) / error, df)) if error else float(value == 0)
+    half = float(stdtrit(df, (1 + CONFIDENCE) / 2)) * error
+    p = 2 * float(stdtr(df, -abs(value) / error)) if error else float(value == 0)
     return Difference(value, (value - half, value + half), p)
 
 
@@ -302,5 +302,5 @@ def _timed(cell: MeasuredCell) -> list[CellRun]:
 def _student(values: Sequence[float]) -> Interval | None:
     if len(values) < 2:
         return None
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * math.sqrt(variance(values) / len(values))
+    half = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * math.sqrt(variance(values) / len(values))
     return fmean(values) - half, fmean(values) + half

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from scipy import stats
+from scipy.special import chdtri
 
 from bench.analysis.load import measured_at
 from bench.analysis.pairs import class_of, compared, identity, throughputs
@@ -100,7 +100,7 @@ def _spread(same: list[MeasuredCell]) -> ProcessSpread | None:
         noise_class=class_of(*same),
         runs=sum(map(len, logs)),
         spread=spread,
-        upper=spread * float(np.sqrt(df / stats.chi2.ppf(0.2, df))),
+        upper=spread * float(np.sqrt(df / chdtri(df, 0.8))),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from scipy import stats
+from scipy.special import chdtri, stdtrit
 
 from bench.analysis.aggregate import measured_cells, unmeasured_cells
 from bench.analysis.axes import axes, matched
@@ -194,13 +194,13 @@ def pairs_for(found: Estimate, target: float, optimism: float = 0.5) -> int:
         raise StudyError(f"{found.label}: one pair has no spread", "--target-precision", "measure more")
     sd = found.sd
     if optimism != 0.5:
-        sd *= float(np.sqrt(found.df / stats.chi2.ppf(optimism, found.df)))
+        sd *= float(np.sqrt(found.df / chdtri(found.df, 1 - optimism)))
     # d(penalty) = (1 - penalty) d(log ratio)
     reach = -float(np.log1p(-min(target / (1 - found.penalty), 0.999999)))
     needed = found.pairs
     for _ in range(50):
         df = max(found.df + needed - found.pairs, 1.0)
-        quantile = float(stats.t.ppf((1 + found.confidence) / 2, df))
+        quantile = float(stdtrit(df, (1 + found.confidence) / 2))
         step = int(np.ceil((quantile * sd / reach) ** 2))
         if step == needed:
             break

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from scipy.special import stdtrit
+from scipy.special import chdtri, stdtr, stdtrit
 
 from bench.errors import StudyError
 from bench.records.results import Drift, Interval, NoiseClass
@@ -158,13 +157,11 @@ def estimate(samples: Sequence[Sample], confidence: float = CONFIDENCE, margin: 
     sd = np.sqrt(np.maximum([sample.variance for sample in samples], _SMALLEST_SD**2))
     mean = np.clip([sample.mean for sample in samples], -_MOST_LOG, _MOST_LOG)
     error = sd * np.sqrt([sample.scale for sample in samples])
-    t = stats.t.ppf([[(1 + confidence) / 2], [0.8]], df)
+    t = stdtrit(df, [[(1 + confidence) / 2], [0.8]])
     half = t[0] * error
     with np.errstate(invalid="ignore"):
-        p_difference = 2 * stats.t.sf(np.abs(mean) / error, df)
-        p_same = np.maximum(
-            stats.t.sf((mean - np.log1p(-margin)) / error, df), stats.t.cdf((mean - np.log1p(margin)) / error, df)
-        )
+        p_difference = 2 * stdtr(df, -np.abs(mean) / error)
+        p_same = np.maximum(stdtr(df, (np.log1p(-margin) - mean) / error), stdtr(df, (mean - np.log1p(margin)) / error))
         mde = -np.expm1(-_planned_sd(error, df) * (t[0] + t[1]))
     return [
         Estimate(
@@ -213,7 +210,7 @@ def repeats_to_decide(found: Estimate, power: float = 0.8) -> int | None:
     def decides(n: int, distance: float) -> bool:
         df = max(found.df + n - found.pairs, 1.0)
         # Both one-sided tests of SAME have to succeed: hence the half of the failures each.
-        quantiles = stats.t.ppf([1 - alpha / 2, power, 1 - same_alpha(found.confidence), (1 + power) / 2], df)
+        quantiles = stdtrit(df, [1 - alpha / 2, power, 1 - same_alpha(found.confidence), (1 + power) / 2])
         error = sd * np.sqrt(found.scale * found.pairs / n)
         return bool(max(quantiles[0] + quantiles[1], quantiles[2] + quantiles[3]) * error <= distance)
 
@@ -242,7 +239,7 @@ def same_alpha(confidence: float) -> float:
 
 def _planned_sd(sd: Floats, df: Floats) -> Floats:
     with np.errstate(invalid="ignore"):
-        planned: Floats = sd * np.sqrt(df / stats.chi2.ppf(1 - PLANNED_BOUND, df))
+        planned: Floats = sd * np.sqrt(df / chdtri(df, PLANNED_BOUND))
     return planned
 
 
@@ -308,7 +305,7 @@ def drift(runs: Sequence[Measured], confidence: float = CONFIDENCE) -> Drift | N
         return None
     slope = float(np.sum(w * x * y)) / leverage
     error = np.sqrt(float(np.sum(w * (y - slope * x) ** 2)) / df / leverage)
-    half = stats.t.ppf((1 + confidence) / 2, df) * error
+    half = stdtrit(df, (1 + confidence) / 2) * error
     levels = [
         np.sum(w[part] * y[part]) / np.sum(w[part])
         for part in np.array_split(np.argsort(at, kind="stable"), 5)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Scan = Mapping[int, float]
 NEARER_BY = 0.03
@@ -32,12 +31,15 @@ def near_nodes(births: Sequence[Sequence[Scan]], cpus_of: Mapping[int, Sequence[
     of_cpus = {node: values.mean(axis=0) for node, values in lowest.items()}
     level = {node: float(np.median(values)) for node, values in of_cpus.items()}
 
+    # It takes half a second to import, and reports import this module too.
+    from scipy.stats import mannwhitneyu
+
     def is_nearer(node: int, other: int) -> bool:
         if level[other] - level[node] < np.log1p(NEARER_BY):
             return False
         if not (_medians(lowest[node]) < _medians(lowest[other])).all():
             return False
-        test = stats.mannwhitneyu(of_cpus[node], of_cpus[other], alternative="less")
+        test = mannwhitneyu(of_cpus[node], of_cpus[other], alternative="less")
         return bool(test.pvalue <= LEVEL / gpus)
 
     order = sorted(level, key=level.__getitem__)

@@ -35,6 +35,7 @@ _STYLE: Any = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 8.0,
+    "axes.titley": 1.0,  # nothing is above an axis: without this all tick labels are measured once more
     "axes.edgecolor": "#C3CAD1",
     "axes.labelcolor": MUTED,
     "axes.titlecolor": INK,
