@@ -246,16 +246,29 @@ def whatif(
     show_default=True,
     help="report the number of repeats that would decide, up to this one",
 )
+@click.option("--base", "more_base", multiple=True, metavar="STUDY", help="BASE again, at another time; repeatable")
+@click.option("--new", "more_new", multiple=True, metavar="STUDY", help="NEW again, at another time; repeatable")
 @click.option("--force", is_flag=True, help="compare different machines too")
-def compare(base: str, new: str, output: str | None, margin: float, max_repeats: int, force: bool) -> None:
-    """Compare each cell of NEW with the same cell of BASE. Exit code 3 if something is slower.
+def compare(
+    base: str,
+    new: str,
+    output: str | None,
+    margin: float,
+    max_repeats: int,
+    more_base: tuple[str, ...],
+    more_new: tuple[str, ...],
+    force: bool,
+) -> None:
+    """Compare each cell of NEW with the same cell of BASE. Exit code 3 if something is slower, from six runs a side on.
 
-    BASE and NEW are run directories, or their results.json.
+    BASE and NEW are run directories, or their results.json. A host differs from one time to another: with two or three
+    studies of each side, measured by turns, the intervals are of studies and contain that.
     """
     from bench.compare import compare_command
     from bench.records.results import Rules
 
-    text, code = compare_command(base, new, output or "text", Rules(margin=margin, max_repeats=max_repeats), force)
+    rules = Rules(margin=margin, max_repeats=max_repeats)
+    text, code = compare_command((base, *more_base), (new, *more_new), output or "text", rules, force)
     show(text)
     sys.exit(code)
 

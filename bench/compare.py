@@ -1,8 +1,9 @@
-"""What changed between two studies: each cell of NEW against the cell of BASE with the same settings."""
+"""What changed between two studies, or several a side: each cell of NEW against that of BASE with the same settings."""
 
 import json
 import math
-from collections.abc import Hashable, Sequence
+import statistics
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,17 +12,19 @@ from msgspec.structs import replace
 from bench.analysis import latency
 from bench.analysis.crossing import design_of
 from bench.analysis.load import load, read_results, read_results_file
-from bench.analysis.pairs import class_of, runs_that_count, throughputs
-from bench.analysis.statistics import Estimate, Sample, estimate, holm, unpaired
-from bench.analysis.verdicts import judge, judged
+from bench.analysis.pairs import class_of, runs_between
+from bench.analysis.statistics import Estimate, Sample, estimate, holm, of_studies
+from bench.analysis.verdicts import is_headline, judge, judged
 from bench.errors import StudyError
 from bench.host.fingerprint import fingerprint_changes
 from bench.records.base import plain
 from bench.records.host import Fingerprint, FingerprintChange
 from bench.records.nightly import ComparedCell, ComparisonWarning, ComparisonWarningKind, StudyComparison
 from bench.records.results import Changes, Measure, MeasuredCell, Results, Rules, Verdict
+from bench.records.run import Outcome
+from bench.records.study import Settings
 from bench.report.tables import csv_table
-from bench.report.text.studies import UNIT, comparison_warning_text, with_text
+from bench.report.text.studies import comparison_warning_text, unit_text, with_text
 from bench.report.text.verdicts import MEASURES
 
 EXIT_SLOWER = 3
@@ -31,7 +34,42 @@ _CSV_OF_COMMAND = ("base_value", "new_value", "unit")
 _CSV_COLUMNS = ("name", "verdict", "effect", "low", "high", "base_samples_s", "new_samples_s", "text", "hint")
 _RULES = Rules()
 _ADVICE = "name a run directory, or its results.json"
-Pair = tuple[MeasuredCell, MeasuredCell]
+Cells = Sequence[MeasuredCell]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """One cell in the studies of each side that have it; at least one of each."""
+
+    base: Cells
+    new: Cells
+
+    @property
+    def settings(self) -> Settings:
+        return self.new[0].settings
+
+    def compared(self, several: bool) -> "Compared":
+        """several: see statistics.of_studies."""
+        name, noise = self.new[0].name, class_of(*self.base, *self.new)
+        known = runs_between((*self.base, *self.new))
+        sides = known[: len(self.base)], known[len(self.base) :]
+        base, new = ([runs for runs in side if runs] for side in sides)
+        runs = min(sum(map(len, base)), sum(map(len, new)))
+        if not runs:
+            return Compared(self, None, {}, 0)
+        before, after = ([[run.rate or 0.0 for run in own] for own in side] for side in (base, new))
+        others = latency.samples_of_studies(name, noise, base, new, several)
+        return Compared(self, of_studies(name, noise, before, after, several), others, runs)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A cell with what is estimated of it. sample: None where a side has no run. runs: of the side that has fewer."""
+
+    cell: Matched
+    sample: Sample | None
+    others: latency.Samples
+    runs: int
 
 
 @dataclass(frozen=True)
@@ -43,13 +81,15 @@ class HostDifferences:
 
 
 def compare_command(
-    base: str, new: str, output: str = "text", rules: Rules = _RULES, force: bool = False
+    base: Sequence[str], new: Sequence[str], output: str = "text", rules: Rules = _RULES, force: bool = False
 ) -> tuple[str, int]:
     """(what to print, exit code): the work of `numastudy compare BASE NEW`. output: text, json or csv.
 
-    Raises StudyError for places without results, and for hosts that cannot be compared unless forced.
+    base, new: the places of one study or several of each side. Raises StudyError for places without results, and for
+    hosts that cannot be compared unless forced.
     """
-    compared = compare(results_at(Path(base)), results_at(Path(new)), rules, force)
+    before, after = ([results_at(Path(place)) for place in side] for side in (base, new))
+    compared = compare(before, after, rules, force)
     slower = any(map(_is_slower, compared.cells))
     text = {"json": _as_json, "csv": _as_csv, "text": _as_text}[output](compared)
     return text, EXIT_SLOWER if slower else 0
@@ -74,58 +114,80 @@ def results_at(place: Path) -> Results:
     return read_results_file(place)
 
 
-def compare(base: Results, new: Results, rules: Rules = _RULES, force: bool = False) -> StudyComparison:
-    """Cells with the same settings against each other, as two independent groups of runs.
+def compare(
+    base: Sequence[Results], new: Sequence[Results], rules: Rules = _RULES, force: bool = False
+) -> StudyComparison:
+    """Cells with the same settings against each other, as two independent groups of runs, or of studies.
 
     The runs of two studies were not measured side by side: block r of one has nothing to do with block r of the
-    other. Whatever differs between the two times is therefore part of the effect. Intervals are Welch's; headline:
-    the difference holds after Holm's correction over the cells compared and their latencies.
-    Raises StudyError if the studies ran on different hardware (unless forced) or have no cell in common.
+    other. With one study a side, whatever differs between the two times is therefore part of the effect; with several
+    the study is the unit (statistics.of_studies). Intervals are Welch's; headline: the difference holds after Holm's
+    correction over the cells compared and their latencies, from six runs a side on.
+    Raises StudyError if the studies ran on different hardware (unless forced), have no cell in common, or if one is
+    listed twice on a side.
     """
-    differences = host_differences(base.device, base.fingerprint, new.device, new.fingerprint)
-    if differences.incomparable and not force:
-        texts = (warning.text for warning in _host_warnings(differences.incomparable))
+    _refuse_listed_twice(base)
+    _refuse_listed_twice(new)
+    changes = _host_changes([*base, *new])
+    if changes.incomparable and not force:
+        texts = (warning.text for warning in _host_warnings(changes.incomparable))
         raise StudyError(
             "these studies ran on different machines: " + "; ".join(texts),
             "fingerprint",
             "compare studies of one machine, or add --force to compare them anyway",
         )
-    matched, unmatched = _matched(base.cells, new.cells)
+    matched, unmatched = _matched(base, new)
     if not matched:
         raise StudyError("no cell of the two studies has the same settings", "compare", "run the same study twice")
-    samples = [_sample(*pair) for pair in matched]
-    # Either study may have been ended by its own intervals.
-    confidence = max(rules.confidence, base.rules.confidence, new.rules.confidence)
-    known = [sample for sample in samples if sample]
-    found = estimate(known, confidence, rules.margin)
-    level = replace(rules, confidence=confidence)
-    estimated = latency.changes([_other_samples(*pair) for pair in matched], level)
+    several = len(base) + len(new) > 2
+    compared = [cell.compared(several) for cell in matched]
+    # Any of the studies may have been ended by its own intervals.
+    level = replace(rules, confidence=max(rules.confidence, *(one.rules.confidence for one in (*base, *new))))
+    found = iter(estimate([one.sample for one in compared if one.sample], level.confidence, rules.margin))
+    effects = [next(found) if one.sample else None for one in compared]
     others = [
-        latency.judged_changes(own, fresh.settings, level, "processes")
-        for own, (_, fresh) in zip(estimated, matched, strict=True)
+        latency.judged_changes(own, one.cell.settings, level, "processes")
+        for own, one in zip(latency.changes([one.others for one in compared], level), compared, strict=True)
     ]
-    every = [*(one.p_difference for one in found), *(p for own in others for p in latency.p_values(own))]
+    every = [*(one.p_difference for one in effects if one), *(p for own in others for p in latency.p_values(own))]
     p_values = [p for p in every if p is not None]
     adjusted = dict(zip(p_values, holm(p_values), strict=True))
-    estimates = iter(found)
-    cells = []
-    for sample, pair, own in zip(samples, matched, others, strict=True):
-        one = next(estimates) if sample else None
-        holds = bool(one and one.p_difference is not None and adjusted[one.p_difference] <= 1 - confidence)
-        cells.append(_compared(one, *pair, rules, holds, latency.corrected(own, adjusted, level)))
-    warnings = [*_host_warnings(differences.incomparable), *_host_warnings(differences.notable)]
-    if not (plain(base.fingerprint) and plain(new.fingerprint)):
+    cells = [
+        _judged(one, effect, latency.corrected(own, adjusted, level, one.runs), adjusted, rules, level)
+        for one, effect, own in zip(compared, effects, others, strict=True)
+    ]
+    warnings = [*_host_warnings(changes.incomparable), *_host_warnings(changes.notable)]
+    if not all(plain(one.fingerprint) for one in (*base, *new)):
         warnings.append(_warning(ComparisonWarningKind.NO_FINGERPRINT))
-    if _is_same_study(base, new):
+    if any(_is_same_study(one, other) for one in base for other in new):
         warnings.append(_warning(ComparisonWarningKind.SAME_STUDY))
-    if any(design_of(old) is not design_of(fresh) for old, fresh in matched):
+    if any(len({design_of(own) for own in (*cell.base, *cell.new)}) > 1 for cell in matched):
         warnings.append(_warning(ComparisonWarningKind.DESIGN_DIFFERS))
     return StudyComparison(
         margin=rules.margin,
         max_repeats=rules.max_repeats,
-        cells=tuple(with_text(cell, rules, len(p_values)) for cell in cells),
+        base_studies=len(base),
+        new_studies=len(new),
+        cells=tuple(with_text(cell, rules, len(p_values), several) for cell in cells),
         warnings=(*warnings, *unmatched),
-        unit=UNIT,
+        unit=unit_text(len(base), len(new)),
+    )
+
+
+def _refuse_listed_twice(side: Sequence[Results]) -> None:
+    for at, one in enumerate(side):
+        if any(_is_same_study(one, other) for other in side[:at]):
+            advice = "name studies that were measured at different times"
+            raise StudyError("this study is listed twice on one side", one.run_directory, advice)
+
+
+def _host_changes(studies: Sequence[Results]) -> "HostDifferences":
+    """From the first study to each of the others, each change once."""
+    first = studies[0]
+    found = [host_differences(first.device, first.fingerprint, one.device, one.fingerprint) for one in studies[1:]]
+    return HostDifferences(
+        incomparable=tuple(dict.fromkeys(change for one in found for change in one.incomparable)),
+        notable=tuple(dict.fromkeys(change for one in found for change in one.notable)),
     )
 
 
@@ -143,23 +205,28 @@ def _is_same_study(base: Results, new: Results) -> bool:
     return base.run_directory == new.run_directory and base.fingerprint == new.fingerprint
 
 
-def _matched(base: Sequence[MeasuredCell], new: Sequence[MeasuredCell]) -> tuple[list[Pair], list[ComparisonWarning]]:
+def _matched(base: Sequence[Results], new: Sequence[Results]) -> tuple[list[Matched], list[ComparisonWarning]]:
     """Cells by key (a hash of the settings) and occurrence; then a warning for each that has no counterpart.
 
     Models from elsewhere are compared where their program changed too: that is why someone compares them.
     """
-    old, fresh = ({_known_as(cell): cell for cell in cells} for cells in (base, new))
-    changed = (
-        fresh[known_as].name
-        for known_as, cell in old.items()
-        if known_as in fresh and fresh[known_as].model.sha256 != cell.model.sha256
-    )
-    only_base = (cell.name for known_as, cell in old.items() if known_as not in fresh)
-    only_new = (cell.name for known_as, cell in fresh.items() if known_as not in old)
-    unmatched = [_warning(ComparisonWarningKind.ONLY_IN_BASE, cell=name) for name in only_base]
-    unmatched += [_warning(ComparisonWarningKind.ONLY_IN_NEW, cell=name) for name in only_new]
-    unmatched += [_warning(ComparisonWarningKind.PROGRAM_DIFFERS, cell=name) for name in changed]
-    return [(cell, fresh[known_as]) for known_as, cell in old.items() if known_as in fresh], unmatched
+    old, fresh = _by_identity(base), _by_identity(new)
+    matched = {known_as: Matched(cells, fresh[known_as]) for known_as, cells in old.items() if known_as in fresh}
+    kinds = ComparisonWarningKind
+    unmatched = [_warning(kinds.ONLY_IN_BASE, cell=cells[0].name) for one, cells in old.items() if one not in fresh]
+    unmatched += [_warning(kinds.ONLY_IN_NEW, cell=cells[0].name) for one, cells in fresh.items() if one not in old]
+    for one in matched.values():
+        if len({cell.model.sha256 for cell in (*one.base, *one.new)}) > 1:
+            unmatched.append(_warning(kinds.PROGRAM_DIFFERS, cell=one.new[0].name))
+    return list(matched.values()), unmatched
+
+
+def _by_identity(side: Sequence[Results]) -> dict[Hashable, list[MeasuredCell]]:
+    found: dict[Hashable, list[MeasuredCell]] = {}
+    for study in side:
+        for cell in study.cells:
+            found.setdefault(_known_as(cell), []).append(cell)
+    return found
 
 
 def _known_as(cell: MeasuredCell) -> Hashable:
@@ -169,41 +236,53 @@ def _known_as(cell: MeasuredCell) -> Hashable:
     return cell.gpu, cell.cpu_node, cell.mem_node, model.kind, model.name, cell.settings, cell.occurrence
 
 
-def _sample(old: MeasuredCell, fresh: MeasuredCell) -> Sample | None:
-    sides = [list(throughputs(cell).values()) for cell in (old, fresh)]
-    return unpaired(fresh.name, class_of(old, fresh), *sides) if all(sides) else None
-
-
-def _other_samples(old: MeasuredCell, fresh: MeasuredCell) -> latency.Samples:
-    return latency.unpaired_samples(fresh.name, old, fresh, [runs_that_count(cell) for cell in (old, fresh)])
-
-
-def _compared(
-    estimated: Estimate | None, old: MeasuredCell, fresh: MeasuredCell, rules: Rules, holds: bool, changes: Changes
+def _judged(
+    compared: Compared,
+    effect: Estimate | None,
+    changes: Changes,
+    adjusted: Mapping[float, float],
+    rules: Rules,
+    level: Rules,
 ) -> ComparedCell:
+    """adjusted: by p-value, what the correction makes of it. level: with the confidence of the intervals."""
+    old, fresh = compared.cell.base, compared.cell.new
     cell = ComparedCell(
-        name=fresh.name,
-        base_outcome=old.outcome,
-        new_outcome=fresh.outcome,
-        base_reason=old.reason,
-        new_reason=fresh.reason,
-        base_samples_s=old.throughput_samples_s,
-        new_samples_s=fresh.throughput_samples_s,
-        base_value=old.value if old.metric else None,
-        new_value=fresh.value if fresh.metric else None,
-        metric=fresh.metric.primary if fresh.metric else None,
+        name=fresh[0].name,
+        base_outcome=_outcome(old).outcome,
+        new_outcome=_outcome(fresh).outcome,
+        base_reason=_outcome(old).reason,
+        new_reason=_outcome(fresh).reason,
+        base_samples_s=_mean([one.throughput_samples_s for one in old]),
+        new_samples_s=_mean([one.throughput_samples_s for one in fresh]),
+        base_value=_mean([one.value if one.metric else None for one in old]),
+        new_value=_mean([one.value if one.metric else None for one in fresh]),
+        metric=next((one.metric.primary for one in fresh if one.metric), None),
         changes=changes,
+        runs=compared.runs,
     )
-    if estimated is None:
+    if effect is None:
         return cell
-    judgement = judge(estimated, fresh.settings, rules.max_repeats)
-    return replace(
+    judgement = judge(effect, compared.cell.settings, rules.max_repeats)
+    cell = replace(
         cell,
-        **judged(estimated, judgement),
-        effect=math.expm1(estimated.mean_log),
-        interval=estimated.interval and (-estimated.interval[1], -estimated.interval[0]),
-        headline=judgement.differs and holds,
+        **judged(effect, judgement),
+        effect=math.expm1(effect.mean_log),
+        interval=effect.interval and (-effect.interval[1], -effect.interval[0]),
     )
+    holds = effect.p_difference is not None and is_headline(
+        cell, effect.mean_log, adjusted[effect.p_difference], level, compared.runs
+    )
+    return replace(cell, headline=holds)
+
+
+def _outcome(cells: Cells) -> MeasuredCell:
+    """The first that has a throughput, else the first."""
+    return next((cell for cell in cells if cell.outcome is Outcome.OK), cells[0])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value]
+    return statistics.geometric_mean(known) if known else None
 
 
 def _host_warnings(changes: Sequence[FingerprintChange]) -> list[ComparisonWarning]:

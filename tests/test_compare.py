@@ -1,14 +1,18 @@
 import csv
 import io
 import json
+import math
 import re
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from msgspec.structs import replace
 from scipy import stats
 
-from bench.compare import compare, compare_command, host_differences, results_at
+from bench.cli import main
+from bench.compare import compare as compare_sides
+from bench.compare import compare_command, host_differences, results_at
 from bench.errors import StudyError
 from bench.records.base import plain
 from bench.records.host import Fingerprint, FingerprintChange
@@ -38,6 +42,11 @@ def study(tmp_path, levels, facts=FACTS, seed=0, sd=0.002, place="a", repeats=6,
         )
         cells.append(replace(cell, runs=runs, **changes))
     return replace(results, cells=tuple(cells))
+
+
+def compare(base, new, *more, **options):
+    """One study a side."""
+    return compare_sides([base], [new], *more, **options)
 
 
 @pytest.fixture
@@ -166,14 +175,14 @@ def test_a_failed_cell_has_its_reason(made):
 def test_the_command_prints_text_json_and_csv(made, places):
     base = places("base", made([1000, 1000]))
     new = places("new", made([900, 1000], seed=50, place="b"))
-    text, code = compare_command(base, new)
+    text, code = compare_command([base], [new])
     assert code == 3 and "pipeline_gpu0_numa0_vit0x0x0  SLOWER" in text
-    compared = json.loads(compare_command(base, new, "json")[0])
+    compared = json.loads(compare_command([base], [new], "json")[0])
     assert {"name", "verdict", "effect", "interval"} <= compared["cells"][0].keys()
-    rows = list(csv.DictReader(io.StringIO(compare_command(base, new, "csv")[0])))
+    rows = list(csv.DictReader(io.StringIO(compare_command([base], [new], "csv")[0])))
     assert [row["verdict"] for row in rows] == ["SLOWER", "SAME"]
     assert float(rows[0]["low"]) < float(rows[0]["effect"]) < float(rows[0]["high"])
-    assert compare_command(new, new)[1] == 0
+    assert compare_command([new], [new])[1] == 0
 
 
 def test_results_from_a_directory_and_from_its_file(made, places):
@@ -221,8 +230,8 @@ def test_spreads_that_differ_are_not_shared(made):
 def test_chance_differences_do_not_fail_the_command(made, places):
     codes = [
         compare_command(
-            places(f"base{seed}", made([1000] * 24, seed=1000 * seed, sd=0.01)),
-            places(f"new{seed}", made([1000] * 24, seed=1000 * seed + 500, sd=0.01, place="b")),
+            [places(f"base{seed}", made([1000] * 24, seed=1000 * seed, sd=0.01))],
+            [places(f"new{seed}", made([1000] * 24, seed=1000 * seed + 500, sd=0.01, place="b"))],
         )[1]
         for seed in range(1, 9)
     ]
@@ -240,3 +249,75 @@ def test_another_design_is_reported_and_compared(tmp_path):
     assert kinds(compared) == [ComparisonWarningKind.DESIGN_DIFFERS]
     assert all(cell.interval for cell in compared.cells)
     assert kinds(compare(results_at(fresh), results_at(fresh))) == [ComparisonWarningKind.SAME_STUDY]
+
+
+def afternoons(made, level, *, shifts, seed, **more):
+    """Studies of one cell, at times that differ by these shifts."""
+    return [
+        made([level * math.exp(shift)], seed=seed + 10 * at, place=f"{seed}{at}", **more)
+        for at, shift in enumerate(shifts)
+    ]
+
+
+def test_several_studies_a_side_are_compared_by_study(made):
+    base = afternoons(made, 1000, shifts=(0.0, 0.015, -0.01), seed=1)
+    new = afternoons(made, 1000, shifts=(0.012, 0.016, 0.02), seed=7)
+    one, three = compare(base[0], new[2]), compare_sides(base, new)
+    assert (one.cells[0].verdict, three.cells[0].verdict) == (Verdict.FASTER, Verdict.NOT_RESOLVABLE)
+    means = [[np.log(cell.throughput_samples_s) for study in side for cell in study.cells] for side in (new, base)]
+    low, high = stats.ttest_ind(*means, equal_var=False).confidence_interval()
+    assert three.cells[0].interval == pytest.approx((np.expm1(low), np.expm1(high)), rel=1e-3)
+    assert (three.base_studies, three.new_studies, three.cells[0].pairs, three.cells[0].runs) == (3, 3, 3, 18)
+    assert "3 studies of BASE and 3 of NEW" in three.unit and "at another time" in one.unit
+    assert "studies a side would" in three.cells[0].text and "--base" in three.cells[0].hint
+
+
+def test_loss_larger_than_what_times_differ_by_is_found_by_study(made, places):
+    sides = [
+        [places(f"{level}{at}", one) for at, one in enumerate(afternoons(made, level, shifts=(0, 0.002), seed=level))]
+        for level in (1000, 900)
+    ]
+    text, code = compare_command(*sides)
+    assert code == 3 and "SLOWER" in text
+    done = CliRunner().invoke(main, ["compare", sides[0][0], sides[1][0], "--base", sides[0][1], "--new", sides[1][1]])
+    assert done.exit_code == 3 and done.output.rstrip() == text
+
+
+def test_means_of_studies_that_agree_by_chance_hide_no_runs(made):
+    quiet = (0.0, 0.0)
+    base, new = (afternoons(made, 1000, shifts=quiet, seed=seed, sd=0.03) for seed in (1, 50))
+    (cell,) = compare_sides(base, new).cells
+    assert cell.pairs == 12 and cell.interval[1] - cell.interval[0] > 0.02
+
+
+def test_cell_of_one_study_a_side_has_no_interval_among_several(made):
+    base = [made([1000, 1000], place="a"), made([1000], seed=5, place="b")]
+    new = [made([1000, 900], seed=9, place="c"), made([1000], seed=15, place="d")]
+    both, single = compare_sides(base, new).cells
+    assert both.interval and single.interval is None
+    assert "from one study, which has no spread" in single.text
+
+
+def test_study_that_is_listed_twice_on_a_side_is_refused(made):
+    one, other = made([1000]), made([1000], place="b")
+    with pytest.raises(StudyError, match="listed twice"):
+        compare_sides([one, one], [other])
+
+
+@pytest.mark.parametrize(("runs", "level", "code"), [(5, 900, 0), (6, 900, 3), (3, 400, 3)])
+def test_exit_3_needs_six_runs_a_side_or_a_factor_of_two(made, places, runs, level, code):
+    base, new = made([1000], repeats=runs), made([level], repeats=runs, seed=50, place="b")
+    text, found = compare_command([places("base", base)], [places("new", new)])
+    assert found == code and ("6 would show" in text) == (code == 0)
+
+
+def test_processes_of_both_births_count_between_crossed_studies(tmp_path):
+    overrides = {"gpu_ids": [0], "numa_nodes": [0, 1], "models": ["vit16x8x768"]}
+    topology = topology_json(1, (0,), 2)
+    one, two = (
+        build_run_directory(
+            tmp_path / name, "numa_locality_study", overrides, topology=topology, crossed=crossed_process(0.01)
+        )
+        for name in ("one", "two")
+    )
+    assert [cell.runs for cell in compare(results_at(one), results_at(two)).cells] == [6, 6]

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from bench.analysis.crossing import ProcessValue, crossed_sample
 from bench.analysis.metric import inverse_change
 from bench.analysis.pairs import class_of, counted_pairs
-from bench.analysis.statistics import Estimate, Floats, Sample, estimate, sample_of, unpaired
+from bench.analysis.statistics import Estimate, Floats, Sample, estimate, of_studies, sample_of
 from bench.analysis.verdicts import is_headline, judge, judged
-from bench.records.results import CellRun, Change, Changes, Interval, Measure, MeasuredCell, Rules
+from bench.records.results import CellRun, Change, Changes, Interval, Measure, MeasuredCell, NoiseClass, Rules
 from bench.records.study import Design, Settings
 
 # A spread of six runs is hardly known: only much less, or more, is worth a statement.
@@ -33,6 +33,7 @@ _OF_RUN = {
 # Student (3 degrees of freedom) and 11 % with bursts: it is stated, and never a headline.
 CLAIMED = (Measure.LATENCY_P50, Measure.LATENCY_P99, Measure.SPREAD_IN_RUNS)
 Samples = dict[Measure, Sample]
+Runs = Sequence[CellRun]
 
 
 def paired_samples(label: str, base: MeasuredCell, other: MeasuredCell) -> Samples:
@@ -51,18 +52,30 @@ def paired_samples(label: str, base: MeasuredCell, other: MeasuredCell) -> Sampl
     return found
 
 
-def unpaired_samples(label: str, base: MeasuredCell, new: MeasuredCell, runs: Sequence[Sequence[CellRun]]) -> Samples:
-    """Of two studies. runs: those of each side that count."""
-    noise, found = class_of(base, new), {}
+def samples_of_studies(
+    label: str, noise: NoiseClass, base: Sequence[Runs], new: Sequence[Runs], several: bool = False
+) -> Samples:
+    """Of one cell. base, new: the runs that count, of each study of that side. several: see statistics.of_studies."""
+    found = {}
     for measure, field in _OF_RUN.items():
-        sides = [[value for run in side if (value := getattr(run, field))] for side in runs]
+        sides = [_known([[getattr(run, field) for run in runs] for runs in side]) for side in (base, new)]
         if all(sides):
-            found[measure] = unpaired(label, noise, sides[1], sides[0])
-    if min(map(len, runs)) >= FEWEST_FOR_SPREAD:
-        logs = [log_spreads([run.rate or 0.0 for run in side]) for side in runs]
-        spreads = [np.exp(np.clip(side, -_MOST_LOG, _MOST_LOG)) for side in logs]
-        found[Measure.SPREAD_BETWEEN_RUNS] = unpaired(label, noise, spreads[1].tolist(), spreads[0].tolist())
+            found[measure] = of_studies(label, noise, sides[1], sides[0], several)
+    if min(len(runs) for runs in (*base, *new)) >= FEWEST_FOR_SPREAD:
+        spreads = [[_spreads(runs) for runs in side] for side in (base, new)]
+        found[Measure.SPREAD_BETWEEN_RUNS] = of_studies(label, noise, spreads[1], spreads[0], several)
     return found
+
+
+def _known(studies: Sequence[Sequence[float | None]]) -> list[list[float]]:
+    """Without runs that do not have the measure, and studies where none has it."""
+    return [own for study in studies if (own := [value for value in study if value])]
+
+
+def _spreads(runs: Runs) -> list[float]:
+    logs = log_spreads([run.rate or 0.0 for run in runs])
+    spreads: list[float] = np.exp(np.clip(logs, -_MOST_LOG, _MOST_LOG)).tolist()
+    return spreads
 
 
 def log_spreads(rates: Sequence[float]) -> Floats:
@@ -112,13 +125,13 @@ def p_values(changes: Changes) -> list[float | None]:
     return [one.p_difference for measure, one in changes.items() if measure in CLAIMED]
 
 
-def corrected(changes: Changes, adjusted: Mapping[float, float], rules: Rules) -> Changes:
-    """adjusted: by p-value, what the correction makes of it."""
+def corrected(changes: Changes, adjusted: Mapping[float, float], rules: Rules, runs: int | None = None) -> Changes:
+    """adjusted: by p-value, what the correction makes of it. runs: see verdicts.is_headline."""
     return {
         measure: replace(
             one,
             p_adjusted=adjusted[one.p_difference],
-            headline=is_headline(one, -math.log1p(one.change), adjusted[one.p_difference], rules),
+            headline=is_headline(one, -math.log1p(one.change), adjusted[one.p_difference], rules, runs),
         )
         if measure in CLAIMED and one.p_difference is not None
         else one

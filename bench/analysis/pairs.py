@@ -1,6 +1,7 @@
 """Which runs are compared with which, and which node is the local one."""
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -124,6 +125,19 @@ def runs_that_count(cell: MeasuredCell) -> list[CellRun]:
     if any(run.crossing for run in runs):
         return counted_runs(runs, cell.cpu_node)
     return exclude_disturbed(runs, lambda run: run.disturbed)
+
+
+def runs_between(cells: Sequence[MeasuredCell]) -> list[list[CellRun]]:
+    """The runs of one cell in each of several studies that are compared: those that count, or of crossings all of them,
+    where the processes of each study started on the same nodes equally often: what a start decides is in all alike."""
+    births = [Counter(run.crossing and run.crossing.birth_cpu_node for run in _crossed(cell)) for cell in cells]
+    if births[0] and all(own == births[0] for own in births):
+        return [_crossed(cell) for cell in cells]
+    return [runs_that_count(cell) for cell in cells]
+
+
+def _crossed(cell: MeasuredCell) -> list[CellRun]:
+    return [run for run in runs_by_block(cell).values() if run.crossing]
 
 
 def throughputs(cell: MeasuredCell) -> Mapping[int, float]:

@@ -64,11 +64,12 @@ def penalties(
         here = placed.get((known.node, known.node)) if known else None
         if known is None or here is None:
             continue
-        placed = {placement: estimating_runs(cell, known) for placement, cell in placed.items()}
+        measured, placed = placed, {placement: estimating_runs(cell, known) for placement, cell in placed.items()}
         here = placed[known.node, known.node]
         for placement, there in placed.items():
             if placement != (known.node, known.node):
                 entry, sample = _entry(known, here, there)
+                entry = _with_runs(entry, measured[known.node, known.node], measured[placement])
                 entries.append(entry)
                 remote.append(there)
                 local_cells.append(here)
@@ -155,12 +156,19 @@ def _entry(local: LocalNode, here: MeasuredCell, there: MeasuredCell) -> tuple[P
         remote_cell=there.name,
         noise_class=class_of(here, there),
         disturbed_pairs=found.excluded,
-        timed_runs=_both(here, there, lambda run: True),
-        disturbed_runs=_both(here, there, lambda run: run.disturbed),
         design=found.design,
         births=birth_contrasts(here, there),
     )
     return entry, found.sample
+
+
+def _with_runs(entry: Penalty, here: MeasuredCell, there: MeasuredCell) -> Penalty:
+    """here, there: with all of their runs, those that chose the node too: a node that disturbs, disturbs each."""
+    return msgspec.structs.replace(
+        entry,
+        timed_runs=_both(here, there, lambda run: True),
+        disturbed_runs=_both(here, there, lambda run: run.disturbed),
+    )
 
 
 def _both(here: MeasuredCell, there: MeasuredCell, counts: Callable[[CellRun], bool]) -> tuple[int, int]:

@@ -17,6 +17,8 @@ from bench.errors import StudyError
 from bench.records.results import Drift, Interval, NoiseClass
 
 Floats = NDArray[np.float64]
+# The runs of each study.
+Studies = Sequence[Sequence[float]]
 CONFIDENCE = 0.95
 MARGIN = 0.02
 # Several looks at the data narrow the intervals by chance: 95 % would cover 92-94 % (docs/validity.md).
@@ -134,6 +136,27 @@ def unpaired(label: str, noise_class: NoiseClass, base: Sequence[float], new: Se
             df = min(df, float(sizes[smaller] - 1))
     mean = float(second.mean() - first.mean())
     return Sample(label, noise_class, mean, pooled, df, scale, min(len(first), len(second)))
+
+
+def of_studies(label: str, noise_class: NoiseClass, base: Studies, new: Studies, several: bool = False) -> Sample:
+    """ln(new / base) of the runs of one study a side or, where a side has several, of the studies (Kalibera & Jones,
+    ISMM 2013).
+
+    Then it is the wider of two: of the studies' means, which spread as the host does between two times, and of all
+    runs, as the means of two or three studies may agree by chance. A single study a side then has no spread.
+    """
+    by_runs = unpaired(label, noise_class, *([rate for runs in side for rate in runs] for side in (base, new)))
+    if not several:
+        return by_runs
+    means = [[float(np.exp(np.mean(_logs(np.asarray(runs), "study")))) for runs in side] for side in (base, new)]
+    return max((unpaired(label, noise_class, *means), by_runs), key=_half_width)
+
+
+def _half_width(sample: Sample) -> float:
+    """Of the interval of 95 %; infinite where there is no spread."""
+    if sample.df <= 0:
+        return math.inf
+    return float(stdtrit(sample.df, (1 + CONFIDENCE) / 2)) * math.sqrt(sample.variance * sample.scale)
 
 
 def welch_error(parts: Sequence[float], sizes: Sequence[int]) -> tuple[float, float]:

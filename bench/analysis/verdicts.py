@@ -105,10 +105,14 @@ def judge(found: Estimate, settings: Settings, max_repeats: int = Rules().max_re
     return Judgement(Verdict.UNDECIDED, Reason.FEW_REPEATS, Remedy.REPEAT, more)
 
 
-def is_headline(entry: Judged, log_ratio: float, p_adjusted: float, rules: Rules) -> bool:
-    """A difference that holds after correction (bench.analysis.claims), from enough pairs."""
+def is_headline(entry: Judged, log_ratio: float, p_adjusted: float, rules: Rules, runs: int | None = None) -> bool:
+    """A difference that holds after correction (bench.analysis.claims), from enough pairs.
+
+    runs: of two studies, where the units may be studies: of the side that has fewer.
+    """
     differs = entry.verdict in (Verdict.SLOWER, Verdict.FASTER)
-    return differs and p_adjusted <= 1 - rules.confidence and has_enough_pairs(log_ratio, entry.pairs, entry.design)
+    enough = has_enough_pairs(log_ratio, entry.pairs if runs is None else runs, entry.design)
+    return differs and p_adjusted <= 1 - rules.confidence and enough
 
 
 def has_enough_pairs(log_ratio: float, pairs: int, design: Design) -> bool:

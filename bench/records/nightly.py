@@ -286,12 +286,13 @@ class HistoryListing(Record, frozen=True, kw_only=True):
 
 
 class ComparedCell(Judged, frozen=True, kw_only=True):
-    """A cell of NEW against the cell of BASE with the same settings, as two independent groups of runs.
+    """A cell of NEW against the cell of BASE with the same settings, as two independent groups of runs, or of studies.
 
     effect: throughput of NEW / BASE - 1, negative is slower; interval likewise. None, and the outcomes say why, where
     one of the two has no timed run. base_value, new_value: of a command, in place of samples/s, and effect is that of
     their rates (Metric.rate); metric: that of NEW. changes: of latency and steadiness, in one
-    correction with the effects.
+    correction with the effects. runs: of the side that has fewer; where a side has several studies, pairs counts
+    studies if these spread more than the runs.
     """
 
     name: str
@@ -306,6 +307,7 @@ class ComparedCell(Judged, frozen=True, kw_only=True):
     new_value: float | None = None
     metric: Metric | None = None
     changes: Changes = {}
+    runs: Count = 0
 
 
 class ComparisonWarningKind(StrEnum):
@@ -334,6 +336,8 @@ class StudyComparison(Record, frozen=True, kw_only=True):
     schema: int = SCHEMA
     margin: float
     max_repeats: int
+    base_studies: Count = 1
+    new_studies: Count = 1
     cells: tuple[ComparedCell, ...]
     warnings: tuple[ComparisonWarning, ...]
     unit: str = ""

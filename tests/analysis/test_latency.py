@@ -3,7 +3,7 @@ import pytest
 from msgspec.structs import replace
 
 from bench.analysis.claims import claimed
-from bench.analysis.latency import SPREAD_MARGIN, log_spreads, paired_samples, unpaired_samples
+from bench.analysis.latency import SPREAD_MARGIN, log_spreads, paired_samples, samples_of_studies
 from bench.analysis.pairs import LocalNode, runs_that_count
 from bench.analysis.penalties import penalties as uncorrected
 from bench.records.results import LocalSource, Measure, Rules, Verdict
@@ -85,12 +85,12 @@ def test_without_latencies_there_is_nothing_to_compare():
 
 def test_two_studies_are_compared_as_independent_groups():
     base, new = two(p50=(400.0, 420.0))
-    found = unpaired_samples("x", base, new, [runs_that_count(cell) for cell in (base, new)])
+    found = samples_of_studies("x", base.noise_class, *([runs_that_count(cell)] for cell in (base, new)))
     assert found[Measure.LATENCY_P50].mean == pytest.approx(np.log(400 / 420), abs=0.005)
     assert set(found) == set(Measure)
 
 
 def test_spreads_of_many_runs_that_are_all_alike_but_one_are_compared():
     one, other = made_cell([1.0] * 99 + [1.1]), made_cell([1.0] * 99 + [1.2])
-    found = unpaired_samples("x", one, other, [runs_that_count(cell) for cell in (one, other)])
+    found = samples_of_studies("x", one.noise_class, *([runs_that_count(cell)] for cell in (one, other)))
     assert np.isfinite(found[Measure.SPREAD_BETWEEN_RUNS].mean)

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bench.analysis import penalties as module
 from bench.analysis.claims import claimed
@@ -176,3 +177,13 @@ def test_settings_are_not_mixed(placed_results):
     for entry in placed_results.penalties:
         local, remote = cells[entry.local_cell], cells[entry.remote_cell]
         assert local.settings == remote.settings and local.model == remote.model
+
+
+def test_disturbed_runs_of_both_blocks_are_counted_where_runs_choose_the_node():
+    def disturbed(cell, blocks):
+        return replace(cell, runs=tuple(replace(run, disturbed=run.block in blocks) for run in cell.runs))
+
+    near = disturbed(made_cell(noisy(1000), cpu_node=1), ())
+    far = disturbed(made_cell(noisy(900, seed=1), cpu_node=0), (1, 3, 4))
+    (entry,) = penalties([near, far], {0: LocalNode(1, LocalSource.RUNS)})
+    assert (entry.timed_runs, entry.disturbed_runs, entry.pairs) == ((6, 6), (0, 3), 2)

@@ -70,7 +70,7 @@ def _read_trace(path: Path) -> None:
 
 def results_json(data: bytes) -> None:
     with _file("results.json", data) as path, _file("base.json", _results()) as base, suppress(StudyError):
-        compare_command(str(base), str(path), "json", force=True)
+        compare_command([str(base)], [str(path)], "json", force=True)
 
 
 def run_directory(data: bytes) -> None:

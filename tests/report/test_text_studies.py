@@ -77,7 +77,7 @@ def test_nights_on_other_hardware():
          "no difference larger than 2 %: 0.0 % [−0.1, 0.1] %", ""),
         ({"effect": 0.0, "verdict": Verdict.UNDECIDED, "reason": Reason.ONE_PAIR, "remedy": Remedy.REPEAT,
           "repeats_needed": 3},
-         "undecided: no difference, from one pair, which has no spread", "measure at least 3 repeats (--repeats)"),
+         "undecided: no difference, from one run, which has no spread", "measure at least 3 repeats (--repeats)"),
         ({"new_outcome": Outcome.CRASHED, "new_reason": "killed by SIGSEGV", "new_samples_s": None},
          "not compared: NEW crashed: killed by SIGSEGV", ""),
         ({"base_samples_s": None, "new_outcome": Outcome.OOM, "new_samples_s": None},
@@ -85,7 +85,13 @@ def test_nights_on_other_hardware():
     ],
 )  # fmt: skip
 def test_a_cell_of_two_studies(cell, text, hint):
-    known = {"base_outcome": Outcome.OK, "new_outcome": Outcome.OK, "base_samples_s": 1.0, "new_samples_s": 1.0}
+    known = {
+        "base_outcome": Outcome.OK,
+        "new_outcome": Outcome.OK,
+        "base_samples_s": 1.0,
+        "new_samples_s": 1.0,
+        "runs": 6,
+    }
     compared = with_text(ComparedCell(name="a", **known | {"remedy": None} | cell), Rules())
     assert (compared.text, compared.hint) == (text, hint)
 

@@ -98,7 +98,7 @@ def two_studies(studies: int) -> list[Figure]:
 
 
 def _exits_slower(base: Results, new: Results) -> bool:
-    return any(cell.headline and cell.verdict is Verdict.SLOWER for cell in compare(base, new).cells)
+    return any(cell.headline and cell.verdict is Verdict.SLOWER for cell in compare([base], [new]).cells)
 
 
 def unequal_studies(studies: int) -> list[Figure]:
@@ -112,7 +112,7 @@ def unequal_studies(studies: int) -> list[Figure]:
                 replace(results(), cells=(made_cell((1000 * np.exp(rng.normal(0, sd, n))).tolist()),))
                 for n, sd in (first, second)
             )
-            low, high = compare(base, new).cells[0].interval or (0.0, 0.0)
+            low, high = compare([base], [new]).cells[0].interval or (0.0, 0.0)
             wrong.append(not low <= 0 <= high)
         case = f"{first[0]} runs of {100 * first[1]:g} % against {second[0]} of {100 * second[1]:g} %"
         figures.append(rate("compare: interval without 0, nothing changed", case, wrong, at_most(0.05)))

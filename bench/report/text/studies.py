@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from bench.analysis.verdicts import ENOUGH_REPEATS
 from bench.host.fingerprint import describe_change
 from bench.records.host import FingerprintChange
 from bench.records.nightly import (
@@ -18,7 +19,7 @@ from bench.records.nightly import (
 from bench.records.results import Rules
 from bench.records.run import Outcome
 from bench.report.text.scale import scale_of
-from bench.report.text.verdicts import DIFFERENT, change_text, effect_text, hint_text, verdict_text
+from bench.report.text.verdicts import DIFFERENT, RUNS, STUDIES, change_text, effect_text, hint_text, verdict_text
 from bench.units import exact_percent, percent, plural
 
 MOST_NAMES = 6
@@ -27,8 +28,8 @@ MOST_NAMES = 6
 # numastudy compare
 
 
-def with_text(cell: ComparedCell, rules: Rules, comparisons: int = 1) -> ComparedCell:
-    """The comparison of a cell with its text and hint. comparisons: how many were made with it."""
+def with_text(cell: ComparedCell, rules: Rules, comparisons: int = 1, several: bool = False) -> ComparedCell:
+    """The comparison of a cell with its text and hint. comparisons: how many were made with it; several: of studies."""
     if cell.effect is None:
         sides = (
             ("BASE", cell.base_samples_s or cell.base_value, cell.base_outcome, cell.base_reason),
@@ -40,18 +41,29 @@ def with_text(cell: ComparedCell, rules: Rules, comparisons: int = 1) -> Compare
         return replace(cell, text=f"not compared: {why}")
     # The wording of a verdict is in terms of penalties.
     penalty = replace(cell, interval=cell.interval and (-cell.interval[1], -cell.interval[0]))
-    text = verdict_text(penalty, -cell.effect, rules, scale_of(cell.metric))
-    if cell.verdict in DIFFERENT and not cell.headline and comparisons > 1:
-        text += f"; among {plural(comparisons, 'comparison')} this may be chance"
+    units = STUDIES if several else RUNS
+    text = verdict_text(penalty, -cell.effect, rules, scale_of(cell.metric), units)
+    if cell.verdict in DIFFERENT and not cell.headline and (comparisons > 1 or cell.runs < ENOUGH_REPEATS):
+        text += f"; {_why_chance(cell, comparisons)}"
     changes = {measure: replace(one, text=change_text(one)) for measure, one in cell.changes.items()}
-    return replace(cell, text=text, hint=hint_text(cell), changes=changes)
+    return replace(cell, text=text, hint=hint_text(cell, units), changes=changes)
 
 
-# Cells that shift by 1.5 % from one afternoon to another came out different in 43 % of comparisons.
-UNIT = (
-    "Each side is one study, at one time: what the host does otherwise at another time is part of every effect and of "
-    "no interval. Before a change is blamed, measure BASE once more and compare it with itself."
-)
+def _why_chance(cell: ComparedCell, comparisons: int) -> str:
+    if cell.runs < ENOUGH_REPEATS:
+        return f"of {plural(cell.runs, 'run')} a side this may be chance, {ENOUGH_REPEATS} would show"
+    return f"among {plural(comparisons, 'comparison')} this may be chance"
+
+
+def unit_text(base_studies: int, new_studies: int) -> str:
+    """What an interval is of. Cells that shift by 1.5 % between afternoons differed in 43 % of comparisons."""
+    if base_studies + new_studies == 2:
+        return (
+            "Each side is one study, at one time: what the host does otherwise at another time is part of every effect "
+            "and of no interval. Before a change is blamed, measure both again at other times: --base, --new."
+        )
+    sides = f"{plural(base_studies, 'study', 'studies')} of BASE and {new_studies} of NEW"
+    return f"The unit is the study: {sides}. What the host does otherwise at another time is in every interval."
 
 
 def comparison_warning_text(warning: ComparisonWarning) -> str:

@@ -1,6 +1,7 @@
 """Verdicts and what would make a comparison decidable."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from bench.records.results import (
     Change,
@@ -14,6 +15,7 @@ from bench.records.results import (
     Rules,
     Verdict,
 )
+from bench.records.study import Design
 from bench.report.text.scale import RATE, Scale, scale_of
 from bench.units import (
     change,
@@ -26,6 +28,19 @@ from bench.units import (
     upper_bound,
 )
 
+
+@dataclass(frozen=True)
+class Units:
+    """What an interval is made of, and what more of them is called."""
+
+    one: str
+    many: str
+    repeats: str = "repeats"
+
+
+RUNS = Units("run", "runs")
+STUDIES = Units("study", "studies", "studies a side")
+_OF_DESIGN: dict[Design, Units] = {"processes": Units("pair", "pairs"), "crossing": Units("process", "processes")}
 # An interval that extends to ten times the value says nothing.
 LARGEST_CHANGE = 10.0
 MEASURES = {
@@ -45,9 +60,14 @@ def effect_text(penalty: float, scale: Scale = RATE) -> str:
     return f"{percent(abs(scale.share(penalty)))} {scale.words[penalty < 0]}"
 
 
-def verdict_text(entry: Judged, penalty: float | None, rules: Rules, scale: Scale = RATE) -> str:
-    """One sentence for tables and reports, effect and interval included. penalty: that entry.interval is of."""
-    return _judged(entry, penalty, entry.interval, rules, scale)
+def verdict_text(
+    entry: Judged, penalty: float | None, rules: Rules, scale: Scale = RATE, units: Units | None = None
+) -> str:
+    """One sentence for tables and reports, effect and interval included. penalty: that entry.interval is of.
+
+    units: where they are not those of a study's design.
+    """
+    return _judged(entry, penalty, entry.interval, rules, scale, units or _OF_DESIGN[entry.design])
 
 
 def line_text(line: Line, rules: Rules, cells: Mapping[str, MeasuredCell]) -> str:
@@ -58,17 +78,21 @@ def line_text(line: Line, rules: Rules, cells: Mapping[str, MeasuredCell]) -> st
     ends = line.interval
     measured = cells.get(line.name)
     scale = scale_of(measured.metric if measured else None)
-    return _judged(line, -line.effect, (-ends[1], -ends[0]) if ends else None, rules, scale)
+    return _judged(line, -line.effect, (-ends[1], -ends[0]) if ends else None, rules, scale, _OF_DESIGN[line.design])
 
 
 def _judged(
-    entry: Judged, penalty: float | None, interval: tuple[float, float] | None, rules: Rules, scale: Scale
+    entry: Judged,
+    penalty: float | None,
+    interval: tuple[float, float] | None,
+    rules: Rules,
+    scale: Scale,
+    units: Units,
 ) -> str:
     if penalty is None or entry.reason is Reason.NOT_MEASURED:
         return "not measured: no block has both runs"
     if interval is None:
-        unit = "process" if entry.design == "crossing" else "pair"
-        return f"undecided: {effect_text(penalty, scale)}, from one {unit}, which has no spread"
+        return f"undecided: {effect_text(penalty, scale)}, from one {units.one}, which has no spread"
     shown = scale.share(interval[0]), scale.share(interval[1])
     effect = effect_with_interval(scale.share(penalty), shown, scale.words)
     if entry.reason is Reason.WITHIN_MARGIN:
@@ -82,20 +106,14 @@ def _judged(
         return f"{at_most}: {percent_interval(shown)}; with this noise a loss of nearly all could stay undetected"
     repeats = entry.repeats_needed or 0
     if entry.is_uninformative:
-        found = f"{effect_text(penalty, scale)} in {_units(entry)}, whose spread is hardly known"
-        return f"{at_most}: {found}; {repeats} repeats would show more"
+        found = f"{effect_text(penalty, scale)} in {plural(entry.pairs, units.one, units.many)}"
+        return f"{at_most}: {found}, whose spread is hardly known; {repeats} {units.repeats} would show more"
     if entry.reason is Reason.TOO_MANY_REPEATS_NEEDED:
         return (
-            f"{at_most}: {effect}; about {rounded_up(repeats)} repeats would decide, more than the "
+            f"{at_most}: {effect}; about {rounded_up(repeats)} {units.repeats} would decide, more than the "
             f"{rules.max_repeats} allowed"
         )
-    return f"{at_most}: {effect}; about {repeats} repeats would decide"
-
-
-def _units(entry: Judged) -> str:
-    if entry.design == "crossing":
-        return plural(entry.pairs, "process", "processes")
-    return plural(entry.pairs, "pair")
+    return f"{at_most}: {effect}; about {repeats} {units.repeats} would decide"
 
 
 def change_text(entry: Change) -> str:
@@ -117,11 +135,13 @@ def disturbed_text(entry: Penalty) -> str:
     return f"disturbed: {remote} of {plural(remotes, 'remote run')}, {local} of {plural(locals_, 'local run')}"
 
 
-def hint_text(entry: Judged) -> str:
-    """What would make the comparison decidable; empty where it is decided."""
+def hint_text(entry: Judged, units: Units | None = None) -> str:
+    """What would make the comparison decidable; empty where it is decided. units: see verdict_text."""
     repeats = entry.repeats_needed
     if entry.remedy is None:
         return ""
+    if units is STUDIES and entry.remedy is not Remedy.SEE_FAILED_RUNS:
+        return "further studies of both sides, at other times (--base, --new)"
     if entry.remedy is Remedy.REPEAT and entry.reason is Reason.ONE_PAIR:
         return f"measure at least {repeats} repeats (--repeats)"
     return {
