@@ -1,6 +1,6 @@
 """Programs on a GPU with slower copies: their untraced loss against what `numastudy whatif` says of the base trace.
 
-    python -m tests.validation.whatif_captures capture OUT    one GPU, nsys: about 10 minutes; again, it goes on
+    python -m tests.validation.whatif_captures capture OUT    one GPU, nsys: about 5 minutes; again, it resumes
     python -m tests.validation.whatif_captures compare OUT    no GPU: the table and how many ranges hold
 
 Copies are slowed by short rows (cudaMemcpy2DAsync, the same bytes). Their factor is timed untraced by events around
@@ -180,7 +180,7 @@ def programs(torch: Any, copier: Copier) -> dict[str, Callable[[], Batch]]:
 
 
 def work(out: Path, name: str) -> None:
-    """Inside nsys: time all conditions of a program untraced, by turns, then trace each once."""
+    """Inside nsys: time all conditions of a program untraced, by turns, then trace the base once."""
     import torch
 
     copier = Copier(torch)
@@ -207,14 +207,11 @@ def work(out: Path, name: str) -> None:
             seconds(20)
             copies[condition].append(statistics.median(one.elapsed_time(two) for one, two in copier.timed))
             copier.timed = None
-    cudart = torch.cuda.cudart()
-    for width in CONDITIONS.values():
-        copier.width = width
-        seconds(10)
-        cudart.cudaProfilerStart()
-        seconds(BATCHES)
-        cudart.cudaProfilerStop()
-        time.sleep(0.2)
+    copier.width = CONDITIONS["base"]
+    seconds(10)
+    torch.cuda.cudart().cudaProfilerStart()
+    seconds(BATCHES)
+    torch.cuda.cudart().cudaProfilerStop()
     found = {"name": name, "windows": windows, "copies_ms": copies, "batches": BATCHES}
     (out / "timed.json").write_text(json.dumps({**found, "gpu": torch.cuda.get_device_name()}, indent=1))
 
@@ -230,19 +227,17 @@ def capture(out: Path) -> None:
     ]  # fmt: skip
     for number, name in enumerate(names):
         folder = out / f"{number}"
-        exports = [folder / f"t.{place}.sqlite" for place in range(1, len(CONDITIONS) + 1)]
-        if all(path.exists() for path in (folder / "timed.json", *exports)):
+        export = folder / "base.sqlite"
+        if (folder / "timed.json").exists() and export.exists():
             continue
         folder.mkdir(parents=True, exist_ok=True)
         inside = [sys.executable, "-m", "tests.validation.whatif_captures", "work", str(folder), name]
-        trace = ["--trace=cuda", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true", f"--output={folder}/t"]
-        ranges = ["--capture-range=cudaProfilerApi", f"--capture-range-end=repeat:{len(CONDITIONS)}"]
-        subprocess.run([str(nsys), "profile", *trace, *ranges, *inside], check=False, timeout=300)
-        for path in exports:
-            report = path.with_suffix(".nsys-rep")
-            argv = [str(nsys), "export", "--type=sqlite", "--force-overwrite=true", f"--output={path}", str(report)]
-            subprocess.run(argv, check=False, timeout=120, stdout=subprocess.DEVNULL)
-        print(name, "done" if all(path.exists() for path in exports) else "NOT COMPLETE", flush=True)
+        trace = ["--trace=cuda", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true"]
+        trace += [f"--output={folder}/base", "--capture-range=cudaProfilerApi", "--capture-range-end=stop"]
+        subprocess.run([str(nsys), "profile", *trace, *inside], check=False, timeout=300)
+        argv = [str(nsys), "export", "--type=sqlite", "--force-overwrite=true", f"--output={export}"]
+        subprocess.run([*argv, f"{folder}/base.nsys-rep"], check=False, timeout=120, stdout=subprocess.DEVNULL)
+        print(name, "done" if export.exists() else "NOT COMPLETE", flush=True)
 
 
 # Comparison.
@@ -298,7 +293,7 @@ def _captured(out: Path) -> list[tuple[str, dict[str, Condition], Base]]:
             }
             windows = timed["windows"]["base"]
             untraced = statistics.median(windows) * timed["batches"] * 1e3
-            found.append((timed["name"], conditions, (_read(folder / "t.1.sqlite"), windows, untraced)))
+            found.append((timed["name"], conditions, (_read(folder / "base.sqlite"), windows, untraced)))
         return found
     # The first set: factors from the traces only, of two conditions with the same rows.
     timed = json.loads((out / "timed.json").read_text())
