@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from bench.analysis.pairs import runs_by_block
 from bench.analysis.statistics import interval_of
+from bench.records.metric import slowest_over_median
 from bench.records.results import (
     AxisComparison,
     CellRun,
@@ -61,10 +62,22 @@ def _total(cell: MeasuredCell) -> Total:
     peers = cell.settings.concurrent_gpus - 1
     sums = [_sums(run, cell) for run in runs_by_block(cell).values() if len(run.peers) >= peers]
     whole = [values for values in sums if None not in values]
+    alike = peers and cell.settings.concurrent_load == "pipeline"
+    slowest = [_straggler(run) for run in runs_by_block(cell).values() if alike and len(run.peers) >= peers]
     samples_s, h2d_gb_s, d2h_gb_s = ([values[column] for values in whole] for column in range(3))
     return Total(
-        runs=len(whole), throughput_samples_s=_mean(samples_s), h2d_gb_s=_mean(h2d_gb_s), d2h_gb_s=_mean(d2h_gb_s)
+        runs=len(whole),
+        throughput_samples_s=_mean(samples_s),
+        h2d_gb_s=_mean(h2d_gb_s),
+        d2h_gb_s=_mean(d2h_gb_s),
+        straggler=_mean(slowest) if any(slowest) else None,
     )
+
+
+def _straggler(run: CellRun) -> float | None:
+    """The slowest GPU's time per batch over the median one's; None where one of them gave no figure."""
+    rates = [run.throughput_samples_s, *(peer.throughput_samples_s for peer in run.peers)]
+    return slowest_over_median([1 / rate for rate in rates if rate]) if all(rates) else None
 
 
 def _sums(run: CellRun, cell: MeasuredCell) -> tuple[float | None, float | None, float | None]:

@@ -1,6 +1,8 @@
 """A number that a workload measures, and which way it is better."""
 
+from collections.abc import Sequence
 from enum import StrEnum
+from statistics import median
 from typing import Annotated
 
 from msgspec import Meta
@@ -26,6 +28,11 @@ class Metric(Record, frozen=True, kw_only=True):
     def rate(self) -> float:
         """The value, or where less is better its inverse: more is always better, and a ratio is the inverse one."""
         return self.value if self.better is Better.HIGHER else 1 / self.value
+
+
+def slowest_over_median(times: Sequence[float]) -> float:
+    """Of GPUs or ranks that work at once: 1 where all are alike; they wait for the slowest where they synchronise."""
+    return max(times) / median(times)
 
 
 class Measured(Record, frozen=True, kw_only=True):

@@ -659,19 +659,23 @@ class Claims(Record, frozen=True, kw_only=True):
 
 
 class Sum(Record, frozen=True, kw_only=True):
-    """Geometric mean over runs of a sum over GPUs."""
+    """Geometric mean over runs of a figure of all busy GPUs."""
 
     value: float | None
     interval: Interval | None
 
 
 class Total(Record, frozen=True, kw_only=True):
-    """Over all busy GPUs, from the runs in which every one gave a figure."""
+    """Sums over all busy GPUs, from the runs in which every one gave a figure.
+
+    straggler: the time per batch of the slowest GPU over that of the median one; None where the others only copy.
+    """
 
     runs: int
     throughput_samples_s: Sum
     h2d_gb_s: Sum
     d2h_gb_s: Sum
+    straggler: Sum | None = None
 
 
 class Contention(Record, frozen=True, kw_only=True):

@@ -227,6 +227,7 @@ def _contention_row(view: View, entry: Contention) -> dict[str, Any]:
         "verdict": (line and line.verdict) or "",
         "total": rate(total.throughput_samples_s.value) if is_alike([entry]) else DASH,
         "total_gb_s": _with_interval(total.h2d_gb_s),
+        "straggler": DASH if total.straggler is None else _with_interval(total.straggler),
         "runs": total.runs,
     }
 

@@ -66,6 +66,19 @@ def test_the_total_is_the_sum_over_all_gpus(results):
     assert entry(results, 0, 8, "remote").total.h2d_gb_s.value < low
 
 
+def test_the_slowest_gpu_is_compared_with_the_median(results):
+    """Four GPUs keep 46 % of their rate, four 33 %: the median of their times lies between both."""
+    found = entry(results, 0, 8).total.straggler
+    assert found.value == pytest.approx((1 / 0.33) / ((1 / 0.33 + 1 / 0.46) / 2), rel=0.02)
+    low, high = found.interval
+    assert low < found.value < high
+    copying = next(cell for cell in results.cells if cell.name == entry(results, 0, 8).cell)
+    load = structs.replace(copying.settings, concurrent_load="copies")
+    cells = [structs.replace(cell, settings=load) if cell is copying else cell for cell in results.cells]
+    (other,) = [one for one in contention(cells, results.comparisons) if one.cell == copying.name]
+    assert other.total.straggler is None and other.total.runs == 6
+
+
 def test_a_run_with_a_failed_peer_is_in_no_total(results):
     name = entry(results, 0, 8).cell
     cell = next(cell for cell in results.cells if cell.name == name)

@@ -70,7 +70,7 @@ def test_the_page_states_what_remains_for_each(run, view):
     assert all(tiles[0][0] == "" for _, _, tiles in peers)
     page = render(load(run), view.results)
     assert 'id="contention"' in page
-    assert re.search(r"together 1\d\d GB/s in\.", page)
+    assert re.search(r"together 1\d\d GB/s in; the slowest takes 1\.\d\d times as long as the median\.", page)
 
 
 def test_rows_of_one_base_and_one_value_differ(view):

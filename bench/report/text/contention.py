@@ -6,7 +6,7 @@ from statistics import geometric_mean
 from bench.records.results import Contention, Results, Verdict
 from bench.report.text.verdicts import DECIDED
 from bench.report.view import settings_label
-from bench.units import DASH, bandwidth, percent, share_with_interval, upper_bound
+from bench.units import DASH, bandwidth, fixed, percent, share_with_interval, upper_bound
 
 # (model and settings, load, placement of the others)
 Group = tuple[str, str, str]
@@ -73,7 +73,13 @@ def contention_sentence(entries: Sequence[Contention], busy: int) -> str:
     text = f"{busy} GPUs busy: {_remaining(own, busy)}; {_both_directions(own)} {each}"
     if bases:
         text += f" (in isolation {_both_directions(bases)})"
-    return f"{text}, together {bandwidth(geometric_mean(together))} GB/s in." if together else f"{text}."
+    text += f", together {bandwidth(geometric_mean(together))} GB/s in" if together else ""
+    slowest = [found.value for entry in own if (found := entry.total.straggler) and found.value]
+    return (
+        f"{text}; the slowest takes {fixed(geometric_mean(slowest))} times as long as the median."
+        if slowest
+        else f"{text}."
+    )
 
 
 def measured_counts(entries: Sequence[Contention]) -> list[int]:
