@@ -18,7 +18,11 @@ WholePath = Annotated[str, Meta(max_length=4096, pattern="^[^\\x00]*$")]
 
 
 class Pattern(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A metric in the output: regex has one group around the number; the last match counts."""
+    """A metric in the output: regex has one group around the number; the last match counts.
+
+    With another group, (?P<rank>...), that of each rank: the metric is that of the slowest rank, and NAME_straggler is
+    the time that it takes over that of the median rank.
+    """
 
     regex: Annotated[str, Meta(min_length=1, max_length=4096)]
     unit: Unit

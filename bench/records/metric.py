@@ -12,6 +12,8 @@ from bench.records.base import Positive, Record
 # llama-bench's names hold "@".
 MetricName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,+=@-]{0,99}(?!\n)$")]
 Unit = Annotated[str, Meta(min_length=1, max_length=32)]
+# The group of a pattern that holds the rank whose number the other group is.
+RANK = "rank"
 
 
 class Better(StrEnum):
@@ -33,6 +35,11 @@ class Metric(Record, frozen=True, kw_only=True):
 def slowest_over_median(times: Sequence[float]) -> float:
     """Of GPUs or ranks that work at once: 1 where all are alike; they wait for the slowest where they synchronise."""
     return max(times) / median(times)
+
+
+def straggler_of(name: str) -> str:
+    """The metric slowest_over_median of one that several ranks give."""
+    return f"{name}_straggler"
 
 
 class Measured(Record, frozen=True, kw_only=True):

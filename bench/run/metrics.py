@@ -7,21 +7,25 @@ value is never guessed.
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
 from bench.records.base import DamagedRecord, convert
-from bench.records.metric import Better, Measured, Metric, Read
+from bench.records.metric import RANK, Better, Measured, Metric, Read, slowest_over_median, straggler_of
 
 _LOWER, _HIGHER = Better.LOWER, Better.HIGHER
 _VLLM_LATENCIES = [f"{statistic}_{of}_ms" for of in ("ttft", "tpot", "itl", "e2el") for statistic in ("median", "p99")]
 # Sums and means of several samples as the programs print them.
 _ROUNDING = 0.01
+_LONGEST_TEXT = 500
 
 
 class NoMetric(Exception):
-    """The output has no number that can be trusted; the message is the reason."""
+    """The output has no number that can be trusted; the message is the reason, of bounded length."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(_bounded(reason))
 
 
 def read_metrics(read: Read, text: str, primary: str | None = None) -> Measured:
@@ -43,16 +47,34 @@ def wall_metric(seconds: float) -> Measured:
 def match_metrics(text: str, patterns: Mapping[str, tuple[str, str, Better]], primary: str | None = None) -> Measured:
     """Metrics by regular expressions: (pattern with one group, unit, direction) by name. The last match counts.
 
-    The first one is primary unless another is named. Raise NoMetric.
+    With a further group, of the name `rank`, that of each rank counts. The first metric is primary unless another is
+    named. Raise NoMetric.
     """
-    metrics = {}
+    metrics: dict[str, Metric] = {}
     for name, (pattern, unit, better) in patterns.items():
+        regex = re.compile(pattern, re.MULTILINE)
+        rank = regex.groupindex.get(RANK)
+        number = 2 if rank == 1 else 1
         # A group that may be left out has no number then.
-        found = [match[1] for match in re.finditer(pattern, text, re.MULTILINE) if match[1] is not None]
+        found = {
+            match[rank or 0] if rank else "": match[number]
+            for match in regex.finditer(text)
+            if match[number] is not None
+        }
         if not found:
             raise NoMetric(f"metric {name}: nothing in the output matches {pattern!r}")
-        metrics[name] = _metric(_number(found[-1].replace(",", ""), name), unit, better)
+        values = [_number(value.replace(",", ""), name) for value in found.values()]
+        metrics |= _of_ranks(name, [_metric(value, unit, better) for value in values])
     return _measured(metrics, next(iter(metrics), None), [], primary)
+
+
+def _of_ranks(name: str, ranks: Sequence[Metric]) -> dict[str, Metric]:
+    """The metric of the slowest rank; beside it, where there are several, how long it takes against the median one."""
+    slowest = min(ranks, key=lambda metric: metric.rate)
+    if len(ranks) == 1:
+        return {name: slowest}
+    straggler = slowest_over_median([1 / metric.rate for metric in ranks])
+    return {name: slowest, straggler_of(name): Metric(value=straggler, unit="x", better=_LOWER)}
 
 
 _Found = tuple[dict[str, Metric], str | None, list[str]]
@@ -60,8 +82,21 @@ _Found = tuple[dict[str, Metric], str | None, list[str]]
 
 def _own(text: str) -> _Found:
     record = _json(text)
-    metrics = {name: _converted(name, metric) for name, metric in record["metrics"].items()}
-    return metrics, record.get("primary") or (next(iter(metrics)) if len(metrics) == 1 else None), []
+    named = record["metrics"]
+    metrics: dict[str, Metric] = {}
+    for name, metric in named.items():
+        metrics |= _of_ranks(name, _ranks(name, metric))
+    return metrics, record.get("primary") or (next(iter(named)) if len(named) == 1 else None), []
+
+
+def _ranks(name: str, metric: Any) -> list[Metric]:
+    """One, or those of its list `ranks`, which is in place of `value`."""
+    if not isinstance(metric, dict) or "ranks" not in metric:
+        return [_converted(name, metric)]
+    values = metric.pop("ranks")
+    if "value" in metric or not isinstance(values, list) or not values:
+        raise NoMetric(f"metric {name}: ranks is a list of values, in place of value")
+    return [_converted(name, metric | {"value": value}) for value in values]
 
 
 def _converted(name: str, metric: Any) -> Metric:
@@ -213,7 +248,7 @@ def _measured(
         what = f"metric {chosen} is missing" if chosen else "several metrics could be compared: name the primary one"
         raise NoMetric(f"{what}; there are {', '.join(metrics)}")
     try:
-        return convert({"metrics": metrics, "primary": chosen, "remarks": remarks}, Measured)
+        return convert({"metrics": metrics, "primary": chosen, "remarks": [*map(_bounded, remarks)]}, Measured)
     except DamagedRecord as error:
         raise NoMetric(f"the name of a metric: {error}") from None
 
@@ -229,6 +264,11 @@ def _number(text: str, name: str) -> float:
         return float(text)
     except ValueError:
         raise NoMetric(f"metric {name}: {text!r} is not a number") from None
+
+
+def _bounded(text: str) -> str:
+    """Parts of an output of any length end up in records and on pages."""
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}..."
 
 
 def _check_mean(name: str, mean: float, samples: list[float]) -> None:

@@ -12,6 +12,7 @@ from msgspec import structs
 from bench.errors import StudyError
 from bench.records.base import DamagedRecord, convert
 from bench.records.command import Command, CommandBlock
+from bench.records.metric import RANK, straggler_of
 from bench.records.study import Model
 from bench.study.settings import nearest, not_json
 
@@ -144,10 +145,14 @@ def _check(command: Command, where: str) -> None:
         _compiled(command.ready, f"{where}.ready")
     for name, pattern in command.metrics.items():
         place = f"{where}.metrics.{name}.regex"
-        if _compiled(pattern.regex, place).groups != 1:
+        regex = _compiled(pattern.regex, place)
+        if regex.groups - (RANK in regex.groupindex) != 1:
             raise StudyError(f"{pattern.regex!r} does not have one group", place, "put ( ) around the number")
-    if command.metrics and command.primary and command.primary not in command.metrics:
-        named = ", ".join(command.metrics)
+    of_ranks = {straggler_of(name) for name, pattern in command.metrics.items() if f"?P<{RANK}>" in pattern.regex}
+    if twice := of_ranks & command.metrics.keys():
+        raise StudyError(f"{min(twice)} is made from the ranks of another", f"{where}.metrics", "name it otherwise")
+    if command.metrics and command.primary and command.primary not in {*command.metrics, *of_ranks}:
+        named = ", ".join([*command.metrics, *sorted(of_ranks)])
         raise StudyError(f"there is no metric {command.primary}", f"{where}.primary", f"name one of {named}")
     secret = next((key for key in command.env if matches(key, command.pass_env)), None)
     if secret:

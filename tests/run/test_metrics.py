@@ -249,6 +249,38 @@ def test_last_match_of_a_pattern_counts():
             match_metrics(text, patterns)
 
 
+def test_slowest_of_several_ranks_is_the_metric():
+    ranks = "[0] step 9 ms\n[1] step 99 ms\n[0] step 10 ms\n[1] step 10 ms\n[2] step 15 ms\n"
+    found = match_metrics(ranks, {"step": (r"\[(?P<rank>\d+)\] step (\d+) ms", "ms", Better.LOWER)})
+    assert found.primary == "step" and found.metrics["step"].value == 15
+    straggler = found.metrics["step_straggler"]
+    assert (straggler.value, straggler.unit, straggler.better) == (1.5, "x", Better.LOWER)
+    rates = match_metrics("8 on a\n10 on b\n10 on c", {"rate": (r"(\d+) on (?P<rank>\w)", "1/s", Better.HIGHER)})
+    assert rates.metrics["rate"].value == 8 and rates.metrics["rate_straggler"].value == pytest.approx(1.25)
+    one = match_metrics("8 on a\n9 on a", {"rate": (r"(\d+) on (?P<rank>\w)", "1/s", Better.HIGHER)})
+    assert list(one.metrics) == ["rate"] and one.metrics["rate"].value == 9
+
+
+def test_file_may_have_a_value_of_each_rank():
+    def text(**metric):
+        return json.dumps({"metrics": {"step": {"unit": "ms", "better": "lower"} | metric}})
+
+    found = read_metrics(Read.JSON, text(ranks=[10, 12, 10]))
+    assert found.primary == "step" and found.metrics["step"].value == 12
+    assert found.metrics["step_straggler"].value == pytest.approx(1.2)
+    for wrong in ({"ranks": []}, {"ranks": 3}, {"ranks": [1, None]}, {"ranks": [1, -1]}, {"ranks": [1], "value": 1}):
+        with pytest.raises(NoMetric, match="metric step"):
+            read_metrics(Read.JSON, text(**wrong))
+
+
+def test_reasons_and_remarks_are_bounded():
+    with pytest.raises(NoMetric) as raised:
+        read_metrics(Read.VLLM, json.dumps({"failed": "x" * 10**6}))
+    assert len(str(raised.value)) < 600
+    long = "Scenario : Offline\nMode : PerformanceOnly\nSamples per second: 1\nResult is : " + "y" * 10**6 + "\n"
+    assert len(read_metrics(Read.MLPERF, long).remarks[0]) < 600
+
+
 def test_wall_time_is_measured_not_read():
     assert wall_metric(1.5).metrics["time"].better is Better.LOWER
     with pytest.raises(NoMetric):

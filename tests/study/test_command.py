@@ -18,6 +18,8 @@ HOST = Topology(
     )
 )
 
+RANKS = {"regex": r"(?P<rank>\d+): (\d+)", "unit": "s", "better": "lower"}
+
 
 def study(command: Any, **changes: Any) -> StudyDefinition:
     values = {"name": "mine", "gpu_ids": [0], "numa_nodes": [0, 1], "device": "cpu", "command": command}
@@ -66,6 +68,9 @@ def test_key_is_what_is_started_and_read_not_where_it_starts():
         ({"run": ["a"], "server": "b", "ready": "("}, "command.ready", "not a regular expression"),
         ({"run": ["a"], "metrics": {"m": {"regex": "x", "unit": "s", "better": "lower"}}}, "m.regex", "one group"),
         ({"run": ["a"], "metrics": {"m": {"regex": "(x)", "unit": "s"}}}, "command.metrics", "better"),
+        ({"run": ["a"], "metrics": {"m": RANKS | {"regex": "(?P<rank>.)"}}}, "m.regex", "one group"),
+        ({"run": ["a"], "metrics": {"m": RANKS, "m_straggler": RANKS}}, "command.metrics", "made from the ranks"),
+        ({"run": ["a"], "metrics": {"m": RANKS}, "primary": "n_straggler"}, "command.primary", "no metric n_straggler"),
         ({"run": ["a"], "env": {"KEY": "1"}, "pass_env": ["K*"]}, "command", "in env and in pass_env"),
         ({"run": ["a"], "variants": {"x": {"read": "wall"}}}, "variants.x", "the same for all variants"),
         ({"run": ["a"], "variants": {"x": {"gpus": "two"}}}, "variants.x.gpus", "two"),
@@ -103,6 +108,11 @@ def test_local_mpirun_and_the_client_of_a_server_are_fine():
     assert not why_elsewhere(study("mpirun -n 2 x").models[0].command)
     served = {"run": "ssh host ask", "server": "serve", "ready": "up"}
     assert study(served, binding="numactl").command.server == ("serve",)
+
+
+def test_ratio_of_ranks_may_be_what_is_compared():
+    block = study({"run": ["a"], "metrics": {"m": RANKS}, "primary": "m_straggler"}).command
+    assert block.primary == "m_straggler"
 
 
 def test_some_bindings_are_of_a_command_only():
