@@ -4,6 +4,7 @@ As a log ratio each is base / other, so that a longer latency and a larger sprea
 """
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 from bench.analysis.crossing import ProcessValue, crossed_sample
 from bench.analysis.metric import inverse_change
-from bench.analysis.pairs import class_of, counted_pairs
+from bench.analysis.pairs import class_of, counted_pairs, runs_that_count
 from bench.analysis.statistics import Estimate, Floats, Sample, estimate, of_studies, sample_of
 from bench.analysis.verdicts import is_headline, judge, judged
 from bench.records.results import CellRun, Change, Changes, Interval, Measure, MeasuredCell, NoiseClass, Rules
@@ -76,6 +77,12 @@ def _spreads(runs: Runs) -> list[float]:
     logs = log_spreads([run.rate or 0.0 for run in runs])
     spreads: list[float] = np.exp(np.clip(logs, -_MOST_LOG, _MOST_LOG)).tolist()
     return spreads
+
+
+def undisturbed(cell: MeasuredCell, measure: Measure) -> float | None:
+    """The median of the runs that count for a night; None where none of them has it. Not of spreads between runs."""
+    values = [value for run in runs_that_count(cell) if (value := getattr(run, _OF_RUN[measure]))]
+    return statistics.median(values) if values else None
 
 
 def log_spreads(rates: Sequence[float]) -> Floats:

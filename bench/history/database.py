@@ -17,10 +17,12 @@ from typing import Any
 import sqlite_utils
 
 from bench.analysis.crossing import design_of
+from bench.analysis.latency import undisturbed
 from bench.analysis.load import measured_at
 from bench.analysis.pairs import undisturbed_throughput
 from bench.errors import StudyError
 from bench.history.limits import restrict
+from bench.history.schema import MIGRATIONS, NIGHT_COLUMNS, OLDEST_VERSION, SCHEMA_VERSION, TABLES
 from bench.records.base import DamagedRecord, plain
 from bench.records.nightly import NightCell
 from bench.records.results import MeasuredCell, Penalty, Results
@@ -28,112 +30,6 @@ from bench.storage import local_copy, on_network
 from bench.units import exact_seconds
 
 BUSY_S = 30.0
-# 2: the first one that users have. 3: undisturbed_samples_s and the names of noise classes. 4: design.
-SCHEMA_VERSION = 4
-OLDEST_VERSION = 2
-_TABLES = (
-    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT)",
-    """CREATE TABLE studies (
-        id INTEGER PRIMARY KEY,
-        run_directory TEXT NOT NULL UNIQUE,
-        study_name TEXT NOT NULL,
-        host TEXT NOT NULL,
-        measured_at TEXT NOT NULL,
-        created_at TEXT,
-        invocation TEXT,
-        device TEXT,
-        driver TEXT,
-        kernel TEXT,
-        torch TEXT,
-        fingerprint TEXT,
-        cells INTEGER,
-        cells_ok INTEGER,
-        runs INTEGER,
-        runs_ok INTEGER,
-        duration_s REAL,
-        night TEXT NOT NULL DEFAULT ''
-    )""",
-    "CREATE INDEX studies_by_time ON studies (host, study_name, measured_at)",
-    "CREATE INDEX studies_by_night ON studies (host, study_name, night)",
-    """CREATE TABLE cells (
-        id INTEGER PRIMARY KEY,
-        host TEXT NOT NULL,
-        study_name TEXT NOT NULL,
-        key TEXT NOT NULL,
-        name TEXT NOT NULL,
-        gpu INTEGER,
-        cpu_node INTEGER,
-        mem_node INTEGER,
-        model TEXT,
-        settings TEXT,
-        UNIQUE (host, study_name, key, name)
-    )""",
-    """CREATE TABLE measurements (
-        id INTEGER PRIMARY KEY,
-        study_id INTEGER NOT NULL REFERENCES studies (id) ON DELETE CASCADE,
-        cell_id INTEGER NOT NULL REFERENCES cells (id),
-        outcome TEXT NOT NULL,
-        reason TEXT,
-        throughput_samples_s REAL,
-        undisturbed_samples_s REAL,
-        throughput_spread REAL,
-        noise_class TEXT,
-        latency_p50_us REAL,
-        latency_p99_us REAL,
-        h2d_bandwidth_gb_s REAL,
-        d2h_bandwidth_gb_s REAL,
-        pipeline_efficiency REAL,
-        regime TEXT,
-        design TEXT NOT NULL DEFAULT 'processes',
-        UNIQUE (study_id, cell_id)
-    )""",
-    "CREATE INDEX measurements_of_cell ON measurements (cell_id)",
-    """CREATE TABLE runs (
-        measurement_id INTEGER NOT NULL REFERENCES measurements (id) ON DELETE CASCADE,
-        repeat TEXT NOT NULL,
-        status TEXT NOT NULL,
-        throughput_samples_s REAL,
-        disturbed INTEGER,
-        PRIMARY KEY (measurement_id, repeat)
-    )""",
-    """CREATE TABLE penalties (
-        id INTEGER PRIMARY KEY,
-        study_id INTEGER NOT NULL REFERENCES studies (id) ON DELETE CASCADE,
-        local_cell_id INTEGER REFERENCES cells (id),
-        remote_cell_id INTEGER REFERENCES cells (id),
-        penalty REAL,
-        low REAL,
-        high REAL,
-        verdict TEXT,
-        pairs INTEGER,
-        text TEXT
-    )""",
-    "CREATE INDEX penalties_of_study ON penalties (study_id)",
-    """CREATE TABLE verdicts (
-        study_id INTEGER NOT NULL REFERENCES studies (id) ON DELETE CASCADE,
-        cell_id INTEGER NOT NULL REFERENCES cells (id),
-        verdict TEXT,
-        effect REAL,
-        low REAL,
-        high REAL,
-        baseline_samples_s REAL,
-        nights INTEGER,
-        nightly_spread REAL,
-        guarded INTEGER,
-        text TEXT,
-        since TEXT NOT NULL DEFAULT '',
-        PRIMARY KEY (study_id, cell_id)
-    )""",
-    "CREATE INDEX verdicts_of_cell ON verdicts (cell_id)",
-)
-# By the version that they start from.
-_MIGRATIONS = {
-    2: (
-        "ALTER TABLE measurements RENAME COLUMN calm_samples_s TO undisturbed_samples_s",
-        "UPDATE measurements SET noise_class = 'device-bound' WHERE noise_class = 'rest'",
-    ),
-    3: ("ALTER TABLE measurements ADD COLUMN design TEXT NOT NULL DEFAULT 'processes'",),
-}
 
 
 class HistoryError(StudyError):
@@ -234,7 +130,7 @@ def _migrate(connection: sqlite3.Connection, path: Path, busy_s: float) -> None:
         # Another program may have migrated it while this one waited for the lock.
         if (version := version_of(connection)) == SCHEMA_VERSION:
             return
-        steps = [_MIGRATIONS[start] for start in range(version, SCHEMA_VERSION)] if version else [_TABLES]
+        steps = [MIGRATIONS[start] for start in range(version, SCHEMA_VERSION)] if version else [TABLES]
         for statement in chain.from_iterable(steps):
             connection.execute(statement)
         connection.execute(
@@ -414,7 +310,7 @@ def _measurement_row(cell: MeasuredCell) -> dict[str, Any]:
         "pipeline_efficiency": metrics and metrics.pipeline_efficiency,
         "regime": metrics and metrics.regime.value,
         "design": design_of(cell),
-    }
+    } | {column: undisturbed(cell, measure) for measure, column in NIGHT_COLUMNS.items()}
 
 
 def _penalty_row(cells: dict[str, int], penalty: Penalty) -> dict[str, Any]:
@@ -434,7 +330,7 @@ def _penalty_row(cells: dict[str, int], penalty: Penalty) -> dict[str, Any]:
 def _verdict_row(cell: NightCell) -> dict[str, Any]:
     low, high = cell.interval or (None, None)
     return {
-        "verdict": cell.verdict and cell.verdict.value,
+        "verdict": cell.worst and cell.worst.value,
         "effect": cell.effect,
         "low": low,
         "high": high,

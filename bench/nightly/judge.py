@@ -15,12 +15,13 @@ import numpy as np
 from msgspec.structs import replace
 from scipy.special import chdtri, ndtr, stdtrit
 
-from bench.analysis.statistics import Estimate, Sample, estimate
+from bench.analysis.latency import margin_of
+from bench.analysis.statistics import MARGIN, Estimate, Sample, estimate
 from bench.analysis.verdicts import decided
 from bench.nightly.creeping import creeping
 from bench.records.metric import Metric
 from bench.records.nightly import NightCell, NightlyVerdict
-from bench.records.results import NoiseClass
+from bench.records.results import Measure, NoiseClass, Rules
 from bench.records.run import Outcome
 from bench.report.text.studies import cell_text
 
@@ -46,10 +47,12 @@ _SMALLEST_SPREAD = 1e-6
 class Tonight:
     """One cell as the night measured it. samples_s: None if it failed; before: of the baseline's nights, oldest first.
 
-    every: of all nights since the named date, oldest first, and first_night the date of the first. slower_before: the
-    night before was slower too. second_samples_s: measured again in the same night, None if it was not.
+    every: of all nights since the named date, oldest first, and first_night the date of the first. pending_before: the
+    night before was slower and, with most cells, it or one of the slower ones before it. second_samples_s: measured
+    again in the same night, None if it was not.
     pinned: of the pinned run directory, which then takes the place of the nights' median.
     expected: whether it is a finding if the cell cannot run: the night before had it ok, or the study is strict.
+    measure: None for throughput; else what is named samples_s is the inverse, which is better higher too.
     """
 
     name: str
@@ -64,13 +67,16 @@ class Tonight:
     metric: Metric | None = None
     every: tuple[float, ...] = ()
     first_night: str = ""
-    slower_before: bool = False
+    pending_before: bool = False
+    measure: Measure | None = None
 
 
-def level(comparisons: int) -> float:
+def level(comparisons: int, others: int = 0) -> float:
     """Of one one-sided test, so that SPAN_NIGHTS nights of that many comparisons rarely have a false alarm
-    (Bonferroni): 1.7e-5 for 48 cells."""
-    return FALSE_ALARM_SPANS / (SPAN_NIGHTS * max(comparisons, 1))
+    (Bonferroni): 1.7e-5 for 48 cells. others: comparisons of the other kind (throughput; latency and steadiness),
+    which have half of the false alarms if there are any, so that many latencies cost throughput little.
+    """
+    return FALSE_ALARM_SPANS / (2 if others else 1) / (SPAN_NIGHTS * max(comparisons, 1))
 
 
 def spread(before: Sequence[float]) -> float | None:
@@ -83,24 +89,29 @@ def judge_cells(cells: Sequence[Tonight]) -> list[NightCell]:
 
     A cell is SLOWER by its first measurement and unconfirmed, until a second one by itself is slower too (at
     CONFIRMED_AT); its effect is then the mean of both. Where most cells are slower together it is PENDING, and SLOWER
-    if the night before was slower. A creeping loss is SLOWER whatever this night says.
+    if that was so in a night before, without one between them that was not slower. A creeping loss of throughput is
+    SLOWER whatever this night says.
     """
     firsts = _estimates(cells, [cell.samples_s for cell in cells], None)
     judged = [_judged(cell, one) for cell, one in zip(cells, firsts, strict=True)]
     slower = [i for i, one in enumerate(judged) if one.verdict is NightlyVerdict.SLOWER]
-    together = slower_together([None if cell.pinned else one for cell, one in zip(cells, firsts, strict=True)])
+    together = {
+        measure: slower_together(
+            [one for cell, one in zip(cells, firsts, strict=True) if cell.measure == measure and not cell.pinned]
+        )
+        for measure in {cell.measure for cell in cells}
+    }
     seconds = _estimates(cells, [cell.second_samples_s for cell in cells], CONFIRMED_AT) if slower else []
     both = _estimates(cells, [_mean(cell) for cell in cells], None) if slower else []
     for i in slower:
-        if cells[i].slower_before:
-            continue
-        if together and not cells[i].pinned:
-            judged[i] = replace(judged[i], verdict=NightlyVerdict.PENDING)
+        if together[cells[i].measure] and not cells[i].pinned:
+            if not cells[i].pending_before:
+                judged[i] = replace(judged[i], verdict=NightlyVerdict.PENDING)
         elif cells[i].second_samples_s:
             judged[i] = _confirmed(cells[i], judged[i], seconds[i], both[i])
         else:
             judged[i] = replace(judged[i], unconfirmed=True)
-    judged = [_creeping(cell, one) for cell, one in zip(cells, judged, strict=True)]
+    judged = [one if cell.measure else _creeping(cell, one) for cell, one in zip(cells, judged, strict=True)]
     return [replace(one, text=cell_text(one, FEWEST_NIGHTS, GUARDED_LOSS)) for one in judged]
 
 
@@ -131,10 +142,18 @@ def _estimates(
 ) -> list[Estimate | None]:
     """Of each cell with enough nights, this throughput against its baseline. one_sided: None for that of a night."""
     samples = [_sample(cell, rate) for cell, rate in zip(cells, samples_s, strict=True)]
-    comparable = [sample for sample in samples if sample]
-    # The p-value and interval of an estimate are two-sided.
-    estimates = iter(estimate(comparable, confidence=1 - 2 * (one_sided or level(len(comparable)))))
-    return [next(estimates) if sample else None for sample in samples]
+    comparable = [cell.measure for cell, sample in zip(cells, samples, strict=True) if sample]
+    throughputs = comparable.count(None)
+    others = len(comparable) - throughputs
+    found: list[Estimate | None] = [None] * len(cells)
+    for measure in set(comparable):
+        own = {i: sample for i, sample in enumerate(samples) if sample and cells[i].measure == measure}
+        of_one = one_sided or (level(others, throughputs) if measure else level(throughputs, others))
+        # The p-value and interval of an estimate are two-sided.
+        margin = margin_of(measure, Rules()) if measure else MARGIN
+        for i, one in zip(own, estimate(list(own.values()), 1 - 2 * of_one, margin), strict=True):
+            found[i] = one
+    return found
 
 
 def _sample(cell: Tonight, samples_s: float | None) -> Sample | None:

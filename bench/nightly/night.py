@@ -1,26 +1,24 @@
 """The verdict of one night: its studies against the nights before, and what is measured a second time."""
 
-import json
+import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 from msgspec.structs import replace
-from sqlite_utils import Database
 
 from bench.analysis.crossing import design_of
+from bench.analysis.latency import undisturbed
 from bench.analysis.load import read_results
 from bench.analysis.pairs import undisturbed_throughput
-from bench.compare import host_differences
-from bench.history.database import add_study, add_verdicts, connection_of, open_history
-from bench.history.query import Rate, stored_fingerprint
+from bench.history.database import add_study, add_verdicts, open_history
+from bench.nightly.baseline import Baseline, CellId, SeriesId, read_baseline
 from bench.nightly.judge import FEWEST_NIGHTS, GUARDED_LOSS, Tonight, judge_cells, level
-from bench.records.base import convert, plain
-from bench.records.host import FingerprintChange
+from bench.records.base import plain
+from bench.records.metric import Better, Metric
 from bench.records.nightly import (
-    ExcludedNight,
     Night,
     NightBaseline,
     NightCell,
@@ -32,9 +30,9 @@ from bench.records.nightly import (
     SecondMeasurement,
     second_measurements,
 )
-from bench.records.results import Results
+from bench.records.results import Measure, MeasuredCell, Results
 from bench.records.run import Outcome
-from bench.records.study import Design, Grid
+from bench.records.study import Grid
 from bench.report.text.studies import (
     cell_text,
     changed_host_text,
@@ -49,13 +47,11 @@ from bench.study.crossing import births_of
 from bench.study.directory import RunDirectory, freeze, new_directory
 from bench.study.grid import order_of
 
-CellId = tuple[str, str]
-# A cell by its design: what was measured by turns in one process is a series of its own.
-SeriesId = tuple[str, str, Design]
 # Odd: their median is a slow process only if most of them are. If one process in ten is slow, so is the median of three
 # in 2.8 % of nights, and that of thirteen in 0.01 %.
 SECOND_RUNS = 13
-_LOST = (NightlyVerdict.SLOWER, NightlyVerdict.PENDING)
+# Latency has the unit of a time; a spread is a number.
+_UNITS = {Measure.LATENCY_P50: "us", Measure.LATENCY_P99: "us", Measure.SPREAD_IN_RUNS: "of the time per batch"}
 
 
 @dataclass(frozen=True)
@@ -72,114 +68,6 @@ class NightlyStudy:
     pinned: Path | None = None
     strict: bool = False
     second: Path | None = None
-
-
-@dataclass(frozen=True)
-class NightValue:
-    """One cell in one night. slower: or pending, by its verdict; counts: in later baselines."""
-
-    night: str
-    samples_s: float
-    slower: bool
-    counts: bool
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """The nights before. cells: their values that count, by (key, name, design); every: all of their values.
-
-    nights: all that counted. slower: cells that the night before found slower, or pending.
-    last_night: the cells that were ok in the night before, whatever its hardware. changes: of the host since then.
-    excluded: nights on other hardware.
-    """
-
-    cells: dict[SeriesId, tuple[float, ...]]
-    every: dict[SeriesId, tuple[NightValue, ...]]
-    slower: frozenset[SeriesId]
-    nights: tuple[str, ...]
-    last_night: frozenset[CellId]
-    changes: tuple[FingerprintChange, ...]
-    excluded: tuple[ExcludedNight, ...]
-
-
-# The nights before
-
-
-def read_baseline(database: Database, tonight: Results, night: str, nights: int, since: str = "") -> Baseline:
-    """The nights before `night` of the study and host of `tonight`.
-
-    Each cell has its own last `nights` nights: those that found it slower, or pending, do not count, or a loss would be
-    the normal state of the next night. They do count once a later `since` accepts the new level. Those on other
-    hardware never count.
-    """
-    rows = list(
-        database.query(
-            "SELECT id, night, device, fingerprint FROM studies WHERE host = ? AND study_name = ? "
-            "AND night != '' AND night < ? ORDER BY night, measured_at",
-            [tonight.host, tonight.study_name, night],
-        )
-    )
-    differences = {
-        row["id"]: host_differences(
-            str(row["device"] or ""),
-            stored_fingerprint(row["fingerprint"]),
-            tonight.device,
-            tonight.fingerprint,
-        )
-        for row in rows
-    }
-    excluded = [
-        ExcludedNight(night=row["night"], changes=refused)
-        for row in rows
-        if (refused := differences[row["id"]].incomparable)
-    ]
-    counted = [row["id"] for row in rows if not differences[row["id"]].incomparable and row["night"] >= since]
-    last = [row["id"] for row in rows if row["night"] == rows[-1]["night"]]
-    changes = (*differences[last[-1]].incomparable, *differences[last[-1]].notable) if last else ()
-    every = _values(database, counted, since)
-    counting = {cell: [value for value in values if value.counts][-nights:] for cell, values in every.items()}
-    return Baseline(
-        cells={cell: tuple(value.samples_s for value in values) for cell, values in counting.items()},
-        every=every,
-        slower=frozenset(
-            cell for cell, values in every.items() if values[-1].slower and values[-1].night == rows[-1]["night"]
-        ),
-        nights=tuple(sorted({value.night for values in counting.values() for value in values})),
-        last_night=frozenset(cell for study_id in last for cell in _measured_cells(database, study_id)),
-        changes=changes,
-        excluded=tuple(excluded),
-    )
-
-
-def _values(database: Database, studies: list[int], since: str) -> dict[SeriesId, tuple[NightValue, ...]]:
-    """Of each cell, oldest first. Of a night that was measured twice the later value counts."""
-    rows = connection_of(database).execute(
-        "SELECT cells.key, cells.name, m.design, studies.night, m.undisturbed_samples_s, "
-        "coalesce(verdicts.verdict, ''), coalesce(verdicts.since, '') FROM measurements m "
-        "JOIN studies ON studies.id = m.study_id JOIN cells ON cells.id = m.cell_id "
-        "LEFT JOIN verdicts ON verdicts.study_id = m.study_id AND verdicts.cell_id = m.cell_id "
-        "WHERE m.study_id IN (SELECT value FROM json_each(?)) AND m.outcome = ? "
-        "AND m.undisturbed_samples_s IS NOT NULL ORDER BY studies.night, studies.measured_at",
-        [json.dumps(studies), Outcome.OK.value],
-    )
-    by_cell: dict[SeriesId, dict[str, NightValue]] = {}
-    for row in rows:
-        key, name, design, night, rate, verdict, judged_since = convert(
-            row, tuple[str, str, Design, str, Rate, str, str]
-        )
-        slower = verdict in _LOST
-        value = NightValue(night, rate, slower, not slower or judged_since < since)
-        by_cell.setdefault((key, name, design), {})[night] = value
-    return {cell: tuple(values.values()) for cell, values in by_cell.items()}
-
-
-def _measured_cells(database: Database, study_id: int) -> list[CellId]:
-    rows = connection_of(database).execute(
-        "SELECT cells.key, cells.name FROM measurements m JOIN cells ON cells.id = m.cell_id "
-        "WHERE m.study_id = ? AND m.outcome = ?",
-        [study_id, Outcome.OK.value],
-    )
-    return [(key, name) for key, name in rows]
 
 
 # The verdict
@@ -206,14 +94,16 @@ def judge_night(
     second_ids = {label: add_study(one, database) for label, one in seconds.items()}
     with open_history(database) as history:
         before = {label: read_baseline(history, one, night, nights, since) for label, one in results.items()}
-        cells = {
+        cells: dict[str, list[TonightCell]] = {
             study.label: _tonight(study, results[study.label], before[study.label], seconds.get(study.label))
             for study in planned
             if study.label in results
         }
         # All cells of a night are one family of comparisons.
-        verdicts = iter(judge_cells([cell for own in cells.values() for cell in own]))
-        judged = {label: [next(verdicts) for _ in own] for label, own in cells.items()}
+        verdicts = iter(
+            judge_cells([one for own in cells.values() for cell in own for one in (cell.rate, *cell.others)])
+        )
+        judged = {label: [_judged(cell, verdicts) for cell in own] for label, own in cells.items()}
         for label, own in judged.items():
             add_verdicts(history, ids[label], own, since)
             if label in second_ids:
@@ -230,38 +120,78 @@ def judge_night(
     return _night(night, host, studies, database, inputs, without_gpu)
 
 
-def _tonight(study: NightlyStudy, results: Results, before: Baseline, second: Results | None) -> list[Tonight]:
-    pinned = rates_of(read_results(study.pinned)) if study.pinned else {}
-    second_rates = rates_of(second) if second else {}
+@dataclass(frozen=True)
+class TonightCell:
+    """A cell as the night measured it: its throughput, and what else of it is compared."""
+
+    rate: Tonight
+    others: tuple[Tonight, ...]
+
+
+def _tonight(study: NightlyStudy, results: Results, before: Baseline, second: Results | None) -> list[TonightCell]:
+    pinned, again = (_by_series(one) for one in (read_results(study.pinned) if study.pinned else None, second))
     cells = []
     for cell in results.cells:
-        known_as, in_series = (cell.key, cell.name), (cell.key, cell.name, design_of(cell))
-        every = before.every.get(in_series, ())
-        cells.append(
-            Tonight(
-                name=cell.name,
-                outcome=cell.outcome,
-                reason=cell.reason,
-                noise_class=cell.noise_class,
-                samples_s=undisturbed_throughput(cell) if cell.outcome is Outcome.OK else None,
-                before=before.cells.get(in_series, ()),
-                pinned=pinned.get(in_series),
-                expected=study.strict or known_as in before.last_night,
-                second_samples_s=second_rates.get(in_series),
-                metric=cell.metric.primary if cell.metric else None,
-                every=tuple(value.samples_s for value in every),
-                first_night=every[0].night if every else "",
-                slower_before=in_series in before.slower,
-            )
+        in_series = _series_of(cell)
+        every, counting = before.every.get(in_series, ()), before.cells.get(in_series, ())
+        rate = Tonight(
+            name=cell.name,
+            outcome=cell.outcome,
+            reason=cell.reason,
+            noise_class=cell.noise_class,
+            samples_s=_rate(cell),
+            before=tuple(value.samples_s for value in counting),
+            pinned=_rate(pinned.get(in_series)),
+            expected=study.strict or (cell.key, cell.name) in before.last_night,
+            second_samples_s=_rate(again.get(in_series)),
+            metric=cell.metric.primary if cell.metric else None,
+            every=tuple(value.samples_s for value in every),
+            first_night=every[0].night if every else "",
+            pending_before=in_series in before.pending,
         )
+        others = []
+        for measure, unit in _UNITS.items():
+            if (value := _inverse(cell, measure)) is None:
+                continue
+            others.append(
+                dataclasses.replace(
+                    rate,
+                    measure=measure,
+                    samples_s=value,
+                    before=tuple(1 / known for night in counting if (known := night.others.get(measure))),
+                    pinned=_inverse(pinned.get(in_series), measure),
+                    second_samples_s=_inverse(again.get(in_series), measure),
+                    metric=Metric(value=1 / value, unit=unit, better=Better.LOWER),
+                    every=(),
+                    first_night="",
+                )
+            )
+        cells.append(TonightCell(rate, tuple(others)))
     return cells
 
 
-def rates_of(results: Results) -> dict[SeriesId, float]:
-    """By (key, name, design) the samples/s that count for a night."""
-    return {
-        (cell.key, cell.name, design_of(cell)): rate for cell in results.cells if (rate := undisturbed_throughput(cell))
-    }
+def _judged(cell: TonightCell, verdicts: Iterator[NightCell]) -> NightCell:
+    """The next verdicts, which are of this cell."""
+    judged = next(verdicts)
+    others = {one.measure: next(verdicts) for one in cell.others}
+    return replace(judged, others={measure: one for measure, one in others.items() if measure})
+
+
+def _by_series(results: Results | None) -> dict[SeriesId, MeasuredCell]:
+    return {_series_of(cell): cell for cell in results.cells} if results else {}
+
+
+def _series_of(cell: MeasuredCell) -> SeriesId:
+    return cell.key, cell.name, design_of(cell)
+
+
+def _rate(cell: MeasuredCell | None) -> float | None:
+    return undisturbed_throughput(cell) if cell and cell.outcome is Outcome.OK else None
+
+
+def _inverse(cell: MeasuredCell | None, measure: Measure) -> float | None:
+    value = undisturbed(cell, measure) if cell and cell.outcome is Outcome.OK else None
+    return 1 / value if value else None
 
 
 def _vanished(results: dict[str, Results], before: dict[str, Baseline]) -> dict[str, tuple[NightCell, ...]]:
@@ -302,7 +232,7 @@ def _night(
     cells = [cell for study in studies for cell in study.cells]
 
     def named(verdict: NightlyVerdict | None) -> tuple[str, ...]:
-        return tuple(cell.name for cell in cells if cell.verdict is verdict)
+        return tuple(cell.name for cell in cells if cell.worst is verdict)
 
     unmeasured = (*named(NightlyVerdict.NOT_MEASURED), *(study.study for study in studies if study.problem))
     findings = {
@@ -311,6 +241,7 @@ def _night(
         NightState.NOT_MEASURED: unmeasured,
     }
     compared = sum(cell.effect is not None for cell in cells)
+    others = sum(one.effect is not None for cell in cells for one in cell.others.values())
     return Night(
         night=night,
         host=host,
@@ -323,7 +254,9 @@ def _night(
         too_noisy=tuple(cell.name for cell in cells if cell.too_noisy),
         not_compared=named(None),
         compared=compared,
-        level=level(compared),
+        level=level(compared, others),
+        compared_others=others,
+        level_of_others=level(others, compared) if others else 1.0,
         warnings=_warnings(night, studies, without_gpu),
         created_at=utc_now(),
         history=os.fspath(database),
@@ -347,7 +280,7 @@ def _warnings(night: str, studies: Sequence[NightStudy], without_gpu: Sequence[s
     if abs((today - date.fromisoformat(night)).days) > 1:
         warnings.append(NightWarning(kind=kinds.JUDGED_LATE, text=judged_late_text(today.isoformat())))
     cells = [cell for study in studies for cell in study.cells]
-    if pending := sum(cell.verdict is NightlyVerdict.PENDING for cell in cells):
+    if pending := sum(cell.worst is NightlyVerdict.PENDING for cell in cells):
         text = slower_host_text(pending, sum(cell.effect is not None for cell in cells))
         warnings.append(NightWarning(kind=kinds.HOST_SLOWER, text=text))
     warnings += [NightWarning(kind=kinds.NO_GPU, study=label, text=no_gpu_text(label)) for label in without_gpu]

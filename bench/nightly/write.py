@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.records.base import plain
 from bench.records.nightly import Night, NightCell, NightlyVerdict, NightStudy, read_night
 from bench.report.html import environment
+from bench.report.text.verdicts import MEASURES
 from bench.storage import write_json, write_text
 from bench.units import exact_seconds
 
@@ -76,12 +77,12 @@ def render(night: Night, folder: Path) -> str:
         for study in night.studies
     ]
     template = environment("bench.nightly").get_template("verdict.html.j2")
-    return template.render(night=night, studies=studies)
+    return template.render(night=night, studies=studies, measures=MEASURES)
 
 
 def _by_urgency(study: NightStudy) -> list[NightCell]:
     """What needs attention first; otherwise the order of the study."""
-    return sorted(study.cells, key=lambda cell: (*_MOST_URGENT, cell.verdict).index(cell.verdict))
+    return sorted(study.cells, key=lambda cell: (*_MOST_URGENT, cell.verdict).index(cell.worst))
 
 
 def _report(run_directory: str | None, folder: Path) -> str | None:

@@ -9,10 +9,12 @@ from pathlib import Path
 from bench.records.base import Count, DamagedRecord, Number, Record, read
 from bench.records.host import Fingerprint, FingerprintChange
 from bench.records.metric import Better, Metric
-from bench.records.results import Changes, Interval, Judged
+from bench.records.results import Changes, Interval, Judged, Measure
 from bench.records.run import Outcome
 
 SCHEMA = 2
+# What else of a cell than its throughput makes a night slower.
+FINDINGS = (Measure.LATENCY_P50, Measure.LATENCY_P99)
 
 # One night
 
@@ -78,6 +80,7 @@ class NightCell(Record, frozen=True, kw_only=True):
     unconfirmed: slower by the first measurement, and nothing confirms it yet. creeping: slower by the sum of small
     losses since reference_night; reference_effect: the last nights / the first ones from that night on - 1.
     metric: of a command, tonight's; what is named samples_s is then its rate (Metric.rate).
+    others: latency and steadiness, likewise each with a metric, under one correction with all cells' throughput.
     """
 
     name: str
@@ -103,6 +106,21 @@ class NightCell(Record, frozen=True, kw_only=True):
     reference_effect: Number | None = None
     metric: Metric | None = None
     text: str = ""
+    others: dict[Measure, "NightCell"] = {}
+
+    @property
+    def worst(self) -> NightlyVerdict | None:
+        """Of throughput and latency; a cell that is only less steady is no finding."""
+        findings = [one.verdict for measure, one in self.others.items() if measure in FINDINGS]
+        for verdict in (NightlyVerdict.SLOWER, NightlyVerdict.PENDING):
+            if verdict in findings and self.verdict not in (NightlyVerdict.FAILED, NightlyVerdict.NOT_MEASURED):
+                return NightlyVerdict.SLOWER if self.verdict is NightlyVerdict.SLOWER else verdict
+        return self.verdict
+
+    @property
+    def has_unconfirmed(self) -> bool:
+        """Whether a second measurement has to confirm a finding."""
+        return self.unconfirmed or any(one.unconfirmed for measure, one in self.others.items() if measure in FINDINGS)
 
     @property
     def tonight(self) -> float | None:
@@ -112,6 +130,12 @@ class NightCell(Record, frozen=True, kw_only=True):
     @property
     def baseline(self) -> float | None:
         return self._shown(self.baseline_samples_s)
+
+    @property
+    def change(self) -> float | None:
+        """Of what is shown, tonight / baseline - 1; effect is that of the rate."""
+        shown = self._shown(1 + self.effect) if self.effect is not None else None
+        return shown - 1 if shown else None
 
     def _shown(self, rate: float | None) -> float | None:
         return 1 / rate if rate and self.metric and self.metric.better is Better.LOWER else rate
@@ -151,18 +175,19 @@ class NightStudy(Record, frozen=True, kw_only=True):
     @property
     def slower(self) -> tuple[str, ...]:
         """Names of cells."""
-        return tuple(cell.name for cell in self.cells if cell.verdict is NightlyVerdict.SLOWER)
+        return tuple(cell.name for cell in self.cells if cell.worst is NightlyVerdict.SLOWER)
 
     @property
     def unconfirmed(self) -> tuple[str, ...]:
         """Names of the cells that a second measurement has to confirm."""
-        return tuple(cell.name for cell in self.cells if cell.unconfirmed)
+        return tuple(cell.name for cell in self.cells if cell.has_unconfirmed)
 
 
 class Night(Record, frozen=True, kw_only=True):
     """verdict.json. Names of cells by what was found; not_measured also has labels of studies without results.
 
-    level: of one one-sided test, which depends on compared, the number of comparisons. history: path of the database.
+    level: of one one-sided test of a throughput, which depends on compared, the number of cells; level_of_others: of
+    the compared_others of latency and steadiness, 1 where there is none. history: path of the database.
     inputs: a digest of the reports that the verdict was made from; when it changes the night is judged again.
     """
 
@@ -179,6 +204,8 @@ class Night(Record, frozen=True, kw_only=True):
     not_compared: tuple[str, ...] = ()
     compared: Count
     level: Number
+    compared_others: Count = 0
+    level_of_others: Number = 1.0
     warnings: tuple[NightWarning, ...] = ()
     created_at: str
     history: str = ""

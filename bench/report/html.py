@@ -20,6 +20,7 @@ def environment(package: str) -> Environment:
         "svg": Markup,
         "cell_label": units.cell_label,
         "rate": units.rate,
+        "microseconds": units.microseconds,
         "tick": units.tick,
         "timestamp": units.timestamp,
         "share": units.percent,

@@ -87,7 +87,7 @@ def test_cells_that_are_slower_together_wait_for_the_next_night():
     pending = judge(*three)
     assert {one.verdict for one in pending} == {NightlyVerdict.PENDING}
     assert not any(one.unconfirmed for one in pending) and "next night" in pending[0].text
-    again = judge(*(replace(one, slower_before=True) for one in three))
+    again = judge(*(replace(one, pending_before=True) for one in three))
     assert {one.verdict for one in again} == {NightlyVerdict.SLOWER}
     assert not any(one.unconfirmed for one in again)
     # One of three is a cell, and is measured again.

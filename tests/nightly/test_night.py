@@ -1,9 +1,12 @@
 """Synthetic nights, written and judged as NightlySweep does: through run directories and the history."""
 
+import dataclasses
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -13,6 +16,7 @@ from bench.nightly.night import NightlyStudy, judge_night
 from bench.records.base import decode, plain
 from bench.records.host import Fingerprint
 from bench.records.nightly import NightlyVerdict, NightState, NightWarningKind
+from bench.records.results import Measure
 from bench.records.run import Outcome
 from bench.storage import write_json
 from tests.history.synthetic import (
@@ -28,6 +32,7 @@ from tests.history.synthetic import (
 )
 
 CELL = "pipeline_gpu2_numa0_vit32x6x512"
+QUIET = "pipeline_gpu0_numa0_vit32x6x512"
 OLD = Path(__file__).parents[1] / "fixtures/history/version_2.sql"
 NOT_RUNNABLE = {"outcome": Outcome.NOT_RUNNABLE, "reason": "no GPU 0 here", "runs": ()}
 
@@ -286,3 +291,108 @@ def test_another_design_begins_a_series_without_an_alarm(month, quiet):
     for number in range(22, 26):
         month.judge(number, month.write(crossed(month.results(number, rates))))
     assert month.judge(26, month.write(crossed(month.results(26, rates)))).compared == 48
+
+
+def with_latencies(results, **factors):
+    """p50, p99 and the spread of windows of every run; factors: of cell QUIET, by field."""
+    noise = np.random.default_rng([3, *results.study.night.encode()])
+    levels = {"latency_p50_us": 400.0, "latency_p99_us": 450.0, "window_spread": 0.004}
+
+    def run(one, name):
+        if one.repeat == "traced":
+            return one
+        own = {
+            field: level * float(np.exp(0.004 * noise.normal())) * (factors.get(field, 1.0) if name == QUIET else 1.0)
+            for field, level in levels.items()
+        }
+        return replace(one, **own)
+
+    cells = tuple(replace(cell, runs=tuple(run(one, cell.name) for one in cell.runs)) for cell in results.cells)
+    return replace(results, cells=cells)
+
+
+def of_cell(night):
+    return next(cell for cell in night.studies[0].cells if cell.name == QUIET)
+
+
+class NightsWithLatencies(Nights):
+    rows = quiet_rates(40, gpus=1)
+
+    def measured(self, number, run=0, **factors):
+        """run: another measurement of the same night."""
+        rates = rates_of(self.rows[number - 1], 1)
+        return self.write(with_latencies(self.results(number + run, rates, night=night_of(number)), **factors))
+
+
+@pytest.fixture(scope="module")
+def month_with_latencies(tmp_path_factory):
+    nights = NightsWithLatencies(tmp_path_factory.mktemp("latencies"))
+    for number in range(1, 29):
+        assert nights.judge(number, nights.measured(number)).ok
+    return nights.database
+
+
+@pytest.fixture
+def latencies(tmp_path, month_with_latencies):
+    """After 28 nights whose runs have latencies."""
+    shutil.copy(month_with_latencies, tmp_path)
+    return NightsWithLatencies(tmp_path)
+
+
+def test_longer_latency_is_a_finding_if_measured_twice(latencies):
+    planned = latencies.measured(29, latency_p99_us=1.1)
+    first = latencies.judge(29, planned)
+    p99 = of_cell(first).others[Measure.LATENCY_P99]
+    assert (of_cell(first).verdict, p99.verdict) == (NightlyVerdict.SAME, NightlyVerdict.SLOWER)
+    assert "longer" in p99.text and p99.tonight == pytest.approx(495, rel=0.02)
+    assert (first.verdict, first.slower) == (NightState.SLOWER, (QUIET,))
+    assert f"{QUIET} (p99) by" in first.text
+    assert first.studies[0].unconfirmed == (QUIET,)
+    assert (first.compared, first.compared_others) == (12, 36)
+    assert first.level == pytest.approx(0.025 / 60 / 12) and first.level_of_others == pytest.approx(0.025 / 60 / 36)
+
+    again = latencies.measured(29, 100, latency_p99_us=1.1).run_dir
+    assert latencies.judge(29, dataclasses.replace(planned, second=again)).slower == (QUIET,)
+    quiet = latencies.measured(29, 200).run_dir
+    refuted = latencies.judge(29, dataclasses.replace(planned, second=quiet))
+    assert refuted.ok and "not confirmed" in of_cell(refuted).others[Measure.LATENCY_P99].text
+
+
+def test_lasting_loss_of_latency_stays_out_of_its_baseline(latencies):
+    for number in (29, 30):
+        assert latencies.judge(number, latencies.measured(number, latency_p50_us=1.08)).slower == (QUIET,)
+    night = latencies.judge(31, latencies.measured(31))
+    assert night.ok and of_cell(night).others[Measure.LATENCY_P50].nights == 28
+
+
+def test_cell_that_is_only_less_steady_is_no_finding(latencies):
+    night = latencies.judge(29, latencies.measured(29, window_spread=3.0))
+    steadiness = of_cell(night).others[Measure.SPREAD_IN_RUNS]
+    assert night.ok and night.studies[0].unconfirmed == ()
+    assert steadiness.verdict is NightlyVerdict.SLOWER and "more" in steadiness.text
+
+
+def test_first_nights_with_latencies_raise_no_alarm(month, quiet):
+    """The nights before have none: the series begins."""
+    for number in range(21, 26):
+        results = with_latencies(month.results(number, rates_of(quiet[number - 1])), latency_p99_us=float(number))
+        night = month.judge(number, month.write(results))
+        p99 = of_cell(night).others[Measure.LATENCY_P99]
+        assert night.ok and (p99.verdict, p99.nights) == (None, number - 21)
+    assert night.level == pytest.approx(0.05 / 60 / 48)
+
+
+def test_slower_cell_is_measured_again_though_it_was_slower_before(month, quiet):
+    def lost(number):
+        rates = rates_of(quiet[number - 1])
+        return month.night(number, rates | {CELL: rates[CELL] * 0.9})
+
+    assert lost(21).studies[0].unconfirmed == lost(22).studies[0].unconfirmed == (CELL,)
+
+
+def test_host_that_is_slower_for_long_stays_slower_also_for_a_cell_found_before(month, quiet):
+    rates = rates_of(quiet[20])
+    assert month.night(21, rates | {CELL: rates[CELL] * 0.9}).slower == (CELL,)
+    for number, found in ((22, 0), (23, 48), (24, 48)):
+        night = month.night(number, {name: rate * 0.93 for name, rate in rates_of(quiet[number - 1]).items()})
+        assert len(night.slower) == found

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from bench.nightly.write import notify, write_night
 from bench.records.base import decode
+from bench.records.metric import Better, Metric
 from bench.records.nightly import (
     Night,
     NightBaseline,
@@ -17,6 +18,7 @@ from bench.records.nightly import (
     NightWarningKind,
     read_night,
 )
+from bench.records.results import Measure
 from bench.records.run import Outcome
 
 CELL = NightCell(
@@ -102,3 +104,19 @@ def test_the_output_of_the_command_is_kept(night, folder):
 def test_a_damaged_verdict_is_ignored(folder, text):
     (folder / "verdict.json").write_text(text)
     assert read_night(folder) is None
+
+
+def test_the_page_shows_latencies_that_are_not_the_same(night, folder):
+    p99 = replace(
+        CELL, name="quiet", effect=1 / 1.1 - 1, tonight_samples_s=1 / 495, baseline_samples_s=1 / 450,
+        metric=Metric(value=495.0, unit="us", better=Better.LOWER), text="10 % longer",
+    )  # fmt: skip
+    others = {Measure.LATENCY_P99: p99, Measure.LATENCY_P50: replace(p99, verdict=NightlyVerdict.SAME)}
+    (study, *more) = night.studies
+    cells = (replace(SAME, others=others), CELL)
+    changed = replace(night, studies=(replace(study, cells=cells), *more))
+    write_night(folder, changed, [])
+    page = (folder / "verdict.html").read_text()
+    assert page.count("<small>p99</small>") == 1 and "<small>p50</small>" not in page
+    assert "495 µs" in page.replace("\u202f", " ").replace("\xa0", " ") and "+10" in page
+    assert cells[0].worst is NightlyVerdict.SLOWER and read_night(folder) == changed

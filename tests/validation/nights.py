@@ -194,7 +194,7 @@ def judge(
                 before=tuple(before[-HISTORY:]),
                 second_samples_s=(again or {}).get(at),
                 every=tuple(all_nights),
-                slower_before=at in lost,
+                pending_before=at in lost,
             )
             for at, (rate, before, all_nights) in enumerate(zip(tonight, counting, every, strict=True))
         ]

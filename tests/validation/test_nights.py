@@ -18,7 +18,7 @@ def test_a_loss_of_a_night_is_found_in_that_night():
 
 
 def test_a_level_that_allows_for_nothing_alarms(monkeypatch):
-    monkeypatch.setattr(real, "level", lambda comparisons: 0.05)
+    monkeypatch.setattr(real, "level", lambda *comparisons: 0.05)
     monkeypatch.setattr(real, "CONFIRMED_AT", 0.3)
     assert live(NOISES[0], np.random.default_rng(1), 40, 12).alarms > 3
 

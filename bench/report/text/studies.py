@@ -8,6 +8,7 @@ from bench.analysis.verdicts import ENOUGH_REPEATS
 from bench.host.fingerprint import describe_change
 from bench.records.host import FingerprintChange
 from bench.records.nightly import (
+    FINDINGS,
     ComparedCell,
     ComparisonWarning,
     ComparisonWarningKind,
@@ -19,7 +20,16 @@ from bench.records.nightly import (
 from bench.records.results import Rules
 from bench.records.run import Outcome
 from bench.report.text.scale import scale_of
-from bench.report.text.verdicts import DIFFERENT, RUNS, STUDIES, change_text, effect_text, hint_text, verdict_text
+from bench.report.text.verdicts import (
+    DIFFERENT,
+    MEASURES,
+    RUNS,
+    STUDIES,
+    change_text,
+    effect_text,
+    hint_text,
+    verdict_text,
+)
 from bench.units import exact_percent, percent, plural
 
 MOST_NAMES = 6
@@ -130,11 +140,7 @@ def _not_guarded(cell: NightCell, guarded_loss: float) -> str:
 
 def night_text(cells: Sequence[NightCell], unmeasured: Sequence[str], fewest_nights: int) -> str:
     """The verdict of a night in one sentence. unmeasured: cells and studies without a measurement."""
-    slower = [
-        f"{cell.name} by {percent(abs((cell.reference_effect if cell.creeping else cell.effect) or 0))}"
-        for cell in cells
-        if cell.verdict is NightlyVerdict.SLOWER
-    ]
+    slower = [f"{cell.name} {_slower_by(cell)}" for cell in cells if cell.worst is NightlyVerdict.SLOWER]
     failed = [cell.name for cell in cells if cell.verdict is NightlyVerdict.FAILED]
     named = (("slower", slower), ("failed", failed), ("not measured", unmeasured))
     parts = [f"{len(names)} {what}: {_few(names)}" for what, names in named if names]
@@ -143,9 +149,17 @@ def night_text(cells: Sequence[NightCell], unmeasured: Sequence[str], fewest_nig
     compared = sum(cell.effect is not None for cell in cells)
     if not compared:
         return f"nothing to compare with yet: no cell has {fewest_nights} nights before"
-    if pending := [cell.name for cell in cells if cell.verdict is NightlyVerdict.PENDING]:
+    if pending := [cell.name for cell in cells if cell.worst is NightlyVerdict.PENDING]:
         return f"{len(pending)} of {plural(compared, 'cell')} slower together, pending until the next night"
     return f"nothing got slower: {compared} of {len(cells)} cells compared"
+
+
+def _slower_by(cell: NightCell) -> str:
+    """ "by 5.0 %", of a latency "(p99) by 12 %"."""
+    if cell.verdict is NightlyVerdict.SLOWER:
+        return f"by {percent(abs((cell.reference_effect if cell.creeping else cell.effect) or 0))}"
+    measure, one = next((m, one) for m, one in cell.others.items() if m in FINDINGS and one.verdict is cell.worst)
+    return f"({MEASURES[measure]}) by {percent(abs(scale_of(one.metric).share(-(one.effect or 0))))}"
 
 
 def changed_host_text(study: NightStudy, change: FingerprintChange) -> str:
