@@ -233,7 +233,7 @@ def _known_as(cell: MeasuredCell) -> Hashable:
     model = cell.model
     if not model.sha256:
         return cell.key, cell.occurrence
-    return cell.gpu, cell.cpu_node, cell.mem_node, model.kind, model.name, cell.settings, cell.occurrence
+    return cell.gpu, cell.cpu_node, cell.cpus, cell.mem_node, model.kind, model.name, cell.settings, cell.occurrence
 
 
 def _judged(

@@ -82,6 +82,7 @@ def unmeasured_cells(cells: Sequence[Cell], study: Study) -> list[MeasuredCell]:
                 gpu_uuid=cell.gpu_uuid,
                 cpu_node=cell.cpu_node,
                 mem_node=cell.mem_node,
+                cpus=cell.cpus,
                 model=cell.model,
                 settings=cell.settings,
                 differing_settings=differing,

@@ -174,6 +174,10 @@ def local_nodes(cells: Sequence[MeasuredCell], topology: Topology, probe: Probe 
         nodes = sorted({cell.mem_node for cell in own})
         if not nodes:
             continue
+        if own[0].cpus:
+            # Nothing reports to which group of CPUs a GPU is near: all GPUs are compared with the same one.
+            found[gpu] = LocalNode(nodes[0], LocalSource.REFERENCE)
+            continue
         known = []
         if any(cell.settings.device != "cpu" for cell in own):
             known = [(reported.get(gpu), LocalSource.REPORTED)]

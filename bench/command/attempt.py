@@ -116,8 +116,8 @@ class _Start:
             bound = [*bind_prefix(self._cell.binding, self._cell.cpu_node, self._cell.mem_node), *(server or run)]
             evicted = evict(self._command)
             self._looks = Looks(self._cell, self._command, self._host)
-            with avoid_measured_cpus(self._host, [self._cell.cpu_node], self._cell.binding) as cpus:
-                watch = watched(self._cell, self._host, [self._cell.cpu_node], cpus, self._sessions)
+            with avoid_measured_cpus(self._host, [self._cell]) as cpus:
+                watch = watched(self._host, [self._cell], cpus, self._sessions)
                 try:
                     if server:
                         ends = self._with_server(bound, run, replaced(self._command.ready, tokens), cpus, append_logs)

@@ -28,12 +28,15 @@ class BindingError(StudyError):
 
 
 def bind_prefix(
-    binding: str, cpu_node: int, mem_node: int, program: str = "numactl", root: Path = Path("/")
+    binding: str, cpu_node: int, mem_node: int, cpus: str = "", program: str = "numactl", root: Path = Path("/")
 ) -> list[str]:
-    """The arguments to put before a command to bind it; none for "none", and for "self": it binds itself."""
+    """The arguments to put before a command to bind it; none for "none", and for "self": it binds itself.
+
+    cpus: in place of those of cpu_node.
+    """
     if binding in ("none", "self"):
         return []
-    cpus = cpus_to_bind(root, cpu_node)
+    cpus = cpus or cpus_to_bind(root, cpu_node)
     memory = {"cpus": [], "preferred": [f"--preferred={mem_node}"], "interleave": ["--interleave=all"]}.get(
         binding, [f"--membind={mem_node}"]
     )
@@ -78,12 +81,12 @@ def bindable_node(topology: Topology, binding: Binding = "numactl") -> tuple[int
     return None, failure
 
 
-def trial_bind(cpu_node: int, mem_node: int, binding: Binding = "numactl") -> Failure | None:
-    """Bind a process that does nothing. Return None if it works."""
+def trial_bind(cpu_node: int, mem_node: int, binding: Binding = "numactl", cpus: str = "") -> Failure | None:
+    """Bind a process that does nothing, as bind_prefix(). Return None if it works."""
     program = shutil.which("numactl")
     if program is None:
         return _bind_failed("numactl is not installed", INSTALL)
-    prefix = bind_prefix(binding, cpu_node, mem_node, program=program)
+    prefix = bind_prefix(binding, cpu_node, mem_node, cpus, program)
     try:
         trial = subprocess.run(
             [*prefix, program, "--show"],

@@ -92,7 +92,7 @@ class Certifier:
         """Observe cheaply between the windows of a crossing: every thread's CPUs, and some pages of every buffer."""
         began = time.perf_counter()
         self._glances += 1
-        node_cpus = self._try("CPUs of the node", _node_cpus, self._cell.cpu_node)
+        node_cpus = self._own_cpus()
         threads = self._try("threads", _threads) or []
         texts = [
             f"{group.threads} thread(s) ({', '.join(group.examples)}) may run on CPUs {group.allowed_cpus}"
@@ -128,7 +128,7 @@ class Certifier:
             binding=cell.binding,
             cpu_node=cell.cpu_node,
             mem_node=cell.mem_node,
-            node_cpus=self._try("CPUs of the node", _node_cpus, cell.cpu_node),
+            node_cpus=self._own_cpus(),
             preprocess_cpus=self._preprocess_cpus(),
             cpus_seen={str(cpu): batches for cpu, batches in enumerate(self._batches_on) if batches},
             threads=ThreadsObserved(start=start.threads, end=end.threads),
@@ -171,6 +171,10 @@ class Certifier:
     def _policy(self, what: str, address: int | None = None) -> Policy | None:
         """None too where no policy was set: a kernel that refuses to set one often refuses to report one."""
         return None if self._cell.binding == "cpus" else self._try(what, _policy, address)
+
+    def _own_cpus(self) -> str | None:
+        """CPUs of the cell's group, or of its node."""
+        return self._cell.cpus or self._try("CPUs of the node", _node_cpus, self._cell.cpu_node)
 
     def _preprocess_cpus(self) -> str | None:
         """CPUs of the node of the preprocessing thread, where the cell names one."""
@@ -231,7 +235,7 @@ def _thread_doubts(facts: Certificate, cell: Cell) -> list[Doubt]:
         Doubt(
             kind=DoubtKind.THREADS,
             text=f"at the {when}, {group.threads} thread(s) ({', '.join(group.examples)}) may run on CPUs "
-            f"{group.allowed_cpus}; node {cell.cpu_node} has CPUs {facts.node_cpus}",
+            f"{group.allowed_cpus}; {_place(cell)} has CPUs {facts.node_cpus}",
         )
         for when, groups in (("start", facts.threads.start), ("end", facts.threads.end))
         for group in groups or ()
@@ -271,7 +275,7 @@ def _issuing_doubts(facts: Certificate, cell: Cell) -> list[Doubt]:
         return []
     text = (
         f"{sum(outside.values())} of {sum(facts.cpus_seen.values())} batches were issued from CPUs "
-        f"{format_cpulist(outside)}, outside node {cell.cpu_node} ({facts.node_cpus})"
+        f"{format_cpulist(outside)}, outside {_place(cell)} ({facts.node_cpus})"
     )
     return [Doubt(kind=DoubtKind.ISSUING_CPUS, text=text)]
 
@@ -338,6 +342,10 @@ def _gaps(facts: Certificate, cell: Cell) -> list[Doubt]:
             )
             gaps.append(Doubt(kind=DoubtKind.PAGES_UNKNOWN, text=text))
     return gaps
+
+
+def _place(cell: Cell) -> str:
+    return f"its group {cell.cpu_node}" if cell.cpus else f"node {cell.cpu_node}"
 
 
 def _policy_text(policy: Policy) -> str:

@@ -1,9 +1,10 @@
-"""Moving this whole process to the CPUs of another node while it runs."""
+"""Moving this whole process to other CPUs while it runs."""
 
 import os
 from collections.abc import Collection
 
 from bench.records.host import parse_cpulist
+from bench.records.study import Cell
 
 # Every look finds only threads that were started since the one before.
 MOST_LOOKS = 20
@@ -29,6 +30,11 @@ def move_threads(cpus: Collection[int]) -> int:
             return moved
         moved += elsewhere
     raise OSError(f"threads that may run outside CPUs {sorted(wanted)} keep coming")
+
+
+def cell_cpus(cell: Cell) -> frozenset[int]:
+    """Of its group of CPUs, or of its node. Raise OSError where there is no such node."""
+    return frozenset(parse_cpulist(cell.cpus)) if cell.cpus else node_cpus(cell.cpu_node)
 
 
 def node_cpus(node: int) -> frozenset[int]:

@@ -341,7 +341,7 @@ class MeasuredCell(Record, frozen=True, kw_only=True):
     throughput_spread: their relative standard deviation. mean_samples_s: likewise, of the runs' mean_samples_s.
     metric: of a command, in place of these. worst_p99_us: of the runs that count; latency_us has their median.
     perturbation: traced over timed throughput. waited_share: share of the measured batches that were not prepared in
-    time, None without preprocessing.
+    time, None without preprocessing. cpus: as of Cell.
     """
 
     name: str
@@ -350,6 +350,7 @@ class MeasuredCell(Record, frozen=True, kw_only=True):
     gpu_uuid: str | None
     cpu_node: int
     mem_node: int
+    cpus: str = ""
     model: Model
     settings: Settings
     differing_settings: Values = {}
@@ -531,11 +532,13 @@ class Recommendation(Record, frozen=True, kw_only=True):
 
     node: the local one, unless another was significantly faster; the only one, if no other was measured; None if it is
     not known which is nearer. local_source: how the local node is known, None where nothing was compared. penalty,
-    interval, verdict: of worst_cell, the cell on another node that loses most against this one.
+    interval, verdict: of worst_cell, the cell on another node that loses most against this one. cpus: where groups of
+    CPUs were compared, those to run on; node is then where the memory is, and local_node the number of a group.
     """
 
     gpu: int
     node: int | None
+    cpus: str = ""
     local_node: int | None = None
     local_source: LocalSource | None = None
     worst_cell: str | None = None
@@ -900,6 +903,11 @@ class Results(Record, frozen=True, kw_only=True):
     drift: Drift | None
     crossings: Crossings | None = None
     claims: Claims | None = None
+
+    @property
+    def cpu_groups(self) -> dict[int, str]:
+        """The CPUs of each group by its number, where groups of CPUs were compared."""
+        return {cell.cpu_node: cell.cpus for cell in self.cells if cell.cpus}
 
 
 # Beside results.json

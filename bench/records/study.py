@@ -19,6 +19,7 @@ from msgspec.structs import force_setattr
 
 from bench.records.base import Count, Name, Record, Repeat
 from bench.records.command import Command, CommandBlock
+from bench.records.host import CpuList
 
 Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
 CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune"]
@@ -42,7 +43,7 @@ ModelKind = Literal["vit", "timm", "python", "pt2"]
 
 TRACED: Literal["traced"] = "traced"
 
-# (CPU node, memory node)
+# (CPU node, memory node); where groups of CPUs are compared (number of the group, memory node)
 Placement = tuple[Count, Count]
 
 
@@ -354,12 +355,14 @@ class Cell(Settings, frozen=True, kw_only=True):
 
     group: cells of one group differ only in node, or in nothing; they are measured side by side and compared.
     reason: why it cannot run on this host, empty if it can.
+    cpus: where groups of CPUs of one node are compared, those that it is bound to; cpu_node is then their number.
     """
 
     name: Name
     gpu: Count
     gpu_uuid: str | None = None
     cpu_node: Count
+    cpus: CpuList = ""
     mem_node: Count
     model: Model
     device: Device
@@ -387,7 +390,7 @@ class Cell(Settings, frozen=True, kw_only=True):
         values["model"] = self.model.identity
         defaults = OPTIONAL_IN_KEY.items()
         values |= {key: getattr(self, key) for key, default in defaults if getattr(self, key) != default}
-        return _hashed(values)
+        return _hashed(values | ({"cpus": self.cpus} if self.cpus else {}))
 
     @property
     def family(self) -> str:
@@ -505,7 +508,8 @@ class Study(StudySettings, frozen=True, kw_only=True):
 
     command: in place of models.
 
-    axes, zip, exclude, include: as in a study file (docs/axes.md). night: the date a nightly study is for.
+    axes, zip, exclude, include: as in a study file (docs/axes.md). cpu_groups: of whose numbers the
+    placements are. night: the date a nightly study is for.
     again_of: the run directory of which this one measures some cells once more.
     """
 
@@ -513,6 +517,7 @@ class Study(StudySettings, frozen=True, kw_only=True):
     question: str = ""
     gpu_ids: tuple[Count, ...] | Literal["all"] = "all"
     placements: tuple[Placement, ...] | Literal["all"] = "all"
+    cpu_groups: tuple[CpuList, ...] = ()
     models: tuple[ListedModel, ...] = ()
     command: CommandBlock | None = None
     python_path: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from bench.records.host import Gpu, Node
 from bench.records.results import MeasuredCell, Results
 from bench.report.text.scale import scale_of
 from bench.report.text.verdicts import tile_note
-from bench.report.view import Place, View, node_label, place_of
+from bench.report.view import Place, View, place_of
 from bench.units import DASH, byte_size, percent, rate
 
 NODE_WIDTH, NODE_HEIGHT, GPU_WIDTH, GPU_HEIGHT, GAP, DROP = 172, 58, 160, 44, 20, 34
@@ -181,7 +181,7 @@ def _heatmap(view: View, model: str, cells: Sequence[MeasuredCell]) -> Heatmap:
             for place in view.places
         )
         rows.append((view.device(next(iter(own.values()))), tiles))
-    return Heatmap(model, tuple(node_label(*place) for place in view.places), tuple(rows))
+    return Heatmap(model, tuple(view.label(place) for place in view.places), tuple(rows))
 
 
 def _is_local(place: Place, node: int | None) -> bool:

@@ -73,11 +73,12 @@ def _crossed(view: View) -> list[str]:
     if not entries:
         return []
     lines = ["## In the same process", ""]
+    rules, groups = view.results.rules, view.results.cpu_groups
     for entry in entries:
         remote = view.cells[entry.remote_cell]
-        lines.append(f"- {view.device(remote)}, {_safe(view.series(remote))}: {_safe(crossed_text(entry))}")
-        lines += [f"  - {_safe(birth_text(birth, view.results.rules))}" for birth in entry.births]
-        lines += [f"  - {_safe(interaction_text(birth, view.results.rules))}" for birth in entry.births]
+        lines.append(f"- {view.device(remote)}, {_safe(view.series(remote))}: {_safe(crossed_text(entry, groups))}")
+        lines += [f"  - {_safe(birth_text(birth, rules, groups))}" for birth in entry.births]
+        lines += [f"  - {_safe(interaction_text(birth, rules, groups))}" for birth in entry.births]
     return [*lines, ""]
 
 

@@ -34,7 +34,7 @@ from bench.report.text.fastest import fastest_findings
 from bench.report.text.host import probed_text
 from bench.report.text.trust import concerns, host_facts, notes, trust_items
 from bench.report.text.verdicts import MEASURES
-from bench.report.view import Place, View, node_label
+from bench.report.view import Place, View
 from bench.units import duration
 
 Part = dict[str, Any]
@@ -161,9 +161,9 @@ def _latency(page: Page) -> Part | None:
 
 def _links(page: Page) -> Part | None:
     links = page.view.results.links
-    rows = [row | {"href": page.files.href(f"links/{row['name']}.json")} for row in link_rows(links)]
-    legend = _place_legend(link_places(links))
-    return {"rows": rows, "pictures": link_pictures(links), "legend": legend} if rows else None
+    rows = [row | {"href": page.files.href(f"links/{row['name']}.json")} for row in link_rows(page.view)]
+    legend = _place_legend(page.view, link_places(links))
+    return {"rows": rows, "pictures": link_pictures(page.view), "legend": legend} if rows else None
 
 
 def _bandwidth(page: Page) -> Part | None:
@@ -216,12 +216,12 @@ def _gallery(page: Page, pictures: Sequence[Picture]) -> Part | None:
     view = page.view
     labels = [label for title, _, rows in view.panels(view.results.cells) if title for label in rows]
     broad = any(len(label) > NARROW_LABEL for label in labels)
-    return {"pictures": pictures, "legend": _place_legend(view.places), "broad": broad}
+    return {"pictures": pictures, "legend": _place_legend(view, view.places), "broad": broad}
 
 
-def _place_legend(places: Sequence[Place]) -> list[tuple[str, str]]:
+def _place_legend(view: View, places: Sequence[Place]) -> list[tuple[str, str]]:
     """Empty for a single placement."""
-    return [(node_label(*place), colour(index)) for index, place in enumerate(places) if len(places) > 1]
+    return [(view.label(place), colour(index)) for index, place in enumerate(places) if len(places) > 1]
 
 
 SECTIONS = (

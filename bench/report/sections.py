@@ -29,7 +29,7 @@ from bench.report.text.scale import scale_of
 from bench.report.text.traces import traces_text
 from bench.report.text.trust import drift_text, fingerprint_facts, method_text
 from bench.report.text.verdicts import MEASURES, change_text, disturbed_text, verdict_text
-from bench.report.view import View, node_of
+from bench.report.view import View, place_of
 from bench.units import DASH, duration, grouped, microseconds, percent, rate, signed_percent, signed_share
 
 TOP_KERNELS = 8
@@ -98,7 +98,12 @@ def _log(page: Page, run: str) -> str:
 
 
 def _who(view: View, cell: MeasuredCell) -> Row:
-    return {"cell": cell.name, "model": view.series(cell), "device": view.device(cell), "node": node_of(cell)}
+    return {
+        "cell": cell.name,
+        "model": view.series(cell),
+        "device": view.device(cell),
+        "node": view.label(place_of(cell)),
+    }
 
 
 # Penalties
@@ -114,7 +119,7 @@ def penalty_rows(page: Page) -> list[Row]:
         rows.append(
             _who(view, view.cells[entry.remote_cell])
             | {
-                "local_node": entry.local_node,
+                "local_node": view.label(place_of(view.cells[entry.local_cell])),
                 "local_cell": entry.local_cell,
                 "figure": signed_share(loss.share, loss.interval) if loss else DASH,
                 "verdict": entry.verdict or "",
@@ -141,13 +146,13 @@ def change_rows(view: View) -> list[Row]:
 
 def crossed_rows(view: View) -> list[Row]:
     """What was measured inside the same processes, and what the start of a process adds."""
-    rules = view.results.rules
+    rules, groups = view.results.rules, view.results.cpu_groups
     return [
         _who(view, view.cells[entry.remote_cell])
         | {
-            "text": crossed_text(entry),
-            "births": [birth_text(birth, rules) for birth in entry.births],
-            "interactions": [interaction_text(birth, rules) for birth in entry.births],
+            "text": crossed_text(entry, groups),
+            "births": [birth_text(birth, rules, groups) for birth in entry.births],
+            "interactions": [interaction_text(birth, rules, groups) for birth in entry.births],
         }
         for entry in crossed(view.results.penalties)
     ]
@@ -237,7 +242,7 @@ def crossings(view: View) -> list[tuple[str, str, str]]:
     for group in view.results.hidden_copies:
         if len(group.cells) > 1:
             cell = view.cells[group.cells[0]]
-            label = f"{cell.model.name}, {view.device(cell)}, {node_of(cell)}"
+            label = f"{cell.model.name}, {view.device(cell)}, {view.label(place_of(cell))}"
             found.append((label, cell.name, hidden_copies_text(group)))
     return found
 

@@ -20,7 +20,7 @@ from bench.report.text.cells import ceilings_text
 from bench.report.text.contention import contention_sentence, group_title, groups, is_alike
 from bench.report.text.scale import scale_of
 from bench.report.text.verdicts import DECIDED, hint_text, line_text
-from bench.report.view import Place, View, link_device, node_label, node_of, place_of
+from bench.report.view import Place, View, link_device, place_of
 from bench.units import DASH, bandwidth, change, microseconds, rate, signed_share, values_text
 
 DIRECTIONS = (Direction.H2D, Direction.D2H)
@@ -107,7 +107,7 @@ def _axis_row(view: View, line: Line) -> AxisRow:
         base_cell=line.base_cell,
         model=_shared_label(view, line),
         device=view.device(cell),
-        node=node_of(cell),
+        node=view.label(place_of(cell)),
         value=values_text(line.value),
         samples=rate(cell.value),
         base_samples=rate(base.value),
@@ -150,7 +150,7 @@ def _penalties_by_value(view: View, entry: AxisComparison) -> list[PenaltyRow]:
         PenaltyRow(
             model=series,
             device=view.device(view.cells[next(iter(found.values()))[0]]),
-            place=node_label(*place),
+            place=view.label(place),
             cells=tuple(found.get(index) for index in range(len(entry.values))),
         )
         for (series, _, place), found in rows.items()
@@ -184,20 +184,22 @@ def contention_parts(view: View) -> list[ContentionPart]:
                 sentences=[contention_sentence(entries, number) for number in busy if number > 1],
                 picture=contention_picture(group, entries),
                 columns=["isolated" if number == 1 else f"{number} busy" for number in busy],
-                matrix=_matrix(entries, busy),
+                matrix=_matrix(view, entries, busy),
                 rows=[_contention_row(view, entry) for entry in entries if entry.busy_gpus > 1],
             )
         )
     return parts
 
 
-def _matrix(entries: Sequence[Contention], busy: Sequence[int]) -> list[tuple[str, str, list[tuple[str, str | None]]]]:
+def _matrix(
+    view: View, entries: Sequence[Contention], busy: Sequence[int]
+) -> list[tuple[str, str, list[tuple[str, str | None]]]]:
     """H2D and D2H GB/s for each number of busy GPUs. GPUs that only loaded the host beside a measured one come last,
     without a node."""
     measured = {entry.gpu for entry in entries}
     rows: dict[tuple[bool, int, str], dict[int, list[Contention | PeerMeans]]] = {}
     for entry in entries:
-        rows.setdefault((False, entry.gpu, node_label(entry.cpu_node, entry.mem_node)), {})[entry.busy_gpus] = [entry]
+        rows.setdefault((False, entry.gpu, view.label((entry.cpu_node, entry.mem_node))), {})[entry.busy_gpus] = [entry]
     for entry in entries:
         for peer in entry.peers:
             if peer.gpu not in measured:
@@ -219,7 +221,7 @@ def _contention_row(view: View, entry: Contention) -> dict[str, Any]:
     return {
         "cell": entry.cell,
         "device": f"GPU {entry.gpu}",
-        "node": node_label(entry.cpu_node, entry.mem_node),
+        "node": view.label((entry.cpu_node, entry.mem_node)),
         "busy": entry.busy_gpus,
         "isolated": rate(base.throughput_samples_s) if base else DASH,
         "samples": rate(entry.throughput_samples_s),
@@ -241,13 +243,13 @@ def _with_interval(found: Sum) -> str:
 # The links
 
 
-def link_rows(links: Sequence[LinkEntry]) -> list[dict[str, Any]]:
+def link_rows(view: View) -> list[dict[str, Any]]:
     """A row a GPU and placement."""
     return [
         {
             "name": link.name,
             "device": link_device(link),
-            "node": node_of(link),
+            "node": view.label(place_of(link)),
             "status": link.status,
             "reason": link.reason,
             "placement": (link.placement or DASH).replace("_", " "),
@@ -259,7 +261,7 @@ def link_rows(links: Sequence[LinkEntry]) -> list[dict[str, Any]]:
                 microseconds(link.launch_us),
             ],
         }
-        for link in links
+        for link in view.results.links
     ]
 
 

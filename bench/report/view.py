@@ -82,8 +82,15 @@ class View:
             return f"GPU {cell.gpu}"
         return f"CPU, label {cell.gpu}" if cell.gpu else "CPU"
 
+    def label(self, place: Place) -> str:
+        """ "node 2", or "CPUs 0-7" where groups of CPUs were compared."""
+        cpu_node, mem_node = place
+        if self.results.cpu_groups:
+            return cpus_label(self.results.cpu_groups[cpu_node])
+        return f"node {mem_node}" if cpu_node == mem_node else f"CPU {cpu_node}, memory {mem_node}"
+
     def row(self, cell: MeasuredCell) -> str:
-        return f"{self.device(cell)} · {node_of(cell)}"
+        return f"{self.device(cell)} · {self.label(place_of(cell))}"
 
     # Groups
 
@@ -121,7 +128,7 @@ class View:
         many_places = len({place_of(cell) for cell in cells}) > 1
 
         def label(cell: MeasuredCell) -> str:
-            where = [self.device(cell)] * many_devices + [node_of(cell)] * many_places
+            where = [self.device(cell)] * many_devices + [self.label(place_of(cell))] * many_places
             return " · ".join([self.settings(cell) or "base", *where])
 
         return [label(cell) for cell in own]
@@ -147,6 +154,10 @@ def metric_heading(name: str, unit: str) -> str:
     return f"{name}, {unit}"
 
 
+def cpus_label(cpus: str) -> str:
+    return f"CPU {cpus}" if cpus.isdigit() else f"CPUs {cpus}"
+
+
 def settings_label(values: Mapping[str, Any]) -> str:
     """Settings that are not the study's own, as in the name of a cell: "bf16 graph", or an empty text."""
     return " ".join(filter(None, (_suffix(key, value) for key, value in values.items())))
@@ -159,10 +170,6 @@ def _suffix(key: str, value: Any) -> str:
     return axis.suffix_of(value) if axis else ""
 
 
-def node_label(cpu_node: int, mem_node: int) -> str:
-    return f"node {mem_node}" if cpu_node == mem_node else f"CPU {cpu_node}, memory {mem_node}"
-
-
 def link_device(link: LinkEntry) -> str:
     """ "GPU 2"; the cpu device has no GPUs."""
     return "CPU" if link.device == "cpu" else f"GPU {link.gpu}"
@@ -170,10 +177,6 @@ def link_device(link: LinkEntry) -> str:
 
 def place_of(cell: MeasuredCell | LinkEntry) -> Place:
     return cell.cpu_node, cell.mem_node
-
-
-def node_of(cell: MeasuredCell | LinkEntry) -> str:
-    return node_label(cell.cpu_node, cell.mem_node)
 
 
 def sorted_places(places: Iterable[Place]) -> list[Place]:

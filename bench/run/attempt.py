@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from bench.host.binding import trial_bind
 from bench.host.monitor import Sessions, Watch
 from bench.host.peers import NoPeers, PeerPlacement
 from bench.records.base import plain
-from bench.records.host import Topology
+from bench.records.host import Topology, parse_cpulist
 from bench.records.run import (
     LASTING,
     RETRIED,
@@ -166,9 +166,10 @@ def without_start(directory: RunDirectory, cell: Cell, slot: Slot, invocation: s
             return Attempt(
                 Failure(status=head.status, reason=f"as repeat {earlier}: {head.reason}", advice=head.advice)
             )
-    if cell.binding not in ("none", "self") and (refused := trial_bind(cell.cpu_node, cell.mem_node, cell.binding)):
-        return Attempt(refused)
-    return None
+    if cell.binding in ("none", "self"):
+        return None
+    refused = trial_bind(cell.cpu_node, cell.mem_node, cell.binding, cell.cpus)
+    return Attempt(refused) if refused else None
 
 
 def _attempts(
@@ -295,11 +296,9 @@ class _Measured:
             report(self._counter.read())
             self._peers.check()
 
-        with avoid_measured_cpus(self._host, [self._cell.cpu_node], self._cell.binding) as cpus:
+        with avoid_measured_cpus(self._host, [self._cell]) as cpus:
             # nsys works beside a traced run all the time; that is not a disturbance, and that run times nothing.
-            watch = (
-                None if self._profiler else watched(self._cell, self._host, [self._cell.cpu_node], cpus, lock.sessions)
-            )
+            watch = None if self._profiler else watched(self._host, [self._cell], cpus, lock.sessions)
             monitor: Monitor | None = None
             try:
                 self._peers.start(lock, cpus, self._append_logs)
@@ -343,27 +342,34 @@ def _collect(profiler: Profiler, trace: Path, end: ChildEnd, own: Failure | None
     return own
 
 
-def watched(cell: Cell, host: Topology, cpu_nodes: Iterable[int], cpus: set[int], sessions: Sessions) -> Watch:
+def watched(host: Topology, cells: Sequence[Cell], cpus: set[int], sessions: Sessions) -> Watch:
     """Watch the GPU and the measured CPUs for other work. It is known from outside the run, never from its speed.
 
-    sessions: gives those of the run itself.
+    cells: of the process. sessions: gives those of the run itself.
     """
-    measured = _cpus_of(host, cpu_nodes) & cpus if cell.binding != "none" else set()
-    return Watch(cell.gpu_uuid, measured or cpus, sessions).start()
+    measured = _measured_cpus(host, cells) & cpus
+    return Watch(cells[0].gpu_uuid, measured or cpus, sessions).start()
 
 
-def _cpus_of(host: Topology, nodes: Iterable[int]) -> set[int]:
-    return {cpu for number in nodes if (node := host.node(number)) for cpu in node.cpu_ids}
+def _measured_cpus(host: Topology, cells: Iterable[Cell]) -> set[int]:
+    """To which these cells are bound."""
+    found: set[int] = set()
+    for cell in cells:
+        node = host.node(cell.cpu_node)
+        if cell.binding != "none":
+            found.update(parse_cpulist(cell.cpus) if cell.cpus else node.cpu_ids if node else ())
+    return found
 
 
 @contextmanager
-def avoid_measured_cpus(host: Topology, cpu_nodes: Iterable[int], binding: str) -> Iterator[set[int]]:
-    """Move this process to allowed CPUs outside all of these nodes, if there are any, and back at the end.
+def avoid_measured_cpus(host: Topology, cells: Iterable[Cell]) -> Iterator[set[int]]:
+    """Move this process to allowed CPUs outside those of all these cells, if there are any, and back at the end.
 
     Yields the CPUs that it could use before.
     """
     before = os.sched_getaffinity(0)
-    elsewhere = before - _cpus_of(host, cpu_nodes) if binding != "none" else set()
+    measured = _measured_cpus(host, cells)
+    elsewhere = before - measured if measured else set()
     if elsewhere:
         os.sched_setaffinity(0, elsewhere)
     try:

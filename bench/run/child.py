@@ -247,7 +247,8 @@ class Process:
 
     @property
     def command(self) -> list[str]:
-        return [*bind_prefix(self.cell.binding, self.cell.cpu_node, self.cell.mem_node), *self.argv]
+        cell = self.cell
+        return [*bind_prefix(cell.binding, cell.cpu_node, cell.mem_node, cell.cpus), *self.argv]
 
     def wrapped(self, wrap: Callable[[list[str]], list[str]]) -> "Process":
         """With the command that starts it under a profiler, or by a fork server."""

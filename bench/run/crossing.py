@@ -88,7 +88,8 @@ def _crossing(slot: Slot, cells: Sequence[Cell]) -> Crossing:
 
 def _birth(planned: Placement, cells: Sequence[Cell]) -> Placement:
     """Where planned, or at the first cell's nodes if nothing can be bound there now."""
-    if cells and cells[0].placement != planned and trial_bind(*planned):
+    own = next((cell for cell in cells if cell.cpu_node == planned[0]), None)
+    if cells and cells[0] is not own and trial_bind(*planned, cpus=own.cpus if own else ""):
         return cells[0].placement
     return planned
 
@@ -141,7 +142,7 @@ class _Crossed:
         self._process = process.wrapped(served) if self._start is StartMethod.FORK else process
 
     def run(self, lock: HostLock, report: Report, append_logs: bool) -> Attempt:
-        process, nodes = self._process, sorted({cell.cpu_node for cell in self._cells})
+        process = self._process
         start = SERVERS.starter(lock.record_child) if self._start is StartMethod.FORK else None
         attempt = Attempt(start=self._start, command=process.command, crossing=self._asked)
 
@@ -149,8 +150,8 @@ class _Crossed:
             report(self._counter.read())
 
         try:
-            with avoid_measured_cpus(self._host, nodes, self._cells[0].binding) as cpus:
-                watch = watched(self._cells[0], self._host, nodes, cpus, lock.sessions)
+            with avoid_measured_cpus(self._host, self._cells) as cpus:
+                watch = watched(self._host, self._cells, cpus, lock.sessions)
                 observer_cpus = format_cpulist(os.sched_getaffinity(0))
                 try:
                     end = process.run(lock, cpus, poll, append_logs=append_logs, start=start)

@@ -176,7 +176,7 @@ def measure_link(
 def _run_link(process: Process, directory: RunDirectory, lock: HostLock) -> Failure | None:
     cell = process.cell
     try:
-        with avoid_measured_cpus(directory.host(), [cell.cpu_node], cell.binding) as cpus:
+        with avoid_measured_cpus(directory.host(), [cell]) as cpus:
             return process.failure(process.run(lock, cpus))
     except OSError as error:
         return process.not_run(error)

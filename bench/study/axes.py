@@ -27,6 +27,8 @@ SettingsKind = TypeVar("SettingsKind", bound=Settings)
 MOST_COMBINATIONS = 100_000
 Values = tuple[Any, ...]
 # As axes these replace the study's own list; the others are settings and parts of a shape.
+# A longer list of CPUs is no part of a name.
+LONGEST_CPUS = 24
 FOLDED = ("gpu_ids", "placements", "model")
 
 
@@ -287,13 +289,15 @@ def reshaped(model: Model, shape: Mapping[str, int]) -> Model:
     return Model(**{**own, **shape}, heads=heads)
 
 
-def name_cells(combinations: Iterable[Combination]) -> Iterator[tuple[Combination, str, str]]:
+def name_cells(
+    combinations: Iterable[Combination], cpu_groups: Sequence[str] = ()
+) -> Iterator[tuple[Combination, str, str]]:
     """(combination, name of its cell, group) for each; names are unique.
 
     `pipeline_gpu{N}_numa{memory node}_vit{patch}x{depth}x{dim}`, of a command `command_gpu{N}_numa{memory node}_` with
-    the name of its variant, and a suffix for each thing that differs: the CPU
-    node from the memory node, the heads from the first model of that name, a setting from the study's own, and
-    `again` for a model listed twice. Cells of one group differ only in node, or in nothing.
+    the name of its variant, and a suffix for each thing that differs: the CPU node from the memory node (of a group of
+    CPUs its list, or its number where that is long), the heads from the first model of that name, a setting from the
+    study's own, and `again` for a model listed twice. Cells of one group differ only in node, or in nothing.
     """
     first_heads: dict[str, int] = {}
     for one in combinations:
@@ -307,7 +311,10 @@ def name_cells(combinations: Iterable[Combination]) -> Iterator[tuple[Combinatio
         cpu_node, mem_node = one.placement
         kind = "command" if model.command else "pipeline"
         name = [f"{kind}_gpu{one.gpu}_numa{mem_node}", model.name]
-        if cpu_node != mem_node:
+        if cpu_groups:
+            cpus = cpu_groups[cpu_node]
+            name.append(f"cpus{cpus}" if len(cpus) <= LONGEST_CPUS else f"group{cpu_node}")
+        elif cpu_node != mem_node:
             name.append(f"cpu{cpu_node}")
         name += suffixes
         if one.copy:

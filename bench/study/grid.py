@@ -15,6 +15,7 @@ from bench.records.host import NodeKind, Topology
 from bench.records.study import Cell, Design, Grid, Placement, Settings, Slot, Study, StudySettings
 from bench.study.axes import combinations, idle_excludes, name_cells
 from bench.study.constraints import violation, why_not_here
+from bench.study.cpu_groups import CPU_GROUPS, check_groups, found_groups, numbered
 from bench.study.crossing import Births, births_of, pools_by_node, whole_sets
 from bench.study.load import StudyDefinition
 from bench.study.order import measuring_order
@@ -40,7 +41,15 @@ def expand_here(definition: StudyDefinition, topology: Topology, root: Path = Pa
     asked = definition.settings.design
     # The benchmark of the link is of the pipeline's copies, and needs torch.
     without_link = {"measure_link": False} if definition.command else {}
-    study = convert(definition.as_json() | _resolved(definition.settings, topology, root) | without_link, Study)
+    if definition.placements == CPU_GROUPS:
+        found = found_groups(topology, definition.settings.device, definition.name, root)
+        definition = replace(definition, placements=numbered(found), cpu_groups=found)
+    if definition.cpu_groups:
+        check_groups(definition.cpu_groups, topology, definition.name, definition.command is not None)
+    numbers = {"placements": list(definition.placements), "cpu_groups": list(definition.cpu_groups)}
+    grouped = numbers if definition.cpu_groups else {}
+    resolved = _resolved(definition.settings, topology, root)
+    study = convert(definition.as_json() | grouped | resolved | without_link, Study)
     definition = replace(definition, settings=structs.replace(study.settings, design=asked))
     cells = expand(definition, topology)
     _check_memory(cells, topology, study.name)
@@ -117,12 +126,14 @@ def expand(study: StudyDefinition, topology: Topology) -> list[Cell]:
     )
     cells: list[Cell] = []
     advice = ""
-    for one, name, group in name_cells(asked):
+    groups = study.cpu_groups
+    for one, name, group in name_cells(asked, groups):
         settings = one.settings(base)
         # A device of auto is now known: what it cannot do is a property of the host, not an error of the study.
         why = violation(one.model, settings, study.axes.varied)
         if why and not cells:
             advice = why.advice
+        node = (0, 0) if groups else one.placement
         known = topology.gpu(one.gpu) if base.device == "cuda" else None
         cells.append(
             Cell(
@@ -131,9 +142,10 @@ def expand(study: StudyDefinition, topology: Topology) -> list[Cell]:
                 gpu_uuid=known.uuid if known else None,
                 cpu_node=one.placement[0],
                 mem_node=one.placement[1],
+                cpus=groups[one.placement[0]] if groups else "",
                 model=one.model,
                 group=group,
-                reason=why.what if why else why_not_here(topology, one.gpu, one.placement, settings),
+                reason=why.what if why else why_not_here(topology, one.gpu, node, settings),
                 **_cell_settings(settings),
             )
         )

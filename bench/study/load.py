@@ -28,6 +28,7 @@ from bench.study.axes import (
 )
 from bench.study.command import COMMAND_AXES, COMMAND_SETTINGS, models_of, read_command
 from bench.study.constraints import Refused, refuse, violation
+from bench.study.cpu_groups import CPU_GROUPS, numbered, read_cpu_groups
 from bench.study.models import anchored, check_names, identify, listed, read_model, read_python_path
 from bench.study.settings import (
     COMBINING,
@@ -68,7 +69,8 @@ At = Callable[[str], str]
 class StudyDefinition:
     """What a study file and its overrides ask for, on whatever host.
 
-    gpu_ids: indexes in PCI bus order; placements: (CPU node, memory node); either may be "all".
+    gpu_ids: indexes in PCI bus order; placements: (CPU node, memory node); either may be "all", and placements
+    "cpu-groups", which the probe finds. cpu_groups: lists of CPUs in place of nodes; the placements are their numbers.
     settings: the study's own values; axes: what it varies beside GPUs, placements and models. command: whose variants
     are its models.
     """
@@ -82,6 +84,7 @@ class StudyDefinition:
     axes: Axes = field(default_factory=Axes)
     command: CommandBlock | None = None
     python_path: tuple[str, ...] = ()
+    cpu_groups: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """As in a study file, with every setting that applies."""
@@ -89,7 +92,7 @@ class StudyDefinition:
             "name": self.name,
             "question": self.question,
             "gpu_ids": _listed(self.gpu_ids),
-            "placements": _listed(self.placements),
+            "placements": list(self.cpu_groups) or _listed(self.placements),
             **(
                 {"command": plain(self.command)}
                 if self.command
@@ -204,16 +207,18 @@ def read_study(
         for index, model in enumerate(models):
             if why := why_no_model(model, settings.image_size):
                 raise StudyError(why.what, f"{at('models')}[{index}]", why.advice)
+    placements, groups = _read_places(merged, at) if "placements" not in folded else (folded["placements"], ())
     study = StudyDefinition(
         name=_read_name(merged["name"], at("name")),
         question=_read_question(merged.get("question"), at("question")),
         gpu_ids=folded.get("gpu_ids") or read_ids(merged["gpu_ids"], at("gpu_ids")),
-        placements=folded.get("placements") or _read_places(merged, at),
+        placements=placements,
         models=models,
         settings=settings,
         axes=axes,
         command=command,
         python_path=python_path,
+        cpu_groups=groups,
     )
     _check_together(study, where)
     return study
@@ -374,11 +379,18 @@ def _encodes(text: str) -> bool:
     return True
 
 
-def _read_places(merged: Mapping[str, Any], at: At) -> tuple[Placement, ...] | str:
-    if "placements" in merged:
-        return "all" if merged["placements"] == "all" else read_placements(merged["placements"], at("placements"))
-    nodes = read_ids(merged["numa_nodes"], at("numa_nodes"))
-    return nodes if isinstance(nodes, str) else tuple((node, node) for node in nodes)
+def _read_places(merged: Mapping[str, Any], at: At) -> tuple[tuple[Placement, ...] | str, tuple[str, ...]]:
+    """The placements, and the groups of CPUs that they are the numbers of, if any."""
+    if "placements" not in merged:
+        nodes = read_ids(merged["numa_nodes"], at("numa_nodes"))
+        return nodes if isinstance(nodes, str) else tuple((node, node) for node in nodes), ()
+    value, where = merged["placements"], at("placements")
+    if value in ("all", CPU_GROUPS):
+        return value, ()
+    if isinstance(value, list | tuple) and value and isinstance(value[0], str):
+        groups = read_cpu_groups(value, where)
+        return numbered(groups), groups
+    return read_placements(value, where), ()
 
 
 def _read_models(value: Any, where: str) -> tuple[Model, ...]:
@@ -409,7 +421,7 @@ def _check_together(study: StudyDefinition, where: str) -> None:
     varied = study.axes.varied | ({"model"} if len(set(study.models)) > 1 else set())
     check_names((one.model for one in found), where)
     refused = []
-    for one, name, _ in name_cells(found):
+    for one, name, _ in name_cells(found, study.cpu_groups):
         if why := violation(one.model, one.settings(study.settings), varied):
             values = {key: _as_excluded(one, key, study.settings) for key in why.keys if key in varied}
             refused.append(Refused(name, why, values, one.added))

@@ -84,7 +84,8 @@ SETTINGS = _settings()
 GRID = {
     "gpu_ids": "GPUs, as 0,1 or all",
     "numa_nodes": "nodes, as 0,2 or all; CPU node = memory node",
-    "placements": "[CPU node, memory node] pairs, as '[[0,0],[0,2]]', in place of numa_nodes",
+    "placements": "[CPU node, memory node] pairs, as '[[0,0],[0,2]]', in place of numa_nodes; on a host with one node "
+    'groups of its CPUs, as \'["0-7","8-15"]\', or those that the probe finds: cpu-groups',
     "models": "models, as vit32x6x512,timm:resnet50",
     "python_path": "folders that factories are imported from, after all else, as src",
     "command": "of a study of a command: what is started, as 'PROGRAM ARGUMENT...' or a block in JSON",

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from bench.host.certificate import Certifier
 from bench.host.memory_calls import set_policy
-from bench.host.moving import move_threads, node_cpus
+from bench.host.moving import cell_cpus, move_threads, node_cpus
 from bench.host.numa_maps import resident_bytes
 from bench.records.run import CrossedCell, Crossing, Failure, Group, Mode, Outcome, Result, Window
 from bench.records.study import Cell
@@ -94,8 +94,10 @@ class _Crossing:
         turned = order if group.crossing.process % 2 else order[::-1]
         # Before this process is bound: what a user or a container allows it to use.
         allowed = os.sched_getaffinity(0)
-        self.birth_cpus = node_cpus(group.crossing.birth_cpu_node) & allowed
-        self.placements = [_Placement(cell, node_cpus(cell.cpu_node) & allowed) for cell in turned]
+        birth = group.crossing.birth_cpu_node
+        born = next((cell for cell in group.cells if cell.cpu_node == birth), None)
+        self.birth_cpus = (cell_cpus(born) if born else node_cpus(birth)) & allowed
+        self.placements = [_Placement(cell, cell_cpus(cell) & allowed) for cell in turned]
         self.last: _Placement | None = None
         self.lead_batches, self.batches = MIN_LEAD_BATCHES, MIN_BATCHES
         self.no_latency = no_latency(group.cells[0].direction)

@@ -2,10 +2,11 @@ import pytest
 from msgspec.structs import replace
 
 from bench.analysis.load import load
+from bench.analysis.recommend import recommend
 from bench.records.results import BirthContrast, PenaltyKind, Remedy, Rules
 from bench.report.build import build_results, make_report
 from bench.report.markdown import markdown
-from bench.report.text.answer import answers
+from bench.report.text.answer import CPUS_ONLY, answers
 from bench.report.text.crossing import (
     birth_text,
     crossed_text,
@@ -16,7 +17,8 @@ from bench.report.text.crossing import (
 )
 from bench.report.text.trust import method_text
 from bench.report.view import View
-from tests.report.made import penalty
+from tests.report.made import cell, penalty
+from tests.report.made import results as made_results
 from tests.run_directories import build_run_directory, crossed_process, topology_json
 
 OVERRIDES = {"gpu_ids": [0], "numa_nodes": [0, 1], "repeats": 6, "models": ["vit0x0x0", "vit32x2x128"]}
@@ -144,3 +146,43 @@ def test_page_and_markdown_have_the_sentences(run):
     page = (run / "report.html").read_text()
     assert "In the same process" in page and "running and keeping buffers on node 1 instead of 0" in page
     assert "running and keeping buffers on node 1 instead of 0" in markdown(results)
+
+
+GROUPS = {0: "0-7", 1: "8"}
+
+
+def test_groups_of_cpus_have_their_own_words():
+    entry = penalty(
+        design="crossing", penalty=0.041, interval=(0.035, 0.048), local_node=0, remote_node=0, remote_cpu_node=1,
+        kind=PenaltyKind.CPU,
+    )  # fmt: skip
+    assert crossed_text(entry, GROUPS) == (
+        "running on CPU 8 instead of CPUs 0-7, with memory wherever this host keeps it, in the same process: "
+        "−4.1 % [−4.8, −3.5]"
+    )
+    text = birth_text(birth(node=1, interval=None), Rules(), GROUPS)
+    assert "processes started on CPU 8 instead of 0-7" in text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "place", "sentence"),
+    [
+        ("SLOWER", "CPUs 0-7", "Run on CPUs 0-7. On CPU 8 vit0x0x0 loses"),
+        ("FASTER", "CPU 8", "Run on CPU 8. They are faster than CPUs 0-7."),
+        ("SAME", "", "Compared with CPUs 0-7: On CPU 8 vit0x0x0"),
+    ],
+)
+def test_answer_names_the_cpus_to_run_on(verdict, place, sentence):
+    cells = tuple(cell(f"group{number}", of="vit0x0x0", cpu_node=number, cpus=cpus) for number, cpus in GROUPS.items())
+    share = {"SLOWER": 0.1, "FASTER": -0.1, "SAME": 0.0}[verdict]
+    entry = penalty(
+        share, verdict, interval=(share - 0.01, share + 0.01), model="vit0x0x0", local_node=0, remote_node=0,
+        remote_cpu_node=1, kind=PenaltyKind.CPU, local_source="reference", local_cell="group0", remote_cell="group1",
+        headline=verdict != "SAME",
+    )  # fmt: skip
+    made = made_results(cells=cells, penalties=(entry,))
+    (found,) = answers(View(made))
+    assert (found.place, found.sentence[: len(sentence)]) == (place, sentence)
+    assert found.lines[-1] == CPUS_ONLY
+    (advice,) = recommend(made)
+    assert (advice.cpus, advice.node) == (GROUPS[int(place == "CPU 8")] if place else "", 0 if place else None)

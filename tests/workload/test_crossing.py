@@ -198,3 +198,43 @@ def test_program_refuses_group_and_cell_at_once(tmp_path):
     argv = [sys.executable, "-P", "-m", "bench.workload", "--mode", "crossed", "--result", str(tmp_path / "r.json")]
     ended = subprocess.run(argv, capture_output=True, text=True)
     assert ended.returncode == 2 and "--mode crossed needs --group" in ended.stderr
+
+
+CPUS = sorted(os.sched_getaffinity(0))
+needs_two_cpus = pytest.mark.skipif(len(CPUS) < 2, reason="two groups need a second CPU")
+
+
+def of_cpu_groups():
+    move_threads(CPUS)  # the crossings before left this process on some of them
+    first, second = CPUS[:2]
+    both = group()
+    cells = [
+        replace(cell, cpu_node=number, cpus=str(cpu))
+        for number, (cell, cpu) in enumerate(zip(both.cells, (first, second), strict=True))
+    ]
+    return replace(both, cells=cells, crossing=replace(both.crossing, birth_cpu_node=1))
+
+
+@needs_two_cpus
+def test_groups_of_cpus_are_crossed_and_proved():
+    asked = of_cpu_groups()
+    _, cells = cross(asked, Progress(), PhaseTimes())
+    for cell, one in zip(asked.cells, cells, strict=True):
+        found = one.result.certificate
+        assert (found.verdict, found.node_cpus, {*found.cpus_seen}) == ("proved", cell.cpus, {cell.cpus})
+        assert found.glances > 0 and not found.strays
+
+
+@needs_two_cpus
+def test_thread_outside_its_group_of_cpus_is_misplaced(monkeypatch):
+    asked = of_cpu_groups()
+    first, second = (int(cell.cpus) for cell in asked.cells)
+
+    def leave_one_behind(cpus):
+        move_threads({first, second} if cpus == frozenset([second]) else cpus)
+
+    monkeypatch.setattr("bench.workload.crossing.move_threads", leave_one_behind)
+    _, cells = cross(asked, Progress(), PhaseTimes())
+    verdicts = {one.cell[-1]: one.result.certificate for one in cells}
+    assert (verdicts["a"].verdict, verdicts["b"].verdict) == ("proved", "misplaced")
+    assert f"its group 1 has CPUs {second}" in verdicts["b"].reasons[0].text

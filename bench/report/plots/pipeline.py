@@ -21,7 +21,7 @@ from bench.report.plots.style import (
     runs_href,
     to_svg,
 )
-from bench.report.view import Place, View, link_device, node_of, place_of, sorted_places
+from bench.report.view import Place, View, link_device, place_of, sorted_places
 from bench.trace.activities import Kind
 from bench.trace.intervals import union
 from bench.trace.reader import Trace, read_trace
@@ -232,15 +232,15 @@ def link_places(links: Sequence[LinkEntry]) -> list[Place]:
     return sorted_places(place_of(link) for link in links if link.copies)
 
 
-def link_pictures(links: Sequence[LinkEntry]) -> list[Picture]:
+def link_pictures(view: View) -> list[Picture]:
     """One figure a GPU: a panel for each direction."""
-    measured = [link for link in links if link.copies]
+    measured = [link for link in view.results.links if link.copies]
     places = link_places(measured)
     gpus = dict.fromkeys(link.gpu for link in measured)
-    return [_link([link for link in measured if link.gpu == gpu], places) for gpu in gpus]
+    return [_link(view, [link for link in measured if link.gpu == gpu], places) for gpu in gpus]
 
 
-def _link(links: Sequence[LinkEntry], places: Sequence[Place]) -> Picture:
+def _link(view: View, links: Sequence[LinkEntry], places: Sequence[Place]) -> Picture:
     device = link_device(links[0])
     shown = []
     with canvas(4.9, 2.0, ["00"], top_in=0.55, bottom_in=0.3, right_in=0.25) as figure:
@@ -253,7 +253,8 @@ def _link(links: Sequence[LinkEntry], places: Sequence[Place]) -> Picture:
                     continue
                 shade = colour(places.index(place_of(link)))
                 axes.plot(*zip(*points, strict=True), "o-", color=shade, markersize=2.6, linewidth=1.2)
-                shown.append(f"{title}, {node_of(link)}: up to {bandwidth(max(y for _, y in points))} GB/s")
+                where, most = view.label(place_of(link)), bandwidth(max(y for _, y in points))
+                shown.append(f"{title}, {where}: up to {most} GB/s")
             axes.set_xscale("log")
             axes.set_xticks(list(_LINK_TICKS), list(_LINK_TICKS.values()), fontsize=7.5)
             axes.xaxis.set_minor_locator(NullLocator())

@@ -3,19 +3,20 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from bench.analysis.recommend import best_node
+from bench.analysis.recommend import best_node, is_known
 from bench.records.results import Contrast, Effect, LocalSource, Penalty, Verdict
 from bench.report.text.crossing import MOST_REPEATS, card_lines, deciding_command
 from bench.report.text.host import probed_text
 from bench.report.text.scale import RATE, Scale, scale_of
 from bench.report.text.verdicts import DIFFERENT
-from bench.report.view import View, node_label
+from bench.report.view import View, cpus_label
 from bench.units import listed, percent, share_with_interval, upper_bound
 
 # Without an interval only losses of this size are named one by one.
 LARGE = 0.05
 # Up to this many losses are named one by one.
 LONGEST_LIST = 8
+CPUS_ONLY = "CPUs only: this host reports one node, and where its memory is relative to them is not known."
 ONE_NODE = "One NUMA node: no choice of node."
 _SOURCES = {
     LocalSource.REPORTED: "Nearest as the system reports it.",
@@ -69,8 +70,8 @@ class Loss:
 class Answer:
     """One GPU. node: where to run, None if that cannot be answered; lead, then lines: one statement each.
 
-    source: how the nearest node is known. command: the line that would decide what is open of the models `decides`;
-    empty without one.
+    source: how the nearest node is known. cpus: where groups of CPUs are compared, those to run on. command: the line
+    that would decide what is open of the models `decides`; empty without one.
     """
 
     device: str
@@ -83,10 +84,16 @@ class Answer:
     losses: tuple[Loss, ...] = ()
     command: str = ""
     decides: str = ""
+    cpus: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where to run: "node 2", "CPUs 0-7", or an empty text."""
+        return cpus_label(self.cpus) if self.cpus else "" if self.node is None else f"node {self.node}"
 
     @property
     def sentence(self) -> str:
-        where = f"Run on node {self.node}." if self.node is not None else ""
+        where = f"Run on {self.place}." if self.place else ""
         return " ".join(filter(None, (where, self.lead, *self.lines)))
 
 
@@ -124,16 +131,22 @@ def _answer(view: View, gpu: int, device: str) -> Answer:
     most = max((loss.repeats or 0 for loss in undecided), default=0)
     models = [*dict.fromkeys(loss.model for loss in undecided)]
     command = deciding_command(view.results, gpu, models, most)
-    best = best_node(local, compared)
+    groups = view.results.cpu_groups
+    best = best_node(local, compared, groups)
     node: int | None = best
     lead = ""
     if best != local:
         known = "the fastest in every second repeat" if source is LocalSource.RUNS else f"the nearest as {source}"
         lead = f"It is faster than node {local}, {known}."
-    elif source is LocalSource.REFERENCE:
-        lead, node = f"Compared with node {local}:", None
+        if groups:
+            lead = f"They are faster than {view.label((local, local))}."
+    elif not is_known(best, compared, groups):
+        lead, node = f"Compared with {view.label((local, local))}:", None
     decides = listed(models) if command else ""
-    return Answer(device, gpu, name, node, _SOURCES[source], lead, tuple(lines), losses, command, decides)
+    cpus = groups.get(best, "") if node is not None else ""
+    about = "" if groups else _SOURCES[source]
+    lines += [CPUS_ONLY] if groups else []
+    return Answer(device, gpu, name, node, about, lead, tuple(lines), losses, command, decides, cpus)
 
 
 def _loss(view: View, entry: Penalty, share: float) -> Loss:
@@ -143,7 +156,7 @@ def _loss(view: View, entry: Penalty, share: float) -> Loss:
         model=remote.model.name,
         settings=view.settings(remote),
         label=view.series(remote),
-        place=node_label(entry.remote_cpu_node, entry.remote_node),
+        place=view.label((entry.remote_cpu_node, entry.remote_node)),
         node=entry.remote_node,
         split=entry.remote_cpu_node != entry.remote_node,
         share=scale.share(share),

@@ -1,10 +1,12 @@
 """Comparisons inside processes that measured several placements by turns, and what a process's start changes."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from bench.records.results import BirthContrast, Crossings, Interval, Penalty, PenaltyKind, Remedy, Results, Rules
 from bench.report.text.verdicts import hint_text
+from bench.report.view import cpus_label
 from bench.study.load import TASKS, shipped_names
 from bench.units import change, exact_percent, listed, percent, plural, upper_bound
 
@@ -26,17 +28,29 @@ def crossed(entries: Iterable[Penalty]) -> list[Penalty]:
     return [entry for entry in entries if entry.design == "crossing" and entry.penalty is not None]
 
 
-def crossed_text(entry: Penalty) -> str:
-    """ "running and keeping buffers on node 2 instead of 0, in the same process: −4.1 % [−4.8, −3.5]"."""
-    what = _MOVED[entry.kind].format(here=entry.local_node, there=entry.remote_node, cpu=entry.remote_cpu_node)
+def _named(node: int, cpu_groups: Mapping[int, str]) -> str:
+    return cpus_label(cpu_groups[node]) if cpu_groups else f"node {node}"
+
+
+def crossed_text(entry: Penalty, cpu_groups: Mapping[int, str] = MappingProxyType({})) -> str:
+    """ "running and keeping buffers on node 2 instead of 0, in the same process: −4.1 % [−4.8, −3.5]".
+
+    cpu_groups: the CPUs of each group by number, where groups of CPUs were compared in place of nodes.
+    """
+    if cpu_groups:
+        here, there = (_named(one, cpu_groups) for one in (entry.local_node, entry.remote_cpu_node))
+        what = f"running on {there} instead of {here}, with memory wherever this host keeps it"
+    else:
+        what = _MOVED[entry.kind].format(here=entry.local_node, there=entry.remote_node, cpu=entry.remote_cpu_node)
     effect = change(-(entry.penalty or 0.0), _turned(entry.interval))
     few = "" if entry.interval else ", from one process, whose spread is unknown"
     return f"{what}, in the same process: {effect}{few}"
 
 
-def birth_text(birth: BirthContrast, rules: Rules) -> str:
+def birth_text(birth: BirthContrast, rules: Rules, cpu_groups: Mapping[int, str] = MappingProxyType({})) -> str:
     """What else a start on the other node changes, as far as the study knows it."""
-    started = f"processes started on node {birth.node} instead of {birth.base_node}"
+    base = cpu_groups.get(birth.base_node, birth.base_node)
+    started = f"processes started on {_named(birth.node, cpu_groups)} instead of {base}"
     effect = change(birth.effect, birth.interval)
     if birth.interval is None:
         return f"not measured: {BIRTH} ({started}: {effect}, one process each)"
@@ -48,7 +62,7 @@ def birth_text(birth: BirthContrast, rules: Rules) -> str:
     return f"not measured: {BIRTH} ({started}: {effect})"
 
 
-def interaction_text(birth: BirthContrast, rules: Rules) -> str:
+def interaction_text(birth: BirthContrast, rules: Rules, cpu_groups: Mapping[int, str] = MappingProxyType({})) -> str:
     """Whether moving a running process gains what starting it on the other node does."""
     if birth.penalty_change_interval is None:
         return "one process of each start: whether moving a running process helps as much is unknown"
@@ -57,7 +71,8 @@ def interaction_text(birth: BirthContrast, rules: Rules) -> str:
         more = "more" if birth.penalty_change > 0 else "less"
         return (
             f"moving costs {percent(abs(birth.penalty_change))} of the throughput {more} where the process was started "
-            f"on node {birth.node}: a running process that is moved is not like one that is started there"
+            f"on {_named(birth.node, cpu_groups)}: a running process that is moved is not like one that is started "
+            "there"
         )
     within = max(abs(low), abs(high))
     if within > rules.margin:
@@ -106,15 +121,16 @@ def deciding_hint(results: Results, entry: Penalty) -> str:
     return "; or ".join(filter(None, (hint_text(entry), line)))
 
 
-def crossings_text(found: Crossings) -> str:
+def crossings_text(found: Crossings, cpu_groups: Mapping[int, str] = MappingProxyType({})) -> str:
     """How a study of crossings was measured."""
     least, most = int(found.rounds.least), int(found.rounds.most)
     rounds = str(least) if least == most else f"{least} to {most}"
-    nodes = listed([str(node) for node in found.births])
-    births = f", started on node {nodes} by turns" if len(found.births) > 1 else ""
+    kind = "CPUs" if cpu_groups else "node"
+    nodes = listed([str(cpu_groups.get(node, node)) for node in found.births])
+    births = f", started on {kind} {nodes} by turns" if len(found.births) > 1 else ""
     processes = plural(found.processes, "process", "processes")
     return (
-        "Cells that differ only in node were measured by turns inside the same process: "
+        f"Cells that differ only in {kind} were measured by turns inside the same process: "
         f"{plural(found.groups, 'group')}, {processes}{births}, {rounds} rounds each. The value of a process is the "
         "midmean of the log ratios of its half rounds; processes, not rounds, are what intervals count. Windows and "
         f"the batches before them took {exact_percent(round(found.share, 2))} of the time of these processes. "

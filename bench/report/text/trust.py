@@ -223,7 +223,7 @@ def _by_kind(title: str, reasons: Iterable[tuple[str, Sequence[Doubt | Disturban
 
 def method_text(results: Results) -> str:
     study = results.study
-    crossed = crossings_text(results.crossings) if results.crossings else ""
+    crossed = crossings_text(results.crossings, results.cpu_groups) if results.crossings else ""
     pairs = crossed or (
         "Cells that differ only in node were measured next to each other, in an order drawn for each pair, and are "
         "compared pair by pair. "
