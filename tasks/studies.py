@@ -6,6 +6,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,6 +59,20 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+class TextsParameter(luigi.Parameter):
+    """Texts on luigi's command line: a list in JSON, or one text as it is. Its value is the list in JSON."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(default="[]", description=f"{description}; several as a list in JSON")
+
+    def normalize(self, value: Any) -> str:
+        found = _plain(value)
+        if isinstance(value, str):
+            with suppress(ValueError):
+                found = json.loads(value)
+        return json.dumps([*map(str, found)] if isinstance(found, list) else [value] if value else [])
 
 
 OVERRIDES = {key: OverrideParameter(key, text) for key, text in settings.OVERRIDES.items()}
@@ -191,10 +206,13 @@ class CommandStudy(StudyTask):
     server: str = luigi.Parameter(default="", description="a server that is started before the command")
     ready: str = luigi.Parameter(default="", description="when it is ready: a URL, or a regex of a line that it writes")
     read: str = luigi.Parameter(default="", description="the program that wrote the output: json, vllm, wall, ...")
-    metric: str = luigi.Parameter(default="", description="a number in the output: NAME=REGEX,UNIT,higher or lower")
+    metric: str = TextsParameter(description="a number in the output: NAME=REGEX,UNIT,higher or lower")
+    env: str = TextsParameter(description="a variable of the command, stored with the study: NAME=VALUE")
+    pass_env: str = TextsParameter(description="the name of a variable whose value is passed and never stored")
 
     def load(self) -> StudyDefinition:
-        asked = Asked(self.server, self.ready, self.read, (self.metric,) if self.metric else ()).block()
+        texts = (tuple(json.loads(each)) for each in (self.metric, self.env, self.pass_env))
+        asked = Asked(self.server, self.ready, self.read, *texts).block()
         overrides = self.overrides()
         given = overrides.pop("command", {})
         block = (given if isinstance(given, dict) else {"run": given}) | asked

@@ -16,7 +16,7 @@ from bench.errors import StudyError
 from bench.host.connections import listens_as_own_user
 from bench.records.metric import Better
 from bench.storage import write_text
-from bench.study.command import program
+from bench.study.command import study_name
 from bench.study.load import TASKS
 
 LOOPBACK = ("127.0.0.1", 8082)
@@ -48,7 +48,7 @@ def study_of(block: Mapping[str, Any], name: str = "") -> dict[str, Any]:
     argv = block.get("server") or block.get("run") or ""
     words = [*argv] if isinstance(argv, list | tuple) else str(argv).split()
     return {
-        "name": name or (program((str(words[0]),)) if words else "command"),
+        "name": name or (study_name([*map(str, words)]) if words else "command"),
         "gpu_ids": [0],
         "numa_nodes": "all",
         "repeats": REPEATS,

@@ -88,7 +88,8 @@ class Model(Record, frozen=True, kw_only=True, omit_defaults=True):
     source: timm:NAME, python:package.module:factory or pt2:/path. sha256: of the .pt2 file, or of the factory's source
     file. python_path: where the factory is imported from, after all else. own_size: the input size is the model's own,
     whatever image_size is.
-    command: of a study of a command what is measured in place of a model, under a name of its own.
+    command: of a study of a command what is measured in place of a model, under a name of its own. folder: its cwd from
+    that of the block, where a variant differs from another in nothing else.
     """
 
     name: str = ""
@@ -101,6 +102,7 @@ class Model(Record, frozen=True, kw_only=True, omit_defaults=True):
     python_path: tuple[str, ...] = ()
     own_size: bool = False
     command: Command | None = None
+    folder: str = ""
 
     def __post_init__(self) -> None:
         if self.source and not _SOURCE.fullmatch(self.source):
@@ -127,7 +129,9 @@ class Model(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a cell's key holds of it: not its name, and no path of a machine."""
+        """What a cell's key holds of it: not its name, and no path of a machine that the study does not name."""
+        if self.command:
+            return self.command.identity | ({"cwd": self.folder} if self.folder else {})
         if not self.source:
             return {key: getattr(self, key) for key in ("patch_size", "depth", "dim", "heads")}
         identity = {"source": "pt2" if self.kind == "pt2" else self.source, "sha256": self.sha256}
@@ -385,7 +389,7 @@ class Cell(Settings, frozen=True, kw_only=True):
         """The same for the same settings in every study; 12 hex digits. The history finds a cell by it."""
         if self.model.command:
             own = ("gpu", "cpu_node", "mem_node", "device", "binding")
-            return _hashed({key: getattr(self, key) for key in own} | {"command": self.model.command.identity})
+            return _hashed({key: getattr(self, key) for key in own} | {"command": self.model.identity})
         values: dict[str, Any] = {key: getattr(self, key) for key in _ALWAYS_IN_KEY}
         values["model"] = self.model.identity
         defaults = OPTIONAL_IN_KEY.items()

@@ -1,8 +1,10 @@
 """The block `command` of a study: what it starts, checked before anything runs. Its variants are in place of models."""
 
+import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,11 @@ _ELSEWHERE = (
     "docker", "podman", "podman-remote", "nerdctl", "kubectl", "oc", "ssh", "srun", "systemd-run", "at", "batch",
     "sbatch", "flux", "bsub", "qsub",
 )  # fmt: skip
+# They start a script, by whose name it is known.
+_INTERPRETERS = re.compile(
+    r"(python|pypy)[\d.]*|(ba|da|z)?sh|perl|ruby|node|julia|Rscript|torchrun|accelerate|deepspeed"
+)
+_SCRIPT = re.compile(r"[^-].*\.(py|sh|pl|rb|js|jl|R)")
 _WITH_HOSTS = ("mpirun", "mpiexec", "orterun", "prun")
 _HOST_OPTIONS = (
     "--host",
@@ -72,7 +79,7 @@ def models_of(block: CommandBlock, where: str) -> tuple[Model, ...]:
     own = {key: getattr(block, key) for key in Command.__struct_fields__}
     if not block.variants:
         return (_model(program(block.measured), Command(**own)),)
-    models = []
+    variants = {}
     for name, changes in block.variants.items():
         place = f"{where}.variants.{name}"
         if wrong := next((key for key in changes if key in _NOT_IN_VARIANTS), None):
@@ -82,13 +89,34 @@ def models_of(block: CommandBlock, where: str) -> tuple[Model, ...]:
         }
         variant = _converted(merged, place)
         _check(variant, place)
-        models.append(_model(name, Command(**{key: getattr(variant, key) for key in Command.__struct_fields__})))
-    return tuple(models)
+        variants[name] = Command(**{key: getattr(variant, key) for key in Command.__struct_fields__})
+    return tuple(
+        _model(name, command, _own_folder(command, variants.values(), block.cwd)) for name, command in variants.items()
+    )
+
+
+def _own_folder(command: Command, others: Iterable[Command], cwd: str) -> str:
+    """Where it starts from cwd, if another one starts the same elsewhere: a history would know both as one."""
+    alike = [other for other in others if other.identity == command.identity and other.cwd != command.cwd]
+    return os.path.relpath(command.cwd, cwd) if alike and command.cwd != cwd else ""
 
 
 def program(argv: tuple[str, ...]) -> str:
     """The name of the program, fit for the name of a cell."""
-    return re.sub(r"[^A-Za-z0-9_.,+=-]", "-", Path(argv[0]).name).lstrip("_.,+=-")[:64] or "command"
+    return _fit(Path(argv[0]).name)
+
+
+def study_name(argv: Sequence[str]) -> str:
+    """The same, of an interpreter that of the script or module that it runs."""
+    name = Path(argv[0]).name
+    for option, word in pairwise(argv) if _INTERPRETERS.fullmatch(name) else ():
+        if option == "-m" or _SCRIPT.fullmatch(word):
+            return _fit(word if option == "-m" else Path(word).stem)
+    return _fit(name)
+
+
+def _fit(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.,+=-]", "-", name).lstrip("_.,+=-")[:64] or "command"
 
 
 def why_elsewhere(command: Command) -> str:
@@ -100,8 +128,8 @@ def why_elsewhere(command: Command) -> str:
     return f"{name} starts its processes elsewhere" if name in _ELSEWHERE else ""
 
 
-def _model(name: str, command: Command) -> Model:
-    return Model(name=name, patch_size=0, depth=0, dim=0, heads=0, command=command)
+def _model(name: str, command: Command, folder: str = "") -> Model:
+    return Model(name=name, patch_size=0, depth=0, dim=0, heads=0, command=command, folder=folder)
 
 
 def _split(key: str, value: Any, where: str) -> Any:

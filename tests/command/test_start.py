@@ -103,17 +103,23 @@ def test_study_of_a_command_from_the_line_to_the_report(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_command_study_is_a_task(tmp_path):
-    options = ["--read", "wall", "--numa-nodes", "[0]", "--repeats", "1", "--binding", "none", "--output-dir", "o"]
-    line = [
-        str(BIN / "luigi"),
-        "--module",
-        "tasks",
-        "CommandStudy",
-        "--local-scheduler",
-        "--command",
-        "sleep 0.1",
-        *options,
-    ]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    """With several metrics and variables, of which one is never stored."""
+    program = tmp_path / "tool.py"
+    program.write_text("import os; print('a', os.environ['A']); print('b', os.environ['B'], len(os.environ['KEY']))")
+    options = ["--numa-nodes", "[0]", "--repeats", "1", "--binding", "none", "--output-dir", "o", "--env", "A=2"]
+    options += ["--metric", json.dumps([r"a=a (\d+),s,lower", r"b=b (\d+),x,higher"]), "--pass-env", '["B", "KEY*"]']
+    task = ["CommandStudy", "--local-scheduler", "--command", f"python3 -S {program}"]
+    done = subprocess.run(
+        [str(BIN / "luigi"), "--module", "tasks", *task, *options],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env=os.environ | {"B": "3", "KEY": "a-secret-of-23-letters"},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [*tmp_path.glob("o/sleep/*/*/report.html")]
+    (file,) = tmp_path.glob("o/tool/*/*/results.json")
+    metric = json.loads(file.read_text())["cells"][0]["metric"]
+    values = metric["value"], metric["others"]["b"]["value"]
+    assert metric["name"] == "a" and values == pytest.approx((2, 3))
+    assert not any(b"a-secret" in path.read_bytes() for path in file.parent.rglob("*") if path.is_file())

@@ -7,7 +7,7 @@ import pytest
 
 from bench.errors import StudyError
 from bench.records.host import Node, Topology
-from bench.study.command import matches, why_elsewhere
+from bench.study.command import matches, study_name, why_elsewhere
 from bench.study.grid import expand_here
 from bench.study.load import StudyDefinition, read_study
 
@@ -54,6 +54,36 @@ def test_key_is_what_is_started_and_read_not_where_it_starts():
     assert key(base) == key(base | {"cwd": "elsewhere", "warmup_runs": 3}) == key(base, timeout_s=9)
     others = [{"run": ["b"]}, {"read": "json"}, {"env": {"A": "1"}}, {"pass_env": ["A"]}, {"gpus": "all"}]
     assert len({key(base), *(key(base | other) for other in others)}) == 6
+
+
+def test_variants_that_differ_in_their_folder_have_keys_of_their_own():
+    def keys(**variants: dict[str, Any]) -> list[str]:
+        cells = expand_here(study({"run": ["a"], "variants": variants}, numa_nodes=[0]), HOST).grid.cells
+        return [cell.key for cell in cells]
+
+    (plain,) = {cell.key for cell in expand_here(study({"run": ["a"]}, numa_nodes=[0]), HOST).grid.cells}
+    one, other, third = keys(x={}, y={"cwd": "y"}, z={"cwd": "z"})
+    assert one == plain and len({one, other, third}) == 3
+    # Known before: what differs otherwise too, and what is measured against itself.
+    assert keys(x={}, y={"cwd": "y", "env": {"A": "1"}})[1] == keys(x={}, y={"env": {"A": "1"}})[1]
+    assert keys(x={"cwd": "y"}, y={"cwd": "y"}) == [plain, plain]
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        ("python3 x.py --config y.py", "x"),
+        ("/usr/bin/python3.11 -u -X dev tools/x.py", "x"),
+        ("python3 -m vllm.bench --model x.py", "vllm.bench"),
+        ("python3 -c pass", "python3"),
+        ("torchrun --nproc-per-node 8 train.py", "train"),
+        ("bash run-it.sh", "run-it"),
+        ("./bench --config x.py", "bench"),
+        ("./x.py", "x.py"),
+    ],
+)
+def test_study_is_named_by_its_script(argv, name):
+    assert study_name(argv.split()) == name
 
 
 @pytest.mark.parametrize(
