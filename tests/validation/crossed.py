@@ -5,6 +5,7 @@ import math
 import random
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from bench.cli import main
 from bench.records.results import NoiseClass, Verdict
 from tests.crossings import windows_by_turns
 from tests.run_directories import CrossedProcess, build_run_directory
-from tests.validation.goals import Figure, Goal, at_least, at_most, rate
+from tests.validation.goals import Figure, Goal, Task, at_least, at_most, rate
 
 PROCESSES = 6
 BIRTHS = (0, 1)
@@ -175,11 +176,10 @@ def reports(studies: int) -> Iterator[Figure]:
         yield Figure("records to report: mean half-width", case, width, 0.0, "", None)
 
 
-def figures(studies: int) -> Iterator[Figure]:
+def tasks(studies: int) -> list[Task]:
     """studies: of 20 comparisons each, where no records are written."""
-    for goal in (coverage, false_verdicts, power, same_above_margin):
-        yield from goal(20 * studies)
-    yield from reports(max(2, studies // 50))
+    simulated = [partial(goal, 20 * studies) for goal in (coverage, false_verdicts, power, same_above_margin)]
+    return [*simulated, partial(reports, max(2, studies // 50))]
 
 
 def between(low: float, high: float) -> Goal:

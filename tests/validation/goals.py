@@ -1,9 +1,9 @@
 """What the statistics promise, each promise measured on simulated studies."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy import stats
@@ -41,18 +41,7 @@ class Figure:
 
 
 # A part of the work that another process may do.
-Task = Callable[[], list[Figure]]
-
-
-def measured(tasks: Sequence[Task], processes: int = 2) -> Iterator[Figure]:
-    """The figures of all tasks in their order, from several processes."""
-    with ProcessPoolExecutor(processes) as pool:
-        for figures in pool.map(_call, tasks):
-            yield from figures
-
-
-def _call(task: Task) -> list[Figure]:
-    return task()
+Task = Callable[[], Iterable[Figure]]
 
 
 def false_verdicts(studies: int) -> Iterator[Figure]:
@@ -178,6 +167,10 @@ GOALS = (
     *(false_verdicts, power_at_mde, same_above_margin, one_percent),
     *(coverage, coverage_after_looks, widths, drift_bias, drift_seen),
 )
+
+
+def tasks(studies: int) -> list[Task]:
+    return [partial(goal, studies) for goal in GOALS]
 
 
 def study(plan: Plan, repeats: int, seed: int) -> list[Estimate]:

@@ -7,15 +7,17 @@ out of its later baselines, and what a second measurement or the next night must
 """
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+from msgspec.structs import replace
 
 from bench.nightly.judge import FEWEST_NIGHTS, Tonight, judge_cells
 from bench.nightly.night import SECOND_RUNS
 from bench.records.nightly import NightCell, NightlyVerdict
-from bench.records.results import NoiseClass
+from bench.records.results import Measure, NoiseClass
 from bench.records.run import Outcome
 from tests.validation.goals import Figure, Task, at_least, at_most, hardly_below, rate
 
@@ -113,6 +115,12 @@ def creeping(night: np.ndarray, over: int = 100) -> np.ndarray:
     return np.log1p(-LOSS) * np.clip(night / over, 0, 1)
 
 
+ALL = (None, Measure.LATENCY_P50, Measure.LATENCY_P99, Measure.SPREAD_IN_RUNS)
+Rates = dict[Measure | None, np.ndarray]
+# Of each cell the values of its nights.
+Series = dict[Measure | None, list[list[float]]]
+
+
 @dataclass
 class Lived:
     """alarms: nights in which a cell without a loss was called slower. reported: nights that found cell 0 slower.
@@ -135,83 +143,118 @@ def live(
     history: int = HISTORY,
     lost_cells: int = 1,
     spreads: tuple[float, float] = SPREADS,
+    kinds: Sequence[Measure | None] = (None,),
+    lost_kind: Measure | None = None,
 ) -> Lived:
-    """`nights` judged nights after `history` others. The first lost_cells cells lose `loss`."""
+    """`nights` judged nights after `history` others. The first lost_cells cells lose `loss`, in lost_kind.
+
+    kinds: what of a cell is compared, throughput (None) first; each has draws of its own.
+    """
     own = rng.uniform(*spreads, cells)
     total = history + nights
-    of_night = noise.of_night(rng, total, cells) * own
-    of_night[:, :lost_cells] += loss(np.arange(total) - history + 1)[:, None]
+    of_night = {kind: noise.of_night(rng, total, cells) * own for kind in kinds}
+    of_night[lost_kind][:, :lost_cells] += loss(np.arange(total) - history + 1)[:, None]
 
-    def measured(night: int, runs: int = RUNS) -> np.ndarray:
-        drawn = noise.of_runs * rng.normal(size=(runs, cells)) * own
-        drawn += np.log1p(-SLOW) * (rng.random((runs, cells)) < noise.slow)
-        return 1000 * np.exp(of_night[night] + np.median(drawn, axis=0))
+    def measured(night: int, runs: int = RUNS) -> Rates:
+        found = {}
+        for kind in kinds:
+            drawn = noise.of_runs * rng.normal(size=(runs, cells)) * own
+            drawn += np.log1p(-SLOW) * (rng.random((runs, cells)) < noise.slow)
+            found[kind] = 1000 * np.exp(of_night[kind][night] + np.median(drawn, axis=0))
+        return found
 
     lived = Lived()
-    counting: list[list[float]] = [[] for _ in range(cells)]
+    counting: Series = {kind: [[] for _ in range(cells)] for kind in kinds}
     every: list[list[float]] = [[] for _ in range(cells)]
     lost: set[int] = set()
+    pending: set[int] = set()
     for night in range(total):
         tonight = measured(night)
         if night >= history:
-            judged = judge(tonight, counting, every, lost)
-            if unconfirmed := {at for at, one in enumerate(judged) if one.unconfirmed}:
+            judged = judge(tonight, counting, every, pending)
+            if unconfirmed := {at for at, one in enumerate(judged) if one.has_unconfirmed}:
                 lived.again += len(unconfirmed)
                 second = measured(night, SECOND_RUNS)
-                judged = judge(tonight, counting, every, lost, {at: second[at] for at in unconfirmed})
+                judged = judge(tonight, counting, every, pending, second, unconfirmed)
                 # Of a night that was measured twice the later value counts.
-                tonight = np.where([at in unconfirmed for at in range(cells)], second, tonight)
-            slower = {at for at, one in enumerate(judged) if one.verdict is NightlyVerdict.SLOWER}
-            lost = slower | {at for at, one in enumerate(judged) if one.verdict is NightlyVerdict.PENDING}
+                again = [at in unconfirmed for at in range(cells)]
+                tonight = {kind: np.where(again, second[kind], tonight[kind]) for kind in kinds}
+            slower = {at for at, one in enumerate(judged) if one.worst is NightlyVerdict.SLOWER}
+            waiting = {at for at, one in enumerate(judged) if one.worst is NightlyVerdict.PENDING}
+            lost = slower | waiting
+            pending = waiting | (pending & slower)
             lossy = set(range(lost_cells)) if loss is not no_loss else set()
             lived.alarms += bool(slower - lossy)
             if 0 in slower:
                 lived.reported.append(night - history + 1)
             if night - history + 1 == min(30, nights):
-                lived.guarded = judged[0].guarded
+                lived.guarded = (judged[0].others[lost_kind] if lost_kind else judged[0]).guarded
         for at in range(cells):
-            every[at].append(float(tonight[at]))
+            every[at].append(float(tonight[None][at]))
             if at not in lost:
-                counting[at].append(float(tonight[at]))
+                for kind in kinds:
+                    counting[kind][at].append(float(tonight[kind][at]))
     return lived
 
 
 def judge(
-    tonight: np.ndarray,
-    counting: Sequence[Sequence[float]],
+    tonight: Rates,
+    counting: Series,
     every: Sequence[Sequence[float]],
-    lost: set[int],
-    again: dict[int, float] | None = None,
+    pending: set[int],
+    second: Rates | None = None,
+    again: AbstractSet[int] = frozenset(),
 ) -> list[NightCell]:
-    return judge_cells(
-        [
-            Tonight(
-                name=str(at),
-                outcome=Outcome.OK,
-                reason="",
-                noise_class=NoiseClass.DEVICE_BOUND,
-                samples_s=float(rate),
-                before=tuple(before[-HISTORY:]),
-                second_samples_s=(again or {}).get(at),
-                every=tuple(all_nights),
-                pending_before=at in lost,
-            )
-            for at, (rate, before, all_nights) in enumerate(zip(tonight, counting, every, strict=True))
-        ]
-    )
+    """second: of the cells `again`."""
+    cells = [
+        Tonight(
+            name=str(at),
+            outcome=Outcome.OK,
+            reason="",
+            noise_class=NoiseClass.DEVICE_BOUND,
+            samples_s=float(rate),
+            before=tuple(before[-HISTORY:]),
+            second_samples_s=float(second[kind][at]) if second and at in again else None,
+            every=() if kind else tuple(every[at]),
+            pending_before=at in pending,
+            measure=kind,
+        )
+        for kind, rates in tonight.items()
+        for at, (rate, before) in enumerate(zip(rates, counting[kind], strict=True))
+    ]
+    judged = iter(judge_cells(cells))
+    by_kind = {kind: [next(judged) for _ in every] for kind in tonight}
+    others = {kind: own for kind, own in by_kind.items() if kind}
+    return [
+        replace(one, others={kind: own[at] for kind, own in others.items()}) for at, one in enumerate(by_kind[None])
+    ]
 
 
-def false_alarms(index: int, years: int, cells: int = CELLS) -> list[Figure]:
+def false_alarms(index: int, years: int, cells: int = CELLS, kinds: Sequence[Measure | None] = (None,)) -> list[Figure]:
     """index: of the noise."""
     noise = NOISES[index]
-    lived = [live(noise, np.random.default_rng([index, year]), cells=cells) for year in range(years)]
+    lived = [live(noise, np.random.default_rng([index, year]), cells=cells, kinds=kinds) for year in range(years)]
     goal = at_most(YEARS_WITH_AN_ALARM) if noise.promised else None
-    case = f"{noise.name}, {cells} cells"
+    case = f"{noise.name}, {cells} cells{', latency and steadiness too' if len(kinds) > 1 else ''}"
     again = float(np.mean([one.again for one in lived])) / YEAR
+    alarms = float(np.mean([one.alarms for one in lived]))
     return [
         rate("nights: years with a false alarm", case, [one.alarms > 0 for one in lived], goal),
+        Figure("nights: nights of a year with a false alarm", case, alarms, 0.0, "", None),
         Figure("nights: cells measured again a night", case, again, 0.0, "", None),
     ]
+
+
+def lost_latency(index: int, spans: int, cells: int = CELLS) -> list[Figure]:
+    """A p99 that is 1 / 0.95 as long for a night, all four compared."""
+    noise, lost = NOISES[index], Measure.LATENCY_P99
+    lived = [
+        live(noise, np.random.default_rng([index, 3, span]), 31, cells, one_night, kinds=ALL, lost_kind=lost)
+        for span in range(spans)
+    ]
+    found = [30 in one.reported for one in lived if one.guarded]
+    promise = "nights: p99 longer by 5 % in a night, found if guarded"
+    return [rate(promise, f"{noise.name}, {cells} cells", found, hardly_below(0.90))] if found else []
 
 
 def lost_in_a_night(index: int, spans: int, cells: int = CELLS) -> list[Figure]:
@@ -264,11 +307,13 @@ def from_now_on(night: np.ndarray) -> np.ndarray:
     return np.where(night >= 30, np.log1p(-LOSS), 0.0)
 
 
-def goals(years: int) -> list[Task]:
+def tasks(years: int) -> list[Task]:
     """years: of nights for each figure of false alarms; the other figures have as many nights, or fewer."""
     every = range(len(NOISES))
     return [
         *(partial(false_alarms, index, years) for index in every),
+        *(partial(false_alarms, index, max(years // 4, 1), CELLS, ALL) for index in (0, 2, 3, 6)),
+        *(partial(lost_latency, index, 5 * years) for index in (0, 1)),
         *(partial(lost_in_a_night, index, 20 * years) for index in every),
         *(partial(lost_little_by_little, index, 2 * years) for index in every),
         *(partial(young_history, nights, 20 * years, cells) for cells in (3, CELLS) for nights in (FEWEST_NIGHTS, 10)),

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 from msgspec.structs import replace
+from scipy import stats
 
 from bench.analysis.axes import comparisons
 from bench.analysis.claims import claimed
 from bench.analysis.fastest import fastest
+from bench.analysis.latency import log_spreads
 from bench.analysis.pairs import fastest_nodes, local_nodes
 from bench.analysis.penalties import penalties
 from bench.analysis.repeats import decide
@@ -25,6 +27,7 @@ from bench.analysis.statistics import (
     estimate,
     holm,
     repeats_to_decide,
+    sample_of,
 )
 from bench.analysis.verdicts import decided, has_enough_pairs
 from bench.compare import compare
@@ -32,9 +35,10 @@ from bench.host.nearest import near_nodes
 from bench.records.host import Topology
 from bench.records.results import LocalSource, MeasuredCell, NoiseClass, Results, Rules, Verdict
 from bench.study.order import measuring_order
+from bench.units import plural
 from tests.analysis.cells import made_cell, made_study
 from tests.report.made import results
-from tests.validation.goals import Figure, Task, at_least, at_most, rate
+from tests.validation.goals import Figure, Goal, Task, at_least, at_most, rate
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 RULES, STUDY = Rules(), made_study()
@@ -119,6 +123,70 @@ def unequal_studies(studies: int) -> list[Figure]:
     return figures
 
 
+AFTERNOON = 0.015
+
+
+def several_studies(studies: int) -> list[Figure]:
+    """All cells shift by 1.5 % from one afternoon to another, each differently; nothing else differs.
+
+    One study a side, then two and three; then one cell loses 5 %, and shifts by a tenth of that only.
+    """
+    figures = []
+    quiet = int(np.argmin(spreads()))
+    for a_side in (1, 2, 3):
+        rng, different, exits, found = np.random.default_rng(8), [], [], []
+        for _ in range(studies):
+            base, new, slower = (
+                [_afternoon(rng, loss) for _ in range(a_side)] for loss in (0.0, 0.0, 0.05 * np.eye(48)[quiet])
+            )
+            cells = compare(base, new).cells
+            different += [cell.verdict in (Verdict.SLOWER, Verdict.FASTER) for cell in cells]
+            exits.append(any(cell.headline and cell.verdict is Verdict.SLOWER for cell in cells))
+            lossy = compare(base, slower).cells[quiet]
+            found.append(lossy.headline and lossy.verdict is Verdict.SLOWER)
+        case = f"cells shift by 1.5 %, {plural(a_side, 'study', 'studies')} a side"
+        promised = at_most(0.05) if a_side > 1 else None
+        figures.append(rate("compare: different, nothing changed", case, different, promised))
+        figures.append(rate("compare: exit 3, nothing changed", case, exits, promised))
+        figures.append(rate("compare: exit 3, one quiet cell 5 % slower", case, found))
+    return figures
+
+
+def _afternoon(rng: np.random.Generator, losses: float | np.ndarray) -> Results:
+    """A study of an afternoon of its own; the quiet cell shifts by a tenth only."""
+    shifts = AFTERNOON * rng.normal(size=48)
+    shifts[np.arange(48) % len(spreads()) == int(np.argmin(spreads()))] *= 0.1
+    study = a_study(rng, NOISES["normal"], 1 - (1 - losses) * np.exp(shifts))
+    return replace(study, run_directory=str(rng.random()))
+
+
+def few_runs(studies: int) -> list[Figure]:
+    """Processes with two states: why a loss ends with 3 from six runs a side on only. 48 cells, nothing differs."""
+    figures = []
+    for n in (3, 5, 6):
+        rng, shown, exits = np.random.default_rng(n), [], []
+        for _ in range(studies):
+            base, new = (
+                replace(
+                    results(),
+                    run_directory=place,
+                    cells=tuple(
+                        made_cell((1000 * np.exp(0.01 * _two_valued(rng, (n,)))).tolist(), model=f"vit32x2x{64 * at}")
+                        for at in range(1, 49)
+                    ),
+                )
+                for place in "ab"
+            )
+            cells = compare([base], [new]).cells
+            p_values = [cell.p_difference or 1.0 for cell in cells]
+            shown.append(min(holm(p_values)) <= 0.05)
+            exits.append(any(cell.headline for cell in cells))
+        case = f"two-valued, {n} runs a side"
+        figures.append(rate("compare: exit 3 if any number of runs counted", case, shown))
+        figures.append(rate("compare: exit 3, nothing changed", case, exits, at_most(0.05)))
+    return figures
+
+
 # One comparison
 
 
@@ -156,6 +224,56 @@ def false_headlines(studies: int) -> list[Figure]:
                 )
             figures.append(rate("study with a false headline", f"{name}, n = {n}", wrong, at_most(0.05)))
     return figures
+
+
+def two_states(studies: int) -> list[Figure]:
+    """What two states of a process do where pairs are few."""
+    rng = np.random.default_rng(9)
+    found = of_pairs(0.01 * (_two_valued(rng, (studies * 20, 2)) - _two_valued(rng, (studies * 20, 2))))
+    covered = [one.interval[0] <= 0 <= one.interval[1] for one in found]
+    figures = [rate("95 % interval covers", "two-valued, n = 2", covered)]
+    for share in (0.5, 0.3):
+        states = np.where(rng.random((2, studies * 96, 6)) < share, -1.0, 1.0)
+        states += rng.normal(0, 0.05, states.shape)
+        found = of_pairs(0.01 * (states[0] - states[1]))
+        families = [found[at : at + 96] for at in range(0, len(found), 96)]
+        wrong = [min(holm([one.p_difference or 0.0 for one in own])) <= 0.05 for own in families]
+        case = f"two-valued, {100 * share:.0f} % in the slow one, 96 comparisons, n = 6"
+        figures.append(rate("study with a false headline", case, wrong, at_most(0.05)))
+    return figures
+
+
+def of_few_values(studies: int) -> list[Figure]:
+    """What few values do not show: of spreads, of a p99, and of rare losses. Stated, not promised."""
+    figures = []
+    for name, draw in NOISES.items():
+        rng = np.random.default_rng(10)
+        values = draw(rng, (studies * 5, 2, 6))
+        found = [
+            sample_of(
+                "c", NoiseClass.DEVICE_BOUND, log_spreads(np.exp(0.01 * own[0])) - log_spreads(np.exp(0.01 * own[1]))
+            )
+            for own in values
+        ]
+        differ = [not one.interval[0] <= 0 <= one.interval[1] for one in estimate(found)]
+        figures.append(rate("spread between runs differs, nothing does", f"{name}, n = 6", differ))
+        bounds = values[:, 0].std(axis=1, ddof=1) * math.sqrt(5 / stats.chi2.ppf(0.2, 5))
+        figures.append(rate("SelfCheck: upper 80 % bound of a spread holds", f"{name}, n = 6", (bounds >= 1).tolist()))
+    rng = np.random.default_rng(11)
+    for batches in (100, 299):
+        largest = rng.random((studies * 5, batches)).max(axis=1)
+        low = np.quantile(rng.random((studies * 5, batches)), 0.99, axis=1) < 0.99
+        figures.append(rate("the p99 of so many batches is below the true one", f"{batches} batches", low.tolist()))
+        case = f"{batches} batches"
+        figures.append(rate("their largest is below the true p99", case, (largest < 0.99).tolist(), _of_wilks(batches)))
+    lost = np.log1p(-0.3) * (rng.random((studies * 5, 6)) < 0.1) + 0.002 * rng.normal(size=(studies * 5, 6))
+    same = [decided(one) is Verdict.SAME for one in of_pairs(lost)]
+    figures.append(rate("SAME", "one remote run in ten loses 30 %, n = 6", same))
+    return figures
+
+
+def _of_wilks(batches: int) -> Goal | None:
+    return at_most(0.05) if batches >= 299 else None
 
 
 def periodic(studies: int) -> list[Figure]:
@@ -295,6 +413,9 @@ def nearest_by_probe(trials: int) -> list[Figure]:
         figures.append(rate("probe: a node is named, none is nearer", case, [bool(one) for one in none], at_most(0.01)))
         figures.append(rate("probe: 5 % nearer is found", case, found, at_least(0.85)))
         case = f"{case}, context's memory 10 % nearer"
+        figures.append(
+            rate("probe: no node is named", case, [not _probed(seed, nodes, 0.05, 0.10) for seed in range(trials)])
+        )
         figures.append(rate("probe: the first context's node is named", case, context, at_most(0.01)))
     return figures
 
@@ -386,6 +507,10 @@ def tasks(studies: int) -> list[Task]:
         partial(near_sets, few * 2),
         partial(nearest_by_probe, few * 3),
         partial(two_studies, few // 2),
+        partial(several_studies, few // 2),
+        partial(few_runs, few // 2),
+        partial(two_states, studies),
+        partial(of_few_values, studies),
         partial(equal_ways, few * 2),
         partial(one_level, few),
     ]

@@ -8,7 +8,7 @@ from bench.storage import write_json
 from tests.validation.control_page import section, text_table
 from tests.validation.control_plan import Group, Injection, groups
 from tests.validation.control_results import summarise
-from tests.validation.validate import CONTROLS_BEGIN, CONTROLS_END, write_controls
+from tests.validation.validate import write_controls
 
 # Times of an H200 per batch, in us, and the contract's names of them.
 TRUE = {
@@ -169,7 +169,7 @@ RAW = {
 
 def test_the_section_is_made_anew_with_a_part_for_each_gpu(tmp_path):
     page, figures = tmp_path / "page.md", [tmp_path / "one.json", tmp_path / "two.json"]
-    page.write_text(f"a\n{CONTROLS_BEGIN}\nold\n{CONTROLS_END}\nb\n")
+    page.write_text("a\n<!-- controls: begin -->\nold\n<!-- controls: end -->\nb\n")
     for file in figures:
         write_json(file, {**summarise("cuda", groups("cuda"), measured()), **RAW})
     write_controls(page, figures)

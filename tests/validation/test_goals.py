@@ -18,7 +18,7 @@ from tests.validation.simulated import (
     times,
     true_sd,
 )
-from tests.validation.validate import BEGIN, END, section, write_page
+from tests.validation.validate import table, write_page
 
 
 def test_false_verdicts_stay_below_five_percent():
@@ -100,8 +100,8 @@ def test_goals_allow_for_the_error_of_the_simulation():
 
 def test_the_page_keeps_what_people_wrote(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    write_page(page, section([], "7 simulated studies"))
+    page.write_text("before\n<!-- nights: begin -->\nold\n<!-- nights: end -->\nafter\n")
+    write_page(page, table([], "7 simulated studies"), "nights")
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert "7 simulated studies" in text

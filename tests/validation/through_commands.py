@@ -224,7 +224,7 @@ def through_nights(nights: int, loss_from: int, seed: int = 0) -> list[Figure]:
     ]
 
 
-def goals(studies: int) -> list[Task]:
+def tasks(studies: int) -> list[Task]:
     """studies: of each kind of noise, two written for each."""
     return [
         partial(through_nights, 110, 30),
