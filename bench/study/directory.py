@@ -26,7 +26,7 @@ from bench.storage import MOST_NAME, read_regular, sync_folders, write_json, wri
 from bench.study.command import COMMAND_SETTINGS
 from bench.study.grid import expand_here
 from bench.study.load import LARGEST_FILE_BYTES, StudyDefinition, parse_yaml
-from bench.study.settings import KEYS, SETTINGS
+from bench.study.settings import KEYS, OF_THE_PIPELINE, SETTINGS
 
 INDEX = "index.json"
 _DAY_AND_CLOCK = "%Y-%m-%d/%H-%M-%S"
@@ -174,7 +174,7 @@ def freeze(path: Path, study: Study, host: Host, grid: Grid) -> None:
     """Write the files that a run directory is based on. grid.json last: a directory with it is complete."""
     values = {key: value for key, value in plain(study).items() if value not in ("", {}, ())}
     if study.command:
-        of_pipeline = {*SETTINGS} - {*COMMAND_SETTINGS, "profiler", "design", "measure_link"}
+        of_pipeline = {*SETTINGS} - {*COMMAND_SETTINGS, *OF_THE_PIPELINE}
         values = {key: value for key, value in values.items() if key not in of_pipeline}
     ordered = {key: values[key] for key in (*KEYS, *values) if key in values}
     write_text(path / "study.yaml", yaml.safe_dump(ordered, sort_keys=False))

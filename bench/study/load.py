@@ -37,6 +37,7 @@ from bench.study.settings import (
     SHAPE,
     check_keys,
     nearest,
+    of_run_directory,
     read_id,
     read_ids,
     read_list,
@@ -149,7 +150,7 @@ def load_study(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
     Raise StudyError with file, key path, what was found and what is allowed.
     """
     file = study_path(path)
-    return read_study(read_yaml(file), str(file), overrides or {}, file.parent)
+    return read_study(of_run_directory(read_yaml(file)), str(file), overrides or {}, file.parent)
 
 
 def read_study(

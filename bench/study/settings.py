@@ -105,6 +105,9 @@ PLACES = ("gpu_ids", "numa_nodes", "placements")
 SHAPE = ("patch_size", "depth", "dim")
 COMBINING = ("axes", "zip", "exclude", "include")
 KEYS = (*TEXTS, *PLACES, "models", "python_path", "command", *COMBINING, *SETTINGS)
+# Of a run directory's study.yaml: how it came about, and what is resolved for a pipeline alone.
+_OF_ONE_RUN = ("binding_reason", "created_by", "night", "again_of", "cpu_groups")
+OF_THE_PIPELINE = ("profiler", "design", "measure_link")
 # What the combining keys may vary. "model" stands for "models": one of them a combination.
 AXIS_KEYS = (*PLACES, "model", *SHAPE, *(key for key, setting in SETTINGS.items() if setting.axis))
 
@@ -192,3 +195,15 @@ def read_placements(value: Any, where: str) -> tuple[Placement, ...]:
 
 def shown(value: Any) -> str:
     return json.dumps(value, default=str)
+
+
+def of_run_directory(values: Any) -> Any:
+    """The content of a study file; of the one in a run directory, what it says of that run is left out."""
+    if not isinstance(values, dict) or "created_by" not in values:
+        return values
+    left_out = {*_OF_ONE_RUN, *(OF_THE_PIPELINE if values.get("command") else ("command",))}
+    # Their places are numbers among them there.
+    groups = values.get("cpu_groups")
+    return {key: value for key, value in values.items() if key not in left_out} | (
+        {"placements": groups} if groups else {}
+    )

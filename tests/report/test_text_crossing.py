@@ -3,7 +3,9 @@ from msgspec.structs import replace
 
 from bench.analysis.load import load
 from bench.analysis.recommend import recommend
+from bench.records.base import convert
 from bench.records.results import BirthContrast, PenaltyKind, Remedy, Rules
+from bench.records.study import ListedModel
 from bench.report.build import build_results, make_report
 from bench.report.markdown import markdown
 from bench.report.text.answer import CPUS_ONLY, answers
@@ -108,18 +110,31 @@ def test_card_says_what_is_not_measured(results):
 
 
 def test_command_measures_what_is_open(results):
+    file = f"{results.run_directory}/study.yaml"
     line = deciding_command(results, 0, ["vit0x0x0", "vit32x2x128", "vit0x0x0"], 12)
-    assert line == (
-        "luigi --module tasks NumaStudy --gpu-ids '[0]' --models '[\"vit0x0x0\", \"vit32x2x128\"]' --repeats 12"
-    )
-    named = [replace(results, study_name=name) for name in ("placement_2x2", "mine")]
-    files = [deciding_command(one, 0, ["vit0x0x0"], 12).split()[5] for one in named]
-    assert files == ["placement_2x2", "FILE"]
+    assert line == f"numastudy run {file} --gpu-ids 0 --models vit0x0x0,vit32x2x128 --repeats 12"
     assert deciding_command(results, 0, [], 12) == deciding_command(results, 0, ["vit0x0x0"], 100_000) == ""
 
 
+@pytest.mark.parametrize(
+    ("listed", "name", "option"),
+    [
+        ({"model": "timm:resnet50"}, "timm-resnet50", " --models timm:resnet50"),
+        ({"model": "python:a.b:c", "as": "mine", "sha256": "0" * 64}, "mine",
+         """ --models '[{"model": "python:a.b:c", "as": "mine"}]'"""),
+        ({"model": "vit16x2x128", "heads": 2}, "vit16x2x128",
+         """ --models '[{"model": "vit16x2x128", "heads": 2}]'"""),
+        ({"model": "vit16x2x128", "heads": 2}, "of an axis", ""),
+    ],
+)  # fmt: skip
+def test_command_names_models_as_a_study_lists_them(results, listed, name, option):
+    study = replace(results.study, models=(convert(listed, ListedModel),))
+    line = deciding_command(replace(results, study=study, run_directory="a b"), 1, [name], 12)
+    assert line == f"numastudy run 'a b/study.yaml' --gpu-ids 1{option} --repeats 12"
+
+
 def test_an_undecided_penalty_has_the_line_to_paste(results):
-    line = "luigi --module tasks NumaStudy --gpu-ids '[0]' --models '[\"vit0x0x0\"]' --repeats 9"
+    line = f"numastudy run {results.run_directory}/study.yaml --gpu-ids 0 --models vit0x0x0 --repeats 9"
     entry = penalty(0.01, "UNDECIDED", reason="few_repeats", remedy="repeat", repeats_needed=9, model="vit0x0x0")
     assert deciding_hint(results, entry) == line
     noisy = replace(entry, remedy=Remedy.USE_CUDA_GRAPH)

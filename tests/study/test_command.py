@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from bench.errors import StudyError
 from bench.records.host import Node, Topology
 from bench.study.command import matches, study_name, why_elsewhere
+from bench.study.directory import freeze
 from bench.study.grid import expand_here
-from bench.study.load import StudyDefinition, read_study
+from bench.study.load import StudyDefinition, load_study, read_study
 
 HOST = Topology(
     nodes=tuple(
@@ -170,3 +172,32 @@ def test_study_is_read_again_from_what_it_says_of_itself():
 
 def test_names_of_variables_match_by_their_beginning():
     assert matches("NCCL_DEBUG", ("NCCL_*",)) and matches("A", ("A",)) and not matches("AB", ("A",))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {
+            "command": {"run": ["a"], "variants": {"x": {}, "y": {"cwd": "y"}}},
+            "axes": {"binding": ["none", "self"]},
+            "numa_nodes": [0, 1],
+        },
+        {
+            "numa_nodes": [0],
+            "models": ["vit0x0x0", {"model": "vit32x2x256", "heads": 4}],
+            "axes": {"buffers": [1, 2]},
+        },
+        {"models": ["timm:resnet18"], "batch_size": 4, "placements": [[0, 1], [1, 0]]},
+    ],
+    ids=["command", "vits", "timm"],
+)
+def test_study_of_a_run_directory_is_a_study_file(tmp_path, values):
+    """With each value that its command line had changed: that is what decides what is open."""
+    common = {"name": "mine", "gpu_ids": [0], "device": "cpu", "repeats": 7}
+    definition = read_study(common | values, "f", {"seed": 3})
+    here = expand_here(definition, HOST)
+    freeze(tmp_path, structs.replace(here.study, created_by="now"), HOST, here.grid)
+    again = expand_here(load_study(tmp_path / "study.yaml", {"repeats": 9}), HOST)
+    assert [cell.key for cell in again.grid.cells] == [cell.key for cell in here.grid.cells]
+    assert [cell.settings for cell in again.grid.cells] == [cell.settings for cell in here.grid.cells]
+    assert (again.study.repeats >= 9, again.study.seed, again.study.name) == (True, 3, "mine")

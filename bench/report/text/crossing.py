@@ -1,13 +1,20 @@
 """Comparisons inside processes that measured several placements by turns, and what a process's start changes."""
 
+import json
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
+from msgspec import structs
+
+from bench.records.base import plain
 from bench.records.results import BirthContrast, Crossings, Interval, Penalty, PenaltyKind, Remedy, Results, Rules
+from bench.records.study import ListedModel, Study
 from bench.report.text.verdicts import hint_text
 from bench.report.view import cpus_label
-from bench.study.load import TASKS, shipped_names
+from bench.study.models import read_model
 from bench.units import change, exact_percent, listed, percent, plural, upper_bound
 
 # What only the node of a process's start decides, whatever it is moved to later.
@@ -98,17 +105,31 @@ def card_lines(entries: Sequence[Penalty]) -> list[str]:
 def deciding_command(results: Results, gpu: int, models: Sequence[str], repeats: int) -> str:
     """The line that measures these models of a GPU often enough; empty where no sensible number would do.
 
-    FILE: a study file of the user, whose path the results do not have.
+    With the study as it was frozen: whatever the command line of the study itself had changed stays so.
     """
     if not models or not 0 < repeats <= MOST_REPEATS:
         return ""
-    task = {file: task for task, file in TASKS.items()}.get(results.study_name)
-    file = results.study_name if results.study_name in shipped_names() else "FILE"
-    study = task or f"Study --config-file {file}"
-    named = ", ".join(f'"{model}"' for model in dict.fromkeys(models))
-    # A study of a command has no models to choose from.
-    chosen = "" if results.study.command else f" --models '[{named}]'"
-    return f"luigi --module tasks {study} --gpu-ids '[{gpu}]'{chosen} --repeats {repeats}"
+    file = shlex.quote(f"{results.run_directory}/study.yaml")
+    return f"numastudy run {file} --gpu-ids {gpu}{_only(results.study, models)} --repeats {repeats}"
+
+
+def _only(study: Study, names: Sequence[str]) -> str:
+    """The option that chooses these models; "" where the study does not list them, as a command or an axis."""
+    entries = {read_model(plain(entry), "models").name: entry for entry in study.models}
+    if not {*names} <= entries.keys():
+        return ""
+    chosen = [_shortest(entries[name]) for name in dict.fromkeys(names)]
+    if all(isinstance(one, str) for one in chosen):
+        return f" --models {','.join(map(str, chosen))}"
+    return f" --models {shlex.quote(json.dumps(chosen))}"
+
+
+def _shortest(entry: ListedModel) -> str | dict[str, Any]:
+    """As a user would list it: a name alone where that means the same."""
+    full = {key: value for key, value in plain(entry).items() if key != "sha256"}
+    alone = read_model(entry.model, "models")
+    same = structs.replace(read_model(full, "models"), sha256="") == structs.replace(alone, sha256="")
+    return entry.model if same else full
 
 
 def deciding_hint(results: Results, entry: Penalty) -> str:
