@@ -13,7 +13,7 @@ from pathlib import Path
 import luigi
 
 from bench.errors import StudyError
-from bench.records.run import Demand, Outcome, read_head, read_record
+from bench.records.run import Demand, Outcome, RunHead, read_head, read_record
 from bench.records.study import TRACED, Slot
 from bench.run.progress import Progress
 from bench.study.directory import RunDirectory
@@ -112,7 +112,9 @@ class ExportSqlite(Stage):
     activity = "exporting the trace"
 
     def requires(self) -> RunPipeline:
-        return RunPipeline(**self.where, cell=self.cell, repeat=TRACED, count=self.count)
+        runs = [slot for process in self.processes for slot in process]
+        first, count = runs[0], runs[-1].position - runs[0].position + 1
+        return RunPipeline(**self.where, cell=first.cell, repeat=TRACED, count=count)
 
     def is_done(self, slot: Slot) -> bool:
         return export_is_done(self.directory, slot)
@@ -151,12 +153,16 @@ class ExtractLatency(Stage):
 def run_is_done(directory: RunDirectory, slot: Slot) -> bool:
     """Whether its record is final; of a crossing, those of all cells, and of one process."""
     if slot.birth:
-        heads = [
-            read_head(directory.record(one.cell, one.repeat)) for one in grid_of(str(directory.path)).process(slot)
-        ]
+        whole = grid_of(str(directory.path)).process(slot)
+        heads = [read_head(directory.record(one.cell, one.repeat)) for one in whole]
         processes = {head.crossing.id if head and head.crossing else None for head in heads}
-        return all(head and head.is_final(INVOCATION) for head in heads) and len(processes) == 1
-    head = read_head(directory.record(slot.cell, slot.repeat))
+        return len(processes) == 1 and all(
+            _is_settled(directory, one, head) for one, head in zip(whole, heads, strict=True)
+        )
+    return _is_settled(directory, slot, read_head(directory.record(slot.cell, slot.repeat)))
+
+
+def _is_settled(directory: RunDirectory, slot: Slot, head: RunHead | None) -> bool:
     if head is None or not head.is_final(INVOCATION):
         return False
     if slot.repeat != TRACED or head.invocation == INVOCATION:
@@ -264,11 +270,16 @@ def task_of(task: DirectoryTask, slot: Slot) -> luigi.Task:
 
 
 def pieces(slots: Sequence[Slot]) -> list[tuple[Slot, ...]]:
-    """The runs, which are in measuring order, divided among tasks; those of one process stay together."""
+    """The runs, which are in measuring order, divided among tasks; timed ones of one process stay together.
+
+    Traced ones do where a task covers several processes; else each has a task for its export and its metrics.
+    """
     processes = [tuple(own) for _, own in groupby(slots, key=lambda slot: slot.process)]
     length = 1 if len(processes) <= TASK_PER_RUN else -(-len(processes) // LARGE_STUDY_TASKS)
     timed = [own for own in processes if own[0].repeat != TRACED]
     traced = [own for own in processes if own[0].repeat == TRACED]
+    if length == 1:
+        traced = [(slot,) for own in traced for slot in own]
     return [*_cut(timed, length), *_cut(traced, length)]
 
 

@@ -334,7 +334,7 @@ class Certificate(Record, frozen=True, kw_only=True):
 class Mode(StrEnum):
     """How a cell is executed: without a profiler, under one, or as load beside a measured process.
 
-    CROSSED: all cells of a group by turns in one process, without a profiler.
+    CROSSED: all cells of a group by turns in one process, without a profiler. TRACED is of one cell, or of a group.
     """
 
     TIMED = "timed"
@@ -488,7 +488,8 @@ class Crossing(Record, frozen=True, kw_only=True):
     were chosen by. threads: of the process after the last window. born_bytes: resident before the rings, by node.
     error: by cell, the process' own standard error of its ln ratio to the first of placements (Yuen 1974).
     carry_over: by cell, the median ln of the second over the first window of a stay. observer_cpus: where this program
-    waited meanwhile: away from all nodes of the group, or not away from any.
+    waited meanwhile: away from all nodes of the group, or not away from any. captured: of a traced process, the cells
+    whose captures were opened, in that order.
     """
 
     group: Name
@@ -506,6 +507,7 @@ class Crossing(Record, frozen=True, kw_only=True):
     error: dict[str, Number] = {}
     carry_over: dict[str, Number] = {}
     observer_cpus: str = ""
+    captured: list[Name] = []
 
 
 class Group(Record, frozen=True, kw_only=True):

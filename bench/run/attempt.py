@@ -213,7 +213,9 @@ def attempts(
             attempt = replace(attempt, monitor=structs.replace(attempt.monitor, disturbed=disturbed))
         _starts(record).unlink(missing_ok=True)
         # One that hung would take its whole time again.
-        again = attempt.failure and attempt.failure.status in RETRIED and not (attempt.timed_out or attempt.final)
+        failures = [attempt.failure, *(one.failure for one in attempt.crossed)]
+        retried = any(failure.status in RETRIED for failure in failures if failure)
+        again = retried and not (attempt.timed_out or attempt.final)
         if not again:
             break
     return number, attempt
@@ -316,13 +318,13 @@ class _Measured:
         if not self._profiler or end is None:
             return own
         if own is None or own.status is Outcome.CRASHED:
-            return _collect(self._profiler, self._trace, end, own, log_tail(process.logs[1]))
+            return collected(self._profiler, self._trace, end, own, log_tail(process.logs[1]))
         if end.timed_out:
-            return _hung(self._profiler, self._cell, process.report.exists(), own)
+            return hung(self._profiler, self._cell, process.report.exists(), own)
         return own
 
 
-def _hung(profiler: Profiler, cell: Cell, wrote_result: bool, own: Failure) -> Failure:
+def hung(profiler: Profiler, cell: Cell, wrote_result: bool, own: Failure) -> Failure:
     """The timed runs of the cell came before, and ended in time: so the profiler is involved."""
     what = "did not end, though the run did" if wrote_result else "or the run under it hung"
     return structs.replace(
@@ -333,7 +335,7 @@ def _hung(profiler: Profiler, cell: Cell, wrote_result: bool, own: Failure) -> F
     )
 
 
-def _collect(profiler: Profiler, trace: Path, end: ChildEnd, own: Failure | None, tail: list[str]) -> Failure | None:
+def collected(profiler: Profiler, trace: Path, end: ChildEnd, own: Failure | None, tail: list[str]) -> Failure | None:
     """A run that succeeded but left no trace is trace_failed; so is one that the profiler itself ended."""
     try:
         profiler.collect(trace, end.exit_code, "\n".join(tail))

@@ -303,9 +303,9 @@ class Process:
         return judge(self.cell, end, self.read_report(), tail)
 
 
-def workload_argv(file: Path, mode: Mode, report: Path, *options: str) -> list[str]:
-    """The command of the program inside a cell; file: of the cell, or of the group that it crosses."""
-    what = "--group" if mode is Mode.CROSSED else "--cell"
+def workload_argv(file: Path, mode: Mode, report: Path, *options: str, of_group: bool = False) -> list[str]:
+    """The command of the program inside a cell; file: of the cell, or of the group."""
+    what = "--group" if of_group else "--cell"
     return python_module("bench.workload", what, str(file), "--mode", mode, "--result", str(report), *options)
 
 

@@ -11,27 +11,43 @@ from pathlib import Path
 
 from msgspec import structs
 
+from bench.errors import StudyError
 from bench.host.binding import KILLED, trial_bind
 from bench.records.base import plain
 from bench.records.host import format_cpulist
-from bench.records.run import Crossing, Failure, Group, Mode, Outcome, Run, StartMethod, read_record, write_record
+from bench.records.run import (
+    ChildReport,
+    CrossedCell,
+    Crossing,
+    Failure,
+    Group,
+    Mode,
+    Outcome,
+    Run,
+    StartMethod,
+    read_record,
+    write_record,
+)
 from bench.records.study import Cell, Placement, Slot
 from bench.run.attempt import (
     Attempt,
     Begin,
     attempts,
     avoid_measured_cpus,
+    collected,
+    hung,
     run_of,
     watched,
     without_start,
 )
-from bench.run.child import ChildEnd, Process, misplacement, scratch_folder, workload_argv
+from bench.run.child import ChildEnd, Process, log_tail, misplacement, scratch_folder, workload_argv
 from bench.run.experiment_log import log_runs
 from bench.run.forkserver import SERVERS, served
 from bench.run.lock import HostLock
 from bench.run.progress import BatchCounter, Report
 from bench.storage import write_json
 from bench.study.directory import RunDirectory
+from bench.trace.profilers import get_profiler
 
 
 def execute_group(
@@ -75,11 +91,11 @@ def execute_group(
 
 def _crossing(slot: Slot, cells: Sequence[Cell]) -> Crossing:
     """What this program decides of a crossing: its id, and where it starts."""
-    assert slot.birth is not None and isinstance(slot.repeat, int)
+    assert slot.birth is not None
     cpu_node, mem_node = _birth(slot.birth, cells)
     return Crossing(
         group=slot.group,
-        process=slot.repeat,
+        process=slot.block,
         id=uuid.uuid4().hex,
         birth_cpu_node=cpu_node,
         birth_mem_node=mem_node,
@@ -101,7 +117,7 @@ def _attempts(
     gpus = [cell.gpu_uuid] if cell.device == "cuda" else []
     file = directory.path / "cells" / f"{first.process}.json"
     # The stages in isolation, once for each birth.
-    solo = asked.process <= len(_births(directory, first))
+    solo = not first.is_traced and asked.process <= len(_births(directory, first))
     write_json(file, plain(Group(crossing=asked, cells=[*measured.values()], seed=cell.seed, solo=solo)))
 
     def start(number: int, report: Report) -> Attempt:
@@ -129,12 +145,17 @@ class _Crossed:
         scratch: Path,
     ) -> None:
         self._cells, self._asked, self._host = cells, asked, directory.host()
-        # A program of the user is imported by an interpreter of its own.
-        own = cells[0].model.kind in ("python", "pt2")
+        self._profiler = get_profiler(cells[0].profiler) if slot.is_traced else None
+        self._reports = {cell.name: directory.report(cell.name) for cell in cells}
+        # Of a profiler that writes the traces of all cells under one name.
+        self._report = directory.report(slot.process)
+        # nsys starts the process itself. A program of the user is imported by an interpreter of its own.
+        own = self._profiler or cells[0].model.kind in ("python", "pt2")
         self._start = StartMethod.EXEC if own else StartMethod(directory.study().start)
         self._counter = BatchCounter(scratch / "progress")
         file = scratch / "result.json"
-        argv = workload_argv(group_file, Mode.CROSSED, file, "--progress", str(scratch / "progress"))
+        mode = Mode.TRACED if self._profiler else Mode.CROSSED
+        argv = workload_argv(group_file, mode, file, "--progress", str(scratch / "progress"), of_group=True)
         # It binds itself: a fork server is bound to no node.
         unbound = structs.replace(cells[0], binding="none", timeout_s=len(cells) * cells[0].timeout_s)
         logs = directory.log(slot.process, "stdout"), directory.log(slot.process, "stderr")
@@ -142,7 +163,15 @@ class _Crossed:
         self._process = process.wrapped(served) if self._start is StartMethod.FORK else process
 
     def run(self, lock: HostLock, report: Report, append_logs: bool) -> Attempt:
-        process = self._process
+        process, profiler = self._process, self._profiler
+        if profiler:
+            try:
+                reports = [*self._reports.values()]
+                command = profiler.group_command(process.argv, self._report, reports, self._cells[0].device)
+            except StudyError as error:
+                failure = Failure(status=Outcome.TRACE_FAILED, reason=error.what, advice=error.advice)
+                return Attempt(failure, command=process.command, crossing=self._asked)
+            process = process.wrapped(lambda argv: command)
         start = SERVERS.starter(lock.record_child) if self._start is StartMethod.FORK else None
         attempt = Attempt(start=self._start, command=process.command, crossing=self._asked)
 
@@ -151,24 +180,53 @@ class _Crossed:
 
         try:
             with avoid_measured_cpus(self._host, self._cells) as cpus:
-                watch = watched(self._host, self._cells, cpus, lock.sessions)
+                # nsys works beside a traced process all the time; that is not a disturbance, and it times nothing.
+                watch = None if profiler else watched(self._host, self._cells, cpus, lock.sessions)
                 observer_cpus = format_cpulist(os.sched_getaffinity(0))
                 try:
                     end = process.run(lock, cpus, poll, append_logs=append_logs, start=start)
                 finally:
-                    monitor = watch.summary()
+                    monitor = watch.summary() if watch else None
         except OSError as error:
             return replace(attempt, failure=process.not_run(error))
+        finally:
+            if profiler:
+                profiler.settle(self._report)
         written = process.read_report()
         crossing = (written.crossing if written else None) or self._asked
         return replace(
             attempt,
-            failure=_judged(process, end),
+            failure=self._judged(process, end),
             end=end,
             monitor=monitor,
             crossing=structs.replace(crossing, observer_cpus=observer_cpus),
-            crossed=written.crossed if written else [],
+            crossed=self._with_traces(written, process) if written else [],
         )
+
+    def _judged(self, process: Process, end: ChildEnd) -> Failure | None:
+        failure = _judged(process, end)
+        if not self._profiler or failure is None:
+            return failure
+        if end.timed_out:
+            return hung(self._profiler, process.cell, process.report.exists(), failure)
+        if failure.status is Outcome.CRASHED and end.exit_code:
+            return collected(self._profiler, self._report, end, failure, log_tail(process.logs[1]))
+        return failure
+
+    def _with_traces(self, written: ChildReport, process: Process) -> list[CrossedCell]:
+        """What the process gave; a cell whose trace is missing has failed."""
+        profiler, captured = self._profiler, written.crossing.captured if written.crossing else []
+        if profiler is None or not captured:
+            return written.crossed
+        profiler.divide(self._report, [self._reports[name] for name in captured])
+        tail = log_tail(process.logs[1])
+        ended = ChildEnd(0, False, 0.0, 0)
+        return [
+            structs.replace(one, failure=collected(profiler, self._reports[one.cell], ended, one.failure, tail))
+            if one.cell in captured
+            else one
+            for one in written.crossed
+        ]
 
 
 def _judged(process: Process, end: ChildEnd) -> Failure | None:

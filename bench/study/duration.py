@@ -183,7 +183,7 @@ def _ended(directory: RunDirectory) -> Iterator[tuple[Cell, Mode, RunHead]]:
                 continue
             head = read_head(directory.record(cell.name, repeat))
             if head and head.ok and head.wall_s:
-                mode = Mode.CROSSED if head.crossing else Mode.TRACED if repeat == TRACED else Mode.TIMED
+                mode = Mode.TRACED if repeat == TRACED else Mode.CROSSED if head.crossing else Mode.TIMED
                 yield cell, mode, head
 
 

@@ -29,7 +29,7 @@ def measuring_order(
     families: by group. Groups of one family (same GPU and model, different settings) follow one another, since
         they will be compared too. A group without one is its own.
     births: by group that is crossed. One process measures all of its cells, and starts at each birth once before it
-        starts at one a second time.
+        starts at one a second time. One process traces all of them too.
 
     The slots of repeats 1..n are the same for every larger number of repeats, so that a study can be continued.
     Raise StudyError for a cell named twice or a negative number of repeats.
@@ -47,7 +47,9 @@ def measuring_order(
     for repeat, block in passes:
         for family in _shuffled(together, seed, str(repeat)):
             for group in _shuffled(together[family], seed, str(repeat)):
-                birth = None if repeat == TRACED else birth_of((births or {}).get(group, ()), group, block, seed)
+                own = (births or {}).get(group, ())
+                # A trace is compared with none: its process starts at the first birth.
+                birth = next(iter(own), None) if repeat == TRACED else birth_of(own, group, block, seed)
                 # In a crossing the process itself takes turns.
                 names = groups[group] if birth else _shuffled(groups[group], seed, f"turns {repeat} {group}")
                 for name in names:

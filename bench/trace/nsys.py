@@ -19,7 +19,7 @@ INSTALL = "install Nsight Systems (Debian: .ci/install-nsys; else developer.nvid
 
 # Only what is needed: a timed claim never comes from here, yet less tracing disturbs less.
 FLAGS = ("--trace=cuda,nvtx", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true")
-CAPTURE = ("--capture-range=cudaProfilerApi", "--capture-range-end=stop")
+CAPTURE = "--capture-range=cudaProfilerApi"
 
 # Parts of nsys' output -> what to do. First match wins.
 REFUSALS = (
@@ -69,16 +69,32 @@ class Nsys:
         graph_nodes: the kernels inside CUDA graphs one by one; it slows graph launches down.
         """
         self.discard(report)
-        return [
-            str(_nsys()),
-            "profile",
-            *FLAGS,
-            f"--session-new={session_name(report)}",
-            *(CAPTURE if device == "cuda" else ()),
-            *(("--cuda-graph-trace=node",) if graph_nodes else ()),
-            f"--output={report}",
-            *argv,
-        ]
+        capture = [CAPTURE, "--capture-range-end=stop"] if device == "cuda" else []
+        return _profile(argv, report, [*capture, *(["--cuda-graph-trace=node"] if graph_nodes else [])])
+
+    def group_command(self, argv: Sequence[str], report: Path, reports: Sequence[Path], device: str) -> list[str]:
+        """nsys writes REPORT.1.nsys-rep, REPORT.2.nsys-rep, ..., one for each capture."""
+        if device != "cuda":
+            raise ProfilerError("nsys on the cpu device has no captures", advice="set profiler to torch")
+        for one in [*reports, *self._numbered(report)]:
+            self.discard(one)
+        return _profile(argv, report, [CAPTURE, f"--capture-range-end=repeat:{len(reports)}"])
+
+    def divide(self, report: Path, captured: Sequence[Path]) -> None:
+        for number, own in enumerate(captured, 1):
+            for path in (self.trace_path, _stream):
+                made = path(report.parent / f"{report.name}.{number}")
+                if made.exists():
+                    made.replace(path(own))
+
+    def _numbered(self, report: Path) -> set[Path]:
+        """Reports of single captures that an earlier attempt left."""
+        found = set()
+        for path in report.parent.iterdir():
+            stem, _, number = path.stem.rpartition(".")
+            if stem == report.name and number.isdigit():
+                found.add(path.with_suffix(""))
+        return found
 
     def settle(self, report: Path) -> None:
         end_agents(report)
@@ -147,6 +163,11 @@ class Nsys:
             )
         stream.unlink()
         return trace
+
+
+def _profile(argv: Sequence[str], report: Path, options: Sequence[str]) -> list[str]:
+    session = f"--session-new={session_name(report)}"
+    return [str(_nsys()), "profile", *FLAGS, session, *options, f"--output={report}", *argv]
 
 
 def _nsys() -> Path:

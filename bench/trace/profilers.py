@@ -26,6 +26,12 @@ class Profiler(Protocol):
     def command(self, argv: Sequence[str], report: Path, device: str) -> list[str]:
         """The command that runs argv traced. Removes what an earlier attempt left. Raise ProfilerError."""
 
+    def group_command(self, argv: Sequence[str], report: Path, reports: Sequence[Path], device: str) -> list[str]:
+        """The same for a process that opens a capture for each of these reports. report: of the process."""
+
+    def divide(self, report: Path, captured: Sequence[Path]) -> None:
+        """After such a process: put the trace of each capture, in the order of the captures, under its own report."""
+
     def settle(self, report: Path) -> None:
         """End what the profiler may have left running, however the run ended. Always to be called after it."""
 
@@ -119,6 +125,14 @@ class Torch:
     def command(self, argv: Sequence[str], report: Path, device: str) -> list[str]:
         self.discard(report)
         return [*argv, "--trace", str(self.trace_path(report))]
+
+    def group_command(self, argv: Sequence[str], report: Path, reports: Sequence[Path], device: str) -> list[str]:
+        for one in reports:
+            self.discard(one)
+        return [*argv, *(word for one in reports for word in ("--trace", str(self.trace_path(one))))]
+
+    def divide(self, report: Path, captured: Sequence[Path]) -> None:
+        """Each capture has written its own file."""
 
     def settle(self, report: Path) -> None:
         """It runs inside the measured process and ends with it."""

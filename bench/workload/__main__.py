@@ -6,6 +6,7 @@ Exit code 0: the result was written; 3: a named failure was written; anything el
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,7 +35,13 @@ _THREADS = "OPENBLAS_NUM_THREADS"
 )
 @click.option("--result", type=click.Path(path_type=Path), required=True, help="File for the result.")
 @click.option("--progress", "progress_path", type=click.Path(path_type=Path), help="16 bytes to count into.")
-@click.option("--trace", type=click.Path(path_type=Path), help="File for torch.profiler's trace.")
+@click.option(
+    "--trace",
+    "traces",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="File for torch.profiler's trace; of a group, one for each cell.",
+)
 @click.option(
     "--barrier",
     "barrier_folder",
@@ -48,19 +55,24 @@ def main(
     mode: str,
     result: Path,
     progress_path: Path | None,
-    trace: Path | None,
+    traces: tuple[Path, ...],
     barrier_folder: Path | None,
     peers: int | None,
 ) -> None:
     """Run one cell once, or the cells of a group by turns, and write what they gave."""
-    if (cell_path is None) == (group_path is None) or (group_path is not None) != (mode == Mode.CROSSED):
-        raise click.UsageError("--mode crossed needs --group, every other mode --cell")
+    modes = (Mode.CROSSED, Mode.TRACED) if group_path else (Mode.TIMED, Mode.TRACED, Mode.LOAD)
+    if (cell_path is None) == (group_path is None) or mode not in modes:
+        raise click.UsageError(
+            "--mode crossed needs --group, traced one of --group and --cell, every other mode --cell"
+        )
     if group_path:
-        sys.exit(run_group(group_path, result, progress_path))
+        sys.exit(run_group(group_path, Mode(mode), result, progress_path, traces))
     assert cell_path is not None
     if (barrier_folder is None) != (peers is None) or (mode == Mode.LOAD and barrier_folder is None):
         raise click.UsageError("--barrier and --peers go together, and --mode load needs both")
-    sys.exit(run_cell(cell_path, Mode(mode), result, progress_path, trace, barrier_folder, peers or 1))
+    sys.exit(
+        run_cell(cell_path, Mode(mode), result, progress_path, next(iter(traces), None), barrier_folder, peers or 1)
+    )
 
 
 def run_cell(
@@ -99,8 +111,10 @@ def run_cell(
     return code
 
 
-def run_group(group_path: Path, result: Path, progress_path: Path | None = None) -> int:
-    """Cross the cells of the group and write the result. Return the exit code."""
+def run_group(
+    group_path: Path, mode: Mode, result: Path, progress_path: Path | None = None, traces: Sequence[Path] = ()
+) -> int:
+    """Cross the cells of the group, or trace one after the other, and write the result. Return the exit code."""
     phases = PhaseTimes()
 
     def measure() -> ChildReport:
@@ -111,13 +125,16 @@ def run_group(group_path: Path, result: Path, progress_path: Path | None = None)
             raise RunFailure(Outcome.NOT_RUNNABLE, violation.what, violation.advice)
         progress = Progress(progress_path)
         import_torch(first.model.needs_timm)
-        from bench.workload.crossing import cross
+        from bench.workload.crossing import cross, trace
 
         phases.mark("imports")
-        crossing, crossed = cross(group, progress, phases)
+        if mode is Mode.TRACED:
+            crossing, crossed = trace(group, progress, phases, traces)
+        else:
+            crossing, crossed = cross(group, progress, phases)
         for one in crossed:
             found = f"{rate(one.result.throughput_samples_s)} samples/s" if one.result else "not measured"
-            print(f"{one.cell} {Mode.CROSSED}: {found}")
+            print(f"{one.cell} {mode}: {found}")
         return ChildReport(crossing=crossing, crossed=crossed)
 
     return write_report(result, measure)

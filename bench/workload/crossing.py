@@ -10,7 +10,10 @@ import os
 import random
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
 
 import torch
 from msgspec.structs import replace
@@ -34,10 +37,12 @@ from bench.workload.measure import (
     no_latency,
     result_of,
     run_window,
+    trace_pass,
     warm_up,
 )
 from bench.workload.models import set_precision
 from bench.workload.pipeline import Pipeline
+from bench.workload.profiling import Ranges, make_capture, make_ranges
 from bench.workload.progress import Phase, PhaseTimes, Progress
 from bench.workload.solo import issue_us, solo_us
 from bench.workload.subject import build_subject
@@ -85,9 +90,23 @@ def cross(group: Group, progress: Progress, phases: PhaseTimes) -> tuple[Crossin
         return _Crossing(group, progress, phases).run()
 
 
+def trace(
+    group: Group, progress: Progress, phases: PhaseTimes, traces: Sequence[Path]
+) -> tuple[Crossing, list[CrossedCell]]:
+    """Trace the cells of a group, one after the other in its order, each in a capture of its own. Otherwise as cross().
+
+    traces: of torch.profiler, the file of each cell.
+    """
+    with torch.inference_mode():
+        return _Crossing(group, progress, phases, traces).run()
+
+
 class _Crossing:
-    def __init__(self, group: Group, progress: Progress, phases: PhaseTimes) -> None:
-        self.group, self.progress, self.phases = group, progress, phases
+    def __init__(
+        self, group: Group, progress: Progress, phases: PhaseTimes, traces: Sequence[Path] | None = None
+    ) -> None:
+        """traces: None for a process without a profiler."""
+        self.group, self.progress, self.phases, self.traces = group, progress, phases, traces
         self.seed = f"{group.seed}/{group.crossing.group}/{group.crossing.process}"
         # Which placement is allocated first alternates over processes, by another seed than the schedule's.
         order = random.Random(f"allocation/{group.seed}/{group.crossing.group}").sample(group.cells, len(group.cells))
@@ -138,7 +157,7 @@ class _Crossing:
         gc.freeze()
         gc.disable()
         try:
-            return self._measure()
+            return self._measure() if self.traces is None else self._trace(self.traces)
         finally:
             gc.enable()
             gc.unfreeze()
@@ -169,14 +188,11 @@ class _Crossing:
         self.progress.enter(Phase.DONE)
         self.phases.mark("finish")
         facts = replace(
-            self.group.crossing,
-            placements=[placement.cell.name for placement in self.placements],
+            self._facts(),
             rounds=planned,
             batches=self.batches,
             lead_batches=self.lead_batches,
             pilot_pace_s=pace_s,
-            threads=len(os.listdir("/proc/self/task")),
-            born_bytes=self.born_bytes,
             error={name: error for name, error in self._errors(usable).items() if error < math.inf},
             carry_over={
                 placement.cell.name: change
@@ -184,15 +200,47 @@ class _Crossing:
                 if (change := carry_over(placement.windows)) is not None
             },
         )
+        return facts, self._crossed_cells()
+
+    def _trace(self, traces: Sequence[Path]) -> tuple[Crossing, list[CrossedCell]]:
         by_name = {placement.cell.name: placement for placement in self.placements}
-        crossed = [
-            CrossedCell(cell=cell.name, result=by_name[cell.name].result, failure=by_name[cell.name].failure)
-            for cell in self.group.cells
-        ]
+        ranges, captured = make_ranges(self.group.cells[0]), list[str]()
+        for cell, file in zip_longest(self.group.cells, traces):
+            placement = by_name[cell.name]
+            if placement.failure or not self._warm(placement, ranges):
+                continue
+            self.phases.mark("warmup")
+            warmed, certifier = placement.warmed, placement.certifier
+            assert warmed is not None and certifier is not None
+            capture = make_capture(cell, file)
+            captured.append(cell.name)
+            window = trace_pass(self.pipeline, cell.batches_per_pass, ranges, capture, self.progress, certifier.see_cpu)
+            certificate = certifier.finish()
+            compile_s = self.phases.seconds["compile"]
+            placement.result = result_of(cell, Mode.TRACED, self.pipeline, warmed, [window], certificate, compile_s)
+            self.phases.mark("measure")
+        self._usable()
+        return replace(self._facts(), captured=captured), self._crossed_cells()
+
+    def _facts(self) -> Crossing:
+        return replace(
+            self.group.crossing,
+            placements=[placement.cell.name for placement in self.placements],
+            threads=len(os.listdir("/proc/self/task")),
+            born_bytes=self.born_bytes,
+        )
+
+    def _crossed_cells(self) -> list[CrossedCell]:
         seconds = dict(self.phases.seconds)
-        return facts, [
-            replace(one, result=replace(one.result, phases_s=seconds)) if one.result else one for one in crossed
-        ]
+        by_name = {
+            placement.cell.name: CrossedCell(
+                cell=placement.cell.name,
+                result=replace(placement.result, phases_s=seconds) if placement.result else None,
+                failure=placement.failure,
+            )
+            for placement in self.placements
+        }
+        return [by_name[cell.name] for cell in self.group.cells]
 
     def _be_born(self) -> None:
         """Bind this process to its birth, as a user's numactl would have: what it allocates from here on is there."""
@@ -228,21 +276,7 @@ class _Crossing:
         happened on the host meanwhile, and a placement with other batches than the rest would be measured differently.
         """
         for placement in self._usable():
-            try:
-                self._place(placement)
-            except OSError as error:
-                placement.failure = Failure(status=Outcome.BIND_FAILED, reason=str(error), advice=_USE_OTHER_NODES)
-                continue
-            cell = placement.cell
-            # The first warms the device and the libraries up; every other one only its own rings and caches. What is
-            # left cancels, because the pilot rounds and the windows come by turns.
-            least_s, most_s = (0.3, 1.5) if self.last is None else (0.1, 0.3)
-            self.last = placement
-            batches = -(-cell.warmup_samples // cell.batch_size)
-            rule = WarmupRule(self.group.window_s, batches, min_s=least_s, max_s=most_s)
-            placement.warmed = warm_up(self.pipeline, rule, self.progress)
-            placement.certifier = Certifier(cell, self.pipeline.addresses())
-            placement.certifier.start()
+            self._warm(placement)
         usable = self._usable()
         pace_s = min(placement.warmed.batch_s for placement in usable if placement.warmed)
         for number in range(PILOT_ROUNDS):
@@ -255,6 +289,25 @@ class _Crossing:
             pace_s = min(window.batch_s for window in pilots)
         self._count_batches(pace_s)
         return pace_s
+
+    def _warm(self, placement: _Placement, ranges: Ranges | None = None) -> bool:
+        """False where it cannot be placed, which is then its failure."""
+        try:
+            self._place(placement)
+        except OSError as error:
+            placement.failure = Failure(status=Outcome.BIND_FAILED, reason=str(error), advice=_USE_OTHER_NODES)
+            return False
+        cell = placement.cell
+        # The first warms the device and the libraries up; every other one only its own rings and caches. What is
+        # left cancels, because the pilot rounds and the windows come by turns.
+        least_s, most_s = (0.3, 1.5) if self.last is None else (0.1, 0.3)
+        self.last = placement
+        batches = -(-cell.warmup_samples // cell.batch_size)
+        rule = WarmupRule(self.group.window_s, batches, min_s=least_s, max_s=most_s)
+        placement.warmed = warm_up(self.pipeline, rule, self.progress, ranges)
+        placement.certifier = Certifier(cell, self.pipeline.addresses())
+        placement.certifier.start()
+        return True
 
     def _count_batches(self, pace_s: float) -> None:
         self.lead_batches = batches_for(self.group.lead_s, pace_s, MIN_LEAD_BATCHES)

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,8 +33,10 @@ from bench.run.child import ChildEnd, Process
 from bench.run.crossing import execute_group
 from bench.run.lock import HostLock
 from bench.run.progress import Progress
+from bench.run.stages import export_trace, extract_metrics
 from bench.study.directory import RunDirectory, resolve
 from bench.study.load import read_study
+from bench.trace.profilers import Torch
 
 pytestmark = pytest.mark.needs("numactl")
 
@@ -52,7 +55,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crossing_module, "Group", short)
 
 
-def run(tmp_path: Path, repeat: int = 1, **changes: object) -> tuple[RunDirectory, list[Run], list[Progress]]:
+def run(tmp_path: Path, repeat: int | str = 1, **changes: object) -> tuple[RunDirectory, list[Run], list[Progress]]:
     directory = resolve(read_study(TINY | {"repeats": 2} | changes, "f"), tmp_path / "outputs", False, "now")
     grid, reports = directory.grid(), list[Progress]()
     slots = grid.process(grid.slot(FIRST, repeat))
@@ -96,7 +99,7 @@ def test_cell_that_cannot_be_bound_leaves_the_others(tmp_path: Path, monkeypatch
 
 def test_crash_is_of_all_cells_and_tried_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     crashing = [sys.executable, "-c", "import sys; sys.exit('broken for a test')"]
-    monkeypatch.setattr(crossing_module, "workload_argv", lambda *_: crashing)
+    monkeypatch.setattr(crossing_module, "workload_argv", lambda *_, **__: crashing)
     directory, runs, _ = run(tmp_path, start="exec")
     assert [(one.status, one.attempts, one.result) for one in runs] == [("crashed", 2, None)] * 2
     assert len({one.crossing.id for one in runs}) == 1
@@ -105,7 +108,7 @@ def test_crash_is_of_all_cells_and_tried_twice(tmp_path: Path, monkeypatch: pyte
 
 
 def test_timeout_counts_every_cell_and_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crossing_module, "workload_argv", lambda *_: ["sleep", "60"])
+    monkeypatch.setattr(crossing_module, "workload_argv", lambda *_, **__: ["sleep", "60"])
     _, runs, _ = run(tmp_path, timeout_s=1, start="exec")
     assert [(one.status, one.attempts) for one in runs] == [("timeout", 1)] * 2
     assert "not finished after 2 s" in runs[0].reason
@@ -116,7 +119,7 @@ def test_timeout_counts_every_cell_and_lasts(tmp_path: Path, monkeypatch: pytest
 
 def test_finished_process_is_not_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory, runs, _ = run(tmp_path)
-    monkeypatch.setattr(crossing_module, "workload_argv", lambda *_: ["false"])
+    monkeypatch.setattr(crossing_module, "workload_argv", lambda *_, **__: ["false"])
     grid = directory.grid()
     slots, lock = grid.process(grid.slot(FIRST, 1)), HostLock(tmp_path)
     assert execute_group(directory, slots, "later", lock, lambda progress: None, lambda: True) == runs
@@ -157,3 +160,31 @@ def test_out_of_memory_kill_names_the_pools_of_all(tmp_path: Path) -> None:
     failure = crossing_module._judged(process, ChildEnd(-signal.SIGKILL, False, 1.0, oom_kills=1))
     assert failure.status is Outcome.OOM
     assert "pools of all cells" in failure.reason and "design: processes" in failure.advice
+
+
+def test_group_is_traced_by_one_process(tmp_path: Path) -> None:
+    directory = resolve(read_study(TINY | {"repeats": 1}, "f"), tmp_path / "outputs", False, "now")
+    grid = directory.grid()
+    slots, lock = grid.process(grid.slot(AGAIN, "traced")), HostLock(tmp_path)
+    runs = execute_group(directory, slots, "now", lock, lambda progress: None)
+    lock.release()
+    assert [(one.cell, one.status) for one in runs] == [(FIRST, "ok"), (AGAIN, "ok")], runs[0].reason
+    assert runs[0].crossing == runs[1].crossing and runs[0].crossing.captured == [FIRST, AGAIN]
+    for one in runs:
+        assert one.result.mode is Mode.TRACED and one.monitor is None
+        assert one.certificate.verdict is PlacementVerdict.PROVED
+        cell = grid.cell(one.cell)
+        assert export_trace(directory, cell, "now").ok
+        # Conservation: its own batches, and their bytes.
+        assert extract_metrics(directory, cell, "now").ok
+
+
+def test_cell_whose_trace_is_missing_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Losing(Torch):
+        def divide(self, report: Path, captured: Sequence[Path]) -> None:
+            self.discard(captured[0])
+
+    monkeypatch.setattr(crossing_module, "get_profiler", lambda name: Losing())
+    _, (first, again), _ = run(tmp_path, "traced")
+    assert (first.status, again.status) == ("trace_failed", "ok")
+    assert first.attempts == 2 and first.crossing.captured == [FIRST, AGAIN]

@@ -54,7 +54,7 @@ def execute_group(
 ) -> list[Run]:
     first, grid = slots[0], directory.grid()
     crossing = Crossing(
-        group=first.group, process=first.repeat, id=os.urandom(16).hex(), birth_cpu_node=0, birth_mem_node=0
+        group=first.group, process=first.block, id=os.urandom(16).hex(), birth_cpu_node=0, birth_mem_node=0
     )
     runs = []
     for slot in slots:

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -194,3 +195,28 @@ def _alive(pid):
 def test_a_tool_that_is_not_there_is_named():
     with pytest.raises(ProfilerError, match="cannot run /no/such/tool"):
         run_tool(["/no/such/tool"], 1)
+
+
+def test_reports_of_one_process_go_to_the_cells_they_are_of(tmp_path):
+    nsys, group = Nsys(), tmp_path / "group_traced"
+    cells = [tmp_path / name for name in ("a", "b", "c")]
+    # The second cell was not captured, and the last report was lost.
+    (tmp_path / "group_traced.1.nsys-rep").write_text("of a")
+    nsys.divide(group, [cells[0], cells[2]])
+    assert nsys.trace_path(cells[0]).read_text() == "of a"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nsys-rep"]
+    with pytest.raises(ProfilerError, match="left no report"):
+        nsys.collect(cells[2], 0, "")
+
+
+def test_group_command_asks_for_a_report_of_each_cell(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.trace.nsys.find_nsys", lambda: Path("/usr/bin/nsys"))
+    group, cells = tmp_path / "group_traced", [tmp_path / "a", tmp_path / "b"]
+    for left in ("a.nsys-rep", "group_traced.1.nsys-rep", "group_traced.2.qdstrm", "other.1.nsys-rep"):
+        (tmp_path / left).write_text("left by an earlier attempt")
+    command = Nsys().group_command(["program"], group, cells, "cuda")
+    assert "--capture-range-end=repeat:2" in command and f"--output={group}" in command
+    assert command[-1] == "program"
+    assert [path.name for path in tmp_path.iterdir()] == ["other.1.nsys-rep"]
+    with pytest.raises(ProfilerError, match="no captures"):
+        Nsys().group_command(["program"], group, cells, "cpu")
