@@ -9,6 +9,7 @@ each copy, in windows of its own; losses come from windows without these events,
 
 import ctypes
 import json
+import math
 import os
 import re
 import statistics
@@ -20,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 from bench.trace.export import open_export
 from bench.whatif import answer
 from bench.whatif.answer import Interval, whatif
 from bench.whatif.program import Program, Work
 from bench.whatif.read import read_program
+from bench.workload.turns import midmean, yuen_error
 
 # Row widths in bytes; None: one piece. On an H100, 128 and 64 made a lone copy 1.11 and 1.28 times as long.
 CONDITIONS = {"base": None, "rows_192": 192, "rows_128": 128, "rows_96": 96, "rows_64": 64}
@@ -328,14 +331,11 @@ def _answers(program: Program, factors: list[float], untraced_ms: float | None) 
 
 
 def _loss(base: list[float], slower: list[float]) -> tuple[float, float, float]:
-    """(loss of the medians, 2.5 % and 97.5 % bounds by bootstrap)"""
-    chance = np.random.default_rng(1)
-    drawn = [
-        1 - np.median(chance.choice(base, len(base))) / np.median(chance.choice(slower, len(slower)))
-        for _ in range(2000)
-    ]
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return 1 - statistics.median(base) / statistics.median(slower), float(low), float(high)
+    """(loss, its 95 % interval) from windows by turns: the midmean of the rounds' log ratios and Yuen's error."""
+    ratios = [math.log(one / other) for one, other in zip(base, slower, strict=True)]
+    kept = len(ratios) - 2 * int(len(ratios) / 4)
+    value, half = midmean(ratios), float(stdtrit(kept - 1, 0.975)) * yuen_error(ratios)
+    return -math.expm1(value), -math.expm1(value + half), -math.expm1(value - half)
 
 
 if __name__ == "__main__":
