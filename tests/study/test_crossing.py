@@ -69,11 +69,15 @@ def test_process_has_every_cell_of_its_group_side_by_side() -> None:
         assert [slot.cell for slot in own] == [cell.name for cell in grid.cells if cell.group == own[0].group]
 
 
-def test_traced_runs_have_processes_of_their_own() -> None:
+def test_one_process_traces_a_group_from_its_first_birth() -> None:
     grid = here({}).grid
     traced = [slot for slot in grid.order if slot.is_traced]
-    assert len(traced) == 4
-    assert all(slot.birth is None and slot.process == slot.run and grid.process(slot) == (slot,) for slot in traced)
+    assert len(traced) == 4 and all(slot.birth for slot in traced)
+    for group in {slot.group for slot in traced}:
+        own = tuple(slot for slot in traced if slot.group == group)
+        assert all(grid.process(slot) == own for slot in own)
+        assert {slot.process for slot in own} == {f"{group}_traced"}
+        assert [slot.cell for slot in own] == [cell.name for cell in grid.cells if cell.group == group]
 
 
 def test_each_birth_comes_once_before_one_comes_twice() -> None:
@@ -201,9 +205,9 @@ def test_cell_that_cannot_run_here_has_no_birth() -> None:
 
 def test_plan_counts_processes_and_explains_repeats(tmp_path: Path) -> None:
     made = plan(read_study(BASE, "f"), tmp_path, topology=TWO)
-    assert (made.runs, made.processes, made.processes_to_do, made.repeats) == (20, 12, 12, 4)
+    assert (made.runs, made.processes, made.processes_to_do, made.repeats) == (20, 10, 10, 4)
     text = render(made)
-    assert "20 runs in 12 processes, 12 to do" in text
+    assert "20 runs in 10 processes, 10 to do" in text
     assert "repeats: 4 in place of 3" in text
     assert "memory: up to 128 MiB of host batches in one process" in text
     assert "memory:" not in render(plan(read_study(BASE | {"design": "processes"}, "f"), tmp_path, topology=TWO))
