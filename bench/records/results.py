@@ -950,7 +950,7 @@ class ProcessSpread(Record, frozen=True, kw_only=True):
     """Relative standard deviation of throughput between the processes of one model on one GPU and placement.
 
     upper: its upper 80 % bound if the noise is normal. With heavier tails it holds less often: in 55 % with Student's
-    noise of 3 degrees of freedom, in 26 % with bursts, which few runs do not show.
+    noise of 3 degrees of freedom, in 37 % with bursts, which few runs do not show.
     """
 
     gpu: int

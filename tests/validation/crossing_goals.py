@@ -16,9 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.analysis.crossing import design_of
+from bench.analysis.latency import changes, judged_changes, paired_samples
 from bench.analysis.noise_floor import evaluate
+from bench.analysis.statistics import holm
 from bench.records.base import read
-from bench.records.results import Results
+from bench.records.results import LocalSource, Measure, MeasuredCell, Results, Verdict
 from bench.records.run import Run, read_record
 from bench.report.build import make_report
 from bench.run import forkserver
@@ -127,8 +130,53 @@ def figures(name: str, folder: Path) -> dict[str, Any] | None:
         "process_s": per_process,
         # 4 GPUs x 2 nodes x 6 models: 24 groups of six processes, and 48 traced runs.
         "whole_numa_study_s": 144 * per_process + 48 * sum(traced) / len(traced) if per_process and traced else None,
-        "comparisons": penalties,
+        "comparisons": [*penalties, *latencies(results)],
+        "claims": claims(results),
         "injected": SHARE if name in INJECTED else None,
+    }
+
+
+TIMES = {Measure.LATENCY_P50: "p50", Measure.LATENCY_P99: "p99"}
+
+
+def twins(results: Results) -> list[tuple[MeasuredCell, MeasuredCell]]:
+    """Cells that differ in nothing but their name, each after the first of its kind, as SelfCheck compares them."""
+    by_name = {cell.name: cell for cell in results.cells}
+    found = evaluate(results.cells, results.rules.margin).comparisons
+    return [(by_name[first], by_name[twin]) for twin, first in (one.cells for one in found)]
+
+
+def latencies(results: Results) -> list[dict[str, Any]]:
+    """p50 and p99 of twins, and of the penalties, as the share that they are longer by."""
+    pairs = twins(results)
+    samples = [paired_samples(twin.name, first, twin) for first, twin in pairs]
+    known = [
+        (twin.name, judged_changes(own, twin.settings, results.rules, design_of(twin)))
+        for own, (_, twin) in zip(changes(samples, results.rules), pairs, strict=True)
+    ] + [(one.remote_cell, one.changes) for one in results.penalties]
+    return [
+        {"cell": f"{name}, {TIMES[measure]}", "penalty": one.change, "interval": one.interval, "verdict": one.verdict}
+        for name, own in known
+        for measure, one in own.items()
+        if measure in TIMES
+    ]
+
+
+def claims(results: Results) -> dict[str, int]:
+    """What the report claims. Where every difference is noise each is wrong."""
+    compared = evaluate(results.cells, results.rules.margin).comparisons
+    tests = [one.p_difference for one in compared if one.p_difference is not None]
+    found = [one.verdict in (Verdict.SLOWER, Verdict.FASTER) for one in compared]
+    near = {one.gpu for one in results.penalties if one.local_source in (LocalSource.RUNS, LocalSource.MEASURED)}
+    return {
+        "comparisons": len(compared),
+        "different": sum(found),
+        "different, corrected": sum(
+            differs and p <= 1 - results.rules.confidence for differs, p in zip(found, holm(tests), strict=False)
+        ),
+        "claims of the report": results.claims.hold if results.claims else 0,
+        "nearest": len(near),
+        "fastest": sum(not one.rivals and one.candidates > 1 for one in results.fastest),
     }
 
 
@@ -141,6 +189,10 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
             interval = f"{percent(low, 3)} to {percent(high, 3)}"
             found = f"{percent(one['penalty'], 3)} | {interval} | {half} | {one['verdict']}"
             lines.append(f"| {row['study']} | {one['cell']} | {found} |")
+    lines += ["", "p50 and p99: how much longer. Claims, each wrong where both sides are equal:", ""]
+    names = list(rows[0]["claims"]) if rows else []
+    lines += [f"| study | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    lines += [f"| {row['study']} | {' | '.join(str(row['claims'][name]) for name in names)} |" for row in rows]
     lines += ["", "| study | GPU | first to last run | in runs | in windows | a process | 48 cells would take |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for row in rows:

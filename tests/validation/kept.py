@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -69,7 +69,11 @@ def code_version() -> str:
 
 def _timed(task: Task) -> tuple[list[Figure], float]:
     began = time.process_time()
-    figures = list(task())
+    # Of numpy's numbers JSON knows nothing.
+    figures = [
+        replace(one, value=float(one.value), error=float(one.error), ok=None if one.ok is None else bool(one.ok))
+        for one in task()
+    ]
     return figures, round(time.process_time() - began, 2)
 
 

@@ -46,9 +46,23 @@ def test_table_has_each_comparison_and_the_share_of_windows(tmp_path: Path) -> N
     assert crossing_goals.figures("nodes", tmp_path / "nodes") is None
     make_report(folder, "test")
     row = crossing_goals.figures("nodes", tmp_path / "nodes")
-    (one,) = row["comparisons"]
+    one, *times = row["comparisons"]
     assert one["interval"][0] < 0.02 < one["interval"][1] and 0 < row["share"] < 1
     text = crossing_goals.page([json.loads(json.dumps(row))])
     assert f"| nodes | {one['cell']} | " in text and row["gpu"] in text
+    assert [time["cell"].split(", ")[1] for time in times] == ["p50", "p99"]
+    assert row["claims"]["claims of the report"] >= 1 and row["claims"]["different"] == 0
     # 24 groups of six processes, and 48 traced runs.
     assert row["whole_numa_study_s"] > 144 * row["process_s"]
+
+
+def test_equal_cells_have_no_claims(tmp_path: Path) -> None:
+    overrides = {"gpu_ids": [0], "numa_nodes": [0], "repeats": 6, "models": ["vit0x0x0", "vit0x0x0"]}
+    folder = tmp_path / "by_turns" / "self_check" / "2026-11-22" / "18-00-00"
+    process = crossed_process(penalty=0.0)
+    build_run_directory(folder, "self_check", overrides, topology=topology_json(1, (0,), 1), crossed=process)
+    make_report(folder, "test")
+    row = crossing_goals.figures("by_turns", tmp_path / "by_turns")
+    assert list(row["claims"].values()) == [1, 0, 0, 0, 0, 0]
+    text = crossing_goals.page([json.loads(json.dumps(row))])
+    assert ", p50 | " in text and "| by_turns | 1 | 0 | 0 | 0 | 0 | 0 |" in text
