@@ -91,6 +91,27 @@ def measured(rng: np.random.Generator, at: np.ndarray) -> np.ndarray:
     return np.stack([rng.choice(series[model % len(series)], at.shape[1:]) for model in range(len(at))])
 
 
+def cauchy(rng: np.random.Generator, at: np.ndarray) -> np.ndarray:
+    """One run in twelve is slower, by anything up to 60 %."""
+    lost = np.minimum(SD * np.abs(rng.standard_cauchy(at.shape)), 0.6)
+    return normal(rng, at) / 2 - lost * (rng.random(at.shape) < 1 / 12)
+
+
+def quantized(rng: np.random.Generator, at: np.ndarray) -> np.ndarray:
+    """Times in steps of 0.4 %."""
+    return np.round(normal(rng, at) / 0.004) * 0.004
+
+
+def waves(rng: np.random.Generator, at: np.ndarray) -> np.ndarray:
+    """The host gets 3 % faster and slower twice in a study."""
+    return 0.03 * np.sin(4 * np.pi * at / at.size + rng.uniform(0, 2 * np.pi)) + normal(rng, at) / 3
+
+
+def unlike_models(rng: np.random.Generator, at: np.ndarray) -> np.ndarray:
+    """The spreads of models are log-normal, of sigma 1."""
+    return normal(rng, at) * rng.lognormal(0, 1, (len(at), 1, 1))
+
+
 NOISES: dict[str, Noise] = {
     "normal": normal,
     "Student, 3 df": student,
@@ -103,6 +124,10 @@ NOISES: dict[str, Noise] = {
     "one bad block": bad_block,
     "unequal nodes": unequal,
     "measured": measured,
+    "Cauchy bursts": cauchy,
+    "quantized times": quantized,
+    "waves": waves,
+    "unlike models": unlike_models,
 }
 
 
