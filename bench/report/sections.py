@@ -1,5 +1,6 @@
 """The tables of the page as values: the templates have no logic, and no markup is here."""
 
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from msgspec.structs import asdict
 from bench.analysis.bound import CopyState, copy_state
 from bench.analysis.load import RunData
 from bench.analysis.noise_floor import evaluate
+from bench.records.command import Arguments, Command
 from bench.records.results import Contrast, MeasuredCell, Term
 from bench.records.run import Outcome, Versions
 from bench.records.trace import Metrics
@@ -30,6 +32,8 @@ from bench.report.text.traces import traces_text
 from bench.report.text.trust import drift_text, fingerprint_facts, method_text
 from bench.report.text.verdicts import MEASURES, change_text, disturbed_text, verdict_text
 from bench.report.view import View, place_of
+from bench.study.command import COMMAND_SETTINGS
+from bench.study.settings import SETTINGS
 from bench.units import DASH, duration, grouped, microseconds, percent, rate, signed_percent, signed_share
 
 TOP_KERNELS = 8
@@ -384,11 +388,16 @@ def run_times(view: View) -> list[Row]:
 def method(page: Page) -> Row:
     """Versions, seed, order, command lines, fingerprint."""
     results, runs = page.view.results, page.data.runs
+    command = results.study.command
     study = {
         key.replace("_", " "): value
         for key, value in asdict(results.study).items()
-        if value not in ("", None) and not isinstance(value, list | tuple | dict) and key not in ("name", "question")
-    }
+        if key not in ("name", "question", "command")
+        and not isinstance(value, list | tuple | dict)
+        # Those of the pipeline apply to no command.
+        and value not in ("", None)
+        and (not command or key not in SETTINGS or key in COMMAND_SETTINGS)
+    } | {key: shlex.join(argv) for key, argv in _started(command).items() if argv}
     versions = next((run.result.versions for run in runs.values() if run.result), Versions())
     return {
         "text": method_text(results),
@@ -403,6 +412,10 @@ def method(page: Page) -> Row:
         "seed": results.study.seed,
         "run_directory": results.run_directory,
     }
+
+
+def _started(command: Command | None) -> dict[str, Arguments]:
+    return {"command": command.run, "server": command.server} if command else {}
 
 
 def _commands(data: RunData) -> list[tuple[str, str, str]]:

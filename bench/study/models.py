@@ -146,6 +146,8 @@ def identify(python_path: Sequence[str], own_size: bool, where: str) -> Callable
                 raise StudyError(reason, where, "a .pt2 file is a program: name one that only its owner can write")
         else:
             path = source_file(model.source.split(":")[1], python_path, where)
+            if reason := why_untrusted(path):
+                raise StudyError(reason, where, "a factory is a program: name one that only its owner can write")
             model = structs.replace(model, python_path=tuple(python_path))
         found = _sha256(path, where)
         if model.sha256 and model.sha256 != found:

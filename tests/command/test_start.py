@@ -96,6 +96,8 @@ def test_study_of_a_command_from_the_line_to_the_report(tmp_path, monkeypatch):
     assert results["counts"]["runs"] == 6
     page = report.with_name("report.html").read_text()
     assert "time, s" in page and "samples/s" not in page
+    # Its table of settings has what was started, and nothing of the pipeline.
+    assert "-S -c" in page and "CommandBlock" not in page and "window s" not in page and "batch size" not in page
     # The same by luigi itself; the run directory is found again, and nothing is left to do.
     again = subprocess.run(line, capture_output=True, text=True, timeout=120)
     assert "Nothing was measured now" in again.stdout + again.stderr

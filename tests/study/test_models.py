@@ -37,6 +37,7 @@ def folder(tmp_path: Path) -> Path:
     tmp_path.chmod(0o755)
     (tmp_path / "own").mkdir(mode=0o755)
     (tmp_path / "own" / "factory.py").write_text(FACTORY)
+    (tmp_path / "own" / "factory.py").chmod(0o644)
     (tmp_path / "net.pt2").write_bytes(b"program")
     (tmp_path / "net.pt2").chmod(0o644)
     return tmp_path
@@ -120,6 +121,10 @@ def test_file_that_others_can_write_is_refused(folder):
     (folder / "net.pt2").chmod(0o664)
     error = refused(folder, ["pt2:net.pt2"])
     assert "can be written by other users (chmod go-w)" in error.what
+    (folder / "own" / "factory.py").chmod(0o666)
+    error = refused(folder, ["python:factory:make"], python_path=["own"])
+    assert error.what.endswith("factory.py can be written by other users (chmod go-w)")
+    (folder / "own" / "factory.py").chmod(0o644)
     (folder / "own").chmod(0o777)
     assert "can be written by other users" in refused(folder, ["python:factory:make"], python_path=["own"]).what
 

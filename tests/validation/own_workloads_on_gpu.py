@@ -291,12 +291,12 @@ def server(options: argparse.Namespace) -> Figures:
         "run": ["python3", "client.py", "--port", "{port}", "--requests", "40", "--connections", "2", "--warmup", "2"],
     }
     more = [] if options.device == "cuda" else ["--command", json.dumps(small)]
-    return example(options, "server", ["Study", "--config-file", "examples/server.yaml", *BINDINGS, *more])
+    return example(options, "server", ["Study", "--config-file", copied(options, "server.yaml"), *BINDINGS, *more])
 
 
 def kv_cache(options: argparse.Namespace) -> Figures:
     more = changes(options) if options.device == "cpu" else []
-    return example(options, "kv_cache", ["Study", "--config-file", "examples/kv_cache.yaml", *BINDINGS, *more])
+    return example(options, "kv_cache", ["Study", "--config-file", copied(options, "kv_cache.yaml"), *BINDINGS, *more])
 
 
 def timm(options: argparse.Namespace) -> Figures:
@@ -313,6 +313,18 @@ def changes(options: argparse.Namespace) -> list[str]:
         for key, value in options.settings.items()
         for word in (f"--{key.replace('_', '-')}", value if isinstance(value, str) else json.dumps(value))
     ]
+
+
+def copied(options: argparse.Namespace, name: str) -> str:
+    """An example in a folder that only this user can write, as factories have to be in."""
+    target = options.out / "examples"
+    target.mkdir(exist_ok=True)
+    for file in (ROOT / "examples").iterdir():
+        if file.is_file():
+            shutil.copyfile(file, target / file.name)
+            (target / file.name).chmod(0o644)
+    target.chmod(0o755)
+    return str(target / name)
 
 
 def example(options: argparse.Namespace, name: str, words: Sequence[str]) -> Figures:
