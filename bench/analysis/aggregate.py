@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -170,11 +170,12 @@ def measured_cell(
 def _with_differences(cells: tuple[MeasuredCell, ...]) -> tuple[MeasuredCell, ...]:
     """With a remark on each whose turns leave more, or less, behind than those of the first cell of its crossings, or
     that had more, or fewer, huge pages."""
-    first: dict[str, MeasuredCell] = {}
+    first: dict[Hashable, MeasuredCell] = {}
     found = []
     for cell in cells:
         crossing = next((run.crossing for run in cell.runs if run.crossing), None)
-        base = first.setdefault(crossing.id, cell) if crossing else cell
+        # Against the same settings on another node: another kind of memory has other pages by intention.
+        base = first.setdefault((crossing.id, cell.settings), cell) if crossing else cell
         differences = {
             CellRemarkKind.CARRY_OVER_DIFFERS: carry_over_difference(cell, base),
             CellRemarkKind.HUGE_PAGES_DIFFER: huge_pages_difference(cell, base),

@@ -1,14 +1,20 @@
-"""Which groups of cells one process measures by turns, and on which nodes these processes start."""
+"""Which cells one process measures by turns: the sides of its group; and on which nodes these processes start."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+from msgspec import structs
 
 from bench.records.host import Topology
-from bench.records.study import Cell, Grid, Placement
+from bench.records.study import Cell, Grid, Placement, Settings
 from bench.study.constraints import why_not_crossed
 from bench.units import byte_size, plural
 
 MIB = 1 << 20
+# What the sides of a group may differ in beside their nodes: a process has rings and copies for each.
+SIDE_SETTINGS = ("host_memory", "memory_size_mb", "copy_granularity", "direction")
+# A set of rounds has 4 x sides x sides windows, and no process has less.
+MOST_SIDES = 8
 
 # By group that is crossed.
 Births = Mapping[str, tuple[Placement, ...]]
@@ -23,6 +29,59 @@ def births_of(cells: Iterable[Cell], topology: Topology) -> tuple[Births, str]:
     reasons = {group: _why_not(own, topology) for group, own in groups.items()}
     births = {group: _births(own, topology) for group, own in groups.items() if not reasons[group]}
     return births, next(filter(None, reasons.values()), "")
+
+
+def with_sides(cells: Sequence[Cell], topology: Topology) -> list[Cell]:
+    """The cells, in the groups of a crossing: cells that differ in SIDE_SETTINGS are of one group too, setting by
+    setting, while a process can measure them all. It has the name of the group with the study's own settings."""
+    groups = _groups(cells)
+    group_of = {cell.name: cell.group for cell in cells}
+    for setting in SIDE_SETTINGS:
+        first: dict[Hashable, Cell] = {}
+        for cell in cells:
+            base = first.setdefault((cell.gpu, cell.model, _without(cell, setting)), cell)
+            names = sorted({group_of[base.name], group_of[cell.name]}, key=lambda name: (len(name), name))
+            joined = [one for name in names for one in groups[name]]
+            if len(names) > 1 and not _why_not_joined(joined, topology):
+                groups[names[0]] = joined
+                group_of |= dict.fromkeys((one.name for one in joined), names[0])
+    return [structs.replace(cell, group=group_of[cell.name]) for cell in cells]
+
+
+def settings_between(grid: Grid, topology: Topology) -> list[str]:
+    """A line on the settings that are compared inside processes, and one for each of those that are not, with why."""
+    crossed = _groups(cell for cell in grid.cells if cell.group in {slot.group for slot in grid.order if slot.birth})
+    inside = [
+        key for key in SIDE_SETTINGS if any(len({getattr(cell, key) for cell in own}) > 1 for own in crossed.values())
+    ]
+    lines = [f"compared inside the same processes, as nodes are: {', '.join(inside)}"] if inside else []
+    varied = [key for key in Settings.__struct_fields__ if len({getattr(cell, key) for cell in grid.cells}) > 1]
+    for key in varied if crossed else ():
+        first: dict[Hashable, Cell] = {}
+        for cell in grid.cells:
+            base = first.setdefault((cell.gpu, cell.model, _without(cell, key)), cell)
+            if base.group != cell.group and not (base.reason or cell.reason):
+                both = [one for one in grid.cells if one.group in (base.group, cell.group)]
+                why = _why_not_joined(both, topology) if key in SIDE_SETTINGS else _why_not_a_side(base, cell)
+                lines.append(f"{key} is compared between processes: {why}")
+                break
+    return lines
+
+
+def _why_not_a_side(*cells: Cell) -> str:
+    excluded = next(filter(None, map(why_not_crossed, cells)), None)
+    return excluded.what if excluded else "all sides of a process share its device buffers and model"
+
+
+def _without(cell: Cell, setting: str) -> Settings:
+    return structs.replace(cell.settings, **{setting: getattr(Settings(), setting)})
+
+
+def _why_not_joined(cells: Sequence[Cell], topology: Topology) -> str:
+    usable = sum(not cell.reason for cell in cells)
+    if usable > MOST_SIDES:
+        return f"a process would have {usable} sides, and {MOST_SIDES} is the most"
+    return _why_not(cells, topology)
 
 
 def not_crossed(grid: Grid, topology: Topology) -> list[str]:

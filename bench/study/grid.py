@@ -16,7 +16,7 @@ from bench.records.study import Cell, Design, Grid, Placement, Settings, Slot, S
 from bench.study.axes import combinations, idle_excludes, name_cells
 from bench.study.constraints import violation, why_not_here
 from bench.study.cpu_groups import CPU_GROUPS, check_groups, found_groups, numbered
-from bench.study.crossing import Births, births_of, pools_by_node, whole_sets
+from bench.study.crossing import Births, births_of, pools_by_node, whole_sets, with_sides
 from bench.study.load import StudyDefinition
 from bench.study.order import measuring_order
 from bench.trace.profilers import choose_profiler
@@ -53,6 +53,8 @@ def expand_here(definition: StudyDefinition, topology: Topology, root: Path = Pa
     definition = replace(definition, settings=structs.replace(study.settings, design=asked))
     cells = expand(definition, topology)
     _check_memory(cells, topology, study.name)
+    if asked != "processes":
+        cells = with_sides(cells, topology)
     births = _births(asked, cells, topology, study.name)
     study = structs.replace(
         study, design="crossing" if births else "processes", repeats=whole_sets(study.repeats, births)
@@ -92,7 +94,9 @@ def _births(asked: Design | Literal["auto"], cells: Sequence[Cell], topology: To
         return {}
     births, why = births_of(cells, topology)
     if asked == "crossing" and not births:
-        advice = "set design: processes; a crossing takes two cells or more that differ in their nodes only"
+        advice = (
+            "set design: processes; a crossing takes two cells that differ in their nodes, or in host memory or copies"
+        )
         raise StudyError(f"design crossing: {why}", name, advice)
     return births
 

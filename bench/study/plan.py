@@ -12,7 +12,7 @@ from bench.records.base import DamagedRecord
 from bench.records.host import Topology, format_cpulist
 from bench.records.run import Demand, Head, Outcome, read_head, read_record
 from bench.records.study import TRACED, Cell, Grid, Slot, Study
-from bench.study.crossing import not_crossed, pools_by_node
+from bench.study.crossing import not_crossed, pools_by_node, settings_between
 from bench.study.directory import RunDirectory, check_path_length, find, path_of_new
 from bench.study.duration import (
     Earlier,
@@ -167,7 +167,7 @@ def plan(
             *_too_long(found),
             *_rounded_up(definition.settings.repeats, study.repeats),
             *_idle_entries(definition, topology),
-            *(not_crossed(grid, host) if host and definition.settings.design != "processes" else []),
+            *(_crossings(grid, host) if host and definition.settings.design != "processes" else []),
             *_notes_on_host(host),
         ],
     )
@@ -336,6 +336,10 @@ def _rounded_up(asked: int, repeats: int) -> list[str]:
     if repeats == asked:
         return []
     return [f"repeats: {repeats} in place of {asked}, so that equally many processes start on each node"]
+
+
+def _crossings(grid: Grid, host: Topology) -> list[str]:
+    return [*settings_between(grid, host), *not_crossed(grid, host)]
 
 
 def _most_pools(grid: Grid) -> int:

@@ -1,4 +1,4 @@
-"""The rings of all placements of a crossing, allocated so that which one came first makes no difference between them.
+"""The rings of all sides of a crossing, allocated so that which one came first makes no difference between them.
 
 A ring that is touched after another one gets other physical pages, and is several percent faster or slower to read.
 So all rings are mapped first, each with a policy of its own, and then touched for the first time by turns, a chunk of
@@ -9,6 +9,7 @@ import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from math import prod
 from typing import TypeVar
 
@@ -33,7 +34,7 @@ from bench.workload.host_memory import (
     spoil,
     unregister,
 )
-from bench.workload.subject import Leaf, Subject
+from bench.workload.subject import Leaf, Subject, refuse_samples
 
 CHUNK_BYTES = 2 << 20
 Made = TypeVar("Made")
@@ -56,17 +57,23 @@ class _Reserved:
 def crossed_rings(cells: Sequence[Cell], device: Device, subject: Subject) -> list[Rings | RunFailure]:
     """The rings of each cell on its own memory node, every page proved to be there; or why that cell has none.
 
-    cells: in the order of allocation; they differ in placement only. A failure is oom (no room on the node),
-    bind_failed (the process may not use the node) or not_runnable (the kind is not available).
+    cells: in the order of allocation; of one subject, with nodes and host settings of their own. A failure is oom (no
+    room on the node), bind_failed (the process may not use the node) or not_runnable (the kind is not available).
     """
     reserved = [_attempt(partial(_reserve, cell, device, subject)) for cell in cells]
     mapped = [one for one in reserved if isinstance(one, _Reserved) and one.memory.is_mapped]
-    _touch_by_turns([one.tensors() for one in mapped])
+    _touch_by_turns([one.inputs for one in mapped])
+    _touch_by_turns([one.outputs for one in mapped])
     filled: list[Rings | RunFailure] = []
     source: tuple[torch.Tensor, ...] = ()
     for one in reserved:
         rings = one if isinstance(one, RunFailure) else _attempt(partial(_finish, one, subject, source))
-        if isinstance(rings, Rings) and not source:
+        # The CPU reads write-combined memory slower than it draws values.
+        if (
+            isinstance(rings, Rings)
+            and rings.host_memory.kind != "write-combined"
+            and _length(rings.inputs) > _length(source)
+        ):
             source = rings.inputs
         filled.append(rings)
     return filled
@@ -83,6 +90,7 @@ def _attempt(make: Callable[[], Made]) -> Made | RunFailure:
 
 
 def _reserve(cell: Cell, device: Device, subject: Subject) -> _Reserved:
+    refuse_samples(subject, cell)
     sizes, memory = ring_sizes(cell, subject), HostMemory(cell.host_memory, device)
     require_host_memory(memory.pool_bytes(sizes, subject), cell.mem_node)
     make = _mapped_ring if memory.is_mapped else _cuda_ring
@@ -122,9 +130,9 @@ def _mapped_ring(
 
 
 def _touch_by_turns(rings: list[tuple[torch.Tensor, ...]]) -> None:
-    """rings: of each placement. Chunk by chunk, in the opposite order at every chunk."""
-    for same in zip(*rings, strict=True):
-        flat = [ring.view(torch.uint8).view(-1) for ring in same]
+    """rings: of each side, of any lengths, or none. Chunk by chunk, in the opposite order at every chunk."""
+    for same in zip_longest(*rings):
+        flat = [ring.view(torch.uint8).view(-1) for ring in same if ring is not None]
         for number, start in enumerate(range(0, max(map(len, flat), default=0), CHUNK_BYTES)):
             for one in flat if number % 2 == 0 else reversed(flat):
                 one[start : start + CHUNK_BYTES].zero_()
@@ -137,10 +145,12 @@ def _finish(own: _Reserved, subject: Subject, source: tuple[torch.Tensor, ...]) 
     if own.memory.is_registered:
         for ring in own.tensors():
             register(ring)
-    if own.inputs and not source:
+    if _length(own.inputs) > _length(source):
         fill_inputs(own.inputs, subject, own.cell.seed)
-    for ring, filled in zip(own.inputs, source, strict=False):
-        ring.copy_(filled)
+    else:
+        # Every batch is the same in rings of all lengths.
+        for ring, filled in zip(own.inputs, source, strict=False):
+            ring.copy_(filled[: len(ring)])
     spoil(own.outputs)
     rings = Rings(own.inputs, own.outputs, own.memory.describe(own.inputs, own.outputs))
     node = str(own.cell.mem_node)
@@ -153,6 +163,11 @@ def _finish(own: _Reserved, subject: Subject, source: tuple[torch.Tensor, ...]) 
         first = address - address % PAGE_BYTES
         bind_memory(first, address + nbytes - first, own.cell.mem_node)
     return rings
+
+
+def _length(rings: Sequence[torch.Tensor]) -> int:
+    """In batches."""
+    return len(rings[0]) if rings else 0
 
 
 def _require_huge(own: _Reserved) -> None:

@@ -1,7 +1,8 @@
-"""One process that measures every placement of a group by turns.
+"""One process that measures every side of a group by turns.
 
-Model, slots, streams, events and graphs are the same for all; each placement has host rings of its own. So what differs
-between two windows is where the process runs and where its rings are, and nothing that differs between processes.
+A side is a placement and host settings: rings of a kind and size on a node, and the copies from and to them. Model,
+slots, streams and graphs are the same for all. So what differs between two windows is where the process runs and what
+it copies from and to, and nothing that differs between processes.
 """
 
 import gc
@@ -36,12 +37,11 @@ from bench.workload.measure import (
     latency,
     no_latency,
     result_of,
-    run_window,
     trace_pass,
     warm_up,
 )
 from bench.workload.models import set_precision
-from bench.workload.pipeline import Pipeline
+from bench.workload.pipeline import HostSide, Pipeline
 from bench.workload.profiling import Ranges, make_capture, make_ranges
 from bench.workload.progress import Phase, PhaseTimes, Progress
 from bench.workload.solo import issue_us, solo_us
@@ -67,12 +67,13 @@ LATENCY_BATCHES, LATENCY_S = 300, 1.0
 
 
 @dataclass(eq=False)
-class _Placement:
+class _Side:
     """A cell of the group in this process. failure: why it is not measured, or no longer."""
 
     cell: Cell
     cpus: frozenset[int]
     rings: Rings | None = None
+    host: HostSide | None = None
     failure: Failure | None = None
     certifier: Certifier | None = None
     warmed: WarmedUp | None = None
@@ -108,7 +109,7 @@ class _Crossing:
         """traces: None for a process without a profiler."""
         self.group, self.progress, self.phases, self.traces = group, progress, phases, traces
         self.seed = f"{group.seed}/{group.crossing.group}/{group.crossing.process}"
-        # Which placement is allocated first alternates over processes, by another seed than the schedule's.
+        # Which side is allocated first alternates over processes, by another seed than the schedule's.
         order = random.Random(f"allocation/{group.seed}/{group.crossing.group}").sample(group.cells, len(group.cells))
         turned = order if group.crossing.process % 2 else order[::-1]
         # Before this process is bound: what a user or a container allows it to use.
@@ -116,40 +117,45 @@ class _Crossing:
         birth = group.crossing.birth_cpu_node
         born = next((cell for cell in group.cells if cell.cpu_node == birth), None)
         self.birth_cpus = (cell_cpus(born) if born else node_cpus(birth)) & allowed
-        self.placements = [_Placement(cell, cell_cpus(cell) & allowed) for cell in turned]
-        self.last: _Placement | None = None
+        self.sides = [_Side(cell, cell_cpus(cell) & allowed) for cell in turned]
+        self.last: _Side | None = None
         self.lead_batches, self.batches = MIN_LEAD_BATCHES, MIN_BATCHES
-        self.no_latency = no_latency(group.cells[0].direction)
+        self.timed = [side for side in self.sides if not no_latency(side.cell.direction)]
 
     def run(self) -> tuple[Crossing, list[CrossedCell]]:
         first, phases = self.group.cells[0], self.phases
         self._be_born()
         device = open_device(first)
-        # The same number for all placements: more threads than CPUs of the smallest node would wait for each other.
-        torch.set_num_threads(min(len(placement.cpus) for placement in self.placements if placement.cpus))
+        # The same number for all sides: more threads than CPUs of the smallest node would wait for each other.
+        torch.set_num_threads(min(len(side.cpus) for side in self.sides if side.cpus))
         phases.mark("device")
         set_precision(first.dtype)
-        subject = build_subject(first, device.torch_device)
-        slots = make_slots(first, device, subject)
+        # A subject that cannot be copied by sample fails the sides that ask for it, and no other.
+        subject = build_subject(replace(first, copy_granularity="batch"), device.torch_device)
+        # Filled where any side copies nothing in: it computes these batches, or those of the turn before.
+        of_slots = next((cell for cell in self.group.cells if not cell.copies_in), first)
+        slots = make_slots(of_slots, device, subject)
         phases.mark("model")
         forward = make_forward(first, device, subject, slots)
         device.synchronize()
         phases.mark("compile" if forward and first.compile_model != "off" else "model")
-        # Before the rings, which are where their placement wants them.
+        # Before the rings, which are where their side wants them.
         self.born_bytes = resident_bytes()
-        for placement, rings in zip(
-            self.placements,
-            crossed_rings([placement.cell for placement in self.placements], device, subject),
+        for side, rings in zip(
+            self.sides,
+            crossed_rings([side.cell for side in self.sides], device, subject),
             strict=True,
         ):
             if isinstance(rings, RunFailure):
-                placement.failure = rings.record()
+                side.failure = rings.record()
             else:
-                placement.rings = rings
+                side.rings = rings
         usable = self._usable()
         assert usable[0].rings is not None
-        by_sample = first.copy_granularity == "sample"
-        self.pipeline = Pipeline(device, subject, usable[0].rings, slots, forward, by_sample)
+        self.pipeline = Pipeline(device, subject, usable[0].rings, slots, forward)
+        for side in usable:
+            assert side.rings is not None
+            side.host = self.pipeline.side(side.rings, side.cell.copy_granularity == "sample")
         device.synchronize()
         phases.mark("buffers")
         gc.collect()
@@ -166,10 +172,9 @@ class _Crossing:
         pace_s = self._warm_up()
         self.phases.mark("warmup")
         usable, planned = self._usable(), 0
-        marked = not self.no_latency and pace_s * LATENCY_BATCHES > LATENCY_S
+        marked = bool(self.timed) and pace_s * LATENCY_BATCHES > LATENCY_S
         marks = self._marks(self.batches) if marked else None
-        round_s = 2 * len(usable) * (self.lead_batches + self.batches) * pace_s
-        size = planned_rounds(len(usable), self.group.measure_s, round_s)
+        size = planned_rounds(len(usable), self.group.measure_s, (self.lead_batches + self.batches) * self.round_pace_s)
         for extension in range(MOST_EXTENSIONS):
             orders = schedule(len(usable), size, f"{self.seed}/{extension}")
             self.progress.enter(Phase.MEASURING, len(orders) * 2 * len(usable) * self.batches)
@@ -183,8 +188,8 @@ class _Crossing:
                 break
         self.phases.mark("measure")
         self._time_latencies(pace_s)
-        for placement in usable:
-            self._finish(placement)
+        for side in usable:
+            self._finish(side)
         self.progress.enter(Phase.DONE)
         self.phases.mark("finish")
         facts = replace(
@@ -194,30 +199,26 @@ class _Crossing:
             lead_batches=self.lead_batches,
             pilot_pace_s=pace_s,
             error={name: error for name, error in self._errors(usable).items() if error < math.inf},
-            carry_over={
-                placement.cell.name: change
-                for placement in usable
-                if (change := carry_over(placement.windows)) is not None
-            },
+            carry_over={side.cell.name: change for side in usable if (change := carry_over(side.windows)) is not None},
         )
         return facts, self._crossed_cells()
 
     def _trace(self, traces: Sequence[Path]) -> tuple[Crossing, list[CrossedCell]]:
-        by_name = {placement.cell.name: placement for placement in self.placements}
+        by_name = {side.cell.name: side for side in self.sides}
         ranges, captured = make_ranges(self.group.cells[0]), list[str]()
         for cell, file in zip_longest(self.group.cells, traces):
-            placement = by_name[cell.name]
-            if placement.failure or not self._warm(placement, ranges):
+            side = by_name[cell.name]
+            if side.failure or not self._warm(side, ranges):
                 continue
             self.phases.mark("warmup")
-            warmed, certifier = placement.warmed, placement.certifier
+            warmed, certifier = side.warmed, side.certifier
             assert warmed is not None and certifier is not None
             capture = make_capture(cell, file)
             captured.append(cell.name)
             window = trace_pass(self.pipeline, cell.batches_per_pass, ranges, capture, self.progress, certifier.see_cpu)
             certificate = certifier.finish()
             compile_s = self.phases.seconds["compile"]
-            placement.result = result_of(cell, Mode.TRACED, self.pipeline, warmed, [window], certificate, compile_s)
+            side.result = result_of(cell, Mode.TRACED, self.pipeline, warmed, [window], certificate, compile_s)
             self.phases.mark("measure")
         self._usable()
         return replace(self._facts(), captured=captured), self._crossed_cells()
@@ -225,7 +226,7 @@ class _Crossing:
     def _facts(self) -> Crossing:
         return replace(
             self.group.crossing,
-            placements=[placement.cell.name for placement in self.placements],
+            placements=[side.cell.name for side in self.sides],
             threads=len(os.listdir("/proc/self/task")),
             born_bytes=self.born_bytes,
         )
@@ -233,12 +234,12 @@ class _Crossing:
     def _crossed_cells(self) -> list[CrossedCell]:
         seconds = dict(self.phases.seconds)
         by_name = {
-            placement.cell.name: CrossedCell(
-                cell=placement.cell.name,
-                result=replace(placement.result, phases_s=seconds) if placement.result else None,
-                failure=placement.failure,
+            side.cell.name: CrossedCell(
+                cell=side.cell.name,
+                result=replace(side.result, phases_s=seconds) if side.result else None,
+                failure=side.failure,
             )
-            for placement in self.placements
+            for side in self.sides
         }
         return [by_name[cell.name] for cell in self.group.cells]
 
@@ -252,33 +253,33 @@ class _Crossing:
             what = f"cannot start on node {crossing.birth_cpu_node} with memory of {crossing.birth_mem_node}: {error}"
             raise RunFailure(Outcome.BIND_FAILED, what, _USE_OTHER_NODES) from None
 
-    def _usable(self) -> list[_Placement]:
-        """Raise RunFailure with the first placement's reason if none is left."""
-        usable = [placement for placement in self.placements if not placement.failure]
+    def _usable(self) -> list[_Side]:
+        """Raise RunFailure with the first side's reason if none is left."""
+        usable = [side for side in self.sides if not side.failure]
         if not usable:
-            failure = next(placement.failure for placement in self.placements if placement.failure)
+            failure = next(side.failure for side in self.sides if side.failure)
             raise RunFailure(failure.status, failure.reason, failure.advice)
         return usable
 
-    def _place(self, placement: _Placement) -> int:
-        """Move every thread and later allocations to the placement; return how many threads had to be moved."""
-        moved = move_threads(placement.cpus)
-        set_policy("bind", (placement.cell.mem_node,))
-        if self.last is not placement:
-            assert placement.rings is not None
-            self.pipeline.use(placement.rings)
+    def _place(self, side: _Side) -> int:
+        """Move all threads and later allocations to the side's nodes, and copy as it does; return how many moved."""
+        moved = move_threads(side.cpus)
+        set_policy("bind", (side.cell.mem_node,))
+        if self.last is not side:
+            assert side.host is not None
+            self.pipeline.use(side.host)
         return moved
 
     def _warm_up(self) -> float:
-        """Warm every placement up; return the time per batch of the fastest, from pilot rounds.
+        """Warm every side up; return the time per batch of the fastest, from pilot rounds.
 
         From rounds in which they take turns: the paces of warm-ups that follow each other differ by whatever else
-        happened on the host meanwhile, and a placement with other batches than the rest would be measured differently.
+        happened on the host meanwhile, and a side with other batches than the rest would be measured differently.
         """
-        for placement in self._usable():
-            self._warm(placement)
+        for side in self._usable():
+            self._warm(side)
         usable = self._usable()
-        pace_s = min(placement.warmed.batch_s for placement in usable if placement.warmed)
+        pace_s = min(side.warmed.batch_s for side in usable if side.warmed)
         for number in range(PILOT_ROUNDS):
             self._count_batches(pace_s)
             pilots = [
@@ -287,26 +288,27 @@ class _Crossing:
                 for turn, index in enumerate(order)
             ]
             pace_s = min(window.batch_s for window in pilots)
+            self.round_pace_s = sum(window.batch_s for window in pilots)
         self._count_batches(pace_s)
         return pace_s
 
-    def _warm(self, placement: _Placement, ranges: Ranges | None = None) -> bool:
+    def _warm(self, side: _Side, ranges: Ranges | None = None) -> bool:
         """False where it cannot be placed, which is then its failure."""
         try:
-            self._place(placement)
+            self._place(side)
         except OSError as error:
-            placement.failure = Failure(status=Outcome.BIND_FAILED, reason=str(error), advice=_USE_OTHER_NODES)
+            side.failure = Failure(status=Outcome.BIND_FAILED, reason=str(error), advice=_USE_OTHER_NODES)
             return False
-        cell = placement.cell
+        cell = side.cell
         # The first warms the device and the libraries up; every other one only its own rings and caches. What is
         # left cancels, because the pilot rounds and the windows come by turns.
         least_s, most_s = (0.3, 1.5) if self.last is None else (0.1, 0.3)
-        self.last = placement
+        self.last = side
         batches = -(-cell.warmup_samples // cell.batch_size)
         rule = WarmupRule(self.group.window_s, batches, min_s=least_s, max_s=most_s)
-        placement.warmed = warm_up(self.pipeline, rule, self.progress, ranges)
-        placement.certifier = Certifier(cell, self.pipeline.addresses())
-        placement.certifier.start()
+        side.warmed = warm_up(self.pipeline, rule, self.progress, ranges)
+        side.certifier = Certifier(cell, self.pipeline.addresses())
+        side.certifier.start()
         return True
 
     def _count_batches(self, pace_s: float) -> None:
@@ -315,10 +317,12 @@ class _Crossing:
 
     def _time_latencies(self, pace_s: float) -> None:
         """The latencies that the windows do not have, by turns too."""
-        usable = self._usable()
+        usable = [side for side in self._usable() if side in self.timed]
+        if not usable:
+            return
         most = LATENCY_BATCHES if self.group.solo else batches_for(LATENCY_S, pace_s, 1)
-        missing = min(LATENCY_BATCHES, most) - min(len(placement.latencies_us) for placement in usable)
-        if missing <= 0 or self.no_latency:
+        missing = min(LATENCY_BATCHES, most) - min(len(side.latencies_us) for side in usable)
+        if missing <= 0:
             return
         orders = schedule(len(usable), 1, f"{self.seed}/latencies")
         count = math.ceil(missing / (2 * len(orders)))
@@ -332,43 +336,36 @@ class _Crossing:
         marks.prepare(count)
         return marks
 
-    def _window(
-        self, placement: _Placement, number: int, turn: int, batches: int, marks: LatencyMarks | None = None
-    ) -> Window:
-        """A turn: place, lead-in where the placement was moved to, window, look.
+    def _window(self, side: _Side, number: int, turn: int, batches: int, marks: LatencyMarks | None = None) -> Window:
+        """A turn: place, lead-in where it is another side's, window, look.
 
         The window begins with the end of the lead-in's last batch and nothing is drained in between: a drained window
         of 20 ms would include filling the pipeline, 0.9 % of the copies of a fast GPU.
         """
-        pipeline, certifier = self.pipeline, placement.certifier
+        pipeline, certifier = self.pipeline, side.certifier
         assert certifier is not None
         began_ns = time.perf_counter_ns()
-        moved = self._place(placement)
+        moved = self._place(side)
         move_us = (time.perf_counter_ns() - began_ns) // 1000
         # A latency counts from where all slots are in use.
         stays = len(pipeline.slots) if marks else 1
-        lead = stays if self.last is placement else self.lead_batches
-        self.last = placement
+        lead = stays if self.last is side else self.lead_batches
+        self.last = side
         beat = self.progress.counting(certifier.see_cpu)
         faults, start_ns = minor_faults(), time.perf_counter_ns()
-        if pipeline.copies.back:
-            opened, closed = (pipeline.device.event(timing=True) for _ in range(2))
-            starts, ends = marks.events(batches) if marks else ([None] * batches,) * 2
-            pipeline.run(
-                lead + batches,
-                beat,
-                starts=[*[None] * lead, *starts],
-                ends=[*[None] * (lead - 1), opened, *ends[:-1], ends[-1] or closed],
-            )
-            pipeline.drain()
-            duration_s = opened.elapsed_time(ends[-1] or closed) / 1e3
-            if marks:
-                placement.latencies_us += marks.read_us()
-        else:
-            # Nothing comes back whose end could be marked.
-            pipeline.run(lead, beat)
-            pipeline.drain()
-            duration_s = run_window(pipeline, batches, beat).duration_s
+        opened, closed = (pipeline.device.event(timing=True) for _ in range(2))
+        marks = marks if side in self.timed else None
+        starts, ends = marks.events(batches) if marks else ([None] * batches,) * 2
+        pipeline.run(
+            lead + batches,
+            beat,
+            starts=[*[None] * lead, *starts],
+            ends=[*[None] * (lead - 1), opened, *ends[:-1], ends[-1] or closed],
+        )
+        pipeline.drain()
+        duration_s = opened.elapsed_time(ends[-1] or closed) / 1e3
+        if marks:
+            side.latencies_us += marks.read_us()
         certifier.glance()
         return Window(
             batches=batches,
@@ -382,26 +379,26 @@ class _Crossing:
             lead_batches=lead,
         )
 
-    def _errors(self, usable: list[_Placement]) -> dict[str, float]:
-        """By cell, the error of its ratio to the first placement."""
+    def _errors(self, usable: list[_Side]) -> dict[str, float]:
+        """By cell, the error of its ratio to the first side."""
         base, *others = usable
         return {other.cell.name: yuen_error(half_ratios(base.windows, other.windows, len(usable))) for other in others}
 
-    def _finish(self, placement: _Placement) -> None:
+    def _finish(self, side: _Side) -> None:
         """Where asked for, the stages in isolation; then the last look, which counts every page."""
-        cell, pipeline = placement.cell, self.pipeline
-        warmed, certifier = placement.warmed, placement.certifier
+        cell, pipeline = side.cell, self.pipeline
+        warmed, certifier = side.warmed, side.certifier
         assert warmed is not None and certifier is not None
-        self._place(placement)
-        self.last = placement
+        self._place(side)
+        self.last = side
         certificate = certifier.finish()
         issue = issue_us(pipeline, warmed.batch_s) if self.group.solo else None
         solo = solo_us(pipeline, warmed.batch_s, issue) if issue is not None else None
         result = result_of(
-            cell, Mode.CROSSED, pipeline, warmed, placement.windows, certificate, self.phases.seconds["compile"]
+            cell, Mode.CROSSED, pipeline, warmed, side.windows, certificate, self.phases.seconds["compile"]
         )
-        latency_us = latency(placement.latencies_us, self.no_latency)
-        placement.result = replace(result, latency_us=latency_us, issue_us=issue, solo_us=solo)
+        latency_us = latency(side.latencies_us, no_latency(cell.direction))
+        side.result = replace(result, latency_us=latency_us, issue_us=issue, solo_us=solo)
 
 
 def minor_faults() -> int:

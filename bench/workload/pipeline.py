@@ -134,10 +134,16 @@ def make_stages(
 
     into = h2d_by_part if copies.by_sample or copies.into > 1 else h2d
     back = d2h_by_part if copies.by_sample or copies.back > 1 else d2h
+
+    def end_only(slot: int, target: None, end: Event | None) -> None:
+        """Nothing is copied out: a batch ends with its last stage."""
+        if end is not None:
+            end.record(h2d_stream if forward is None else compute_stream)
+
     return (
         into if copies.into else _nothing,
         _nothing if forward is None else compute,
-        back if copies.back else _nothing,
+        back if copies.back else end_only,
     )
 
 
@@ -147,6 +153,17 @@ def _no_forward(slot: int) -> Batch:
 
 def _nothing(slot: int, memory: Any = None, event: Event | None = None) -> None:
     pass
+
+
+@dataclass(frozen=True)
+class HostSide:
+    """What a pipeline copies from and to, and the stages that do; host_in, host_out: of each batch of the rings."""
+
+    rings: Rings
+    copies: Copies
+    host_in: list[Any]
+    host_out: list[Any]
+    stages: tuple[Stage, Stage, Stage]
 
 
 class Pipeline:
@@ -173,19 +190,26 @@ class Pipeline:
         self.subject = subject
         self.slots = slots
         self.forward = forward
-        self.copies = Copies(len(rings.inputs), len(rings.outputs), by_sample)
         # Until a slot has computed, its input stands in for its output.
         self.outputs = list(slots)
         self.h2d_stream, self.compute_stream, self.d2h_stream = (device.stream() for _ in range(3))
         self.next_batch = 0
-        self.h2d, self.compute, self.d2h = self._stages()
-        self.use(rings)
+        self.use(self.side(rings, by_sample))
 
-    def use(self, rings: Rings) -> None:
-        """Copy from and to these rings from the next batch on; drained before, where it used others of equal sizes."""
-        self.rings = rings
-        self.host_in = self._host_batches(rings.inputs)
-        self.host_out = self._host_batches(rings.outputs)
+    def side(self, rings: Rings, by_sample: bool = False) -> HostSide:
+        """Rings to copy from and to, and how; slots, outputs and streams are those of every other side."""
+        copies = Copies(len(rings.inputs), len(rings.outputs), by_sample)
+        streams = Streams(self.h2d_stream, self.compute_stream, self.d2h_stream)
+        stages = make_stages(self.device, streams, self.slots, self.outputs, self.forward, copies)
+        return HostSide(
+            rings, copies, _host_batches(copies, rings.inputs), _host_batches(copies, rings.outputs), stages
+        )
+
+    def use(self, side: HostSide) -> None:
+        """Copy so from the next batch on; drained before, where it used another side."""
+        self.rings, self.copies = side.rings, side.copies
+        self.host_in, self.host_out = side.host_in, side.host_out
+        self.h2d, self.compute, self.d2h = side.stages
 
     @property
     def layout(self) -> str:
@@ -251,13 +275,10 @@ class Pipeline:
             return self.outputs[index % len(self.slots)]
         return as_batch([ring[index % len(self.host_out)] for ring in self.rings.outputs])
 
-    def _host_batches(self, rings: Sequence[torch.Tensor]) -> list[Any]:
-        """The source or target of each batch's copies; one None where there are no copies."""
-        return [self.copies.parts(as_batch(leaves)) for leaves in zip(*rings, strict=True)] or [None]
 
-    def _stages(self) -> tuple[Stage, Stage, Stage]:
-        streams = Streams(self.h2d_stream, self.compute_stream, self.d2h_stream)
-        return make_stages(self.device, streams, self.slots, self.outputs, self.forward, self.copies)
+def _host_batches(copies: Copies, rings: Sequence[torch.Tensor]) -> list[Any]:
+    """The source or target of each batch's copies; one None where there are no copies."""
+    return [copies.parts(as_batch(leaves)) for leaves in zip(*rings, strict=True)] or [None]
 
 
 def no_beat() -> None:

@@ -70,7 +70,9 @@ def build_subject(cell: Cell, device: torch.device) -> Subject:
     if cell.model.source:
         from bench.workload.doors import open_door
 
-        return _without_samples(open_door(cell, device), cell)
+        subject = open_door(cell, device)
+        refuse_samples(subject, cell)
+        return subject
     model = build_model(cell, device)
     dtype = TORCH_DTYPES[cell.dtype]
     return Subject(
@@ -81,7 +83,8 @@ def build_subject(cell: Cell, device: torch.device) -> Subject:
     )
 
 
-def _without_samples(subject: Subject, cell: Cell) -> Subject:
+def refuse_samples(subject: Subject, cell: Cell) -> None:
+    """Raise RunFailure (not_runnable) where the cell copies by sample, and a batch is not one tensor of samples."""
     for leaves, what in ((subject.inputs, "inputs"), (subject.outputs, "outputs")):
         if cell.copy_granularity == "sample" and (len(leaves) > 1 or leaves[0].shape[:1] != (cell.batch_size,)):
             raise RunFailure(
@@ -89,4 +92,3 @@ def _without_samples(subject: Subject, cell: Cell) -> Subject:
                 f"{cell.model.source}: copy_granularity sample, and its {what} are not one tensor of a row per sample",
                 "set copy_granularity to batch",
             )
-    return subject

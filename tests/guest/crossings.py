@@ -93,7 +93,7 @@ def ring_on_the_wrong_node(crossing: Any) -> None:
 
 def not_moved(crossing: Any) -> None:
     """Threads and policy stay where they were; only the rings are those of the placement."""
-    _instead(crossing, lambda placement: crossing.pipeline.use(placement.rings))
+    _instead(crossing, lambda placement: crossing.pipeline.use(placement.host))
 
 
 def only_the_main_thread_moved(crossing: Any) -> None:
@@ -110,8 +110,8 @@ def only_the_main_thread_moved(crossing: Any) -> None:
 def ring_of_another_placement(crossing: Any) -> None:
     def use_the_other(placement: Any) -> None:
         crossing.honest(placement)
-        others = [one for one in crossing.placements if one is not placement]
-        crossing.pipeline.use(others[0].rings)
+        others = [one for one in crossing.sides if one is not placement]
+        crossing.pipeline.use(others[0].host)
 
     _instead(crossing, use_the_other)
 

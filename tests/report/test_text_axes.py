@@ -1,6 +1,7 @@
 """Sentences about the values of a swept axis."""
 
 import pytest
+from msgspec.structs import replace
 
 from bench.records.results import AxisState, UndecidedReason
 from bench.report.text.axes import axis_name, axis_title, findings, summary_text, what_matters
@@ -119,3 +120,12 @@ def test_a_title_states_that_no_value_was_measured():
     lines = line("a", None, None), line("b", None, None)
     found = made.axis(*lines, base={"dtype": "fp32"}, state=AxisState.NOT_MEASURED)
     assert axis_title(found) == "Dtype was not measured, against fp32"
+
+
+def test_title_names_a_comparison_inside_the_same_process():
+    inside = [replace(line("a", effect), design="crossing") for effect in (0.2, 0.3)]
+    assert axis_title(entry(*inside)) == "Dtype matters, against fp32, in the same process"
+    between = [*inside, line("b", 0.2)]
+    assert axis_title(entry(*between)) == "Dtype matters, against fp32"
+    undecided = [replace(line("a", 0.01, "UNDECIDED"), design="crossing")]
+    assert "from 6 processes a comparison" in axis_title(entry(*undecided))

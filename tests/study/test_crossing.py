@@ -131,7 +131,11 @@ def test_design_of_processes_measures_each_cell_by_itself() -> None:
 
 def test_plan_names_what_is_not_crossed_and_why(tmp_path: Path) -> None:
     asked = BASE | {"design": "auto", "axes": {"preprocess_queue": [0, 2]}}
-    _, note = plan(read_study(asked, "f"), tmp_path, topology=TWO).notes
+    _, between, note = plan(read_study(asked, "f"), tmp_path, topology=TWO).notes
+    assert between == (
+        "preprocess_queue is compared between processes: preprocess_queue 2 excludes design crossing: "
+        "its thread cannot be moved with the others"
+    )
     assert note == (
         "2 of 4 groups measured in processes of one cell each: preprocess_queue 2 excludes design crossing: "
         "its thread cannot be moved with the others"
@@ -230,3 +234,61 @@ def test_runs_of_a_crossing_share_its_time() -> None:
     current = [slot for slot in heads if slot.repeat == 2]
     found = study_progress(heads, "now", current=current)
     assert (found.current_s, found.rest_s) == (10.0, 20.0)
+
+
+ONE_NODE = {"design": "auto", "numa_nodes": [0], "models": ["vit0x0x0"]}
+
+
+def crossed_groups(made: Expansion) -> dict[str, set[str]]:
+    groups: dict[str, set[str]] = {}
+    for slot in made.grid.order:
+        if slot.birth:
+            groups.setdefault(slot.group, set()).add(slot.cell)
+    return groups
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        {"host_memory": ["pinned", "pageable"]},
+        {"memory_size_mb": [64, 32]},
+        {"copy_granularity": ["batch", "sample"]},
+        {"direction": ["both", "h2d", "d2h"]},
+    ],
+)
+def test_host_settings_of_one_node_are_crossed(axis: dict) -> None:
+    made = here(ONE_NODE | {"axes": axis})
+    assert made.study.design == "crossing"
+    assert crossed_groups(made) == {"gpu0_vit0x0x0": {cell.name for cell in made.grid.cells}}
+    alone = here(ONE_NODE | {"axes": axis, "design": "processes"})
+    assert not crossed_groups(alone)
+    assert len({cell.group for cell in alone.grid.cells}) == len(alone.grid.cells)
+    assert [cell.key for cell in made.grid.cells] == [cell.key for cell in alone.grid.cells]
+
+
+def test_host_settings_and_nodes_are_one_group_of_eight_at_most() -> None:
+    axes = {"copy_granularity": ["batch", "sample"], "memory_size_mb": [64, 32]}
+    assert [len(own) for own in crossed_groups(here(ONE_NODE | {"numa_nodes": [0, 1], "axes": axes})).values()] == [8]
+    more = here(ONE_NODE | {"numa_nodes": [0, 1], "axes": axes | {"direction": ["both", "h2d"]}})
+    assert [len(own) for own in crossed_groups(more).values()] == [8, 8]
+
+
+def test_device_settings_are_groups_of_their_own() -> None:
+    made = here(ONE_NODE | {"axes": {"buffers": [2, 3], "host_memory": ["pinned", "pageable"]}})
+    assert {group: len(own) for group, own in crossed_groups(made).items()} == {
+        "gpu0_vit0x0x0": 2,
+        "gpu0_vit0x0x0_buf3": 2,
+    }
+
+
+def test_plan_names_the_settings_that_are_crossed(tmp_path: Path) -> None:
+    axes = {"buffers": [2, 3], "host_memory": ["pinned", "pageable"]}
+    notes = plan(read_study(BASE | ONE_NODE | {"axes": axes}, "f"), tmp_path, topology=TWO).notes
+    assert notes == [
+        "compared inside the same processes, as nodes are: host_memory",
+        "buffers is compared between processes: all sides of a process share its device buffers and model",
+    ]
+    large = {"memory_size_mb": 600, "axes": {"host_memory": ["pinned", "pageable"]}, "numa_nodes": [0, 1]}
+    between = plan(read_study(BASE | ONE_NODE | large, "f"), tmp_path, topology=TWO).notes[-1]
+    assert between.startswith("host_memory is compared between processes: ")
+    assert "on node 0, which has 1.00 GiB" in between

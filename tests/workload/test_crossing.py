@@ -98,7 +98,7 @@ def test_allocation_order_alternates_over_processes():
     from bench.workload.crossing import _Crossing
 
     orders = [
-        [placement.cell.name for placement in _Crossing(again, Progress(), PhaseTimes()).placements]
+        [side.cell.name for side in _Crossing(again, Progress(), PhaseTimes()).sides]
         for again in (one, replace(one, crossing=replace(one.crossing, process=2)))
     ]
     assert orders[0] == orders[1][::-1]
@@ -238,3 +238,55 @@ def test_thread_outside_its_group_of_cpus_is_misplaced(monkeypatch):
     verdicts = {one.cell[-1]: one.result.certificate for one in cells}
     assert (verdicts["a"].verdict, verdicts["b"].verdict) == ("proved", "misplaced")
     assert f"its group 1 has CPUs {second}" in verdicts["b"].reasons[0].text
+
+
+SIDES = {
+    "base": {},
+    "large": {"memory_size_mb": 3, "host_memory": "pageable"},
+    "in": {"direction": "h2d", "copy_granularity": "sample"},
+    "out": {"direction": "d2h"},
+}
+
+
+@pytest.fixture(scope="module")
+def sides():
+    cells = [small_cell(name=f"{GROUP}_{name}", **CELL, **changes) for name, changes in SIDES.items()]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("bench.workload.crossing.MOST_EXTENSIONS", 1)
+        facts, crossed = cross(replace(group(), cells=cells), Progress(), PhaseTimes())
+    assert all(one.failure is None for one in crossed), crossed
+    return cells, facts, {one.cell.removeprefix(f"{GROUP}_"): one.result for one in crossed}
+
+
+def test_every_side_has_windows_in_all_rounds_and_a_proof(sides):
+    _, facts, results = sides
+    assert all(len(one.windows) == 2 * facts.rounds for one in results.values())
+    assert {window.batches for one in results.values() for window in one.windows} == {facts.batches}
+    assert {one.certificate.verdict for one in results.values()} == {PlacementVerdict.PROVED}
+
+
+def test_record_of_a_side_is_that_of_its_own_settings(sides):
+    _, _, results = sides
+    kinds = {name: one.host_memory.kind for name, one in results.items()}
+    assert kinds == dict.fromkeys(SIDES, "pinned") | {"large": "pageable"}
+    assert results["large"].input_ring_batches == 3 * results["base"].input_ring_batches + 1
+    moved = {name: (one.bytes_in_per_batch > 0, one.bytes_out_per_batch > 0) for name, one in results.items()}
+    assert moved == dict.fromkeys(SIDES, (True, True)) | {"in": (True, False), "out": (False, True)}
+    rings = {name: set(one.certificate.buffers) for name, one in results.items()}
+    assert (rings["in"], rings["out"], len(rings["base"])) == ({"input_ring"}, {"output_ring"}, 2)
+
+
+def test_side_of_one_direction_says_why_it_has_no_latency(sides):
+    _, _, results = sides
+    assert "no copy out" in results["in"].latency_us.reasons["p50"]
+    assert "no copy in" in results["out"].latency_us.reasons["p50"]
+    assert results["base"].latency_us.p50 and results["large"].latency_us.p50
+
+
+def test_shorter_ring_begins_with_the_batches_of_the_longer():
+    cells = [small_cell(name=name, **CELL, memory_size_mb=size) for name, size in (("a", 1), ("b", 3), ("c", 2))]
+    rings = crossed_rings(cells, CpuDevice(), subject_of(cells[0]))
+    lengths = [len(one.inputs[0]) for one in rings]
+    assert lengths[0] < lengths[2] < lengths[1]
+    for one in rings:
+        assert torch.equal(one.inputs[0], rings[1].inputs[0][: len(one.inputs[0])])

@@ -104,6 +104,7 @@ def axis_title(entry: AxisComparison) -> str:
     name = axis_name(entry.axis)
     several = name.endswith("s") or " and " in name
     compared = [line for line in entry.lines if line.effect is not None]
+    inside = ", in the same process" if _is_crossed(compared) else ""
     verb, why = {
         AxisState.MATTERS: ("matter" if several else "matters", ""),
         AxisState.SAME: (
@@ -113,7 +114,7 @@ def axis_title(entry: AxisComparison) -> str:
         AxisState.UNDECIDED: _undecided(entry.undecided_reason, compared, several),
         AxisState.NOT_MEASURED: (f"{'were' if several else 'was'} not measured", ""),
     }[entry.state]
-    return f"{name[0].upper()}{name[1:]} {verb}, against {_base(entry)}{why}"
+    return f"{name[0].upper()}{name[1:]} {verb}, against {_base(entry)}{inside}{why}"
 
 
 def _undecided(reason: UndecidedReason | None, compared: Sequence[Line], several: bool) -> tuple[str, str]:
@@ -125,12 +126,18 @@ def _undecided(reason: UndecidedReason | None, compared: Sequence[Line], several
             f"{'differ' if several else 'differs'} in {differ} of {len(compared)} comparisons",
             ", but in none beyond the noise after correction for their number",
         )
-    pairs = plural(max((line.pairs for line in compared), default=0), "pair")
+    units = ("process", "processes") if _is_crossed(compared) else ("pair", "pairs")
+    pairs = plural(max((line.pairs for line in compared), default=0), *units)
     most = max((abs(end) for line in compared for end in line.interval or ()), default=0.0)
     return (
         f"{'are' if several else 'is'} not decided",
         f": at most {upper_bound(most)} either way (95 %), from {pairs} a comparison",
     )
+
+
+def _is_crossed(compared: Sequence[Line]) -> bool:
+    """Every value was measured by turns with the base."""
+    return bool(compared) and all(line.design == "crossing" for line in compared)
 
 
 def _base(entry: AxisComparison) -> str:
