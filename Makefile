@@ -4,7 +4,7 @@
 # make ui           luigi's page on http://127.0.0.1:8082, logs and reports on http://127.0.0.1:8083
 # make docs         the site of docs/ in site/, with pages made from the code
 # make bench        speed and memory, each against a baseline of the same run
-# make validate     the simulations behind docs/validity.md
+# make validate     the simulations behind docs/validity.md: half an hour of two cores; continues if it was ended
 # make validate-quick  a part of them, from run records through the commands: below five minutes; CI runs it
 # make test-studies a small variant of every shipped study on the cpu device: about three minutes, part of test-all
 # make fuzz         10,000 damaged files for whatever reads files; secrets looked for in all that a study leaves

@@ -22,7 +22,7 @@ from bench.units import duration
 from tests.validation.goals import Figure, Task
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "outputs" / "validation"
+FOLDER = ROOT / "build" / "validation"
 
 
 def measured(tasks: Sequence[Task], folder: Path = FOLDER, processes: int = 2) -> Iterator[Figure]:
