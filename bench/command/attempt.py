@@ -308,11 +308,10 @@ class _Start:
         if error.filename in map(str, (*self._logs, *self._server_logs)):
             what, advice = f"cannot write: {error.strerror}", "make room or fix the permissions"
             raise StudyError(what, error.filename, advice) from None
-        return Failure(
-            status=Outcome.CRASHED,
-            reason=f"cannot start the command in {self._command.cwd}: {error.strerror}",
-            advice="check cwd, which is relative to the study file",
-        )
+        in_folder = str(error.filename) == self._command.cwd
+        advice = "check cwd, which is relative to the study file" if in_folder else "look at the limits: `ulimit -a`"
+        place = f"the command in {self._command.cwd}" if in_folder else "a process"
+        return Failure(status=Outcome.CRASHED, reason=f"cannot start {place}: {error.strerror}", advice=advice)
 
 
 def _without(values: Mapping[str, str], content: bytes) -> bytes:

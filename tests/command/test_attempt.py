@@ -1,5 +1,6 @@
 """One run of a command from the grid to its record: real processes, each way it can end."""
 
+import errno
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench.command import attempt
 from bench.command.attempt import attempt_command
 from bench.records.run import Outcome, PlacementVerdict, Run, read_record
 from bench.run.attempt import execute
@@ -122,6 +124,16 @@ def test_program_that_does_not_exist_is_named(tmp_path):
     assert "cannot start /nowhere/at-all: No such file or directory" in record.reason
     _, record = run(tmp_path, {"run": ["true"], "read": "wall", "cwd": "nowhere"}, name="other")
     assert record.reason.startswith("cannot start the command in ") and "cwd" in record.advice
+
+
+def test_error_that_is_not_of_the_folder_says_nothing_of_it(tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(attempt, "run_child", refuse)
+    _, record = run(tmp_path, {"run": ["true"], "read": "wall"})
+    assert record.reason == "cannot start a process: Resource temporarily unavailable"
+    assert "cwd" not in record.advice and "ulimit" in record.advice
 
 
 def test_command_that_hangs_is_a_timeout_and_leaves_nothing(tmp_path):
