@@ -167,3 +167,26 @@ def test_hosts_by_feature_and_by_list(tmp_path: Path, slurm: LocalSlurm) -> None
     ):
         done = slurm.call(str(Path(os.sys.executable).with_name("numastudy")), "submit", file, *words)
         assert done.returncode == 2 and output in done.stderr, done.stderr
+
+
+def test_command_is_measured_on_each_host(tmp_path: Path, slurm: LocalSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is passed reaches the command through sbatch, and is stored nowhere."""
+    secret = "a-secret-of-23-letters!"
+    monkeypatch.setenv("TOKEN", secret)
+    work = tmp_path / "work"
+    command = {
+        "run": ["sh", "-c", f'[ "$TOKEN" = "{secret[:8]}${{TOKEN#????????}}" ] && sleep 0.2 && echo took 0.2 s'],
+        "metrics": {"took": {"regex": r"took ([\d.]+) s", "unit": "s", "better": "lower"}},
+        "pass_env": ["TOKEN"],
+    }
+    common = {"name": "mine", "gpu_ids": [0], "numa_nodes": [0], "device": "cpu", "repeats": 2, "binding": "none"}
+    study = ManyHosts(slurm, Calls(work, [], common | {"disturbed_repeats": 0, "command": command}), ("n1", "n2"))
+    assert study.submit().count("submitted as job") == 2
+    study.wait(120)
+    for host in ("n1", "n2"):
+        (cell,) = json.loads((study.directory(host).path / "results.json").read_text())["cells"]
+        assert (cell["outcome"], cell["metric"]["name"], cell["metric"]["value"]) == ("ok", "took", pytest.approx(0.2))
+    report = study.report()
+    assert {(cell["host"], cell["outcome"]) for cell in report["cells"]} == {("n1", "ok"), ("n2", "ok")}
+    assert study.submit().count("all of it is measured") == 2
+    assert not any(secret.encode() in file.read_bytes() for file in study.path.rglob("*") if file.is_file())
