@@ -433,11 +433,7 @@ def schema(file: str) -> None:
 @main.command()
 @click.option("--state", type=click.Path(path_type=Path), required=True, help="folder of luigid's state and log")
 @click.option(
-    "--outputs",
-    type=click.Path(path_type=Path),
-    default=Path("outputs"),
-    show_default=True,
-    help="what is served",
+    "--outputs", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True, help="what is served"
 )
 @click.option("--port", type=_PORT, default=8082, show_default=True, help="of luigi's page")
 @click.option("--outputs-port", type=_PORT, default=8083, show_default=True, help="of logs and reports")
@@ -447,3 +443,7 @@ def ui(state: Path, outputs: Path, port: int, outputs_port: int) -> None:
     from bench.ui import serve
 
     sys.exit(serve(state, outputs, configs_folder().parent / "luigi.cfg", port, outputs_port))
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ from bench.command.start import Asked, study_of
 from bench.errors import StudyError
 from bench.storage import remove_stale
 from bench.study import settings
+from bench.study.comparable import without_pair
 from bench.study.directory import RunDirectory, resolve, resolve_into
 from bench.study.load import TASKS, StudyDefinition, load_study, read_study, study_path
 from bench.study.plan import refuse_long
@@ -151,6 +152,8 @@ class StudyTask(luigi.WrapperTask):
                 directory = resolve(self.study, Path(self.output_dir), self.fresh, INVOCATION, self.night)
             lock_folder(directory.path)
             preflight(directory, self.strict)
+            for note in without_pair(self.study, directory.grid(), directory.host()):
+                print(f"note: {note}", file=sys.stderr)
             handle_signals(self)
             remove_stale(directory.path, "**/.*.part")
             print_summary_at_exit(directory)
@@ -164,7 +167,8 @@ class StudyTask(luigi.WrapperTask):
 
 
 def _own_command() -> str:
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name
+    return shlex.join([*(["python3", "-m", "luigi"] if program == "__main__.py" else [program]), *sys.argv[1:]])
 
 
 class NearestNode(StudyTask):

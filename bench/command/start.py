@@ -1,12 +1,12 @@
 """`numastudy run`: the study file of a command, and the call of luigi that measures a study."""
 
 import os
-import shutil
 import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +71,20 @@ def write_study(study: Mapping[str, Any], output_dir: Path) -> Path:
 def luigi_argv(study: str, output_dir: Path, overrides: Mapping[str, str], flags: Sequence[str] = ()) -> list[str]:
     """The call that measures a study: a task's name, or a file. By the scheduler of your own `make ui` if it runs."""
     task = [study] if study in TASKS else ["Study", "--config-file", study]
-    argv = [_luigi(), "--module", "tasks", *task, "--output-dir", str(output_dir)]
+    argv = [*_luigi(), "--module", "tasks", *task, "--output-dir", str(output_dir)]
     for key, value in overrides.items():
         argv += [f"--{key.replace('_', '-')}", value]
     return [*argv, *flags, *([] if _own_scheduler_answers() else ["--local-scheduler"])]
 
 
-def _luigi() -> str:
+def _luigi() -> list[str]:
+    """The script beside this interpreter, else the module: where only PYTHONPATH has it, there is no script."""
     beside = Path(sys.executable).with_name("luigi")
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("luigi")
-    if not found:
-        raise StudyError("luigi is not installed beside numastudy", str(beside), "install numastudy with pip")
-    return found
+    if os.access(beside, os.X_OK):
+        return [str(beside)]
+    if not find_spec("luigi"):
+        raise StudyError("luigi is not installed for this Python", sys.executable, "install numastudy with pip")
+    return [sys.executable, "-m", "luigi"]
 
 
 def _own_scheduler_answers() -> bool:

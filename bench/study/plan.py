@@ -12,6 +12,7 @@ from bench.records.base import DamagedRecord
 from bench.records.host import Topology, format_cpulist
 from bench.records.run import Demand, Head, Outcome, read_head, read_record
 from bench.records.study import TRACED, Cell, Grid, Slot, Study
+from bench.study.comparable import without_pair
 from bench.study.crossing import not_crossed, pools_by_node, settings_between
 from bench.study.directory import RunDirectory, check_path_length, find, path_of_new
 from bench.study.duration import (
@@ -162,6 +163,7 @@ def plan(
         too_long=[*found.too_long] if found else [],
         disk_bytes=sum(trace_bytes(grid.cell(slot.cell)) for slot in todo if slot.is_traced),
         notes=[
+            *(without_pair(definition, grid, host) if host else []),
             *_notes(grid.cells),
             *([_STARTS_WITH_LONG] if needs_long else []),
             *_too_long(found),

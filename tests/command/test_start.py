@@ -50,6 +50,22 @@ def test_call_takes_the_scheduler_that_answers(monkeypatch):
     ]
 
 
+def test_luigi_is_called_as_a_module_when_it_has_no_script(tmp_path, monkeypatch):
+    python = tmp_path / "python3"
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert start.luigi_argv("QuickTest", Path("o"), {})[:5] == [str(python), "-m", "luigi", "--module", "tasks"]
+    monkeypatch.setattr(start, "find_spec", lambda name: None)
+    with pytest.raises(StudyError, match="luigi is not installed for this Python"):
+        start.luigi_argv("QuickTest", Path("o"), {})
+
+
+def test_command_runs_as_a_module():
+    call = [sys.executable, "-m", "bench.cli", "run", "NearestNode", "--dry-run"]
+    done = subprocess.run(call, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert "nearest_node: " in done.stdout
+
+
 def test_run_writes_a_study_file_that_can_be_used_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["run", "--dry-run", "--read", "wall", "--nodes", "0", "--name", "mine"]
