@@ -320,8 +320,11 @@ class _Crossing:
         usable = [side for side in self._usable() if side in self.timed]
         if not usable:
             return
+        known = min(len(side.latencies_us) for side in usable)
+        if known and not self.group.solo:
+            return
         most = LATENCY_BATCHES if self.group.solo else batches_for(LATENCY_S, pace_s, 1)
-        missing = min(LATENCY_BATCHES, most) - min(len(side.latencies_us) for side in usable)
+        missing = min(LATENCY_BATCHES, most) - known
         if missing <= 0:
             return
         orders = schedule(len(usable), 1, f"{self.seed}/latencies")

@@ -128,8 +128,8 @@ def figures(name: str, folder: Path) -> dict[str, Any] | None:
         "busy_s": results.busy_s,
         "share": crossings.share if crossings else results.measured_s / results.busy_s if results.busy_s else None,
         "process_s": per_process,
-        # 4 GPUs x 2 nodes x 6 models: 24 groups of six processes, and 48 traced runs.
-        "whole_numa_study_s": 144 * per_process + 48 * sum(traced) / len(traced) if per_process and traced else None,
+        # 4 GPUs x 2 nodes x 6 models: 24 groups of six processes and a traced one.
+        "whole_numa_study_s": 144 * per_process + 24 * sum(traced) / len(traced) if per_process and traced else None,
         "comparisons": [*penalties, *latencies(results)],
         "claims": claims(results),
         "injected": SHARE if name in INJECTED else None,

@@ -8,6 +8,7 @@ The fork server of such processes is this program, in place of bench.workload.se
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from bench.workload import crossing as workload
 from bench.workload import serve
-from bench.workload.pipeline import Pipeline
+from bench.workload.pipeline import HostSide
 from tests.validation.injected_workload import _cpu_work, _gpu_work, ns_per_count
 
 STAGES = ("copy", "launch", "kernel")
@@ -45,23 +46,31 @@ class InjectedCrossing(workload._Crossing):
 
     def _warm_up(self) -> float:
         pace_s = super()._warm_up()
-        {"copy": self._copy_more, "launch": self._launch_more, "kernel": self._compute_more}[self.stage](pace_s)
+        if self.stage == "launch":
+            self._launch_more(pace_s)
+        else:
+            for side in self.sides:
+                if side.cell.name.endswith(SIDE):
+                    side.host = replace(side.host, stages=self._slower(side.host, pace_s))
+            # The last one to warm up would else keep the stages that it has.
+            self.last = None
         return pace_s
 
-    def _place(self, placement: Any) -> int:
-        self.hit = placement.cell.name.endswith(SIDE)
-        return super()._place(placement)
+    def _place(self, side: Any) -> int:
+        self.hit = side.cell.name.endswith(SIDE)
+        return super()._place(side)
 
-    def _copy_more(self, pace_s: float) -> None:
-        pipeline: Pipeline = self.pipeline
-        if pipeline.rings.inputs:
-            batch = pipeline.rings.inputs[0][0]
-            host, device = self._parts(batch)
-            pipeline.h2d = self._with_copy(pipeline.h2d, pipeline.h2d_stream, device, host)
-        if pipeline.rings.outputs:
-            batch = pipeline.rings.outputs[0][0]
-            host, device = self._parts(batch)
-            pipeline.d2h = self._with_copy(pipeline.d2h, pipeline.d2h_stream, host, device)
+    def _slower(self, side: HostSide, pace_s: float) -> tuple[Any, Any, Any]:
+        pipeline, (h2d, compute, d2h) = self.pipeline, side.stages
+        if self.stage == "kernel":
+            return h2d, self._with_work(compute, pace_s), d2h
+        if side.rings.inputs:
+            host, device = self._parts(side.rings.inputs[0][0])
+            h2d = self._with_copy(h2d, pipeline.h2d_stream, device, host)
+        if side.rings.outputs:
+            host, device = self._parts(side.rings.outputs[0][0])
+            d2h = self._with_copy(d2h, pipeline.d2h_stream, host, device)
+        return h2d, compute, d2h
 
     def _parts(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         length = max(1, round(self.share * batch.numel()))
@@ -74,11 +83,22 @@ class InjectedCrossing(workload._Crossing):
 
         def copy(*arguments: Any) -> None:
             stage(*arguments)
-            if self.hit:
-                select()
-                target.copy_(source, non_blocking=True)
+            select()
+            target.copy_(source, non_blocking=True)
 
         return copy
+
+    def _with_work(self, compute: Any, pace_s: float) -> Any:
+        device = self.pipeline.device
+        select, is_cuda = device.selector(self.pipeline.compute_stream), device.torch_device.type == "cuda"
+        work = (_gpu_work if is_cuda else _cpu_work)(1e6 * self.share * pace_s)
+
+        def slow(*arguments: Any) -> None:
+            select()
+            work()
+            compute(*arguments)
+
+        return slow
 
     def _launch_more(self, pace_s: float) -> None:
         run, delayed = self.pipeline.run, range(round(1e9 * self.share * pace_s / ns_per_count()))
@@ -95,17 +115,3 @@ class InjectedCrossing(workload._Crossing):
             run(count, slow_beat, *more, **named)
 
         self.pipeline.run = slow_run
-
-    def _compute_more(self, pace_s: float) -> None:
-        pipeline = self.pipeline
-        compute, select = pipeline.compute, pipeline.device.selector(pipeline.compute_stream)
-        is_cuda = pipeline.device.torch_device.type == "cuda"
-        work = (_gpu_work if is_cuda else _cpu_work)(1e6 * self.share * pace_s)
-
-        def slow(slot: int) -> None:
-            if self.hit:
-                select()
-                work()
-            compute(slot)
-
-        pipeline.compute = slow

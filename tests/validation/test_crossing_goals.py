@@ -17,21 +17,23 @@ from bench.workload.turns import half_ratios, midmean
 from tests.run_directories import build_run_directory, crossed_process, topology_json
 from tests.validation import crossing_goals
 from tests.validation.injected_crossing import server
-from tests.workload.cells import small_cell
+from tests.workload.cells import NO_COMPUTE, TINY, small_cell
 
 NAME = "pipeline_gpu0_vit16x1x32"
 AGAIN = f"{NAME}_again"
 
 
 @pytest.mark.slow
-def test_delay_of_one_side_is_found_by_its_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["launch", "kernel", "copy"])
+def test_delay_of_one_side_is_found_by_its_name(tmp_path: Path, stage: str) -> None:
     """As much again as a batch takes."""
-    cells = [small_cell(name=name, binding="numactl", warmup_samples=4) for name in (NAME, AGAIN)]
+    same = {"binding": "numactl", "warmup_samples": 4, "model": NO_COMPUTE if stage == "copy" else TINY}
+    cells = [small_cell(name=name, **same) for name in (NAME, AGAIN)]
     crossing = Crossing(group=NAME, process=1, id="0" * 32, birth_cpu_node=0, birth_mem_node=0)
     group = Group(crossing=crossing, cells=cells, measure_s=0.3, window_s=0.005, lead_s=0.003, solo=False)
     write_json(tmp_path / "group.json", plain(group))
     asked = ["--group", str(tmp_path / "group.json"), "--mode", "crossed", "--result", str(tmp_path / "result.json")]
-    command = [sys.executable, *server("launch", 1.0), *asked]
+    command = [sys.executable, *server(stage, 1.0), *asked]
     ended = subprocess.run(command, env=child_environment(dict(os.environ)), capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     windows = {one.cell: one.result.windows for one in read(tmp_path / "result.json", ChildReport).crossed}
@@ -52,7 +54,7 @@ def test_table_has_each_comparison_and_the_share_of_windows(tmp_path: Path) -> N
     assert f"| nodes | {one['cell']} | " in text and row["gpu"] in text
     assert [time["cell"].split(", ")[1] for time in times] == ["p50", "p99"]
     assert row["claims"]["claims of the report"] >= 1 and row["claims"]["different"] == 0
-    # 24 groups of six processes, and 48 traced runs.
+    # 24 groups of six processes, and one traced process each.
     assert row["whole_numa_study_s"] > 144 * row["process_s"]
 
 
