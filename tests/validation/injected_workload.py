@@ -57,7 +57,7 @@ def build_side(cell: Cell, device: Device, injection: Injection, base: Pipeline 
         pipeline.h2d_stream, pipeline.compute_stream, pipeline.d2h_stream = (
             base.h2d_stream, base.compute_stream, base.d2h_stream,
         )  # fmt: skip
-        pipeline.h2d, pipeline.compute, pipeline.d2h = pipeline._stages()
+        pipeline.h2d, pipeline.compute, pipeline.d2h = pipeline.side(pipeline.rings, pipeline.copies.by_sample).stages
     device.synchronize()
     return pipeline
 
@@ -115,7 +115,7 @@ def _copy_more(pipeline: Pipeline, longer: list[torch.Tensor]) -> None:
     starts = [min(index * batch, ring.numel() - length) for index in range(len(pipeline.host_in))]
     pipeline.host_in = [ring[start : start + length] for start in starts]
     pipeline.slots = list(longer)
-    pipeline.h2d, pipeline.compute, pipeline.d2h = pipeline._stages()
+    pipeline.h2d, pipeline.compute, pipeline.d2h = pipeline.side(pipeline.rings, pipeline.copies.by_sample).stages
 
 
 def _launch_more(pipeline: Pipeline, delay_us: float) -> None:
