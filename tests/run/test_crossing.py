@@ -179,6 +179,7 @@ def test_group_is_traced_by_one_process(tmp_path: Path) -> None:
         assert extract_metrics(directory, cell, "now").ok
 
 
+@pytest.mark.slow
 def test_cell_whose_trace_is_missing_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Losing(Torch):
         def divide(self, report: Path, captured: Sequence[Path]) -> None:

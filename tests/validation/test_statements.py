@@ -49,6 +49,7 @@ def test_the_spreads_are_those_of_a_real_study():
     assert np.mean([scan > 0.05 for scan in map(np.max, statements.probe_scans())]) == 1
 
 
+@pytest.mark.slow
 def test_studies_by_afternoon_differ_only_as_single_ones():
     found = {(one.promise, one.case[-14:]): one for one in statements.several_studies(3)}
     assert found["compare: exit 3, nothing changed", "1 study a side"].value == 1

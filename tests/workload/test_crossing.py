@@ -215,6 +215,7 @@ def of_cpu_groups():
     return replace(both, cells=cells, crossing=replace(both.crossing, birth_cpu_node=1))
 
 
+@pytest.mark.slow
 @needs_two_cpus
 def test_groups_of_cpus_are_crossed_and_proved():
     asked = of_cpu_groups()
@@ -225,6 +226,7 @@ def test_groups_of_cpus_are_crossed_and_proved():
         assert found.glances > 0 and not found.strays
 
 
+@pytest.mark.slow
 @needs_two_cpus
 def test_thread_outside_its_group_of_cpus_is_misplaced(monkeypatch):
     asked = of_cpu_groups()
