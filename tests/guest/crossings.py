@@ -151,7 +151,7 @@ def main_thread_away_inside_a_window(crossing: Any) -> None:
     """It is back before anything looks at the threads."""
     _in_the_window(
         crossing,
-        {2: lambda placement: os.sched_setaffinity(0, cpus_of(0)), 5: lambda _: os.sched_setaffinity(0, cpus_of(1))},
+        {2: lambda placement: os.sched_setaffinity(0, cpus_of(0)), 4: lambda _: os.sched_setaffinity(0, cpus_of(1))},
     )
 
 
@@ -186,9 +186,9 @@ def _in_the_window(crossing: Any, acts: dict[int, Callable[[Any], object]]) -> N
     """Act at these batches of the fourth window of VICTIM."""
     window, count = crossing._window, {"windows": 0, "batches": 0}
 
-    def sabotaged(placement: Any, number: int, turn: int) -> Any:
+    def sabotaged(placement: Any, *asked: Any) -> Any:
         if placement.cell.placement != VICTIM:
-            return window(placement, number, turn)
+            return window(placement, *asked)
         count["windows"] += 1
         honest = placement.certifier.see_cpu
         if count["windows"] == 4:
@@ -201,7 +201,7 @@ def _in_the_window(crossing: Any, acts: dict[int, Callable[[Any], object]]) -> N
 
             placement.certifier.see_cpu = see_cpu
         try:
-            return window(placement, number, turn)
+            return window(placement, *asked)
         finally:
             placement.certifier.see_cpu = honest
 
