@@ -373,7 +373,11 @@ def study(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
     directory = resolve(load_study(TASKS["NumaStudy"], asked), folder, False, "now")
     grid, lock, runs = directory.grid(), HostLock(folder), []
-    processes = {one.process: grid.process(one) for one in grid.asked(directory.study().repeats) if one.birth}
+    processes = {
+        one.process: grid.process(one)
+        for one in grid.asked(directory.study().repeats)
+        if one.birth and not one.is_traced
+    }
     for slots in processes.values():
         runs += module.execute_group(directory, slots, "now", lock, lambda progress: None)
     forkserver.SERVERS.end()

@@ -89,7 +89,11 @@ def injected(folder: Path, stage: str, model: str, settings: dict[str, Any]) -> 
     asked = settings | {"numa_nodes": [0], "models": [model, model], "start": "fork", "binding": "numactl"}
     directory = resolve(load_study(TASKS["SelfCheck"], asked), folder, False, "goals")
     grid, lock = directory.grid(), HostLock(folder)
-    processes = {slot.process: grid.process(slot) for slot in grid.asked(directory.study().repeats) if slot.birth}
+    processes = {
+        slot.process: grid.process(slot)
+        for slot in grid.asked(directory.study().repeats)
+        if slot.birth and not slot.is_traced
+    }
     kept, forkserver._SERVER = forkserver._SERVER, server(stage, SHARE)
     try:
         for slots in processes.values():
