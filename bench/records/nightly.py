@@ -187,7 +187,7 @@ class Night(Record, frozen=True, kw_only=True):
     """verdict.json. Names of cells by what was found; not_measured also has labels of studies without results.
 
     level: of one one-sided test of a throughput, which depends on compared, the number of cells; level_of_others: of
-    the compared_others of latency and steadiness, 1 where there is none. history: path of the database.
+    the compared_others of latency and steadiness, 1 without any. history: path of the database.
     inputs: a digest of the reports that the verdict was made from; when it changes the night is judged again.
     """
 

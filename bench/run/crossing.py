@@ -196,14 +196,14 @@ class _Crossed:
         crossing = (written.crossing if written else None) or self._asked
         return replace(
             attempt,
-            failure=self._judged(process, end),
+            failure=self._failure(process, end),
             end=end,
             monitor=monitor,
             crossing=structs.replace(crossing, observer_cpus=observer_cpus),
             crossed=self._with_traces(written, process) if written else [],
         )
 
-    def _judged(self, process: Process, end: ChildEnd) -> Failure | None:
+    def _failure(self, process: Process, end: ChildEnd) -> Failure | None:
         failure = _judged(process, end)
         if not self._profiler or failure is None:
             return failure

@@ -57,7 +57,7 @@ def found_groups(topology: Topology, device: str, name: str, root: Path = Path("
     if root != Path("/"):
         raise StudyError("a recorded host cannot be probed", where, _NAME_THEM)
     if device == "cpu" or not topology.visible_gpus:
-        raise StudyError("the probe finds groups of CPUs by copies of a GPU, and there is none here", where, _NAME_THEM)
+        raise StudyError("the probe finds groups of CPUs by copies of a GPU: this host has none", where, _NAME_THEM)
     probe = measured_locality("cuda")
     for gpu in probe.gpus:
         if gpu.hidden_groups:

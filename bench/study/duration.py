@@ -17,17 +17,18 @@ from bench.records.run import Mode, RunHead, read_head
 from bench.records.study import TRACED, Cell, Grid, Model, Slot, run_name
 from bench.study.directory import RunDirectory
 
-# For a host with GPUs and no earlier run of the kind: whole processes on an H100 host took about this long.
+# For a host with GPUs and no earlier run of the kind: whole processes on an H100 host took about this long, crossed
+# ones on an H200.
 TIMED_RUN_S = 11.0
 TRACED_RUN_S = 18.0
-# Of six models on an H200: 4 to 11 s, 21 s with the stages of a slow model in isolation.
+# The mean of six models: 4 to 11 s, 21 s with the stages of a slow model in isolation.
 CROSSED_PROCESS_S = 7.0
 TYPICAL_S = {Mode.TIMED: TIMED_RUN_S, Mode.TRACED: TRACED_RUN_S, Mode.CROSSED: CROSSED_PROCESS_S}
 # The runs of an earlier study that are read for their time: reading thousands of cells takes too long.
 _TIMED_BY = (1, 2, TRACED)
 _EARLIER_STUDIES = 5
 MEASURED = "earlier runs on this host"
-TYPICAL = "typical times of an H100 host, where this host has no earlier run of the kind"
+TYPICAL = "typical times of an H100 host (of an H200 in crossings), where this host has no earlier run of the kind"
 BY_OPERATIONS = "by floating-point operations, where this host has no earlier run of the kind"
 
 # On the cpu device. A process imports torch and makes its pool; the rest of a run is the model, which gets a part of

@@ -362,7 +362,8 @@ def keep(directory: RunDirectory) -> None:
     target.mkdir(exist_ok=True)
     for name in KEPT:
         if (directory.path / name).exists():
-            shutil.copyfile(directory.path / name, target / name)
+            # Published, so without where this machine has its checkout.
+            write_text(target / name, (directory.path / name).read_text().replace(str(ROOT), "/checkout"))
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Figures]] = {
