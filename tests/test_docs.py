@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.cli import main
-from bench.cli_run import load_given
+from bench.cli.options import load_given
 from bench.records.study import Study
 from bench.study.settings import OVERRIDES
 

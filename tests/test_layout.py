@@ -16,7 +16,7 @@ FLOORS = (
     ("bench.analysis",),
     ("bench.report",),
     ("bench.compare", "bench.history", "bench.nightly"),
-    ("bench.cli", "bench.cli_run", "bench.cluster", "bench.luigid", "bench.ui", "tasks"),
+    ("bench.cli", "bench.cluster", "bench.luigid", "bench.ui", "tasks"),
 )
 MOST_LINES = 450
 NUMERICAL = {"torch", "pandas", "numpy", "scipy", "matplotlib", "timm"}

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bench.cli import ADVISED, main
+from bench.cli import main
+from bench.cli.results import ADVISED
 from bench.errors import StudyError
 from bench.records.results import LocalSource, Verdict
 from bench.report.advise import TOOLS, advise

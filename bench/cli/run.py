@@ -1,54 +1,15 @@
-"""`numastudy run`, and the options by which a study is named and changed on a command line."""
+"""`numastudy run`: a study, or a command of the user's own, measured by luigi."""
 
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli.options import OUTPUT_DIR, load_given, parsed, study_options
 from bench.errors import StudyError
-from bench.study.settings import OVERRIDES, parse_option
 from bench.terminal import show
-
-if TYPE_CHECKING:
-    from bench.study.load import StudyDefinition
-
-OUTPUT_DIR = click.option(
-    "--output-dir",
-    type=click.Path(path_type=Path),
-    default=Path("outputs"),
-    show_default=True,
-    help="where run directories are created",
-)
-
-
-def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--config-file, and an option for each key of a study."""
-    for key, meaning in reversed(OVERRIDES.items()):
-        option = click.option(f"--{key.replace('_', '-')}", key, default=None, metavar="JSON", help=meaning)
-        command = option(command)
-    file = click.option("--config-file", type=click.Path(path_type=Path), help="the file of the study named Study")
-    return file(command)
-
-
-def load_given(study: str, config_file: Path | None, given: Mapping[str, str | None]) -> "StudyDefinition":
-    """Raise StudyError."""
-    from bench.study.load import load_study
-
-    if study != "Study" and config_file is not None:
-        raise StudyError(f"{study} has a file of its own", "--config-file", f"name Study, or only {config_file}")
-    file = config_file if study == "Study" else study
-    if file is None:
-        raise StudyError("Study needs a file", "Study", "add --config-file FILE, or name a study that ships")
-    return load_study(file, _parsed(given))
-
-
-def _parsed(given: Mapping[str, str | None]) -> dict[str, Any]:
-    """The keys that were given, with their values."""
-    return {key: parse_option(key, text) for key, text in given.items() if text is not None}
 
 
 class _BeforeCommand(click.Command):
@@ -125,7 +86,7 @@ def run(
             raise StudyError("a study and a command exclude each other", named, "keep one of them")
         content = study_of({"run": argv, "cwd": str(Path.cwd()), **asked}, name)
         # Its name becomes a folder: it is checked before anything is written.
-        definition = read_study(content, "numastudy run", _parsed(given))
+        definition = read_study(content, "numastudy run", parsed(given))
         named = str(write_study(content, output_dir))
         show(f"study: {named}")
     elif asked or name:
