@@ -11,7 +11,7 @@ from bench.analysis.bound import cell_bound
 from bench.analysis.contention import bytes_per_batch, peer_rates, peers_of_cell
 from bench.analysis.crossing import carry_over_difference, counted_runs, crossed_runs, huge_pages_difference
 from bench.analysis.load import RunData
-from bench.analysis.metric import cell_metric
+from bench.analysis.metric import cell_metric, command_remarks
 from bench.analysis.pairs import exclude_disturbed, number_duplicates
 from bench.analysis.verdicts import noise_class
 from bench.analysis.windows import facts_of_run, mean_samples_s, window_remarks
@@ -301,6 +301,7 @@ def _remarks(cell: MeasuredCell, succeeded: list[Run], excluded: int) -> tuple[C
         kind = CellRemarkKind.WARMUP_NOT_SETTLED
         found.append(CellRemark(kind=kind, count=len(spreads), total=total, ratio=max(spreads)))
     found += window_remarks([run.result for run in succeeded if run.result])
+    found += command_remarks([run.of_command for run in succeeded if run.of_command])
     if excluded:
         found.append(CellRemark(kind=CellRemarkKind.DISTURBED_EXCLUDED, count=excluded, total=total))
     if disturbed := sum(run.disturbed for run in succeeded if run.crossing):

@@ -1,13 +1,17 @@
-"""The metric of a command over the runs of a cell."""
+"""A command over the runs of a cell: its metric, and what a reader should know of them."""
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 
 from msgspec.structs import replace
 
 from bench.records.metric import Measured
-from bench.records.results import CellMetric
+from bench.records.results import CellMetric, CellRemark, CellRemarkKind
+from bench.records.run import CommandResult
 
+LEAST_FROM_STORAGE = 64 << 20
+"""Bytes; a run that waited for less of the storage is not remarked on."""
 # The end of an interval that is not known at all: finite, as JSON has no other numbers.
 _MOST_CHANGE = 1e304
 
@@ -33,6 +37,27 @@ def cell_metric(found: Sequence[Measured]) -> CellMetric | None:
             for key in common
         },
     )
+
+
+def command_remarks(results: Sequence[CommandResult]) -> list[CellRemark]:
+    """Of the timed runs of a cell that succeeded: what their output says, their storage and their page cache."""
+    total = len(results)
+    texts = Counter(text for one in results if one.measured for text in dict.fromkeys(one.measured.remarks))
+    kind = CellRemarkKind.OF_OUTPUT
+    found = [CellRemark(kind=kind, other=text, count=count, total=total) for text, count in texts.items()]
+    if cold := [size for one in results if (size := one.storage_bytes or 0) >= LEAST_FROM_STORAGE]:
+        kind = CellRemarkKind.FROM_STORAGE
+        found.append(CellRemark(kind=kind, count=len(cold), total=total, bytes=max(cold)))
+    if last := next((one.files for one in reversed(results) if one.files), ()):
+        by_node: Counter[int] = Counter()
+        for file in last:
+            by_node.update(file.cached_by_node)
+        size = sum(file.bytes for file in last)
+        share = sum(file.cached_bytes for file in last) / size
+        kind, count = CellRemarkKind.PAGE_CACHE, len(last)
+        nodes = dict(sorted(by_node.items()))
+        found.append(CellRemark(kind=kind, count=count, bytes=size, ratio=share, bytes_by_node=nodes))
+    return found
 
 
 def inverse_change(penalty: float) -> float:

@@ -1,6 +1,7 @@
 """What a command is started with: its arguments with the tokens replaced, its environment, its CPUs, its port."""
 
 import glob
+import itertools
 import os
 import socket
 from collections.abc import Mapping
@@ -81,17 +82,20 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def evicted_names(command: Command) -> list[str]:
+    """What the patterns of `evict` match, of bounded number."""
+    found = (glob.iglob(os.path.join(command.cwd, pattern), recursive=True) for pattern in command.evict)
+    return [*itertools.islice(itertools.chain.from_iterable(found), _MOST_EVICTED)]
+
+
 def evict(command: Command) -> int:
     """Remove files from the page cache; return how many. What is dirty or mapped stays, as the kernel decides."""
     done = 0
-    for pattern in command.evict:
-        for name in glob.iglob(os.path.join(command.cwd, pattern), recursive=True):
-            if done >= _MOST_EVICTED:
-                return done
-            with suppress(OSError), open(name, "rb", opener=_regular) as file:
-                os.fdatasync(file.fileno())
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                done += 1
+    for name in evicted_names(command):
+        with suppress(OSError), open(name, "rb", opener=_regular) as file:
+            os.fdatasync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            done += 1
     return done
 
 

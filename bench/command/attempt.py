@@ -107,7 +107,7 @@ class _Start:
             scratch = Path(folder)
             place = Place(free_port(), scratch / "result.json", scratch / "own")
             place.scratch.mkdir()
-            self._times = scratch
+            self._reports = scratch
             tokens = replacements(self._cell, self._slot, place, self._host)
             self._environment = environment(self._cell, self._command, tokens, os.environ)
             run, server = (
@@ -129,6 +129,7 @@ class _Start:
                     monitor = watch.summary()
                     self._redact()
             seconds = self._seconds(ends.client)
+            reports = [self._guard_report(name) for name in ("client", *(["server"] if server else []))]
             found, failure = self._judged(ends, place.result, seconds)
             lived_s = self._looks.age_s if server else seconds or 0.0
             certificate = self._looks.certificate(lived_s)
@@ -148,6 +149,8 @@ class _Start:
                     client=run if server else [],
                     program=_program(server or run, self._environment, Path(self._command.cwd)),
                     evicted_files=evicted,
+                    storage_bytes=sum(report[1] for report in reports if report) if all(reports) else None,
+                    files=self._looks.files.cached(),
                 ),
                 # It would write no other result, and no other error.
                 final=bool(ends.client and ends.client.exit_code == 0),
@@ -174,13 +177,15 @@ class _Start:
             if server.end():
                 raise _ServerEnded
 
+        def starting() -> None:
+            self._progress(RunState.STARTING)
+            self._looks.at_start(server.guard)
+
         with Server(serve, self._on_start) as server:
             client, ready_s = None, None
             try:
                 server.start()
-                ready_s = server.wait_until_ready(
-                    readiness(ready, self._server_logs), self._left_s(), lambda: self._progress(RunState.STARTING)
-                )
+                ready_s = server.wait_until_ready(readiness(ready, self._server_logs), self._left_s(), starting)
                 self._looks.at_pages(server.guard)
                 apart = client_cpus(self._command, self._cell, self._host, cpus)
                 on_start = self._lock.record_child
@@ -205,7 +210,7 @@ class _Start:
         on_poll: OnPoll,
     ) -> ChildEnd:
         """A server has time to stop beyond that of the run."""
-        guarded = [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), str(self._times / name), *argv]
+        guarded = [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), str(self._reports / name), *argv]
         return run_child(
             guarded,
             self._environment,
@@ -236,8 +241,16 @@ class _Start:
 
     def _seconds(self, end: ChildEnd | None) -> float | None:
         """That the command took, by its guard; None if it was ended."""
-        file = self._times / "client"
-        return float(file.read_text()) if end and not end.timed_out and file.exists() else None
+        report = self._guard_report("client")
+        return report[0] if end and not end.timed_out and report else None
+
+    def _guard_report(self, name: str) -> tuple[float, int] | None:
+        """(seconds, bytes that came from the storage); None of a guard that was killed."""
+        file = self._reports / name
+        if not file.exists():
+            return None
+        seconds, from_storage = file.read_text().split()
+        return float(seconds), int(from_storage)
 
     def _redact(self) -> None:
         """What a program prints of a variable that must not be stored."""

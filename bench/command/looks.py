@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
+from bench.command.files import Files
 from bench.host.gpus import gpu_users, query_nvml
 from bench.records.command import Command
 from bench.records.host import Topology, format_cpulist
@@ -19,6 +20,7 @@ FIRST_S = 1.0
 """When a command is looked at first. Later looks at its pages follow at twice the time of the one before: the last one
 is in the second half of its life. Looks at its threads alone are cheap, and are made every second."""
 THREADS_EVERY_S = 1.0
+FILES_EVERY_S = 0.5
 # Bindings that do not say where memory is.
 _WITHOUT_MEMORY = ("cpus", "preferred", "interleave")
 
@@ -36,11 +38,12 @@ class Looks:
         self._ranks: dict[int, set[int]] | None = {} if command.gpus == "all" and cell.binding == "self" else None
         self._nodes = node_cpus({node.id: node.cpus for node in host.nodes})
         self._began = time.monotonic()
-        self._next_pages, self._next_threads = FIRST_S, FIRST_S
+        self._next_pages, self._next_threads, self._next_files = FIRST_S, FIRST_S, 0.0
         self._cost_s = 0.0
         self._doubts: dict[str, Doubt] = {}
         self._gaps: dict[str, Doubt] = {}
         self.processes: tuple[ProcessPlace, ...] = ()
+        self.files = Files(command)
         self.page_looks, self.glances = 0, 0
 
     @property
@@ -64,6 +67,7 @@ class Looks:
         table = process_table()
         pids = self._members(guard, table)
         found, _ = look(pids, self._nodes, sampled=sampled)
+        self.files.see(pids)
         if self._ranks is not None:
             self._ranks |= nodes_of_ranks(self._host, pids, table)
         self._cost_s += time.perf_counter() - began
@@ -75,6 +79,12 @@ class Looks:
                 if near and self._cell.binding not in _WITHOUT_MEMORY:
                     self._add(DoubtKind.PAGES, place, memory_problems(place, near), near)
                 self._add_gaps(place)
+
+    def at_start(self, guard: int) -> None:
+        """To be called often while a server starts: it reads files that it closes before it is ready."""
+        if self.age_s >= self._next_files:
+            self._next_files = self.age_s + FILES_EVERY_S
+            self.files.see(self._members(guard, process_table()))
 
     def _at_threads(self, guard: int) -> None:
         began = time.perf_counter()

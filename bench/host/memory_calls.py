@@ -108,12 +108,7 @@ class PageQuery:
         return named
 
     def _ask(self, step: int) -> dict[int, int]:
-        addresses = self._addresses if step == 1 else self._sample(step)
-        status: array[int] = array("i", bytes(4 * len(addresses)))
-        count = ctypes.c_ulong(len(addresses))
-        asked, answers = (ctypes.c_void_p(list_.buffer_info()[0]) for list_ in (addresses, status))
-        _call("move_pages", self.pid, count, asked, None, answers, 0)
-        return count_values(status)
+        return nodes_of_pages(self._addresses if step == 1 else self._sample(step), self.pid)
 
     @cached_property
     def _addresses(self) -> "array[int]":
@@ -128,6 +123,15 @@ class PageQuery:
     def _touch(self) -> None:
         memory = memoryview((ctypes.c_char * self.nbytes).from_address(self.address)).cast("B")
         memory[::PAGE_BYTES].tobytes()
+
+
+def nodes_of_pages(addresses: "array[int]", pid: int = 0) -> dict[int, int]:
+    """How many of these pages are on each node; below 0: the kernel's error numbers. Raise OSError if forbidden."""
+    status: array[int] = array("i", bytes(4 * len(addresses)))
+    count = ctypes.c_ulong(len(addresses))
+    asked, answers = (ctypes.c_void_p(list_.buffer_info()[0]) for list_ in (addresses, status))
+    _call("move_pages", pid, count, asked, None, answers, 0)
+    return count_values(status)
 
 
 def _mask(nodes: tuple[int, ...]) -> "ctypes.Array[ctypes.c_ulong]":

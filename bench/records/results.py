@@ -107,6 +107,9 @@ class CellRemarkKind(StrEnum):
     STOPPED = "stopped"  # count of total runs; seconds: the longest time that a window took too long
     CARRY_OVER_DIFFERS = "carry_over_differs"  # ratio: that of the cell less that of the other cell; other
     HUGE_PAGES_DIFFER = "huge_pages_differ"  # ratio: the cell's share of rings in huge pages less the other's; other
+    OF_OUTPUT = "of_output"  # count of total runs; other: the remark in the output of a command
+    FROM_STORAGE = "from_storage"  # count of total runs; bytes: the most that one waited for
+    PAGE_CACHE = "page_cache"  # count files of bytes; ratio: cached share after the last run; bytes_by_node: of that
 
 
 class PenaltyKind(StrEnum):
@@ -327,6 +330,8 @@ class CellRemark(Record, omit_defaults=True, frozen=True, kw_only=True):
     term: Term | None = None
     other: str | None = None
     seconds: float | None = None
+    bytes: int | None = None
+    bytes_by_node: dict[int, int] = {}
     text: str = ""
 
 

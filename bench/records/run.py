@@ -542,12 +542,25 @@ class Program(Record, frozen=True, kw_only=True):
     modified: str
 
 
+class CachedFile(Record, frozen=True, kw_only=True):
+    """A large file that a command read, after it ended: how much of it was in the page cache, and on which nodes.
+
+    From a sample of its pages. cached_by_node: {} where the kernel does not tell.
+    """
+
+    path: str
+    bytes: Count
+    cached_bytes: Count
+    cached_by_node: dict[int, Count] = {}
+
+
 class CommandResult(Record, frozen=True, kw_only=True):
     """What one run of a command gave. certificate: by looks from outside; its glances are those at threads alone.
 
     measured: None where nothing could be read. seconds: that the command took. ready_s: until its server was ready.
     processes: as the last look at their pages saw them. page_looks: how many there were. client: its command line, of
-    a command with a server.
+    a command with a server. storage_bytes: what its processes waited for to come from the storage, as the kernel counts
+    it; None where it was ended. files: large ones that were evicted, or that it was seen with.
     """
 
     measured: Measured | None = None
@@ -559,6 +572,8 @@ class CommandResult(Record, frozen=True, kw_only=True):
     client: list[str] = []
     program: Program | None = None
     evicted_files: Count = 0
+    storage_bytes: Count | None = None
+    files: tuple[CachedFile, ...] = ()
     warmup_runs: Count = 0
 
 

@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from bench.analysis.metric import cell_metric
+from bench.analysis.metric import cell_metric, command_remarks
 from bench.analysis.pairs import LocalNode
 from bench.analysis.penalties import penalties
 from bench.records.command import Command
 from bench.records.metric import Better, Measured, Metric
-from bench.records.results import LocalSource, MeasuredCell, Rules, Verdict
+from bench.records.results import CellRemark, CellRemarkKind, LocalSource, MeasuredCell, Rules, Verdict
+from bench.records.run import CachedFile, CommandResult
 from bench.records.study import Model
 from tests.analysis.cells import made_cell
 
@@ -65,3 +66,26 @@ def test_cell_has_the_geometric_mean_and_every_common_metric():
     assert (cell.value, cell.runs, cell.unit) == (2, (1, 4), "ms")
     assert {name: one.value for name, one in cell.others.items()} == {"a": pytest.approx(3)}
     assert cell_metric([]) is None
+
+
+def test_remarks_tell_of_output_storage_and_page_cache():
+    metrics = {"m": Metric(value=1, unit="s", better=Better.LOWER)}
+    odd = Measured(metrics=metrics, primary="m", remarks=["invalid"])
+    file = CachedFile(path="a", bytes=4 << 30, cached_bytes=2 << 30, cached_by_node={0: 1 << 30, 1: 1 << 30})
+    runs = [
+        CommandResult(measured=odd, storage_bytes=3 << 30, files=(file,)),
+        CommandResult(measured=odd, storage_bytes=1 << 20, files=(file, file)),
+        CommandResult(measured=Measured(metrics=metrics, primary="m")),
+    ]
+    assert command_remarks(runs) == [
+        CellRemark(kind=CellRemarkKind.OF_OUTPUT, count=2, total=3, other="invalid"),
+        CellRemark(kind=CellRemarkKind.FROM_STORAGE, count=1, total=3, bytes=3 << 30),
+        CellRemark(
+            kind=CellRemarkKind.PAGE_CACHE,
+            count=2,
+            bytes=8 << 30,
+            ratio=0.5,
+            bytes_by_node={0: 2 << 30, 1: 2 << 30},
+        ),
+    ]
+    assert command_remarks([CommandResult()]) == []

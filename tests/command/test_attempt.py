@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.command import attempt
+from bench.command import attempt, files
 from bench.command.attempt import attempt_command
 from bench.records.run import Outcome, PlacementVerdict, Run, read_record
 from bench.run.attempt import execute
@@ -225,6 +225,24 @@ def test_files_to_evict_leave_the_page_cache(tmp_path):
         (tmp_path / "weights" / f"{name}.gguf").write_bytes(bytes(1 << 20))
     _, record = run(tmp_path, {"run": ["true"], "read": "wall", "evict": ["weights/*.gguf"]})
     assert record.of_command.evicted_files == 2
+
+
+def test_record_has_what_came_from_the_storage_and_what_is_cached(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LEAST_BYTES", 1 << 20)
+    for name in ("weights", "mapped", "small"):
+        (tmp_path / name).write_bytes(os.urandom((1 << 10) if name == "small" else (4 << 20)))
+    hold = "import mmap, os, time; held = [mmap.mmap(os.open(f, 0), 0, prot=1) for f in ('mapped', 'small')]; "
+    server = python(hold + "print('up', flush=True); time.sleep(600)")
+    # A child that its parent waits for.
+    run_argv = python("import subprocess; subprocess.run(['cat', 'weights'], stdout=subprocess.DEVNULL)")
+    command = {"run": run_argv, "read": "wall", "evict": ["weights"], "server": server, "ready": "^up$"}
+    _, record = run(tmp_path, command)
+    assert record.status is Outcome.OK, record.reason
+    found = {Path(one.path).name: one for one in record.of_command.files}
+    assert set(found) == {"weights", "mapped"}
+    assert found["weights"].cached_bytes == found["weights"].bytes == 4 << 20
+    # Some file systems hold their files in memory.
+    assert record.of_command.storage_bytes in (0, 4 << 20)
 
 
 @pytest.mark.needs("numactl")

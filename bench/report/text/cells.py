@@ -14,7 +14,7 @@ from bench.records.results import (
 )
 from bench.records.run import Outcome
 from bench.report.text.traces import trace_remark_text
-from bench.units import duration, fixed, percent, plural
+from bench.units import byte_size, duration, fixed, percent, plural
 
 TERMS = {
     Term.H2D: "the copy in",
@@ -105,6 +105,18 @@ def remark_text(remark: CellRemark) -> str:
                 f"{percent(abs(ratio))} {more} of its host buffers was in huge pages than of {remark.other}: "
                 "how small pages lie in memory can look like distance"
             )
+        case CellRemarkKind.OF_OUTPUT:
+            return f"in {count} of {total} runs: {remark.other}"
+        case CellRemarkKind.FROM_STORAGE:
+            return (
+                f"{count} of {total} runs read from the storage, up to {byte_size(remark.bytes or 0)}: its speed is in "
+                "their numbers; warmup_runs fills the page cache before the first run, evict empties it before each"
+            )
+        case CellRemarkKind.PAGE_CACHE:
+            nodes = [f"{byte_size(size)} on node {node}" for node, size in remark.bytes_by_node.items()]
+            where = f": {', '.join(nodes)}" if nodes else ""
+            files = f"{plural(count, 'large file')} that it read ({byte_size(remark.bytes or 0)})"
+            return f"{percent(ratio)} of {files} was in the page cache after the last run{where}"
 
 
 def bound_reason(cell: MeasuredCell) -> str:
