@@ -4,7 +4,7 @@ An unknown value (None) is a dash. A minus sign is U+2212, and a value that is s
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 DASH = "–"
@@ -13,6 +13,8 @@ _NO_BREAK = "\u00a0"
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 # From this ratio on a change is easier to read as a factor than as a percentage.
 _AS_FACTOR = 2.0
+# Decimals of a percentage.
+_FINEST = 3
 
 
 # Digits
@@ -159,10 +161,31 @@ def tick_percent(value: float, plus: bool = False) -> str:
 
 
 def upper_bound(share: float) -> str:
-    """A bound in percent, rounded up to two significant digits, so that it never claims more than the data support."""
+    """A bound in percent, rounded up to two significant digits, so that it never claims more than the data support.
+
+    Of an interval: upper_end and farthest_end, which are as the interval is shown.
+    """
     hundredths = max(math.ceil(share * 1e4 - 1e-9), 1)
     step = 10 ** max(len(str(hundredths)) - 2, 0)
     return f"{math.ceil(hundredths / step) * step / 100:g} %"
+
+
+def upper_end(intervals: Iterable[Sequence[float]]) -> str:
+    """The largest upper end of intervals of penalties, above zero, written as percent_interval writes it: "11 %"."""
+    interval = max(intervals, key=lambda one: one[1])
+    return _end(interval, interval[1])
+
+
+def farthest_end(intervals: Iterable[Sequence[float]]) -> str:
+    """The end of intervals that is farthest from zero, without its sign, written as percent_interval writes it."""
+    interval = max(intervals, key=lambda one: max(map(abs, one)), default=(0.0, 0.0))
+    return _end(interval, max(map(abs, interval)))
+
+
+def _end(interval: Sequence[float], end: float) -> str:
+    """Never zero: no data show that."""
+    places = _interval_decimals(interval)
+    return f"{max(_outward(100 * end, places, up=True), 10**-places):.{places}f} %"
 
 
 def with_half_width(share: float, half: float) -> str:
@@ -205,19 +228,37 @@ def effect_with_interval(share: float, interval: Sequence[float], words: tuple[s
 
 
 def percent_interval(interval: Sequence[float]) -> str:
-    """An interval in percent with the decimals that its width supports: "[−0.4, 0.6] %"."""
-    places = _interval_decimals(interval)
-    return f"[{', '.join(_signed(100 * bound, places) for bound in interval)}] %"
+    """An interval in percent with the decimals that its width supports, its ends rounded outward: "[−0.4, 0.6] %"."""
+    return f"[{_ends(interval, _interval_decimals(interval))}] %"
+
+
+def _ends(interval: Sequence[float], places: int) -> str:
+    """In percent, rounded outward."""
+    return ", ".join(_signed(_outward(100 * end, places, up), places) for end, up in zip(interval, (False, True)))
+
+
+def _outward(number: float, places: int, up: bool) -> float:
+    """Rounded up or down to that many decimals; what differs from one by an error of computing stays there."""
+    steps = number * 10**places
+    if not math.isfinite(steps):
+        return number
+    whole = round(steps)
+    if abs(steps - whole) > 1e-6:
+        whole = math.ceil(steps) if up else math.floor(steps)
+    return whole / 10**places
 
 
 def _interval_decimals(interval: Sequence[float]) -> int:
     places = decimals(50 * (interval[1] - interval[0]))
-    return places + _hides_sign(interval, places)
+    while _hides_sign(interval, places) and places < _FINEST:
+        places += 1
+    return places
 
 
 def _hides_sign(interval: Sequence[float], places: int) -> bool:
     """Whether an end of an interval that excludes zero would be shown as zero."""
-    return interval[0] * interval[1] > 0 and not round(100 * min(map(abs, interval)), places)
+    nearest = 100 * min(map(abs, interval))
+    return interval[0] * interval[1] > 0 and not _outward(nearest, places, up=False)
 
 
 # Changes against a base
@@ -235,12 +276,9 @@ def change(effect: float, interval: Sequence[float] | None = None) -> str:
         digits = _change_decimals([bound - 1 - effect for bound in factors] or [effect / 10], 1 + effect)
         inside = f" [{', '.join(_factor(factor, digits) for factor in factors)}]" if factors else ""
         return f"× {_factor(1 + effect, digits)}{inside}"
-    digits = _change_decimals(
-        [100 * (bound - effect) for bound in interval] if interval else [10 * effect], 100 * effect
-    )
-    if interval:
-        digits += _hides_sign(interval, digits)
-    inside = f" [{', '.join(_signed(100 * bound, digits) for bound in interval)}]" if interval else ""
+    most = _most_decimals(100 * effect)
+    digits = min(_interval_decimals(interval), most) if interval else _change_decimals([10 * effect], 100 * effect)
+    inside = f" [{_ends(interval, digits)}]" if interval else ""
     return f"{_signed(100 * effect, digits, plus=True)} %{inside}"
 
 
@@ -265,8 +303,12 @@ def _change_decimals(widths: Sequence[float], number: float) -> int:
     width = max((abs(width) for width in widths), default=1.0)
     if not math.isfinite(width) or width == 0:
         return 1
-    of_number = 2 - math.floor(math.log10(max(abs(number), 1.0)))
-    return min(max(0, -math.floor(math.log10(significant(width, 1)))), max(of_number, 0))
+    return min(max(0, -math.floor(math.log10(significant(width, 1)))), _most_decimals(number))
+
+
+def _most_decimals(number: float) -> int:
+    """Of three significant digits."""
+    return max(2 - math.floor(math.log10(max(abs(number), 1.0))), 0)
 
 
 def _factor(factor: float, digits: int) -> str:

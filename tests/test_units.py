@@ -256,7 +256,7 @@ def test_shown_interval_contains_the_shown_effect(share, below, above):
         (1.9, [0.004, 5.9], "× 2.9 [1.004, 6.9]"),
         (0.0, [-0.001, 0.001], "0.0 % [−0.1, 0.1]"),
         (0.9, [-0.998, 2033.2], "+90 %"),
-        (0.016, [0.0011, 0.0314], "+1.6 % [0.1, 3.1]"),
+        (0.016, [0.0011, 0.0314], "+1.6 % [0.1, 3.2]"),
     ],
 )
 def test_a_change_has_the_decimals_that_its_interval_supports(effect, interval, text):

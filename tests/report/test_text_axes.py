@@ -29,7 +29,7 @@ def texts(*lines, values=()):
 
 def test_names_the_largest_first_and_the_same_together():
     lines = line("a", 0.1), line("b", 0.5), line("c", 0.001, "SAME"), line("d", 0.002, "SAME", 0.003)
-    assert texts(*lines) == ["dtype bf16: b +50 % [49, 51]; a +10 % [9, 11]; c and d SAME within 1.1 %"]
+    assert texts(*lines) == ["dtype bf16: b +50.0 % [49.0, 51.0]; a +10.0 % [9.0, 11.0]; c and d SAME within 1.1 %"]
 
 
 def test_combinations_of_one_model_are_a_range():
@@ -81,7 +81,7 @@ def test_states_why_an_effect_is_undecided():
     once = line("a", -0.46, "UNDECIDED", interval=False)
     assert texts(once) == ["dtype bf16: a −46 % in one pair"]
     lines = once, line("b", 0.2, "FASTER", headline=False), line("c", 0.03, "UNDECIDED", 0.05)
-    assert texts(*lines) == ["dtype bf16: probably b +20 % [19, 21]; not decided: c +3 % [−2, 8]; a −46 % in one pair"]
+    assert texts(*lines) == ["dtype bf16: probably b +20.0 % [19.0, 21.0]; not decided: c +3 % [−2, 8]; a −46 % in one pair"]
 
 
 @pytest.mark.parametrize(("axis", "name"), [
@@ -94,7 +94,7 @@ def test_axes_have_readable_names(axis, name):
 @pytest.mark.parametrize(("axis", "reason", "title"), [
     ("buffers", UndecidedReason.ONE_PAIR, "Buffers were measured once, against fp32: uncertainty unknown"),
     ("dtype", UndecidedReason.NOISE,
-     "Dtype is not decided, against fp32: at most 21 % either way (95 %), from 6 pairs a comparison"),
+     "Dtype is not decided, against fp32: at most 21.0 % either way (95 %), from 6 pairs a comparison"),
     ("dtype", UndecidedReason.PROBABLE,
      "Dtype differs in 1 of 2 comparisons, against fp32, but in none beyond the noise after correction for their "
      "number"),

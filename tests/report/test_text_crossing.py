@@ -73,7 +73,7 @@ def test_effect_of_one_process_has_its_text(changes, text):
          "not measured: where the driver's own memory is (too few processes started on node 2 instead of 0)"),
         ({"interval": (-0.01, 0.012)},
          "processes started on node 2 instead of 0, wherever they run (where the driver's own memory is): "
-         "+1 % [−1, 1]"),
+         "+1.0 % [−1.0, 1.2]"),
         ({"effect": -0.12, "interval": (-0.15, -0.09), "effect_holds": True},
          "processes started on node 2 instead of 0, wherever they run (where the driver's own memory is): "
          "−12 % [−15, −9]"),

@@ -29,7 +29,7 @@ def lines(*entries):
 
 
 def test_the_fastest_has_its_gain():
-    assert lines(entry()) == ("vit32x2x128: graph, 1,500 samples/s, +50 % [49, 51], ahead of all 2 others",)
+    assert lines(entry()) == ("vit32x2x128: graph, 1,500 samples/s, +50.0 % [49.0, 51.0], ahead of all 2 others",)
     assert finding(entry()).lead == "The fastest settings of each model, and their gain over the base (CUDA graph off)"
 
 

@@ -37,7 +37,7 @@ def test_effect_is_worded_in_its_scale(scale, loss, gain):
 
 def test_verdict_of_a_time_has_effect_and_interval_of_the_time():
     entry = penalty(0.2, interval=(0.18, 0.22))
-    assert verdict_text(entry, 0.2, Rules(), TIME) == "25 % longer [22, 28] %"
+    assert verdict_text(entry, 0.2, Rules(), TIME) == "25 % longer [21, 29] %"
     assert verdict_text(entry, 0.2, Rules()) == "20 % slower [18, 22] %"
 
 

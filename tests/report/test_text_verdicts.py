@@ -1,9 +1,30 @@
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench.report.text.verdicts import effect_text, hint_text, line_text, tile_note, verdict_text
 from tests.report import made
 
 RULES = made.RULES
+
+
+@given(
+    st.floats(-0.9, 0.9), st.floats(1e-4, 0.9), st.floats(1e-4, 0.9),
+    st.sampled_from(["few_repeats", "too_many_repeats_needed", "within_margin"]),
+)  # fmt: skip
+def test_no_sentence_contradicts_its_own_interval(penalty, below, above, reason):
+    entry = made.penalty(penalty, reason=reason, interval=(penalty - below, penalty + above), repeats_needed=9)
+    text = verdict_text(entry, penalty, RULES)
+    numbers = re.search(r"([\d.]+) %( slower| faster|) \[(\S+), (\S+)\] %", text)
+    effect, low, high = (float(numbers[at].replace("−", "-")) for at in (1, 3, 4))
+    assert low <= effect <= high
+    ends = low, high
+    if bound := re.search(r"at most ([\d.]+) % slower", text):
+        assert float(bound[1]) == (high if penalty >= 0 else -low) or float(bound[1]) <= 1 and penalty < 0
+    elif "two tests" not in text:
+        assert max(map(abs, ends)) <= 2
 
 
 @pytest.mark.parametrize(
@@ -18,7 +39,11 @@ def test_effects_have_a_direction(penalty, text):
     ("penalty", "changes", "text"),
     [
         (0.005, {"reason": "within_margin", "interval": (0.0037, 0.0063)},
-         "no difference larger than 2 %: 0.5 % slower [0.4, 0.6] %"),
+         "no difference larger than 2 %: 0.5 % slower [0.3, 0.7] %"),
+        (0.011, {"reason": "within_margin", "interval": (0.001, 0.021)},
+         "no difference larger than 2 % (two tests at 5 %): 1.1 % slower [0.1, 2.1] % (95 %)"),
+        (0.037, {"reason": "few_repeats", "interval": (-0.026, 0.103), "repeats_needed": 9},
+         "at most 11 % slower (95 %): 4 % slower [−3, 11] %; about 9 repeats would decide"),
         (-0.3, {"interval": (-0.32, -0.28)}, "30 % faster [28, 32] %"),
         (0.3, {"reason": "one_pair", "interval": None},
          "undecided: 30 % slower, from one pair, which has no spread"),

@@ -10,7 +10,7 @@ from bench.report.text.host import probed_text
 from bench.report.text.scale import RATE, Scale, scale_of
 from bench.report.text.verdicts import DIFFERENT
 from bench.report.view import View, cpus_label
-from bench.units import listed, percent, share_with_interval, upper_bound
+from bench.units import listed, percent, share_with_interval, upper_end
 
 # Without an interval only losses of this size are named one by one.
 LARGE = 0.05
@@ -232,7 +232,7 @@ def _verb(loss: Loss) -> str:
 def _bound(losses: Iterable[Loss]) -> str:
     """No loss is larger than this."""
     losses = [*losses]
-    bound = upper_bound(max(max(loss.interval[1], 0.0) for loss in losses if loss.interval))
+    bound = upper_end(loss.interval for loss in losses if loss.interval)
     return bound + losses[0].scale.after[0]
 
 

@@ -25,11 +25,11 @@ from bench.report.view import settings_label
 from bench.units import (
     change,
     change_range,
+    farthest_end,
     duration,
     keyed_values_text,
     listed,
     plural,
-    upper_bound,
     values_text,
 )
 
@@ -108,7 +108,7 @@ def axis_title(entry: AxisComparison) -> str:
     verb, why = {
         AxisState.MATTERS: ("matter" if several else "matters", ""),
         AxisState.SAME: (
-            f"{'do' if several else 'does'} not matter: no difference above {upper_bound(entry.bound or 0)}",
+            f"{'do' if several else 'does'} not matter: no difference above {_farthest(compared)}",
             "",
         ),
         AxisState.UNDECIDED: _undecided(entry.undecided_reason, compared, several),
@@ -128,11 +128,15 @@ def _undecided(reason: UndecidedReason | None, compared: Sequence[Line], several
         )
     units = ("process", "processes") if _is_crossed(compared) else ("pair", "pairs")
     pairs = plural(max((line.pairs for line in compared), default=0), *units)
-    most = max((abs(end) for line in compared for end in line.interval or ()), default=0.0)
     return (
         f"{'are' if several else 'is'} not decided",
-        f": at most {upper_bound(most)} either way (95 %), from {pairs} a comparison",
+        f": at most {_farthest(compared)} either way (95 %), from {pairs} a comparison",
     )
+
+
+def _farthest(lines: Iterable[Line]) -> str:
+    """No line differs by more."""
+    return farthest_end(line.interval for line in lines if line.interval)
 
 
 def _is_crossed(compared: Sequence[Line]) -> bool:
@@ -164,7 +168,7 @@ def model_text(entry: AxisComparison, summary: ValueSummary, model: ModelSummary
         return "not measured"
     verdicts = {line.verdict for line in lines}
     if verdicts == {Verdict.SAME}:
-        return f"SAME within {upper_bound(model.bound or 0)}"
+        return f"SAME within {_farthest(lines)}"
     return _where_different(lines) if verdicts & set(DIFFERENT) else f"undecided ({_range(lines)})"
 
 
@@ -191,7 +195,8 @@ def _over_models(entry: AxisComparison, summary: ValueSummary) -> Iterator[str]:
     else:
         yield from (f"{one.model} {model_text(entry, summary, one)}" for one in differ)
     if same := by_state[AxisState.SAME]:
-        yield f"{_names(same)} SAME within {upper_bound(max(one.bound or 0.0 for one in same))}"
+        lines = [line for one in same for line in _lines(entry, summary, one)]
+        yield f"{_names(same)} SAME within {_farthest(lines)}"
     for reason, before, after in (
         (UndecidedReason.PROBABLE, "probably ", ""),
         (UndecidedReason.NOISE, "not decided: ", ""),

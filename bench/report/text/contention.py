@@ -6,7 +6,7 @@ from statistics import geometric_mean
 from bench.records.results import Contention, Results, Verdict
 from bench.report.text.verdicts import DECIDED
 from bench.report.view import settings_label
-from bench.units import DASH, bandwidth, fixed, percent, share_with_interval, upper_bound
+from bench.units import DASH, bandwidth, farthest_end, fixed, percent, share_with_interval
 
 # (model and settings, load, placement of the others)
 Group = tuple[str, str, str]
@@ -108,8 +108,7 @@ def _remaining(entries: Sequence[Contention], busy: int) -> str:
         return "not compared with a GPU in isolation"
     lines = [line for line in lines if line.effect is not None]
     if all(line.verdict is Verdict.SAME for line in lines):
-        bound = max(abs(end) for line in lines for end in line.interval or ())
-        return f"all remains (SAME within {upper_bound(bound)})"
+        return f"all remains (SAME within {farthest_end(line.interval for line in lines if line.interval)})"
     text = " to ".join(dict.fromkeys(percent(1 + effect) for effect in (effects[0], effects[-1])))
     if len(lines) == 1:
         text = share_with_interval(1 + effects[0], _loss_interval(lines[0].interval))

@@ -1,7 +1,6 @@
 """Comparisons inside processes that measured several placements by turns, and what a process's start changes."""
 
 import json
-import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -15,7 +14,7 @@ from bench.records.study import ListedModel, Study
 from bench.report.text.verdicts import hint_text
 from bench.report.view import cpus_label
 from bench.study.models import read_model
-from bench.units import change, exact_percent, listed, percent, plural, upper_bound
+from bench.units import change, exact_percent, farthest_end, listed, percent, plural
 
 # What only the node of a process's start decides, whatever it is moved to later.
 BIRTH = "where the driver's own memory is"
@@ -81,12 +80,10 @@ def interaction_text(birth: BirthContrast, rules: Rules, cpu_groups: Mapping[int
             f"on {_named(birth.node, cpu_groups)}: a running process that is moved is not like one that is started "
             "there"
         )
-    within = max(abs(low), abs(high))
-    if within > rules.margin:
-        return (
-            f"whether moving a running process does what starting it there does is known to {upper_bound(within)} only"
-        )
-    return f"moving a running process has the same effect wherever it was started, within {upper_bound(within)}"
+    within = farthest_end([birth.penalty_change_interval])
+    if max(abs(low), abs(high)) > rules.margin:
+        return f"whether moving a running process does what starting it there does is known to {within} only"
+    return f"moving a running process has the same effect wherever it was started, within {within}"
 
 
 def card_lines(entries: Sequence[Penalty]) -> list[str]:
@@ -94,8 +91,9 @@ def card_lines(entries: Sequence[Penalty]) -> list[str]:
     births = [birth for entry in crossed(entries) for birth in entry.births]
     if not births:
         return []
-    most = max(max(map(abs, birth.interval)) if birth.interval else math.inf for birth in births)
-    bound = f", which changes throughput by at most {upper_bound(most)} (95 %)" if most <= LARGEST_BOUND else ""
+    known = [birth.interval for birth in births if birth.interval]
+    is_bound = len(known) == len(births) and max(abs(end) for ends in known for end in ends) <= LARGEST_BOUND
+    bound = f", which changes throughput by at most {farthest_end(known)} (95 %)" if is_bound else ""
     lines = [f"Measured by turns inside the same processes. Not measured: {BIRTH}{bound}."]
     if any(birth.change_holds for birth in births):
         lines.append("Moving a running process does not always do what starting it there does: see the penalties.")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bench.analysis.statistics import same_alpha
 from bench.records.results import (
     Change,
     Judged,
@@ -25,7 +26,7 @@ from bench.units import (
     percent_interval,
     plural,
     rounded_up,
-    upper_bound,
+    upper_end,
 )
 
 
@@ -96,10 +97,12 @@ def _judged(
     shown = scale.share(interval[0]), scale.share(interval[1])
     effect = effect_with_interval(scale.share(penalty), shown, scale.words)
     if entry.reason is Reason.WITHIN_MARGIN:
-        return f"no difference larger than {exact_percent(rules.margin)}: {effect}"
+        beyond = max(map(abs, shown)) > rules.margin
+        tested = f" (two tests at {exact_percent(same_alpha(rules.confidence))})" if beyond else ""
+        return f"no difference larger than {exact_percent(rules.margin)}{tested}: {effect}{' (95 %)' if beyond else ''}"
     if entry.reason is Reason.DIFFERENT:
         return effect
-    at_most = f"at most {upper_bound(max(shown[1], 0.0))} {scale.words[0]} (95 %)"
+    at_most = f"at most {upper_end([shown])} {scale.words[0]} (95 %)"
     if shown[1] > LARGEST_CHANGE:
         at_most = f"possibly {scale.words[0]} by any amount"
     if entry.reason is Reason.UNINFORMATIVE:
