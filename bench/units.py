@@ -234,7 +234,9 @@ def percent_interval(interval: Sequence[float]) -> str:
 
 def _ends(interval: Sequence[float], places: int) -> str:
     """In percent, rounded outward."""
-    return ", ".join(_signed(_outward(100 * end, places, up), places) for end, up in zip(interval, (False, True)))
+    low, high = interval
+    ends = _outward(100 * low, places, up=False), _outward(100 * high, places, up=True)
+    return ", ".join(_signed(end, places) for end in ends)
 
 
 def _outward(number: float, places: int, up: bool) -> float:
@@ -242,10 +244,10 @@ def _outward(number: float, places: int, up: bool) -> float:
     steps = number * 10**places
     if not math.isfinite(steps):
         return number
-    whole = round(steps)
+    whole: int = round(steps)
     if abs(steps - whole) > 1e-6:
         whole = math.ceil(steps) if up else math.floor(steps)
-    return whole / 10**places
+    return float(whole / 10**places)
 
 
 def _interval_decimals(interval: Sequence[float]) -> int:

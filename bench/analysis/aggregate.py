@@ -25,18 +25,12 @@ from bench.records.results import (
     CrossedRun,
     Extremes,
     MeasuredCell,
-    PenaltyClass,
     Values,
 )  # fmt: skip
 from bench.records.run import Latency, Outcome, Result, Run, Stage, Stages, StartMethod
 from bench.records.study import TRACED, Cell, Settings, Study
-from bench.records.trace import Metrics, Regime
+from bench.records.trace import Metrics
 
-PENALTY_CLASSES = {
-    Regime.TRANSFER_BOUND: PenaltyClass.MEMORY_BOUND,
-    Regime.BALANCED: PenaltyClass.BALANCED,
-    Regime.COMPUTE_BOUND: PenaltyClass.COMPUTE_BOUND,
-}
 CLOCKS_AGREE_WITHIN = 0.02
 # A profiler that costs more than this made another run of it; latencies of the two are then not compared.
 PERTURBED = 0.05
@@ -142,7 +136,6 @@ def measured_cell(
         metric=metric,
         mean_samples_s=mean([mean_samples_s(one, cell.batch_size) for one in results]) if rates else None,
         worst_p99_us=max((one.p99 for one in latencies if one.p99 is not None), default=None),
-        penalty_class=PENALTY_CLASSES.get(regime) if regime else None,
         latency_us=latency,
         solo_us=_median_stages(results),
         compile_s=_compile_s(runs),

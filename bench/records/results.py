@@ -29,14 +29,6 @@ class NoiseClass(StrEnum):
     UNKNOWN = "unknown"
 
 
-class PenaltyClass(StrEnum):
-    """By the measured regime; launch-bound and stalled cells have none, as neither copies nor kernels limit them."""
-
-    MEMORY_BOUND = "memory-bound"
-    BALANCED = "balanced"
-    COMPUTE_BOUND = "compute-bound"
-
-
 class CellState(StrEnum):
     """How far a cell has come; what is only missing is not a failure."""
 
@@ -373,7 +365,6 @@ class MeasuredCell(Record, frozen=True, kw_only=True):
     metric: CellMetric | None = None
     mean_samples_s: float | None = None
     worst_p99_us: float | None = None
-    penalty_class: PenaltyClass | None = None
     latency_us: Latency | None = None
     solo_us: Stages | None = None
     compile_s: Extremes | None = None

@@ -132,7 +132,7 @@ def penalty_rows(page: Page) -> list[Row]:
                 "disturbed": disturbed_text(entry),
                 "detectable": percent(scale.share(entry.mde)) if entry.mde and not entry.is_uninformative else DASH,
                 "pairs": entry.pairs,
-                "class": view.cells[entry.local_cell].penalty_class or DASH,
+                "regime": metrics.regime if (metrics := view.cells[entry.local_cell].metrics) else DASH,
             }
         )
     return rows

@@ -163,7 +163,6 @@ def flat_row(cell: MeasuredCell) -> Row:
                 "bottleneck", "regime"):  # fmt: skip
         row[key] = metrics and getattr(metrics, key)
     row |= {
-        "penalty_class": cell.penalty_class,
         "bound_us": cell.bound and cell.bound.bound_us,
         "clock_host_over_trace": cell.clocks and cell.clocks.host_over_trace,
         "clock_events_over_trace": cell.clocks and cell.clocks.events_over_trace,

@@ -6,7 +6,6 @@ import pytest
 from msgspec import structs
 
 from bench.analysis.aggregate import (
-    PENALTY_CLASSES,
     clocks,
     measured_cell,
     merge_latencies,
@@ -23,7 +22,6 @@ from bench.records.results import (
     CellState,
     Extremes,
     NoiseClass,
-    PenaltyClass,
     Term,
     TransferBytes,
 )
@@ -275,14 +273,6 @@ def test_a_bound_above_the_measured_time_is_remarked(measure):
 
     (remark,) = measure(slowed).remarks
     assert (remark.kind, remark.term) == (CellRemarkKind.BOUND_ABOVE_MEASURED, Term.COMPUTE) and remark.ratio > 1
-
-
-def test_penalty_class_follows_the_regime():
-    assert PENALTY_CLASSES == {
-        Regime.TRANSFER_BOUND: PenaltyClass.MEMORY_BOUND,
-        Regime.BALANCED: PenaltyClass.BALANCED,
-        Regime.COMPUTE_BOUND: PenaltyClass.COMPUTE_BOUND,
-    }
 
 
 def test_latencies_merge_by_the_median_and_the_largest_maximum():

@@ -194,9 +194,9 @@ def _link(old: Json) -> Json:
 
 
 def with_new_labels(value: Json) -> Json:
-    """Labels that have another name now, keys included."""
+    """Labels that have another name now, keys included; without sentences, and what is no longer stored."""
     if isinstance(value, dict):
-        kept = {key: one for key, one in value.items() if key not in ("text", "hint")}
+        kept = {key: one for key, one in value.items() if key not in ("text", "hint", "penalty_class")}
         return {_RENAMED.get(key, key): with_new_labels(one) for key, one in kept.items()}
     if isinstance(value, list):
         return [with_new_labels(one) for one in value]

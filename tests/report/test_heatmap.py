@@ -54,7 +54,7 @@ def test_a_loss_that_may_be_noise_has_no_colour_and_a_note(numa_view):
     for _, tiles in by_model["vit32x4x256"].rows:
         near, far = sorted(tiles, key=lambda tile: not tile.local)
         assert (near.note, near.colour, far.colour) == ("", "#FFFFFF", "#FFFFFF")
-        assert far.note in ("not decided", "probably faster")
+        assert far.note in ("undecided", "probably faster")
     notes = {tile.note for _, tiles in by_model["vit16x12x1024"].rows for tile in tiles}
     assert notes <= {"", "same"} and "same" in notes
 

@@ -59,7 +59,7 @@ def test_an_undecided_range_names_its_ends_too():
         line("a", effect, "UNDECIDED", setting=setting)
         for effect, setting in ((0.02, None), (3.5, {"batch_size": 1}), (0.4, {"batch_size": 4}))
     ]
-    assert texts(*lines)[0].endswith("not decided: a × 1.02 (base) to 4.5 (bs1)")
+    assert texts(*lines)[0].endswith("undecided: a × 1.02 (base) to 4.5 (bs1)")
 
 
 def test_a_value_that_was_not_measured_is_named():
@@ -74,14 +74,16 @@ def test_many_different_models_are_a_range():
 
 def test_many_undecided_models_are_a_range():
     found = texts(*(line(f"m{number}", 0.01 * number, "UNDECIDED") for number in range(1, 7)))
-    assert found == ["dtype bf16: not decided: 6 models +1.0 % to +6.0 %"]
+    assert found == ["dtype bf16: undecided: 6 models +1.0 % to +6.0 %"]
 
 
 def test_states_why_an_effect_is_undecided():
     once = line("a", -0.46, "UNDECIDED", interval=False)
     assert texts(once) == ["dtype bf16: a −46 % in one pair"]
     lines = once, line("b", 0.2, "FASTER", headline=False), line("c", 0.03, "UNDECIDED", 0.05)
-    assert texts(*lines) == ["dtype bf16: probably b +20.0 % [19.0, 21.0]; not decided: c +3 % [−2, 8]; a −46 % in one pair"]
+    assert texts(*lines) == [
+        "dtype bf16: probably b +20.0 % [19.0, 21.0]; undecided: c +3 % [−2, 8]; a −46 % in one pair"
+    ]
 
 
 @pytest.mark.parametrize(("axis", "name"), [
@@ -94,7 +96,7 @@ def test_axes_have_readable_names(axis, name):
 @pytest.mark.parametrize(("axis", "reason", "title"), [
     ("buffers", UndecidedReason.ONE_PAIR, "Buffers were measured once, against fp32: uncertainty unknown"),
     ("dtype", UndecidedReason.NOISE,
-     "Dtype is not decided, against fp32: at most 21.0 % either way (95 %), from 6 pairs a comparison"),
+     "Dtype is undecided, against fp32: at most 21.0 % either way (95 %), from 6 pairs a comparison"),
     ("dtype", UndecidedReason.PROBABLE,
      "Dtype differs in 1 of 2 comparisons, against fp32, but in none beyond the noise after correction for their "
      "number"),

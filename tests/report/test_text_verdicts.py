@@ -22,7 +22,7 @@ def test_no_sentence_contradicts_its_own_interval(penalty, below, above, reason)
     assert low <= effect <= high
     ends = low, high
     if bound := re.search(r"at most ([\d.]+) % slower", text):
-        assert float(bound[1]) == (high if penalty >= 0 else -low) or float(bound[1]) <= 1 and penalty < 0
+        assert float(bound[1]) == (high if penalty >= 0 else -low) or (float(bound[1]) <= 1 and penalty < 0)
     elif "two tests" not in text:
         assert max(map(abs, ends)) <= 2
 
@@ -54,7 +54,7 @@ def test_effects_have_a_direction(penalty, text):
          "6 repeats would show more"),
         (0.012, {"reason": "too_many_repeats_needed", "interval": (-0.1, 0.12), "repeats_needed": 2831},
          "at most 12 % slower (95 %): 1 % slower [−10, 12] %; about 2,900 repeats would decide, "
-         "more than the 20 allowed"),
+         "more than --max-repeats 20"),
         (0.2, {"reason": "uninformative", "interval": (-9.0, 0.9), "mde": 0.99},
          "at most 90 % slower (95 %): [−900, 90] %; with this noise a loss of nearly all could stay undetected"),
         (None, {"reason": "not_measured", "interval": None}, "not measured: no block has both runs"),
@@ -100,7 +100,7 @@ def test_a_line_without_runs_names_the_failed_cell():
         ("SLOWER", {}, ""),
         ("SLOWER", {"headline": False}, "probably slower"),
         ("SAME", {}, "same"),
-        ("UNDECIDED", {}, "not decided"),
+        ("UNDECIDED", {}, "undecided"),
         ("UNDECIDED", {"interval": None}, ""),
     ],
 )

@@ -237,7 +237,7 @@ def _bound(losses: Iterable[Loss]) -> str:
 
 
 def _at_most(losses: Iterable[Loss]) -> str:
-    """What is known of losses that are not decided."""
+    """What is known of undecided losses."""
     return f"at most {_bound(losses)} (95 %)"
 
 
@@ -282,7 +282,7 @@ def _not_different(losses: Sequence[Loss]) -> str:
     parts = [f"nothing above {_bound(same)} in {len(same)}"] if same else []
     if len(losses) > len(same):
         undecided = [loss for loss in losses if loss.is_undecided]
-        bound = f"{_at_most(undecided)}, not decided," if undecided else "not decided"
+        bound = f"{_at_most(undecided)}, undecided," if undecided else "undecided"
         parts.append(f"{bound} in {len(losses) - len(same)}")
     return ", ".join(parts)
 

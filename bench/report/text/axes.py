@@ -25,8 +25,8 @@ from bench.report.view import settings_label
 from bench.units import (
     change,
     change_range,
-    farthest_end,
     duration,
+    farthest_end,
     keyed_values_text,
     listed,
     plural,
@@ -75,9 +75,9 @@ def findings(entries: Iterable[AxisComparison], cells: Cells, contention: Sequen
 def what_matters(found: Sequence[Finding]) -> str:
     """One sentence over all axes."""
     labels = {AxisState.MATTERS: "What matters", AxisState.SAME: "What does not"}
-    names: dict[str, list[str]] = {label: [] for label in (*labels.values(), "Not decided")}
+    names: dict[str, list[str]] = {label: [] for label in (*labels.values(), "Undecided")}
     for one in found:
-        names[labels.get(one.state or AxisState.UNDECIDED, "Not decided")].append(axis_name(one.axis))
+        names[labels.get(one.state or AxisState.UNDECIDED, "Undecided")].append(axis_name(one.axis))
     return " ".join(f"{label}: {', '.join(own)}." for label, own in names.items() if own)
 
 
@@ -129,7 +129,7 @@ def _undecided(reason: UndecidedReason | None, compared: Sequence[Line], several
     units = ("process", "processes") if _is_crossed(compared) else ("pair", "pairs")
     pairs = plural(max((line.pairs for line in compared), default=0), *units)
     return (
-        f"{'are' if several else 'is'} not decided",
+        f"{'are' if several else 'is'} undecided",
         f": at most {_farthest(compared)} either way (95 %), from {pairs} a comparison",
     )
 
@@ -199,7 +199,7 @@ def _over_models(entry: AxisComparison, summary: ValueSummary) -> Iterator[str]:
         yield f"{_names(same)} SAME within {_farthest(lines)}"
     for reason, before, after in (
         (UndecidedReason.PROBABLE, "probably ", ""),
-        (UndecidedReason.NOISE, "not decided: ", ""),
+        (UndecidedReason.NOISE, "undecided: ", ""),
         (UndecidedReason.ONE_PAIR, "", " in one pair"),
     ):
         if undecided := [one for one in summary.models if one.undecided_reason is reason]:

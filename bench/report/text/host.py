@@ -75,8 +75,12 @@ def _why_one_node(gpu: Probed) -> str:
         return f"in scan {seen.scan} the groups are {apart} apart, less than {needed}"
     if gpu.hidden_nodes is HiddenNodes.UNSTABLE_LATENCIES:
         return f"the groups' latencies moved by {percent(seen.shift)} between the scans"
-    p_value = "" if seen.p_value is None else f", p = {fixed(seen.p_value, 3)}"
-    return f"one group (dip test of two scans{p_value})"
+    chance = seen.p_value
+    if chance is None:
+        return "one group"
+    return (
+        f"one group: without groups, CPUs look at least as split in {percent(chance)} of cases (dip test of two scans)"
+    )
 
 
 def copy_texts(probe: Probe) -> list[str]:

@@ -113,8 +113,8 @@ def _judged(
         return f"{at_most}: {found}, whose spread is hardly known; {repeats} {units.repeats} would show more"
     if entry.reason is Reason.TOO_MANY_REPEATS_NEEDED:
         return (
-            f"{at_most}: {effect}; about {rounded_up(repeats)} {units.repeats} would decide, more than the "
-            f"{rules.max_repeats} allowed"
+            f"{at_most}: {effect}; about {rounded_up(repeats)} {units.repeats} would decide, more than "
+            f"--max-repeats {rules.max_repeats}"
         )
     return f"{at_most}: {effect}; about {repeats} {units.repeats} would decide"
 
@@ -167,4 +167,4 @@ def tile_note(entry: Penalty) -> str:
         return ""
     if entry.verdict in DIFFERENT:
         return "" if entry.headline else f"probably {entry.verdict.lower()}"
-    return "same" if entry.verdict is Verdict.SAME else "not decided"
+    return "same" if entry.verdict is Verdict.SAME else "undecided"
