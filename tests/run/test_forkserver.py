@@ -233,7 +233,7 @@ def test_command_shows_the_start_method() -> None:
 @pytest.mark.slow
 def test_forked_crossing_measures_what_an_executed_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the same surroundings; two processes of a study come from one server."""
-    monkeypatch.setattr(crossing, "Group", partial(Group, measure_s=0.05, window_s=0.002, lead_s=0.002))
+    monkeypatch.setattr(crossing, "Group", partial(Group, measure_s=1, window_s=0.002, lead_s=0.002))
     records, sessions, seen, servers = {}, {}, {}, []
     for how, repeats in ((EXEC, (1,)), (FORK, (1, 2))):
         asked = {
@@ -245,7 +245,7 @@ def test_forked_crossing_measures_what_an_executed_one_does(tmp_path: Path, monk
         grid, lock = directory.grid(), HostLock(tmp_path)
 
         def look(progress: Progress, how: StartMethod = how, lock: HostLock = lock) -> None:
-            if how not in seen and progress.state is RunState.MEASURING:
+            if how not in seen and progress.state in (RunState.WARMUP, RunState.MEASURING, RunState.FINISHING):
                 seen[how], sessions[how] = surroundings(lock.holder().children[-1].pid), lock.sessions()
 
         for repeat in repeats:
