@@ -39,7 +39,7 @@ from bench.run.child import ChildEnd, Process, log_tail, scratch_folder, workloa
 from bench.run.experiment_log import log_runs
 from bench.run.free_gpu import wait_until_free
 from bench.run.lock import HostLock
-from bench.run.peers import PeerFailed, Peers, failed_at, peers_of
+from bench.run.peers import PeerFailed, Peers, peers_of
 from bench.run.progress import BatchCounter, Progress, Report
 from bench.storage import boot_id, utc_now, write_json, write_text
 from bench.study.directory import RunDirectory
@@ -179,14 +179,18 @@ def _attempts(
     try:
         peers = peers_of(directory, cell)
     except NoPeers as error:
-        advice = "choose another concurrent_placement, or fewer concurrent_gpus"
-        return 0, Attempt(Failure(status=Outcome.NOT_RUNNABLE, reason=error.what, advice=advice))
+        return 0, without_peers(error)
     gpus = [cell.gpu_uuid, *(peer.gpu_uuid for peer in peers)] if cell.device == "cuda" else []
 
     def start(number: int, report: Report) -> Attempt:
         return attempt_once(directory, cell, slot, peers, lock, number, report)
 
     return attempts(directory.record(cell.name, slot.repeat), gpus, start, report)
+
+
+def without_peers(error: NoPeers) -> Attempt:
+    advice = "choose another concurrent_placement, or fewer concurrent_gpus"
+    return Attempt(Failure(status=Outcome.NOT_RUNNABLE, reason=error.what, advice=advice))
 
 
 def attempts(
@@ -311,10 +315,11 @@ class _Measured:
             return end, monitor
 
     def _judged(self, process: Process, end: ChildEnd | None) -> Failure | None:
-        """end: None where a peer's failure ended it. The failure that came first is the reason of the others."""
-        own, of_peer = process.failure(end or ENDED), self._peers.failure()
-        if of_peer and (own is None or of_peer.at_s <= failed_at(process, time.time())):
-            return of_peer.failure
+        """end: None where a peer's failure ended it."""
+        own = process.failure(end or ENDED)
+        reason = self._peers.reason(process, own)
+        if reason is not own:
+            return reason
         if not self._profiler or end is None:
             return own
         if own is None or own.status is Outcome.CRASHED:

@@ -13,6 +13,7 @@ from msgspec import structs
 
 from bench.errors import StudyError
 from bench.host.binding import KILLED, trial_bind
+from bench.host.peers import NoPeers
 from bench.records.base import plain
 from bench.records.host import format_cpulist
 from bench.records.run import (
@@ -22,6 +23,7 @@ from bench.records.run import (
     Failure,
     Group,
     Mode,
+    Monitor,
     Outcome,
     Run,
     StartMethod,
@@ -30,6 +32,7 @@ from bench.records.run import (
 )
 from bench.records.study import Cell, Placement, Slot
 from bench.run.attempt import (
+    ENDED,
     Attempt,
     Begin,
     attempts,
@@ -38,16 +41,21 @@ from bench.run.attempt import (
     hung,
     run_of,
     watched,
+    without_peers,
     without_start,
 )
 from bench.run.child import ChildEnd, Process, log_tail, misplacement, scratch_folder, workload_argv
 from bench.run.experiment_log import log_runs
 from bench.run.forkserver import SERVERS, served
 from bench.run.lock import HostLock
+from bench.run.peers import PeerFailed, Peers, during, peers_of
 from bench.run.progress import BatchCounter, Report
 from bench.storage import write_json
 from bench.study.directory import RunDirectory
 from bench.trace.profilers import get_profiler
+
+# Of which some lie inside each turn, of 20 ms or four batches at least.
+PEERS_WINDOW_S = 0.005
 
 
 def execute_group(
@@ -79,7 +87,7 @@ def execute_group(
         whole = replace(whole, crossing=whole.crossing or asked)
     runs = []
     for slot, cell in cells.items():
-        own = replace(excluded[slot], crossing=whole.crossing) if slot in excluded else _own(whole, slot)
+        own = replace(excluded[slot], crossing=whole.crossing) if slot in excluded else _own(whole, cell)
         runs.append(run_of(directory, cell, slot, invocation, begin, 0 if slot in excluded else number, own))
     # One process: one end, and one time.
     runs = [structs.replace(run, ended_at=runs[0].ended_at, wall_s=runs[0].wall_s) for run in runs]
@@ -114,18 +122,34 @@ def _attempts(
     directory: RunDirectory, measured: Mapping[Slot, Cell], asked: Crossing, lock: HostLock, report: Report
 ) -> tuple[int, Attempt]:
     first, cell = next(iter(measured.items()))
-    gpus = [cell.gpu_uuid] if cell.device == "cuda" else []
+    try:
+        # Of all its cells: where a cell is measured decides nothing about them.
+        peers = peers_of(directory, cell)
+    except NoPeers as error:
+        return 0, without_peers(error)
+    gpus = [cell.gpu_uuid, *(peer.gpu_uuid for peer in peers)] if cell.device == "cuda" else []
     file = directory.path / "cells" / f"{first.process}.json"
     # The stages in isolation, once for each birth.
     solo = not first.is_traced and asked.process <= len(_births(directory, first))
     write_json(file, plain(Group(crossing=asked, cells=[*measured.values()], seed=cell.seed, solo=solo)))
 
     def start(number: int, report: Report) -> Attempt:
-        with scratch_folder() as scratch:
-            crossed = _Crossed(directory, first, [*measured.values()], asked, file, Path(scratch))
-            return crossed.run(lock, report, append_logs=number > 1)
+        with scratch_folder() as folder:
+            scratch = Path(folder)
+            barrier = scratch / "barrier"
+            barrier.mkdir()
+            with Peers(peers, directory, _load_of(first, [*measured.values()]), first.process, barrier) as beside:
+                crossed = _Crossed(directory, first, [*measured.values()], asked, file, scratch, beside)
+                attempt = crossed.run(lock, report, append_logs=number > 1)
+            return replace(attempt, peers=beside.records())
 
     return attempts(directory.record(first.cell, first.repeat), gpus, start, report)
+
+
+def _load_of(slot: Slot, cells: Sequence[Cell]) -> Cell:
+    """What peers run beside a process of these cells."""
+    whole_s = len(cells) * cells[0].timeout_s
+    return structs.replace(cells[0], name=slot.process, timeout_s=whole_s, window_s=PEERS_WINDOW_S)
 
 
 def _births(directory: RunDirectory, slot: Slot) -> set[Placement]:
@@ -143,19 +167,22 @@ class _Crossed:
         asked: Crossing,
         group_file: Path,
         scratch: Path,
+        peers: Peers,
     ) -> None:
-        self._cells, self._asked, self._host = cells, asked, directory.host()
+        self._cells, self._asked, self._host, self._peers = cells, asked, directory.host(), peers
         self._profiler = get_profiler(cells[0].profiler) if slot.is_traced else None
         self._reports = {cell.name: directory.report(cell.name) for cell in cells}
         # Of a profiler that writes the traces of all cells under one name.
         self._report = directory.report(slot.process)
-        # nsys starts the process itself. A program of the user is imported by an interpreter of its own.
-        own = self._profiler or cells[0].model.kind in ("python", "pt2")
+        # nsys starts the process itself. A program of the user is imported by an interpreter of its own. Peers have
+        # theirs too, so that a fork would save no time.
+        own = self._profiler or peers.options or cells[0].model.kind in ("python", "pt2")
         self._start = StartMethod.EXEC if own else StartMethod(directory.study().start)
         self._counter = BatchCounter(scratch / "progress")
         file = scratch / "result.json"
         mode = Mode.TRACED if self._profiler else Mode.CROSSED
-        argv = workload_argv(group_file, mode, file, "--progress", str(scratch / "progress"), of_group=True)
+        options = ("--progress", str(scratch / "progress"), *peers.options)
+        argv = workload_argv(group_file, mode, file, *options, of_group=True)
         # It binds itself: a fork server is bound to no node.
         unbound = structs.replace(cells[0], binding="none", timeout_s=len(cells) * cells[0].timeout_s)
         logs = directory.log(slot.process, "stdout"), directory.log(slot.process, "stderr")
@@ -177,16 +204,24 @@ class _Crossed:
 
         def poll() -> None:
             report(self._counter.read())
+            self._peers.check()
 
+        end: ChildEnd | None = None
+        monitor: Monitor | None = None
         try:
             with avoid_measured_cpus(self._host, self._cells) as cpus:
                 # nsys works beside a traced process all the time; that is not a disturbance, and it times nothing.
                 watch = None if profiler else watched(self._host, self._cells, cpus, lock.sessions)
                 observer_cpus = format_cpulist(os.sched_getaffinity(0))
                 try:
+                    self._peers.start(lock, cpus, append_logs)
                     end = process.run(lock, cpus, poll, append_logs=append_logs, start=start)
+                except PeerFailed:
+                    pass
                 finally:
                     monitor = watch.summary() if watch else None
+            if end and end.exit_code == 0:
+                self._peers.finish()
         except OSError as error:
             return replace(attempt, failure=process.not_run(error))
         finally:
@@ -203,10 +238,12 @@ class _Crossed:
             crossed=self._with_traces(written, process) if written else [],
         )
 
-    def _failure(self, process: Process, end: ChildEnd) -> Failure | None:
-        failure = _judged(process, end)
-        if not self._profiler or failure is None:
-            return failure
+    def _failure(self, process: Process, end: ChildEnd | None) -> Failure | None:
+        """end: None where a peer's failure ended it."""
+        failure = _judged(process, end or ENDED)
+        reason = self._peers.reason(process, failure)
+        if not self._profiler or end is None or failure is None or reason is not failure:
+            return reason
         if end.timed_out:
             return hung(self._profiler, process.cell, process.report.exists(), failure)
         if failure.status is Outcome.CRASHED and end.exit_code:
@@ -242,13 +279,16 @@ def _judged(process: Process, end: ChildEnd) -> Failure | None:
     return failure
 
 
-def _own(whole: Attempt, slot: Slot) -> Attempt:
+def _own(whole: Attempt, cell: Cell) -> Attempt:
     """What a process gave for one of its cells."""
     if whole.failure:
         return whole
-    given = next((one for one in whole.crossed if one.cell == slot.cell), None)
+    given = next((one for one in whole.crossed if one.cell == cell.name), None)
     if given is None or (given.result is None and given.failure is None):
         reason = "the process ended well, but wrote nothing about this cell"
         return replace(whole, failure=Failure(status=Outcome.CRASHED, reason=reason, advice="see its log"))
-    certificate = given.result.certificate if given.result else None
-    return replace(whole, failure=given.failure or misplacement(certificate), result=given.result)
+    result, peers = given.result, whole.peers
+    if result and result.mode is Mode.CROSSED:
+        peers = [during(result.windows, peer, cell.batch_size) for peer in peers]
+    failure = given.failure or misplacement(result.certificate if result else None)
+    return replace(whole, failure=failure, result=result, peers=peers)

@@ -1,7 +1,9 @@
 """The processes that keep other GPUs busy while one is measured."""
 
+import statistics
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from msgspec.structs import replace
 
 from bench.host.peers import PeerPlacement, choose_peers
 from bench.records.base import plain
-from bench.records.run import Failure, Mode, Outcome, Peer, ProbeStage, read_record
+from bench.records.run import Failure, Mode, Outcome, Peer, ProbeStage, Window, read_record
 from bench.records.study import Cell
 from bench.run.child import ChildEnd, Process, workload_argv
 from bench.run.lock import HostLock
@@ -109,6 +111,16 @@ class Peers:
                 failures.append(PeerFailure(at_s, replace(failure, reason=reason)))
         return min(failures, key=lambda one: one.at_s, default=None)
 
+    def reason(self, process: Process, own: Failure | None) -> Failure | None:
+        """Why a run failed, by why its measured process did: the failure that came first is the reason of the others.
+
+        None if neither it nor a peer failed.
+        """
+        of_peer = self.failure()
+        if of_peer and (own is None or of_peer.at_s <= failed_at(process, time.time())):
+            return of_peer.failure
+        return own
+
     def records(self) -> list[Peer]:
         """What is stored of each, once they have ended."""
         return [
@@ -191,6 +203,26 @@ def peer_cell(cell: Cell, peer: PeerPlacement) -> Cell:
     if peer.node is None:
         return replace(own, binding="none")
     return replace(own, cpu_node=peer.node, mem_node=peer.node)
+
+
+def during(turns: Sequence[Window], peer: Peer, batch_size: int) -> Peer:
+    """The peer with those of its windows that lie inside these turns of one side, and its throughput then.
+
+    Without a result where none does. All processes of a host have one monotonic clock.
+    """
+    if not peer.result:
+        return peer
+    # A turn begins with its lead-in, so that it ends later than this, by the lead-in's unknown length.
+    spans = [(turn.start_ns, turn.start_ns + 1e9 * turn.duration_s) for turn in turns]
+    windows = [
+        window
+        for window in peer.result.windows
+        if any(begin <= window.start_ns and window.start_ns + 1e9 * window.duration_s <= end for begin, end in spans)
+    ]
+    if not windows:
+        return replace(peer, result=None)
+    rate = statistics.median(batch_size / window.batch_s for window in windows)
+    return replace(peer, result=replace(peer.result, windows=windows, throughput_samples_s=rate))
 
 
 def failed_at(process: Process, ended_at_s: float) -> float:

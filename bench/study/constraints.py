@@ -110,7 +110,6 @@ def why_not_crossed(settings: Settings) -> Violation | None:
     """
     reasons = {
         "preprocess_queue": settings.preprocess_queue and "its thread cannot be moved with the others",
-        "concurrent_gpus": settings.concurrent_gpus > 1 and "the other GPUs are processes of their own",
         "compile_model": settings.compile_model == "max-autotune" and "it chooses kernels by timing them on one node",
         "binding": settings.binding in ("cpus", "none") and "each turn binds CPUs and memory to its node",
     }

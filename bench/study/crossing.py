@@ -138,6 +138,8 @@ def _why_not(cells: Sequence[Cell], topology: Topology) -> str:
     if len(usable) < 2:
         count = f"{len(usable)} cell that can run here" if len(cells) > 1 else "a single cell"
         return f"{group} has {count}: there is nothing to compare it with in one process"
+    if cells[0].concurrent_gpus > 1 and len({_load_settings(cell) for cell in usable}) > 1:
+        return f"the peers of {group} run what it runs, so their load would change with its turns"
     for node, needed in sorted(pools_by_node(usable).items()):
         known = topology.node(node)
         if known and needed > known.memory_bytes:
@@ -146,6 +148,11 @@ def _why_not(cells: Sequence[Cell], topology: Topology) -> str:
                 f"which has {byte_size(known.memory_bytes)}"
             )
     return ""
+
+
+def _load_settings(cell: Cell) -> Hashable:
+    """What peers take over from the cell that they run beside; of its node they depend in no way."""
+    return cell.cpus, *(getattr(cell, setting) for setting in SIDE_SETTINGS)
 
 
 def _births(cells: Sequence[Cell], topology: Topology) -> tuple[Placement, ...]:

@@ -6,7 +6,7 @@ Exit code 0: the result was written; 3: a named failure was written; anything el
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,11 +65,11 @@ def main(
         raise click.UsageError(
             "--mode crossed needs --group, traced one of --group and --cell, every other mode --cell"
         )
-    if group_path:
-        sys.exit(run_group(group_path, Mode(mode), result, progress_path, traces))
-    assert cell_path is not None
     if (barrier_folder is None) != (peers is None) or (mode == Mode.LOAD and barrier_folder is None):
         raise click.UsageError("--barrier and --peers go together, and --mode load needs both")
+    if group_path:
+        sys.exit(run_group(group_path, Mode(mode), result, progress_path, traces, barrier_folder, peers or 1))
+    assert cell_path is not None
     sys.exit(
         run_cell(cell_path, Mode(mode), result, progress_path, next(iter(traces), None), barrier_folder, peers or 1)
     )
@@ -105,14 +105,17 @@ def run_cell(
         print(f"{cell.name} {mode}: {rate(measured.throughput_samples_s)} samples/s")
         return ChildReport(result=measured)
 
-    code = write_report(result, measure)
-    if code and barrier_folder:
-        Barrier(barrier_folder, peers, 0).failed()
-    return code
+    return _reported(result, measure, barrier_folder, peers)
 
 
 def run_group(
-    group_path: Path, mode: Mode, result: Path, progress_path: Path | None = None, traces: Sequence[Path] = ()
+    group_path: Path,
+    mode: Mode,
+    result: Path,
+    progress_path: Path | None = None,
+    traces: Sequence[Path] = (),
+    barrier_folder: Path | None = None,
+    peers: int = 1,
 ) -> int:
     """Cross the cells of the group, or trace one after the other, and write the result. Return the exit code."""
     phases = PhaseTimes()
@@ -128,16 +131,26 @@ def run_group(
         from bench.workload.crossing import cross, trace
 
         phases.mark("imports")
+        timeout_s = len(group.cells) * first.timeout_s
+        barrier = Barrier(barrier_folder, peers, timeout_s / 2) if barrier_folder else None
         if mode is Mode.TRACED:
-            crossing, crossed = trace(group, progress, phases, traces)
+            crossing, crossed = trace(group, progress, phases, traces, barrier)
         else:
-            crossing, crossed = cross(group, progress, phases)
+            crossing, crossed = cross(group, progress, phases, barrier)
         for one in crossed:
             found = f"{rate(one.result.throughput_samples_s)} samples/s" if one.result else "not measured"
             print(f"{one.cell} {mode}: {found}")
         return ChildReport(crossing=crossing, crossed=crossed)
 
-    return write_report(result, measure)
+    return _reported(result, measure, barrier_folder, peers)
+
+
+def _reported(result: Path, measure: Callable[[], ChildReport], barrier_folder: Path | None, peers: int) -> int:
+    """Write what it measured, or why it failed, which the processes beside it learn too. Return the exit code."""
+    code = write_report(result, measure)
+    if code and barrier_folder:
+        Barrier(barrier_folder, peers, 0).failed()
+    return code
 
 
 def load_cell(cell: Cell) -> Cell:

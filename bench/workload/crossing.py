@@ -25,6 +25,7 @@ from bench.host.moving import cell_cpus, move_threads, node_cpus
 from bench.host.numa_maps import resident_bytes
 from bench.records.run import CrossedCell, Crossing, Failure, Group, Mode, Outcome, Result, Window
 from bench.records.study import Cell
+from bench.workload.barrier import Barrier
 from bench.workload.crossed_rings import crossed_rings
 from bench.workload.devices import open_device
 from bench.workload.execution import make_forward, make_slots
@@ -82,32 +83,41 @@ class _Side:
     result: Result | None = None
 
 
-def cross(group: Group, progress: Progress, phases: PhaseTimes) -> tuple[Crossing, list[CrossedCell]]:
+def cross(
+    group: Group, progress: Progress, phases: PhaseTimes, barrier: Barrier | None = None
+) -> tuple[Crossing, list[CrossedCell]]:
     """Measure the cells of a group by turns. Raise RunFailure, or what torch raises, if none can be measured.
 
-    A cell whose rings do not fit on its node, or that may not run there, fails alone.
+    A cell whose rings do not fit on its node, or that may not run there, fails alone. barrier: shared with the
+    processes that load the host from the first warm-up to the last turn.
     """
     with torch.inference_mode():
-        return _Crossing(group, progress, phases).run()
+        return _Crossing(group, progress, phases, barrier=barrier).run()
 
 
 def trace(
-    group: Group, progress: Progress, phases: PhaseTimes, traces: Sequence[Path]
+    group: Group, progress: Progress, phases: PhaseTimes, traces: Sequence[Path], barrier: Barrier | None = None
 ) -> tuple[Crossing, list[CrossedCell]]:
     """Trace the cells of a group, one after the other in its order, each in a capture of its own. Otherwise as cross().
 
     traces: of torch.profiler, the file of each cell.
     """
     with torch.inference_mode():
-        return _Crossing(group, progress, phases, traces).run()
+        return _Crossing(group, progress, phases, traces, barrier).run()
 
 
 class _Crossing:
     def __init__(
-        self, group: Group, progress: Progress, phases: PhaseTimes, traces: Sequence[Path] | None = None
+        self,
+        group: Group,
+        progress: Progress,
+        phases: PhaseTimes,
+        traces: Sequence[Path] | None = None,
+        barrier: Barrier | None = None,
     ) -> None:
         """traces: None for a process without a profiler."""
         self.group, self.progress, self.phases, self.traces = group, progress, phases, traces
+        self.barrier = barrier
         self.seed = f"{group.seed}/{group.crossing.group}/{group.crossing.process}"
         # Which side is allocated first alternates over processes, by another seed than the schedule's.
         order = random.Random(f"allocation/{group.seed}/{group.crossing.group}").sample(group.cells, len(group.cells))
@@ -158,6 +168,9 @@ class _Crossing:
             side.host = self.pipeline.side(side.rings, side.cell.copy_granularity == "sample")
         device.synchronize()
         phases.mark("buffers")
+        if self.barrier:
+            # All warm-ups are under the load that the turns have.
+            self.barrier.wait()
         gc.collect()
         # No collection inside a window, and none of objects that live as long as the process.
         gc.freeze()
@@ -188,6 +201,7 @@ class _Crossing:
                 break
         self.phases.mark("measure")
         self._time_latencies(pace_s)
+        self._end_load()
         for side in usable:
             self._finish(side)
         self.progress.enter(Phase.DONE)
@@ -220,6 +234,7 @@ class _Crossing:
             compile_s = self.phases.seconds["compile"]
             side.result = result_of(cell, Mode.TRACED, self.pipeline, warmed, [window], certificate, compile_s)
             self.phases.mark("measure")
+        self._end_load()
         self._usable()
         return replace(self._facts(), captured=captured), self._crossed_cells()
 
@@ -252,6 +267,10 @@ class _Crossing:
         except OSError as error:
             what = f"cannot start on node {crossing.birth_cpu_node} with memory of {crossing.birth_mem_node}: {error}"
             raise RunFailure(Outcome.BIND_FAILED, what, _USE_OTHER_NODES) from None
+
+    def _end_load(self) -> None:
+        if self.barrier:
+            self.barrier.finish()
 
     def _usable(self) -> list[_Side]:
         """Raise RunFailure with the first side's reason if none is left."""

@@ -278,14 +278,27 @@ def measure_windows(
 def load_windows(
     pipeline: Pipeline, window_s: float, batch_s: float, limit_s: float, is_over: Callable[[], bool], beat: Beat
 ) -> list[Window]:
-    """Windows of about window_s, one after another until is_over() or for limit_s."""
-    count = batches_in(window_s, batch_s)
+    """Windows of about window_s until is_over() or for limit_s. They flow into one another: the load has no gaps."""
+    count, windows = batches_in(window_s, batch_s), list[Window]()
     end = time.perf_counter() + limit_s
-    windows = [run_window(pipeline, count, beat)]
-    while not is_over() and time.perf_counter() < end:
-        windows.append(run_window(pipeline, count, beat))
+    start_ns = time.perf_counter_ns()
+    closing = _issue(pipeline, count, beat)
+    while not windows or not (is_over() or time.perf_counter() > end):
+        closed, closing = closing, _issue(pipeline, count, beat)
+        closed.synchronize()
+        end_ns = time.perf_counter_ns()
+        windows.append(Window(batches=count, duration_s=(end_ns - start_ns) / 1e9, start_ns=start_ns))
+        start_ns = end_ns
+    pipeline.drain()
     # The measured process stopped during the last one.
     return windows[:-1] or windows
+
+
+def _issue(pipeline: Pipeline, count: int, beat: Beat) -> Event:
+    """Issue batches; return the event of the end of the last one."""
+    last = pipeline.device.event(timing=False)
+    pipeline.run(count, beat, ends=[*[None] * (count - 1), last])
+    return last
 
 
 def trace_pass(

@@ -27,7 +27,6 @@ from bench.records.run import (
     StartMethod,
     read_record,
 )
-from bench.records.study import Slot
 from bench.run.attempt import Attempt
 from bench.run.child import ChildEnd, Process
 from bench.run.crossing import execute_group
@@ -37,6 +36,7 @@ from bench.run.stages import export_trace, extract_metrics
 from bench.study.directory import RunDirectory, resolve
 from bench.study.load import read_study
 from bench.trace.profilers import Torch
+from tests.workload.cells import small_cell
 
 pytestmark = pytest.mark.needs("numactl")
 
@@ -132,10 +132,6 @@ def test_process_has_an_interpreter_of_its_own_where_asked(tmp_path: Path) -> No
     assert first.certificate.verdict is PlacementVerdict.PROVED
 
 
-def slot(cell: str) -> Slot:
-    return Slot(cell=cell, repeat=1, block=1, position=0, group="g", birth=(0, 0))
-
-
 def test_each_cell_has_the_outcome_of_its_own_placement() -> None:
     away = Certificate(
         verdict=PlacementVerdict.MISPLACED, reasons=[Doubt(kind=DoubtKind.PAGES, text="9 pages on node 3")]
@@ -146,7 +142,7 @@ def test_each_cell_has_the_outcome_of_its_own_placement() -> None:
         CrossedCell(cell="full", failure=Failure(status=Outcome.OOM, reason="no room")),
     ]
     whole = Attempt(crossing=CROSSING, crossed=crossed)
-    own = {name: crossing_module._own(whole, slot(name)) for name in ("good", "away", "full", "lost")}
+    own = {name: crossing_module._own(whole, small_cell(name=name)) for name in ("good", "away", "full", "lost")}
     assert own["good"].failure is None and own["good"].result.throughput_samples_s == 2.0
     assert own["away"].failure.status is Outcome.MISPLACED and "9 pages on node 3" in own["away"].failure.reason
     assert own["full"].failure.status is Outcome.OOM

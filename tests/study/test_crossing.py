@@ -123,6 +123,21 @@ def test_auto_crosses_what_it_can() -> None:
     assert (alone.study.design, alone.study.repeats) == ("processes", 3)
 
 
+def test_peers_that_stay_are_no_reason_not_to_cross(tmp_path: Path) -> None:
+    busy = {"axes": {"concurrent_gpus": [1, 3]}, "concurrent_placement": "found"}
+    made = here(busy)
+    assert len({slot.group for slot in made.grid.order if slot.birth}) == 4
+    assert all(slot.birth for slot in made.grid.order)
+    # Peers run what the measured process runs: their load would follow its turns.
+    asked = BASE | busy | {"axes": busy["axes"] | {"memory_size_mb": [64, 65]}, "models": ["vit0x0x0"]}
+    grid = here(asked).grid
+    joined = {cell.group for cell in grid.cells if cell.concurrent_gpus == 1}
+    apart = {cell.group for cell in grid.cells if cell.concurrent_gpus == 3}
+    assert (len(joined), len(apart)) == (1, 2)
+    notes = plan(read_study(asked, "f"), tmp_path, topology=TWO).notes
+    assert any("memory_size_mb is compared between processes: the peers of" in note for note in notes), notes
+
+
 def test_design_of_processes_measures_each_cell_by_itself() -> None:
     made = here({"design": "processes"})
     assert (made.study.design, made.study.repeats) == ("processes", 3)
@@ -151,7 +166,6 @@ def test_plan_names_what_is_not_crossed_and_why(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"preprocess_queue": 2}, "preprocess_queue 2 excludes"),
-        ({"concurrent_gpus": 2, "gpu_ids": [0, 1]}, "concurrent_gpus 2 excludes"),
         ({"compile_model": "max-autotune"}, "compile_model max-autotune excludes"),
         ({"binding": "none"}, "binding none excludes"),
     ],
