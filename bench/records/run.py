@@ -465,7 +465,7 @@ class StartMethod(StrEnum):
 class Peer(Record, frozen=True, kw_only=True):
     """A process that kept another GPU busy during a run. Its nodes are None if it was not bound.
 
-    result: of a timed run of a crossing, with the windows that lie inside the turns of the run's cell; None without one.
+    result: beside a crossing, of the turns of the run's cell: the windows that overlap them, the throughput in them.
     """
 
     gpu: Count

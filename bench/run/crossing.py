@@ -54,7 +54,7 @@ from bench.storage import write_json
 from bench.study.directory import RunDirectory
 from bench.trace.profilers import get_profiler
 
-# Of which some lie inside each turn, of 20 ms or four batches at least.
+# A turn has several of these: it takes 20 ms or four batches at least.
 PEERS_WINDOW_S = 0.005
 
 

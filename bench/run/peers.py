@@ -206,23 +206,35 @@ def peer_cell(cell: Cell, peer: PeerPlacement) -> Cell:
 
 
 def during(turns: Sequence[Window], peer: Peer, batch_size: int) -> Peer:
-    """The peer with those of its windows that lie inside these turns of one side, and its throughput then.
+    """The peer with its windows during these turns of one side, and the median of its throughput in each turn.
 
-    Without a result where none does. All processes of a host have one monotonic clock.
+    Without a result where it has none. All processes of a host have one monotonic clock.
     """
     if not peer.result:
         return peer
     # A turn begins with its lead-in, so that it ends later than this, by the lead-in's unknown length.
-    spans = [(turn.start_ns, turn.start_ns + 1e9 * turn.duration_s) for turn in turns]
-    windows = [
-        window
-        for window in peer.result.windows
-        if any(begin <= window.start_ns and window.start_ns + 1e9 * window.duration_s <= end for begin, end in spans)
-    ]
-    if not windows:
+    spans = [(turn.start_ns, turn.start_ns + round(1e9 * turn.duration_s)) for turn in turns]
+    windows = [window for window in peer.result.windows if any(_shared_s(window, span) for span in spans)]
+    paces = [pace for span in spans if (pace := _batches_s(windows, span))]
+    if not paces:
         return replace(peer, result=None)
-    rate = statistics.median(batch_size / window.batch_s for window in windows)
+    rate = batch_size * statistics.median(paces)
     return replace(peer, result=replace(peer.result, windows=windows, throughput_samples_s=rate))
+
+
+def _batches_s(windows: Sequence[Window], span: tuple[int, int]) -> float:
+    """Batches per second while a span (in ns) lasts, where a window has one pace; 0 without a window in it.
+
+    Whole windows inside it would not do: the slower a window is, the less likely it is to fit.
+    """
+    shared_s = [_shared_s(window, span) for window in windows]
+    batches = sum(shared / window.batch_s for shared, window in zip(shared_s, windows, strict=True))
+    return batches / sum(shared_s) if batches else 0.0
+
+
+def _shared_s(window: Window, span: tuple[int, int]) -> float:
+    end_ns = window.start_ns + 1e9 * window.duration_s
+    return max(0.0, (min(end_ns, span[1]) - max(window.start_ns, span[0])) / 1e9)
 
 
 def failed_at(process: Process, ended_at_s: float) -> float:
