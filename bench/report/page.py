@@ -31,6 +31,7 @@ from bench.report.text.answer import answers, cards
 from bench.report.text.axes import Finding, findings, what_matters
 from bench.report.text.contention import contention_lines
 from bench.report.text.fastest import fastest_findings
+from bench.report.text.glossary import GLOSSARY
 from bench.report.text.host import probed_text
 from bench.report.text.trust import concerns, host_facts, notes, trust_items
 from bench.report.text.verdicts import MEASURES
@@ -209,6 +210,10 @@ def _time(page: Page) -> Part:
             "rows": sections.run_times(page.view)}  # fmt: skip
 
 
+def _glossary(page: Page) -> Part:
+    return {"terms": GLOSSARY}
+
+
 def _gallery(page: Page, pictures: Sequence[Picture]) -> Part | None:
     """Small pictures with a colour for each placement; broad where a row has a long name."""
     if not pictures:
@@ -244,5 +249,6 @@ SECTIONS = (
     Section("failures", "Failures", _failures),
     Section("runs", "Runs", _runs),
     Section("time", "Time", _time),
+    Section("glossary", "Terms", _glossary),
     Section("method", "Method", sections.method),
 )

@@ -1,0 +1,39 @@
+import re
+from html import unescape
+from pathlib import Path
+
+from bench.records.results import Verdict
+from bench.records.trace import Regime
+from bench.report.build import make_report
+from bench.report.text.glossary import GLOSSARY
+
+PAGE = Path(__file__).parents[2] / "docs/glossary.md"
+
+
+def test_a_reader_has_at_most_fifteen_terms_to_learn():
+    assert len(GLOSSARY) <= 15
+
+
+def test_the_page_of_docs_has_the_same_terms():
+    rows = re.findall(r"^\| (.+) \| (.+) \|$", PAGE.read_text(), re.MULTILINE)
+    assert dict(rows) == {"term": "meaning"} | GLOSSARY
+
+
+def test_a_report_has_the_same_terms(quick_run):
+    make_report(quick_run, "test")
+    page = unescape((quick_run / "report.html").read_text()).replace("\u00a0", " ")
+    found = re.findall(
+        r"<dt>([^<]+)</dt><dd>([^<]+)</dd>", page.partition('<dl class="terms">')[2].partition("</dl>")[0]
+    )
+    assert dict(found) == GLOSSARY
+
+
+def test_every_verdict_and_regime_is_explained():
+    text = " ".join([*GLOSSARY, *GLOSSARY.values()])
+    assert all(str(name) in text for name in [*Verdict, *Regime])
+
+
+def test_a_page_has_one_word_for_each_thing(placed_run):
+    make_report(placed_run, "test")
+    text = (placed_run / "report.html").read_text() + (placed_run / "report.md").read_text()
+    assert not re.findall(r"memory-bound|not decided|penalty class|…", text)
