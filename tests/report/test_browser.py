@@ -10,7 +10,7 @@ from bench.report.build import make_report
 from tests.browser import open_browser
 from tests.run_directories import build_run_directory, topology_json
 
-DESKTOP, PHONE = (1280, 900), (390, 844)
+DESKTOP, TABLET, PHONE = (1280, 900), (800, 900), (390, 844)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,17 @@ def test_the_page_fits_the_screen(browser, report, screenshots, size):
     browser.screenshot(screenshots / f"report-{size[0]}-whole.png", whole=True)
 
 
+@pytest.mark.parametrize("size", [TABLET, PHONE], ids=["tablet", "phone"])
+def test_penalties_and_plots_are_seen_whole_on_a_narrow_screen(browser, report, size):
+    browser.resize(*size, mobile=size == PHONE)
+    browser.open(report.as_uri())
+    right = "return [...document.querySelectorAll(arguments[0])].map(each => each.getBoundingClientRect().right)"
+    for seen in ("#penalty td", "figure svg", ".map td"):
+        assert 0 < max(browser.run(right, seen)) <= size[0], seen
+    heights = browser.run("return [...document.querySelectorAll('#penalty tbody tr')].map(row => row.offsetHeight)")
+    assert max(heights) < 250
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     """Two axes and eight GPUs at once, with links."""
@@ -91,6 +102,18 @@ def test_a_swept_page_fits_and_its_answer_leads_to_sections(browser, swept, scre
     assert all(browser.run("return document.getElementById(arguments[0]) !== null", target) for target in targets)
     assert browser.run("return document.querySelectorAll('#contention svg, #links svg').length") >= 4
     assert browser.console() == []
+
+
+def test_a_value_of_a_narrow_table_has_the_name_of_its_column(browser, swept):
+    """The heads are out of sight there."""
+    browser.open(swept.as_uri())
+    named = """return [...document.querySelectorAll('.stack td[data-label]')].map(
+        cell => [cell.dataset.label, cell.closest('table').tHead.rows[0].cells[cell.cellIndex].textContent])"""
+    pairs = browser.run(named)
+    some = {"penalty", "p50", "samples/s", "T*", "best H2D", "timer to trace", "slowest / median", "change"}
+    assert {label for label, _ in pairs} >= some
+    assert [pair for pair in pairs if pair[0] != pair[1]] == []
+    assert browser.run("return document.querySelectorAll('.stack td.number:not([data-label])').length") == 0
 
 
 def test_answers_and_trust_are_on_the_first_screen(page):

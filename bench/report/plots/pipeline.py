@@ -14,6 +14,7 @@ from bench.records.trace import Metrics
 from bench.report.plots.style import (
     MUTED,
     STAGE_COLOURS,
+    WIDE_IN,
     Picture,
     canvas,
     colour,
@@ -49,7 +50,7 @@ def _stages(title: str, cells: Sequence[MeasuredCell], rows: Sequence[str]) -> P
         f"{row}: " + ", ".join(f"{name} {percent(share)}" for name, share in part.items())
         for row, part in zip(rows, shares, strict=True)
     )
-    with canvas(panel_in(rows) if title else 6.4, 0.58 + 0.22 * len(cells), rows, right_in=0.25) as figure:
+    with canvas(panel_in(rows) if title else WIDE_IN, 0.58 + 0.22 * len(cells), rows, right_in=0.25) as figure:
         axes = figure.add_subplot()
         left = [0.0] * len(cells)
         for name in STAGES:
@@ -205,7 +206,7 @@ def perturbation_pictures(view: View) -> list[Picture]:
     alt = "Traced over timed throughput: " + "; ".join(
         f"{view.series(cell)}, {view.row(cell)} {percent(known[cell.name])}" for cell in cells
     )
-    with canvas(9.6, 0.4 + 0.27 * max(len(groups), 3), groups, top_in=0.08) as figure:
+    with canvas(WIDE_IN, 0.4 + 0.27 * max(len(groups), 3), groups, top_in=0.08) as figure:
         axes = figure.add_subplot()
         axes.axvspan(100 * (1 - _PERTURBED), 100 * (1 + _PERTURBED), color="#EEF1F4", linewidth=0)
         axes.axvline(100, color=MUTED, linewidth=0.8)

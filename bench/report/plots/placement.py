@@ -15,10 +15,12 @@ from bench.report.plots.style import (
     COLOURS,
     INK,
     MUTED,
+    WIDE_IN,
     Picture,
     canvas,
     colour,
     draw_interval,
+    draw_legend,
     panel_in,
     runs_href,
     to_svg,
@@ -68,8 +70,7 @@ def _penalty(series: Mapping[str, list[tuple[float, Loss]]]) -> Picture:
     computing = [x for points in series.values() for x, _ in points if x > 0]
     # A model without compute has no place on a logarithmic axis: it is drawn left of all others.
     no_compute = min(computing) / 4
-    legend_in = 0.75 + 0.075 * max(map(len, series))
-    with canvas(9.6, 3.6, ["-00 %"], top_in=0.1, bottom_in=0.45, right_in=legend_in) as figure:
+    with canvas(WIDE_IN, 3.2, ["-00 %"], top_in=0.1, bottom_in=0.45, right_in=0.3, legend=list(series)) as figure:
         axes = figure.add_subplot()
         shares = [100 * loss.share for points in series.values() for _, loss in points]
         # A wide interval shows only how little is known: it may not squeeze the points.
@@ -99,7 +100,7 @@ def _penalty(series: Mapping[str, list[tuple[float, Loss]]]) -> Picture:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("floating-point operations per byte moved")
         axes.yaxis.set_major_formatter(lambda value, _: tick_percent(value))
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize=8.5)
+        draw_legend(figure, axes)
         return Picture("penalty", alt, to_svg(figure, alt, "penalty"), wide=True)
 
 
@@ -146,7 +147,11 @@ def _throughput_list(view: View, title: str, cells: Sequence[MeasuredCell], labe
     rates = [rate(cell.value) for cell in cells]
     top_in, right_in = 0.32 if title else 0.08, 0.2 + 0.072 * max(map(len, rates))
     with canvas(
-        panel_in(labels) if title else 6.4, 0.32 + top_in + 0.27 * len(cells), labels, top_in=top_in, right_in=right_in
+        panel_in(labels) if title else WIDE_IN,
+        0.32 + top_in + 0.27 * len(cells),
+        labels,
+        top_in=top_in,
+        right_in=right_in,
     ) as figure:
         axes = figure.add_subplot()
         axes.set_title(title)
@@ -217,7 +222,7 @@ def _latency_panel(view: View, title: str, cells: Sequence[MeasuredCell], rows: 
     shortest = min(known[tail] for _, tail, known in curves)
     scale, unit = (1e3, "ms") if longest >= 2e3 else (1.0, "µs")
     with canvas(
-        panel_in(rows) if title else 6.4, 0.75 + 0.22 * len(cells), rows, bottom_in=0.43, right_in=0.2
+        panel_in(rows) if title else WIDE_IN, 0.75 + 0.22 * len(cells), rows, bottom_in=0.43, right_in=0.2
     ) as figure:
         axes = figure.add_subplot()
         for row, (cell, tail, known) in enumerate(curves):

@@ -1,6 +1,7 @@
 """The style of every figure, and how it becomes an SVG inside a page."""
 
 import io
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ STAGE_COLOURS = {
 INK, MUTED, RULE = "#1B2733", "#5A6772", "#E3E7EB"
 # Panels whose rows have longer names are in a broad gallery.
 NARROW_LABEL = 18
+# A figure of the whole width: on a phone it is shown whole, at six tenths of its size.
+WIDE_IN = 6.0
+_LEGEND_ROW_IN = 0.19
 # Of 9 pt text in the widest of the usual typefaces.
 _CHARACTER_IN = 0.078
 _STYLE: Any = {
@@ -79,12 +83,16 @@ def canvas(
     top_in: float = 0.32,
     bottom_in: float = 0.26,
     right_in: float = 0.12,
+    legend: Sequence[str] = (),
 ) -> Iterator[Canvas]:
     """A figure under the report's style; draw and call to_svg inside the context.
 
-    labels: the texts left of the axes, which get the room they need. Margins are set by hand: matplotlib's
-    own layout would take half of the time that the whole page takes.
+    labels: the texts left of the axes, which get the room they need; legend: those that draw_legend will write, for
+    which the figure grows. Margins are set by hand: matplotlib's own layout would take half of the time that the whole
+    page takes.
     """
+    rows_in = _LEGEND_ROW_IN * math.ceil(len(legend) / _legend_columns(legend, width_in))
+    height_in, bottom_in = height_in + rows_in, bottom_in + rows_in
     left_in = 0.12 + _CHARACTER_IN * max(map(len, labels), default=0)
     with matplotlib.rc_context(_STYLE):
         figure = Canvas(figsize=(width_in, height_in))
@@ -95,6 +103,18 @@ def canvas(
             bottom=bottom_in / height_in,
         )
         yield figure
+
+
+def draw_legend(figure: Canvas, axes: Axes) -> None:
+    """Below the axes, in as many columns as fit, of what was drawn with a label."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = _legend_columns(labels, figure.get_figwidth())
+    figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 0), ncols=columns, fontsize=8.5,
+                  borderaxespad=0.1, labelspacing=0.3, columnspacing=1.2)  # fmt: skip
+
+
+def _legend_columns(labels: Sequence[str], width_in: float) -> int:
+    return max(1, int(width_in / (0.6 + _CHARACTER_IN * max(map(len, labels), default=0))))
 
 
 def panel_in(labels: Iterable[str]) -> float:

@@ -1,6 +1,6 @@
 """Plots of swept axes, of scaling with the model, and of several GPUs at once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,10 +13,12 @@ from bench.report.plots.style import (
     INK,
     MUTED,
     RULE,
+    WIDE_IN,
     Picture,
     canvas,
     colour,
     draw_interval,
+    draw_legend,
     runs_href,
     to_svg,
 )
@@ -61,7 +63,7 @@ def _by_name(entry: AxisComparison, lines: Sequence[Line]) -> Picture:
     height = 0.75 + _ROW_IN * band * len(models)
     shown = _shown(lines)
     labels = list(map(values_text, values))
-    with canvas(9.6, height, models, top_in=0.1, bottom_in=0.45, right_in=_legend_in(labels)) as figure:
+    with canvas(WIDE_IN, height, models, top_in=0.1, bottom_in=0.45, right_in=0.25, legend=labels) as figure:
         axes = figure.add_subplot()
         for at, model in enumerate(models):
             for index, value in enumerate(values):
@@ -75,7 +77,7 @@ def _by_name(entry: AxisComparison, lines: Sequence[Line]) -> Picture:
         axes.set_yticks([at * band + len(values) / 2 for at in range(len(models))], models)
         axes.grid(axis="y", visible=False)
         _scale(axes, shown, "x")
-        _legend(axes, labels)
+        _legend(figure, axes, labels)
         return _picture(figure, entry)
 
 
@@ -85,7 +87,7 @@ def _by_number(entry: AxisComparison, lines: Sequence[Line]) -> Picture:
     numbers = sorted(_number(value) or 0.0 for value in entry.values)
     shown = _shown(lines)
     spaced = numbers[0] > 0 and numbers[-1] / numbers[0] > 4
-    with canvas(9.6, 3.4, ["throughput"], top_in=0.1, bottom_in=0.45, right_in=_legend_in(models)) as figure:
+    with canvas(WIDE_IN, 3.0, ["throughput"], top_in=0.1, bottom_in=0.45, right_in=0.25, legend=models) as figure:
         axes = figure.add_subplot()
         for cell in dict.fromkeys(line.base_cell for line in lines):
             own = sorted((line for line in lines if line.base_cell == cell), key=lambda line: _number(line.value) or 0)
@@ -101,7 +103,7 @@ def _by_number(entry: AxisComparison, lines: Sequence[Line]) -> Picture:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(f"{entry.keys[0].replace('_', ' ')}, base {tick(base)}")
         _scale(axes, shown, "y")
-        _legend(axes, models)
+        _legend(figure, axes, models)
         return _picture(figure, entry)
 
 
@@ -154,14 +156,10 @@ def _factors(low: float, high: float) -> list[float]:
     return ticks
 
 
-def _legend(axes: Axes, labels: Sequence[str]) -> None:
+def _legend(figure: Figure, axes: Axes, labels: Sequence[str]) -> None:
     for index, label in enumerate(labels):
         axes.plot([], [], "o" if index < len(COLOURS) else "o--", color=colour(index), label=label)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize=8.5)
-
-
-def _legend_in(labels: Iterable[str]) -> float:
-    return 0.55 + 0.075 * max(map(len, labels), default=0)
+    draw_legend(figure, axes)
 
 
 def _picture(figure: Figure, entry: AxisComparison) -> Picture:
@@ -256,8 +254,7 @@ def contention_picture(group: Group, entries: Sequence[Contention]) -> Picture |
         f"{labels[key]}: " + ", ".join(f"{one.busy_gpus}: {bandwidth(one.h2d_gb_s)}" for one in own) + "."
         for key, own in by_series.items()
     )
-    legend_in = 0.5 + 0.075 * max(map(len, labels.values()))
-    with canvas(9.6, 3.1, ["000"], top_in=0.35, bottom_in=0.45, right_in=legend_in) as figure:
+    with canvas(WIDE_IN, 2.8, ["000"], top_in=0.35, bottom_in=0.45, legend=list(labels.values())) as figure:
         figure.subplots_adjust(wspace=0.22)
         each, total = figure.subplots(1, 2)
         for index, (key, label) in enumerate(labels.items()):
@@ -278,7 +275,7 @@ def contention_picture(group: Group, entries: Sequence[Contention]) -> Picture |
             axes.set_xlabel("busy GPUs")
         each.set_ylim(0, 1.1 * max(entry.h2d_gb_s or 0.0 for entry in entries))
         total.set_ylim(bottom=0)
-        total.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, fontsize=8.5)
+        draw_legend(figure, total)
         return Picture(title, alt, to_svg(figure, alt, f"contention {group}"), wide=True)
 
 
