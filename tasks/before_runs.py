@@ -7,25 +7,34 @@ from pathlib import Path
 import luigi
 
 from bench.errors import StudyError
-from bench.records.host import CheckState
+from bench.records.host import CheckName, CheckState
 from bench.records.run import Outcome, ProbeStage, write_record
 from bench.records.study import Cell
 from bench.run.progress import Progress
 from bench.study.directory import RunDirectory
+from bench.units import byte_size
 from tasks.base import DirectoryTask, Exclusive, RecordTask, grid_of
 from tasks.luigi_runtime import INVOCATION, host_lock
 from tasks.progress import WaitProgress, reporting
 
 
 def preflight(directory: RunDirectory, strict: bool) -> None:
-    """Check the host once for a study and print what is not ok. Raise StudyError for any of it if strict."""
+    """Check the host once for a study and print what is not ok. Raise StudyError for any of it if strict, and for what
+    no run of it could do: to pin its pools."""
     if directory.preflight.exists() and not strict:
         return
     from bench.host.doctor import run_doctor
 
     grid = grid_of(str(directory.path))
-    largest_mb = max(sum(grid.cell(slot.cell).memory_size_mb for slot in grid.process(one)) for one in grid.order)
-    found = run_doctor(directory.path, largest_mb << 20)
+    processes = [[grid.cell(slot.cell) for slot in grid.process(one)] for one in grid.order]
+    pools_mb = max(sum(cell.memory_size_mb for cell in cells) for cells in processes)
+    pinned_mb = max(sum(cell.memory_size_mb for cell in cells if _is_pinned(cell)) for cells in processes)
+    found = run_doctor(directory.path, pools_mb << 20, pinned_mb << 20)
+    # Before the record is written: the next call looks again.
+    for check in found.checks:
+        if check.name is CheckName.LOCKED_MEMORY and check.state is CheckState.ERROR:
+            what = f"locked memory is {check.fact}; a process of this study pins {byte_size(pinned_mb << 20)}"
+            raise StudyError(what, "this process's limits", check.remedy)
     write_record(directory.preflight, found)
     failed = [check for check in found.checks if check.state is not CheckState.OK]
     for check in failed:
@@ -37,6 +46,10 @@ def preflight(directory: RunDirectory, strict: bool) -> None:
             str(directory.preflight),
             "`numastudy doctor` lists what to do about each",
         )
+
+
+def _is_pinned(cell: Cell) -> bool:
+    return cell.device == "cuda" and cell.host_memory != "pageable"
 
 
 class Probe(Exclusive, RecordTask):

@@ -32,6 +32,7 @@ ACTIVE_STATE = 2  # performance states P0-P2: the link runs at full speed; P8 is
 class Tried(Record, frozen=True, kw_only=True):
     """What only trying can answer; a recorded host may have it in live.json.
 
+    pinning_refused: why the driver does not pin more than the limit of locked memory, where a study needs more.
     bind_failure: of a refused trial bind. cpus_failure: of one that binds CPUs only. pages_refused: why the kernel does
     not report where pages are. nsys_importer: whether nsys can turn its stream into a .nsys-rep.
     """
@@ -39,6 +40,7 @@ class Tried(Record, frozen=True, kw_only=True):
     bind_failure: Failure | None = None
     cpus_failure: Failure | None = None
     pages_refused: str = ""
+    pinning_refused: str = ""
     nsys: str | None = None
     nsys_importer: bool = False
     disk_free_bytes: Count
@@ -46,7 +48,8 @@ class Tried(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Facts:
-    """One host, as the preflight judges it. node_free_bytes: by node id.
+    """One host, as the preflight judges it. node_free_bytes: by node id. locked_bytes: soft limit; None: unlimited.
+    more_locked: how to raise it.
 
     iommu_modes, redirecting_bridges: by index of the GPU, as bench.host.pci reads them.
     """
@@ -65,6 +68,8 @@ class Facts:
     iommu_modes: Mapping[int, str]
     redirecting_bridges: Mapping[int, tuple[str, ...] | None]
     isolated_cpus: tuple[int, ...]
+    locked_bytes: int | None
+    more_locked: str
     tried: Tried | None
 
     @property
@@ -79,6 +84,7 @@ def checks(facts: Facts, pool_bytes: int = 512 << 20) -> tuple[Check, ...]:
         *(driver, nodes, gpu_node, gpu_busy, mig, virtualization, confidential_computing),
         *(iommu, ecc, throttling, link),
         *(binding, cpuset, isolated_cpus, cores, numa_balancing, lambda facts: node_memory(facts, pool_bytes)),
+        locked_memory,
         *(governor, nsys, perf_permission, disk),
     )
     return tuple(judge(facts) for judge in judges)
@@ -311,6 +317,18 @@ def node_memory(facts: Facts, pool_bytes: int) -> Check:
         fact=f"{fact}; a bound run of this pool needs about {byte_size(needed)}, or it is killed",
         remedy="free memory there, or lower memory_size_mb",
     )
+
+
+def locked_memory(facts: Facts) -> Check:
+    """NVIDIA's driver does not count what it pins as locked: only a driver that does makes the limit one."""
+    if facts.locked_bytes is None:
+        return _ok(CheckName.LOCKED_MEMORY, "not limited")
+    limit = f"limited to {byte_size(facts.locked_bytes)} (ulimit -l)"
+    if facts.tried and facts.tried.pinning_refused:
+        fact = f"{limit}, and the driver pins no more than that: {facts.tried.pinning_refused}"
+        return Check(name=CheckName.LOCKED_MEMORY, state=CheckState.ERROR, fact=fact, remedy=facts.more_locked)
+    counted = "pools that CUDA pins do not count" if facts.visible_gpus else "nothing is locked without a GPU"
+    return _ok(CheckName.LOCKED_MEMORY, f"{limit}: {counted}")
 
 
 def governor(facts: Facts) -> Check:

@@ -13,6 +13,7 @@ from bench.host.checks import Facts, Tried, checks
 from bench.host.environment import container, hypervisor, read_text
 from bench.host.fingerprint import find_importer, find_nsys
 from bench.host.gpus import read_nvml
+from bench.host.locked_memory import LockedLimit, how_to_raise, locked_limit, pinning_refused
 from bench.host.pci import iommu_mode, redirecting_bridges
 from bench.host.recorded import checked
 from bench.host.topology import free_bytes, read_topology
@@ -25,12 +26,18 @@ from bench.records.host import (
     parse_cpulist,
 )
 
+DEFAULT_POOL_BYTES = 512 << 20
 
-def gather(root: Path = Path("/"), folder: Path = Path()) -> Facts:
-    """Read a host's facts. folder: where the study will write. Under another root, nothing is tried."""
+
+def gather(root: Path = Path("/"), folder: Path = Path(), pinned_bytes: int = DEFAULT_POOL_BYTES) -> Facts:
+    """Read a host's facts. folder: where the study will write. pinned_bytes: that one process of it pins.
+
+    Under another root, nothing is tried.
+    """
     nvml = read_nvml(root)
     topology = read_topology(root, nvml)
     governors = {_read(path) for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")}
+    limit = locked_limit(root)
     paranoid = _read(root / "proc/sys/kernel/perf_event_paranoid")
     return Facts(
         topology=topology,
@@ -47,7 +54,9 @@ def gather(root: Path = Path("/"), folder: Path = Path()) -> Facts:
         iommu_modes={gpu.index: iommu_mode(root, gpu.pci_bus_id) for gpu in topology.gpus},
         redirecting_bridges={gpu.index: redirecting_bridges(root, gpu.pci_bus_id) for gpu in topology.gpus},
         isolated_cpus=parse_cpulist(_read(root / "sys/devices/system/cpu/isolated")),
-        tried=try_live(topology, folder) if root == Path("/") else _recorded(root / "live.json"),
+        locked_bytes=limit.soft,
+        more_locked=how_to_raise(pinned_bytes, limit, root),
+        tried=try_live(topology, folder, pinned_bytes, limit) if root == Path("/") else _recorded(root / "live.json"),
     )
 
 
@@ -55,13 +64,14 @@ def _recorded(file: Path) -> Tried | None:
     return read(file, Tried) if file.exists() else None
 
 
-def try_live(topology: Topology, folder: Path) -> Tried:
+def try_live(topology: Topology, folder: Path, pinned_bytes: int, limit: LockedLimit) -> Tried:
     nsys = find_nsys()
     bind_failure = bindable_node(topology)[1]
     return Tried(
         bind_failure=bind_failure,
         cpus_failure=bind_failure and bindable_node(topology, "cpus")[1],
         pages_refused=pages_refused(),
+        pinning_refused=pinning_refused(topology, pinned_bytes, limit),
         nsys=str(nsys) if nsys else None,
         nsys_importer=nsys is not None and find_importer(nsys) is not None,
         disk_free_bytes=shutil.disk_usage(_existing(folder)).free,
@@ -84,11 +94,19 @@ def _read(path: Path) -> str:
     return read_text(path).strip()
 
 
-def run_doctor(folder: Path = Path(), pool_bytes: int = 512 << 20, root: Path = Path("/")) -> Preflight:
-    """The preflight of a host, for a study that writes under folder. Raise StudyError for an invalid recorded host."""
+def run_doctor(
+    folder: Path = Path(),
+    pool_bytes: int = DEFAULT_POOL_BYTES,
+    pinned_bytes: int = DEFAULT_POOL_BYTES,
+    root: Path = Path("/"),
+) -> Preflight:
+    """The preflight of a host, for a study that writes under folder. Raise StudyError for an invalid recorded host.
+
+    pool_bytes: host batches of the process that has most; pinned_bytes: of these, what CUDA pins.
+    """
     try:
         with checked(root):
-            return Preflight(checks=checks(gather(root, folder), pool_bytes))
+            return Preflight(checks=checks(gather(root, folder, pinned_bytes), pool_bytes))
     except DamagedRecord as error:
         advice = "nvml.json and live.json are optional; leave a damaged one out"
         raise StudyError(f"the recorded host cannot be read: {error}", str(root), advice) from None

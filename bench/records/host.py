@@ -474,6 +474,7 @@ class CheckName(StrEnum):
     CORES = "cores"
     NUMA_BALANCING = "numa_balancing"
     NODE_MEMORY = "node_memory"
+    LOCKED_MEMORY = "locked_memory"
     GOVERNOR = "governor"
     NSYS = "nsys"
     PERF_PERMISSION = "perf_permission"

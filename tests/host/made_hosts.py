@@ -277,6 +277,8 @@ trap("cores", files=capacities)
 trap("numa_balancing", files={"proc/sys/kernel/numa_balancing": "1"})
 full = "Node 1 MemTotal: 268435456 kB\nNode 1 MemFree: 1048576 kB\nNode 1 Inactive(file): 1024 kB"
 trap("node_memory", files={"sys/devices/system/node/node1/meminfo": full})
+limits = "Max locked memory         8388608              8388608              bytes"
+trap("locked_memory", files={"proc/self/limits": limits}, live={"pinning_refused": "out of memory (2)"}, state="error")
 trap("governor", files={"sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave"})
 trap("nsys", live={"nsys": None, "nsys_importer": False})
 trap("nsys", name="nsys_importer", live={"nsys_importer": False})

@@ -4,6 +4,7 @@ import pytest
 
 from bench.host.doctor import gather, try_live
 from bench.host.fingerprint import fingerprint
+from bench.host.locked_memory import locked_limit
 from bench.trace.profilers import choose_profiler
 from tests.host.made_hosts import host_root, host_topology
 
@@ -33,7 +34,7 @@ def test_doctor_finds_the_nsys_that_a_study_uses(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("bench.host.fingerprint.IMPORTERS", ())
     topology = host_topology("two_sockets")
     assert choose_profiler("auto", "cuda") == "nsys" and fingerprint(topology).nsys == "2025.1.3"
-    tried = try_live(topology, tmp_path)
+    tried = try_live(topology, tmp_path, 0, locked_limit())
     assert tried.nsys == str(nsys) and not tried.nsys_importer
     monkeypatch.setattr("bench.host.fingerprint.IMPORTERS", (str(importer),))
-    assert try_live(topology, tmp_path).nsys_importer
+    assert try_live(topology, tmp_path, 0, locked_limit()).nsys_importer

@@ -22,7 +22,7 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The pools that the doctor checked, in bytes."""
     checked: list[int] = []
 
-    def doctor(folder: Path, pool_bytes: int) -> Preflight:
+    def doctor(folder: Path, pool_bytes: int, pinned_bytes: int) -> Preflight:
         checked.append(pool_bytes)
         disk = Check(name=CheckName.DISK, state=CheckState.OK, fact="room")
         fact, remedy = "node 0 is nearly full", "free some"
@@ -40,6 +40,18 @@ def directory(tmp_path: Path, **sweep: list[int]) -> RunDirectory:
 def test_preflight_checks_the_largest_pool(tmp_path: Path, pools: list[int]) -> None:
     preflight(directory(tmp_path, memory_size_mb=[64, 4096, 512]), strict=False)
     assert pools == [4096 << 20]
+
+
+def test_pools_that_cannot_be_pinned_are_refused_at_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fact, remedy = "limited to 8.00 MiB (ulimit -l), and the driver pins no more", "ulimit -l unlimited"
+    refused = Check(name=CheckName.LOCKED_MEMORY, state=CheckState.ERROR, fact=fact, remedy=remedy)
+    monkeypatch.setattr("bench.host.doctor.run_doctor", lambda *_: Preflight(checks=(refused,)))
+    study = directory(tmp_path)
+    for _ in range(2):
+        with pytest.raises(StudyError, match=r"limited to 8\.00 MiB") as error:
+            preflight(study, strict=False)
+        assert error.value.advice == remedy
+    assert not study.preflight.exists()
 
 
 def test_preflight_checks_once_and_prints_failures(
