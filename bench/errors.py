@@ -26,6 +26,12 @@ class StudyError(Exception):
         return "\n".join(lines)
 
 
+class NotHere(StudyError):
+    """This host cannot measure what a study was asked to compare. Nothing ran; the exit code is that of failed runs."""
+
+    exit_code = 30
+
+
 class TraceError(StudyError):
     """A trace that is missing, damaged, or without the expected data. The outcome is trace_failed."""
 

@@ -16,10 +16,11 @@ from bench.command.start import Asked, study_of
 from bench.errors import StudyError
 from bench.storage import remove_stale
 from bench.study import settings
-from bench.study.comparable import without_pair
+from bench.study.comparable import without_placements
 from bench.study.directory import RunDirectory, resolve, resolve_into
 from bench.study.load import TASKS, StudyDefinition, load_study, read_study, study_path
-from bench.study.plan import refuse_long
+from bench.study.start import refuse_start
+from bench.terminal import visible
 from tasks.before_runs import preflight
 from tasks.luigi_runtime import (
     INVOCATION,
@@ -135,9 +136,11 @@ class StudyTask(luigi.WrapperTask):
 
     def directory(self) -> RunDirectory:
         with refusing():
-            # Nights, and jobs of a cluster, were planned by somebody.
-            if self.task_id not in _resolved and not (self.long or self.into or "SLURM_JOB_ID" in os.environ):
-                refuse_long(self.study, Path(self.output_dir), self.fresh, _own_command())
+            # Nights are compared with each other, and the hosts of a cluster too.
+            if self.task_id not in _resolved and not (self.into or self.night):
+                # A job of a cluster was planned by somebody.
+                long = self.long or "SLURM_JOB_ID" in os.environ
+                refuse_start(self.study, Path(self.output_dir), self.fresh, long, _own_command())
             return self.resolved()
 
     def resolved(self) -> RunDirectory:
@@ -152,8 +155,8 @@ class StudyTask(luigi.WrapperTask):
                 directory = resolve(self.study, Path(self.output_dir), self.fresh, INVOCATION, self.night)
             lock_folder(directory.path)
             preflight(directory, self.strict)
-            for note in without_pair(self.study, directory.grid(), directory.host()):
-                print(f"note: {note}", file=sys.stderr)
+            if note := without_placements(self.study, directory.grid(), directory.host()):
+                print(visible(f"note: {note}"), file=sys.stderr)
             handle_signals(self)
             remove_stale(directory.path, "**/.*.part")
             print_summary_at_exit(directory)

@@ -122,12 +122,11 @@ def why_not_crossed(settings: Settings) -> Violation | None:
 
 def why_not_here(topology: Topology, gpu: int, placement: Placement, settings: Settings) -> str:
     """What this host lacks for a cell, or "". On the cpu device the number of a GPU is only a label."""
-    cpu_node, mem_node = placement
+    cpu_node = placement[0]
     preparing = settings.preprocess_node if settings.preprocess_queue and settings.preprocess_node >= 0 else cpu_node
     return (
-        (_gpu_reason(topology, gpu) if settings.device == "cuda" else "")
-        or _cpu_reason(topology, cpu_node)
-        or _memory_reason(topology, mem_node)
+        (why_no_gpu(topology, gpu) if settings.device == "cuda" else "")
+        or why_no_placement(topology, placement)
         or _cpu_reason(topology, preparing)
         or _unbound_memory_reason(placement, settings)
         or why_no_peers(topology, gpu, settings.concurrent_gpus - 1, settings.concurrent_placement, settings.device)
@@ -135,7 +134,13 @@ def why_not_here(topology: Topology, gpu: int, placement: Placement, settings: S
     )
 
 
-def _gpu_reason(topology: Topology, index: int) -> str:
+def why_no_placement(topology: Topology, placement: Placement) -> str:
+    """Why this host cannot bind a process there, or ""."""
+    cpu_node, mem_node = placement
+    return _cpu_reason(topology, cpu_node) or _memory_reason(topology, mem_node)
+
+
+def why_no_gpu(topology: Topology, index: int) -> str:
     gpu = topology.gpu(index)
     if gpu is None:
         if topology.nvml_error:

@@ -73,7 +73,7 @@ class StudyDefinition:
     gpu_ids: indexes in PCI bus order; placements: (CPU node, memory node); either may be "all", and placements
     "cpu-groups", which the probe finds. cpu_groups: lists of CPUs in place of nodes; the placements are their numbers.
     settings: the study's own values; axes: what it varies beside GPUs, placements and models. command: whose variants
-    are its models.
+    are its models. given: which of gpu_ids and placements the command line names.
     """
 
     name: str
@@ -86,6 +86,7 @@ class StudyDefinition:
     command: CommandBlock | None = None
     python_path: tuple[str, ...] = ()
     cpu_groups: tuple[str, ...] = ()
+    given: frozenset[str] = field(default=frozenset(), compare=False)
 
     def as_json(self) -> dict[str, Any]:
         """As in a study file, with every setting that applies."""
@@ -220,6 +221,7 @@ def read_study(
         command=command,
         python_path=python_path,
         cpu_groups=groups,
+        given=frozenset(map(axis_key, {**overrides, **sweep})) & {"gpu_ids", "placements"},
     )
     _check_together(study, where)
     return study

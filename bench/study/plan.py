@@ -12,7 +12,7 @@ from bench.records.base import DamagedRecord
 from bench.records.host import Topology, format_cpulist
 from bench.records.run import Demand, Head, Outcome, read_head, read_record
 from bench.records.study import TRACED, Cell, Grid, Slot, Study
-from bench.study.comparable import without_pair
+from bench.study.comparable import incomparable, without_placements
 from bench.study.crossing import not_crossed, pools_by_node, settings_between
 from bench.study.directory import RunDirectory, check_path_length, find, path_of_new
 from bench.study.duration import (
@@ -24,7 +24,6 @@ from bench.study.duration import (
     measured_rate,
     processes,
     run_files,
-    slowest_rate,
 )
 from bench.study.grid import expand_here, idle_entries
 from bench.study.load import StudyDefinition
@@ -163,7 +162,7 @@ def plan(
         too_long=[*found.too_long] if found else [],
         disk_bytes=sum(trace_bytes(grid.cell(slot.cell)) for slot in todo if slot.is_traced),
         notes=[
-            *(without_pair(definition, grid, host) if host else []),
+            *(_incomparable(definition, grid, host, is_new=directory is None) if host else []),
             *_notes(grid.cells),
             *([_STARTS_WITH_LONG] if needs_long else []),
             *_too_long(found),
@@ -248,27 +247,11 @@ def _is_long(study: Study, topology: Topology, estimate_s: float | None) -> bool
     return study.device == "cpu" and not on_gpu_host and (estimate_s or 0.0) > LONGEST_ON_CPU_S
 
 
-def refuse_long(definition: StudyDefinition, output_dir: Path, fresh: bool, command: str) -> None:
-    """Raise StudyError for a new study that would need more than two hours on a host without a GPU.
-
-    command: that of the user, for the advice.
-    """
-    if not fresh and find(definition, output_dir):
-        return
-    topology = read_topology()
-    planned = plan(definition, output_dir, fresh, topology, rate=slowest_rate)
-    if planned.needs_long or planned.too_long:
-        # The rate of the CPUs is measured only if a slow host would need that long.
-        planned = plan(definition, output_dir, fresh, topology)
-    if not planned.needs_long or planned.estimate_s is None:
-        return
-    takes = f"{definition.name} would take about {duration(planned.estimate_s)} on the cpu device"
-    smaller = "QuickTest is a smaller study" if definition.name != "quick_test" else "ask for fewer samples or repeats"
-    raise StudyError(
-        f"{takes} ({planned.estimate_from})",
-        "this host has no GPU",
-        f"{smaller}; to measure all of it: {command} --long",
-    )
+def _incomparable(definition: StudyDefinition, grid: Grid, host: Topology, is_new: bool) -> list[str]:
+    """A study that has a run directory is continued."""
+    refused = incomparable(definition, grid, host) if is_new else None
+    error = refused or without_placements(definition, grid, host)
+    return [f"{'does not start: ' if refused else ''}{error.what}; {error.advice}"] if error else []
 
 
 def _too_long(found: Estimate | None) -> list[str]:

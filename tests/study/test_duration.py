@@ -8,9 +8,11 @@ from msgspec import structs
 from bench.errors import StudyError
 from bench.host.topology import read_topology
 from bench.study import plan as plan_module
+from bench.study import start as start_module
 from bench.study.duration import CPU_EFFICIENCY, CPU_PROCESS_S, measured_rate, slowest_rate
 from bench.study.load import StudyDefinition, read_study
-from bench.study.plan import plan, refuse_long, render
+from bench.study.plan import plan, render
+from bench.study.start import refuse_start
 from tests.host.made_hosts import host_topology
 
 BASE = {
@@ -56,17 +58,17 @@ def test_a_recorded_host_without_gpu_has_no_rate(tmp_path: Path, monkeypatch: py
 
 def test_long_study_is_refused_on_hosts_without_gpu_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = study(repeats=200, timeout_s=60, models=["vit32x2x128"] * 2)
-    monkeypatch.setattr(plan_module, "slowest_rate", lambda: 1.0)
+    monkeypatch.setattr(start_module, "slowest_rate", lambda: 1.0)
     monkeypatch.setattr(plan_module, "measured_rate", lambda: FLOPS * 100.0)
-    monkeypatch.setattr(plan_module, "read_topology", lambda: NO_GPU)
+    monkeypatch.setattr(start_module, "read_topology", lambda: NO_GPU)
     with pytest.raises(StudyError, match=r"one would take about .* on the cpu device") as refused:
-        refuse_long(long, tmp_path, False, "luigi X")
+        refuse_start(long, tmp_path, False, False, "luigi X")
     assert "QuickTest is a smaller study; to measure all of it: luigi X --long" in str(refused.value)
     monkeypatch.setattr(plan_module, "measured_rate", lambda: FLOPS * 1e6)
-    refuse_long(study(repeats=200), tmp_path, False, "luigi X")
+    refuse_start(study(repeats=200), tmp_path, False, False, "luigi X")
     monkeypatch.setattr(plan_module, "measured_rate", lambda: FLOPS * 100.0)
-    monkeypatch.setattr(plan_module, "read_topology", lambda: host_topology("two_sockets"))
-    refuse_long(long, tmp_path, False, "luigi X")
+    monkeypatch.setattr(start_module, "read_topology", lambda: host_topology("two_sockets"))
+    refuse_start(long, tmp_path, False, False, "luigi X")
 
 
 def test_rate_is_measured_once_and_not_for_models_from_elsewhere(tmp_path: Path) -> None:

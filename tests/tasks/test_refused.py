@@ -1,4 +1,4 @@
-"""Bad input on luigi's command line: refused before anything runs, with exit code 2 and no traceback."""
+"""Bad input on luigi's command line: refused before anything runs, with its exit code and no traceback."""
 
 import os
 import subprocess
@@ -26,10 +26,18 @@ LUIGI = Path(sys.executable).with_name("luigi")
     ],
 )
 def test_refused(tmp_path: Path, words: tuple[str, ...], expected: list[str]) -> None:
+    check_refused(tmp_path, words, expected, 2)
+
+
+def test_named_node_that_this_host_has_not_ends_with_30(tmp_path: Path) -> None:
+    check_refused(tmp_path, ("QuickTest", "--numa-nodes", "[0,55]"), ["no such NUMA node: 55", "or all"], 30)
+
+
+def check_refused(tmp_path: Path, words: tuple[str, ...], expected: list[str], code: int) -> None:
     command = [str(LUIGI), "--module", "tasks", *words, "--local-scheduler"]
     done = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=60)
     text = done.stdout + done.stderr
-    assert done.returncode == 2, text
+    assert done.returncode == code, text
     for part in expected:
         assert part in text
     assert "Traceback" not in text and "OfStudy" not in text
