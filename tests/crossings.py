@@ -53,7 +53,7 @@ def crossing_facts(group: str, process: int, birth: int, windows: Windows) -> di
     """The crossing record of a process with these windows; its id follows from group and process."""
     base, *others = windows
     typed = {cell: convert(own, list[Window]) for cell, own in windows.items()}
-    ratios = {other: half_ratios(typed[base], typed[other], len(windows)) for other in others}
+    ratios = {other: half_ratios(typed[base], typed[other]) for other in others}
     return {
         "group": group,
         "process": process,

@@ -40,7 +40,7 @@ WINDOW_ENDS_NS = 500_000
 
 def measured_cells(data: RunData) -> tuple[MeasuredCell, ...]:
     """The cells of a run directory with what was measured of each, in the order of the study."""
-    crossed = crossed_runs(data.runs.values())
+    crossed = crossed_runs(data.runs.values(), {cell.name: cell.batch_size for cell in data.cells})
     cells = tuple(
         measured_cell(
             entry,

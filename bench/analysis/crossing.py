@@ -62,8 +62,11 @@ class Difference:
 # From run records
 
 
-def crossed_runs(runs: Iterable[Run]) -> dict[str, CrossedRun]:
-    """Of the runs that were turns of a crossing, by run: the ratios to the other cells of the same process."""
+def crossed_runs(runs: Iterable[Run], batch_sizes: Mapping[str, int]) -> dict[str, CrossedRun]:
+    """Of the runs that were turns of a crossing, by run: the ratios to the other cells of the same process.
+
+    batch_sizes: by cell, since windows count batches, and throughput counts samples.
+    """
     found = {}
     for own in _processes(runs):
         measured = [run for run in own if run.timed and run.ok and run.result]
@@ -71,8 +74,9 @@ def crossed_runs(runs: Iterable[Run]) -> dict[str, CrossedRun]:
             crossing, windows = run.crossing, run.result.windows if run.result else []
             assert crossing is not None
             others = [other for other in measured if other is not run]
-            placements = len(crossing.placements) or len(own)
-            ratios = {other.cell: _ratio(other, run, placements) for other in others}
+            ratios = {
+                other.cell: _ratio(other, run, batch_sizes[run.cell] / batch_sizes[other.cell]) for other in others
+            }
             found[run.run] = CrossedRun(
                 id=crossing.id,
                 birth_cpu_node=crossing.birth_cpu_node,
@@ -123,14 +127,14 @@ def _processes(runs: Iterable[Run]) -> list[list[Run]]:
     return list(by_id.values())
 
 
-def _ratio(base: Run, other: Run, placements: int) -> CrossedRatio | None:
-    """None where no half round has both."""
+def _ratio(base: Run, other: Run, samples: float) -> CrossedRatio | None:
+    """samples: of a batch of the other to one of the base. None where no half round has both."""
     assert base.result and other.result
-    halves = half_ratios(base.result.windows, other.result.windows, placements)
+    halves = half_ratios(base.result.windows, other.result.windows)
     if not halves:
         return None
     error = yuen_error(halves)
-    return CrossedRatio(log_ratio=midmean(halves), error=error if math.isfinite(error) else None)
+    return CrossedRatio(log_ratio=midmean(halves) + math.log(samples), error=error if math.isfinite(error) else None)
 
 
 # Of a cell

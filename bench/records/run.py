@@ -485,14 +485,14 @@ class Crossing(Record, frozen=True, kw_only=True):
     """One process that measured all cells of a group by turns; each cell has a Run of its own with the same crossing.
 
     group: the cells' common name; process: its number among those of the group, from 1; id: the same in all runs of the
-    process. birth_cpu_node, birth_mem_node: where it was started; its driver structures and heap are there.
-    placements: the cells, each a side, in the order in which their rings were allocated. rounds: each an order of the
-    sides and its mirror. batches: of each window; lead_batches: before one of another side. pilot_pace_s: seconds per
-    batch that both were chosen by. threads: of the process after the last window. born_bytes: resident before the
-    rings, by node. error: by cell, the process' own standard error of its ln ratio to the first of placements (Yuen
-    1974). carry_over: by cell, the median ln of the second over the first window of a stay. observer_cpus: where this
-    program waited meanwhile: away from all nodes of the group, or not away from any. captured: of a traced
-    process, the cells whose captures were opened, in that order.
+    process. birth_cpu_node, birth_mem_node: where it was started; its driver structures and heap are there. placements:
+    the cells, each a side, in the order in which their rings were allocated. rounds: each an order of the sides and its
+    mirror. batches: of each window of the sides with the batch size of the fastest; lead_batches: before one of another
+    side. pilot_pace_s: seconds per batch of the fastest, that both were chosen by; a window has its own. threads: of
+    the process after the last window. born_bytes: resident before the rings, by node. error: by cell, the process' own
+    standard error of its ln ratio to the first of placements (Yuen 1974). carry_over: by cell, the median ln of the
+    second over the first window of a stay. observer_cpus: where this program waited meanwhile: away from all nodes of
+    the group, or not away from any. captured: of a traced process, the cells whose captures were opened, in that order.
     """
 
     group: Name

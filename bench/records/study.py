@@ -357,7 +357,7 @@ _NEVER_IN_KEY = (
 class Cell(Settings, frozen=True, kw_only=True):
     """One point of the grid, as the study and the workload know it.
 
-    group: cells of one group differ only in node, or in nothing, or where one process measures them by turns in host
+    group: cells of one group differ only in node, or in nothing, or where one process measures them by turns in other
     settings too; they are measured side by side and compared.
     reason: why it cannot run on this host, empty if it can.
     cpus: where groups of CPUs of one node are compared, those that it is bound to; cpu_node is then their number.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 from msgspec import structs
 
@@ -11,10 +12,13 @@ from bench.study.constraints import why_not_crossed
 from bench.units import byte_size, plural
 
 MIB = 1 << 20
-# What the sides of a group may differ in beside their nodes: a process has rings and copies for each.
-SIDE_SETTINGS = ("host_memory", "memory_size_mb", "copy_granularity", "direction")
-# A set of rounds has 4 x sides x sides windows, and no process has less.
-MOST_SIDES = 8
+# What the sides of a group may differ in beside their nodes: a process has rings, copies, slots and weights for each.
+# Groups are joined in this order, as long as there is room.
+SIDE_SETTINGS = ("host_memory", "memory_size_mb", "copy_granularity", "direction", "buffers")
+# What changes along with one of them, and is of each side too.
+_ALONG = {"batch_size": ("num_samples", "warmup_samples")}
+# A round has 2 x sides windows, and a process as many rounds or more.
+MOST_SIDES = 9
 
 # By group that is crossed.
 Births = Mapping[str, tuple[Placement, ...]]
@@ -51,9 +55,7 @@ def with_sides(cells: Sequence[Cell], topology: Topology) -> list[Cell]:
 def settings_between(grid: Grid, topology: Topology) -> list[str]:
     """A line on the settings that are compared inside processes, and one for each of those that are not, with why."""
     crossed = _groups(cell for cell in grid.cells if cell.group in {slot.group for slot in grid.order if slot.birth})
-    inside = [
-        key for key in SIDE_SETTINGS if any(len({getattr(cell, key) for cell in own}) > 1 for own in crossed.values())
-    ]
+    inside = {key: values for key in SIDE_SETTINGS if (values := _crossed_values(crossed.values(), key))}
     lines = [f"compared inside the same processes, as nodes are: {', '.join(inside)}"] if inside else []
     varied = [key for key in Settings.__struct_fields__ if len({getattr(cell, key) for cell in grid.cells}) > 1]
     for key in varied if crossed else ():
@@ -63,25 +65,41 @@ def settings_between(grid: Grid, topology: Topology) -> list[str]:
             if base.group != cell.group and not (base.reason or cell.reason):
                 both = [one for one in grid.cells if one.group in (base.group, cell.group)]
                 why = _why_not_joined(both, topology) if key in SIDE_SETTINGS else _why_not_a_side(base, cell)
-                lines.append(f"{key} is compared between processes: {why}")
+                # Other values of it are sides.
+                is_own = key in inside and getattr(cell, key) not in inside[key]
+                what = f"{key} {getattr(cell, key)}" if is_own else key
+                lines.append(f"{what} is compared between processes: {why}")
                 break
     return lines
 
 
+def _crossed_values(groups: Iterable[Sequence[Cell]], key: str) -> set[Any]:
+    """Those that are sides of any group together with another value."""
+    several = ({getattr(cell, key) for cell in own} for own in groups)
+    return {value for values in several if len(values) > 1 for value in values}
+
+
 def _why_not_a_side(*cells: Cell) -> str:
     excluded = next(filter(None, map(why_not_crossed, cells)), None)
-    return excluded.what if excluded else "all sides of a process share its device buffers and model"
+    return excluded.what if excluded else "it is the same for all sides of a process"
 
 
 def _without(cell: Cell, setting: str) -> Settings:
-    return structs.replace(cell.settings, **{setting: getattr(Settings(), setting)})
+    return structs.replace(
+        cell.settings, **{key: getattr(Settings(), key) for key in (setting, *_ALONG.get(setting, ()))}
+    )
 
 
 def _why_not_joined(cells: Sequence[Cell], topology: Topology) -> str:
     usable = sum(not cell.reason for cell in cells)
     if usable > MOST_SIDES:
         return f"a process would have {usable} sides, and {MOST_SIDES} is the most"
-    return _why_not(cells, topology)
+    return _of_the_whole_process(cells) or _why_not(cells, topology)
+
+
+def _of_the_whole_process(cells: Sequence[Cell]) -> str:
+    """A setting in which these cells differ, and a process cannot; "" if there is none."""
+    return ""
 
 
 def not_crossed(grid: Grid, topology: Topology) -> list[str]:
@@ -132,7 +150,7 @@ def _why_not(cells: Sequence[Cell], topology: Topology) -> str:
     group = cells[0].group
     if cells[0].model.command:
         return f"{group} is a command, which is measured as it was started"
-    if violation := why_not_crossed(cells[0]):
+    if violation := next(filter(None, map(why_not_crossed, cells)), None):
         return violation.what
     usable = [cell for cell in cells if not cell.reason]
     if len(usable) < 2:

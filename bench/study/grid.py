@@ -95,7 +95,8 @@ def _births(asked: Design | Literal["auto"], cells: Sequence[Cell], topology: To
     births, why = births_of(cells, topology)
     if asked == "crossing" and not births:
         advice = (
-            "set design: processes; a crossing takes two cells that differ in their nodes, or in host memory or copies"
+            "set design: processes; a crossing takes two cells that differ in their nodes, or in settings that a "
+            "process can take turns in (docs/crossing.md)"
         )
         raise StudyError(f"design crossing: {why}", name, advice)
     return births

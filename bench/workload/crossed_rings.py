@@ -54,19 +54,23 @@ class _Reserved:
         return self.inputs + self.outputs
 
 
-def crossed_rings(cells: Sequence[Cell], device: Device, subject: Subject) -> list[Rings | RunFailure]:
+def crossed_rings(cells: Sequence[Cell], device: Device, subjects: Sequence[Subject]) -> list[Rings | RunFailure]:
     """The rings of each cell on its own memory node, every page proved to be there; or why that cell has none.
 
-    cells: in the order of allocation; of one subject, with nodes and host settings of their own. A failure is oom (no
-    room on the node), bind_failed (the process may not use the node) or not_runnable (the kind is not available).
+    cells: in the order of allocation, with nodes and host settings of their own; subjects: of each, the same object
+    where their batches are equal. A failure is oom (no room on the node), bind_failed (the process may not use the
+    node) or not_runnable (the kind is not available).
     """
-    reserved = [_attempt(partial(_reserve, cell, device, subject)) for cell in cells]
+    reserved = [
+        _attempt(partial(_reserve, cell, device, subject)) for cell, subject in zip(cells, subjects, strict=True)
+    ]
     mapped = [one for one in reserved if isinstance(one, _Reserved) and one.memory.is_mapped]
     _touch_by_turns([one.inputs for one in mapped])
     _touch_by_turns([one.outputs for one in mapped])
     filled: list[Rings | RunFailure] = []
-    source: tuple[torch.Tensor, ...] = ()
-    for one in reserved:
+    sources: dict[int, tuple[torch.Tensor, ...]] = {}
+    for one, subject in zip(reserved, subjects, strict=True):
+        source = sources.get(id(subject), ())
         rings = one if isinstance(one, RunFailure) else _attempt(partial(_finish, one, subject, source))
         # The CPU reads write-combined memory slower than it draws values.
         if (
@@ -74,7 +78,7 @@ def crossed_rings(cells: Sequence[Cell], device: Device, subject: Subject) -> li
             and rings.host_memory.kind != "write-combined"
             and _length(rings.inputs) > _length(source)
         ):
-            source = rings.inputs
+            sources[id(subject)] = rings.inputs
         filled.append(rings)
     return filled
 

@@ -1,8 +1,9 @@
 """One process that measures every side of a group by turns.
 
-A side is a placement and host settings: rings of a kind and size on a node, and the copies from and to them. Model,
-slots, streams and graphs are the same for all. So what differs between two windows is where the process runs and what
-it copies from and to, and nothing that differs between processes.
+A side is a placement and settings: rings of a kind and size on a node, the copies from and to them, and what is
+computed of them. Streams are the same for all, and weights, slots and graphs for those that compute alike. So what
+differs between two windows is where the process runs, what it copies and what it computes, and nothing that differs
+between processes.
 """
 
 import gc
@@ -12,7 +13,6 @@ import random
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
@@ -22,18 +22,14 @@ from msgspec.structs import replace
 from bench.host.certificate import Certifier
 from bench.host.memory_calls import set_policy
 from bench.host.moving import cell_cpus, move_threads, node_cpus
-from bench.host.numa_maps import resident_bytes
-from bench.records.run import CrossedCell, Crossing, Failure, Group, Mode, Outcome, Result, Window
-from bench.records.study import Cell
+from bench.records.run import CrossedCell, Crossing, Failure, Group, Mode, Outcome, Window
 from bench.workload.barrier import Barrier
-from bench.workload.crossed_rings import crossed_rings
+from bench.workload.crossed_sides import CrossedSide, equip, usable
 from bench.workload.devices import open_device
-from bench.workload.execution import make_forward, make_slots
+from bench.workload.execution import compilations, refuse_compilations
 from bench.workload.failures import RunFailure
-from bench.workload.host_memory import Rings
 from bench.workload.measure import (
     LatencyMarks,
-    WarmedUp,
     WarmupRule,
     latency,
     no_latency,
@@ -42,21 +38,20 @@ from bench.workload.measure import (
     warm_up,
 )
 from bench.workload.models import set_precision
-from bench.workload.pipeline import HostSide, Pipeline
+from bench.workload.pipeline import Work
 from bench.workload.profiling import Ranges, make_capture, make_ranges
 from bench.workload.progress import Phase, PhaseTimes, Progress
 from bench.workload.solo import issue_us, solo_us
-from bench.workload.subject import build_subject
 from bench.workload.turns import (
     LARGEST_ERROR,
-    MIN_BATCHES,
-    MIN_LEAD_BATCHES,
     MOST_EXTENSIONS,
+    Turn,
     batches_for,
     carry_over,
     half_ratios,
     planned_rounds,
     schedule,
+    turn_of,
     yuen_error,
 )
 
@@ -65,22 +60,6 @@ PILOT_ROUNDS = 2
 # Batches that support a p99. Those of slow models are timed inside the windows, where two events are nothing beside a
 # batch, and what the windows lack in the first process of a birth; those of fast models in turns after the rounds.
 LATENCY_BATCHES, LATENCY_S = 300, 1.0
-
-
-@dataclass(eq=False)
-class _Side:
-    """A cell of the group in this process. failure: why it is not measured, or no longer."""
-
-    cell: Cell
-    cpus: frozenset[int]
-    rings: Rings | None = None
-    host: HostSide | None = None
-    failure: Failure | None = None
-    certifier: Certifier | None = None
-    warmed: WarmedUp | None = None
-    windows: list[Window] = field(default_factory=list)
-    latencies_us: list[float] = field(default_factory=list)
-    result: Result | None = None
 
 
 def cross(
@@ -127,9 +106,10 @@ class _Crossing:
         birth = group.crossing.birth_cpu_node
         born = next((cell for cell in group.cells if cell.cpu_node == birth), None)
         self.birth_cpus = (cell_cpus(born) if born else node_cpus(birth)) & allowed
-        self.sides = [_Side(cell, cell_cpus(cell) & allowed) for cell in turned]
-        self.last: _Side | None = None
-        self.lead_batches, self.batches = MIN_LEAD_BATCHES, MIN_BATCHES
+        self.sides = [CrossedSide(cell, cell_cpus(cell) & allowed) for cell in turned]
+        self.last: CrossedSide | None = None
+        self.warm: set[Work] = set()
+        self.turns: dict[int, Turn] = {}
         self.timed = [side for side in self.sides if not no_latency(side.cell.direction)]
 
     def run(self) -> tuple[Crossing, list[CrossedCell]]:
@@ -140,34 +120,7 @@ class _Crossing:
         torch.set_num_threads(min(len(side.cpus) for side in self.sides if side.cpus))
         phases.mark("device")
         set_precision(first.dtype)
-        # A subject that cannot be copied by sample fails the sides that ask for it, and no other.
-        subject = build_subject(replace(first, copy_granularity="batch"), device.torch_device)
-        # Filled where any side copies nothing in: it computes these batches, or those of the turn before.
-        of_slots = next((cell for cell in self.group.cells if not cell.copies_in), first)
-        slots = make_slots(of_slots, device, subject)
-        phases.mark("model")
-        forward = make_forward(first, device, subject, slots)
-        device.synchronize()
-        phases.mark("compile" if forward and first.compile_model != "off" else "model")
-        # Before the rings, which are where their side wants them.
-        self.born_bytes = resident_bytes()
-        for side, rings in zip(
-            self.sides,
-            crossed_rings([side.cell for side in self.sides], device, subject),
-            strict=True,
-        ):
-            if isinstance(rings, RunFailure):
-                side.failure = rings.record()
-            else:
-                side.rings = rings
-        usable = self._usable()
-        assert usable[0].rings is not None
-        self.pipeline = Pipeline(device, subject, usable[0].rings, slots, forward)
-        for side in usable:
-            assert side.rings is not None
-            side.host = self.pipeline.side(side.rings, side.cell.copy_granularity == "sample")
-        device.synchronize()
-        phases.mark("buffers")
+        self.pipeline, self.born_bytes = equip(self.sides, device, phases)
         if self.barrier:
             # All warm-ups are under the load that the turns have.
             self.barrier.wait()
@@ -184,33 +137,38 @@ class _Crossing:
     def _measure(self) -> tuple[Crossing, list[CrossedCell]]:
         pace_s = self._warm_up()
         self.phases.mark("warmup")
-        usable, planned = self._usable(), 0
-        marked = bool(self.timed) and pace_s * LATENCY_BATCHES > LATENCY_S
-        marks = self._marks(self.batches) if marked else None
-        size = planned_rounds(len(usable), self.group.measure_s, (self.lead_batches + self.batches) * self.round_pace_s)
+        usable, planned, compiled = self._usable(), 0, compilations()
+        turns = [self.turns[side.cell.batch_size] for side in usable]
+        marks = [
+            self._marks(turn.batches) if turn.pace_s * LATENCY_BATCHES > LATENCY_S and side in self.timed else None
+            for side, turn in zip(usable, turns, strict=True)
+        ]
+        size = planned_rounds(len(usable), self.group.measure_s, self.round_s)
         for extension in range(MOST_EXTENSIONS):
             orders = schedule(len(usable), size, f"{self.seed}/{extension}")
-            self.progress.enter(Phase.MEASURING, len(orders) * 2 * len(usable) * self.batches)
+            self.progress.enter(Phase.MEASURING, len(orders) * 2 * sum(turn.batches for turn in turns))
             for number, order in enumerate(orders):
                 for turn, index in enumerate(order):
-                    window = self._window(usable[index], planned + number, turn, self.batches, marks)
-                    usable[index].windows.append(window)
+                    side = usable[index]
+                    window = self._window(side, planned + number, turn, turns[index].batches, marks[index])
+                    side.windows.append(window)
             planned += len(orders)
             # By the noise alone, never by the size or the sign of an effect.
             if max(self._errors(usable).values(), default=0.0) <= LARGEST_ERROR:
                 break
         self.phases.mark("measure")
-        self._time_latencies(pace_s)
+        self._refuse_compiled(compilations() - compiled)
+        self._time_latencies()
         self._end_load()
-        for side in usable:
+        for side in self._usable():
             self._finish(side)
         self.progress.enter(Phase.DONE)
         self.phases.mark("finish")
         facts = replace(
             self._facts(),
             rounds=planned,
-            batches=self.batches,
-            lead_batches=self.lead_batches,
+            batches=self.fastest.batches,
+            lead_batches=self.fastest.lead_batches,
             pilot_pace_s=pace_s,
             error={name: error for name, error in self._errors(usable).items() if error < math.inf},
             carry_over={side.cell.name: change for side in usable if (change := carry_over(side.windows)) is not None},
@@ -231,8 +189,9 @@ class _Crossing:
             captured.append(cell.name)
             window = trace_pass(self.pipeline, cell.batches_per_pass, ranges, capture, self.progress, certifier.see_cpu)
             certificate = certifier.finish()
-            compile_s = self.phases.seconds["compile"]
-            side.result = result_of(cell, Mode.TRACED, self.pipeline, warmed, [window], certificate, compile_s)
+            side.result = result_of(
+                cell, Mode.TRACED, self.pipeline, warmed, [window], certificate, self.pipeline.work.compile_s
+            )
             self.phases.mark("measure")
         self._end_load()
         self._usable()
@@ -272,21 +231,19 @@ class _Crossing:
         if self.barrier:
             self.barrier.finish()
 
-    def _usable(self) -> list[_Side]:
-        """Raise RunFailure with the first side's reason if none is left."""
-        usable = [side for side in self.sides if not side.failure]
-        if not usable:
-            failure = next(side.failure for side in self.sides if side.failure)
-            raise RunFailure(failure.status, failure.reason, failure.advice)
-        return usable
+    def _usable(self) -> list[CrossedSide]:
+        return usable(self.sides)
 
-    def _place(self, side: _Side) -> int:
-        """Move all threads and later allocations to the side's nodes, and copy as it does; return how many moved."""
+    def _place(self, side: CrossedSide) -> int:
+        """Move all threads and later allocations to the side's nodes; copy and compute as it does.
+
+        Return how many threads moved.
+        """
         moved = move_threads(side.cpus)
         set_policy("bind", (side.cell.mem_node,))
         if self.last is not side:
-            assert side.host is not None
-            self.pipeline.use(side.host)
+            assert side.part is not None
+            self.pipeline.use(side.part)
         return moved
 
     def _warm_up(self) -> float:
@@ -298,20 +255,17 @@ class _Crossing:
         for side in self._usable():
             self._warm(side)
         usable = self._usable()
-        pace_s = min(side.warmed.batch_s for side in usable if side.warmed)
+        self._count_batches([(side, side.warmed.batch_s) for side in usable if side.warmed])
         for number in range(PILOT_ROUNDS):
-            self._count_batches(pace_s)
+            order = schedule(len(usable), 1, f"{self.seed}/pilot{number}")[0]
             pilots = [
-                self._window(usable[index], 0, turn, self.batches)
-                for order in schedule(len(usable), 1, f"{self.seed}/pilot{number}")[:1]
-                for turn, index in enumerate(order)
+                (side, self._window(side, 0, turn, self.turns[side.cell.batch_size].batches).batch_s)
+                for turn, side in enumerate(usable[index] for index in order)
             ]
-            pace_s = min(window.batch_s for window in pilots)
-            self.round_pace_s = sum(window.batch_s for window in pilots)
-        self._count_batches(pace_s)
-        return pace_s
+            self._count_batches(pilots)
+        return self.fastest.pace_s
 
-    def _warm(self, side: _Side, ranges: Ranges | None = None) -> bool:
+    def _warm(self, side: CrossedSide, ranges: Ranges | None = None) -> bool:
         """False where it cannot be placed, which is then its failure."""
         try:
             self._place(side)
@@ -319,9 +273,11 @@ class _Crossing:
             side.failure = Failure(status=Outcome.BIND_FAILED, reason=str(error), advice=_USE_OTHER_NODES)
             return False
         cell = side.cell
-        # The first warms the device and the libraries up; every other one only its own rings and caches. What is
-        # left cancels, because the pilot rounds and the windows come by turns.
-        least_s, most_s = (0.3, 1.5) if self.last is None else (0.1, 0.3)
+        # The first of a work warms the device and the libraries up; every other one only its own rings and caches.
+        # What is left cancels, because the pilot rounds and the windows come by turns.
+        assert side.work is not None
+        least_s, most_s = (0.1, 0.3) if side.work in self.warm else (0.3, 1.5)
+        self.warm.add(side.work)
         self.last = side
         batches = -(-cell.warmup_samples // cell.batch_size)
         rule = WarmupRule(self.group.window_s, batches, min_s=least_s, max_s=most_s)
@@ -330,35 +286,58 @@ class _Crossing:
         side.certifier.start()
         return True
 
-    def _count_batches(self, pace_s: float) -> None:
-        self.lead_batches = batches_for(self.group.lead_s, pace_s, MIN_LEAD_BATCHES)
-        self.batches = batches_for(self.group.window_s, pace_s, MIN_BATCHES)
+    def _count_batches(self, paces: Sequence[tuple[CrossedSide, float]]) -> None:
+        """By the seconds per batch of each turn of a round: all sides of one batch size have the same batches."""
+        by_size: dict[int, float] = {}
+        for side, pace_s in paces:
+            by_size[side.cell.batch_size] = min(pace_s, by_size.get(side.cell.batch_size, math.inf))
+        self.turns = {size: turn_of(pace_s, self.group.window_s, self.group.lead_s) for size, pace_s in by_size.items()}
+        self.fastest = min(self.turns.values(), key=lambda turn: turn.pace_s)
+        self.round_s = sum(
+            (turn.lead_batches + turn.batches) * pace_s
+            for side, pace_s in paces
+            for turn in [self.turns[side.cell.batch_size]]
+        )
 
-    def _time_latencies(self, pace_s: float) -> None:
+    def _refuse_compiled(self, count: int) -> None:
+        """The cells that compile fail where anything was compiled inside the windows."""
+        try:
+            refuse_compilations(count)
+        except RunFailure as failure:
+            for side in self._usable():
+                if side.cell.compile_model != "off":
+                    side.failure = failure.record()
+
+    def _time_latencies(self) -> None:
         """The latencies that the windows do not have, by turns too."""
-        usable = [side for side in self._usable() if side in self.timed]
-        if not usable:
+        missing = {side: count for side in self._usable() if side in self.timed and (count := self._missing(side)) > 0}
+        if not missing:
             return
-        known = min(len(side.latencies_us) for side in usable)
-        if known and not self.group.solo:
-            return
-        most = LATENCY_BATCHES if self.group.solo else batches_for(LATENCY_S, pace_s, 1)
-        missing = min(LATENCY_BATCHES, most) - known
-        if missing <= 0:
-            return
-        orders = schedule(len(usable), 1, f"{self.seed}/latencies")
-        count = math.ceil(missing / (2 * len(orders)))
-        marks = self._marks(count)
+        sides = list(missing)
+        orders = schedule(len(sides), 1, f"{self.seed}/latencies")
+        counts = [math.ceil(count / (2 * len(orders))) for count in missing.values()]
+        marks = {count: self._marks(count) for count in {*counts}}
         for number, order in enumerate(orders):
             for turn, index in enumerate(order):
-                self._window(usable[index], number, turn, count, marks)
+                self._window(sides[index], number, turn, counts[index], marks[counts[index]])
+
+    def _missing(self, side: CrossedSide) -> int:
+        """Latencies that a side should have beside those it has."""
+        known = len(side.latencies_us)
+        if known and not self.group.solo:
+            return 0
+        pace_s = self.turns[side.cell.batch_size].pace_s
+        most = LATENCY_BATCHES if self.group.solo else batches_for(LATENCY_S, pace_s, 1)
+        return min(LATENCY_BATCHES, most) - known
 
     def _marks(self, count: int) -> LatencyMarks:
         marks = LatencyMarks(self.pipeline.device)
         marks.prepare(count)
         return marks
 
-    def _window(self, side: _Side, number: int, turn: int, batches: int, marks: LatencyMarks | None = None) -> Window:
+    def _window(
+        self, side: CrossedSide, number: int, turn: int, batches: int, marks: LatencyMarks | None = None
+    ) -> Window:
         """A turn: place, lead-in where it is another side's, window, look.
 
         The window begins with the end of the lead-in's last batch and nothing is drained in between: a drained window
@@ -371,7 +350,7 @@ class _Crossing:
         move_us = (time.perf_counter_ns() - began_ns) // 1000
         # A latency counts from where all slots are in use.
         stays = len(pipeline.slots) if marks else 1
-        lead = stays if self.last is side else self.lead_batches
+        lead = stays if self.last is side else self.turns[side.cell.batch_size].lead_batches
         self.last = side
         beat = self.progress.counting(certifier.see_cpu)
         faults, start_ns = minor_faults(), time.perf_counter_ns()
@@ -401,12 +380,12 @@ class _Crossing:
             lead_batches=lead,
         )
 
-    def _errors(self, usable: list[_Side]) -> dict[str, float]:
+    def _errors(self, usable: list[CrossedSide]) -> dict[str, float]:
         """By cell, the error of its ratio to the first side."""
         base, *others = usable
-        return {other.cell.name: yuen_error(half_ratios(base.windows, other.windows, len(usable))) for other in others}
+        return {other.cell.name: yuen_error(half_ratios(base.windows, other.windows)) for other in others}
 
-    def _finish(self, side: _Side) -> None:
+    def _finish(self, side: CrossedSide) -> None:
         """Where asked for, the stages in isolation; then the last look, which counts every page."""
         cell, pipeline = side.cell, self.pipeline
         warmed, certifier = side.warmed, side.certifier
@@ -416,9 +395,7 @@ class _Crossing:
         certificate = certifier.finish()
         issue = issue_us(pipeline, warmed.batch_s) if self.group.solo else None
         solo = solo_us(pipeline, warmed.batch_s, issue) if issue is not None else None
-        result = result_of(
-            cell, Mode.CROSSED, pipeline, warmed, side.windows, certificate, self.phases.seconds["compile"]
-        )
+        result = result_of(cell, Mode.CROSSED, pipeline, warmed, side.windows, certificate, pipeline.work.compile_s)
         latency_us = latency(side.latencies_us, no_latency(cell.direction))
         side.result = replace(result, latency_us=latency_us, issue_us=issue, solo_us=solo)
 

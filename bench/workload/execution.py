@@ -17,6 +17,7 @@ from bench.workload.subject import Batch, Call, Subject, as_batch, leaves_of
 GRAPHED_COMPILE_MODES: tuple[CompileMode, ...] = ("reduce-overhead", "max-autotune")
 # Modes that record CUDA graphs need a first call, a recording and a first replay.
 SETTLING_CALLS = 4
+MOST_GRAPHS = 64
 
 
 # torch.compile: compiled in the requested mode, or a named failure; never silently in another mode.
@@ -26,7 +27,8 @@ def compiled(cell: Cell, device: Device, call: Call, slots: list[Batch]) -> Call
     """`call`, compiled in the cell's mode and called until it is warm. Raise RunFailure (crashed) if that fails."""
     import torch._dynamo
 
-    torch._dynamo.reset()
+    # The sides of a crossing are graphs of one model: a graph for each type and batch size.
+    torch._dynamo.config.recompile_limit = MOST_GRAPHS
     # An error must not fall back to running eagerly, whatever the environment asks for.
     torch._dynamo.config.suppress_errors = False
     captured, skipped = _captured_graphs(), _counter("inductor", "cudagraph_skips")

@@ -155,10 +155,28 @@ def _nothing(slot: int, memory: Any = None, event: Event | None = None) -> None:
     pass
 
 
-@dataclass(frozen=True)
-class HostSide:
-    """What a pipeline copies from and to, and the stages that do; host_in, host_out: of each batch of the rings."""
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What happens on the device: slots for batches, the forward pass by slot (None: no compute), its last outputs.
 
+    outputs: until a slot has computed, its input stands in for its output. compile_s: that compiling it took.
+    """
+
+    subject: Subject
+    slots: list[Batch]
+    forward: Forward | None
+    outputs: list[Batch]
+    compile_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a pipeline copies from and to, what it computes, and the stages of both.
+
+    host_in, host_out: of each batch of the rings.
+    """
+
+    work: Work
     rings: Rings
     copies: Copies
     host_in: list[Any]
@@ -187,27 +205,22 @@ class Pipeline:
         by_sample: bool = False,
     ) -> None:
         self.device = device
-        self.subject = subject
-        self.slots = slots
-        self.forward = forward
-        # Until a slot has computed, its input stands in for its output.
-        self.outputs = list(slots)
         self.h2d_stream, self.compute_stream, self.d2h_stream = (device.stream() for _ in range(3))
         self.next_batch = 0
-        self.use(self.side(rings, by_sample))
+        self.use(self.side(Work(subject, slots, forward, list(slots)), rings, by_sample))
 
-    def side(self, rings: Rings, by_sample: bool = False) -> HostSide:
-        """Rings to copy from and to, and how; slots, outputs and streams are those of every other side."""
+    def side(self, work: Work, rings: Rings, by_sample: bool = False) -> Side:
+        """Another work, other rings to copy from and to, and how; the streams are those of every other side."""
         copies = Copies(len(rings.inputs), len(rings.outputs), by_sample)
         streams = Streams(self.h2d_stream, self.compute_stream, self.d2h_stream)
-        stages = make_stages(self.device, streams, self.slots, self.outputs, self.forward, copies)
-        return HostSide(
-            rings, copies, _host_batches(copies, rings.inputs), _host_batches(copies, rings.outputs), stages
-        )
+        stages = make_stages(self.device, streams, work.slots, work.outputs, work.forward, copies)
+        into, back = _host_batches(copies, rings.inputs), _host_batches(copies, rings.outputs)
+        return Side(work, rings, copies, into, back, stages)
 
-    def use(self, side: HostSide) -> None:
-        """Copy so from the next batch on; drained before, where it used another side."""
-        self.rings, self.copies = side.rings, side.copies
+    def use(self, side: Side) -> None:
+        """Copy and compute so from the next batch on; drained before, where it used another side."""
+        self.work, self.rings, self.copies = side.work, side.rings, side.copies
+        self.subject, self.slots, self.forward = side.work.subject, side.work.slots, side.work.forward
         self.host_in, self.host_out = side.host_in, side.host_out
         self.h2d, self.compute, self.d2h = side.stages
 
@@ -272,7 +285,7 @@ class Pipeline:
     def output_of(self, index: int) -> Batch:
         """The output of batch `index` on the host or, where it is not copied, on the device; valid after drain()."""
         if not self.rings.outputs:
-            return self.outputs[index % len(self.slots)]
+            return self.work.outputs[index % len(self.slots)]
         return as_batch([ring[index % len(self.host_out)] for ring in self.rings.outputs])
 
 

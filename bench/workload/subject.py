@@ -65,18 +65,21 @@ def leaves_of(batch: Batch) -> list[torch.Tensor]:
     return batch if isinstance(batch, list) else [batch]
 
 
-def build_subject(cell: Cell, device: torch.device) -> Subject:
-    """The cell's model on `device`. Raise RunFailure with the name of the model where it cannot be measured."""
+def build_subject(cell: Cell, device: torch.device, like: Subject | None = None) -> Subject:
+    """The cell's model on `device`. Raise RunFailure with the name of the model where it cannot be measured.
+
+    like: of the same model and type; a ViT has its weights.
+    """
     if cell.model.source:
         from bench.workload.doors import open_door
 
         subject = open_door(cell, device)
         refuse_samples(subject, cell)
         return subject
-    model = build_model(cell, device)
+    model = None if like else build_model(cell, device)
     dtype = TORCH_DTYPES[cell.dtype]
     return Subject(
-        call=cast(Call, model.forward_features) if model else None,
+        call=like.call if like else cast(Call, model.forward_features) if model else None,
         inputs=(Leaf(cell.batch_shape, dtype),),
         outputs=(Leaf(cell.output_shape, dtype),),
         kernels=KERNELS_PER_BLOCK * cell.model.depth,

@@ -210,7 +210,7 @@ def test_wall_time_of_a_process_counts_once(tmp_path):
 def test_runs_of_their_own_processes_have_no_crossing(tmp_path):
     data = load(build_run_directory(tmp_path / "run", "numa_locality_study", TWO, topology=ON_TWO_NODES))
     results = build_results(data, "test")
-    assert results.crossings is None and crossed_runs(data.runs.values()) == {}
+    assert results.crossings is None and crossed_runs(data.runs.values(), {}) == {}
     assert {entry.design for entry in results.penalties} == {"processes"}
 
 

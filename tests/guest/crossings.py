@@ -80,7 +80,7 @@ def other(placement: Placement) -> int:
 
 def ring_on_the_wrong_node(crossing: Any) -> None:
     """The kernel is asked for another node than the cell's."""
-    import bench.workload.crossing as module
+    import bench.workload.crossed_sides as module
 
     honest = module.crossed_rings
 
@@ -93,7 +93,7 @@ def ring_on_the_wrong_node(crossing: Any) -> None:
 
 def not_moved(crossing: Any) -> None:
     """Threads and policy stay where they were; only the rings are those of the placement."""
-    _instead(crossing, lambda placement: crossing.pipeline.use(placement.host))
+    _instead(crossing, lambda placement: crossing.pipeline.use(placement.part))
 
 
 def only_the_main_thread_moved(crossing: Any) -> None:
@@ -111,7 +111,7 @@ def ring_of_another_placement(crossing: Any) -> None:
     def use_the_other(placement: Any) -> None:
         crossing.honest(placement)
         others = [one for one in crossing.sides if one is not placement]
-        crossing.pipeline.use(others[0].host)
+        crossing.pipeline.use(others[0].part)
 
     _instead(crossing, use_the_other)
 

@@ -144,8 +144,8 @@ def test_an_undecided_penalty_has_the_line_to_paste(results):
 
 def test_method_describes_crossings(results):
     assert crossings_text(results.crossings).startswith(
-        "Cells that differ only in node, host memory or copies were measured by turns inside the same process: "
-        "2 groups, 12 processes, started on node 0 and 1 by turns, 8 rounds each."
+        "Cells that differ only in node, host memory, copies or execution were measured by turns inside the same "
+        "process: 2 groups, 12 processes, started on node 0 and 1 by turns, 8 rounds each."
     )
     assert "every run is a separate process" not in method_text(results)
     assert "by turns windows are shorter, and that of a cell is the median over" in method_text(results)

@@ -268,9 +268,10 @@ def crossed_groups(made: Expansion) -> dict[str, set[str]]:
         {"memory_size_mb": [64, 32]},
         {"copy_granularity": ["batch", "sample"]},
         {"direction": ["both", "h2d", "d2h"]},
+        {"buffers": [2, 1, 4]},
     ],
 )
-def test_host_settings_of_one_node_are_crossed(axis: dict) -> None:
+def test_settings_of_one_node_are_crossed(axis: dict) -> None:
     made = here(ONE_NODE | {"axes": axis})
     assert made.study.design == "crossing"
     assert crossed_groups(made) == {"gpu0_vit0x0x0": {cell.name for cell in made.grid.cells}}
@@ -280,27 +281,27 @@ def test_host_settings_of_one_node_are_crossed(axis: dict) -> None:
     assert [cell.key for cell in made.grid.cells] == [cell.key for cell in alone.grid.cells]
 
 
-def test_host_settings_and_nodes_are_one_group_of_eight_at_most() -> None:
+def test_settings_and_nodes_are_one_group_of_nine_at_most() -> None:
     axes = {"copy_granularity": ["batch", "sample"], "memory_size_mb": [64, 32]}
     assert [len(own) for own in crossed_groups(here(ONE_NODE | {"numa_nodes": [0, 1], "axes": axes})).values()] == [8]
     more = here(ONE_NODE | {"numa_nodes": [0, 1], "axes": axes | {"direction": ["both", "h2d"]}})
     assert [len(own) for own in crossed_groups(more).values()] == [8, 8]
 
 
-def test_device_settings_are_groups_of_their_own() -> None:
-    made = here(ONE_NODE | {"axes": {"buffers": [2, 3], "host_memory": ["pinned", "pageable"]}})
+def test_settings_of_all_sides_are_groups_of_their_own() -> None:
+    made = here(ONE_NODE | {"axes": {"image_size": [224, 32], "host_memory": ["pinned", "pageable"]}})
     assert {group: len(own) for group, own in crossed_groups(made).items()} == {
         "gpu0_vit0x0x0": 2,
-        "gpu0_vit0x0x0_buf3": 2,
+        "gpu0_vit0x0x0_px32": 2,
     }
 
 
 def test_plan_names_the_settings_that_are_crossed(tmp_path: Path) -> None:
-    axes = {"buffers": [2, 3], "host_memory": ["pinned", "pageable"]}
+    axes = {"image_size": [224, 32], "host_memory": ["pinned", "pageable"]}
     notes = plan(read_study(BASE | ONE_NODE | {"axes": axes}, "f"), tmp_path, topology=TWO).notes
     assert notes == [
         "compared inside the same processes, as nodes are: host_memory",
-        "buffers is compared between processes: all sides of a process share its device buffers and model",
+        "image_size is compared between processes: it is the same for all sides of a process",
     ]
     large = {"memory_size_mb": 600, "axes": {"host_memory": ["pinned", "pageable"]}, "numa_nodes": [0, 1]}
     between = plan(read_study(BASE | ONE_NODE | large, "f"), tmp_path, topology=TWO).notes[-1]

@@ -16,7 +16,7 @@ import torch
 
 from bench.workload import crossing as workload
 from bench.workload import serve
-from bench.workload.pipeline import HostSide
+from bench.workload.pipeline import Side
 from tests.validation.injected_workload import _cpu_work, _gpu_work, ns_per_count
 
 STAGES = ("copy", "launch", "kernel")
@@ -51,7 +51,7 @@ class InjectedCrossing(workload._Crossing):
         else:
             for side in self.sides:
                 if side.cell.name.endswith(SIDE):
-                    side.host = replace(side.host, stages=self._slower(side.host, pace_s))
+                    side.part = replace(side.part, stages=self._slower(side.part, pace_s))
             # The last one to warm up would else keep the stages that it has.
             self.last = None
         return pace_s
@@ -60,7 +60,7 @@ class InjectedCrossing(workload._Crossing):
         self.hit = side.cell.name.endswith(SIDE)
         return super()._place(side)
 
-    def _slower(self, side: HostSide, pace_s: float) -> tuple[Any, Any, Any]:
+    def _slower(self, side: Side, pace_s: float) -> tuple[Any, Any, Any]:
         pipeline, (h2d, compute, d2h) = self.pipeline, side.stages
         if self.stage == "kernel":
             return h2d, self._with_work(compute, pace_s), d2h

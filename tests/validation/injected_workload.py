@@ -57,7 +57,7 @@ def build_side(cell: Cell, device: Device, injection: Injection, base: Pipeline 
         pipeline.h2d_stream, pipeline.compute_stream, pipeline.d2h_stream = (
             base.h2d_stream, base.compute_stream, base.d2h_stream,
         )  # fmt: skip
-        pipeline.h2d, pipeline.compute, pipeline.d2h = pipeline.side(pipeline.rings, pipeline.copies.by_sample).stages
+        pipeline.h2d, pipeline.compute, pipeline.d2h = _stages(pipeline)
     device.synchronize()
     return pipeline
 
@@ -114,8 +114,13 @@ def _copy_more(pipeline: Pipeline, longer: list[torch.Tensor]) -> None:
     # The last sources begin earlier: they must not reach beyond the ring.
     starts = [min(index * batch, ring.numel() - length) for index in range(len(pipeline.host_in))]
     pipeline.host_in = [ring[start : start + length] for start in starts]
-    pipeline.slots = list(longer)
-    pipeline.h2d, pipeline.compute, pipeline.d2h = pipeline.side(pipeline.rings, pipeline.copies.by_sample).stages
+    pipeline.work, pipeline.slots = replace(pipeline.work, slots=list(longer)), list(longer)
+    pipeline.h2d, pipeline.compute, pipeline.d2h = _stages(pipeline)
+
+
+def _stages(pipeline: Pipeline) -> tuple[Any, Any, Any]:
+    """Made again, for other slots or streams."""
+    return pipeline.side(pipeline.work, pipeline.rings, pipeline.copies.by_sample).stages
 
 
 def _launch_more(pipeline: Pipeline, delay_us: float) -> None:

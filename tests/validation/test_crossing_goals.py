@@ -37,7 +37,7 @@ def test_delay_of_one_side_is_found_by_its_name(tmp_path: Path, stage: str) -> N
     ended = subprocess.run(command, env=child_environment(dict(os.environ)), capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     windows = {one.cell: one.result.windows for one in read(tmp_path / "result.json", ChildReport).crossed}
-    assert midmean(half_ratios(windows[NAME], windows[AGAIN], 2)) < -0.2
+    assert midmean(half_ratios(windows[NAME], windows[AGAIN])) < -0.2
 
 
 def test_table_has_each_comparison_and_the_share_of_windows(tmp_path: Path) -> None:

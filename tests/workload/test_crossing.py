@@ -128,14 +128,15 @@ def test_no_usable_cell_ends_with_its_reason(monkeypatch):
         cross(group(), Progress(), PhaseTimes())
 
 
-def subject_of(cell):
-    return build_subject(cell, torch.device("cpu"))
+def rings_of(cells):
+    subject = build_subject(cells[0], torch.device("cpu"))
+    return crossed_rings(cells, CpuDevice(), [subject] * len(cells))
 
 
 @pytest.mark.parametrize("kind", ["pinned", "pageable"])
 def test_rings_of_all_placements_are_equal(kind):
     cells = [small_cell(name=name, **CELL, host_memory=kind) for name in ("a", "b", "c")]
-    rings = crossed_rings(cells, CpuDevice(), subject_of(cells[0]))
+    rings = rings_of(cells)
     assert all(isinstance(one, Rings) for one in rings)
     first, *others = rings
     assert all(torch.equal(one.inputs[0], first.inputs[0]) for one in others)
@@ -168,7 +169,7 @@ def test_rings_touch_chunks_in_opposite_order(monkeypatch):
 
 def test_unknown_node_is_refused_for_that_cell_alone():
     cells = [small_cell(name="a", **CELL), small_cell(name="b", **CELL, mem_node=900)]
-    good, bad = crossed_rings(cells, CpuDevice(), subject_of(cells[0]))
+    good, bad = rings_of(cells)
     assert isinstance(good, Rings) and isinstance(bad, RunFailure) and bad.status is Outcome.BIND_FAILED
 
 
@@ -287,7 +288,7 @@ def test_side_of_one_direction_says_why_it_has_no_latency(sides):
 
 def test_shorter_ring_begins_with_the_batches_of_the_longer():
     cells = [small_cell(name=name, **CELL, memory_size_mb=size) for name, size in (("a", 1), ("b", 3), ("c", 2))]
-    rings = crossed_rings(cells, CpuDevice(), subject_of(cells[0]))
+    rings = rings_of(cells)
     lengths = [len(one.inputs[0]) for one in rings]
     assert lengths[0] < lengths[2] < lengths[1]
     for one in rings:

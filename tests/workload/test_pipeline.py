@@ -63,7 +63,9 @@ def test_resident_outputs_are_right_in_any_order(buffers, batches, computes, see
     pipeline.run(batches, no_beat)
     pipeline.drain()
     last = range(max(0, batches - buffers), batches)
-    assert [pipeline.outputs[i % buffers].block.value for i in last] == [expected(batches, computes)[i] for i in last]
+    assert [pipeline.work.outputs[i % buffers].block.value for i in last] == [
+        expected(batches, computes)[i] for i in last
+    ]
 
 
 @pytest.mark.parametrize("buffers", BUFFERS)

@@ -149,10 +149,10 @@ def crossings_text(found: Crossings, cpu_groups: Mapping[int, str] = MappingProx
     births = f", started on {kind} {nodes} by turns" if len(found.births) > 1 else ""
     processes = plural(found.processes, "process", "processes")
     return (
-        f"Cells that differ only in {kind}, host memory or copies were measured by turns inside the same process: "
-        f"{plural(found.groups, 'group')}, {processes}{births}, {rounds} rounds each. The value of a process is the "
-        "midmean of the log ratios of its half rounds; processes, not rounds, are what intervals count. Windows and "
-        f"the batches before them took {exact_percent(round(found.share, 2))} of the time of these processes. "
+        f"Cells that differ only in {kind}, host memory, copies or execution were measured by turns inside the same "
+        f"process: {plural(found.groups, 'group')}, {processes}{births}, {rounds} rounds each. The value of a process "
+        "is the midmean of the log ratios of its half rounds; processes, not rounds, are what intervals count. Windows "
+        f"and the batches before them took {exact_percent(round(found.share, 2))} of the time of these processes. "
     )
 
 
