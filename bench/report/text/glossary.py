@@ -7,8 +7,7 @@ GLOSSARY = {
     "run found each of its threads and pages there.",
     "cell": "One GPU, placement, model and setting: what is measured, and a row of the tables.",
     "run": "One measurement of a cell. A timed run has no profiler; a traced run has one, and only explains.",
-    "repeat": "Every timed run of a cell. The runs of two cells in the same repeat are a pair, and pairs are "
-    "compared.",
+    "repeat": "Every timed run of a cell. The runs of two cells in the same repeat are a pair, and pairs are compared.",
     "penalty": "The share of its throughput that a cell loses on another node, against the local node.",
     "interval": "Holds the true value in 95 of 100 such studies. Written as [low, high], rounded outward, or as "
     "half of its width behind the value.",
