@@ -9,6 +9,7 @@ from bench.analysis.load import RunData, measured_at
 from bench.analysis.recommend import recommend
 from bench.records.results import Results
 from bench.report import sections
+from bench.report.anchors import ANCHORS
 from bench.report.host_map import colour_scale, heatmaps, host_map
 from bench.report.html import environment
 from bench.report.plots.pipeline import (
@@ -116,6 +117,7 @@ def _penalty(page: Page) -> Part | None:
         "crossed": sections.crossed_rows(view),
         "changes": sections.change_rows(view),
         "measures": list(MEASURES.values()),
+        "anchors": () if view.is_cpu else ANCHORS,
     }
 
 

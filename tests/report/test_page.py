@@ -7,10 +7,12 @@ import pytest
 
 from bench.analysis.load import load
 from bench.errors import StudyError
+from bench.report.anchors import ANCHORS
 from bench.report.build import make_report
 from bench.report.page import render
 from tests.run_directories import edit_study
 
+PUBLISHED = [anchor.url for anchor in ANCHORS]
 HOSTILE = "<script>alert('x')</script><img src=//evil.example onerror=alert(1)>\"'&{{ 7*7 }}"
 
 
@@ -55,7 +57,7 @@ def test_every_link_has_a_target(numa_run, numa_page):
     for link in page.links:
         if link.startswith("#"):
             assert unquote(link[1:]) in page.ids, link
-        else:
+        elif link not in PUBLISHED:
             assert (numa_run / unquote(link)).is_file(), link
 
 
@@ -67,7 +69,10 @@ def test_every_run_is_linked_with_its_record_and_logs(numa_run, numa_page):
 
 
 def test_the_page_asks_no_network_for_anything(numa_page):
-    assert not re.search(r"""(src|href)=["'](https?:)?//""", numa_page)
+    """A reader may open the sources of published losses, which are plain links."""
+    found = re.findall(r"""(?:src|href)=["']((?:https?:)?//[^"']*)""", numa_page)
+    assert set(found) == set(PUBLISHED)
+    assert numa_page.count('rel="noopener noreferrer"') == len(found)
     assert "@import" not in numa_page and "url(http" not in numa_page
     assert Page(numa_page).tags.count("script") == 0
 
@@ -192,7 +197,7 @@ def test_a_split_placement_is_predicted_and_split(placed_page):
 
 def test_every_link_of_the_larger_page_has_a_target(placed_page, placed_run):
     assert len(placed_page.ids) == len(set(placed_page.ids))
-    for link in placed_page.links:
+    for link in set(placed_page.links).difference(PUBLISHED):
         assert unquote(link[1:]) in placed_page.ids if link.startswith("#") else (placed_run / unquote(link)).is_file()
 
 

@@ -11,6 +11,7 @@ from bench.analysis.bound import flops_per_byte
 from bench.analysis.links import ceiling, isolated_gb_s
 from bench.analysis.statistics import interval_of
 from bench.records.results import MeasuredCell
+from bench.report.anchors import ANCHORS, Anchor
 from bench.report.plots.style import (
     COLOURS,
     INK,
@@ -59,19 +60,21 @@ def penalty_pictures(view: View, answers: Sequence[Answer]) -> list[Picture]:
                 series.setdefault(name, []).append((intensity, loss))
     if not any(x > 0 for points in series.values() for x, _ in points):
         return []
-    return [_penalty(series)]
+    return [_penalty(series, () if view.is_cpu else ANCHORS)]
 
 
-def _penalty(series: Mapping[str, list[tuple[float, Loss]]]) -> Picture:
+def _penalty(series: Mapping[str, list[tuple[float, Loss]]], anchors: Sequence[Anchor]) -> Picture:
     alt = "Penalty against floating-point operations per byte moved. " + " ".join(
         f"{name}: " + ", ".join(f"{loss.label} {percent(loss.share)}" for _, loss in points) + "."
         for name, points in series.items()
     )
+    if anchors:
+        alt += " Published: " + ", ".join(f"{anchor.name} {anchor.text}" for anchor in anchors) + "."
     computing = [x for points in series.values() for x, _ in points if x > 0]
     # A model without compute has no place on a logarithmic axis: it is drawn left of all others.
     no_compute = min(computing) / 4
-    with canvas(WIDE_IN, 3.2, ["-00 %"], top_in=0.1, bottom_in=0.45, right_in=0.3, legend=list(series)) as figure:
-        axes = figure.add_subplot()
+    with canvas(WIDE_IN, 3.2, ["-00 %"], top_in=0.1, bottom_in=0.45, right_in=0.1, legend=list(series)) as figure:
+        axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(5, 1), gridspec_kw={"wspace": 0.03})
         shares = [100 * loss.share for points in series.values() for _, loss in points]
         # A wide interval shows only how little is known: it may not squeeze the points.
         shown = min([*shares, 0]) - _BEYOND, max([*shares, 0]) + _BEYOND
@@ -100,8 +103,36 @@ def _penalty(series: Mapping[str, list[tuple[float, Loss]]]) -> Picture:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("floating-point operations per byte moved")
         axes.yaxis.set_major_formatter(lambda value, _: tick_percent(value))
+        _draw_anchors(beside, anchors)
         draw_legend(figure, axes)
         return Picture("penalty", alt, to_svg(figure, alt, "penalty"), wide=True)
+
+
+def _draw_anchors(axes: Axes, anchors: Sequence[Anchor]) -> None:
+    """Published losses at their height; those beyond the frame, which the measured points set, are named at its top."""
+    if not anchors:
+        axes.set_axis_off()
+        return
+    low, high = axes.get_ylim()
+    for anchor in anchors:
+        least, most = 100 * anchor.least, 100 * anchor.most
+        if low <= least and most <= high:
+            axes.plot([0.04, 0.14], [least, least], color=MUTED, linewidth=1.2)
+            axes.fill_between([0.04, 0.14], least, most, color=MUTED, alpha=0.35, linewidth=0)
+            # The name of one at zero is below the line, where no other is.
+            align = "center" if least else "top"
+            axes.annotate(anchor.name, (0.2, (least + most) / 2), va=align, color=MUTED, fontsize=7.5)
+    above = [f"{anchor.name} {anchor.text}" for anchor in anchors if 100 * anchor.most > high]
+    if above:
+        axes.annotate("above:\n" + "\n".join(above), (0.04, 1), xycoords="axes fraction", va="top", color=MUTED,
+                      fontsize=7.5)  # fmt: skip
+    axes.set_xlim(0, 1)
+    axes.set_ylim(low, high)
+    axes.grid(axis="x", visible=False)
+    axes.xaxis.set_major_locator(NullLocator())
+    axes.tick_params(labelleft=False)
+    axes.axhline(0, color=MUTED, linewidth=0.8)
+    axes.set_xlabel("published", labelpad=16)
 
 
 # Throughput: bars from zero, a line for the 95 % interval, a dot for every run.
