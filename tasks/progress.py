@@ -16,12 +16,11 @@ from urllib.parse import quote
 import luigi
 
 from bench import units
-from bench.records.run import Demand, Run, RunHead, read_head, read_record
+from bench.records.run import Run
 from bench.records.study import Grid, Slot
 from bench.run.progress import Progress, RunState
 from bench.study.directory import RunDirectory
-from bench.study.on_demand import further_repeats
-from bench.study.progress import StudyProgress, study_progress
+from bench.study.progress import StudyProgress, read_progress
 from bench.terminal import visible
 from tasks.luigi_runtime import INVOCATION, Stopped, in_worker
 
@@ -150,7 +149,9 @@ class RunProgress:
 
     def _read(self, current: Collection[Slot]) -> StudyProgress:
         recent = _seen.recent(self._directory)
-        return recent or _seen.keep(self._directory, read_progress(self._directory, self._grid, self._slots, current))
+        return recent or _seen.keep(
+            self._directory, read_progress(self._directory, self._grid, INVOCATION, self._slots, current)
+        )
 
 
 class WaitProgress:
@@ -193,35 +194,6 @@ class _Seen:
 
 
 _seen = _Seen()
-
-
-def read_progress(
-    directory: RunDirectory, grid: Grid, present: Collection[Slot], current: Collection[Slot]
-) -> StudyProgress:
-    """The progress on disk. Repeats beyond the study's count if they are demanded, have a record or are `present`."""
-    study = directory.study()
-    asked = {*grid.asked(study.repeats)}
-    demand = read_record(directory.demand, Demand)
-    repeats = demand.repeats if demand else {}
-    heads: dict[Slot, RunHead | None] = {}
-    for slot, path in _paths(directory).items():
-        head = read_head(path)
-        demanded = isinstance(slot.repeat, int) and slot.repeat <= repeats.get(slot.cell, 0)
-        if head or demanded or slot in asked or slot in present:
-            heads[slot] = head
-    timed = [head for slot, head in heads.items() if head and head.ok and not slot.is_traced]
-    share = sum(head.disturbed for head in timed) / len(timed) if timed else 0.0
-    further = {
-        cell: more.beyond(repeats.get(cell, study.repeats) - study.repeats)
-        for cell, more in further_repeats(grid, study, share).items()
-    }
-    not_runnable = [cell.name for cell in grid.cells if cell.reason]
-    return study_progress(heads, INVOCATION, not_runnable, current, further)
-
-
-@lru_cache(maxsize=4)
-def _paths(directory: RunDirectory) -> dict[Slot, Path]:
-    return {slot: directory.record(slot.cell, slot.repeat) for slot in directory.grid().order}
 
 
 def outcome_text(record: Run) -> str:

@@ -98,6 +98,6 @@ def where(
 def ui(state: Path, outputs: Path, port: int, outputs_port: int) -> None:
     """Serve luigi's page and the outputs on 127.0.0.1 until Ctrl-C."""
     from bench.study.load import configs_folder
-    from bench.ui import serve
+    from bench.ui.serve import serve
 
     sys.exit(serve(state, outputs, configs_folder().parent / "luigi.cfg", port, outputs_port))

@@ -23,6 +23,8 @@ def environment(package: str) -> Environment:
         "microseconds": units.microseconds,
         "tick": units.tick,
         "timestamp": units.timestamp,
+        "duration": units.duration,
+        "byte_size": units.byte_size,
         "share": units.percent,
         "signed": units.signed_percent,
         "setting": units.exact_percent,

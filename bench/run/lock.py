@@ -138,22 +138,13 @@ class HostLock:
     def _who(self) -> str:
         """Who holds the lock, as the kernel reports it, described by its user's file."""
         taker = flock_taker(self.folder)
-        for holder in self._others():
+        for holder in holders(self.folder):
             busy = not holder.is_dead or any(child.is_alive for child in holder.children)
             if taker == holder.pid or (taker is None and busy):
                 return describe(holder)
         if taker is not None and start_ticks(taker) is not None:
             return f"process {taker} of user {_user_name(_user_of(taker))}"
         return "another measurement on this host"
-
-    def _others(self) -> Iterable[Holder]:
-        for path in sorted(self.folder.glob("numastudy-*.holder")):
-            descriptor = _open_regular(path, os.O_RDONLY)
-            if descriptor is not None:
-                with os.fdopen(descriptor, "rb") as file:
-                    uid = os.fstat(file.fileno()).st_uid
-                    if holder := _read(file.read(LARGEST_BYTES), uid):
-                        yield holder
 
     def _try(self) -> bool:
         try:
@@ -174,6 +165,17 @@ class HostLock:
         for descriptor in (self._private, self._public):
             if descriptor is not None:
                 os.pwrite(descriptor, msgspec.json.encode(holder) + b"\n", 0)
+
+
+def holders(folder: Path) -> Iterable[Holder]:
+    """What each user's last process that took the lock recorded for others to read."""
+    for path in sorted(folder.glob("numastudy-*.holder")):
+        descriptor = _open_regular(path, os.O_RDONLY)
+        if descriptor is not None:
+            with os.fdopen(descriptor, "rb") as file:
+                uid = os.fstat(file.fileno()).st_uid
+                if holder := _read(file.read(LARGEST_BYTES), uid):
+                    yield holder
 
 
 def lock_folder() -> Path:

@@ -3,11 +3,14 @@
 import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
-from bench.records.run import LASTING, Head
-from bench.records.study import Slot
+from bench.records.run import LASTING, Demand, Head, RunHead, read_head, read_record
+from bench.records.study import Grid, Slot
+from bench.study.directory import RunDirectory
 from bench.study.duration import RunClass, processes
-from bench.study.on_demand import Further
+from bench.study.on_demand import Further, further_repeats
 
 Heads = Mapping[Slot, Head | None]
 
@@ -30,6 +33,39 @@ class StudyProgress:
         if self.current_s is None or self.rest_s is None:
             return None
         return self.rest_s + max(self.current_s - elapsed_s, 0.0)
+
+
+def read_progress(
+    directory: RunDirectory,
+    grid: Grid,
+    invocation: str,
+    present: Collection[Slot] = (),
+    current: Collection[Slot] = (),
+) -> StudyProgress:
+    """The progress on disk. Repeats beyond the study's count if they are demanded, have a record or are `present`."""
+    study = directory.study()
+    asked = {*grid.asked(study.repeats)}
+    demand = read_record(directory.demand, Demand)
+    repeats = demand.repeats if demand else {}
+    heads: dict[Slot, RunHead | None] = {}
+    for slot, path in _paths(directory).items():
+        head = read_head(path)
+        demanded = isinstance(slot.repeat, int) and slot.repeat <= repeats.get(slot.cell, 0)
+        if head or demanded or slot in asked or slot in present:
+            heads[slot] = head
+    timed = [head for slot, head in heads.items() if head and head.ok and not slot.is_traced]
+    share = sum(head.disturbed for head in timed) / len(timed) if timed else 0.0
+    further = {
+        cell: more.beyond(repeats.get(cell, study.repeats) - study.repeats)
+        for cell, more in further_repeats(grid, study, share).items()
+    }
+    not_runnable = [cell.name for cell in grid.cells if cell.reason]
+    return study_progress(heads, invocation, not_runnable, current, further)
+
+
+@lru_cache(maxsize=4)
+def _paths(directory: RunDirectory) -> dict[Slot, Path]:
+    return {slot: directory.record(slot.cell, slot.repeat) for slot in directory.grid().order}
 
 
 def study_progress(

@@ -17,7 +17,7 @@ import pytest
 from bench.workload.progress import Phase, read_progress
 from tests.browser import Browser, open_browser
 from tests.tasks.study_calls import Calls, free_port
-from tests.test_ui import Servers, ui
+from tests.ui.test_serve import Servers, ui
 
 GOOD, BAD = "pipeline_gpu0_numa0_vit0x0x0", "pipeline_gpu0_numa0_vit0x0x0_again"
 FAMILIES = {"Study", "StudyCheck", "StudyReport", "RunPipeline", "ExportSqlite", "ExtractLatency", "Probe"}
