@@ -229,6 +229,7 @@ def _gpu(
         link_width_max=answers.link_width_max,
         mig=answers.mig,
         ecc=answers.ecc,
+        memory_bytes=answers.memory_total_bytes,
         clocks=clock_policy(answers),
     )
 

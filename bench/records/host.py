@@ -154,6 +154,7 @@ class Gpu(Record, frozen=True, kw_only=True):
     link_width_max: Count | None = None
     mig: bool | None = None
     ecc: bool | None = None
+    memory_bytes: Count | None = None
     clocks: str = ""
     visible: bool = True
 

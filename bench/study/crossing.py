@@ -9,12 +9,13 @@ from msgspec import structs
 from bench.records.host import Topology
 from bench.records.study import Cell, Grid, Placement, Settings
 from bench.study.constraints import why_not_crossed
+from bench.study.device_memory import device_bytes
 from bench.units import byte_size, plural
 
 MIB = 1 << 20
 # What the sides of a group may differ in beside their nodes: a process has rings, copies, slots and weights for each.
 # Groups are joined in this order, as long as there is room.
-SIDE_SETTINGS = ("host_memory", "memory_size_mb", "copy_granularity", "direction", "buffers")
+SIDE_SETTINGS = ("host_memory", "memory_size_mb", "copy_granularity", "direction", "buffers", "cuda_graph", "dtype")
 # What changes along with one of them, and is of each side too.
 _ALONG = {"batch_size": ("num_samples", "warmup_samples")}
 # A round has 2 x sides windows, and a process as many rounds or more.
@@ -94,12 +95,23 @@ def _why_not_joined(cells: Sequence[Cell], topology: Topology) -> str:
     usable = sum(not cell.reason for cell in cells)
     if usable > MOST_SIDES:
         return f"a process would have {usable} sides, and {MOST_SIDES} is the most"
-    return _of_the_whole_process(cells) or _why_not(cells, topology)
+    return _of_the_whole_process(cells) or _why_not(cells, topology) or _why_not_on_gpu(cells, topology)
 
 
 def _of_the_whole_process(cells: Sequence[Cell]) -> str:
     """A setting in which these cells differ, and a process cannot; "" if there is none."""
-    return ""
+    dtypes = {cell.dtype for cell in cells}
+    return "tf32 is a mode of the whole process" if "tf32" in dtypes and len(dtypes) > 1 else ""
+
+
+def _why_not_on_gpu(cells: Sequence[Cell], topology: Topology) -> str:
+    needed, gpu = device_bytes([cell for cell in cells if not cell.reason]), topology.gpu(cells[0].gpu)
+    if needed is None or gpu is None or gpu.memory_bytes is None or needed <= gpu.memory_bytes:
+        return ""
+    return (
+        f"{cells[0].group} would need about {byte_size(needed)} on GPU {gpu.index}, which has "
+        f"{byte_size(gpu.memory_bytes)}"
+    )
 
 
 def not_crossed(grid: Grid, topology: Topology) -> list[str]:
@@ -122,7 +134,8 @@ def pools_by_node(cells: Iterable[Cell]) -> dict[int, int]:
     """
     needed: dict[int, int] = {}
     for cell in cells:
-        pool = cell.memory_size_mb * MIB
+        in_flight = cell.batches_in_flight * cell.input_bytes if cell.copies_in and not cell.model.source else 0
+        pool = max(cell.memory_size_mb * MIB, in_flight)
         if is_pinned_by_torch(cell):
             pool = 1 << (pool - 1).bit_length()
         needed[cell.mem_node] = needed.get(cell.mem_node, 0) + pool

@@ -14,6 +14,7 @@ from bench.records.run import Demand, Head, Outcome, read_head, read_record
 from bench.records.study import TRACED, Cell, Grid, Slot, Study
 from bench.study.comparable import incomparable, without_placements
 from bench.study.crossing import not_crossed, pools_by_node, settings_between
+from bench.study.device_memory import device_bytes
 from bench.study.directory import RunDirectory, check_path_length, find, path_of_new
 from bench.study.duration import (
     Earlier,
@@ -66,7 +67,7 @@ class PlannedCell:
 class Plan:
     """runs: records; a crossing is one process for several. repeats: timed runs of each cell.
 
-    pool_bytes: of host batches in the process that has most.
+    pool_bytes: of host batches in the process that has most; device_bytes: of GPU memory, as estimated, or None.
 
     further_runs: timed ones that data may demand beyond these, as expected and at most; further_reasons: why.
     estimate_s: for what is to do, with the further runs that are expected; at_most_s: with all of them; None if
@@ -83,6 +84,7 @@ class Plan:
     processes: int
     processes_to_do: int
     pool_bytes: int
+    device_bytes: int | None
     further_runs: tuple[float, int]
     further_reasons: list[str]
     estimate_s: float | None
@@ -149,7 +151,8 @@ def plan(
         runs_to_do=len(todo),
         processes=len([*processes(order)]),
         processes_to_do=len(todo_processes),
-        pool_bytes=_most_pools(grid),
+        pool_bytes=max(sum(pools_by_node(own).values()) for own in _by_process(grid)),
+        device_bytes=max(filter(None, map(device_bytes, _by_process(grid))), default=None),
         further_runs=(
             round(sum(one.expected for one in further.values()), 1),
             sum(one.most for one in further.values()),
@@ -193,7 +196,8 @@ def render(plan: Plan) -> str:
         if plan.disk_bytes:
             lines.append(f"disk: about {byte_size(plan.disk_bytes)} of traces while all are kept (retention)")
         if plan.processes != plan.runs:
-            lines.append(f"memory: up to {byte_size(plan.pool_bytes)} of host batches in one process")
+            on_gpu = f", about {byte_size(plan.device_bytes)} on the GPU" if plan.device_bytes else ""
+            lines.append(f"memory: up to {byte_size(plan.pool_bytes)} of host batches in one process{on_gpu}")
     lines += plan.notes
     if plan.directory:
         lines.append(f"continues in {plan.directory}")
@@ -327,9 +331,10 @@ def _crossings(grid: Grid, host: Topology) -> list[str]:
     return [*settings_between(grid, host), *not_crossed(grid, host)]
 
 
-def _most_pools(grid: Grid) -> int:
+def _by_process(grid: Grid) -> list[list[Cell]]:
+    """The cells that each process measures."""
     by_process = {slot.process: grid.process(slot) for slot in grid.order}.values()
-    return max(sum(pools_by_node(grid.cell(slot.cell) for slot in own).values()) for own in by_process)
+    return [[grid.cell(slot.cell) for slot in own] for own in by_process]
 
 
 def _head(directory: RunDirectory, slot: Slot, existing: set[str]) -> Head | None:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 import bench.study.grid as grid_module
 from bench.errors import StudyError
-from bench.records.host import Node, Topology
+from bench.records.host import Gpu, Node, Topology
 from bench.records.run import Head, Mode, Outcome
 from bench.records.study import TRACED, Cell, Grid, Placement, Slot
 from bench.study.crossing import births_of, pools_by_node, whole_sets
@@ -269,6 +269,7 @@ def crossed_groups(made: Expansion) -> dict[str, set[str]]:
         {"copy_granularity": ["batch", "sample"]},
         {"direction": ["both", "h2d", "d2h"]},
         {"buffers": [2, 1, 4]},
+        {"dtype": ["fp32", "bf16", "fp16"]},
     ],
 )
 def test_settings_of_one_node_are_crossed(axis: dict) -> None:
@@ -294,6 +295,42 @@ def test_settings_of_all_sides_are_groups_of_their_own() -> None:
         "gpu0_vit0x0x0": 2,
         "gpu0_vit0x0x0_px32": 2,
     }
+
+
+ON_GPU = {"device": "cuda", "models": ["vit32x2x128"], "numa_nodes": [0], "design": "auto"}
+
+
+def with_gpu(memory: int | None) -> Topology:
+    return Topology(nodes=TWO.nodes, gpus=(Gpu(index=0, pci_bus_id="0000:01:00.0", memory_bytes=memory),))
+
+
+def test_graph_and_eager_are_crossed_on_a_gpu(tmp_path: Path) -> None:
+    axes = {"cuda_graph": [False, True], "dtype": ["fp32", "tf32", "bf16"]}
+    definition = read_study(BASE | ON_GPU | {"axes": axes}, "f")
+    made = expand_here(definition, with_gpu(80 * GIB))
+    groups = crossed_groups(made)
+    assert {name: len(own) for name, own in groups.items()} == {"gpu0_vit32x2x128": 4, "gpu0_vit32x2x128_tf32": 2}
+    found = plan(definition, tmp_path, topology=with_gpu(80 * GIB))
+    assert found.notes[0] == "compared inside the same processes, as nodes are: cuda_graph, dtype"
+    assert "dtype tf32 is compared between processes: tf32 is a mode of the whole process" in found.notes
+    assert "of host batches in one process, about 1." in render(found)
+
+
+def test_sides_that_the_gpu_cannot_hold_are_not_joined(tmp_path: Path) -> None:
+    large = {"axes": {"dtype": ["fp32", "bf16"]}, "batch_size": 1000, "memory_size_mb": 800}
+    definition = read_study(BASE | ON_GPU | large | {"models": ["vit16x12x1024"]}, "f")
+    small, roomy, unknown = (with_gpu(memory) for memory in (8 * GIB, 80 * GIB, None))
+    one_gib = {"nodes": (node(0, gib=16), node(1, "2-3", gib=16))}
+    for host, count in ((small, 0), (roomy, 1), (unknown, 1)):
+        assert len(crossed_groups(expand_here(definition, replace(host, **one_gib)))) == count
+    notes = plan(definition, tmp_path, topology=replace(small, **one_gib)).notes
+    assert not any("compared inside" in note for note in notes)
+
+
+def test_large_batches_count_as_what_their_ring_holds() -> None:
+    (cell,) = cells({"models": ["vit0x0x0"], "numa_nodes": [0], "memory_size_mb": 1, "batch_size": 100})
+    assert pools_by_node([cell]) == {0: 2 * cell.input_bytes}
+    assert pools_by_node([replace(cell, direction="d2h")]) == {0: 1 << 20}
 
 
 def test_plan_names_the_settings_that_are_crossed(tmp_path: Path) -> None:

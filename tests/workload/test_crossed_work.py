@@ -43,13 +43,20 @@ def test_placements_of_equal_settings_have_one_work():
     assert first is second
 
 
+def test_types_have_weights_and_slots_of_their_own():
+    single, half, again = works({}, {"dtype": "bf16"}, {"dtype": "bf16", "buffers": 3})
+    assert half.slots[0].dtype is torch.bfloat16 and half.slots[0] is again.slots[0]
+    assert half.forward is again.forward and half.forward is not single.forward
+    assert half.subject is again.subject and half.subject.call is not single.subject.call
+
+
 def test_slots_are_filled_where_any_side_copies_nothing_in():
     both, back = works({}, {"direction": "d2h"})
     assert both is back and all(slot.any() for slot in both.slots)
     assert not any(slot.any() for slot in works({}, {"direction": "h2d"})[0].slots)
 
 
-SIDES = {"base": {}, "buf3": {"buffers": 3}, "buf1": {"buffers": 1}}
+SIDES = {"base": {}, "buf3": {"buffers": 3}, "buf1": {"buffers": 1}, "bf16": {"dtype": "bf16", "buffers": 3}}
 
 
 @pytest.fixture(scope="module")
