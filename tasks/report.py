@@ -11,6 +11,7 @@ from bench.errors import StudyError
 from bench.records.run import Head, Outcome, ReportStage, read_head, read_record, write_record
 from bench.records.study import TRACED, Slot, run_name
 from bench.run.experiment_log import log_missing_runs
+from bench.study.budget import left_out_text
 from bench.study.directory import RunDirectory
 from bench.terminal import show_anyhow, wrapped
 from bench.units import duration, percent
@@ -170,7 +171,7 @@ def summary(directory: RunDirectory) -> str:
 
     results = read_results(directory.path)
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    lines = [cells_table(results, columns)]
+    lines = [cells_table(results, columns), *filter(None, [left_out_text(results.study)])]
     if results.busy_s:
         share = percent(results.measured_s / results.busy_s)
         lines.append(f"measured windows: {share} of the {duration(results.busy_s)} that runs took")

@@ -14,10 +14,13 @@ import luigi
 
 from bench.command.start import Asked, study_of
 from bench.errors import StudyError
+from bench.records.host import Topology
 from bench.storage import remove_stale
 from bench.study import settings
+from bench.study.budget import expand_in_time, left_out_text
 from bench.study.comparable import without_placements
 from bench.study.directory import RunDirectory, resolve, resolve_into
+from bench.study.grid import Expansion
 from bench.study.load import TASKS, StudyDefinition, load_study, read_study, study_path
 from bench.study.start import refuse_start
 from bench.terminal import visible
@@ -150,13 +153,15 @@ class StudyTask(luigi.WrapperTask):
         """
         if self.task_id not in _resolved:
             if self.into:
-                directory = resolve_into(self.study, Path(self.into), self.host, INVOCATION)
+                directory = resolve_into(self.study, Path(self.into), self.host, INVOCATION, self.expand)
             else:
-                directory = resolve(self.study, Path(self.output_dir), self.fresh, INVOCATION, self.night)
+                directory = resolve(self.study, Path(self.output_dir), self.fresh, INVOCATION, self.night, self.expand)
             lock_folder(directory.path)
             preflight(directory, self.strict)
             if note := without_placements(self.study, directory.grid(), directory.host()):
                 print(visible(f"note: {note}"), file=sys.stderr)
+            if left_out := left_out_text(directory.study()):
+                print(visible(f"note: {left_out}"), file=sys.stderr)
             handle_signals(self)
             remove_stale(directory.path, "**/.*.part")
             print_summary_at_exit(directory)
@@ -164,6 +169,9 @@ class StudyTask(luigi.WrapperTask):
             wait_for_cooldown(directory)
             _resolved[self.task_id] = directory
         return _resolved[self.task_id]
+
+    def expand(self, study: StudyDefinition, topology: Topology) -> Expansion:
+        return expand_in_time(study, topology, Path(self.output_dir))
 
     def requires(self) -> StudyCheck:
         return StudyCheck(run_dir=str(self.directory().path), host=self.host, strict=self.strict)

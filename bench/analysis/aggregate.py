@@ -51,6 +51,7 @@ def measured_cells(data: RunData) -> tuple[MeasuredCell, ...]:
             data.metrics.get(cell.name),
             data.study.repeats,
             crossed,
+            data.study.is_traced,
         )
         for cell, entry in zip(data.cells, unmeasured_cells(data.cells, data.study), strict=True)
     )
@@ -95,10 +96,12 @@ def measured_cell(
     metrics: Metrics | None,
     repeats: int,
     crossed: Mapping[str, CrossedRun] | None = None,
+    is_traced: bool = True,
 ) -> MeasuredCell:
     """entry: of the same cell before any run. runs: timed ones by repeat, then the traced one.
 
     repeats: timed runs that the study asks for; there may be more, measured on demand. crossed: by run.
+    is_traced: whether the study has traced runs.
     throughput_samples_s is the geometric mean over the timed runs that succeeded and count (pairs.exclude_disturbed);
     of a crossed cell the median over the processes that do (crossing.counted_runs).
     """
@@ -120,7 +123,7 @@ def measured_cell(
     mean = statistics.median if is_crossed else statistics.geometric_mean
     perturbation = _ratio(traced, statistics.geometric_mean(alike) if alike else None)
     regime = metrics.regime if metrics else None
-    failure = _first_failure(cell, runs, export, extraction, repeats)
+    failure = _first_failure(cell, runs, (export, extraction), repeats, is_traced)
     measured = msgspec.structs.replace(
         entry,
         outcome=failure.outcome if failure else Outcome.OK,
@@ -195,16 +198,17 @@ class _Failure:
 
 
 def _first_failure(
-    cell: Cell, runs: Sequence[Run], export: Stage | None, extraction: Stage | None, repeats: int
+    cell: Cell, runs: Sequence[Run], of_trace: Sequence[Stage | None], repeats: int, is_traced: bool
 ) -> _Failure | None:
     """A run that cannot run here takes precedence."""
     by_repeat = {run.repeat: run for run in runs}
     # A command has no traced run.
-    asked: list[Repeat] = [*range(1, repeats + 1), *([] if cell.model.command else [TRACED])]
+    traced = is_traced and not cell.model.command
+    asked: list[Repeat] = [*range(1, repeats + 1), *([TRACED] if traced else [])]
     wanted = [*asked, *(run.repeat for run in runs if run.repeat not in asked)]
     of_runs = [_failure(cell, repeat, by_repeat.get(repeat), cell.reason) for repeat in wanted]
     refused = [failure for failure in of_runs if failure and failure.outcome is Outcome.NOT_RUNNABLE]
-    later = [] if cell.model.command else [_failure(cell, TRACED, stage) for stage in (export, extraction)]
+    later = [_failure(cell, TRACED, stage) for stage in of_trace] if traced else []
     return next((failure for failure in (*refused, *of_runs, *later) if failure), None)
 
 

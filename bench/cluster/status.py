@@ -12,6 +12,7 @@ from bench.cluster.directory import ClusterDirectory, is_cluster
 from bench.errors import StudyError
 from bench.records.cluster import ClusterStatus, HostState, HostStatus, JobRecord, JobState
 from bench.records.run import Outcome, ReportStage, read_head, read_record
+from bench.study.budget import left_out_text
 from bench.study.directory import RunDirectory
 from bench.units import duration, plural
 
@@ -29,6 +30,7 @@ class Runs:
     last_record_s: float | None
     reported: bool
     damage: str = ""
+    left_out: str = ""
 
 
 def status(path: Path) -> ClusterStatus:
@@ -76,9 +78,10 @@ def count_runs(directory: RunDirectory) -> Runs:
             outcomes[path.stem] = head.status
             changed = path.stat().st_mtime
             last_record_s = changed if last_record_s is None else max(last_record_s, changed)
-    expected, damage = None, ""
+    expected, damage, left_out = None, "", ""
     try:
         if (directory.path / "grid.json").exists():
+            left_out = left_out_text(directory.study())
             slots = directory.grid().asked(directory.study().repeats)
             expected = len({*outcomes, *(slot.run for slot in slots)})
     except StudyError as error:
@@ -91,6 +94,7 @@ def count_runs(directory: RunDirectory) -> Runs:
         last_record_s=last_record_s,
         reported=bool(outcomes) and report is not None and report.state == directory.state(),
         damage=damage,
+        left_out=left_out,
     )
 
 
@@ -119,6 +123,7 @@ def _host_status(
         job_alive=bool(job and job.alive),
         job_held=bool(job and job.held),
         restarts=job.restarts if job else 0,
+        left_out=runs.left_out,
     )
 
 
@@ -179,6 +184,8 @@ def render(cluster: ClusterStatus, now_s: float | None = None) -> str:
         if host.reason and host.state is not HostState.DONE:
             parts.append(host.reason)
         lines.append("  ".join(parts))
+        if host.left_out:
+            lines.append(f"  {host.left_out}")
     states = [host.state for host in cluster.hosts]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     lines += ["", f"{cluster.study}: {plural(len(cluster.hosts), 'host')} ({counts})"]

@@ -78,7 +78,8 @@ class HostState(StrEnum):
 
 
 class HostStatus(Record, frozen=True, kw_only=True):
-    """The state of one host of a study; reason says why it is not done. runs: None before it began.
+    """The state of one host of a study; reason says why it is not done. runs: None before it began. left_out: by the
+    budget of the study.
 
     runs_done counts failed runs too; last_record_s: seconds since the epoch. job_state: as Slurm names it.
     """
@@ -95,6 +96,7 @@ class HostStatus(Record, frozen=True, kw_only=True):
     job_alive: bool = False
     job_held: bool = False
     restarts: Count = 0
+    left_out: str = ""
 
 
 class ClusterStatus(Record, frozen=True, kw_only=True):

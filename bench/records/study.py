@@ -341,6 +341,14 @@ class StudySettings(Settings, frozen=True, kw_only=True):
         bool, Meta(description="measure each GPU's link from each placement before the first run")
     ] = True
     retention: Annotated[Retention, Meta(description="which traces are kept")] = "keep"
+    budget: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1e7,
+            description="time for the whole study, as 10m: what decides least is left out, and named; 0: no limit",
+        ),
+    ] = 0.0
 
 
 # A cell is known by these across studies, and by each other setting that is not at its default.
@@ -508,6 +516,28 @@ class ListedModel(Record, frozen=True, kw_only=True, omit_defaults=True):
     own_size: bool = False
 
 
+class LeftOutCell(Record, frozen=True, kw_only=True):
+    """model: its name."""
+
+    name: Name
+    gpu: Count
+    model: str
+
+
+class LeftOut(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """What a budget left out of the study that was asked for.
+
+    on_demand: further runs, which data may demand; repeats: as they were asked for, if there are fewer; traced: every
+    traced run; links: the benchmark of each link; cells: whole groups.
+    """
+
+    on_demand: bool = False
+    repeats: Count = 0
+    traced: bool = False
+    links: bool = False
+    cells: tuple[LeftOutCell, ...] = ()
+
+
 class Study(StudySettings, frozen=True, kw_only=True):
     """study.yaml of a run directory: the study with its overrides, and what was auto filled in for this host.
 
@@ -516,6 +546,7 @@ class Study(StudySettings, frozen=True, kw_only=True):
     axes, zip, exclude, include: as in a study file (docs/axes.md). cpu_groups: of whose numbers the
     placements are. night: the date a nightly study is for.
     again_of: the run directory of which this one measures some cells once more.
+    left_out: by the budget.
     """
 
     name: Name
@@ -538,6 +569,7 @@ class Study(StudySettings, frozen=True, kw_only=True):
     created_by: str = ""
     night: str = ""
     again_of: str = ""
+    left_out: LeftOut | None = None
 
     @property
     def settings(self) -> StudySettings:
@@ -546,7 +578,7 @@ class Study(StudySettings, frozen=True, kw_only=True):
     @property
     def is_traced(self) -> bool:
         """Whether each cell also has a run under a profiler."""
-        return self.command is None
+        return self.command is None and not (self.left_out and self.left_out.traced)
 
     @property
     def most_repeats(self) -> int:

@@ -21,7 +21,7 @@ from bench.study.settings import nearest, not_json
 # The settings of a study that apply to a command; the others are of the pipeline.
 COMMAND_SETTINGS = (
     "binding", "device", "seed", "timeout_s", "repeats", "target_precision", "max_repeats", "disturbed_repeats",
-    "margin",
+    "margin", "budget",
 )  # fmt: skip
 COMMAND_AXES = ("gpu_ids", "placements", "binding")
 # What these start runs elsewhere: numactl would bind the client only.

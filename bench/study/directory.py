@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,11 +20,11 @@ from bench.errors import StudyError
 from bench.host.fingerprint import describe_change, fingerprint, fingerprint_changes
 from bench.host.topology import read_topology
 from bench.records.base import DamagedRecord, Kind, convert, plain, read
-from bench.records.host import Host
+from bench.records.host import Host, Topology
 from bench.records.study import Grid, IndexEntry, Study, run_name
 from bench.storage import MOST_NAME, read_regular, sync_folders, write_json, write_text
 from bench.study.command import COMMAND_SETTINGS
-from bench.study.grid import expand_here
+from bench.study.grid import Expansion, expand_here
 from bench.study.load import LARGEST_FILE_BYTES, StudyDefinition, parse_yaml
 from bench.study.settings import KEYS, OF_THE_PIPELINE, SETTINGS
 
@@ -40,6 +40,9 @@ _OF_A_FILE = len("/nsys_reports/..sqlite.12345678-4026531836-4194304-1234567890.
 _FRESH = "start the study again with --fresh"
 _NAME_A_RUN = "name a folder outputs/<study name>/<date>/<time>"
 _NO_RUN = "no {}: this is not a run directory"
+
+
+Expand = Callable[[StudyDefinition, Topology], Expansion]
 
 
 @dataclass(frozen=True)
@@ -284,11 +287,17 @@ def _writing_below(folder: Path) -> Iterator[None]:
 
 
 def resolve(
-    definition: StudyDefinition, output_dir: Path, fresh: bool, invocation: str, night: str = ""
+    definition: StudyDefinition,
+    output_dir: Path,
+    fresh: bool,
+    invocation: str,
+    night: str = "",
+    expand: Expand = expand_here,
 ) -> RunDirectory:
     """The run directory of this study on this host: the existing one, else (or with `fresh`) a new one.
 
     night: a date, for which the study is measured once; each has a run directory of its own.
+    expand: how a new one is laid out on the host (budget.expand_in_time).
     Raise StudyError if the host has changed since the directory was created.
     """
     of_night = {"night": night} if night else {}
@@ -301,7 +310,7 @@ def resolve(
             found = RunDirectory(folder / entry.path)
             _check_same_host(found, host)
             return found
-        here = expand_here(definition, host)
+        here = expand(definition, host)
         check_path_length(path_of_new(definition, output_dir), here.grid)
         path = folder / entry.path if entry and _is_unused(folder / entry.path) else new_directory(folder)
         make_parts(path)
@@ -312,17 +321,20 @@ def resolve(
         return RunDirectory(path)
 
 
-def resolve_into(definition: StudyDefinition, path: Path, name: str, invocation: str) -> RunDirectory:
+def resolve_into(
+    definition: StudyDefinition, path: Path, name: str, invocation: str, expand: Expand = expand_here
+) -> RunDirectory:
     """This folder as the run directory of one host of many, which its caller alone may use.
 
-    name: of the host among them. Raise StudyError if the host has changed since the directory was created.
+    name: of the host among them; expand: as of resolve().
+    Raise StudyError if the host has changed since the directory was created.
     """
     found = RunDirectory(path.resolve())
     host = _read_host(name)
     if _is_complete(found.path):
         _check_same_host(found, host)
         return found
-    here = expand_here(definition, host)
+    here = expand(definition, host)
     check_path_length(found.path, here.grid)
     make_parts(found.path)
     freeze(found.path, structs.replace(here.study, created_by=invocation), host, here.grid)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ class Expansion:
 
     study: Study
     grid: Grid
+    births: Births = field(default_factory=dict)
 
 
 def expand_here(definition: StudyDefinition, topology: Topology, root: Path = Path("/")) -> Expansion:
@@ -59,7 +60,7 @@ def expand_here(definition: StudyDefinition, topology: Topology, root: Path = Pa
     study = structs.replace(
         study, design="crossing" if births else "processes", repeats=whole_sets(study.repeats, births)
     )
-    return Expansion(study, Grid(cells=tuple(cells), order=tuple(order_of(study, cells, births))))
+    return Expansion(study, Grid(cells=tuple(cells), order=tuple(order_of(study, cells, births))), births)
 
 
 def _check_memory(cells: Sequence[Cell], topology: Topology, name: str) -> None:

@@ -12,6 +12,7 @@ from bench.records.base import DamagedRecord
 from bench.records.host import Topology, format_cpulist
 from bench.records.run import Demand, Head, Outcome, read_head, read_record
 from bench.records.study import TRACED, Cell, Grid, Slot, Study
+from bench.study.budget import AROUND_S, expand_in_time, left_out_text
 from bench.study.comparable import incomparable, without_placements
 from bench.study.crossing import not_crossed, pools_by_node, settings_between
 from bench.study.device_memory import device_bytes
@@ -26,7 +27,7 @@ from bench.study.duration import (
     processes,
     run_files,
 )
-from bench.study.grid import expand_here, idle_entries
+from bench.study.grid import idle_entries
 from bench.study.load import StudyDefinition
 from bench.study.on_demand import Further, further_repeats, why_further
 from bench.units import byte_size, duration, plural
@@ -119,7 +120,7 @@ def plan(
         grid, study = directory.grid(), directory.study()
     else:
         topology = topology or _topology(root)
-        here = expand_here(definition, topology, root)
+        here = expand_in_time(definition, topology, output_dir, root, rate)
         grid, study = here.grid, here.study
         check_path_length(path_of_new(definition, output_dir), grid)
     demand = read_record(directory.demand, Demand) if directory else None
@@ -169,7 +170,9 @@ def plan(
             *_notes(grid.cells),
             *([_STARTS_WITH_LONG] if needs_long else []),
             *_too_long(found),
-            *_rounded_up(definition.settings.repeats, study.repeats),
+            *filter(None, [left_out_text(study)]),
+            *_over_budget(study, estimate_s),
+            *_rounded_up(definition, study),
             *_idle_entries(definition, topology),
             *(_crossings(grid, host) if host and definition.settings.design != "processes" else []),
             *_notes_on_host(host),
@@ -321,10 +324,19 @@ def _notes_on_host(topology: Topology | None) -> list[str]:
     return notes
 
 
-def _rounded_up(asked: int, repeats: int) -> list[str]:
-    if repeats == asked:
+def _over_budget(study: Study, estimate_s: float | None) -> list[str]:
+    if not study.budget or (estimate_s is not None and estimate_s + AROUND_S <= study.budget):
         return []
-    return [f"repeats: {repeats} in place of {asked}, so that equally many processes start on each node"]
+    if estimate_s is None:
+        return [f"budget of {duration(study.budget)}: not applied, since the time is unknown"]
+    return [f"longer than the budget of {duration(study.budget)}: less would decide nothing"]
+
+
+def _rounded_up(definition: StudyDefinition, study: Study) -> list[str]:
+    asked = definition.settings.repeats
+    if study.repeats <= asked:
+        return []
+    return [f"repeats: {study.repeats} in place of {asked}, so that equally many processes start on each node"]
 
 
 def _crossings(grid: Grid, host: Topology) -> list[str]:

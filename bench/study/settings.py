@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -12,6 +13,7 @@ from bench.records.study import Axis, Placement, StudyMinimum, StudySettings
 from bench.units import tick
 
 _MOST_NODES = 4096
+_TIME = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
 _Kind = TypeVar("_Kind")
 
 
@@ -34,6 +36,8 @@ class Setting:
             return "one of " + ", ".join(self.choices)
         if self.kind is bool:
             return "true or false"
+        if self.key == "budget":
+            return "a time, as 10m, 90s or 1h30m, or seconds"
         if self.kind is int:
             return f"a whole number from {int(self.minimum)} to {int(self.maximum)}"
         return f"a number from {tick(self.minimum)} to {tick(self.maximum)}"
@@ -42,6 +46,8 @@ class Setting:
         """The value in its own type. Raise StudyError with what was found and what is allowed."""
         if self.key == "compile_model":
             value = {"False": "off", "True": "default", "false": "off", "true": "default"}.get(str(value), value)
+        if self.key == "budget" and isinstance(value, str):
+            value = _seconds(value)
         kinds = int | float if self.kind is float else self.kind
         good = isinstance(value, kinds) and (self.kind is bool or not isinstance(value, bool))
         if good and self.choices:
@@ -52,6 +58,14 @@ class Setting:
             hint = nearest(str(value), self.choices)
             raise StudyError(f"found {shown(value)}, allowed is {self.allowed}{hint}", where)
         return self.kind(value)
+
+
+def _seconds(text: str) -> float | str:
+    """Of a time in hours, minutes, seconds; the text itself if it is none."""
+    parts = _TIME.fullmatch(text.replace(" ", ""))
+    if not text.strip() or not parts:
+        return text
+    return sum(float(part or 0) * unit for part, unit in zip(parts.groups(), (3600, 60, 1), strict=True))
 
 
 def _settings() -> dict[str, Setting]:
@@ -106,7 +120,7 @@ SHAPE = ("patch_size", "depth", "dim")
 COMBINING = ("axes", "zip", "exclude", "include")
 KEYS = (*TEXTS, *PLACES, "models", "python_path", "command", *COMBINING, *SETTINGS)
 # Of a run directory's study.yaml: how it came about, and what is resolved for a pipeline alone.
-_OF_ONE_RUN = ("binding_reason", "created_by", "night", "again_of", "cpu_groups")
+_OF_ONE_RUN = ("binding_reason", "created_by", "night", "again_of", "cpu_groups", "left_out")
 OF_THE_PIPELINE = ("profiler", "design", "measure_link")
 # What the combining keys may vary. "model" stands for "models": one of them a combination.
 AXIS_KEYS = (*PLACES, "model", *SHAPE, *(key for key, setting in SETTINGS.items() if setting.axis))

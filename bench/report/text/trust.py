@@ -10,6 +10,7 @@ from bench.records.run import Disturbance, DisturbanceKind, Doubt, DoubtKind, Ou
 from bench.report.text.crossing import crossings_text
 from bench.report.text.host import fingerprint_change_text, locality_change_text
 from bench.report.view import View
+from bench.study.budget import left_out_text
 from bench.units import DASH, duration, exact_percent, exact_seconds, percent, plural, signed_percent
 
 CPU_ONLY = "CPU device: no GPU was measured"
@@ -31,6 +32,8 @@ def notes(view: View) -> list[str]:
         found.append(_not_complete(view))
     if results.binding == "cpus":
         found.append(CPUS_BOUND)
+    if left_out := left_out_text(results.study):
+        found.append(left_out[0].upper() + left_out[1:])
     if results.damaged:
         found.append(f"{plural(len(results.damaged), 'record')} could not be read")
     return found
