@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from bench.errors import StudyError
 from bench.history.database import add_study, history_path, open_history
-from bench.history.query import Point, Series, Trend, series
+from bench.history.trends import Point, Series, Trend, series
 from bench.host.fingerprint import describe_change
 from bench.records.nightly import HistoryStudy
 from bench.records.results import Results
@@ -103,23 +103,26 @@ def write_index(database: Path) -> Path:
 def render(every: Sequence[Series], database: Path) -> str:
     """The page as text; links are relative to the database's folder."""
     folder = database.parent
+    variants = {study.id: one.variant for one in every for study in one.studies}
     studies = sorted((study for one in every for study in one.studies), key=lambda study: study.measured_at)
     template = environment("bench.history").get_template("index.html.j2")
     return template.render(
-        studies=[_row(study, folder) for study in reversed(studies)],
-        series=[_section(one, folder) for one in every],
+        studies=[_row(study, folder, variants[study.id]) for study in reversed(studies)],
+        series=[_section(one, folder, number) for number, one in enumerate(every)],
         folder=folder.resolve().name,
         newest=NEWEST,
     )
 
 
-def _row(study: HistoryStudy, folder: Path) -> dict[str, Any]:
+def _row(study: HistoryStudy, folder: Path, variant: str) -> dict[str, Any]:
     night = f"nightly/{study.night}/verdict.html"
     shown = bool(study.night) and (folder / night).is_file()
-    return {"study": study, "report": _report(study, folder), "night_page": quote(night) if shown else ""}
+    night_page = quote(night) if shown else ""
+    return {"study": study, "variant": variant, "report": _report(study, folder), "night_page": night_page}
 
 
-def _section(one: Series, folder: Path) -> dict[str, Any]:
+def _section(one: Series, folder: Path, number: int) -> dict[str, Any]:
+    """number: of the series on the page, since several may have one name."""
     times = {study.id: _seconds(study.measured_at) for study in one.studies}
     span = min(times.values()), max(times.values())
     x = _scale(*span, _LEFT, _RIGHT)
@@ -164,8 +167,8 @@ def _section(one: Series, folder: Path) -> dict[str, Any]:
         )
 
     return {
-        "id": f"{one.study_name}-{one.host}",
-        "title": f"{one.study_name} on {one.host}",
+        "id": f"{one.study_name}-{one.host}" + (f"-{number}" if one.variant else ""),
+        "title": f"{one.study_name} on {one.host}" + (f": {one.variant}" if one.variant else ""),
         "count": len(one.studies),
         "changes": changes,
         "plots": [plot(trend) for trend in one.trends],

@@ -4,7 +4,8 @@ import pytest
 
 from bench.history.database import add_study, open_history
 from bench.history.page import render
-from bench.history.query import series, studies, with_cells
+from bench.history.query import studies, with_cells
+from bench.history.trends import series
 from bench.nightly.judge import Tonight, judge_cells
 from bench.records.metric import Better, Metric
 from bench.records.results import NoiseClass

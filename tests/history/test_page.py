@@ -88,6 +88,34 @@ def test_the_plots_of_a_study_measured_once_are_folded(tmp_path, page):
     assert "measured once" not in page
 
 
+def test_a_study_with_overrides_is_apart(tmp_path):
+    """Neither a gap in the usual series nor a second plot of the same title there."""
+    usual = {CELL: 100.0, CELL.replace("0x0x0", "32x2x128"): 50.0, CELL.replace("0x0x0", "32x6x512"): 20.0}
+    once = {CELL: 100.0, CELL.replace("0x0x0", "16x8x768"): 10.0}
+    for number, rates in enumerate((usual, usual, once, usual), 1):
+        results = made_results(tmp_path, number, rates)
+        if number == 2:  # the same names with another setting
+            cells = [replace(cell, key=f"{cell.key} b20", settings=replace(cell.settings, batch_size=20))
+                     for cell in results.cells]  # fmt: skip
+            results = replace(results, cells=tuple(cells))
+        add_study(results, tmp_path / "history.db")
+    page = write_index(tmp_path / "history.db").read_text()
+    titles = re.findall(r'<section id="numa[^"]*"><h2>([^<]*)', page)
+    name = "numa_locality_study on synthetic-host"
+    assert titles == [name, f"{name}: models vit0x0x0 and vit16x8x768", f"{name}: batch size 20"]
+    assert [curve(svg)[1].count("h0") for svg in figures(page)] == [2, 2, 2, 1, 1, 1, 1, 1]
+    assert "no longer measured" not in page
+    assert re.findall(r"<small>([^<]*)", page) == ["models vit0x0x0 and vit16x8x768", "batch size 20"]
+
+
+def test_a_list_of_models_that_grows_goes_on(tmp_path):
+    few = {CELL: 100.0, CELL.replace("0x0x0", "32x2x128"): 50.0}
+    for number, rates in enumerate((few, few | {CELL.replace("0x0x0", "32x6x512"): 20.0}), 1):
+        add_study(made_results(tmp_path, number, rates), tmp_path / "history.db")
+    page = write_index(tmp_path / "history.db").read_text()
+    assert [curve(svg)[1].count("h0") for svg in figures(page)] == [2, 2, 1]
+
+
 def test_a_finished_study_is_in_the_history_and_on_the_page(tmp_path):
     assert into_history(made_results(tmp_path, 1, {CELL: 100.0}), tmp_path)
     assert (tmp_path / "history.db").is_file()

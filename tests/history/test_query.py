@@ -2,7 +2,8 @@ import pytest
 from msgspec.structs import replace
 
 from bench.history.database import add_study, open_history
-from bench.history.query import series, studies
+from bench.history.query import studies
+from bench.history.trends import series
 from bench.records.host import FingerprintChange
 from tests.history.synthetic import FINGERPRINT, crossed, made_results, quiet_rates, rates_of
 
