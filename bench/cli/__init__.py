@@ -32,7 +32,8 @@ def _end(error: StudyError) -> NoReturn:
 
 _COMMANDS: tuple[click.Command, ...] = (
     *(run.run, study.list_studies, study.plan, study.submit, study.status),
-    *(results.report, results.advise, results.convert, results.compare, results.history, results.schema),
+    *(results.report, results.advise, results.convert, results.bundle),
+    *(results.compare, results.history, results.schema),
     *(traces.analyze, traces.redact, traces.whatif),
     *(host.doctor, host.probe, host.where, host.ui),
 )

@@ -56,6 +56,21 @@ def convert(results: Path, to: str) -> None:
 
 
 @click.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="the file to write, .zip")
+@click.option("--traces/--no-traces", default=True, show_default=True, help="with the clean copies of traces")
+def bundle(run_dir: Path, output: Path, traces: bool) -> None:
+    """Write the study of RUN_DIR as one ZIP file to pass on: report, results, clean traces, facts of the host.
+
+    Names of hosts and users, paths, addresses, arguments, logs and the environment are left out or replaced; its
+    README.txt says what. The same study gives the same bytes. A file that exists is never overwritten.
+    """
+    from bench.report.bundle import bundle as write_bundle
+
+    show(write_bundle(run_dir, output, traces).text)
+
+
+@click.command()
 @click.argument("base")
 @click.argument("new")
 @click.option("--json", "output", flag_value="json", help="for programs")

@@ -175,14 +175,19 @@ def _read(file: Path, kind: type[Kind], name: str, advice: str = _FRESH) -> Kind
 
 def freeze(path: Path, study: Study, host: Host, grid: Grid) -> None:
     """Write the files that a run directory is based on. grid.json last: a directory with it is complete."""
+    write_text(path / "study.yaml", study_text(study))
+    write_json(path / "topology.json", plain(host))
+    write_json(path / "grid.json", plain(grid))
+
+
+def study_text(study: Study) -> str:
+    """The study as YAML, its keys in the order of the documentation."""
     values = {key: value for key, value in plain(study).items() if value not in ("", {}, ())}
     if study.command:
         of_pipeline = {*SETTINGS} - {*COMMAND_SETTINGS, *OF_THE_PIPELINE}
         values = {key: value for key, value in values.items() if key not in of_pipeline}
     ordered = {key: values[key] for key in (*KEYS, *values) if key in values}
-    write_text(path / "study.yaml", yaml.safe_dump(ordered, sort_keys=False))
-    write_json(path / "topology.json", plain(host))
-    write_json(path / "grid.json", plain(grid))
+    return yaml.safe_dump(ordered, sort_keys=False)
 
 
 def study_fingerprint(study: dict[str, Any], host: str) -> str:
