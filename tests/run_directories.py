@@ -16,6 +16,7 @@ from msgspec import structs
 from bench.records.base import convert, plain
 from bench.records.host import Host
 from bench.records.study import Grid, Slot, Study
+from bench.study.crossing import with_sides
 from bench.study.directory import freeze
 from bench.study.grid import expand
 from bench.study.load import configs_folder, load_study
@@ -99,7 +100,9 @@ def build_run_directory(
         "design": definition.settings.design.replace("auto", "crossing" if crossed else "processes"),
     }
     study = convert(definition.as_json() | resolved, Study)
-    cells = expand(replace(definition, settings=study.settings), convert(topology, Host))
+    host = convert(topology, Host)
+    cells = expand(replace(definition, settings=study.settings), host)
+    cells = with_sides(cells, host) if crossed else cells
     for suffix, changes in (variants or {}).items():
         cells += [
             structs.replace(cell, name=f"{cell.name}_{suffix}", group=f"{cell.group}_{suffix}", **changes)

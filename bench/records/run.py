@@ -513,6 +513,10 @@ class Crossing(Record, frozen=True, kw_only=True):
     captured: list[Name] = []
 
 
+# Of a crossing, in seconds: all windows with their lead-ins, where their noise asks for no more; and each.
+MEASURE_S, WINDOW_S, LEAD_S = 1.5, 0.02, 0.02
+
+
 class Group(Record, frozen=True, kw_only=True):
     """What one process of a crossing is asked to do: the file that it reads. Times in seconds.
 
@@ -522,9 +526,9 @@ class Group(Record, frozen=True, kw_only=True):
 
     crossing: Crossing
     cells: list[Cell]
-    measure_s: Positive = 1.5
-    window_s: Positive = 0.02
-    lead_s: Positive = 0.02
+    measure_s: Positive = MEASURE_S
+    window_s: Positive = WINDOW_S
+    lead_s: Positive = LEAD_S
     seed: int = 0
     solo: bool = True
 

@@ -15,8 +15,11 @@ from bench.units import byte_size, plural
 MIB = 1 << 20
 # What the sides of a group may differ in beside their nodes: a process has rings, copies, slots and weights for each.
 # Groups are joined in this order, as long as there is room.
-SIDE_SETTINGS = ("host_memory", "memory_size_mb", "copy_granularity", "direction", "buffers", "cuda_graph", "dtype")
-# What changes along with one of them, and is of each side too.
+SIDE_SETTINGS = (
+    *("host_memory", "memory_size_mb", "copy_granularity", "direction"),
+    *("buffers", "cuda_graph", "dtype", "batch_size", "num_samples", "warmup_samples"),
+)
+# What may change along with one of them.
 _ALONG = {"batch_size": ("num_samples", "warmup_samples")}
 # A round has 2 x sides windows, and a process as many rounds or more.
 MOST_SIDES = 9

@@ -13,9 +13,10 @@ from pathlib import Path
 from msgspec import structs
 
 from bench.errors import StudyError
-from bench.records.run import Mode, RunHead, read_head
+from bench.records.run import LEAD_S, MEASURE_S, WINDOW_S, Mode, RunHead, read_head
 from bench.records.study import TRACED, Cell, Grid, Model, Slot, run_name
 from bench.study.directory import RunDirectory
+from bench.workload.turns import planned_rounds
 
 # For a host with GPUs and no earlier run of the kind: whole processes on an H100 host took about this long, crossed
 # ones on an H200.
@@ -113,10 +114,21 @@ def estimated(grid: Grid, slots: Iterable[Slot], earlier: Earlier, rate: Rate | 
                     known = cell.timeout_s
                     too_long[slot.cell] = None
             elif known is None:
-                known, source = TYPICAL_S[mode], TYPICAL
+                known, source = _typical_s(mode, len(grid.process(slot))), TYPICAL
             by_kind[key] = known
         seconds[slot] = by_kind[key]
     return Estimate(seconds, source, tuple(too_long))
+
+
+def _typical_s(mode: Mode, cells: int) -> float:
+    """More sides than two have as many more turns; a traced process more captures, which is not counted."""
+    return TYPICAL_S[mode] + (_turns_s(max(2, cells)) - _turns_s(2) if mode is Mode.CROSSED else 0.0)
+
+
+def _turns_s(sides: int) -> float:
+    """Of the rounds of fast models, where noise asks for no more."""
+    round_s = 2 * sides * (WINDOW_S + LEAD_S)
+    return planned_rounds(sides, MEASURE_S, round_s) * round_s
 
 
 # From what earlier runs took

@@ -68,6 +68,19 @@ def test_steady_windows_give_the_exact_ratio(tmp_path):
     assert entry.design == "crossing" and entry.pairs == 6
 
 
+def test_ratio_of_batch_sizes_counts_samples(tmp_path):
+    def process(group, number, birth, paces_s):
+        return windows_by_turns({name: 4e-3 if "bs50" in name else 1e-3 for name in paces_s}, 8, f"{number}")
+
+    path = crossed(tmp_path / "run", process, models=["vit0x0x0"], axes={"batch_size": [10, 50]}, numa_nodes=[0])
+    results = build_results(load(path), "test")
+    (line,) = results.comparisons[0].lines
+    assert (line.name.rsplit("_", 1)[1], line.design) == ("bs50", "crossing")
+    assert line.effect == pytest.approx(5 / 4 - 1)
+    small, large = (cell.throughput_samples_s for cell in results.cells)
+    assert (small, large) == pytest.approx((10 / 1e-3, 50 / 4e-3))
+
+
 def test_spread_between_processes_does_not_widen_the_interval(tmp_path):
     entry = penalty_of(tmp_path / "run", crossed_process(spread=0.25, noise=0.004, penalty=0.05))
     low, high = entry.interval

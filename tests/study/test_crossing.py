@@ -240,6 +240,14 @@ def test_plan_estimates_a_crossing_by_processes() -> None:
         assert found and (found.sum_s(first), found.source) == (CROSSED_PROCESS_S, TYPICAL)
 
 
+def test_process_of_more_sides_is_estimated_with_their_turns() -> None:
+    made = expand_here(read_study(BASE | ON_GPU | {"axes": {"buffers": [2, 1, 3, 4]}}, "f"), with_gpu(80 * GIB))
+    (slot, *_), *_ = timed(made.grid)
+    found = estimated(made.grid, [slot], Earlier({}), None)
+    # Eight rounds of eight windows of 40 ms, in place of twelve of four.
+    assert found and found.sum_s([slot]) == pytest.approx(CROSSED_PROCESS_S + (8 * 8 - 12 * 4) * 0.04)
+
+
 def test_runs_of_a_crossing_share_its_time() -> None:
     slots = [slot for slot in here({"models": ["vit0x0x0"]}).grid.asked(4) if not slot.is_traced]
     ended = Head(status=Outcome.OK, invocation="now", wall_s=10.0)
@@ -270,6 +278,7 @@ def crossed_groups(made: Expansion) -> dict[str, set[str]]:
         {"direction": ["both", "h2d", "d2h"]},
         {"buffers": [2, 1, 4]},
         {"dtype": ["fp32", "bf16", "fp16"]},
+        {"batch_size": [10, 1, 50]},
     ],
 )
 def test_settings_of_one_node_are_crossed(axis: dict) -> None:
@@ -295,6 +304,15 @@ def test_settings_of_all_sides_are_groups_of_their_own() -> None:
         "gpu0_vit0x0x0": 2,
         "gpu0_vit0x0x0_px32": 2,
     }
+
+
+def test_passes_may_change_along_with_their_batches() -> None:
+    zipped = {"zip": [{"batch_size": [10, 7], "num_samples": [1000, 700], "warmup_samples": [100, 70]}]}
+    assert crossed_groups(here(ONE_NODE | zipped)) == {
+        "gpu0_vit0x0x0": {"pipeline_gpu0_numa0_vit0x0x0", "pipeline_gpu0_numa0_vit0x0x0_bs7_n700_warm70"}
+    }
+    alone = here(ONE_NODE | {"axes": {"num_samples": [1000, 700]}})
+    assert len(crossed_groups(alone)["gpu0_vit0x0x0"]) == 2
 
 
 ON_GPU = {"device": "cuda", "models": ["vit32x2x128"], "numa_nodes": [0], "design": "auto"}

@@ -30,6 +30,8 @@ SIDES = {
     "bf16": {"dtype": "bf16"},
     "bf16graph": {"dtype": "bf16", "cuda_graph": True},
     "buf1": {"buffers": 1},
+    "bs1": {"batch_size": 1},
+    "bs40graph": {"batch_size": 40, "cuda_graph": True},
 }
 TOLERANCE = {"fp32": 1e-3, "bf16": 1e-1}
 

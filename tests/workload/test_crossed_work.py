@@ -50,13 +50,25 @@ def test_types_have_weights_and_slots_of_their_own():
     assert half.subject is again.subject and half.subject.call is not single.subject.call
 
 
+def test_batch_sizes_share_weights_and_nothing_else():
+    four, one = works({}, {"batch_size": 1})
+    assert one.subject.call is four.subject.call and one.subject.inputs != four.subject.inputs
+    assert one.slots[0].shape[0] == 1 and one.forward is not four.forward
+
+
 def test_slots_are_filled_where_any_side_copies_nothing_in():
     both, back = works({}, {"direction": "d2h"})
     assert both is back and all(slot.any() for slot in both.slots)
     assert not any(slot.any() for slot in works({}, {"direction": "h2d"})[0].slots)
 
 
-SIDES = {"base": {}, "buf3": {"buffers": 3}, "buf1": {"buffers": 1}, "bf16": {"dtype": "bf16", "buffers": 3}}
+SIDES = {
+    "base": {},
+    "buf3": {"buffers": 3},
+    "buf1": {"buffers": 1},
+    "bf16": {"dtype": "bf16", "buffers": 3},
+    "bs1": {"batch_size": 1},
+}
 
 
 @pytest.fixture(scope="module")
