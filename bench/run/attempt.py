@@ -98,7 +98,7 @@ class Attempt:
     """What became of one attempt. end: of the measured process, None if it was not started or a peer ended it.
 
     crossed: of a crossing, what it gave for each cell; `failure` and `result` are then of the whole process.
-    final: another attempt would end alike.
+    final: another attempt would end alike. full: the cell whose memory was being allocated when the kernel killed it.
     """
 
     failure: Failure | None = None
@@ -112,6 +112,7 @@ class Attempt:
     crossed: list[CrossedCell] = field(default_factory=list)
     of_command: CommandResult | None = None
     final: bool = False
+    full: str = ""
 
     @property
     def timed_out(self) -> bool:

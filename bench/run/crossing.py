@@ -75,7 +75,7 @@ def execute_group(
             excluded[slot] = attempt
     measured = {slot: cell for slot, cell in cells.items() if slot not in excluded}
     asked = _crossing(slots[0], [*measured.values()])
-    number, whole = 0, Attempt(crossing=asked)
+    number, whole, full = 0, Attempt(crossing=asked), dict[Slot, Attempt]()
     if measured:
         lock.acquire(str(directory.path), report)
         if is_done():
@@ -83,11 +83,12 @@ def execute_group(
             if all(existing):
                 return [run for run in existing if run]
         begin = Begin()
-        number, whole = _attempts(directory, measured, asked, lock, report)
+        number, whole, full = _attempts(directory, measured, asked, lock, report)
         whole = replace(whole, crossing=whole.crossing or asked)
     runs = []
     for slot, cell in cells.items():
-        own = replace(excluded[slot], crossing=whole.crossing) if slot in excluded else _own(whole, cell)
+        apart = excluded.get(slot) or full.get(slot)
+        own = replace(apart, crossing=whole.crossing) if apart else _own(whole, cell)
         runs.append(run_of(directory, cell, slot, invocation, begin, 0 if slot in excluded else number, own))
     # One process: one end, and one time.
     runs = [structs.replace(run, ended_at=runs[0].ended_at, wall_s=runs[0].wall_s) for run in runs]
@@ -120,30 +121,52 @@ def _birth(planned: Placement, cells: Sequence[Cell]) -> Placement:
 
 def _attempts(
     directory: RunDirectory, measured: Mapping[Slot, Cell], asked: Crossing, lock: HostLock, report: Report
-) -> tuple[int, Attempt]:
+) -> tuple[int, Attempt, dict[Slot, Attempt]]:
+    """The number of the last attempt, and what became of it; and of a cell that it was started again without."""
     first, cell = next(iter(measured.items()))
     try:
         # Of all its cells: where a cell is measured decides nothing about them.
         peers = peers_of(directory, cell)
     except NoPeers as error:
-        return 0, without_peers(error)
+        return 0, without_peers(error), {}
     gpus = [cell.gpu_uuid, *(peer.gpu_uuid for peer in peers)] if cell.device == "cuda" else []
     file = directory.path / "cells" / f"{first.process}.json"
     # The stages in isolation, once for each birth.
     solo = not first.is_traced and asked.process <= len(_births(directory, first))
-    write_json(file, plain(Group(crossing=asked, cells=[*measured.values()], seed=cell.seed, solo=solo)))
+    full: dict[Slot, Attempt] = {}
 
-    def start(number: int, report: Report) -> Attempt:
+    def start_once(report: Report, append_logs: bool) -> Attempt:
+        cells = [cell for slot, cell in measured.items() if slot not in full]
+        write_json(file, plain(Group(crossing=asked, cells=cells, seed=cell.seed, solo=solo)))
         with scratch_folder() as folder:
             scratch = Path(folder)
             barrier = scratch / "barrier"
             barrier.mkdir()
-            with Peers(peers, directory, _load_of(first, [*measured.values()]), first.process, barrier) as beside:
-                crossed = _Crossed(directory, first, [*measured.values()], asked, file, scratch, beside)
-                attempt = crossed.run(lock, report, append_logs=number > 1)
+            with Peers(peers, directory, _load_of(first, cells), first.process, barrier) as beside:
+                crossed = _Crossed(directory, first, cells, asked, file, scratch, beside)
+                attempt = crossed.run(lock, report, append_logs)
             return replace(attempt, peers=beside.records())
 
-    return attempts(directory.record(first.cell, first.repeat), gpus, start, report)
+    def start(number: int, report: Report) -> Attempt:
+        attempt = start_once(report, number > 1)
+        slot = next((slot for slot in measured if slot.cell == attempt.full), None)
+        if slot and not full and len(measured) > 1:
+            full[slot] = replace(attempt, failure=_full(attempt.failure))
+            attempt = start_once(report, append_logs=True)
+        return attempt
+
+    return *attempts(directory.record(first.cell, first.repeat), gpus, start, report), full
+
+
+def _full(failure: Failure | None) -> Failure:
+    """Of the cell whose pool was being allocated."""
+    return Failure(
+        status=Outcome.OOM,
+        reason="killed by the kernel: out of memory while the pool of this cell was allocated; the process was then "
+        "started without it",
+        advice="reduce memory_size_mb, or set design: processes, which needs one pool at a time",
+        log_tail=failure.log_tail if failure else [],
+    )
 
 
 def _load_of(slot: Slot, cells: Sequence[Cell]) -> Cell:
@@ -227,16 +250,23 @@ class _Crossed:
         finally:
             if profiler:
                 profiler.settle(self._report)
-        written = process.read_report()
+        failed, written = self._failure(process, end), process.read_report()
         crossing = (written.crossing if written else None) or self._asked
         return replace(
             attempt,
-            failure=self._failure(process, end),
+            failure=failed,
+            full=self._full(end, failed),
             end=end,
             monitor=monitor,
             crossing=structs.replace(crossing, observer_cpus=observer_cpus),
             crossed=self._with_traces(written, process) if written else [],
         )
+
+    def _full(self, end: ChildEnd | None, failure: Failure | None) -> str:
+        """The cell whose pool was being allocated when the kernel killed the process."""
+        number = self._counter.allocating()
+        killed = end and end.exit_code in KILLED and failure and failure.status is Outcome.OOM
+        return self._cells[number].name if killed and number is not None else ""
 
     def _failure(self, process: Process, end: ChildEnd | None) -> Failure | None:
         """end: None where a peer's failure ended it."""

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from bench.units import percent
-from bench.workload.progress import LAYOUT, Phase, read_progress
+from bench.workload.progress import LAYOUT, Phase, read_allocating, read_progress
 
 
 class RunState(StrEnum):
@@ -66,6 +66,10 @@ class BatchCounter:
         self._last: tuple[Phase, int] = (Phase.START, 0)
         self._again = False
         path.write_bytes(bytes(LAYOUT.size))
+
+    def allocating(self) -> int | None:
+        """The cell of a group whose host memory was being allocated last, where that had not ended."""
+        return read_allocating(self._path.read_bytes())
 
     def read(self) -> Progress:
         """The percentage never falls, also when windows that were too short are measured again."""

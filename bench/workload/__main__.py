@@ -34,7 +34,7 @@ _THREADS = "OPENBLAS_NUM_THREADS"
     help="load: run beside the measured process.",
 )
 @click.option("--result", type=click.Path(path_type=Path), required=True, help="File for the result.")
-@click.option("--progress", "progress_path", type=click.Path(path_type=Path), help="16 bytes to count into.")
+@click.option("--progress", "progress_path", type=click.Path(path_type=Path), help="A file to count into.")
 @click.option(
     "--trace",
     "traces",

@@ -39,6 +39,11 @@ from bench.workload.subject import Leaf, Subject, refuse_samples
 CHUNK_BYTES = 2 << 20
 Made = TypeVar("Made")
 Allocate = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
+Allocating = Callable[[Cell], None]
+
+
+def _unseen(cell: Cell) -> None:
+    pass
 
 
 @dataclass(eq=False)
@@ -54,22 +59,27 @@ class _Reserved:
         return self.inputs + self.outputs
 
 
-def crossed_rings(cells: Sequence[Cell], device: Device, subjects: Sequence[Subject]) -> list[Rings | RunFailure]:
+def crossed_rings(
+    cells: Sequence[Cell], device: Device, subjects: Sequence[Subject], allocating: Allocating = _unseen
+) -> list[Rings | RunFailure]:
     """The rings of each cell on its own memory node, every page proved to be there; or why that cell has none.
 
     cells: in the order of allocation, with nodes and host settings of their own; subjects: of each, the same object
     where their batches are equal. A failure is oom (no room on the node), bind_failed (the process may not use the
-    node) or not_runnable (the kind is not available).
+    node) or not_runnable (the kind is not available). allocating: called before pages of a cell are allocated, which
+    may be the end of this process.
     """
-    reserved = [
-        _attempt(partial(_reserve, cell, device, subject)) for cell, subject in zip(cells, subjects, strict=True)
-    ]
+    reserved = []
+    for cell, subject in zip(cells, subjects, strict=True):
+        allocating(cell)
+        reserved.append(_attempt(partial(_reserve, cell, device, subject)))
     mapped = [one for one in reserved if isinstance(one, _Reserved) and one.memory.is_mapped]
-    _touch_by_turns([one.inputs for one in mapped])
-    _touch_by_turns([one.outputs for one in mapped])
+    _touch_by_turns([(one.cell, one.inputs) for one in mapped], allocating)
+    _touch_by_turns([(one.cell, one.outputs) for one in mapped], allocating)
     filled: list[Rings | RunFailure] = []
     sources: dict[int, tuple[torch.Tensor, ...]] = {}
-    for one, subject in zip(reserved, subjects, strict=True):
+    for cell, one, subject in zip(cells, reserved, subjects, strict=True):
+        allocating(cell)
         source = sources.get(id(subject), ())
         rings = one if isinstance(one, RunFailure) else _attempt(partial(_finish, one, subject, source))
         # The CPU reads write-combined memory slower than it draws values.
@@ -133,13 +143,18 @@ def _mapped_ring(
     return reserve_memory(prod(shape) * dtype.itemsize, CHUNK_BYTES, prepare, release).view(dtype).view(shape)
 
 
-def _touch_by_turns(rings: list[tuple[torch.Tensor, ...]]) -> None:
-    """rings: of each side, of any lengths, or none. Chunk by chunk, in the opposite order at every chunk."""
-    for same in zip_longest(*rings):
-        flat = [ring.view(torch.uint8).view(-1) for ring in same if ring is not None]
-        for number, start in enumerate(range(0, max(map(len, flat), default=0), CHUNK_BYTES)):
-            for one in flat if number % 2 == 0 else reversed(flat):
-                one[start : start + CHUNK_BYTES].zero_()
+def _touch_by_turns(sides: list[tuple[Cell, tuple[torch.Tensor, ...]]], allocating: Allocating) -> None:
+    """sides: of each the rings, of any lengths, or none. Chunk by chunk, in the opposite order at every chunk."""
+    for same in zip_longest(*(rings for _, rings in sides)):
+        flat = [
+            (cell, ring.view(torch.uint8).view(-1))
+            for (cell, _), ring in zip(sides, same, strict=True)
+            if ring is not None
+        ]
+        for number, start in enumerate(range(0, max((len(ring) for _, ring in flat), default=0), CHUNK_BYTES)):
+            for cell, ring in flat if number % 2 == 0 else reversed(flat):
+                allocating(cell)
+                ring[start : start + CHUNK_BYTES].zero_()
 
 
 def _finish(own: _Reserved, subject: Subject, source: tuple[torch.Tensor, ...]) -> Rings:

@@ -8,7 +8,7 @@ from bench.host.numa_maps import resident_bytes
 from bench.records.run import Failure, Result, Window
 from bench.records.study import Cell
 from bench.records.where import MemoryKind
-from bench.workload.crossed_rings import crossed_rings
+from bench.workload.crossed_rings import Allocating, crossed_rings
 from bench.workload.crossed_work import crossed_work
 from bench.workload.devices import Device
 from bench.workload.failures import RunFailure
@@ -45,11 +45,12 @@ def usable(sides: Sequence[CrossedSide]) -> list[CrossedSide]:
 
 
 def equip(
-    sides: Sequence[CrossedSide], device: Device, phases: PhaseTimes
+    sides: Sequence[CrossedSide], device: Device, phases: PhaseTimes, allocating: Allocating
 ) -> tuple[Pipeline, dict[MemoryKind, dict[int, int]]]:
     """Make the work, the rings and the part of each side. Return the pipeline, and what was resident before the rings.
 
     sides: in the order of allocation. What a side cannot have is its failure alone; raise RunFailure if none is left.
+    allocating: as of crossed_rings.
     """
     for side, work in zip(sides, crossed_work([side.cell for side in sides], device, phases), strict=True):
         if isinstance(work, RunFailure):
@@ -60,7 +61,8 @@ def equip(
     born_bytes = resident_bytes()
     able = usable(sides)
     subjects = [side.work.subject for side in able if side.work]
-    for side, rings in zip(able, crossed_rings([side.cell for side in able], device, subjects), strict=True):
+    found = crossed_rings([side.cell for side in able], device, subjects, allocating)
+    for side, rings in zip(able, found, strict=True):
         if isinstance(rings, RunFailure):
             side.failure = rings.record()
         else:

@@ -23,6 +23,7 @@ from bench.host.certificate import Certifier
 from bench.host.memory_calls import set_policy
 from bench.host.moving import cell_cpus, move_threads, node_cpus
 from bench.records.run import CrossedCell, Crossing, Failure, Group, Mode, Outcome, Window
+from bench.records.study import Cell
 from bench.workload.barrier import Barrier
 from bench.workload.crossed_sides import CrossedSide, equip, usable
 from bench.workload.devices import open_device
@@ -120,7 +121,8 @@ class _Crossing:
         torch.set_num_threads(min(len(side.cpus) for side in self.sides if side.cpus))
         phases.mark("device")
         set_precision(first.dtype)
-        self.pipeline, self.born_bytes = equip(self.sides, device, phases)
+        self.pipeline, self.born_bytes = equip(self.sides, device, phases, self._allocating)
+        self.progress.allocate(None)
         if self.barrier:
             # All warm-ups are under the load that the turns have.
             self.barrier.wait()
@@ -226,6 +228,9 @@ class _Crossing:
         except OSError as error:
             what = f"cannot start on node {crossing.birth_cpu_node} with memory of {crossing.birth_mem_node}: {error}"
             raise RunFailure(Outcome.BIND_FAILED, what, _USE_OTHER_NODES) from None
+
+    def _allocating(self, cell: Cell) -> None:
+        self.progress.allocate(self.group.cells.index(cell))
 
     def _end_load(self) -> None:
         if self.barrier:

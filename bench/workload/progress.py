@@ -11,8 +11,9 @@ from pathlib import Path
 from bench.storage import start_ticks
 
 PHASES = ("interpreter", "imports", "device", "model", "compile", "buffers", "warmup", "measure", "finish")
-# Batches done in this phase, batches expected in it (0: unknown), phase.
-LAYOUT = struct.Struct("<QII")
+# Batches done in this phase, batches expected in it (0: unknown), phase; of a group the cell whose host memory is being
+# allocated, from 1 (0: none).
+LAYOUT = struct.Struct("<QIII")
 
 
 class Phase(IntEnum):
@@ -30,7 +31,13 @@ class Progress:
         if path is not None:
             with open(path, "r+b") as file:
                 self._memory = mmap.mmap(file.fileno(), LAYOUT.size)
-        self._done, self._expected, self._phase = 0, 0, Phase.START
+        self._done, self._expected, self._phase, self._allocating = 0, 0, Phase.START, 0
+        self._store()
+
+    def allocate(self, cell: int | None) -> None:
+        """That memory of this cell of the group is being allocated, for whoever kills this process meanwhile; None: of
+        none any more."""
+        self._allocating = 0 if cell is None else cell + 1
         self._store()
 
     def enter(self, phase: Phase, expected: int = 0) -> None:
@@ -40,7 +47,7 @@ class Progress:
     def beat(self) -> None:
         """Count one batch: a few hundred ns, no system call."""
         self._done += 1
-        LAYOUT.pack_into(self._memory, 0, self._done, self._expected, self._phase)
+        LAYOUT.pack_into(self._memory, 0, self._done, self._expected, self._phase, self._allocating)
 
     def counting(self, also: Callable[[], None] | None) -> Callable[[], None]:
         """A beat that calls `also` for every batch too."""
@@ -55,13 +62,19 @@ class Progress:
         return both
 
     def _store(self) -> None:
-        LAYOUT.pack_into(self._memory, 0, self._done, self._expected, self._phase)
+        LAYOUT.pack_into(self._memory, 0, self._done, self._expected, self._phase, self._allocating)
 
 
 def read_progress(data: bytes) -> tuple[int, int, int]:
     """Batches done, batches expected, phase."""
-    done, expected, phase = LAYOUT.unpack_from(data)
+    done, expected, phase, _ = LAYOUT.unpack_from(data)
     return done, expected, phase
+
+
+def read_allocating(data: bytes) -> int | None:
+    """The cell of the group whose memory is being allocated."""
+    *_, cell = LAYOUT.unpack_from(data)
+    return cell - 1 if cell else None
 
 
 class PhaseTimes:

@@ -91,6 +91,17 @@ def test_study_over_its_nodes_is_proved_in_every_run(nodes: Machine) -> None:
         proved(run["cell"], run["node"])
 
 
+def test_pool_that_gets_its_process_killed_fails_alone(nodes: Machine) -> None:
+    """By the kernel's out-of-memory killer; the process is started again without that pool."""
+    killed = result_of(nodes, "killed", "/disk")
+    runs = killed["runs"]
+    assert killed["kills"] == "1" and [runs[size]["status"] for size in ("8", "16", "200")] == ["ok", "ok", "oom"], runs
+    assert "out of memory while the pool of this cell was allocated" in runs["200"]["reason"]
+    assert runs["200"]["exit_code"] == -9 and len({run["crossing"] for run in runs.values()}) == 1
+    for size in ("8", "16"):
+        proved(runs[size]["cell"], "0")
+
+
 def test_cpuset_without_a_node_fails_its_cells_alone(found: dict[str, Any]) -> None:
     crossing = found["in_a_cpuset"]
     for place in ("0,0", "1,1"):

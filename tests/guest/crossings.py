@@ -1,9 +1,10 @@
 """What runs inside the guest of check_crossings.py: crossings over four nodes, honest ones and sabotaged ones.
 
-usage: python -m tests.guest.crossings [study FOLDER]      the last line of what it says is JSON
+usage: python -m tests.guest.crossings [study|killed FOLDER]      the last line of what it says is JSON
 
-Without arguments each crossing is a process of its own, forked from this one, which has imported torch. With arguments
-it measures the timed runs of NumaStudy over all nodes, as its tasks would, in run directories in FOLDER.
+Without arguments each crossing is a process of its own, forked from this one, which has imported torch. With `study` it
+measures the timed runs of NumaStudy over all nodes, as its tasks would, in run directories in FOLDER; with `killed` one
+process of three pools of which the kernel has room for two.
 """
 
 import ctypes
@@ -48,7 +49,28 @@ import_torch = program.import_torch
 program.import_torch = lambda computes: import_torch(False)
 sys.exit(serve.main(sys.argv[1:]))
 """
-NARROW = Path("/sys/fs/cgroup/narrow")
+CGROUPS = Path("/sys/fs/cgroup")
+NARROW = CGROUPS / "narrow"
+# Three pools: the last one does not fit, and whoever looks at free memory before they are touched does not see it.
+POOLS_MB, ROOM_MB = (8, 16, 200), 100
+LITTLE = CGROUPS / "little"
+# As SERVER; a process of three cells has little room from the first touch of their rings on.
+SERVER_OF_LITTLE_ROOM = f"""
+import os, sys
+from bench.workload import __main__ as program, serve
+import_torch = program.import_torch
+def import_and_narrow(computes):
+    import_torch(False)
+    from bench.workload import crossed_rings as rings
+    touch = rings._touch_by_turns
+    def in_little_room(sides, allocating):
+        if len(sides) == {len(POOLS_MB)}:
+            open("{LITTLE}/cgroup.procs", "w").write(str(os.getpid()))
+        touch(sides, allocating)
+    rings._touch_by_turns = in_little_room
+program.import_torch = import_and_narrow
+sys.exit(serve.main(sys.argv[1:]))
+"""
 
 
 def cell(placement: Placement, **changes: Any) -> Cell:
@@ -344,43 +366,34 @@ def take_node(node: int) -> list[mmap.mmap]:
 
 def in_a_cpuset() -> dict[str, Any]:
     """This process and what it starts have the CPUs and memory of nodes 0 and 1 only."""
-    root = Path("/sys/fs/cgroup")
-    subprocess.run(["mount", "-t", "cgroup2", "cgroup", str(root)], check=True)
-    (root / "cgroup.subtree_control").write_text("+cpuset")
-    NARROW.mkdir()
+    make_cgroup(NARROW, "cpuset")
     (NARROW / "cpuset.cpus").write_text("0-2")
     (NARROW / "cpuset.mems").write_text("0-1")
     (NARROW / "cgroup.procs").write_text(str(os.getpid()))
     try:
         return crossed([cell(placement) for placement in ALL])
     finally:
-        (root / "cgroup.procs").write_text(str(os.getpid()))
+        (CGROUPS / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def make_cgroup(folder: Path, controller: str) -> None:
+    if not CGROUPS.is_mount():
+        subprocess.run(["mount", "-t", "cgroup2", "cgroup", str(CGROUPS)], check=True)
+    (CGROUPS / "cgroup.subtree_control").write_text(f"+{controller}")
+    folder.mkdir()
 
 
 def study(folder: Path) -> dict[str, Any]:
     """NumaStudy over all nodes with CPUs and memory: a crossing born on each."""
-    import bench.run.crossing as module
-    from bench.run import forkserver
-    from bench.run.lock import HostLock
     from bench.study.directory import resolve
     from bench.study.load import TASKS, load_study
 
-    forkserver._SERVER = ["-c", SERVER]
-    module.Group = partial(Group, measure_s=0.2, window_s=0.01, lead_s=0.005)
     asked = {
         "gpu_ids": [0], "numa_nodes": "all", "models": ["vit0x0x0"], "repeats": 2, "device": "cpu", "image_size": 32,
         "batch_size": 4, "num_samples": 40, "warmup_samples": 4, "memory_size_mb": 8, "placement_threshold": 1.0,
     }  # fmt: skip
     directory = resolve(load_study(TASKS["NumaStudy"], asked), folder, False, "now")
-    grid, lock, runs = directory.grid(), HostLock(folder), []
-    processes = {
-        one.process: grid.process(one)
-        for one in grid.asked(directory.study().repeats)
-        if one.birth and not one.is_traced
-    }
-    for slots in processes.values():
-        runs += module.execute_group(directory, slots, "now", lock, lambda progress: None)
-    forkserver.SERVERS.end()
+    grid, runs = directory.grid(), timed_runs(directory, folder, SERVER)
     return {
         "repeats": directory.study().repeats,
         "runs": {
@@ -394,6 +407,56 @@ def study(folder: Path) -> dict[str, Any]:
             for run in runs
         },
     }
+
+
+def killed(folder: Path) -> dict[str, Any]:
+    """Pools of which one is too large, in a process that the kernel kills while it allocates them."""
+    from bench.study.directory import resolve
+    from bench.study.load import read_study
+
+    make_cgroup(LITTLE, "memory")
+    (LITTLE / "memory.max").write_text(f"{ROOM_MB}M")
+    asked = {
+        "name": "pools", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0"], "repeats": 1, "device": "cpu",
+        "image_size": 224, "batch_size": 1, "num_samples": 20, "warmup_samples": 4,
+        "axes": {"memory_size_mb": POOLS_MB},
+    }  # fmt: skip
+    directory = resolve(read_study(asked, "f"), folder, False, "now")
+    runs = timed_runs(directory, folder, SERVER_OF_LITTLE_ROOM)
+    cells = {cell.name: cell for cell in directory.grid().cells}
+    return {
+        "kills": dict(line.split() for line in (LITTLE / "memory.events").read_text().splitlines())["oom_kill"],
+        "runs": {
+            cells[run.cell].memory_size_mb: {
+                "status": str(run.status),
+                "reason": run.reason,
+                "exit_code": run.exit_code,
+                "crossing": run.crossing.id,
+                "cell": _told(CrossedCell(cell=run.cell, result=run.result)) if run.result else None,
+            }
+            for run in runs
+        },
+    }
+
+
+def timed_runs(directory: Any, folder: Path, server: str) -> list[Any]:
+    """Of a study, by the program of its fork server."""
+    import bench.run.crossing as module
+    from bench.run import forkserver
+    from bench.run.lock import HostLock
+
+    forkserver._SERVER = ["-c", server]
+    module.Group = partial(Group, measure_s=0.2, window_s=0.01, lead_s=0.005)
+    grid, lock, runs = directory.grid(), HostLock(folder), []
+    processes = {
+        one.process: grid.process(one)
+        for one in grid.asked(directory.study().repeats)
+        if one.birth and not one.is_traced
+    }
+    for slots in processes.values():
+        runs += module.execute_group(directory, slots, "now", lock, lambda progress: None)
+    forkserver.SERVERS.end()
+    return runs
 
 
 def main() -> None:
@@ -414,7 +477,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["study"]:
-        print(json.dumps(study(Path(sys.argv[2]))))
+    if part := {"study": study, "killed": killed}.get("".join(sys.argv[1:2])):
+        print(json.dumps(part(Path(sys.argv[2]))))
     else:
         main()

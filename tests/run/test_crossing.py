@@ -4,11 +4,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 import bench.run.attempt as attempt_module
+import bench.run.child as child_module
 import bench.run.crossing as crossing_module
 from bench.records.base import read
 from bench.records.run import (
@@ -156,6 +158,49 @@ def test_out_of_memory_kill_names_the_pools_of_all(tmp_path: Path) -> None:
     failure = crossing_module._judged(process, ChildEnd(-signal.SIGKILL, False, 1.0, oom_kills=1))
     assert failure.status is Outcome.OOM
     assert "pools of all cells" in failure.reason and "design: processes" in failure.advice
+
+
+# The workload, which is killed while it allocates the memory of its second cell; after that many cells, or never.
+KILLED_WHILE_ALLOCATING = """
+import os, signal, sys
+from bench.workload.progress import Progress
+allocate = Progress.allocate
+def mark(self, cell):
+    allocate(self, cell)
+    left = len(open(sys.argv[2]).read().split('"cpu_node"')) - 1
+    if cell == 1 and left in MORTAL:
+        os.kill(os.getpid(), signal.SIGKILL)
+Progress.allocate = mark
+from bench.workload.__main__ import main
+main()
+"""
+THIRD = f"{FIRST}_again2"
+
+
+def killed_while_allocating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mortal: tuple[int, ...]) -> list[Run]:
+    """Three cells; the process is killed if it has one of these numbers of cells."""
+    program = KILLED_WHILE_ALLOCATING.replace("MORTAL", repr(mortal))
+    # Each time the kernel is asked it has killed one more process, as by then it has.
+    kills = count()
+    monkeypatch.setattr(child_module, "_oom_kills", lambda: next(kills))
+    monkeypatch.setattr(child_module, "python_module", lambda _, *words: [sys.executable, "-P", "-c", program, *words])
+    return run(tmp_path, models=["vit0x0x0"] * 3, start="exec")[1]
+
+
+def test_cell_that_was_being_allocated_at_a_kill_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = killed_while_allocating(tmp_path, monkeypatch, (3,))
+    assert [one.cell for one in runs] == [FIRST, AGAIN, THIRD]
+    assert [(one.status, one.attempts) for one in runs] == [("ok", 1), ("oom", 1), ("ok", 1)], runs[0].reason
+    assert runs[1].reason.startswith("killed by the kernel") and "pool of this cell" in runs[1].reason
+    assert (runs[1].exit_code, runs[1].result) == (-signal.SIGKILL, None)
+    assert len({one.crossing.id for one in runs}) == 1 and set(runs[0].crossing.placements) == {FIRST, THIRD}
+
+
+@pytest.mark.slow
+def test_second_kill_while_allocating_is_of_all_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = killed_while_allocating(tmp_path, monkeypatch, (3, 2))
+    assert [(one.status, one.attempts) for one in runs] == [("oom", 1)] * 3
+    assert ["pool of this cell" in one.reason for one in runs] == [False, True, False]
 
 
 def test_group_is_traced_by_one_process(tmp_path: Path) -> None:

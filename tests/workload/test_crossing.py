@@ -163,8 +163,10 @@ def test_rings_touch_chunks_in_opposite_order(monkeypatch):
         def zero_(self):
             pass
 
-    rings_module._touch_by_turns([[Chunk("a")], [Chunk("b")]])
+    noted = []
+    rings_module._touch_by_turns([("a", [Chunk("a")]), ("b", [Chunk("b")])], noted.append)
     assert touched == [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2)]
+    assert noted == [name for name, _ in touched]
 
 
 def test_unknown_node_is_refused_for_that_cell_alone():

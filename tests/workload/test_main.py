@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.workload.progress import read_progress
+from bench.workload.progress import LAYOUT, read_progress
 
 from .cells import NO_COMPUTE, raw_cell
 
@@ -34,7 +34,7 @@ def ended(folder: Path, mode: str, *more: str, limit_bytes: int = 0, **changes) 
 
 def test_timed_run_counts_batches_and_writes_its_result(tmp_path):
     progress = tmp_path / "progress"
-    progress.write_bytes(bytes(16))
+    progress.write_bytes(bytes(LAYOUT.size))
     seen = set()
     argv = command(tmp_path, "timed", "--progress", str(progress), window_s=0.05)
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as child:

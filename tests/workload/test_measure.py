@@ -17,7 +17,7 @@ from bench.workload.measure import (
     trace_pass,
     warm_up,
 )
-from bench.workload.progress import Phase, PhaseTimes, Progress
+from bench.workload.progress import LAYOUT, Phase, PhaseTimes, Progress
 from bench.workload.run import build_pipeline
 
 from .cells import NO_COMPUTE, small_cell
@@ -101,7 +101,7 @@ def test_traced_pass_is_inside_the_window_range(pipeline):
 
 def test_counter_ends_as_done(pipeline, tmp_path):
     path = tmp_path / "progress"
-    path.write_bytes(bytes(16))
+    path.write_bytes(bytes(LAYOUT.size))
     trace_pass(pipeline, 3, Written(), nullcontext(), Progress(path))
     assert path.read_bytes()[12] == Phase.DONE
 
