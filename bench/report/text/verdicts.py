@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench.analysis.statistics import same_alpha
 from bench.records.results import (
     Change,
     Judged,
@@ -97,6 +96,9 @@ def _judged(
     shown = scale.share(interval[0]), scale.share(interval[1])
     effect = effect_with_interval(scale.share(penalty), shown, scale.words)
     if entry.reason is Reason.WITHIN_MARGIN:
+        # Here, since it loads numpy, which the end of a call that measures nothing has no time for.
+        from bench.analysis.statistics import same_alpha
+
         beyond = max(map(abs, shown)) > rules.margin
         tested = f" (two tests at {exact_percent(same_alpha(rules.confidence))})" if beyond else ""
         return f"no difference larger than {exact_percent(rules.margin)}{tested}: {effect}{' (95 %)' if beyond else ''}"
