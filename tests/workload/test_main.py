@@ -3,9 +3,9 @@
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -32,19 +32,39 @@ def ended(folder: Path, mode: str, *more: str, limit_bytes: int = 0, **changes) 
     return child.returncode, json.loads((folder / "result.json").read_text()), child.stderr
 
 
+# The program, which stops in each phase and after some batches of the windows, until it is told to go on.
+STOPPING = """
+import os, signal
+from bench.workload.progress import Phase, Progress
+enter, beat = Progress.enter, Progress.beat
+def stop_in_each_phase(self, *phase):
+    enter(self, *phase)
+    os.kill(os.getpid(), signal.SIGSTOP)
+def stop_at_some_batches(self):
+    beat(self)
+    if self._phase is Phase.MEASURING and self._done in (1, 7, 40):
+        os.kill(os.getpid(), signal.SIGSTOP)
+Progress.enter, Progress.beat = stop_in_each_phase, stop_at_some_batches
+from bench.workload.__main__ import main
+main()
+"""
+
+
 def test_timed_run_counts_batches_and_writes_its_result(tmp_path):
     progress = tmp_path / "progress"
     progress.write_bytes(bytes(LAYOUT.size))
-    seen = set()
     argv = command(tmp_path, "timed", "--progress", str(progress), window_s=0.05)
+    argv = [sys.executable, "-c", STOPPING, *argv[3:]]
+    seen = []
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as child:
-        while child.poll() is None:
-            seen.add(read_progress(progress.read_bytes()))
-            time.sleep(0.01)
+        while os.WIFSTOPPED(status := os.waitpid(child.pid, os.WUNTRACED)[1]):
+            seen.append(read_progress(progress.read_bytes()))
+            os.kill(child.pid, signal.SIGCONT)
         shown = child.stdout.read()
-    assert child.returncode == 0
-    assert {phase for _, _, phase in seen} == {0, 1, 2, 3}
-    assert len({done for done, _, phase in seen if phase == 2}) > 3
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert [phase for _, _, phase in seen] == sorted(phase for _, _, phase in seen)
+    assert {phase for _, _, phase in seen} == {1, 2, 3}
+    assert [done for done, _, phase in seen if phase == 2][:4] == [0, 1, 7, 40]
     assert all(expected % 9 == 0 and expected >= 9 * 10 for _, expected, phase in seen if phase == 2)
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["failure"] is None

@@ -38,7 +38,7 @@ class HeldCopies(CpuDevice):
             self._ended.clear()
 
         def synchronize(self) -> None:
-            assert self._ended.wait(10)
+            assert self._ended.wait(60)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def preparer(device: HeldCopies) -> Iterator[Preparer]:
 
 
 def eventually(is_so: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not is_so() and time.monotonic() < end:
         time.sleep(0.001)
     return is_so()
