@@ -26,6 +26,30 @@ class StudyError(Exception):
         return "\n".join(lines)
 
 
+class Problems:
+    """Errors that are collected, each from a block of its own, and raised together: `with problems: check()`."""
+
+    def __init__(self) -> None:
+        self._found: list[StudyError] = []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if isinstance(error, StudyError):
+            self._found.append(error)
+        return isinstance(error, StudyError)
+
+    def raise_any(self) -> None:
+        """Raise the only error as it is, several as one StudyError with a line each."""
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            lines = [": ".join(filter(None, (error.where, error.what))) for error in self._found]
+            advice = dict.fromkeys(error.advice for error in self._found if error.advice)
+            raise StudyError("\n  ".join([f"{len(lines)} errors", *lines]), advice="\n         ".join(advice))
+
+
 class NotHere(StudyError):
     """This host cannot measure what a study was asked to compare. Nothing ran; the exit code is that of failed runs."""
 

@@ -14,7 +14,8 @@ from torch.distributed.run import get_args_parser
 
 from bench.records.metric import Read
 from bench.run.metrics import read_metrics
-from bench.study.load import load_study, parse_yaml, read_study
+from bench.study.load import load_study, read_study
+from bench.study.yaml_text import parse_yaml
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from bench.errors import StudyError
 from bench.storage import read_regular
-from bench.study.load import LARGEST_FILE_BYTES, parse_yaml, shipped_names, study_path
+from bench.study.load import shipped_names, study_path
 from bench.study.settings import nearest
+from bench.study.yaml_text import LARGEST_FILE_BYTES, parse_yaml
 
 STUDIES = ("NumaStudy", "QuickTest", "ScalingStudy", "SelfCheck")
 _KEYS = ("studies", "baseline_nights", "since", "on_regression")

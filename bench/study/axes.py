@@ -179,7 +179,8 @@ def _atom(key: str, value: Any, where: str, reader: Callable[[Any, str], Any]) -
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise StudyError(f"found {value!r}, allowed is a mapping of keys to values", where, not_json(value))
+        advice = not_json(value) or 'as {"batch_size": [1, 10]}'
+        raise StudyError(f"found {value!r}, allowed is a mapping of keys to values", where, advice)
     check_keys([key for key in value if key != "models"], where, AXIS_KEYS)
     named: dict[str, str] = {}
     for key in value:

@@ -25,8 +25,9 @@ from bench.records.study import Grid, IndexEntry, Study, run_name
 from bench.storage import MOST_NAME, read_regular, sync_folders, write_json, write_text
 from bench.study.command import COMMAND_SETTINGS
 from bench.study.grid import Expansion, expand_here
-from bench.study.load import LARGEST_FILE_BYTES, StudyDefinition, parse_yaml
+from bench.study.load import StudyDefinition
 from bench.study.settings import KEYS, OF_THE_PIPELINE, SETTINGS
+from bench.study.yaml_text import LARGEST_FILE_BYTES, parse_yaml
 
 INDEX = "index.json"
 _DAY_AND_CLOCK = "%Y-%m-%d/%H-%M-%S"

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from bench.errors import StudyError
+from bench.errors import Problems, StudyError
 from bench.records.base import plain
 from bench.records.command import CommandBlock
 from bench.records.study import Model, Placement, StudySettings
@@ -37,12 +35,15 @@ from bench.study.settings import (
     SHAPE,
     check_keys,
     nearest,
+    not_json,
     of_run_directory,
     read_id,
     read_ids,
     read_list,
     read_placements,
+    shown,
 )
+from bench.study.yaml_text import LARGEST_FILE_BYTES, parse_yaml
 from bench.workload.constraints import why_no_model
 
 # The studies that are tasks of their own.
@@ -56,8 +57,6 @@ TASKS = {
 # A task over several studies, and their list.
 NIGHTLY = "NightlySweep"
 _NOT_STUDIES = ("nightly",)
-LARGEST_FILE_BYTES = 1 << 20
-_MOST_DIGITS = 100
 # What the output directory holds beside the studies.
 _RESERVED_NAMES = ("history.db", "history.db-wal", "history.db-shm", "history.db-journal", "index.html", "nightly",
                    "noise_floor.json")  # fmt: skip
@@ -163,7 +162,6 @@ def read_study(
     """
     if not isinstance(values, dict):
         raise StudyError(f"a study is a mapping of keys, found {type(values).__name__}", where)
-    check_keys(list(values), where)
     values, overrides = anchored(values, folder), anchored(overrides or {}, Path.cwd())
     sweep = read_crossed(overrides.pop("sweep", None), "--sweep")
     if "command" in overrides and isinstance(values.get("command"), dict):
@@ -171,12 +169,12 @@ def read_study(
         own = overrides["command"]
         overrides["command"] = values["command"] | (own if isinstance(own, dict) else {"run": own})
     shape = {key: read_id(overrides.pop(key), _option(key)) for key in SHAPE if key in overrides}
-    check_keys(list(overrides), "command line")
     # Both place the cells: the one that is overridden replaces the other in the file.
     for given, other in (("numa_nodes", "placements"), ("placements", "numa_nodes")):
         if given in overrides:
             values = {key: value for key, value in values.items() if key != other}
-    origin = {key: f"{where}: {key}" for key in values} | {key: _option(key) for key in overrides}
+    origin = {key: f"{where}: {key}" for key in values} | {key: _option(key) for key in (*overrides, *shape)}
+    origin |= dict.fromkeys(sweep, "--sweep")
     merged = values | overrides
     if "numa_nodes" in merged and "placements" in merged:
         both = "command line" if {"numa_nodes", "placements"} <= overrides.keys() else where
@@ -185,6 +183,16 @@ def read_study(
     def at(key: str) -> str:
         return origin.get(key, f"{where}: {key}")
 
+    problems = Problems()
+    with problems:
+        check_keys(list(values), where)
+    with problems:
+        check_keys(list(overrides), "command line")
+    for key, value in merged.items():
+        if reader := _READERS.get(key):
+            with problems:
+                reader(value, at(key))
+    problems.raise_any()
     axes = _read_axes(merged, at, overrides, {*shape}, sweep)
     folded: dict[str, Any] = {key: axes.crossed[key] for key in FOLDED if key in axes.crossed}
     axes = axes.without(folded)
@@ -208,7 +216,8 @@ def read_study(
     if not {"image_size", "patch_size"} & axes.varied:
         for index, model in enumerate(models):
             if why := why_no_model(model, settings.image_size):
-                raise StudyError(why.what, f"{at('models')}[{index}]", why.advice)
+                options = [_option(key) for key in ("image_size", *SHAPE) if key in overrides or key in shape]
+                raise StudyError(why.what, "; ".join(options) or f"{at('models')}[{index}]", why.advice)
     placements, groups = _read_places(merged, at) if "placements" not in folded else (folded["placements"], ())
     study = StudyDefinition(
         name=_read_name(merged["name"], at("name")),
@@ -223,7 +232,7 @@ def read_study(
         cpu_groups=groups,
         given=frozenset(map(axis_key, {**overrides, **sweep})) & {"gpu_ids", "placements"},
     )
-    _check_together(study, where)
+    _check_together(study, where, origin)
     return study
 
 
@@ -237,68 +246,6 @@ def read_yaml(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise StudyError(f"not a text file: {error.reason} at byte {error.start}", str(path)) from None
     return parse_yaml(text, path, aliases=False)
-
-
-def parse_yaml(text: str, path: Path, aliases: bool = True) -> Any:
-    """The content of a file that a user wrote. Raise StudyError if it is not YAML or has a key twice.
-
-    aliases: whether anchors and aliases are allowed.
-    """
-    try:
-        return yaml.load(text, _UniqueKeys if aliases else _PlainYaml)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        advice = error.advice if isinstance(error, _Refused) else ""
-        what = str(error.problem) if isinstance(error, _Refused) else f"not valid YAML: {_problem(error)}"
-        raise StudyError(what, where, advice) from None
-
-
-def _problem(error: Exception) -> object:
-    return getattr(error, "problem", error)
-
-
-class _Refused(yaml.MarkedYAMLError):
-    def __init__(self, problem: str, mark: yaml.Mark, advice: str) -> None:
-        super().__init__(problem=problem, problem_mark=mark)
-        self.advice = advice
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """yaml itself silently takes the last of two equal keys."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Each mapping passes here once, as written: what `<<` merges into it, and may repeat, is added later.
-        node = super().compose_mapping_node(anchor)
-        first: dict[tuple[str, str], int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            identity = key.tag, key.value
-            if identity in first:
-                problem = f"the key {key.value} is given twice, first in line {first[identity]}"
-                raise _Refused(problem, key.start_mark, "keep one of them, with what belongs to both")
-            first[identity] = key.start_mark.line + 1
-        return node
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        # Python writes no integer of thousands of digits, not even into an error, and YAML has base 60 too.
-        if len(node.value) > _MOST_DIGITS:
-            raise _Refused(f"an integer of {len(node.value)} characters", node.start_mark, "no setting is so large")
-        return super().construct_yaml_int(node)
-
-
-_UniqueKeys.add_constructor("tag:yaml.org,2002:int", _UniqueKeys.construct_yaml_int)
-
-
-class _PlainYaml(_UniqueKeys):
-    """Without aliases: an alias of an alias of an alias is small in the file and endless for whoever reads it."""
-
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]  # types-PyYAML does not annotate it
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise _Refused("YAML anchors and aliases are not allowed", event.start_mark, "write the values out")
-        return super().compose_node(parent, index)
 
 
 def _option(key: str) -> str:
@@ -393,11 +340,25 @@ def _read_places(merged: Mapping[str, Any], at: At) -> tuple[tuple[Placement, ..
     if isinstance(value, list | tuple) and value and isinstance(value[0], str):
         groups = read_cpu_groups(value, where)
         return numbered(groups), groups
+    if not isinstance(value, list | tuple) and not not_json(value):
+        what = f"found {shown(value)}, allowed are [CPU node, memory node] pairs, groups of CPUs, all or {CPU_GROUPS}"
+        raise StudyError(what, where, "as '[[0,0],[0,2]]'; nodes alone are given by numa_nodes, as [0,2]")
     return read_placements(value, where), ()
 
 
 def _read_models(value: Any, where: str) -> tuple[Model, ...]:
     return tuple(read_model(item, f"{where}[{index}]") for index, item in enumerate(read_list(value, where)))
+
+
+# What is wrong with each of these by itself is reported together.
+_READERS: dict[str, Callable[[Any, str], Any]] = {
+    "name": _read_name,
+    "question": _read_question,
+    "gpu_ids": read_ids,
+    "numa_nodes": read_ids,
+    "models": _read_models,
+    **{key: setting.read for key, setting in SETTINGS.items()},
+}
 
 
 def _change_models(models: tuple[Model, ...], shape: Mapping[str, int]) -> tuple[Model, ...]:
@@ -408,8 +369,8 @@ def _change_models(models: tuple[Model, ...], shape: Mapping[str, int]) -> tuple
     return tuple(dict.fromkeys(reshaped(model, shape) for model in models)) if shape else models
 
 
-def _check_together(study: StudyDefinition, where: str) -> None:
-    """Refuse what no host can run.
+def _check_together(study: StudyDefinition, where: str, origin: Mapping[str, str]) -> None:
+    """Refuse what no host can run. origin: the place of each key that was given.
 
     "all" is GPU 0 and node 0 here: no violation depends on the place, and an entry of exclude that names places may
     apply to some of them only.
@@ -428,7 +389,9 @@ def _check_together(study: StudyDefinition, where: str) -> None:
         if why := violation(one.model, one.settings(study.settings), varied):
             values = {key: _as_excluded(one, key, study.settings) for key in why.keys if key in varied}
             refused.append(Refused(name, why, values, one.added))
-    refuse(refused, len(found), where)
+    keys = [{"model": "models"}.get(key, key) for key in (refused[0].why.keys if refused else ())]
+    places = dict.fromkeys(origin[key] for key in keys if key in origin)
+    refuse(refused, len(found), "; ".join(places) or where)
 
 
 def _as_excluded(one: Combination, key: str, base: StudySettings) -> Any:

@@ -13,6 +13,7 @@ from bench.records.study import Axis, Placement, StudyMinimum, StudySettings
 from bench.units import tick
 
 _MOST_NODES = 4096
+_RANGE = re.compile(r"(\d+)-(\d+)")
 _TIME = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
 _Kind = TypeVar("_Kind")
 
@@ -96,7 +97,7 @@ def _first(about: list[Any], kind: type[_Kind]) -> _Kind | None:
 SETTINGS = _settings()
 # What can be overridden beside the settings: the grid, in words for the command lines.
 GRID = {
-    "gpu_ids": "GPUs, as 0,1 or all",
+    "gpu_ids": "GPUs, as 0,1 or 0-3 or all",
     "numa_nodes": "nodes, as 0,2 or all; CPU node = memory node",
     "placements": "[CPU node, memory node] pairs, as '[[0,0],[0,2]]', in place of numa_nodes; on a host with one node "
     'groups of its CPUs, as \'["0-7","8-15"]\', or those that the probe finds: cpu-groups',
@@ -106,7 +107,8 @@ GRID = {
     "patch_size": "patch size of every model of the study",
     "depth": "depth of every model of the study",
     "dim": "dim of every model of the study",
-    "sweep": "more axes, as '{\"compile_model\": [false, true]}': every value with every cell of the study",
+    "sweep": "more axes, as 'batch_size=1,10 dtype=fp32,bf16' or '{\"depth\": [2, 4]}': "
+    "every value with every cell of the study",
     "axes": "in place of the study's axes; as sweep",
     "zip": 'lists that vary together, as \'[{"gpu_ids": [0,1], "numa_nodes": [0,2]}]\'',
     "exclude": 'combinations left out, as \'[{"dtype": "bf16", "depth": [2,4]}]\'',
@@ -130,11 +132,37 @@ _LISTS = ("gpu_ids", "numa_nodes", "models", "python_path")
 
 
 def parse_option(key: str, text: str) -> Any:
-    """The value of a key on a command line: JSON or a plain word; for a list also one value, or several with commas."""
-    value = _json_or_word(text.strip())
-    if key not in _LISTS or isinstance(value, list | dict) or value == "all" or not_json(value):
+    """The value of a key on a command line: JSON, or in plain words.
+
+    A word for one value; with commas for a list (0,1 or 0-3); KEY=VALUE,VALUE, several with spaces, for axes.
+    """
+    text = text.strip()
+    value = _json_or_word(text)
+    if isinstance(value, list | dict) or not_json(value):
         return value
-    return [_json_or_word(part.strip()) for part in text.split(",")]
+    if key in ("sweep", "axes") and all("=" in word for word in text.split()):
+        pairs = [word.partition("=") for word in text.split()]
+        return {axis: _listed(axis, values) for axis, _, values in pairs}
+    return _listed(key, text) if key in _LISTS and value != "all" else value
+
+
+def _listed(key: str, text: str) -> Any:
+    """Values with commas; of GPUs and nodes also a range, or all."""
+    if key in ("gpu_ids", "numa_nodes") and text == "all":
+        return text
+    parts = [part.strip() for part in text.split(",")]
+    if key not in ("gpu_ids", "numa_nodes"):
+        return [_json_or_word(part) for part in parts]
+    return [number for part in parts for number in _ids(part)]
+
+
+def _ids(part: str) -> list[Any]:
+    ends = _RANGE.fullmatch(part)
+    if not ends:
+        return [_json_or_word(part)]
+    first, last = int(ends[1]), int(ends[2])
+    # What ends before it begins, or far beyond any host, is refused as it was written.
+    return [*range(first, last + 1)] if first <= last < _MOST_NODES else [part]
 
 
 def _json_or_word(text: str) -> Any:
@@ -151,10 +179,14 @@ def nearest(word: str, words: tuple[str, ...]) -> str:
 
 
 def check_keys(keys: list[Any], where: str, allowed: tuple[str, ...] = KEYS) -> None:
-    for key in keys:
-        if key not in allowed:
-            hint = nearest(str(key), allowed)
-            raise StudyError(f"unknown key {key!r}{hint}", where, "the keys are " + ", ".join(allowed))
+    """Raise StudyError with every one that is not allowed."""
+    unknown = {key: nearest(str(key), allowed) for key in keys if key not in allowed}
+    if unknown:
+        names = ", ".join(f"{key!r}{hint}" for key, hint in unknown.items())
+        what = f"unknown key{'s' if len(unknown) > 1 else ''} {names}"
+        # A long list helps only where no name is near.
+        advice = "" if all(unknown.values()) else "the keys are " + ", ".join(allowed)
+        raise StudyError(what, where, advice)
 
 
 def not_json(value: Any) -> str:

@@ -80,6 +80,39 @@ def test_bad_values_are_refused_with_place_and_remedy(changes: dict, words: list
         assert word in str(refused.value)
 
 
+def test_everything_that_is_wrong_by_itself_is_reported_at_once() -> None:
+    values = changed(gpu_id=[0], repeat=3, repeats=0, models=["resnet50"], name="a/b")
+    with pytest.raises(StudyError) as refused:
+        read_study(values, "f.yaml", {"batch_size": "ten", "dtyp": "bf16"})
+    assert refused.value.what.splitlines() == [
+        "6 errors",
+        "  f.yaml: unknown keys 'gpu_id' (did you mean gpu_ids?), 'repeat' (did you mean repeats?)",
+        "  command line: unknown key 'dtyp' (did you mean dtype?)",
+        "  f.yaml: name: found 'a/b', allowed are up to 64 letters, digits, '_', '-' and '.'",
+        "  f.yaml: models[0]: 'resnet50' is not the name of a model (did you mean timm:resnet50?)",
+        "  f.yaml: repeats: found 0, allowed is a whole number from 1 to 100000",
+        '  --batch-size: found "ten", allowed is a whole number from 1 to 65536',
+    ]
+    assert "timm:NAME" in refused.value.advice and "the name becomes a folder" in refused.value.advice
+
+
+@pytest.mark.parametrize(
+    ("overrides", "where"),
+    [
+        ({"batch_size": 3}, "--batch-size; f.yaml: num_samples"),
+        ({"batch_size": 3, "num_samples": 100}, "--batch-size; --num-samples"),
+        ({"image_size": 30}, "--image-size"),
+        ({"patch_size": 30}, "--patch-size"),
+        ({"sweep": {"dtype": ["fp32", "tf32"]}, "device": "cpu"}, "--sweep"),
+        ({"models": ["vit32x2x128", "vit30x2x128"]}, "--models[1]"),
+    ],
+)
+def test_source_of_what_is_wrong_together_is_where_it_was_given(overrides: dict, where: str) -> None:
+    with pytest.raises(StudyError) as refused:
+        read_study(changed(num_samples=1000), "f.yaml", overrides)
+    assert refused.value.where == where
+
+
 def test_question_may_be_empty() -> None:
     assert read_study(GOOD | {"question": None}, "f").question == ""
 

@@ -17,13 +17,13 @@ from bench.study.load import (
     StudyDefinition,
     configs_folder,
     load_study,
-    parse_yaml,
     read_yaml,
     shipped_names,
     study_path,
 )
 from bench.study.plan import plan
 from bench.study.settings import AXIS_KEYS, SETTINGS, Setting
+from bench.study.yaml_text import parse_yaml
 from tests.host.made_hosts import host_topology
 
 ROOT = Path(__file__).parents[2]
