@@ -52,18 +52,19 @@ def main() -> int:
     parser.add_argument("--years", type=int, default=20, help="simulated years of nights a row (default 20)")
     parser.add_argument("--no-docs", action="store_true", help="print only")
     parser.add_argument("--keep", type=Path, default=FOLDER, help=f"folder of what was measured (default {FOLDER})")
+    parser.add_argument("--processes", type=int, default=2, help="how many measure at once (default 2)")
     parser.add_argument("--quick", action="store_true", help="a small part, which writes no page: below five minutes")
     for name in (*(section.name for section in SECTIONS), "controls"):
         parser.add_argument(f"--{name}", action="store_true", help=f"only the section of the {name}")
     options = parser.parse_args()
     if options.quick:
-        quick = _print(measured([*through_commands.tasks(QUICK_STUDIES), *nights.tasks(1)], options.keep))
+        quick = _print(measured([*through_commands.tasks(QUICK_STUDIES), *nights.tasks(1)], options.keep, options.processes))
         return int(any(figure.ok is False for figure in quick))
     chosen = [section for section in SECTIONS if getattr(options, section.name)]
     kept = True
     for section in chosen or (() if options.controls else SECTIONS):
         number = max(section.least, getattr(options, section.size) // section.divided)
-        figures = _print(measured(section.tasks(number), options.keep))
+        figures = _print(measured(section.tasks(number), options.keep, options.processes))
         kept = kept and all(figure.ok is not False for figure in figures)
         if not options.no_docs:
             write_page(PAGE, table(figures, f"{number} simulated {section.size}"), section.name)
