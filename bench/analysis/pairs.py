@@ -199,17 +199,20 @@ def fastest_nodes(cells: Sequence[MeasuredCell], alpha: float = 0.01) -> tuple[i
     Only odd blocks choose: the runs that choose a node make a penalty out of luck, so that others have to estimate it
     (estimating_runs). Hence also the strict alpha, shared among the nodes, each of which could have come out fastest
     (Bonferroni). Launch-bound cells, being noise, count only where all are.
+    Two tests must agree: of the blocks' means over models, which differ from block to block, and of all models' runs
+    against the spread inside each model. Of processes with two states the means of three blocks agree by chance in
+    2.7 % of studies of three models, with both tests in 0.2 %.
     """
     quiet = [cell for cell in cells if cell.noise_class is not NoiseClass.LAUNCH_BOUND] or list(cells)
     nodes = sorted({cell.mem_node for cell in quiet})
     if len(nodes) < 2:
         return ()
-    rows = _block_means([_of_blocks(cell, odd=True) for cell in quiet], nodes)
-    if len(rows) < 3:
+    logs = _logs([_of_blocks(cell, odd=True) for cell in quiet], nodes)
+    if len(logs) < 3:
         return ()
-    order = [int(index) for index in np.argsort(-rows.mean(axis=0), kind="stable")]
+    order = [int(index) for index in np.argsort(-logs.mean(axis=(0, 1)), kind="stable")]
     for size in range(1, len(nodes)):
-        differences = [rows[:, near] - rows[:, far] for near in order[:size] for far in order[size:]]
+        differences = [logs[..., near] - logs[..., far] for near in order[:size] for far in order[size:]]
         if all(_p_faster(difference) <= alpha / len(nodes) for difference in differences):
             return tuple(nodes[index] for index in order[:size])
     return ()
@@ -225,15 +228,26 @@ def _of_blocks(cell: MeasuredCell, odd: bool) -> MeasuredCell:
     return msgspec.structs.replace(cell, runs=runs)
 
 
-def _p_faster(difference: Floats) -> float:
-    if difference.std() == 0:
-        return 0.0 if difference.mean() > 0 else 1.0
-    t = difference.mean() / (difference.std(ddof=1) / np.sqrt(len(difference)))
-    return float(stdtr(len(difference) - 1, -t))
+def _p_faster(differences: Floats) -> float:
+    """differences: blocks x models."""
+    blocks, models = differences.shape
+    of_blocks = differences.mean(axis=1).var(ddof=1) / blocks
+    of_runs = differences.var(axis=0, ddof=1).mean() / differences.size
+    return max(
+        _p_positive(differences.mean(), variance, df)
+        for variance, df in ((of_blocks, blocks - 1), (of_runs, models * (blocks - 1)))
+    )
 
 
-def _block_means(cells: Sequence[MeasuredCell], nodes: list[int]) -> Floats:
-    """Mean log throughput over models, blocks x nodes; of models and blocks that every node has."""
+def _p_positive(mean: float, variance: float, df: int) -> float:
+    """One-sided; variance: of the mean."""
+    if variance == 0:
+        return 0.0 if mean > 0 else 1.0
+    return float(stdtr(df, -mean / np.sqrt(variance)))
+
+
+def _logs(cells: Sequence[MeasuredCell], nodes: list[int]) -> Floats:
+    """Log throughputs, blocks x models x nodes; of models and blocks that every node has."""
     by_model: dict[Hashable, dict[int, Mapping[int, float]]] = {}
     for cell in cells:
         crossed = any(run.crossing for run in cell.runs)
@@ -241,10 +255,10 @@ def _block_means(cells: Sequence[MeasuredCell], nodes: list[int]) -> Floats:
         by_model.setdefault((identity(cell), cell.occurrence), {})[cell.mem_node] = rates
     complete = [runs for runs in by_model.values() if set(runs) == set(nodes)]
     if not complete:
-        return np.empty((0, len(nodes)))
+        return np.empty((0, 0, len(nodes)))
     blocks = set.intersection(*(set(runs[node]) for runs in complete for node in nodes))
-    means = [[np.mean([np.log(runs[node][block]) for runs in complete]) for node in nodes] for block in sorted(blocks)]
-    return np.array(means, dtype=float).reshape(-1, len(nodes))
+    found = [[[np.log(runs[node][block]) for node in nodes] for runs in complete] for block in sorted(blocks)]
+    return np.array(found, dtype=float).reshape(-1, len(complete), len(nodes))
 
 
 def _rate(run: CellRun) -> float:

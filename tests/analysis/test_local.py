@@ -100,6 +100,15 @@ def test_noise_rarely_chooses_a_node():
     assert chosen <= 7
 
 
+def test_means_that_agree_by_chance_choose_no_node():
+    """Processes with two states: in each block another model is faster on node 2, so the means of blocks are equal."""
+    cells = []
+    for model, name in enumerate(MODELS):
+        rates = [1000.0 * (1 + 0.01 * (block // 2 % 3 == model)) for block in range(6)]
+        cells += [made_cell([1000.0] * 6, cpu_node=0, model=name), made_cell(rates, cpu_node=2, model=name)]
+    assert fastest_nodes(cells) == ()
+
+
 @pytest.mark.parametrize(("t", "chosen"), [(3.6, ()), (4.4, (2,))])
 def test_the_level_is_shared_among_the_nodes(t, chosen):
     """One-sided p over six odd blocks: 0.8 % and 0.35 %."""
