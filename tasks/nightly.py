@@ -174,6 +174,7 @@ class NightVerdict(NightTask):
             config.since,
             inputs=self._inputs(),
             without_gpu=[entry.label for entry in config.studies if entry not in entries_of(self.config_file)],
+            confirm_next_night=config.confirm_next_night,
         )
 
 

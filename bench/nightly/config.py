@@ -13,7 +13,7 @@ from bench.study.settings import nearest
 from bench.study.yaml_text import LARGEST_FILE_BYTES, parse_yaml
 
 STUDIES = ("NumaStudy", "QuickTest", "ScalingStudy", "SelfCheck")
-_KEYS = ("studies", "baseline_nights", "since", "on_regression")
+_KEYS = ("studies", "baseline_nights", "since", "confirm_next_night", "on_regression")
 _ENTRY_KEYS = ("study", "baseline", "needs_gpu")
 NIGHTS = 28
 
@@ -43,12 +43,14 @@ class Entry:
 class Nightly:
     """nights: number of nights in the baseline. since: nights before this date do not count (ISO, or "").
 
-    on_regression: a command with its arguments, run when something is wrong.
+    confirm_next_night: whether a loss is reported only if the next night finds it too. on_regression: a command with
+    its arguments, run when something is wrong.
     """
 
     studies: tuple[Entry, ...]
     nights: int = NIGHTS
     since: str = ""
+    confirm_next_night: bool = False
     on_regression: tuple[str, ...] = ()
 
 
@@ -71,6 +73,7 @@ def read_nightly(path: Path) -> Nightly:
         studies=_read_studies(values.get("studies"), path),
         nights=_read_nights(values.get("baseline_nights", NIGHTS), path),
         since=_read_date(values.get("since"), path),
+        confirm_next_night=_read_flag(values.get("confirm_next_night", False), f"{path}: confirm_next_night"),
         on_regression=_read_command(values.get("on_regression"), path),
     )
 
@@ -112,13 +115,17 @@ def _read_entry(value: Any, where: str, folder: Path) -> Entry:
         raise StudyError(
             f"there is no run directory {baseline!r}", f"{where}.baseline", f"name one, relative to {folder}"
         )
-    needs_gpu = values.get("needs_gpu", False)
-    if not isinstance(needs_gpu, bool):
-        raise StudyError(f"found {needs_gpu!r}, allowed is true or false", f"{where}.needs_gpu")
+    needs_gpu = _read_flag(values.get("needs_gpu", False), f"{where}.needs_gpu")
     overrides = {key: item for key, item in values.items() if key not in _ENTRY_KEYS}
     if needs_gpu:
         overrides = {"device": "cuda"} | overrides
     return Entry("" if file else name, file, overrides, None if baseline is None else folder / str(baseline), needs_gpu)
+
+
+def _read_flag(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise StudyError(f"found {value!r}, allowed is true or false", where)
+    return value
 
 
 def _read_nights(value: Any, path: Path) -> int:

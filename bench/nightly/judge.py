@@ -4,7 +4,8 @@ The unit is the night: one value per cell, the median of its undisturbed runs. W
 (clocks, memory layout, temperature) is not a difference of the software, so the spread within a night does not count.
 
 A loss must be seen twice before it is an alarm: in a second measurement of the same night or, where most cells were
-slower together and the second measurement would meet the same host, in the next night.
+slower together and the second measurement would meet the same host, in the next night. A host whose nights have heavy
+tails may ask for the next night after the second measurement too.
 """
 
 import math
@@ -84,16 +85,17 @@ def spread(before: Sequence[float]) -> float | None:
     return float(np.std(np.log(before), ddof=1)) if len(before) > 1 else None
 
 
-def judge_cells(cells: Sequence[Tonight]) -> list[NightCell]:
+def judge_cells(cells: Sequence[Tonight], confirm_next_night: bool = False) -> list[NightCell]:
     """A verdict for each cell, in their order.
 
     A cell is SLOWER by its first measurement and unconfirmed, until a second one by itself is slower too (at
     CONFIRMED_AT); its effect is then the mean of both. Where most cells are slower together it is PENDING, and SLOWER
-    if that was so in a night before, without one between them that was not slower. A creeping loss of throughput is
-    SLOWER whatever this night says.
+    if that was so in a night before, without one between them that was not slower. With confirm_next_night so is a
+    cell that a second measurement confirmed. A creeping loss of throughput is SLOWER whatever this night says.
     """
+    nights = 2 if confirm_next_night else 1
     firsts = _estimates(cells, [cell.samples_s for cell in cells], None)
-    judged = [_judged(cell, one) for cell, one in zip(cells, firsts, strict=True)]
+    judged = [_judged(cell, one, nights) for cell, one in zip(cells, firsts, strict=True)]
     slower = [i for i, one in enumerate(judged) if one.verdict is NightlyVerdict.SLOWER]
     together = {
         measure: slower_together(
@@ -104,13 +106,14 @@ def judge_cells(cells: Sequence[Tonight]) -> list[NightCell]:
     seconds = _estimates(cells, [cell.second_samples_s for cell in cells], CONFIRMED_AT) if slower else []
     both = _estimates(cells, [_mean(cell) for cell in cells], None) if slower else []
     for i in slower:
-        if together[cells[i].measure] and not cells[i].pinned:
-            if not cells[i].pending_before:
-                judged[i] = replace(judged[i], verdict=NightlyVerdict.PENDING)
-        elif cells[i].second_samples_s:
+        waits = of_the_host = together[cells[i].measure] and not cells[i].pinned
+        if not of_the_host and cells[i].second_samples_s:
             judged[i] = _confirmed(cells[i], judged[i], seconds[i], both[i])
-        else:
+            waits = confirm_next_night and judged[i].verdict is NightlyVerdict.SLOWER
+        elif not of_the_host:
             judged[i] = replace(judged[i], unconfirmed=True)
+        if waits and not cells[i].pending_before:
+            judged[i] = replace(judged[i], verdict=NightlyVerdict.PENDING)
     judged = [one if cell.measure else _creeping(cell, one) for cell, one in zip(cells, judged, strict=True)]
     return [replace(one, text=cell_text(one, FEWEST_NIGHTS, GUARDED_LOSS)) for one in judged]
 
@@ -122,8 +125,8 @@ def slower_together(estimates: Sequence[Estimate | None]) -> bool:
     return len(known) >= FEWEST_OF_A_HOST and 2 * slower > len(known)
 
 
-def power(loss: float, spread: float, df: float, scale: float, one_sided: float) -> float:
-    """The probability that a loss is found, and by the second measurement again.
+def power(loss: float, spread: float, df: float, scale: float, one_sided: float, nights: int = 1) -> float:
+    """The probability that a loss is found, and by the second measurement again, in each of so many nights.
 
     spread: estimated with df degrees of freedom, and taken at its upper 80 % bound for what tonight may be; the limit
     of the test follows from the estimate itself.
@@ -134,14 +137,39 @@ def power(loss: float, spread: float, df: float, scale: float, one_sided: float)
     found = 1.0
     for alpha in (one_sided, CONFIRMED_AT):
         found *= float(ndtr((reach - float(stdtrit(df, 1 - alpha)) * spread) / worst))
-    return found
+    return found**nights
+
+
+def tail_df(series: Sequence[Sequence[float]]) -> float:
+    """Degrees of freedom of the Student distribution with the tails of these cells' nights; inf if normal ones may be.
+
+    By the mean excess kurtosis (Joanes & Gill, J. R. Stat. Soc. D 47 (1998) 183: G2, without bias for normal values)
+    where it is above three standard errors; that of Student's distribution is 6 / (df - 4).
+    """
+    found, variance = [], 0.0
+    for values in series:
+        n, logs = len(values), np.log(values)
+        if n < FEWEST_NIGHTS or not (second := float(np.var(logs))):
+            continue
+        excess = float(np.mean((logs - logs.mean()) ** 4)) / second**2 - 3
+        found.append((n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * excess + 6))
+        variance += 24 * n * (n - 1) ** 2 / ((n - 3) * (n - 2) * (n + 3) * (n + 5))
+    return 4 + 6 * len(found) / sum(found) if sum(found) > 3 * math.sqrt(variance) else math.inf
 
 
 def _estimates(
     cells: Sequence[Tonight], samples_s: Sequence[float | None], one_sided: float | None
 ) -> list[Estimate | None]:
-    """Of each cell with enough nights, this throughput against its baseline. one_sided: None for that of a night."""
-    samples = [_sample(cell, rate) for cell, rate in zip(cells, samples_s, strict=True)]
+    """Of each cell with enough nights, this throughput against its baseline. one_sided: None for that of a night.
+
+    The level of a night is far in the tail, so the limit is that of the tails that the nights of all cells show.
+    """
+    measures = {cell.measure for cell in cells}
+    tails = {one: tail_df([cell.before for cell in cells if cell.measure == one]) for one in measures}
+    samples = [
+        _sample(cell, rate, math.inf if one_sided else tails[cell.measure])
+        for cell, rate in zip(cells, samples_s, strict=True)
+    ]
     comparable = [cell.measure for cell, sample in zip(cells, samples, strict=True) if sample]
     throughputs = comparable.count(None)
     others = len(comparable) - throughputs
@@ -156,7 +184,7 @@ def _estimates(
     return found
 
 
-def _sample(cell: Tonight, samples_s: float | None) -> Sample | None:
+def _sample(cell: Tonight, samples_s: float | None, most_df: float) -> Sample | None:
     if samples_s is None or len(cell.before) < FEWEST_NIGHTS:
         return None
     logs = np.log(cell.before)
@@ -168,7 +196,7 @@ def _sample(cell: Tonight, samples_s: float | None) -> Sample | None:
         noise_class=cell.noise_class,
         mean=math.log(samples_s) - (math.log(cell.pinned) if cell.pinned else float(np.median(logs))),
         variance=float(np.var(logs, ddof=1)),
-        df=nights - 1,
+        df=min(nights - 1, most_df),
         scale=1 + of_baseline,
         pairs=nights,
     )
@@ -180,14 +208,17 @@ def _mean(cell: Tonight) -> float | None:
     return math.sqrt(cell.samples_s * cell.second_samples_s)
 
 
-def _judged(cell: Tonight, estimated: Estimate | None) -> NightCell:
+def _judged(cell: Tonight, estimated: Estimate | None, nights: int) -> NightCell:
+    """nights: that must find a loss."""
     own_spread = spread(cell.before)
     guarded = noisy = False
     if estimated and estimated.sd is not None and own_spread is not None:
         one_sided = (1 - estimated.confidence) / 2
-        guarded = power(GUARDED_LOSS, estimated.sd, estimated.df, estimated.scale, one_sided) >= GUARDED_POWER
-        df = max(estimated.df, MANY_NIGHTS - 1)
-        noisy = power(GUARDED_LOSS, own_spread, df, 1 + math.pi / 2 / MANY_NIGHTS, one_sided) < GUARDED_POWER
+        guarded = power(GUARDED_LOSS, estimated.sd, estimated.df, estimated.scale, one_sided, nights) >= GUARDED_POWER
+        has_tails = estimated.df < len(cell.before) - 1
+        df = estimated.df if has_tails else max(estimated.df, MANY_NIGHTS - 1)
+        scale = 1 + math.pi / 2 / MANY_NIGHTS
+        noisy = power(GUARDED_LOSS, own_spread, df, scale, one_sided, nights) < GUARDED_POWER
     return NightCell(
         name=cell.name,
         outcome=cell.outcome,

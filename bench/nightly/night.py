@@ -82,10 +82,12 @@ def judge_night(
     since: str = "",
     inputs: str = "",
     without_gpu: Sequence[str] = (),
+    confirm_next_night: bool = False,
 ) -> Night:
     """The verdict of a night. Adds the night's studies and its verdicts to the history.
 
-    inputs: see the record Night. without_gpu: labels of studies that were left out, as this host has no GPU.
+    confirm_next_night: see judge_cells. inputs: see the record Night. without_gpu: labels of studies that were left
+    out, as this host has no GPU.
     Raises StudyError if results or the history cannot be read.
     """
     results = {study.label: read_results(study.run_dir) for study in planned if study.run_dir}
@@ -101,7 +103,10 @@ def judge_night(
         }
         # All cells of a night are one family of comparisons.
         verdicts = iter(
-            judge_cells([one for own in cells.values() for cell in own for one in (cell.rate, *cell.others)])
+            judge_cells(
+                [one for own in cells.values() for cell in own for one in (cell.rate, *cell.others)],
+                confirm_next_night,
+            )
         )
         judged = {label: [_judged(cell, verdicts) for cell in own] for label, own in cells.items()}
         for label, own in judged.items():
@@ -117,7 +122,7 @@ def judge_night(
             studies.append(_study(study, results[study.label], before[study.label], [*judged[study.label], *gone]))
         else:
             studies.append(NightStudy(study=study.label, problem=study.problem))
-    return _night(night, host, studies, database, inputs, without_gpu)
+    return _night(night, host, studies, database, inputs, without_gpu, confirm_next_night)
 
 
 @dataclass(frozen=True)
@@ -227,7 +232,13 @@ def _study(study: NightlyStudy, results: Results, before: Baseline, cells: list[
 
 
 def _night(
-    night: str, host: str, studies: list[NightStudy], database: Path, inputs: str, without_gpu: Sequence[str]
+    night: str,
+    host: str,
+    studies: list[NightStudy],
+    database: Path,
+    inputs: str,
+    without_gpu: Sequence[str],
+    confirm_next_night: bool,
 ) -> Night:
     cells = [cell for study in studies for cell in study.cells]
 
@@ -257,6 +268,7 @@ def _night(
         level=level(compared, others),
         compared_others=others,
         level_of_others=level(others, compared) if others else 1.0,
+        confirm_next_night=confirm_next_night,
         warnings=_warnings(night, studies, without_gpu),
         created_at=utc_now(),
         history=os.fspath(database),
@@ -280,11 +292,16 @@ def _warnings(night: str, studies: Sequence[NightStudy], without_gpu: Sequence[s
     if abs((today - date.fromisoformat(night)).days) > 1:
         warnings.append(NightWarning(kind=kinds.JUDGED_LATE, text=judged_late_text(today.isoformat())))
     cells = [cell for study in studies for cell in study.cells]
-    if pending := sum(cell.worst is NightlyVerdict.PENDING for cell in cells):
+    if pending := sum(cell.worst is NightlyVerdict.PENDING and _waits_for_host(cell) for cell in cells):
         text = slower_host_text(pending, sum(cell.effect is not None for cell in cells))
         warnings.append(NightWarning(kind=kinds.HOST_SLOWER, text=text))
     warnings += [NightWarning(kind=kinds.NO_GPU, study=label, text=no_gpu_text(label)) for label in without_gpu]
     return tuple(warnings)
+
+
+def _waits_for_host(cell: NightCell) -> bool:
+    """Whether it is pending because most cells were slower: such a cell is not measured again."""
+    return any(one.verdict is NightlyVerdict.PENDING and not one.second_effect for one in (cell, *cell.others.values()))
 
 
 # The second measurement

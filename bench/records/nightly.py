@@ -31,7 +31,8 @@ class NightState(StrEnum):
 class NightlyVerdict(StrEnum):
     """The verdict of one cell in one night: that of a comparison, or that there is nothing to compare.
 
-    PENDING: slower tonight, as most cells were; slower in the next night too it is SLOWER.
+    PENDING: slower tonight, as most cells were, or by both measurements where the next night has to confirm a loss;
+    slower in the next night too it is SLOWER.
     """
 
     SAME = "SAME"
@@ -187,7 +188,8 @@ class Night(Record, frozen=True, kw_only=True):
     """verdict.json. Names of cells by what was found; not_measured also has labels of studies without results.
 
     level: of one one-sided test of a throughput, which depends on compared, the number of cells; level_of_others: of
-    the compared_others of latency and steadiness, 1 without any. history: path of the database.
+    the compared_others of latency and steadiness, 1 without any. confirm_next_night: a loss of one cell is pending
+    until the next night. history: path of the database.
     inputs: a digest of the reports that the verdict was made from; when it changes the night is judged again.
     """
 
@@ -206,6 +208,7 @@ class Night(Record, frozen=True, kw_only=True):
     level: Number
     compared_others: Count = 0
     level_of_others: Number = 1.0
+    confirm_next_night: bool = False
     warnings: tuple[NightWarning, ...] = ()
     created_at: str
     history: str = ""

@@ -28,6 +28,7 @@ def test_all_keys(tmp_path):
 studies: [NumaStudy, own.yaml, {study: QuickTest, repeats: 3, baseline: good}]
 baseline_nights: 14
 since: 2026-11-01
+confirm_next_night: true
 on_regression: [mail, -s, slower, me]
 """,
     )
@@ -36,7 +37,7 @@ on_regression: [mail, -s, slower, me]
         Entry("", tmp_path / "own.yaml", {}, None),
         Entry("QuickTest", None, {"repeats": 3}, tmp_path / "good"),
     )
-    assert (nightly.nights, nightly.since) == (14, "2026-11-01")
+    assert (nightly.nights, nightly.since, nightly.confirm_next_night) == (14, "2026-11-01", True)
     assert nightly.on_regression == ("mail", "-s", "slower", "me")
 
 
@@ -53,6 +54,7 @@ def test_another_shipped_study_is_found_by_name(tmp_path):
         ("studies: [compil_study]", "did you mean compile_study?"),
         ("studies: [NumaStdy]", "did you mean NumaStudy?"),
         ("studies: []", "allowed is a list of studies"),
+        ("studies: [QuickTest]\nconfirm_next_night: 1", "found 1, allowed is true or false"),
         ("study: NumaStudy", "did you mean studies?"),
         ("- NumaStudy", "mapping with the key studies"),
         ("studies: [{repeats: 3}]", "a mapping with the key study"),

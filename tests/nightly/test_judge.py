@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.nightly.judge import CONFIRMED_AT, FEWEST_NIGHTS, Tonight, judge_cells, level, power, spread
+from bench.nightly.judge import CONFIRMED_AT, FEWEST_NIGHTS, Tonight, judge_cells, level, power, spread, tail_df
 from bench.records.nightly import NightlyVerdict
 from bench.records.results import NoiseClass
 from bench.records.run import Outcome
@@ -82,6 +82,18 @@ def test_the_power_is_that_of_the_test():
     assert power(0.05, sd, df, scale, alpha) == pytest.approx(found, abs=0.005)
 
 
+def test_heavy_tails_of_the_nights_raise_the_limit():
+    rng = np.random.default_rng(5)
+    for draw, low, high in ((rng.normal, 25, np.inf), (lambda size: rng.standard_t(5, size), 5, 15)):
+        many = [tuple(1000 * np.exp(0.004 * draw(size=28))) for _ in range(48)]
+        assert low < tail_df(many) <= high
+    heavy = [cell(1000.0, before, name=str(at)) for at, before in enumerate(many)]
+    lossy = cell(1000.0 * np.exp(-6.5 * np.std(np.log(nights()))), name="lossy")
+    assert judge(lossy, *[replace(one, before=nights(seed=at)) for at, one in enumerate(heavy)])[0].verdict == "SLOWER"
+    assert judge(lossy, *heavy)[0].verdict != "SLOWER"
+    assert tail_df([]) == tail_df([(1.0,) * 6]) == np.inf
+
+
 def test_cells_that_are_slower_together_wait_for_the_next_night():
     three = [cell(950.0, nights(seed=seed), name=str(seed)) for seed in range(3)]
     pending = judge(*three)
@@ -93,6 +105,24 @@ def test_cells_that_are_slower_together_wait_for_the_next_night():
     # One of three is a cell, and is measured again.
     (alone, *_) = judge(three[0], *(replace(one, samples_s=1000.0) for one in three[1:]))
     assert (alone.verdict, alone.unconfirmed) == (NightlyVerdict.SLOWER, True)
+
+
+def test_single_cell_waits_for_the_next_night_if_asked():
+    lossy = cell(950.0, nights(sd=0.004), second_samples_s=952.0)
+    (first,) = judge_cells([replace(lossy, second_samples_s=None)], confirm_next_night=True)
+    assert (first.verdict, first.unconfirmed) == (NightlyVerdict.SLOWER, True)
+    (pending,) = judge_cells([lossy], confirm_next_night=True)
+    assert (pending.verdict, pending.unconfirmed) == (NightlyVerdict.PENDING, False)
+    (slower,) = judge_cells([replace(lossy, pending_before=True)], confirm_next_night=True)
+    assert slower.verdict is NightlyVerdict.SLOWER
+    (refuted,) = judge_cells([replace(lossy, second_samples_s=1000.0, pending_before=True)], confirm_next_night=True)
+    assert refuted.verdict is NightlyVerdict.UNDECIDED
+
+
+def test_fewer_cells_are_guarded_where_two_nights_must_agree():
+    exact = np.exp(0.009 * np.resize([1, -1], 28) * np.sqrt(27 / 28))
+    one = cell(1000.0, tuple(1000 * exact))
+    assert [judge_cells([one], both)[0].guarded for both in (False, True)] == [True, False]
 
 
 def test_a_loss_that_creeps_is_found_against_the_first_nights():

@@ -160,6 +160,24 @@ def test_a_loss_that_a_second_measurement_refutes_is_no_alarm(month, quiet):
             assert own.verdict is NightlyVerdict.SAME
 
 
+def test_confirmed_loss_waits_for_the_next_night_if_asked(month, quiet):
+    def judged(number, factor=0.95):
+        rates = rates_of(quiet[number - 1])
+        first = month.measure(number, rates | {CELL: rates[CELL] * factor})
+        results = month.results(number, {CELL: rates[CELL] * factor})
+        second = Path(f"{results.run_directory}-again")
+        month.write(replace(results, run_directory=str(second)))
+        return month.judge(number, NightlyStudy(first.label, first.run_dir, second=second), confirm_next_night=True)
+
+    first = judged(21)
+    assert (first.verdict, first.slower, first.confirm_next_night) == (NightState.OK, (), True)
+    assert first.text == "1 of 48 cells slower, pending until the next night"
+    # It is no slower host.
+    assert NightWarningKind.HOST_SLOWER not in [warning.kind for warning in first.warnings]
+    assert judged(22).slower == judged(23).slower == (CELL,)
+    assert judged(24, 1.0).ok and judged(25).ok
+
+
 def test_failed_and_vanished_cells_are_named(month, quiet):
     rates = rates_of(quiet[20]) | {CELL: None}
     gone = cell_names()[-1]

@@ -31,6 +31,11 @@ DRIVER = FingerprintChange(fact="driver", before="580.1", after="590.2")
          "5.0 % slower, within the spread of the nights; too noisy to guard at 5 %: the nights spread by 1.2 %"),
         (replace(CELL, first_effect=-0.050, second_effect=-0.048, effect=-0.049),
          "4.9 % slower over two measurements of this night (5.0 % slower, 4.8 % slower): confirmed"),
+        (replace(CELL, verdict=NightlyVerdict.PENDING, first_effect=-0.050, second_effect=-0.048, effect=-0.049),
+         "4.9 % slower over two measurements of this night (5.0 % slower, 4.8 % slower): slower in the next night too, "
+         "it is a loss"),
+        (replace(CELL, verdict=NightlyVerdict.PENDING),
+         "5.0 % slower together with most cells: slower in the next night too, it is a loss"),
         (replace(CELL, verdict=NightlyVerdict.UNDECIDED, first_effect=-0.05, second_effect=0.001),
          "not confirmed: measured twice this night (5.0 % slower, 0.10 % faster)"),
         (replace(CELL, verdict=None, effect=None, nights=1), "nothing to compare with yet: 1 night of 5"),
@@ -53,7 +58,7 @@ def test_a_night():
     same = replace(CELL, verdict=NightlyVerdict.SAME)
     assert night_text([same, NOT_RUNNABLE], [], 5) == "nothing got slower: 1 of 2 cells compared"
     assert night_text([same, replace(CELL, verdict=NightlyVerdict.PENDING)], [], 5) == (
-        "1 of 2 cells slower together, pending until the next night"
+        "1 of 2 cells slower, pending until the next night"
     )
     assert night_text([NOT_RUNNABLE], [], 5) == "nothing to compare with yet: no cell has 5 nights before"
     assert night_text([replace(CRASHED, name=f"b{i}") for i in range(8)], [], 5) == (

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from bench.nightly import judge as real
-from tests.validation.nights import NOISES, live, lost_little_by_little, one_night, student, young_history
+from tests.validation.nights import (
+    NOISES,
+    from_now_on,
+    live,
+    lost_little_by_little,
+    one_night,
+    student,
+    young_history,
+)
 
 
 def test_nights_without_a_loss_have_no_alarm():
@@ -15,6 +23,11 @@ def test_nights_without_a_loss_have_no_alarm():
 def test_a_loss_of_a_night_is_found_in_that_night():
     lived = live(NOISES[0], np.random.default_rng(1), 31, 12, one_night)
     assert (lived.alarms, lived.reported, lived.guarded) == (0, [30], True)
+
+
+def test_lasting_loss_is_found_in_the_second_night_if_asked():
+    lived = live(NOISES[0], np.random.default_rng(1), 32, 12, from_now_on, next_night=True)
+    assert (lived.alarms, lived.reported, lived.guarded) == (0, [31, 32], True)
 
 
 def test_a_level_that_allows_for_nothing_alarms(monkeypatch):

@@ -58,7 +58,9 @@ def main() -> int:
         parser.add_argument(f"--{name}", action="store_true", help=f"only the section of the {name}")
     options = parser.parse_args()
     if options.quick:
-        quick = _print(measured([*through_commands.tasks(QUICK_STUDIES), *nights.tasks(1)], options.keep, options.processes))
+        quick = _print(
+            measured([*through_commands.tasks(QUICK_STUDIES), *nights.tasks(1)], options.keep, options.processes)
+        )
         return int(any(figure.ok is False for figure in quick))
     chosen = [section for section in SECTIONS if getattr(options, section.name)]
     kept = True

@@ -106,12 +106,15 @@ def cell_text(cell: NightCell, fewest_nights: int, guarded_loss: float) -> str:
         return f"little by little {loss} than in the first nights from {cell.reference_night} on"
     if cell.effect is None:
         return f"nothing to compare with yet: {plural(cell.nights, 'night')} of {fewest_nights}"
-    if cell.verdict is NightlyVerdict.PENDING:
+    if cell.verdict is NightlyVerdict.PENDING and cell.second_effect is None:
         return f"{_effect(cell, cell.effect)} together with most cells: slower in the next night too, it is a loss"
     if cell.first_effect is not None and cell.second_effect is not None:
         both = f"{_effect(cell, cell.first_effect)}, {_effect(cell, cell.second_effect)}"
+        loss = f"{_effect(cell, cell.effect)} over two measurements of this night ({both})"
         if cell.verdict is NightlyVerdict.SLOWER:
-            return f"{_effect(cell, cell.effect)} over two measurements of this night ({both}): confirmed"
+            return f"{loss}: confirmed"
+        if cell.verdict is NightlyVerdict.PENDING:
+            return f"{loss}: slower in the next night too, it is a loss"
         return f"not confirmed: measured twice this night ({both})"
     return _compared(cell) + _not_guarded(cell, guarded_loss)
 
@@ -150,7 +153,7 @@ def night_text(cells: Sequence[NightCell], unmeasured: Sequence[str], fewest_nig
     if not compared:
         return f"nothing to compare with yet: no cell has {fewest_nights} nights before"
     if pending := [cell.name for cell in cells if cell.worst is NightlyVerdict.PENDING]:
-        return f"{len(pending)} of {plural(compared, 'cell')} slower together, pending until the next night"
+        return f"{len(pending)} of {plural(compared, 'cell')} slower, pending until the next night"
     return f"nothing got slower: {compared} of {len(cells)} cells compared"
 
 
