@@ -274,7 +274,9 @@ class _Start:
             return measured(self._command, result, self._logs, seconds), None
         except NoMetric as error:
             tail = log_tail(self._logs[1]) or log_tail(self._logs[0])
-            return None, Failure(status=Outcome.CRASHED, reason=str(error), advice=_READ_ADVICE, log_tail=tail)
+            # Of a result that holds its program's environment, as that of nccl-tests does.
+            reason = _without(secrets(self._command, os.environ), str(error).encode()).decode(errors="replace")
+            return None, Failure(status=Outcome.CRASHED, reason=reason, advice=_READ_ADVICE, log_tail=tail)
 
     def _failure_of(self, end: ChildEnd) -> Failure | None:
         if end.exit_code == 0 and not end.timed_out and not end.log_overflow:

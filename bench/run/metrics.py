@@ -15,10 +15,13 @@ from bench.records.base import DamagedRecord, convert
 from bench.records.metric import RANK, Better, Measured, Metric, Read, slowest_over_median, straggler_of
 
 _LOWER, _HIGHER = Better.LOWER, Better.HIGHER
-_VLLM_LATENCIES = [f"{statistic}_{of}_ms" for of in ("ttft", "tpot", "itl", "e2el") for statistic in ("median", "p99")]
+# SGLang calls the last one e2e_latency.
+_LATENCIES_OF = ("ttft", "tpot", "itl", "e2el", "e2e_latency")
+_VLLM_LATENCIES = [f"{statistic}_{of}_ms" for of in _LATENCIES_OF for statistic in ("median", "p99")]
 # Sums and means of several samples as the programs print them.
 _ROUNDING = 0.01
-_LONGEST_TEXT = 500
+_LONGEST_TEXT = 600
+_LONGEST_SHOWN = 60
 
 
 class NoMetric(Exception):
@@ -32,11 +35,36 @@ def read_metrics(read: Read, text: str, primary: str | None = None) -> Measured:
     """The metrics in an output. primary: replaces the one that the format suggests. Raise NoMetric."""
     try:
         found = _READERS[read](text)
-    except KeyError as missing:
-        raise NoMetric(f"{missing.args[0]!r} is missing from the output of {read}") from None
-    except (ValueError, TypeError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise NoMetric(f"not an output of {read}: {error}") from None
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
+        missing = f"{error.args[0]!r} is missing from the output" if isinstance(error, KeyError) else "not an output"
+        raise NoMetric(f"{missing} of {read}: looked for {_WANTED[read]}, found {_summary(text)}") from None
     return _measured(*found, primary=primary)
+
+
+def _summary(text: str) -> str:
+    """What an output is that could not be read, in a few words."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        line = next((line for line in map(str.strip, text.splitlines()) if line), "")
+        return f"a text that begins with {line[:_LONGEST_SHOWN]!r}" if line else "nothing"
+    if not isinstance(record, dict):
+        return f"JSON, {f'a list of {len(record)}' if isinstance(record, list) else repr(record)[:_LONGEST_SHOWN]}"
+    return f"JSON with the keys {', '.join(record) or 'none'}"
+
+
+_WANTED = {
+    Read.JSON: 'an object with the key "metrics"',
+    Read.VLLM: "what `bench serve --save-result --result-filename {result}` writes, or `bench throughput` and `bench "
+    "latency` with `--output-json {result}`, or SGLang's bench_serving with `--output-file {result}`",
+    Read.LLAMA_BENCH: "what `-o json` or `-o jsonl` prints",
+    Read.NCCL_TESTS: "what `-J {result}` writes, or the lines that it prints",
+    Read.HYPERFINE: "what `--export-json {result}` writes, of one command",
+    Read.NVBANDWIDTH: "what `-j` prints",
+    Read.TRTLLM: "what `--report_json {result}` writes",
+    Read.MLPERF: "the lines of mlperf_log_summary.txt",
+    Read.WALL: "nothing",
+}
 
 
 def wall_metric(seconds: float) -> Measured:
@@ -108,9 +136,17 @@ def _converted(name: str, metric: Any) -> Metric:
 
 
 def _vllm(text: str) -> _Found:
-    (record,) = _one_a_line(text)
-    if record.get("failed"):
-        raise NoMetric(f"{record['failed']} requests failed")
+    records = _one_a_line(text)
+    if len(records) != 1:
+        raise NoMetric(f"{len(records)} results in one file, not one: without --append-result, in a new file each time")
+    (record,) = records
+    if "elapsed_time" in record:
+        return _vllm_throughput(record)
+    if "avg_latency" in record:
+        return _vllm_latency(record)
+    failed = record.get("failed") or sum(map(bool, record.get("errors") or ()))
+    if failed:
+        raise NoMetric(f"{failed} requests failed")
     if record["completed"] < record.get("num_prompts", 1):
         raise NoMetric(f"{record['completed']} of {record.get('num_prompts')} requests were completed")
     metrics = {
@@ -118,9 +154,29 @@ def _vllm(text: str) -> _Found:
         "request_throughput": _metric(record["request_throughput"], "req/s", _HIGHER),
         **{name: _metric(record[name], "ms", _LOWER) for name in _VLLM_LATENCIES if name in record},
     }
-    # At a finite rate the throughput is what the client asked for, and no result.
-    unlimited = float(record["request_rate"]) == math.inf and not record.get("ramp_up_strategy")
+    # At a finite rate, or that of a trace, the throughput is what the client asked for, and no result.
+    unlimited = str(record["request_rate"]) == "inf" and not record.get("ramp_up_strategy")
     return metrics, "output_throughput" if unlimited else "median_ttft_ms", []
+
+
+def _vllm_throughput(record: dict[str, Any]) -> _Found:
+    """Of `vllm bench throughput --output-json`, which has no server."""
+    rate = record["requests_per_second"]
+    if not math.isclose(rate * record["elapsed_time"], record["num_requests"], rel_tol=_ROUNDING):
+        raise NoMetric("requests_per_second is not num_requests in elapsed_time")
+    metrics = {
+        "token_throughput": _metric(record["tokens_per_second"], "tok/s", _HIGHER),
+        "request_throughput": _metric(rate, "req/s", _HIGHER),
+    }
+    return metrics, "token_throughput", []
+
+
+def _vllm_latency(record: dict[str, Any]) -> _Found:
+    """Of `vllm bench latency --output-json`: the time of one batch."""
+    times = record["latencies"]
+    _check_mean("avg_latency", record["avg_latency"], times)
+    metrics = {"median_latency": _metric(median(times), "s", _LOWER), "avg_latency": _metric(fmean(times), "s", _LOWER)}
+    return metrics, "median_latency", []
 
 
 def _llama_bench(text: str) -> _Found:
@@ -141,7 +197,9 @@ def _nccl_tests(text: str) -> _Found:
     if text.lstrip().startswith("{"):
         record = _json(text)
         valid = str(record["out_of_bounds"]["okay"]).lower() == "true"
-        wrong = [one[place].get("nwrong") for one in record["results"] for place in ("out_of_place", "in_place")]
+        # A replay of a trace has no out_of_place; unchecked values have no nwrong.
+        parts = [one[place] for one in record["results"] for place in ("out_of_place", "in_place") if one.get(place)]
+        wrong = [part.get("nwrong") for part in parts]
         value, tests = record["average_bus_bandwidth"]["bandwidth"], len(record["results"])
         if not valid or not tests or any(int(count) for count in wrong if count not in (None, "N/A")):
             raise NoMetric("values are out of bounds, or there is no result")
@@ -168,7 +226,10 @@ def _hyperfine(text: str) -> _Found:
 
 def _nvbandwidth(text: str) -> _Found:
     metrics, remarks = {}, []
-    for case in _json(text)["nvbandwidth"]["testcases"]:
+    record = _json(text)["nvbandwidth"]
+    if "error" in record:
+        raise NoMetric(f"nvbandwidth reports: {record['error']}")
+    for case in record["testcases"]:
         name, status = case["name"], case["status"]
         if status == "Waived":
             remarks.append(f"{name} was waived")
@@ -176,7 +237,13 @@ def _nvbandwidth(text: str) -> _Found:
         if status != "Passed" or name in metrics:
             raise NoMetric(f"{name}: {status}" if status != "Passed" else f"two tests {name}")
         # Values are texts. The sum that the program adds counts pairs without a value as 0.
-        cells = [float(cell) for row in case["bandwidth_matrix"] for cell in row if cell != "N/A"]
+        rows = case["bandwidth_matrix"]
+        if "Total" in case.get("bandwidth_description", ""):
+            # Tests in both directions write three matrices below each other: one of each direction, and their total.
+            if len(rows) % 3:
+                raise NoMetric(f"{name}: {len(rows)} rows are not three matrices")
+            rows = rows[-len(rows) // 3 :]
+        cells = [float(cell) for row in rows for cell in row if cell != "N/A"]
         if not cells or not all(math.isfinite(cell) and cell > 0 for cell in cells):
             raise NoMetric(f"{name}: no value, or one that is not above 0")
         latency = "latency" in name
@@ -283,9 +350,12 @@ def _json(text: str) -> Any:
 def _one_a_line(text: str) -> list[dict[str, Any]]:
     """The object in JSON of each line, or the only one, on several lines."""
     try:
-        return [_json(text)]
+        found = [_json(text)]
     except ValueError:
-        return [_json(line) for line in text.splitlines() if line.strip()]
+        found = [_json(line) for line in text.splitlines() if line.strip()]
+    if not all(isinstance(record, dict) for record in found):
+        raise ValueError("no object")
+    return found
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
