@@ -11,6 +11,7 @@ from bench.cli.options import OUTPUT_DIR
 from bench.errors import StudyError
 from bench.terminal import show
 
+FORMATS = ("bencher", "openmetrics", "pull-request", "perfetto")
 ADVISED = ("numactl", "systemd", "slurm", "torchrun", "docker", "kubernetes", "vllm", "sglang", "env")
 
 
@@ -44,15 +45,17 @@ def advise(results: Path, to: str) -> None:
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Choice(["bencher", "openmetrics"]), required=True, help="which format")
-def convert(results: Path, to: str) -> None:
-    """Print RESULTS, a run directory or its results.json, in the format of another tool."""
-    from bench.analysis.load import read_results_file
-    from bench.report.convert import Format
+@click.option("--to", type=click.Choice(FORMATS), required=True, help="which format")
+@click.option("--cell", default="", metavar="NAME", help="perfetto: whose trace, by default the first that has one")
+def convert(results: Path, to: str, cell: str) -> None:
+    """Print RESULTS, a run directory or its results.json, in the format of another tool.
+
+    bencher: Bencher's metric format. openmetrics: for the textfile collector of a node exporter. pull-request: a short
+    comment in Markdown. perfetto: the median and the slowest batch of a trace, for ui.perfetto.dev; of a run directory.
+    """
     from bench.report.convert import convert as convert_to
 
-    file = results / "results.json" if results.is_dir() else results
-    show(convert_to(read_results_file(file), Format(to)))
+    show(convert_to(results, to, cell))
 
 
 @click.command()

@@ -1,25 +1,29 @@
-"""A study's results in the formats of other tools: Bencher's metric format, and OpenMetrics."""
+"""A study's results in the formats of other tools: Bencher's metric format, OpenMetrics, and those of other modules."""
 
 import json
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from enum import StrEnum
+from pathlib import Path
 
+from bench.analysis.load import read_results_file
 from bench.records.results import MeasuredCell, Penalty, Results
-
-
-class Format(StrEnum):
-    BENCHER = "bencher"
-    OPENMETRICS = "openmetrics"
-
+from bench.report.markdown import pull_request
+from bench.report.perfetto import perfetto
 
 Bounds = tuple[float, float] | None
 Sample = tuple[dict[str, str], float]
 """Labels and value."""
 
 
-def convert(results: Results, to: Format) -> str:
-    return bencher(results) if to is Format.BENCHER else openmetrics(results)
+def convert(path: Path, to: str, cell: str = "") -> str:
+    """path: a run directory, or but for perfetto its results.json; cell: of perfetto.
+
+    Raise StudyError if there are no results.
+    """
+    if to == "perfetto":
+        return perfetto(path, cell)
+    results = read_results_file(path / "results.json" if path.is_dir() else path)
+    return {"bencher": bencher, "openmetrics": openmetrics, "pull-request": pull_request}[to](results)
 
 
 def bencher(results: Results) -> str:

@@ -1,6 +1,7 @@
-"""report.md: the answer and the table of cells, to be pasted into an issue."""
+"""report.md: the answer and the table of cells, to be pasted into an issue; and a comment on a pull request."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from bench.analysis.load import measured_at
@@ -15,8 +16,11 @@ from bench.report.text.crossing import birth_text, crossed, crossed_text, intera
 from bench.report.text.fastest import fastest_findings
 from bench.report.text.trust import concerns, notes, trust_items
 from bench.report.view import View
+from bench.units import plural, timestamp
 
 MOST_NAMED = 3
+# Of GPUs, and of findings, in a comment on a pull request.
+MOST_LINES = 8
 
 
 def markdown(results: Results) -> str:
@@ -26,7 +30,7 @@ def markdown(results: Results) -> str:
     if results.study.question:
         lines += [_safe(results.study.question), ""]
     lines += [f"> **{_safe(note)}**\n" for note in notes(view)]
-    lines += [f"Host {_safe(results.host)}, measured {_safe(measured_at(results))}.", ""]
+    lines += [f"Host {_safe(results.host)}, measured {timestamp(measured_at(results))} UTC.", ""]
     # As on the page: without penalties the settings are the subject of the study.
     first, second = (_answers, _settings) if results.penalties else (_settings, _answers)
     lines += [*first(view), *second(view)]
@@ -45,6 +49,31 @@ def markdown(results: Results) -> str:
             for cell in failed
         ]
     return "\n".join(lines) + "\n"
+
+
+def pull_request(results: Results) -> str:
+    """What a reader of a pull request needs: the answer, what matters, what failed; at most some 30 lines."""
+    view = View(results)
+    lines = [f"### {_safe(results.study_name)}", ""]
+    lines += [f"> **{_safe(note)}**\n" for note in notes(view)]
+    found = [f"- **{answer.device}**: {_safe(answer.sentence)}" for answer in cards(answers(view))]
+    swept = all_findings(view)
+    matters = [f"- {_safe(one.lead)}" for one in [*fastest_findings(results), *swept]]
+    lines += [*_first(found, "GPU"), *_first(matters, "finding"), ""]
+    failed = [cell for cell in results.cells if cell.outcome is not Outcome.OK]
+    if failed:
+        outcomes = Counter(outcome_text(cell) for cell in failed)
+        names = ", ".join(f"`{cell.name}`" for cell in failed[:MOST_NAMED])
+        text = ", ".join(f"{number} {_safe(outcome)}" for outcome, number in outcomes.items())
+        lines += [f"Not ok: {text} ({names}{' and others' if len(failed) > MOST_NAMED else ''}).", ""]
+    lines += ["; ".join(f"{item.figure} {item.label}" for item in trust_items(results)) + ".", ""]
+    lines += [f"<sub>numastudy on {_safe(results.host)}, {timestamp(measured_at(results))} UTC</sub>"]
+    return "\n".join(lines)
+
+
+def _first(lines: list[str], what: str) -> list[str]:
+    more = len(lines) - MOST_LINES
+    return lines if more <= 0 else [*lines[:MOST_LINES], f"- {plural(more, f'more {what}')} in the report"]
 
 
 def _answers(view: View) -> list[str]:

@@ -12,8 +12,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as textfile_families
 
 from bench.analysis.load import read_results
+from bench.errors import StudyError
 from bench.records.results import Results
-from bench.report.convert import bencher, openmetrics
+from bench.report.convert import bencher, convert, openmetrics
+from bench.report.markdown import MOST_LINES, pull_request
+from bench.report.view import View
 
 NUMASTUDY = Path(sys.executable).parent / "numastudy"
 EXAMPLE = Path(__file__).parents[2] / "docs/reference/example_two_nodes"
@@ -62,9 +65,38 @@ def test_names_are_escaped(results: Results) -> None:
 
 
 def test_command_prints_either(tmp_path: Path) -> None:
-    for words in ([str(EXAMPLE), "--to", "bencher"], [str(EXAMPLE / "results.json"), "--to", "openmetrics"]):
+    file = str(EXAMPLE / "results.json")
+    for words in ([str(EXAMPLE), "--to", "bencher"], [file, "--to", "openmetrics"], [file, "--to", "pull-request"]):
         done = subprocess.run([NUMASTUDY, "convert", *words], capture_output=True, text=True)
         assert done.returncode == 0 and done.stdout.strip(), done.stderr
     words = [str(NUMASTUDY), "convert", str(tmp_path), "--to", "bencher"]
     missing = subprocess.run(words, capture_output=True, text=True)
     assert missing.returncode == 2 and "the results cannot be used" in missing.stderr
+
+
+def test_a_pull_request_has_the_answer_and_what_failed(numa_results: Results) -> None:
+    text = pull_request(numa_results)
+    assert text.count("- **GPU ") == 4 and "Run on node 0. On node 2 vit0x0x0 loses 29.6 %" in text
+    assert "Not ok: 1 oom, 1 timeout, 1 misplaced (`pipeline_gpu1_numa2_vit16x12x1024`" in text
+    assert "45 of 48 cells ok" in text and len(text.splitlines()) < 15 and len(text) < 4000
+
+
+def test_a_pull_request_of_many_gpus_stays_short(placed_results: Results, numa_results: Results) -> None:
+    assert "matters" in pull_request(placed_results)
+    view = View(numa_results)
+    gpus = [replace(entry, gpu=gpu) for gpu in range(20) for entry in numa_results.penalties if entry.gpu == 0]
+    cells = [replace(cell, gpu=gpu) for gpu in range(20) for cell in view.results.cells if cell.gpu == 0]
+    text = pull_request(replace(numa_results, penalties=tuple(gpus), cells=tuple(cells)))
+    assert text.count("- **GPU ") == MOST_LINES and "- 12 more GPUs in the report" in text and len(text) < 5000
+
+
+def test_a_pull_request_shows_no_markup_of_others(numa_results: Results) -> None:
+    text = pull_request(replace(numa_results, study_name="<img>[x](y)", host="@everyone"))
+    assert "<img>" not in text and "[x](y)" not in text
+
+
+def test_perfetto_needs_a_run_directory_with_a_trace() -> None:
+    with pytest.raises(StudyError, match="there is no trace"):
+        convert(EXAMPLE, "perfetto")
+    with pytest.raises(StudyError, match="no such cell"):
+        convert(EXAMPLE, "perfetto", "of_another_study")

@@ -20,7 +20,7 @@ NODES = {"hidden_nodes": "several_reported", "latency_us_by_node": {"0": 5.21, "
          "node 0 by measurement, node 1 as reported: disagreed ("),
         ({"hidden_nodes": "too_few_cpus", "evidence": {"cpus": 3}}, "3 CPUs are too few to distinguish groups"),
         ({"hidden_nodes": "one_group", "evidence": {"p_value": 0.7}}, 
-         "one group: without groups, CPUs look at least as split in 70 % of cases (dip test of two scans)"),
+         "one group; CPUs without groups look at least as split in 70 % of cases (dip test of two scans)"),
         ({"hidden_nodes": "small_group", "evidence": {"scan": 1, "smaller_share": 0.06}},
          "in scan 1 the smaller group has 6.0 % of the CPUs"),
         ({"hidden_nodes": "close_groups", "evidence": {"scan": 2, "gap": 0.01, "gap_needed": 0.05}},

@@ -79,7 +79,7 @@ def _why_one_node(gpu: Probed) -> str:
     if chance is None:
         return "one group"
     return (
-        f"one group: without groups, CPUs look at least as split in {percent(chance)} of cases (dip test of two scans)"
+        f"one group; CPUs without groups look at least as split in {percent(chance)} of cases (dip test of two scans)"
     )
 
 
