@@ -4,8 +4,10 @@ One-sided cumulative sum (Page, Biometrika 41 (1954) 100) over the nights since 
 MOST_OF_A_NIGHT units, so that no single night raises an alarm, however slow it was.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 
@@ -41,10 +43,10 @@ def creeping(samples_s: Sequence[float]) -> Creeping | None:
         return None
     logs = np.log(samples_s)
     reference, since = logs[:REFERENCE_NIGHTS], logs[REFERENCE_NIGHTS:]
-    level = float(np.median(reference))
+    level = median(reference.tolist())
     unit = max(UNIT_SPREADS * float(np.std(reference, ddof=1)), LEAST_UNIT)
     total = 0.0
-    for lost in np.clip((level - since) / unit, -MOST_OF_A_NIGHT, MOST_OF_A_NIGHT):
-        total = min(max(total + float(lost) - SLACK, 0.0), MOST)
-    effect = float(np.expm1(np.median(logs[-RECENT_NIGHTS:]) - level))
+    for lost in np.clip((level - since) / unit, -MOST_OF_A_NIGHT, MOST_OF_A_NIGHT).tolist():
+        total = min(max(total + lost - SLACK, 0.0), MOST)
+    effect = math.expm1(median(logs[-RECENT_NIGHTS:].tolist()) - level)
     return Creeping(effect, total >= LIMIT)

@@ -11,6 +11,7 @@ tails may ask for the next night after the second measurement too.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 from msgspec.structs import replace
@@ -194,7 +195,7 @@ def _sample(cell: Tonight, samples_s: float | None, most_df: float) -> Sample | 
     return Sample(
         label=cell.name,
         noise_class=cell.noise_class,
-        mean=math.log(samples_s) - (math.log(cell.pinned) if cell.pinned else float(np.median(logs))),
+        mean=math.log(samples_s) - (math.log(cell.pinned) if cell.pinned else median(logs.tolist())),
         variance=float(np.var(logs, ddof=1)),
         df=min(nights - 1, most_df),
         scale=1 + of_baseline,
@@ -228,7 +229,7 @@ def _judged(cell: Tonight, estimated: Estimate | None, nights: int) -> NightCell
         interval=_interval(estimated),
         margin=estimated.margin if estimated else None,
         tonight_samples_s=cell.samples_s,
-        baseline_samples_s=cell.pinned or (float(np.median(cell.before)) if cell.before else None),
+        baseline_samples_s=cell.pinned or (median(cell.before) if cell.before else None),
         pinned=cell.pinned is not None,
         nights=len(cell.before),
         nightly_spread=own_spread,

@@ -2,7 +2,7 @@
 
 The positive controls need a GPU and an idle machine: their section is made anew from the figures that are kept.
 
-    python -m tests.validation [--studies 1000] [--years 20] [--crossings ...] [--no-docs]
+    python -m tests.validation [--studies 1000] [--years 10] [--crossings ...] [--no-docs]
 
 What was measured by the same code is not measured again (tests/validation/kept.py): a call that was ended is continued
 by the same command. Exit code 1 if a promise is not kept.
@@ -49,7 +49,7 @@ SECTIONS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=1000, help="simulated studies a figure (default 1000)")
-    parser.add_argument("--years", type=int, default=20, help="simulated years of nights a row (default 20)")
+    parser.add_argument("--years", type=int, default=10, help="simulated years of nights a row (default 10)")
     parser.add_argument("--no-docs", action="store_true", help="print only")
     parser.add_argument("--keep", type=Path, default=FOLDER, help=f"folder of what was measured (default {FOLDER})")
     parser.add_argument("--processes", type=int, default=2, help="how many measure at once (default 2)")
