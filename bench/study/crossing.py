@@ -17,7 +17,7 @@ MIB = 1 << 20
 # Groups are joined in this order, as long as there is room.
 SIDE_SETTINGS = (
     *("host_memory", "memory_size_mb", "copy_granularity", "direction"),
-    *("buffers", "cuda_graph", "dtype", "batch_size", "num_samples", "warmup_samples"),
+    *("buffers", "cuda_graph", "compile_model", "dtype", "batch_size", "num_samples", "warmup_samples"),
 )
 # What may change along with one of them.
 _ALONG = {"batch_size": ("num_samples", "warmup_samples")}
@@ -64,16 +64,17 @@ def settings_between(grid: Grid, topology: Topology) -> list[str]:
     varied = [key for key in Settings.__struct_fields__ if len({getattr(cell, key) for cell in grid.cells}) > 1]
     for key in varied if crossed else ():
         first: dict[Hashable, Cell] = {}
+        between: dict[str, str] = {}
         for cell in grid.cells:
             base = first.setdefault((cell.gpu, cell.model, _without(cell, key)), cell)
-            if base.group != cell.group and not (base.reason or cell.reason):
+            value = getattr(cell, key)
+            part = "" if key not in inside else f" {value}" if value not in inside[key] else ", in part,"
+            what = f"{key}{part}"
+            if base.group != cell.group and not (base.reason or cell.reason) and what not in between:
                 both = [one for one in grid.cells if one.group in (base.group, cell.group)]
                 why = _why_not_joined(both, topology) if key in SIDE_SETTINGS else _why_not_a_side(base, cell)
-                # Other values of it are sides.
-                is_own = key in inside and getattr(cell, key) not in inside[key]
-                what = f"{key} {getattr(cell, key)}" if is_own else key
-                lines.append(f"{what} is compared between processes: {why}")
-                break
+                between[what] = why
+        lines += [f"{what} is compared between processes: {why}" for what, why in between.items()]
     return lines
 
 
@@ -84,8 +85,7 @@ def _crossed_values(groups: Iterable[Sequence[Cell]], key: str) -> set[Any]:
 
 
 def _why_not_a_side(*cells: Cell) -> str:
-    excluded = next(filter(None, map(why_not_crossed, cells)), None)
-    return excluded.what if excluded else "it is the same for all sides of a process"
+    return _excluded(cells) or "it is the same for all sides of a process"
 
 
 def _without(cell: Cell, setting: str) -> Settings:
@@ -96,15 +96,30 @@ def _without(cell: Cell, setting: str) -> Settings:
 
 def _why_not_joined(cells: Sequence[Cell], topology: Topology) -> str:
     usable = sum(not cell.reason for cell in cells)
-    if usable > MOST_SIDES:
-        return f"a process would have {usable} sides, and {MOST_SIDES} is the most"
-    return _of_the_whole_process(cells) or _why_not(cells, topology) or _why_not_on_gpu(cells, topology)
+    too_many = f"a process would have {usable} sides, and {MOST_SIDES} is the most" if usable > MOST_SIDES else ""
+    return (
+        _excluded(cells)
+        or _of_the_whole_process(cells)
+        or too_many
+        or _why_not(cells, topology)
+        or _why_not_on_gpu(cells, topology)
+    )
+
+
+def _excluded(cells: Iterable[Cell]) -> str:
+    """By the settings of one of them."""
+    violation = next(filter(None, map(why_not_crossed, cells)), None)
+    return violation.what if violation else ""
 
 
 def _of_the_whole_process(cells: Sequence[Cell]) -> str:
     """A setting in which these cells differ, and a process cannot; "" if there is none."""
-    dtypes = {cell.dtype for cell in cells}
-    return "tf32 is a mode of the whole process" if "tf32" in dtypes and len(dtypes) > 1 else ""
+    dtypes, modes = {cell.dtype for cell in cells}, {cell.compile_model for cell in cells}
+    if "tf32" in dtypes and len(dtypes) > 1:
+        return "tf32 is a mode of the whole process"
+    if len(modes) > 1 and "reduce-overhead" in modes:
+        return "reduce-overhead records graphs in memory that torch manages for the whole process"
+    return ""
 
 
 def _why_not_on_gpu(cells: Sequence[Cell], topology: Topology) -> str:
@@ -166,8 +181,8 @@ def _why_not(cells: Sequence[Cell], topology: Topology) -> str:
     group = cells[0].group
     if cells[0].model.command:
         return f"{group} is a command, which is measured as it was started"
-    if violation := next(filter(None, map(why_not_crossed, cells)), None):
-        return violation.what
+    if why := _excluded(cells):
+        return why
     usable = [cell for cell in cells if not cell.reason]
     if len(usable) < 2:
         count = f"{len(usable)} cell that can run here" if len(cells) > 1 else "a single cell"

@@ -344,9 +344,10 @@ def _crossings(grid: Grid, host: Topology) -> list[str]:
 
 
 def _by_process(grid: Grid) -> list[list[Cell]]:
-    """The cells that each process measures."""
+    """The cells that each process measures, without those that cannot run here."""
     by_process = {slot.process: grid.process(slot) for slot in grid.order}.values()
-    return [[grid.cell(slot.cell) for slot in own] for own in by_process]
+    found = ([grid.cell(slot.cell) for slot in own] for own in by_process)
+    return [[cell for cell in own if not cell.reason] for own in found]
 
 
 def _head(directory: RunDirectory, slot: Slot, existing: set[str]) -> Head | None:

@@ -129,7 +129,8 @@ def test_nearest_node_of_four_gpus_and_two_nodes_fits_ten_minutes_whole(tmp_path
     assert here.study.budget == 600 and here.study.left_out is None and len(here.grid.cells) == 16
 
 
-def test_nearest_node_of_eight_gpus_and_nodes_has_copies_of_every_gpu(tmp_path: Path) -> None:
+def test_nearest_node_of_eight_gpus_and_nodes_has_copies_only(tmp_path: Path) -> None:
+    """Of six GPUs: a process of eight sides is longer than one of two."""
     here = expand_in_time(load_study("NearestNode"), host_topology("dgx_a100"), tmp_path)
     places = {(cell.gpu, cell.cpu_node) for cell in here.grid.cells if not cell.model.computes}
-    assert len(places) == 64 and here.study.left_out and here.study.left_out.cells
+    assert len(places) == len(here.grid.cells) == 48 and here.study.left_out and here.study.left_out.cells

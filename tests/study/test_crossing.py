@@ -135,7 +135,7 @@ def test_peers_that_stay_are_no_reason_not_to_cross(tmp_path: Path) -> None:
     apart = {cell.group for cell in grid.cells if cell.concurrent_gpus == 3}
     assert (len(joined), len(apart)) == (1, 2)
     notes = plan(read_study(asked, "f"), tmp_path, topology=TWO).notes
-    assert any("memory_size_mb is compared between processes: the peers of" in note for note in notes), notes
+    assert any("memory_size_mb, in part, is compared between processes: the peers of" in note for note in notes), notes
 
 
 def test_design_of_processes_measures_each_cell_by_itself() -> None:
@@ -279,6 +279,7 @@ def crossed_groups(made: Expansion) -> dict[str, set[str]]:
         {"buffers": [2, 1, 4]},
         {"dtype": ["fp32", "bf16", "fp16"]},
         {"batch_size": [10, 1, 50]},
+        {"compile_model": ["off", "default"]},
     ],
 )
 def test_settings_of_one_node_are_crossed(axis: dict) -> None:
@@ -332,6 +333,23 @@ def test_graph_and_eager_are_crossed_on_a_gpu(tmp_path: Path) -> None:
     assert found.notes[0] == "compared inside the same processes, as nodes are: cuda_graph, dtype"
     assert "dtype tf32 is compared between processes: tf32 is a mode of the whole process" in found.notes
     assert "of host batches in one process, about 1." in render(found)
+
+
+def test_compiled_by_default_and_not_at_all_are_crossed(tmp_path: Path) -> None:
+    modes = ["off", "default", "reduce-overhead", "max-autotune"]
+    asked = BASE | ON_GPU | {"axes": {"compile_model": modes}, "num_samples": 100}
+    definition = read_study(asked, "f")
+    made = expand_here(definition, with_gpu(None))
+    (own,) = crossed_groups(made).values()
+    assert {made.grid.cell(name).compile_model for name in own} == {"off", "default"}
+    notes = plan(definition, tmp_path, topology=with_gpu(None)).notes
+    assert notes[0].endswith(": compile_model")
+    assert notes[1:] == [
+        "compile_model reduce-overhead is compared between processes: reduce-overhead records graphs in memory that "
+        "torch manages for the whole process",
+        "compile_model max-autotune is compared between processes: compile_model max-autotune excludes design "
+        "crossing: it chooses kernels by timing them on one node",
+    ]
 
 
 def test_sides_that_the_gpu_cannot_hold_are_not_joined(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """What comparisons inside one process reach on a GPU: against itself, by either design, and with a delay of 2 %.
 
+The studies side_SETTING have each value of a setting twice, one of the two with the delay: how sharp a sweep is. Their
+values by turns are those of `design: processes` in the studies alone_SETTING.
+
     python -m tests.validation.crossing_goals --out FOLDER [--device cuda] [--only NAME ...]
 
 Every study keeps its run directory in FOLDER: the same command resumes what was interrupted and repeats nothing. At the
@@ -14,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from bench.analysis.crossing import design_of
@@ -31,11 +35,21 @@ from bench.storage import write_json, write_text
 from bench.study.directory import RunDirectory, resolve
 from bench.study.load import TASKS, load_study
 from bench.units import duration, percent
+from bench.workload.progress import PHASES
 from tests.validation.injected_crossing import server
 
 MODELS = ("vit0x0x0", "vit32x2x128", "vit32x6x512", "vit16x8x768", "vit16x6x1024", "vit16x12x1024")
 # The stage that limits the model.
 INJECTED = {"copy": "vit0x0x0", "launch": "vit32x2x128", "kernel": "vit16x12x1024"}
+# Values of settings that are sides, and the model that they are measured with.
+SIDES: dict[str, list[Any]] = {
+    "buffers": [2, 3],
+    "cuda_graph": [False, True],
+    "dtype": ["fp32", "bf16"],
+    "batch_size": [10, 50],
+    "compile_model": ["off", "default"],
+}
+SIDE_MODEL = "vit32x6x512"
 SHARE = 0.02
 LUIGI = Path(sys.executable).parent / "luigi"
 
@@ -46,7 +60,10 @@ def main() -> int:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--repeats", type=int, default=6)
-    parser.add_argument("--only", nargs="+", help="of: by_turns, processes, nodes, copy, launch, kernel")
+    parser.add_argument("--side-model", default=SIDE_MODEL, help="of the studies side_SETTING and alone_SETTING")
+    parser.add_argument(
+        "--only", nargs="+", help="of: by_turns, processes, nodes, copy, launch, kernel, side_SETTING, alone_SETTING"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="another setting of all studies")
     options = parser.parse_args()
     more = {key: json.loads(value) for key, _, value in (one.partition("=") for one in options.set)}
@@ -63,6 +80,14 @@ def main() -> int:
         stage: lambda folder, stage=stage, model=model: injected(folder, stage, model, common)
         for stage, model in INJECTED.items()
     }
+    for setting, values in SIDES.items():
+        if options.device == "cpu" and setting == "cuda_graph":
+            continue
+        swept = common | {"axes": {setting: values}}
+        studies[f"side_{setting}"] = lambda folder, swept=swept: injected(folder, "kernel", options.side_model, swept)
+        studies[f"alone_{setting}"] = lambda folder, swept=swept: by_luigi(
+            folder, "SelfCheck", swept | {"numa_nodes": [0], "models": [options.side_model], "design": "processes"}
+        )
     for name in options.only or studies:
         print(f"{name}: begins", flush=True)
         began = time.monotonic()
@@ -136,7 +161,33 @@ def figures(name: str, folder: Path) -> dict[str, Any] | None:
         "whole_numa_study_s": 144 * per_process + 24 * sum(traced) / len(traced) if per_process and traced else None,
         "comparisons": [*penalties, *latencies(results)],
         "claims": claims(results),
-        "injected": SHARE if name in INJECTED else None,
+        "injected": SHARE if name in INJECTED or name.startswith("side_") else None,
+        "values": [
+            {"cell": line.name, "base": line.base_cell, "effect": line.effect, "interval": line.interval}
+            for axis in results.comparisons
+            for line in axis.lines
+            if line.effect is not None
+        ],
+        "phases": phases(directory),
+    }
+
+
+def phases(directory: RunDirectory) -> dict[str, dict[str, float]]:
+    """Mean seconds of each phase of a timed process, of the first of each birth (which also measures the stages in
+    isolation) and of the others; each process once."""
+    grid, births = directory.grid(), dict[str, set[Any]]()
+    found: dict[str, dict[str, dict[str, float]]] = {"first": {}, "others": {}}
+    for slot in grid.order:
+        births.setdefault(slot.group, set()).add(slot.birth)
+    for slot in grid.order:
+        run = None if slot.is_traced else read_record(directory.record(slot.cell, slot.repeat), Run)
+        if run and run.ok and run.result and run.result.phases_s:
+            kind = "first" if slot.block <= len(births[slot.group]) else "others"
+            found[kind][slot.process] = run.result.phases_s
+    return {
+        kind: {phase: fmean(one[phase] for one in own.values()) for phase in PHASES}
+        for kind, own in found.items()
+        if own
     }
 
 
@@ -205,6 +256,21 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
             f"| {row['study']} | {row['gpu']} | {duration(row['duration_s'])} | {duration(row['busy_s'])} | "
             f"{percent(share)} | {duration(process)} | {duration(whole)} |"
         )
+    lines += ["", "What each value of a setting changes, by turns (side_) and between processes (alone_):", ""]
+    lines += ["| study | cell | against | change | 95 % interval |", "|---|---|---|---|---|"]
+    for row in rows:
+        for one in row["values"]:
+            low, high = one["interval"] or (None, None)
+            found = f"{percent(one['effect'], 2)} | {percent(low, 2)} to {percent(high, 2)}"
+            lines.append(f"| {row['study']} | {one['cell']} | {one['base']} | {found} |")
+    lines += [
+        "",
+        "Mean seconds of a timed process by phase; the first of each birth also measures stages in isolation:",
+    ]
+    lines += ["", f"| study | processes | {' | '.join(PHASES)} |", "|---" * (len(PHASES) + 2) + "|"]
+    for row in rows:
+        for kind, own in row["phases"].items():
+            lines.append(f"| {row['study']} | {kind} | {' | '.join(f'{own[phase]:.2f}' for phase in PHASES)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -41,23 +41,29 @@ def main(stage: str, share: float) -> int:
 
 class InjectedCrossing(workload._Crossing):
     stage, share = "launch", 0.02
-    # Whether the cell that has the delay is measured.
-    hit = False
+    # How often the CPU counts after a batch of the side that is measured.
+    counts = range(0)
+
+    def _count_batches(self, paces: Any) -> None:
+        super()._count_batches(paces)
+        # Of the last pilot round: a delay is a share of what its own side takes.
+        self.paces = dict(paces)
 
     def _warm_up(self) -> float:
         pace_s = super()._warm_up()
         if self.stage == "launch":
-            self._launch_more(pace_s)
+            self._launch_more()
         else:
             for side in self.sides:
-                if side.cell.name.endswith(SIDE):
-                    side.part = replace(side.part, stages=self._slower(side.part, pace_s))
+                if side.cell.name.endswith(SIDE) and side.part:
+                    side.part = replace(side.part, stages=self._slower(side.part, self.paces[side]))
             # The last one to warm up would else keep the stages that it has.
             self.last = None
         return pace_s
 
     def _place(self, side: Any) -> int:
-        self.hit = side.cell.name.endswith(SIDE)
+        is_delayed = side.cell.name.endswith(SIDE) and hasattr(self, "ns_per_count")
+        self.counts = range(round(1e9 * self.share * self.paces[side] / self.ns_per_count) if is_delayed else 0)
         return super()._place(side)
 
     def _slower(self, side: Side, pace_s: float) -> tuple[Any, Any, Any]:
@@ -100,12 +106,12 @@ class InjectedCrossing(workload._Crossing):
 
         return slow
 
-    def _launch_more(self, pace_s: float) -> None:
-        run, delayed = self.pipeline.run, range(round(1e9 * self.share * pace_s / ns_per_count()))
+    def _launch_more(self) -> None:
+        run, self.ns_per_count = self.pipeline.run, ns_per_count()
 
         def slow_run(count: int, beat: Any, *more: Any, **named: Any) -> None:
-            # Both sides have the loop, so that what it costs by itself is in no ratio.
-            counts = delayed if self.hit else range(0)
+            # All sides have the loop, so that what it costs by itself is in no ratio.
+            counts = self.counts
 
             def slow_beat() -> None:
                 for _ in counts:

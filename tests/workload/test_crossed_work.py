@@ -166,3 +166,22 @@ def test_compilation_inside_the_windows_fails_what_compiles(monkeypatch):
     assert not any(side.failure for side in crossing.sides)
     crossing._refuse_compiled(1)
     assert {side.cell.compile_model: bool(side.failure) for side in crossing.sides} == {"off": False, "default": True}
+
+
+@pytest.mark.slow
+def test_compiled_sides_are_measured_beside_eager_ones():
+    torch._dynamo.reset()
+    sides = {
+        "base": {}, "compiled": {"compile_model": "default"}, "one": {"compile_model": "default", "batch_size": 1},
+    }  # fmt: skip
+    cells = cells_of(sides)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("bench.workload.crossing.MOST_EXTENSIONS", 1)
+        _, crossed = cross(replace(group(), cells=cells), Progress(), PhaseTimes())
+    assert all(one.failure is None for one in crossed), crossed
+    compiled = {one.cell.rsplit("_", 1)[1]: one.result.compile for one in crossed}
+    assert compiled["base"] is None
+    assert compiled["compiled"].compile_s > 0 < compiled["one"].compile_s
+    assert {one.result.certificate.verdict for one in crossed} == {PlacementVerdict.PROVED}
+    phases = crossed[0].result.phases_s
+    assert phases["compile"] == pytest.approx(compiled["compiled"].compile_s + compiled["one"].compile_s)
