@@ -88,7 +88,8 @@ def series(database: Database) -> list[Series]:
     for (host, name), own in by_name.items():
         cells = measured.get((host, name), {})
         groups = _groups(own, cells)
-        usual = max(groups, key=lambda group: (len(group), group[-1].measured_at))
+        # The study as its file is was measured most often; else the overrides left something out.
+        usual = max(groups, key=lambda group: (len(group), group[-1].cells))
         for group in groups:
             variant = "" if group is usual else _variant(database, cells, group[-1].id, usual[-1].id)
             trends = tuple(_trends(cells, {study.id for study in group}))

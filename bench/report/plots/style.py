@@ -176,7 +176,9 @@ def _head(text: str, alt: str) -> str:
     if not view or not width:
         raise ValueError("matplotlib wrote an SVG without size")
     pixels = float(width[1]) * 4 / 3
+    # An image has no parts for who hears it: links in it would lead from nowhere.
+    role = "group" if "<a " in text else "img"
     return (
-        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {view[0]} role="img" '
+        f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {view[0]} role="{role}" '
         f'style="max-width: {pixels:.0f}px" aria-label="{escape(alt)}"><title>{escape(alt)}</title>'
     )
