@@ -131,7 +131,7 @@ def test_page_has_lowest_and_highest_when_hosts_are_many(four) -> None:
     compared = tuple(structs.replace(one, values=values, outliers={"n39": 0.04}) for one in kind.compared)
     many = structs.replace(record, types=(structs.replace(kind, hosts=hosts, compared=compared),))
     page = render(many)
-    assert page.count('<td class="number warn">1,039</td><td>n39</td>') == len(kind.compared)
+    assert page.count('<td data-label="highest" class="number warn">1,039</td><td>n39</td>') == len(kind.compared)
     assert page.count("<td>n0</td>") == len(kind.compared)
     assert "<td>n20</td>" not in page
 
