@@ -3,6 +3,7 @@
 install() is called once, when luigi imports the tasks; handle_signals() when the first study is resolved.
 """
 
+import argparse
 import atexit
 import configparser
 import fcntl
@@ -30,7 +31,7 @@ import luigi
 from luigi.cmdline_parser import CmdlineParser
 from luigi.interface import core
 from luigi.rpc import RemoteScheduler, RPCError
-from luigi.task_register import TaskClassNotFoundException
+from luigi.task_register import Register, TaskClassNotFoundException
 from luigi.worker import TaskException
 
 from bench.errors import StudyError
@@ -78,6 +79,7 @@ def install() -> None:
     # luigi's client reads rpc-* itself, and its task `core` warns about options that it does not know.
     warnings.filterwarnings("ignore", message=".*'rpc_retry_\\w+'.* is not consumed by the task 'core'")
     sys.excepthook = _excepthook
+    _build_parsers_once()
     # Registered first, called last: every other handler of this process has ended by then.
     at_exit(_exit_with_status)
 
@@ -117,6 +119,21 @@ def _apply_settings() -> None:
     # A scheduler inside this process has one worker, and must not drop it where the clock steps forward. luigid does
     # not import this module, and keeps its own setting.
     config.set("scheduler", "worker_disconnect_delay", "inf")
+
+
+def _build_parsers_once() -> None:
+    """luigi builds a parser of all options of all tasks nine times a call, and that three times over."""
+    build = CmdlineParser._build_parser
+    built: dict[tuple[Any, ...], argparse.ArgumentParser] = {}
+
+    def build_once(root_task: str | None = None, help_all: bool = False) -> argparse.ArgumentParser:
+        # Modules that are loaded later bring other tasks.
+        key = root_task, help_all, *Register.task_names()
+        if key not in built:
+            built[key] = build(root_task, help_all)
+        return built[key]
+
+    CmdlineParser._build_parser = staticmethod(build_once)  # type: ignore[method-assign]  # luigi has no hook for it
 
 
 # Log and errors
