@@ -38,7 +38,8 @@ def preflight(directory: RunDirectory, strict: bool) -> None:
     write_record(directory.preflight, found)
     failed = [check for check in found.checks if check.state is not CheckState.OK]
     for check in failed:
-        print(f"{check.state}: {check.name}: {check.fact}\n  to do: {check.remedy}", file=sys.stderr)
+        command = f"\n         {check.command}" if check.command else ""
+        print(f"{check.state}: {check.name}: {check.fact}\n  to do: {check.remedy}{command}", file=sys.stderr)
     if strict and failed:
         names = "; ".join(check.name for check in failed)
         raise StudyError(

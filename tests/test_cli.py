@@ -67,6 +67,31 @@ def test_plan_notes_that_a_gpu_number_is_a_label(tmp_path: Path) -> None:
     assert label not in last()
 
 
+def test_plan_is_a_summary_and_lists_cells_on_demand(tmp_path: Path) -> None:
+    words = ("plan", "QuickTest", "--binding", "none", "--numa-nodes", "0,77", "--output-dir", str(tmp_path))
+    summary, whole = call(*words).stdout, call(*words, "--cells").stdout
+    assert summary.startswith("quick_test: 6 cells (3 todo, 3 not_runnable)")
+    assert "not_runnable: no such NUMA node: 77" in summary and "numa77_vit0x0x0 and 2 more cells)" in summary
+    assert "  todo\n" not in summary and "\n\npipeline_gpu0_numa0_vit0x0x0     todo\n" in whole
+
+
+def test_redact_replaces_a_file_with_force_only_and_never_its_source(tmp_path: Path) -> None:
+    source, copy = str(TRACES / "h100_vit32x2x128_cuda_graph.sqlite.gz"), tmp_path / "copy.sqlite"
+    copy.write_text("mine")
+    refused = call("redact", source, "-o", str(copy))
+    assert refused.exit_code == 2 and "exists already" in refused.stderr and copy.read_text() == "mine"
+    assert call("redact", source, "-o", str(copy), "--force").exit_code == 0
+    size = copy.stat().st_size
+    refused = call("redact", str(copy), "-o", str(copy), "--force")
+    assert refused.exit_code == 2 and "would replace its source" in refused.stderr and copy.stat().st_size == size
+
+
+@pytest.mark.parametrize("words", ["today", "yesterday", "7 days", "7d", "2 weeks ago", "2026-11-28", "20261128"])
+def test_history_since_a_day_in_words(tmp_path: Path, words: str) -> None:
+    result = call("history", "--output-dir", str(tmp_path), "--since", words)
+    assert "is no day" not in result.stderr and "--since" not in result.stderr
+
+
 def test_plan_of_a_recorded_host(tmp_path: Path) -> None:
     root = str(host_root("two_graces"))
     words = ("--gpu-ids", "all", "--numa-nodes", "all", "--output-dir", str(tmp_path), "--root", root)
@@ -115,7 +140,8 @@ def test_plan_finds_studies_by_name_and_sweeps_them(tmp_path: Path) -> None:
         (("status", "x" * 300), "File name too long"),
         (("history", "--output-dir", "x" * 300, "--json"), "File name too long"),
         (("ui", "--state", "/proc/nowhere"), "/proc/nowhere"),
-        (("history", "--since", "yesterday"), "--since"),
+        (("history", "--since", "sometime"), "write 2026-11-28, today, yesterday"),
+        (("history", "--since", "9999999999 days"), "is no day"),
         (("compare", "--margin", "-1", "nowhere", "nowhere"), "--margin"),
     ],
 )

@@ -1,6 +1,8 @@
 """Options of several commands, and those by which a study is named and changed."""
 
+import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from bench.study.settings import OVERRIDES, parse_option
 if TYPE_CHECKING:
     from bench.study.load import StudyDefinition
 
+_AGO = re.compile(r"(\d+)\s*(d|days?|w|weeks?)")
 ROOT = click.option(
     "--root",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -19,6 +22,24 @@ ROOT = click.option(
     help="a folder with the sys and proc of a recorded host",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="for programs")
+
+
+def day(_context: click.Context, _option: click.Parameter, value: str | None) -> date | None:
+    """A date, or a day in words; days are those of UTC, as the times of records."""
+    if value is None:
+        return None
+    words = value.strip().lower().removesuffix(" ago")
+    ago = _AGO.fullmatch({"today": "0 days", "yesterday": "1 day"}.get(words, words))
+    try:
+        if ago:
+            return datetime.now(UTC).date() - timedelta(days=int(ago[1]) * (7 if ago[2].startswith("w") else 1))
+        return date.fromisoformat(words)
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            f"{value!r} is no day: write 2026-11-28, today, yesterday, '7 days' or '2 weeks'"
+        ) from None
+
+
 OUTPUT_DIR = click.option(
     "--output-dir",
     type=click.Path(path_type=Path),

@@ -2,12 +2,12 @@
 
 import json
 import sys
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 
 import click
 
-from bench.cli.options import OUTPUT_DIR
+from bench.cli.options import OUTPUT_DIR, day
 from bench.errors import StudyError
 from bench.terminal import show
 
@@ -125,15 +125,15 @@ def compare(
 @click.option("--host", default="", help="of this host only")
 @click.option(
     "--since",
-    type=click.DateTime(["%Y-%m-%d"]),
-    metavar="YYYY-MM-DD",
-    help="measured, or meant for a night, on this date or later",
+    callback=day,
+    metavar="DAY",
+    help="measured, or meant for a night, on this day or later: 2026-11-28, today, yesterday, '7 days'",
 )
 @click.option("--json", "as_json", is_flag=True, help="for programs, with every cell")
 @click.option("--page", is_flag=True, help="regenerate index.html instead")
 @click.option("--add", multiple=True, type=click.Path(path_type=Path), help="a run directory to add; more than once")
 def history(
-    output_dir: Path, study: str, host: str, since: datetime | None, as_json: bool, page: bool, add: tuple[Path, ...]
+    output_dir: Path, study: str, host: str, since: date | None, as_json: bool, page: bool, add: tuple[Path, ...]
 ) -> None:
     """List the finished studies of an output directory, newest first, from its history.db."""
     from bench.history.query import history_command
@@ -143,8 +143,7 @@ def history(
         # Only results are added; numastudy report creates them, and only from a run directory.
         if not (run_dir / "results.json").exists():
             check_run_directory(run_dir)
-    date = since.date().isoformat() if since else ""
-    show(history_command(output_dir, study, host, date, as_json, add, page))
+    show(history_command(output_dir, study, host, since.isoformat() if since else "", as_json, add, page))
 
 
 @click.command()

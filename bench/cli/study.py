@@ -23,11 +23,19 @@ def list_studies(output_dir: Path) -> None:
 @click.argument("study")
 @OUTPUT_DIR
 @click.option("--fresh", is_flag=True, help="as if nothing had been measured yet")
+@click.option("--cells", "cells_too", is_flag=True, help="also print a line for each cell")
 @ROOT
 @JSON
 @study_options
 def plan(
-    study: str, config_file: Path | None, output_dir: Path, fresh: bool, root: Path, as_json: bool, **given: str | None
+    study: str,
+    config_file: Path | None,
+    output_dir: Path,
+    fresh: bool,
+    cells_too: bool,
+    root: Path,
+    as_json: bool,
+    **given: str | None,
 ) -> None:
     """Print what STUDY would measure here, what is done and how long the rest takes. Runs nothing.
 
@@ -39,7 +47,7 @@ def plan(
     from bench.study.plan import render
 
     planned = make_plan(load_given(study, config_file, given), output_dir, fresh, root=root)
-    show(json.dumps(planned.as_json(), indent=1) if as_json else render(planned))
+    show(json.dumps(planned.as_json(), indent=1) if as_json else render(planned, cells_too))
 
 
 @click.command()

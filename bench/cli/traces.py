@@ -25,13 +25,18 @@ def analyze(path: Path, range_name: str | None, as_json: bool) -> None:
 @click.command()
 @click.argument("trace", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="where the clean copy goes")
-def redact(trace: Path, output: Path) -> None:
+@click.option("--force", is_flag=True, help="replace a file that exists")
+def redact(trace: Path, output: Path, force: bool) -> None:
     """Copy TRACE (.sqlite, .sqlite.gz) for publication: the input of the metrics, without names, paths, environment.
 
     Reports of nsys (.nsys-rep) cannot be cleaned: publish the copy instead.
     """
     from bench.trace.redact import redact as copy_clean
 
+    if output.exists() and not force:
+        raise StudyError("exists already", str(output), "name another file, or add --force to replace it")
+    if output.exists() and output.samefile(trace):
+        raise StudyError("the copy would replace its source", str(output), "name another file")
     copy_clean(trace, output)
     show(f"clean copy: {output}")
 

@@ -1,6 +1,6 @@
 """Judge the facts of a host: one check for each trap that makes a NUMA study fail or report wrong numbers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.host.topology import describe_answers
@@ -102,6 +102,7 @@ def driver(facts: Facts) -> Check:
             CheckName.DRIVER,
             f"GPU(s) at {', '.join(facts.topology.silent_gpus)} without NVML: {facts.topology.nvml_error}",
             "install the NVIDIA driver, or start the container with its GPUs (--gpus all)",
+            "sudo modprobe nvidia && nvidia-smi",
         )
     return _ok(CheckName.DRIVER, "no GPU: studies run on the cpu device")
 
@@ -112,6 +113,7 @@ def nodes(facts: Facts) -> Check:
             CheckName.NODES,
             "the kernel reports no NUMA nodes; the whole machine counts as node 0",
             "use a kernel with CONFIG_NUMA, not started with numa=off",
+            'grep -o "numa=[^ ]*" /proc/cmdline; grep CONFIG_NUMA= /boot/config-$(uname -r)',
         )
     groups: dict[str, list[int]] = {}
     for node in facts.topology.nodes:
@@ -129,26 +131,29 @@ def gpu_node(facts: Facts) -> Check:
     fact = "; ".join(f"GPU {gpu.index} {gpu.agreement}: {describe_answers(gpu.answers)}" for gpu in unsure)
     virtual = f" (hypervisor: {facts.hypervisor})" if facts.hypervisor != "none" else ""
     remedy = "run `numastudy probe`: it measures the nearest node of each GPU"
-    return _warning(CheckName.GPU_NODE, fact + virtual, remedy)
+    return _warning(CheckName.GPU_NODE, fact + virtual, remedy, "numastudy probe")
 
 
 def gpu_busy(facts: Facts) -> Check:
-    busy = []
+    busy: dict[int, str] = {}
+    pids: list[int] = []
     for index, gpu in facts.visible_gpus:
         others = [pid for pid in gpu.processes if pid != facts.own_pid]
         used = gpu.memory_used_bytes or 0
         if others:
-            busy.append(f"GPU {index} is used by process {', '.join(map(str, others))}")
+            busy[index] = f"GPU {index} is used by process {', '.join(map(str, others))}"
+            pids += others
         elif used > HIDDEN_USE_BYTES:
-            busy.append(f"GPU {index} has {byte_size(used)} in use by a process not visible here")
+            busy[index] = f"GPU {index} has {byte_size(used)} in use by a process not visible here"
     remedy = "stop it, or exclude the GPU (gpu_ids): it disturbs every run"
-    return _warn_if(CheckName.GPU_BUSY, busy, "no other process", remedy)
+    shows = f"ps -o pid,user,etime,args -p {','.join(map(str, pids))}" if pids else f"nvidia-smi -i {_ids(busy)}"
+    return _warn_if(CheckName.GPU_BUSY, [*busy.values()], "no other process", remedy, shows)
 
 
 def mig(facts: Facts) -> Check:
-    split = [f"GPU {gpu.index} is split by MIG" for gpu in facts.topology.visible_gpus if gpu.mig]
-    remedy = "nvidia-smi -i <GPU> -mig 0 (root, idle GPU); until then its cells are not_runnable"
-    return _warn_if(CheckName.MIG, split, "off", remedy)
+    split = {gpu.index: f"GPU {gpu.index} is split by MIG" for gpu in facts.topology.visible_gpus if gpu.mig}
+    remedy = "switch MIG off while the GPU is idle; until then its cells are not_runnable"
+    return _warn_if(CheckName.MIG, [*split.values()], "off", remedy, f"sudo nvidia-smi -i {_ids(split)} -mig 0")
 
 
 def virtualization(facts: Facts) -> Check:
@@ -162,7 +167,7 @@ def virtualization(facts: Facts) -> Check:
     if whole:
         fine = f"GPU {format_cpulist(whole)} passed through to this virtual machine; its nodes may not be the host's"
     remedy = "measure a whole GPU: others use the same one, at times that are not known here"
-    return _warn_if(CheckName.VIRTUALIZATION, shared, fine, remedy)
+    return _warn_if(CheckName.VIRTUALIZATION, shared, fine, remedy, "nvidia-smi -q | grep -A 2 Virtualization")
 
 
 _SHARED = {
@@ -179,6 +184,7 @@ def confidential_computing(facts: Facts) -> Check:
         CheckName.CONFIDENTIAL_COMPUTING,
         "on: copies are encrypted on the CPU and go through buffers of the driver, wherever the pool is",
         "compare with hosts in the same mode only; without that mode, copies and the cost of a wrong node differ",
+        "nvidia-smi conf-compute -f",
     )
 
 
@@ -192,31 +198,36 @@ def iommu(facts: Facts) -> Check:
         fine += f"; bridges that redirect copies between GPUs (ACS): {', '.join(bridges)}"
     found = f"GPU {format_cpulist(strict)}: the IOMMU translates, in strict mode"
     remedy = "boot with iommu=pt, or with iommu.strict=0"
-    return _warn_if(CheckName.IOMMU, [found] if strict else [], fine, remedy)
+    command = "sudo sed -i 's/^GRUB_CMDLINE_LINUX=\"/&iommu=pt /' /etc/default/grub && sudo update-grub"
+    return _warn_if(CheckName.IOMMU, [found] if strict else [], fine, remedy, command)
 
 
 def ecc(facts: Facts) -> Check:
     broken, pending = [], []
+    reset: dict[int, None] = {}
     for index, gpu in facts.visible_gpus:
         rows = gpu.remapped_rows or RemappedRows()
+        if gpu.ecc_uncorrected or rows.failed or rows.pending:
+            reset[index] = None
         if gpu.ecc_uncorrected:
             broken.append(f"GPU {index}: {gpu.ecc_uncorrected} uncorrected ECC errors since the driver started")
         if rows.failed:
             broken.append(f"GPU {index}: a row remapping failed")
         if rows.pending:
             pending.append(f"GPU {index}: a row remapping is pending until a reset")
+    command = f"sudo nvidia-smi -i {_ids(reset)} -r"
     if broken:
-        remedy = "reset the GPU (nvidia-smi -r), and have it tested"
-        return Check(name=CheckName.ECC, state=CheckState.ERROR, fact="; ".join(broken), remedy=remedy)
-    return _warn_if(CheckName.ECC, pending, "no uncorrected errors", "reset the GPU (nvidia-smi -r) before the study")
+        fact, remedy = "; ".join(broken), "reset the GPU, and have it tested"
+        return Check(name=CheckName.ECC, state=CheckState.ERROR, fact=fact, remedy=remedy, command=command)
+    return _warn_if(CheckName.ECC, pending, "no uncorrected errors", "reset the GPU before the study", command)
 
 
 def throttling(facts: Facts) -> Check:
     slowed = [
         f"GPU {index}: {', '.join(gpu.throttle_reasons)}" for index, gpu in facts.visible_gpus if gpu.throttle_reasons
     ]
-    remedy = "fix cooling or the power limit (nvidia-smi -q -d PERFORMANCE), then start"
-    return _warn_if(CheckName.THROTTLING, slowed, "none", remedy)
+    remedy = "fix cooling or the power limit, then start"
+    return _warn_if(CheckName.THROTTLING, slowed, "none", remedy, "nvidia-smi -q -d PERFORMANCE,POWER,TEMPERATURE")
 
 
 def link(facts: Facts) -> Check:
@@ -232,7 +243,8 @@ def link(facts: Facts) -> Check:
         if active and generation and best and generation < best:
             slow.append(f"GPU {index}: link generation {generation} of {best} in P{state}")
     fine = "at full width; runs check the generation under load"
-    return _warn_if(CheckName.LINK, slow, fine, "reseat the card, check BIOS and slot")
+    shows = "sudo lspci -vv -d 10de: | grep -E '^[0-9a-f]|LnkCap:|LnkSta:'"
+    return _warn_if(CheckName.LINK, slow, fine, "reseat the card, check BIOS and slot", shows)
 
 
 def binding(facts: Facts) -> Check:
@@ -250,7 +262,8 @@ def binding(facts: Facts) -> Check:
         findings.append(f"pages cannot be queried, so no placement is proved: {facts.tried.pages_refused}")
         remedies.append("allow move_pages in the container (--cap-add SYS_NICE)")
     fine = "a trial bind of CPUs and memory works, and pages can be queried"
-    return _warn_if(CheckName.BINDING, [text + where for text in findings], fine, "; ".join(remedies))
+    tries = "numactl --cpunodebind=0 --membind=0 grep allowed_list /proc/self/status"
+    return _warn_if(CheckName.BINDING, [text + where for text in findings], fine, "; ".join(remedies), tries)
 
 
 def cpuset(facts: Facts) -> Check:
@@ -271,6 +284,7 @@ def cpuset(facts: Facts) -> Check:
         cut,
         f"all {len(cpus)} CPUs and all memory nodes",
         "ask for whole nodes (Slurm: --exclusive --mem=0, srun --cpu-bind=none; Docker: no --cpuset-*)",
+        "grep -E '(Cpus|Mems)_allowed_list' /proc/self/status",
     )
 
 
@@ -279,7 +293,8 @@ def isolated_cpus(facts: Facts) -> Check:
     if not cpus:
         return _ok(CheckName.ISOLATED_CPUS, "none")
     fact = f"CPUs {format_cpulist(cpus)} are isolated (isolcpus): a bound run has them too, and no load balancing there"
-    return _warning(CheckName.ISOLATED_CPUS, fact, "boot without isolcpus=, or use a cpuset without these CPUs")
+    remedy = "boot without isolcpus=, or use a cpuset without these CPUs"
+    return _warning(CheckName.ISOLATED_CPUS, fact, remedy, 'grep -o "isolcpus=[^ ]*" /proc/cmdline')
 
 
 def cores(facts: Facts) -> Check:
@@ -287,21 +302,23 @@ def cores(facts: Facts) -> Check:
     if not kinds:
         return _ok(CheckName.CORES, "all of one kind")
     fact = f"{len(kinds)} kinds of cores, the fastest first: CPUs {'; '.join(kinds)}. Runs are bound to the fastest"
-    return _warning(CheckName.CORES, fact, "compare only with hosts of the same kind; other kinds are not measured")
+    remedy = "compare only with hosts of the same kind; other kinds are not measured"
+    return _warning(CheckName.CORES, fact, remedy, "lscpu --extended")
 
 
 def numa_balancing(facts: Facts) -> Check:
-    found, remedies = [], []
+    found, commands = [], []
     if facts.numa_balancing != "0":
         found.append("automatic NUMA balancing is on: it moves and unmaps pages during runs")
-        remedies.append("sysctl -w kernel.numa_balancing=0")
+        commands.append("sudo sysctl -w kernel.numa_balancing=0")
     slower = [node.id for node in facts.topology.nodes if node.kind is NodeKind.MEMORY_ONLY]
     if facts.memory_demotion and slower:
         found.append(
             f"memory demotion is on: it may move cold pages to node {format_cpulist(slower)}, which has no CPUs"
         )
-        remedies.append("echo 0 > /sys/kernel/mm/numa/demotion_enabled")
-    return _warn_if(CheckName.NUMA_BALANCING, found, "off", "; ".join(remedies))
+        commands.append("echo 0 | sudo tee /sys/kernel/mm/numa/demotion_enabled")
+    remedy = "switch it off until the study has ended"
+    return _warn_if(CheckName.NUMA_BALANCING, found, "off", remedy, " && ".join(commands))
 
 
 def node_memory(facts: Facts, pool_bytes: int) -> Check:
@@ -316,6 +333,7 @@ def node_memory(facts: Facts, pool_bytes: int) -> Check:
         state=CheckState.ERROR if len(small) == len(facts.node_free_bytes) else CheckState.WARNING,
         fact=f"{fact}; a bound run of this pool needs about {byte_size(needed)}, or it is killed",
         remedy="free memory there, or lower memory_size_mb",
+        command="numastat -m",
     )
 
 
@@ -326,7 +344,13 @@ def locked_memory(facts: Facts) -> Check:
     limit = f"limited to {byte_size(facts.locked_bytes)} (ulimit -l)"
     if facts.tried and facts.tried.pinning_refused:
         fact = f"{limit}, and the driver pins no more than that: {facts.tried.pinning_refused}"
-        return Check(name=CheckName.LOCKED_MEMORY, state=CheckState.ERROR, fact=fact, remedy=facts.more_locked)
+        return Check(
+            name=CheckName.LOCKED_MEMORY,
+            state=CheckState.ERROR,
+            fact=fact,
+            remedy=facts.more_locked,
+            command="grep 'Max locked memory' /proc/self/limits",
+        )
     counted = "pools that CUDA pins do not count" if facts.visible_gpus else "nothing is locked without a GPU"
     return _ok(CheckName.LOCKED_MEMORY, f"{limit}: {counted}")
 
@@ -337,7 +361,8 @@ def governor(facts: Facts) -> Check:
         CheckName.GOVERNOR,
         [f"CPU frequency governor: {', '.join(slow)}"] if slow else [],
         "performance" if facts.governors else "not reported by the host",
-        "cpupower frequency-set -g performance",
+        "set it to performance until the study has ended",
+        "sudo cpupower frequency-set -g performance",
     )
 
 
@@ -351,12 +376,14 @@ def nsys(facts: Facts) -> Check:
             CheckName.NSYS,
             "nsys is not installed: torch.profiler traces instead",
             "install Nsight Systems (developer.nvidia.com/nsight-systems)",
+            "sudo apt-get install nsight-systems-cli",
         )
     if not facts.tried.nsys_importer:
         return _warning(
             CheckName.NSYS,
             f"{facts.tried.nsys} has no QdstrmImporter: it would leave a .qdstrm and exit 0",
             "install all of Nsight Systems: QdstrmImporter is in its host folder (host-linux-x64)",
+            "find / -name QdstrmImporter 2>/dev/null",
         )
     return _ok(CheckName.NSYS, facts.tried.nsys)
 
@@ -368,7 +395,8 @@ def perf_permission(facts: Facts) -> Check:
     return _warning(
         CheckName.PERF_PERMISSION,
         f"perf_event_paranoid is {level}: nsys may refuse to start",
-        "sysctl -w kernel.perf_event_paranoid=2",
+        "lower it to 2",
+        "sudo sysctl -w kernel.perf_event_paranoid=2",
     )
 
 
@@ -379,17 +407,25 @@ def disk(facts: Facts) -> Check:
     state = (
         CheckState.ERROR if free < DISK_FULL_BYTES else CheckState.WARNING if free < DISK_LOW_BYTES else CheckState.OK
     )
-    remedy = "" if state is CheckState.OK else "free disk space, or choose another --output-dir"
-    return Check(name=CheckName.DISK, state=state, fact=f"{byte_size(free)} free for the run directory", remedy=remedy)
+    fact = f"{byte_size(free)} free for the run directory"
+    if state is CheckState.OK:
+        return _ok(CheckName.DISK, fact)
+    remedy = "free disk space, or choose another --output-dir"
+    return Check(name=CheckName.DISK, state=state, fact=fact, remedy=remedy, command="df -h .")
 
 
 def _ok(name: CheckName, fact: str) -> Check:
     return Check(name=name, state=CheckState.OK, fact=fact)
 
 
-def _warning(name: CheckName, fact: str, remedy: str) -> Check:
-    return Check(name=name, state=CheckState.WARNING, fact=fact, remedy=remedy)
+def _warning(name: CheckName, fact: str, remedy: str, command: str) -> Check:
+    return Check(name=name, state=CheckState.WARNING, fact=fact, remedy=remedy, command=command)
 
 
-def _warn_if(name: CheckName, findings: Sequence[str], fact_if_none: str, remedy: str) -> Check:
-    return _warning(name, "; ".join(findings), remedy) if findings else _ok(name, fact_if_none)
+def _warn_if(name: CheckName, findings: Sequence[str], fact_if_none: str, remedy: str, command: str) -> Check:
+    return _warning(name, "; ".join(findings), remedy, command) if findings else _ok(name, fact_if_none)
+
+
+def _ids(gpus: Iterable[int]) -> str:
+    """As nvidia-smi -i takes them."""
+    return ",".join(map(str, gpus))

@@ -135,4 +135,6 @@ def to_text(preflight: Preflight) -> str:
         lines.append(f"{check.state:<8}{check.name:<{width}}  {check.fact}")
         if check.remedy:
             lines.append(f"{'':<8}{'':<{width}}  -> {check.remedy}")
+        if check.command:
+            lines.append(f"{'':<8}{'':<{width}}     {check.command}")
     return "\n".join(lines)

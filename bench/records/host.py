@@ -483,12 +483,16 @@ class CheckName(StrEnum):
 
 
 class Check(Record, frozen=True, kw_only=True):
-    """One line of the preflight. fact and remedy are English; remedy is "" where there is nothing to do."""
+    """One line of the preflight. fact and remedy are English; remedy is "" where there is nothing to do.
+
+    command: a line for a shell that does it or, where a person has to decide, shows what it is about.
+    """
 
     name: CheckName
     state: CheckState
     fact: str
     remedy: str = ""
+    command: str = ""
 
 
 class Preflight(Record, frozen=True, kw_only=True):

@@ -33,4 +33,4 @@ def listing(output_dir: Path) -> str:
         time = duration(planned.estimate_s) if planned.runs_to_do else "done"
         rows.append((name, str(len(planned.cells)), str(runnable), time, definition.question))
     table = tabulate(rows, _HEADERS, tablefmt="simple", colalign=("left", "right", "right", "right", "left"))
-    return f"{table}\n\nnumastudy run STUDY measures it; numastudy plan STUDY prints its cells."
+    return f"{table}\n\nnumastudy run STUDY measures it; numastudy plan STUDY --cells prints its cells."

@@ -39,6 +39,7 @@ ACTIVITIES_PER_BATCH = 16
 # A longer study of the cpu device is mostly a mistake: it starts only with --long.
 LONGEST_ON_CPU_S = 2 * 3600.0
 _STARTS_WITH_LONG = f"longer than {duration(LONGEST_ON_CPU_S)} on the cpu device: luigi starts it with --long only"
+_MOST_REASONS = 5
 _UNKNOWN = "no earlier run of the kind on this host"
 
 
@@ -180,17 +181,24 @@ def plan(
     )
 
 
-def render(plan: Plan) -> str:
-    """The plan for a terminal."""
-    width = max(len(cell.name) for cell in plan.cells)
-    lines = [f"{cell.name:{width}}  {cell.state}{': ' + cell.reason if cell.reason else ''}" for cell in plan.cells]
+def render(plan: Plan, cells_too: bool = False) -> str:
+    """The plan for a terminal: what it comes to and, if asked for, every cell after it."""
+    lines = _summary(plan)
+    if cells_too:
+        width = max(len(cell.name) for cell in plan.cells)
+        rows = [f"{cell.name:{width}}  {cell.state}{': ' + cell.reason if cell.reason else ''}" for cell in plan.cells]
+        lines += ["", *rows]
+    return "\n".join(lines)
+
+
+def _summary(plan: Plan) -> list[str]:
     states = [cell.state for cell in plan.cells]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     cells = plural(len(plan.cells), "cell")
     todo = f"{plan.runs} runs, {plan.runs_to_do} to do"
     if plan.processes != plan.runs:
         todo = f"{plan.runs} runs in {plural(plan.processes, 'process', 'processes')}, {plan.processes_to_do} to do"
-    lines += ["", f"{plan.study}: {cells} ({counts}), {todo}"]
+    lines = [f"{plan.study}: {cells} ({counts}), {todo}", *_reasons(plan)]
     if plan.runs_to_do:
         lines += [
             f"time: {_time_text(plan)} ({plan.estimate_from})",
@@ -204,7 +212,22 @@ def render(plan: Plan) -> str:
     lines += plan.notes
     if plan.directory:
         lines.append(f"continues in {plan.directory}")
-    return "\n".join(lines)
+    return lines
+
+
+def _reasons(plan: Plan) -> list[str]:
+    """Why cells failed or cannot run here, a line for each reason with the first cell that has it."""
+    first: dict[tuple[CellState, str], list[str]] = {}
+    for cell in plan.cells:
+        if cell.reason:
+            first.setdefault((cell.state, cell.reason), []).append(cell.name)
+    lines = [f"{state}: {reason} ({names[0]}{_more(len(names) - 1)})" for (state, reason), names in first.items()]
+    left = len(lines) - _MOST_REASONS
+    return [*lines[:_MOST_REASONS], *([f"and {plural(left, 'more reason')}"] if left > 0 else [])]
+
+
+def _more(count: int) -> str:
+    return f" and {plural(count, 'more cell')}" if count else ""
 
 
 def _time_text(plan: Plan) -> str:

@@ -1,4 +1,5 @@
 import json
+import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -38,10 +39,15 @@ def test_every_check_has_a_trap() -> None:
     assert {trap.check for trap in TRAPS.values()} == set(by_name(checks(clean()))) == set(CheckName)
 
 
-def test_every_alarm_has_a_fact_and_a_remedy(trap_root: Callable[[str], Path]) -> None:
+def test_every_alarm_has_a_fact_and_a_remedy_and_a_line_for_a_shell(trap_root: Callable[[str], Path]) -> None:
+    lines: set[str] = set()
     for name in TRAPS:
         for check in checks(gather(trap_root(name))):
             assert check.fact and bool(check.remedy) == (check.state != "ok"), (name, check)
+            assert bool(check.command) == bool(check.remedy) and "\n" not in check.command, (name, check)
+            if check.command:
+                lines.add(check.command)
+    subprocess.run(["bash", "-n"], input="\n".join(lines), text=True, check=True, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +114,7 @@ def test_text_names_every_check() -> None:
 def test_command_prints_json_of_this_host() -> None:
     text, code = doctor_command(as_json=True, strict=False)
     found = json.loads(text)["checks"]
-    assert all(set(check) == {"name", "state", "fact", "remedy"} for check in found)
+    assert all(set(check) == {"name", "state", "fact", "remedy", "command"} for check in found)
     assert code == (1 if "error" in {check["state"] for check in found} else 0)
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from bench.records.host import CheckName, CheckState, Fingerprint
+from bench.records.host import Check, CheckName, CheckState, Fingerprint
 from bench.records.results import CellState, Claims, Drift, NoiseClass, Results, SelfCheck, Trust
 from bench.records.run import Disturbance, DisturbanceKind, Doubt, DoubtKind, Outcome
 from bench.report.text.crossing import crossings_text
@@ -37,6 +37,10 @@ def notes(view: View) -> list[str]:
     if results.damaged:
         found.append(f"{plural(len(results.damaged), 'record')} could not be read")
     return found
+
+
+def check_remedy_text(check: Check) -> str:
+    return f"{check.remedy}: `{check.command}`" if check.command and "`" not in check.remedy else check.remedy
 
 
 def _not_complete(view: View) -> str:
@@ -184,7 +188,9 @@ def _preflight(results: Results) -> Iterator[Concern]:
             state = "error" if check.state is CheckState.ERROR else "warn"
             # The doctor recommends the probe, which this study has run.
             probed = check.name is CheckName.GPU_NODE and results.locality.gpus
-            yield Concern(state, check.name.replace("_", " "), check.fact, remedy="" if probed else check.remedy)
+            yield Concern(
+                state, check.name.replace("_", " "), check.fact, remedy="" if probed else check_remedy_text(check)
+            )
 
 
 _KINDS = {
