@@ -14,6 +14,7 @@ from bench.report.text.axes import what_matters
 from bench.report.text.cells import outcome_text
 from bench.report.text.crossing import birth_text, crossed, crossed_text, interaction_text
 from bench.report.text.fastest import fastest_findings
+from bench.report.text.headline import headline
 from bench.report.text.trust import concerns, notes, trust_items
 from bench.report.view import View
 from bench.units import plural, timestamp
@@ -30,6 +31,8 @@ def markdown(results: Results) -> str:
     if results.study.question:
         lines += [_safe(results.study.question), ""]
     lines += [f"> **{_safe(note)}**\n" for note in notes(view)]
+    if found := headline(view):
+        lines += [f"**{_safe(found.title)}.** {_safe(' '.join(found.lines))}", ""]
     lines += [f"Host {_safe(results.host)}, measured {timestamp(measured_at(results))} UTC.", ""]
     # As on the page: without penalties the settings are the subject of the study.
     first, second = (_answers, _settings) if results.penalties else (_settings, _answers)

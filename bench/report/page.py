@@ -1,13 +1,14 @@
 """report.html: one file that opens offline, a list of sections in the order of the page."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench.analysis.load import RunData, measured_at
 from bench.analysis.recommend import recommend
 from bench.records.results import Results
+from bench.records.study import EXECUTION_SETTINGS
 from bench.report import sections
 from bench.report.anchors import ANCHORS
 from bench.report.host_map import colour_scale, heatmaps, host_map
@@ -31,8 +32,8 @@ from bench.report.swept import axis_parts, ceilings, contention_parts, link_rows
 from bench.report.text.answer import answers, cards
 from bench.report.text.axes import Finding, findings, what_matters
 from bench.report.text.contention import contention_lines
-from bench.report.text.fastest import fastest_findings
 from bench.report.text.glossary import GLOSSARY
+from bench.report.text.headline import Headline, best_settings, headline
 from bench.report.text.host import probed_text
 from bench.report.text.trust import concerns, host_facts, notes, trust_items
 from bench.report.text.verdicts import MEASURES
@@ -59,7 +60,7 @@ def render(data: RunData, results: Results, beside: Path | None = None) -> str:
     """
     view = View(results)
     page = Page(view, data, RunFiles(beside or data.path), answers(view))
-    swept = all_findings(view)
+    swept, best = all_findings(view), best_settings(view)
     parts = [(section, part) for section in _in_order(view) if (part := section.values(page))]
     return (
         environment("bench.report")
@@ -74,10 +75,19 @@ def render(data: RunData, results: Results, beside: Path | None = None) -> str:
             trust=trust_items(results),
             concerns=concerns(results),
             what_matters=what_matters(swept),
-            findings=[*fastest_findings(results), *swept],
+            headline=headline(view),
+            best=best,
+            findings=_beside(best, swept),
             sections=parts,
         )
     )
+
+
+def _beside(best: Headline | None, found: Sequence[Finding]) -> list[Finding]:
+    """Beside the table of the best settings, the title of an axis that it is about: its section has the values."""
+    return [
+        replace(one, lines=()) if best and {*one.axis.split(", ")} <= {*EXECUTION_SETTINGS} else one for one in found
+    ]
 
 
 def all_findings(view: View) -> list[Finding]:

@@ -214,8 +214,8 @@ def untraced_page(quick_run):
 def test_a_study_without_traces_states_so_once(untraced_page):
     text = untraced_page.text
     assert "Not complete: of 3 cells, 3 not traced. No run was traced:" in text
-    # The note and its printed line, the table, what is missing, the runs.
-    assert text.count("not traced") == 2 + 3 + 1 + 3
+    # The note and its printed line, both tables, what is missing, the runs.
+    assert text.count("not traced") == 2 + 3 + 3 + 1 + 3
     assert text.count("No run was traced") == 2
     assert "missing" not in text and "Missing" in untraced_page.text.split("All cells")[-1]
     assert "H2D GB/s" not in text and "efficiency regime" not in text and "in situ" not in text

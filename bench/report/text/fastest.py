@@ -17,7 +17,7 @@ def fastest_findings(results: Results) -> list[Finding]:
     """A line a model and workload; no finding where none was measured with several execution settings."""
     models: dict[str, list[Fastest]] = {}
     for entry in results.fastest:
-        models.setdefault(_model(entry), []).append(entry)
+        models.setdefault(workload_label(entry), []).append(entry)
     if not models:
         return []
     lines = [f"{model}: {_line(own[0]) if len(own) == 1 else _over_places(own)}" for model, own in models.items()]
@@ -35,7 +35,8 @@ def execution_label(execution: Execution) -> str:
     return settings_label(execution.settings) or execution.dtype
 
 
-def _model(entry: Fastest) -> str:
+def workload_label(entry: Fastest) -> str:
+    """The model, and what all its candidates have that is not the study's own."""
     return " ".join(filter(None, (entry.model, settings_label(entry.settings))))
 
 
