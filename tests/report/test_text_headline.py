@@ -37,6 +37,13 @@ def test_a_quick_test_on_a_gpu_names_nothing_untried(tmp_path):
     assert "No GPU was used" not in line
 
 
+def test_a_placement_that_is_not_proved_is_no_yes(quick_run):
+    view = view_of(quick_run)
+    found = headline(made.changed(view, trust=replace(view.results.trust, proved=5)))
+    assert found.title == "All 3 cells were measured, but not every run has a proved placement"
+    assert found.state == "warn" and "proved for 5 of them" in found.lines[0]
+
+
 def test_what_failed_comes_first_with_what_to_do(tmp_path):
     failure = {"status": "oom", "reason": "CUDA out of memory", "advice": "reduce batch_size", "log_tail": []}
     failures = {f"pipeline_gpu0_numa0_vit32x4x512_{repeat}": failure for repeat in (1, "traced")}
@@ -125,6 +132,12 @@ def test_places_with_other_best_settings_leave_them_open():
     row = best(entry(effect=0.4), entry(mem_node=2), entry(COMPILED, gpu=1))
     assert row.numbers == ("graph", "1,500", "+40 % to +50 %")
     assert (row.verdict, row.note) == ("FASTER", "not distinguishable from compiled")
+
+
+def test_a_gain_that_holds_at_some_places_only_is_probable():
+    row = best(entry(rivals=[BASE]), entry(mem_node=2))
+    assert (row.verdict, row.probable) == ("FASTER", True)
+    assert not best(entry(rivals=[COMPILED]), entry(mem_node=2)).probable
 
 
 def test_the_studys_own_dtype_is_named_beside_another():

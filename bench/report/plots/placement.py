@@ -33,6 +33,8 @@ from bench.units import bandwidth, microseconds, percent, rate, tick, tick_perce
 DIRECTIONS = ("h2d", "d2h")
 # Percentage points beyond the penalties up to which intervals are drawn.
 _BEYOND = 50
+# Of the height of the frame: what the names of published losses beyond it cover.
+_NAMED_SHARE = 0.2
 # Of the highest bar or run; longer intervals are cut.
 MOST_SHOWN = 1.5
 # Models whose latencies differ by more than this factor share a logarithmic axis.
@@ -109,22 +111,24 @@ def _penalty(series: Mapping[str, list[tuple[float, Loss]]], anchors: Sequence[A
 
 
 def _draw_anchors(axes: Axes, anchors: Sequence[Anchor]) -> None:
-    """Published losses at their height; those beyond the frame, which the measured points set, are named at its top."""
+    """Published losses at their height. Those beyond the frame, which the measured points set, are named at its top
+    with their size, and so is one that these names would cover."""
     if not anchors:
         axes.set_axis_off()
         return
     low, high = axes.get_ylim()
+    top = high if all(100 * anchor.most <= high for anchor in anchors) else high - _NAMED_SHARE * (high - low)
     for anchor in anchors:
         least, most = 100 * anchor.least, 100 * anchor.most
-        if low <= least and most <= high:
+        if low <= least and most <= top:
             axes.plot([0.04, 0.14], [least, least], color=MUTED, linewidth=1.2)
             axes.fill_between([0.04, 0.14], least, most, color=MUTED, alpha=0.35, linewidth=0)
             # The name of one at zero is below the line, where no other is.
             align = "center" if least else "top"
             axes.annotate(anchor.name, (0.2, (least + most) / 2), va=align, color=MUTED, fontsize=7.5)
-    above = [f"{anchor.name} {anchor.text}" for anchor in anchors if 100 * anchor.most > high]
+    above = [f"{anchor.name} {anchor.text}" for anchor in anchors if 100 * anchor.most > top]
     if above:
-        axes.annotate("above:\n" + "\n".join(above), (0.04, 1), xycoords="axes fraction", va="top", color=MUTED,
+        axes.annotate("\n".join(above), (0.04, 1), xycoords="axes fraction", va="top", color=MUTED,
                       fontsize=7.5)  # fmt: skip
     axes.set_xlim(0, 1)
     axes.set_ylim(low, high)

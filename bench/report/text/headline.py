@@ -70,20 +70,10 @@ def headline(view: View) -> Headline | None:
 
 
 def _works(view: View) -> Headline:
-    counts = view.results.counts
     bad = [cell for cell in view.results.cells if cell.outcome not in (Outcome.OK, Outcome.MISSING)]
-    missing = counts.outcomes.get(Outcome.MISSING, 0)
-    quick = view.results.study_name == QUICK_TEST
-    cells = plural(counts.cells, "cell")
-    if bad:
-        title, state = f"{'No: ' if quick else ''}{len(bad)} of {cells} could not be measured", "warn"
-    elif missing:
-        title, state = f"{'Not known yet: ' if quick else ''}{counts.ok} of {cells} complete so far", "plain"
-    else:
-        title, state = (
-            f"{'Yes: ' if quick else ''}{f'all {cells} were' if counts.cells > 1 else 'the cell was'} measured",
-            "good",
-        )
+    title, state, prefix = _whether_measured(view, len(bad))
+    if prefix and view.results.study_name == QUICK_TEST:
+        title = f"{prefix}: {title[0].lower()}{title[1:]}"
     shown = [*bad, *(cell for cell in view.results.cells if cell not in bad)]
     return Headline(
         title=title,
@@ -97,6 +87,20 @@ def _works(view: View) -> Headline:
         badge="outcome",
         more=len(shown[MOST_ROWS:]),
     )
+
+
+def _whether_measured(view: View, bad: int) -> tuple[str, str, str]:
+    """(title, state, the answer to whether everything works, empty where that depends)"""
+    counts, trust = view.results.counts, view.results.trust
+    cells = plural(counts.cells, "cell")
+    if bad:
+        return f"{bad} of {cells} could not be measured", "warn", "No"
+    if counts.outcomes.get(Outcome.MISSING):
+        return f"{counts.ok} of {cells} complete so far", "plain", "Not known yet"
+    title = f"All {cells} were measured" if counts.cells > 1 else "The cell was measured"
+    if view.results.binding != "none" and trust.proved < trust.runs_ok:
+        return f"{title}, but not every run has a proved placement", "warn", ""
+    return title, "good", "Yes"
 
 
 def _label(view: View, cell: MeasuredCell) -> str:
@@ -220,13 +224,16 @@ def _best(label: str, own: Sequence[Fastest]) -> Row:
     note = f"not distinguishable from {_named([*rivals])}" if rivals else ""
     if once:
         note = "one pair: uncertainty unknown"
+    ahead = sum(not any(rival.is_base for rival in entry.rivals) for entry in ours)
     verdict = "FASTEST"
-    if once or "base" in rivals:
+    if once or not ahead:
         verdict = "UNDECIDED"
     elif rivals:
         # Than the base, if it was measured; which of those that are not distinguishable is best stays open.
         verdict = "FASTER" if gains else "UNDECIDED"
-    return Row(label, (best, values, gain), verdict, note="; ".join(filter(None, (note, _own_dtype(ours)))))
+    some = verdict == "FASTER" and ahead < len(ours)
+    note = "; ".join(filter(None, (note, _own_dtype(ours))))
+    return Row(label, (best, values, gain), verdict, probable=some, note=note)
 
 
 def _own_dtype(entries: Sequence[Fastest]) -> str:
