@@ -127,7 +127,6 @@ class _Start:
                     ends = _Ends(failure=self._not_started(error))
                 finally:
                     monitor = watch.summary()
-                    self._redact()
             seconds = self._seconds(ends.client)
             reports = [self._guard_report(name) for name in ("client", *(["server"] if server else []))]
             found, failure = self._judged(ends, place.result, seconds)
@@ -210,7 +209,9 @@ class _Start:
         on_poll: OnPoll,
     ) -> ChildEnd:
         """A server has time to stop beyond that of the run."""
-        guarded = [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), str(self._reports / name), *argv]
+        hidden = ",".join(secrets(self._command, os.environ))
+        report = str(self._reports / name)
+        guarded = [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), report, hidden, *argv]
         return run_child(
             guarded,
             self._environment,
@@ -252,16 +253,6 @@ class _Start:
         seconds, from_storage = file.read_text().split()
         return float(seconds), int(from_storage)
 
-    def _redact(self) -> None:
-        """What a program prints of a variable that must not be stored."""
-        values = secrets(self._command, os.environ)
-        for log in (*self._logs, *self._server_logs) if values else ():
-            if log.exists():
-                before = log.read_bytes()
-                after = _without(values, before)
-                if after != before:
-                    log.write_bytes(after)
-
     # Outcomes
 
     def _judged(self, ends: _Ends, result: Path, seconds: float | None) -> tuple[Measured | None, Failure | None]:
@@ -274,8 +265,10 @@ class _Start:
             return measured(self._command, result, self._logs, seconds), None
         except NoMetric as error:
             tail = log_tail(self._logs[1]) or log_tail(self._logs[0])
+            hidden = secrets(self._command, os.environ)
             # Of a result that holds its program's environment, as that of nccl-tests does.
-            reason = _without(secrets(self._command, os.environ), str(error).encode()).decode(errors="replace")
+            values = {os.fsencode(value): f"[{key}]".encode() for key, value in hidden.items()}
+            reason = guard.named(str(error).encode(), values, whole=True)[0].decode(errors="replace")
             return None, Failure(status=Outcome.CRASHED, reason=reason, advice=_READ_ADVICE, log_tail=tail)
 
     def _failure_of(self, end: ChildEnd) -> Failure | None:
@@ -312,11 +305,7 @@ class _Start:
         return Failure(status=Outcome.CRASHED, reason=reason, advice="see the log of the server", log_tail=tail)
 
     def _server_tail(self) -> list[str]:
-        """Of logs that may not be redacted yet: the server still writes to them."""
-        tail = log_tail(self._server_logs[1]) or log_tail(self._server_logs[0])
-        # At once: a value may have several lines.
-        content = _without(secrets(self._command, os.environ), "\n".join(tail).encode())
-        return content.decode(errors="replace").splitlines()
+        return log_tail(self._server_logs[1]) or log_tail(self._server_logs[0])
 
     def _not_started(self, error: OSError) -> Failure:
         """Raise StudyError for a log that cannot be written: no record could be written either."""
@@ -327,13 +316,6 @@ class _Start:
         advice = "check cwd, which is relative to the study file" if in_folder else "look at the limits: `ulimit -a`"
         place = f"the command in {self._command.cwd}" if in_folder else "a process"
         return Failure(status=Outcome.CRASHED, reason=f"cannot start {place}: {error.strerror}", advice=advice)
-
-
-def _without(values: Mapping[str, str], content: bytes) -> bytes:
-    """The content with the name of a variable where its value was."""
-    for key, value in values.items():
-        content = content.replace(os.fsencode(value), f"[{key}]".encode())
-    return content
 
 
 def _ended(end: ChildEnd, tail: list[str]) -> str:

@@ -1,8 +1,10 @@
 """The process that starts a command, measures its time, and ends all that it started.
 
 It is started by its path, with an isolated interpreter, and imports nothing of this project: whatever a user's
-environment says, it behaves alike. usage: guard.py PARENT REPORT PROGRAM [ARGUMENT...]
+environment says, it behaves alike. usage: guard.py PARENT REPORT SECRETS PROGRAM [ARGUMENT...]
 
+SECRETS: names of variables, with commas between. What the program writes of their values never reaches a log: it writes
+to this process then, which writes the name in place of a value.
 It adopts what the command leaves behind, in whatever session. Asked to stop it passes SIGTERM on and waits GRACE_S;
 where PARENT has ended it kills at once.
 """
@@ -10,10 +12,12 @@ where PARENT has ended it kills at once.
 import contextlib
 import ctypes
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 GRACE_S = 10.0
@@ -22,7 +26,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def main(parent: int, report: str, argv: list[str]) -> int:
+def main(parent: int, report: str, secrets: str, argv: list[str]) -> int:
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD))
     # Its own end is the end of this process's children, which SIGKILL would leave alone.
@@ -31,16 +35,66 @@ def main(parent: int, report: str, argv: list[str]) -> int:
         return 128 + signal.SIGTERM
     began, read_before = time.monotonic(), _bytes_read()
     try:
-        child = subprocess.Popen(argv, close_fds=False, preexec_fn=_prepare)
+        child, copying = _start(argv, [name for name in secrets.split(",") if os.environ.get(name)])
     except OSError as error:
         print(f"cannot start {argv[0]}: {error.strerror}", file=sys.stderr)
         return 127
     status, ended = _watch(child.pid, parent)
     _end_all()
+    for thread in copying:
+        thread.join(1.0)
     # The folder is gone where the program that asked is.
     with contextlib.suppress(OSError):
         write(report, f"{ended - began!r} {_bytes_read() - read_before}\n")
     return os.waitstatus_to_exitcode(status) if status >= 0 else 128 + signal.SIGTERM
+
+
+def _start(argv: list[str], secrets: list[str]) -> tuple["subprocess.Popen[bytes]", list[threading.Thread]]:
+    """The program, and threads that copy its output where it may hold values that no log must have."""
+    pipe = subprocess.PIPE if secrets else None
+    child = subprocess.Popen(argv, close_fds=False, preexec_fn=_prepare, stdout=pipe, stderr=pipe)
+    values = {os.environb[os.fsencode(name)]: f"[{name}]".encode() for name in secrets}
+    copying = [
+        threading.Thread(target=copy, args=(stream.fileno(), log, values), daemon=True)
+        for stream, log in ((child.stdout, 1), (child.stderr, 2))
+        if stream
+    ]
+    for thread in copying:
+        thread.start()
+    return child, copying
+
+
+def copy(source: int, target: int, values: dict[bytes, bytes]) -> None:
+    """All that comes from a descriptor, with the names of values in their place."""
+    rest, more = b"", b"-"
+    while more:
+        more = os.read(source, 1 << 16)
+        content, rest = named(rest + more, values, whole=not more)
+        while content:
+            content = content[os.write(target, content) :]
+
+
+def named(content: bytes, values: dict[bytes, bytes], whole: bool) -> tuple[bytes, bytes]:
+    """(content with names, its end that may become a value with what follows). whole: nothing follows."""
+    if not values:
+        return content, b""
+    # Of two values that begin alike the longer one first.
+    longest_first = sorted(values, key=len, reverse=True)
+    found, at = b"", 0
+    for match in re.finditer(b"|".join(map(re.escape, longest_first)), content):
+        if not whole and match.end() == len(content) and any(_begins(value, match[0]) for value in values):
+            break
+        found, at = found + content[at : match.start()] + values[match[0]], match.end()
+    tail = content[at:]
+    if whole:
+        return found + tail, b""
+    starts = range(max(0, len(tail) - len(longest_first[0]) + 1), len(tail))
+    cut = next((start for start in starts if any(_begins(value, tail[start:]) for value in values)), len(tail))
+    return found + tail[:cut], tail[cut:]
+
+
+def _begins(value: bytes, part: bytes) -> bool:
+    return len(part) < len(value) and value.startswith(part)
 
 
 def _bytes_read() -> int:
@@ -128,7 +182,7 @@ def _children() -> list[int]:
 
 
 if __name__ == "__main__":
-    code = main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    code = main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:])
     if code < 0:
         # As the command ended, for whoever waits for this process.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

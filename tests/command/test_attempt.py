@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import sys
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench.command import attempt, files
+from bench.command import attempt, files, guard
 from bench.command.attempt import attempt_command
 from bench.records.run import Outcome, PlacementVerdict, Run, read_record
 from bench.run.attempt import execute
@@ -207,6 +208,44 @@ def test_no_record_has_what_a_failing_server_prints_of_a_secret(tmp_path, monkey
     assert record.reason == 'the server ended before it was ready: exit code 1: "no access with [SECRET]"'
     files = [file for file in (tmp_path / "outputs").rglob("*") if file.is_file()]
     assert files and not any(b"hunter" in file.read_bytes() for file in files)
+
+
+def test_no_log_ever_has_a_secret_while_a_run_lasts(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2\nhunter3")
+    server = python(
+        "import os, time; print(os.environ['SECRET'], flush=True); print('up', flush=True); time.sleep(600)"
+    )
+    look = (
+        "import pathlib, sys; found = [p for p in pathlib.Path('outputs').rglob('*') if p.is_file()]; "
+        "sys.exit(any(b'hunt' + b'er' in p.read_bytes() for p in found) or "
+        "not any(b'[SECRET]' in p.read_bytes() for p in found))"
+    )
+    command = {"run": python(look), "read": "wall", "server": server, "ready": "^up$", "pass_env": ["SECRET"]}
+    _, record = run(tmp_path, command)
+    assert record.status is Outcome.OK, record.reason
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_value_is_found_however_the_output_is_cut(seed):
+    draw = random.Random(seed)
+    values = {b"abab": b"[A]", b"ababc": b"[B]", b"x\ny": b"[C]"}
+    content = b"".join(draw.choice((b"abab", b"ababc", b"ab", b"a", b"c", b"x\n", b"x\ny", b"z")) for _ in range(60))
+    expected, rest = guard.named(content, values, whole=True)
+    assert not rest and not any(value in expected for value in values)
+    found, held = b"", b""
+    while content:
+        size = draw.randint(1, 9)
+        part, held = guard.named(held + content[:size], values, whole=len(content) <= size)
+        found, content = found + part, content[size:]
+        assert len(held) < max(map(len, values))
+    assert found == expected
+
+
+def test_result_that_holds_a_secret_gives_no_reason_with_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    program = "import os; open(os.environ['NUMASTUDY_RESULT'], 'w').write(os.environ['SECRET'])"
+    _, record = run(tmp_path, {"run": python(program), "read": "hyperfine", "pass_env": ["SECRET"]})
+    assert "found a text that begins with '[SECRET]'" in record.reason
 
 
 def test_warm_up_runs_come_once_and_do_not_count(tmp_path):

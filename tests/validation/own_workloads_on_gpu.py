@@ -222,7 +222,7 @@ def looked_at(options: argparse.Namespace, model: str) -> Figures:
     write_json(cell_file, plain(cell))
     argv = python_module(PROGRAM, str(cell_file), "--windows", str(windows_file))
     bound = [*bind_prefix(cell.binding, cell.cpu_node, cell.mem_node), *argv]
-    guarded = [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), str(options.out / "guard"), *bound]
+    guarded = [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), str(options.out / "guard"), "", *bound]
     # What Looks reads of it: whether it starts its processes elsewhere, and whether it sees all GPUs.
     command = Command(run=tuple(argv))
     environment = child_environment(dict(os.environ)) | {"PYTHONPATH": with_root(os.environ.get("PYTHONPATH", ""))}
