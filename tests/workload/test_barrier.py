@@ -68,7 +68,7 @@ def test_peer_loads_the_host_while_the_other_is_measured(tmp_path):
         start(tmp_path, "measured", "timed", 2, model=NO_COMPUTE),
         start(tmp_path, "peer", "load", 2, concurrent_load="copies"),
     ]
-    assert [child.wait(60) for child in children] == [0, 0]
+    assert [child.wait(240) for child in children] == [0, 0]
     measured, peer = report(tmp_path, "measured").result, report(tmp_path, "peer").result
     assert peer.mode is Mode.LOAD
     assert peer.bytes_in_per_batch == peer.bytes_out_per_batch  # it copies and computes nothing
@@ -87,7 +87,7 @@ def test_failed_peer_ends_the_measured_run(tmp_path):
         start(tmp_path, "measured", "timed", 2, model=NO_COMPUTE),
         start(tmp_path, "peer", "load", 2, model=NO_COMPUTE, image_size=512, memory_size_mb=2**20),
     ]
-    assert [child.wait(60) for child in children] == [3, 3]
+    assert [child.wait(240) for child in children] == [3, 3]
     assert report(tmp_path, "peer").failure.status == "oom"
     failure = report(tmp_path, "measured").failure
     assert failure.status == "crashed"
