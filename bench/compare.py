@@ -34,6 +34,7 @@ _CSV_OF_COMMAND = ("base_value", "new_value", "unit")
 _CSV_COLUMNS = ("name", "verdict", "effect", "low", "high", "base_samples_s", "new_samples_s", "text", "hint")
 _RULES = Rules()
 _ADVICE = "name a run directory, or its results.json"
+_MOST_NAMES = 5
 Cells = Sequence[MeasuredCell]
 
 
@@ -138,7 +139,10 @@ def compare(
         )
     matched, unmatched = _matched(base, new)
     if not matched:
-        raise StudyError("no cell of the two studies has the same settings", "compare", "run the same study twice")
+        first = [side[0].cells[0].name for side in (base, new)]
+        advice = f"run the same study twice; BASE has {first[0]}, for example, and NEW {first[1]}"
+        raise StudyError("no cell of the two studies has the same settings", "compare", advice)
+    few = _few_in_common(len(matched), base, new)
     several = len(base) + len(new) > 2
     compared = [cell.compared(several) for cell in matched]
     # Any of the studies may have been ended by its own intervals.
@@ -156,7 +160,7 @@ def compare(
         _judged(one, effect, latency.corrected(own, adjusted, level, one.runs), adjusted, rules, level)
         for one, effect, own in zip(compared, effects, others, strict=True)
     ]
-    warnings = [*_host_warnings(changes.incomparable), *_host_warnings(changes.notable)]
+    warnings = [*few, *_host_warnings(changes.incomparable), *_host_warnings(changes.notable)]
     if not all(plain(one.fingerprint) for one in (*base, *new)):
         warnings.append(_warning(ComparisonWarningKind.NO_FINGERPRINT))
     if any(_is_same_study(one, other) for one in base for other in new):
@@ -172,6 +176,15 @@ def compare(
         warnings=(*warnings, *unmatched),
         unit=unit_text(len(base), len(new)),
     )
+
+
+def _few_in_common(in_common: int, base: Sequence[Results], new: Sequence[Results]) -> list[ComparisonWarning]:
+    """A warning if the cells in common are less than half of those of either side."""
+    before, after = len(_by_identity(base)), len(_by_identity(new))
+    if 2 * in_common >= max(before, after):
+        return []
+    few = ComparisonWarning(kind=ComparisonWarningKind.FEW_IN_COMMON, in_common=in_common, base=before, new=after)
+    return [replace(few, text=comparison_warning_text(few))]
 
 
 def _refuse_listed_twice(side: Sequence[Results]) -> None:
@@ -307,8 +320,19 @@ def _as_csv(compared: StudyComparison) -> str:
     return csv_table((*_CSV_COLUMNS, *_CSV_OF_COMMAND) if of_command else _CSV_COLUMNS, rows).rstrip("\n")
 
 
+def _warning_texts(warnings: Sequence[ComparisonWarning]) -> list[str]:
+    """Each, but cells that only one side has in one line a side."""
+    only = {ComparisonWarningKind.ONLY_IN_BASE: "BASE", ComparisonWarningKind.ONLY_IN_NEW: "NEW"}
+    texts = [warning.text for warning in warnings if warning.kind not in only]
+    for kind, side in only.items():
+        names = [warning.cell for warning in warnings if warning.kind is kind]
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        texts += [f"only in {side}: {', '.join(names[:_MOST_NAMES])}{more}"] * bool(names)
+    return texts
+
+
 def _as_text(compared: StudyComparison) -> str:
-    lines = [f"warning: {warning.text}" for warning in compared.warnings]
+    lines = [f"warning: {text}" for text in _warning_texts(compared.warnings)]
     width = max(len(cell.name) for cell in compared.cells)
     for cell in compared.cells:
         lines.append(f"{cell.name:<{width}}  {cell.verdict or '-':<14}  {cell.text}")

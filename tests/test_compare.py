@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 from scipy import stats
 
+from bench import compare as compare_module
 from bench.cli import main
 from bench.compare import compare as compare_sides
 from bench.compare import compare_command, host_differences, results_at
@@ -139,6 +140,19 @@ def test_cells_without_a_counterpart_are_named(made):
     ]
     with pytest.raises(StudyError, match="no cell"):
         compare(made([1.0]), with_cell(made([1.0], place="b"), 0, key="another"))
+
+
+def test_few_cells_in_common_are_said_first(made):
+    base = made([100.0] * 9, place="a")
+    compared = compare(base, replace(made([100.0] * 12, place="b"), cells=made([100.0] * 12, place="b").cells[7:]))
+    assert compared.warnings[0].kind is ComparisonWarningKind.FEW_IN_COMMON
+    assert compared.warnings[0].text.startswith("only 2 cells in common, of 9 in BASE and 5 in NEW")
+    lines = compare_module._as_text(compared).splitlines()
+    assert lines[0] == f"warning: {compared.warnings[0].text}"
+    assert lines[1].startswith("warning: only in BASE: pipeline_gpu0_numa0_vit0x0x0, ") and lines[1].endswith("2 more")
+    assert lines[2].count("numa") == 3
+    half = compare(base, replace(base, run_directory="other", cells=base.cells[:5]))
+    assert ComparisonWarningKind.FEW_IN_COMMON not in [warning.kind for warning in half.warnings]
 
 
 def test_program_that_changed_is_compared_with_a_warning(made):

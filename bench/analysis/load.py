@@ -14,6 +14,7 @@ from bench.records.run import Export, Link, ProbeStage, Run, Stage
 from bench.records.study import Cell, Slot, Study
 from bench.records.trace import Metrics
 from bench.study.directory import RunDirectory, read_resolved_study
+from bench.study.folder import not_a_run
 
 Kind = TypeVar("Kind", bound=Record)
 _NO_RECORDS = "name a run directory that has its records, or a results.json that this version wrote"
@@ -108,6 +109,8 @@ def read_results_file(path: Path) -> Results:
         what = f"the results cannot be used: {_what(error)}"
         if isinstance(error, DamagedRecord) and (schema := _schema(path)) not in (None, SCHEMA):
             what = f"these results have schema {schema}, this version reads {SCHEMA}"
+        if isinstance(error, FileNotFoundError) and not (path.parent / "grid.json").exists():
+            raise not_a_run(path.parent) from None
         # They can be regenerated only where the records are that they were made from.
         has_records = (path.parent / "grid.json").is_file()
         advice = f"regenerate it: numastudy report {path.parent}" if has_records else _NO_RECORDS

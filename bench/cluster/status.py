@@ -14,6 +14,7 @@ from bench.records.cluster import ClusterStatus, HostState, HostStatus, JobRecor
 from bench.records.run import Outcome, ReportStage, read_head, read_record
 from bench.study.budget import left_out_text
 from bench.study.directory import RunDirectory
+from bench.study.folder import is_published, not_a_run
 from bench.units import duration, plural
 
 
@@ -38,13 +39,15 @@ def status(path: Path) -> ClusterStatus:
     if is_cluster(path):
         return cluster_status(ClusterDirectory(path))
     directory = RunDirectory(path)
+    if is_published(path):
+        raise not_a_run(path)
     try:
         facts, study = directory.host(), directory.study().name
     except (StudyError, OSError):
         facts, study = None, ""
     host = facts and (facts.host or facts.fingerprint.host)
     if not host:
-        raise StudyError("not a run directory", str(path), "name a folder outputs/<study>/<date>/<time>")
+        raise not_a_run(path)
     runs = count_runs(directory)
     found = _host_status(host, runs, None, "", None, "")
     if found.state is not HostState.DONE and not runs.damage:

@@ -341,6 +341,7 @@ class ComparedCell(Judged, frozen=True, kw_only=True):
 
 
 class ComparisonWarningKind(StrEnum):
+    FEW_IN_COMMON = "few_in_common"
     HOST_DIFFERS = "host_differs"
     NO_FINGERPRINT = "no_fingerprint"
     SAME_STUDY = "same_study"
@@ -352,11 +353,14 @@ class ComparisonWarningKind(StrEnum):
 
 class ComparisonWarning(Record, frozen=True, kw_only=True, omit_defaults=True):
     """change: of HOST_DIFFERS. cell: the name of one that the other study does not have, or has with
-    another program."""
+    another program. in_common, base, new: numbers of cells, of FEW_IN_COMMON."""
 
     kind: ComparisonWarningKind
     change: FingerprintChange | None = None
     cell: str = ""
+    in_common: Count = 0
+    base: Count = 0
+    new: Count = 0
     text: str = ""
 
 

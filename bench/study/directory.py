@@ -24,6 +24,7 @@ from bench.records.host import Host, Topology
 from bench.records.study import Grid, IndexEntry, Study, run_name
 from bench.storage import MOST_NAME, read_regular, sync_folders, write_json, write_text
 from bench.study.command import COMMAND_SETTINGS
+from bench.study.folder import not_a_run
 from bench.study.grid import Expansion, expand_here
 from bench.study.load import StudyDefinition
 from bench.study.settings import KEYS, OF_THE_PIPELINE, SETTINGS
@@ -39,8 +40,6 @@ HOSTS = "hosts"
 _LONGEST_PATH = 511
 _OF_A_FILE = len("/nsys_reports/..sqlite.12345678-4026531836-4194304-1234567890.12345678.part-journal")
 _FRESH = "start the study again with --fresh"
-_NAME_A_RUN = "name a folder outputs/<study name>/<date>/<time>"
-_NO_RUN = "no {}: this is not a run directory"
 
 
 Expand = Callable[[StudyDefinition, Topology], Expansion]
@@ -134,15 +133,9 @@ class RunDirectory:
 
 def check_run_directory(path: Path) -> None:
     """Raise StudyError for a folder that is not a run directory; one that is damaged is reported where it is read."""
-    if (path / "cluster.json").is_file():
-        advice = f"its run directories are hosts/<host>; numastudy status --report {path} reports on all of them"
-        raise StudyError("the folder of a study on many hosts, not a run directory", str(path), advice)
-    if not (path / "study.yaml").exists():
-        raise StudyError(_NO_RUN.format("study.yaml"), str(path), _NAME_A_RUN)
-    if not (path / "grid.json").exists():
-        # It is written last. A call that was killed before is continued by the next one.
-        advice = f"{_NAME_A_RUN}; if the start of the study was interrupted, the same command continues from here"
-        raise StudyError(_NO_RUN.format("grid.json"), str(path), advice)
+    whole = (path / "study.yaml").exists() and (path / "grid.json").exists()
+    if not whole or (path / "cluster.json").is_file():
+        raise not_a_run(path)
 
 
 @lru_cache(maxsize=64)
@@ -156,7 +149,7 @@ def read_resolved_study(path: Path) -> Study:
     try:
         text = read_regular(file, LARGEST_FILE_BYTES).decode()
     except (FileNotFoundError, NotADirectoryError):
-        raise StudyError(_NO_RUN.format("study.yaml"), str(path), _NAME_A_RUN) from None
+        raise not_a_run(path) from None
     except (OSError, ValueError) as error:
         raise StudyError(f"the resolved study cannot be read: {error}", str(file), _FRESH) from None
     try:

@@ -80,6 +80,8 @@ def comparison_warning_text(warning: ComparisonWarning) -> str:
     if warning.change:
         return describe_change(warning.change)
     return {
+        ComparisonWarningKind.FEW_IN_COMMON: f"only {plural(warning.in_common, 'cell')} in common, "
+        f"of {warning.base} in BASE and {warning.new} in NEW: the others have other settings, GPUs or nodes",
         ComparisonWarningKind.NO_FINGERPRINT: "a study has no fingerprint: it is not known whether both ran on one "
         "machine",
         ComparisonWarningKind.SAME_STUDY: "BASE and NEW are the same study: its runs are compared with themselves",
