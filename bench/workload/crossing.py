@@ -58,6 +58,9 @@ from bench.workload.turns import (
 
 _USE_OTHER_NODES = "start numastudy where the cpuset has the node, or leave the node out (--numa-nodes)"
 PILOT_ROUNDS = 2
+# The first side of a work warms the device and the libraries up; every other one only its own rings and caches. No
+# warm-up is waited for until it settles: what is left cancels, because pilot rounds and windows come by turns.
+FIRST_WARM_S, WARM_S = 0.3, 0.1
 # Batches that support a p99. Those of slow models are timed inside the windows, where two events are nothing beside a
 # batch, and what the windows lack in the first process of a birth; those of fast models in turns after the rounds.
 LATENCY_BATCHES, LATENCY_S = 300, 1.0
@@ -278,14 +281,12 @@ class _Crossing:
             side.failure = Failure(status=Outcome.BIND_FAILED, reason=str(error), advice=_USE_OTHER_NODES)
             return False
         cell = side.cell
-        # The first of a work warms the device and the libraries up; every other one only its own rings and caches.
-        # What is left cancels, because the pilot rounds and the windows come by turns.
         assert side.work is not None
-        least_s, most_s = (0.1, 0.3) if side.work in self.warm else (0.3, 1.5)
+        warm_s = WARM_S if side.work in self.warm else FIRST_WARM_S
         self.warm.add(side.work)
         self.last = side
         batches = -(-cell.warmup_samples // cell.batch_size)
-        rule = WarmupRule(self.group.window_s, batches, min_s=least_s, max_s=most_s)
+        rule = WarmupRule(self.group.window_s, batches, min_s=warm_s, max_s=warm_s)
         side.warmed = warm_up(self.pipeline, rule, self.progress, ranges)
         side.certifier = Certifier(cell, self.pipeline.addresses())
         side.certifier.start()
