@@ -1,14 +1,17 @@
 """docs/reference/example_two_nodes: what the report of a host with two nodes looks like. Every number is made up.
 
-python -m tests.report.example_two_nodes
+python -m tests.report.example_two_nodes makes it again, and with Chromium the README's picture of its first screen.
 """
 
+import hashlib
 import json
 import shutil
 import tempfile
 from pathlib import Path
 
 from msgspec.structs import replace
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from bench.analysis.load import load
 from bench.analysis.trust import summarise
@@ -18,10 +21,14 @@ from bench.report.build import make_report
 from bench.report.markdown import markdown
 from bench.report.page import render
 from bench.storage import write_json, write_text
+from tests.browser import open_browser
 from tests.run_directories import build_run_directory, topology_json
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference" / "example_two_nodes"
 KEPT = ("study.yaml", "topology.json", "results.csv")
+PICTURE = FOLDER.parents[1] / "images" / "example_two_nodes.png"
+# In the picture: which first screen it is of.
+SHOWS = "first screen"
 MADE_AT = "2026-11-22T20:00:00+00:00"
 
 
@@ -51,6 +58,24 @@ def make_example(folder: Path) -> Results:
     return results
 
 
+def first_screen(report: Path) -> str:
+    """What identifies the first screen of a page: a picture of it says which one it shows."""
+    page = report.read_text()
+    return hashlib.sha256(page[page.index("<header>") : page.index("</nav>")].encode()).hexdigest()
+
+
+def take_picture(report: Path, picture: Path) -> None:
+    with tempfile.TemporaryDirectory() as profile, open_browser(Path(profile)) as browser:
+        browser.resize(1280, 900)
+        browser.open(report.as_uri())
+        browser.screenshot(picture)
+    facts = PngInfo()
+    facts.add_text(SHOWS, first_screen(report))
+    with Image.open(picture) as shown:
+        shown.save(picture, pnginfo=facts, optimize=True)
+
+
 if __name__ == "__main__":
     make_example(FOLDER)
-    print(FOLDER)
+    take_picture(FOLDER / "report.html", PICTURE)
+    print(FOLDER, PICTURE)

@@ -1,9 +1,11 @@
 import re
 from pathlib import Path
 
+from PIL import Image
+
 from bench.analysis.load import read_results
 from bench.report.text.trust import SYNTHETIC
-from tests.report.example_two_nodes import FOLDER, make_example
+from tests.report.example_two_nodes import FOLDER, PICTURE, SHOWS, first_screen, make_example
 
 
 def test_the_committed_example_is_up_to_date(tmp_path):
@@ -17,6 +19,11 @@ def test_the_committed_example_is_up_to_date(tmp_path):
     pages = [(folder / "report.html").read_text() for folder in (FOLDER, tmp_path / "example")]
     titles = [re.findall(r"<(?:h2|h3|summary|code)>[^<]*", page) for page in pages]
     assert titles[0] == titles[1]
+
+
+def test_the_picture_is_of_the_committed_page():
+    with Image.open(PICTURE) as picture:
+        assert picture.info.get(SHOWS) == first_screen(FOLDER / "report.html")
 
 
 def test_every_page_states_that_nothing_was_measured():

@@ -137,6 +137,7 @@ def test_places_with_other_best_settings_leave_them_open():
 def test_a_gain_that_holds_at_some_places_only_is_probable():
     row = best(entry(rivals=[BASE]), entry(mem_node=2))
     assert (row.verdict, row.probable) == ("FASTER", True)
+    assert row.note == "ahead of the base on 1 of 2 GPUs and nodes"
     assert not best(entry(rivals=[COMPILED]), entry(mem_node=2)).probable
 
 

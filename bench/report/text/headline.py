@@ -221,19 +221,22 @@ def _best(label: str, own: Sequence[Fastest]) -> Row:
     elif gains:
         gain = change_range(min(gains), max(gains))
     once = all(entry.pairs <= 1 for entry in own)
-    note = f"not distinguishable from {_named([*rivals])}" if rivals else ""
-    if once:
-        note = "one pair: uncertainty unknown"
     ahead = sum(not any(rival.is_base for rival in entry.rivals) for entry in ours)
+    some = 0 < ahead < len(ours)
+    others = [each for each in rivals if each != "base" or not some]
+    notes = [f"not distinguishable from {_named(others)}"] if others else []
+    if some:
+        notes.append(f"ahead of the base on {ahead} of {len(ours)} GPUs and nodes")
+    if once:
+        notes = ["one pair: uncertainty unknown"]
     verdict = "FASTEST"
     if once or not ahead:
         verdict = "UNDECIDED"
     elif rivals:
         # Than the base, if it was measured; which of those that are not distinguishable is best stays open.
         verdict = "FASTER" if gains else "UNDECIDED"
-    some = verdict == "FASTER" and ahead < len(ours)
-    note = "; ".join(filter(None, (note, _own_dtype(ours))))
-    return Row(label, (best, values, gain), verdict, probable=some, note=note)
+    note = "; ".join(filter(None, (*notes, _own_dtype(ours))))
+    return Row(label, (best, values, gain), verdict, probable=some and verdict == "FASTER", note=note)
 
 
 def _own_dtype(entries: Sequence[Fastest]) -> str:
