@@ -50,6 +50,9 @@ SIDES: dict[str, list[Any]] = {
     "compile_model": ["off", "default"],
 }
 SIDE_MODEL = "vit32x6x512"
+# The fork, the end of the process, and waiting for it.
+BESIDE = "beside"
+COLUMNS = (*PHASES, BESIDE)
 SHARE = 0.02
 LUIGI = Path(sys.executable).parent / "luigi"
 
@@ -187,9 +190,10 @@ def phases(directory: RunDirectory) -> dict[str, dict[str, float]]:
         run = None if slot.is_traced else read_record(directory.record(slot.cell, slot.repeat), Run)
         if run and run.ok and run.result and run.result.phases_s:
             kind = "first" if slot.block <= len(births[slot.group]) else "others"
-            found[kind][slot.process] = run.result.phases_s
+            spent = run.result.phases_s
+            found[kind][slot.process] = spent | {BESIDE: run.wall_s - sum(spent.values())}
     return {
-        kind: {phase: fmean(one[phase] for one in own.values()) for phase in PHASES}
+        kind: {phase: fmean(one.get(phase, 0.0) for one in own.values()) for phase in COLUMNS}
         for kind, own in found.items()
         if own
     }
@@ -271,10 +275,10 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         "",
         "Mean seconds of a timed process by phase; the first of each birth also measures stages in isolation:",
     ]
-    lines += ["", f"| study | processes | {' | '.join(PHASES)} |", "|---" * (len(PHASES) + 2) + "|"]
+    lines += ["", f"| study | processes | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
     for row in rows:
         for kind, own in row["phases"].items():
-            lines.append(f"| {row['study']} | {kind} | {' | '.join(f'{own[phase]:.2f}' for phase in PHASES)} |")
+            lines.append(f"| {row['study']} | {kind} | {' | '.join(f'{own[phase]:.2f}' for phase in COLUMNS)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -53,6 +53,7 @@ def test_table_has_each_comparison_and_the_share_of_windows(tmp_path: Path) -> N
     text = crossing_goals.page([json.loads(json.dumps(row))])
     assert f"| nodes | {one['cell']} | " in text and row["gpu"] in text
     assert [time["cell"].split(", ")[1] for time in times] == ["p50", "p99"]
+    assert row["phases"]["others"]["measure"] > 0 and "| nodes | others | " in text
     assert row["claims"]["claims of the report"] >= 1 and row["claims"]["different"] == 0
     # 24 groups of six processes, and one traced process each.
     assert row["whole_numa_study_s"] > 144 * row["process_s"]
