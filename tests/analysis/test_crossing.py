@@ -23,7 +23,7 @@ from bench.analysis.statistics import estimate
 from bench.analysis.trust import busy_s
 from bench.records.results import CellRemarkKind, Contrast, NoiseClass, Verdict
 from bench.report.build import build_results, make_report
-from tests.crossings import windows_by_turns
+from tests.crossings import noisy_windows, windows_by_turns
 from tests.run_directories import build_run_directory, crossed_process, topology_json
 
 TWO = {"gpu_ids": [0], "numa_nodes": [0, 1], "repeats": 6, "models": ["vit0x0x0", "vit16x8x768"]}
@@ -79,6 +79,42 @@ def test_ratio_of_batch_sizes_counts_samples(tmp_path):
     assert line.effect == pytest.approx(5 / 4 - 1)
     small, large = (cell.throughput_samples_s for cell in results.cells)
     assert (small, large) == pytest.approx((10 / 1e-3, 50 / 4e-3))
+
+
+@pytest.mark.parametrize(
+    ("setting", "values"),
+    [
+        ("buffers", [2, 3]),
+        ("cuda_graph", [False, True]),
+        ("dtype", ["fp32", "bf16"]),
+        ("batch_size", [10, 50]),
+        ("compile_model", ["off", "default"]),
+    ],
+)
+def test_delay_of_one_side_of_a_setting_is_found(tmp_path, setting, values):
+    """2 % of one of two equal sides, at either value of the setting; the other value takes a third of the time."""
+
+    def process(group, number, birth, paces_s):
+        assert len(paces_s) == 4
+        first = next(iter(paces_s)).removesuffix("_again")
+        paces = {
+            name: (1e-3 if name.removesuffix("_again") == first else 1e-3 / 3) * (1.02 if "_again" in name else 1.0)
+            for name in paces_s
+        }
+        seed = f"delayed {setting} {number}"
+        return windows_by_turns(paces, 8, seed, noisy_windows(seed))
+
+    twice = {"gpu_ids": [0], "numa_nodes": [0], "repeats": 6, "models": ["vit32x2x128"] * 2}
+    path = crossed(tmp_path / "run", process, "self_check", axes={setting: values}, **twice)
+    results = build_results(load(path), "test")
+    found = evaluate(results.cells, results.rules.margin).comparisons
+    assert len(found) == 2
+    for one in found:
+        assert 0.01 < one.interval[0] < 1 - 1 / 1.02 < one.interval[1] < 0.03
+    (axis,) = (one for one in results.comparisons if one.keys == (setting,))
+    truth = 3 * (values[1] / values[0] if setting == "batch_size" else 1) - 1
+    assert [line.design for line in axis.lines] == ["crossing"] * 2
+    assert all(line.interval[0] < truth < line.interval[1] and line.headline for line in axis.lines)
 
 
 def test_spread_between_processes_does_not_widen_the_interval(tmp_path):
