@@ -1,10 +1,14 @@
 """One run from the grid to its record: real processes, each way it can end."""
 
+import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 from msgspec import structs
 
+import bench.run.child as child_module
 from bench.records.run import Head, Outcome, Run, Stage, read_head, read_record, write_record
 from bench.run.attempt import execute
 from bench.run.child import log_tail
@@ -21,6 +25,21 @@ TINY = {
 }  # fmt: skip
 
 
+# The workload, which stops at a batch of its windows until it is told to go on.
+STOPPING = """
+import os, signal
+from bench.workload.progress import Phase, Progress
+beat = Progress.beat
+def stop_once(self):
+    beat(self)
+    if self._phase is Phase.MEASURING and self._done == 7:
+        os.kill(os.getpid(), signal.SIGSTOP)
+Progress.beat = stop_once
+from bench.workload.__main__ import main
+main()
+"""
+
+
 def run(tmp_path: Path, repeat: int | str = 1, **changes: object) -> tuple[RunDirectory, Run, list[Progress]]:
     directory = resolve(read_study(TINY | changes, "f"), tmp_path / "outputs", False, "now")
     grid = directory.grid()
@@ -28,13 +47,21 @@ def run(tmp_path: Path, repeat: int | str = 1, **changes: object) -> tuple[RunDi
     reports: list[Progress] = []
     lock = HostLock(tmp_path)
     slot = grid.slot(cell.name, repeat)
-    record = execute(directory, cell, slot, "now", lock, reports.append)
+
+    def report(progress: Progress) -> None:
+        reports.append(progress)
+        if progress.state is RunState.MEASURING:
+            for pid in lock.sessions():
+                os.kill(pid, signal.SIGCONT)
+
+    record = execute(directory, cell, slot, "now", lock, report)
     assert record == read_record(directory.record(cell.name, repeat), Run)
     return directory, record, reports
 
 
 @pytest.mark.slow
-def test_timed_run_has_nine_windows_and_reports_progress(tmp_path: Path) -> None:
+def test_timed_run_has_nine_windows_and_reports_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_module, "python_module", lambda _, *words: [sys.executable, "-P", "-c", STOPPING, *words])
     directory, record, reports = run(tmp_path)
     assert (record.status, record.attempts, record.exit_code) == ("ok", 1, 0)
     assert record.peers == [] and "--barrier" not in record.command

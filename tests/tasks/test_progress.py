@@ -64,6 +64,9 @@ def screen(sent: str) -> list[str]:
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_terminal_gets_a_live_bar_and_a_line_for_each_run(tmp_path: Path, workers: str) -> None:
     calls = Calls(tmp_path / "work", ["--local-scheduler", "--workers", workers])
+    # Long enough for the bar to be drawn meanwhile.
+    calls.study["window_s"] = 0.4
+    calls.write()
     calls.sabotage(f"{CELL}_again")
     environment = calls.environment() | {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
     code, sent = at_a_terminal(calls.command(), cwd=calls.folder, env=environment)
