@@ -72,6 +72,10 @@ def test_the_map_names_what_is_in_the_file(file: str, names: str) -> None:
     assert first is None or re.search(rf"^ *(?:def |class )?{first[1]}\b", text, re.MULTILINE)
 
 
+def test_the_readme_is_short() -> None:
+    assert len(PAGES[0].read_text().split()) < 900
+
+
 def test_the_map_has_every_room() -> None:
     rooms = {path.name for path in (ROOT / "bench").iterdir() if (path / "__init__.py").exists()}
     assert {room for room in rooms if f"`bench/{room}/`" not in ARCHITECTURE} == set()

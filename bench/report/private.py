@@ -35,7 +35,9 @@ _NAMED_SECRETS = re.compile(
     r"((?:token|passwo?r?d|secret|api[_-]?key|access[_-]?key)\s*[=:]\s*|\bbearer\s+)\S+", re.IGNORECASE
 )
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS|CRED|AUTH|COOKIE|PRIVATE", re.IGNORECASE)
-_SHORTEST_WORD = 4
+# Shorter values of variables are settings, as "on".
+_SHORTEST_SECRET = 6
+_SHORTEST_NAME = 2
 # Of a command, what says what was measured without saying with what.
 _KEPT_OF_COMMAND = ("read", "metrics", "primary", "gpus", "client_cpus", "pass_env", "warmup_runs")
 _EMPTIED: dict[str, Any] = {"log_tail": [], "python_path": [], "invocation": "", "again_of": ""}
@@ -85,13 +87,13 @@ class Private:
 
 def private(hosts: Iterable[str], run_dir: Path) -> Private:
     """hosts: as records name them. What else is private is found on this host, in its environment."""
-    named = {run_dir.resolve(), run_dir.absolute(), Path.home(), Path.cwd(), *run_dir.resolve().parents}
-    words = {str(path): PATH for path in sorted(named, key=lambda path: -len(str(path))) if len(path.parts) > 1}
-    words |= {value: SECRET for name, value in os.environ.items() if _SECRET_NAME.search(name)}
-    for host in (*hosts, platform.node()):
-        words |= {host: HOST, host.partition(".")[0]: HOST}
-    words |= dict.fromkeys(_users(run_dir), USER)
-    return Private({word: text for word, text in words.items() if len(word) >= _SHORTEST_WORD})
+    paths = {run_dir.resolve(), run_dir.absolute(), Path.home(), Path.cwd(), *run_dir.resolve().parents}
+    words = {str(path): PATH for path in sorted(paths, key=lambda path: -len(str(path))) if len(path.parts) > 1}
+    values = [value for name, value in os.environ.items() if _SECRET_NAME.search(name)]
+    words |= {value: SECRET for value in values if len(value) >= _SHORTEST_SECRET}
+    named = {one: HOST for host in (*hosts, platform.node()) for one in (host, host.partition(".")[0])}
+    named |= dict.fromkeys(_users(run_dir), USER)
+    return Private(words | {name: text for name, text in named.items() if len(name) >= _SHORTEST_NAME})
 
 
 def _users(run_dir: Path) -> set[str]:
