@@ -14,7 +14,7 @@ _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 # From this ratio on a change is easier to read as a factor than as a percentage.
 _AS_FACTOR = 2.0
 # Decimals of a percentage.
-_FINEST = 3
+_FINEST = 2
 
 
 # Digits
@@ -189,10 +189,13 @@ def _end(interval: Sequence[float], end: float) -> str:
 
 
 def with_half_width(share: float, half: float) -> str:
-    """A share and the half width of its interval, both with the decimals that the latter supports: "30.1 % ± 0.5 %"."""
+    """A share and the half width of its interval, both with the decimals that the latter supports: "30.1 % ± 0.5 %".
+
+    The half width is rounded up, as the ends of an interval are outward.
+    """
     value, width = 100 * share, max(100 * half, 0.01)
     places = decimals(width)
-    return f"{_signed(value, places)} % ± {width:.{places}f} %"
+    return f"{_signed(value, places)} % ± {_outward(width, places, up=True):.{places}f} %"
 
 
 def share_with_interval(share: float, interval: Sequence[float] | None) -> str:

@@ -45,7 +45,7 @@ def test_answer_says_how_much_more_time():
     cells = (cell("local", metric=TIMED), cell("remote", node=2, metric=TIMED))
     found = results(cells, penalties=[penalty(0.2, interval=(0.18, 0.22))])
     (answer,) = answers(View(found))
-    assert "takes 25 % ± 3 % more time" in answer.sentence
+    assert "takes 25 % ± 4 % more time" in answer.sentence
     same = results(cells, penalties=[penalty(0.001, "SAME", reason="within_margin", interval=(-0.01, 0.01))])
     (answer,) = answers(View(same))
     assert "takes nothing above" in answer.sentence and answer.sentence.endswith("more time.")

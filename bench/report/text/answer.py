@@ -24,6 +24,12 @@ _SOURCES = {
     LocalSource.RUNS: "Fastest in every second repeat; losses are of the others. The system does not report a node.",
     LocalSource.REFERENCE: "The system does not report which node is nearest; losses are relative to this one.",
 }
+_KNOWN_AS = {
+    LocalSource.REPORTED: "the nearest as reported",
+    LocalSource.MEASURED: "the nearest as measured",
+    LocalSource.RUNS: "the fastest in every second repeat",
+    LocalSource.REFERENCE: "the reference",
+}
 
 
 @dataclass(frozen=True)
@@ -136,15 +142,15 @@ def _answer(view: View, gpu: int, device: str) -> Answer:
     node: int | None = best
     lead = ""
     if best != local:
-        known = "the fastest in every second repeat" if source is LocalSource.RUNS else f"the nearest as {source}"
-        lead = f"It is faster than node {local}, {known}."
+        lead = f"It is faster than node {local}, {_KNOWN_AS[source]}."
         if groups:
             lead = f"They are faster than {view.label((local, local))}."
     elif not is_known(best, compared, groups):
         lead, node = f"Compared with {view.label((local, local))}:", None
     decides = listed(models) if command else ""
     cpus = groups.get(best, "") if node is not None else ""
-    about = "" if groups else _SOURCES[source]
+    # The lead has it where another node is faster.
+    about = "" if groups or best != local else _SOURCES[source]
     lines += [CPUS_ONLY] if groups else []
     return Answer(device, gpu, name, node, about, lead, tuple(lines), losses, command, decides, cpus)
 

@@ -73,7 +73,9 @@ def _over_places(entries: Sequence[Fastest]) -> str:
         gains = [entry.effect for entry in own if entry.effect is not None]
         gain = f", {change_range(min(gains), max(gains))}" if gains else ""
         clear = sum(not entry.rivals for entry in own)
-        texts.append(f"{label} on {len(own)} of {len(entries)} GPUs and nodes{gain}, ahead of all others on {clear}")
+        texts.append(
+            f"{label} on {len(own)} of {len(entries)} GPUs and nodes{gain}, ahead of all others on {clear or 'none'}"
+        )
     return "; ".join(texts)
 
 
