@@ -6,6 +6,8 @@ GLOSSARY = {
     "placement": "The node whose CPUs a process may use, and the node that its buffers are on. It is proved where a "
     "run found each of its threads and pages there.",
     "cell": "One GPU, placement, model and setting: what is measured, and a row of the tables.",
+    "vit16x8x768": "A model: a vision transformer of patch size 16, depth 8 and width 768. vit0x0x0 computes "
+    "nothing, it only copies.",
     "run": "One measurement of a cell. A timed run has no profiler; a traced run has one, and only explains.",
     "repeat": "Every timed run of a cell. The runs of two cells in the same repeat are a pair, and pairs are compared.",
     "penalty": "The share of its throughput that a cell loses on another node, against the local node.",
