@@ -1,9 +1,11 @@
 """luigi's command line, checked before luigi parses it: it would print its whole usage for one wrong letter."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import luigi
 from luigi.task_register import Register
@@ -17,9 +19,10 @@ SHOWN = ("local_scheduler", "scheduler_host", "scheduler_port", "log_level")
 
 
 def check(words: Sequence[str] = tuple(sys.argv)) -> None:
-    """Refuse an option that luigi does not know, and print a task's --help with each option once.
+    """Refuse an option that luigi does not know, and print a task's --help with each option once: both end the program.
+    Any other error of luigi's parser ends it in one line too.
 
-    words: of a call of luigi; those of any other program are left alone. Ends the program in both cases.
+    words: of a call of luigi; those of any other program are left alone.
     """
     program = Path(words[0] if words else "")
     if program.name != "luigi" and program.parts[-2:] != ("luigi", "__main__.py"):
@@ -34,8 +37,18 @@ def check(words: Sequence[str] = tuple(sys.argv)) -> None:
     for word in words[1:]:
         name = word.partition("=")[0]
         if name.startswith("--") and not any(option.startswith(name) for option in options):
-            what = f"{task.__name__} has no option {name}{nearest(name, options)}"
-            refuse(StudyError(what, advice=f"luigi --module tasks {task.__name__} --help lists them"))
+            refuse(_error(task, f"{task.__name__} has no option {name}{nearest(name, options)}"))
+
+    def in_one_line(_parser: argparse.ArgumentParser, message: str) -> NoReturn:
+        # luigi has each option of a task under two names, of which a user gave the short one.
+        refuse(_error(task, re.sub(r"argument (?:--[\w-]+/)*(--[\w-]+)", r"\1", message)))
+
+    # What only luigi's own parser finds: an option without its value, a value that no flag takes, a word too many.
+    argparse.ArgumentParser.error = in_one_line  # type: ignore[method-assign, assignment]  # luigi has no hook for it
+
+
+def _error(task: type[luigi.Task], what: str) -> StudyError:
+    return StudyError(what, advice=f"luigi --module tasks {task.__name__} --help lists its options")
 
 
 def _families() -> set[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from bench.errors import StudyError
 from bench.study.settings import OVERRIDES, parse_option
@@ -47,6 +48,14 @@ OUTPUT_DIR = click.option(
     show_default=True,
     help="where run directories are created",
 )
+
+
+def complete_study(_context: click.Context, _argument: click.Parameter, begun: str) -> list[CompletionItem]:
+    """For a shell: the studies that begin so, and files where none does."""
+    from bench.study.load import TASKS, shipped_names
+
+    names = [CompletionItem(name) for name in (*TASKS, *shipped_names()) if name.startswith(begun)]
+    return names or [CompletionItem(begun, type="file")]
 
 
 def study_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bench.cli.options import OUTPUT_DIR, load_given, parsed, study_options
+from bench.cli.options import OUTPUT_DIR, complete_study, load_given, parsed, study_options
 from bench.errors import StudyError
 from bench.terminal import show
 
@@ -27,7 +27,7 @@ class _BeforeCommand(click.Command):
 
 
 @click.command(cls=_BeforeCommand)
-@click.argument("study", nargs=-1, metavar="[STUDY]")
+@click.argument("study", nargs=-1, metavar="[STUDY]", shell_complete=complete_study)
 @click.option("--name", default="", help="of the study of a command; by default that of its program")
 @click.option("--gpu", "gpu_ids", default=None, metavar="N,N|all", help="as --gpu-ids")
 @click.option("--nodes", "numa_nodes", default=None, metavar="N,N|all", help="as --numa-nodes")

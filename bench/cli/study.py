@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from bench.cli.options import JSON, OUTPUT_DIR, ROOT, load_given, study_options
+from bench.cli.options import JSON, OUTPUT_DIR, ROOT, complete_study, load_given, study_options
 from bench.errors import StudyError
 from bench.terminal import show
 
@@ -20,7 +20,7 @@ def list_studies(output_dir: Path) -> None:
 
 
 @click.command()
-@click.argument("study")
+@click.argument("study", shell_complete=complete_study)
 @OUTPUT_DIR
 @click.option("--fresh", is_flag=True, help="as if nothing had been measured yet")
 @click.option("--cells", "cells_too", is_flag=True, help="also print a line for each cell")
@@ -51,7 +51,7 @@ def plan(
 
 
 @click.command()
-@click.argument("study")
+@click.argument("study", shell_complete=complete_study)
 @click.option("--nodes", default="", metavar="n1,n2", help="these hosts")
 @click.option("--nodelist", default="", metavar="EXPR", help="the hosts of a Slurm host list, as 'n[1-9]'")
 @click.option("--count", default=0, metavar="N", type=click.IntRange(0), help="number of hosts")

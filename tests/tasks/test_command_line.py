@@ -18,7 +18,24 @@ def test_mistyped_option_is_one_line_with_the_nearest_name(program: tuple[str, .
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "refused: QuickTest has no option --repats (did you mean --repeats?)",
-        "  to do: luigi --module tasks QuickTest --help lists them",
+        "  to do: luigi --module tasks QuickTest --help lists its options",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--gpu-ids",), "--gpu-ids: expected one argument"),
+        (("extra",), "unrecognized arguments: extra"),
+        (("--fresh=1",), "--fresh: ignored explicit argument '1'"),
+    ],
+)
+def test_errors_of_luigis_parser_are_one_line_too(words: tuple[str, ...], message: str) -> None:
+    done = call("QuickTest", "--local-scheduler", *words)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"refused: {message}",
+        "  to do: luigi --module tasks QuickTest --help lists its options",
     ]
 
 
