@@ -88,6 +88,7 @@ def test_peer_loads_the_host_while_a_group_is_traced(tmp_path: Path) -> None:
     assert runs[0].crossing.captured == [FIRST, AGAIN]
 
 
+@pytest.mark.slow
 def test_killed_peer_fails_all_cells_of_the_process(tmp_path: Path) -> None:
     directory, lock, runs = prepared(tmp_path), HostLock(tmp_path), list[Run]()
     call = threading.Thread(target=lambda: runs.extend(run(directory, lock)))
