@@ -19,8 +19,6 @@ SIDE_SETTINGS = (
     *("host_memory", "memory_size_mb", "copy_granularity", "direction"),
     *("buffers", "cuda_graph", "compile_model", "dtype", "batch_size", "num_samples", "warmup_samples"),
 )
-# What may change along with one of them.
-_ALONG = {"batch_size": ("num_samples", "warmup_samples")}
 # A round has 2 x sides windows, and a process as many rounds or more.
 MOST_SIDES = 9
 
@@ -44,10 +42,11 @@ def with_sides(cells: Sequence[Cell], topology: Topology) -> list[Cell]:
     setting, while a process can measure them all. It has the name of the group with the study's own settings."""
     groups = _groups(cells)
     group_of = {cell.name: cell.group for cell in cells}
-    for setting in SIDE_SETTINGS:
+    # Together at last: several may change at once.
+    for settings in (*((setting,) for setting in SIDE_SETTINGS), SIDE_SETTINGS):
         first: dict[Hashable, Cell] = {}
         for cell in cells:
-            base = first.setdefault((cell.gpu, cell.model, _without(cell, setting)), cell)
+            base = first.setdefault((cell.gpu, cell.model, _without(cell, *settings)), cell)
             names = sorted({group_of[base.name], group_of[cell.name]}, key=lambda name: (len(name), name))
             joined = [one for name in names for one in groups[name]]
             if len(names) > 1 and not _why_not_joined(joined, topology):
@@ -88,10 +87,8 @@ def _why_not_a_side(*cells: Cell) -> str:
     return _excluded(cells) or "it is the same for all sides of a process"
 
 
-def _without(cell: Cell, setting: str) -> Settings:
-    return structs.replace(
-        cell.settings, **{key: getattr(Settings(), key) for key in (setting, *_ALONG.get(setting, ()))}
-    )
+def _without(cell: Cell, *settings: str) -> Settings:
+    return structs.replace(cell.settings, **{key: getattr(Settings(), key) for key in settings})
 
 
 def _why_not_joined(cells: Sequence[Cell], topology: Topology) -> str:

@@ -221,6 +221,25 @@ def test_group_is_traced_by_one_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_every_side_is_traced_with_its_own_batches_and_bytes(tmp_path: Path) -> None:
+    sides = {"models": ["vit16x1x32"], "include": [{"buffers": 3}, {"dtype": "bf16"}, {"batch_size": 5}]}
+    directory = resolve(read_study(TINY | sides, "f"), tmp_path / "outputs", False, "now")
+    grid, lock = directory.grid(), HostLock(tmp_path)
+    slots = grid.process(grid.slot(grid.cells[0].name, "traced"))
+    assert len(slots) == len(grid.cells) == 4
+    runs = execute_group(directory, slots, "now", lock, lambda progress: None)
+    lock.release()
+    assert [one.status for one in runs] == ["ok"] * 4, [one.reason for one in runs]
+    for cell, one in zip(grid.cells, runs, strict=True):
+        assert export_trace(directory, cell, "now").ok
+        # The trace has batches x bytes of this cell's pass, no more and no less.
+        found = extract_metrics(directory, cell, "now")
+        assert found.ok, found.reason
+        assert one.result and one.result.bytes_in_per_batch == cell.input_bytes
+        assert one.result.windows[0].batches == cell.batches_per_pass
+
+
 def test_cell_whose_trace_is_missing_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Losing(Torch):
         def divide(self, report: Path, captured: Sequence[Path]) -> None:

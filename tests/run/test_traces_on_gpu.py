@@ -21,16 +21,25 @@ from bench.trace.reader import read_window
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 STUDY = {
-    "name": "traced_on_gpu", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit32x2x128"] * 3, "repeats": 1,
+    "name": "traced_on_gpu", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit32x2x128"], "repeats": 1,
     "num_samples": 100, "batch_size": 10, "memory_size_mb": 64, "device": "cuda", "design": "crossing",
 }  # fmt: skip
 
 
+CELLS = {
+    "equal": {"models": ["vit32x2x128"] * 3},
+    "sides": {"include": [{"cuda_graph": True, "buffers": 3}, {"dtype": "bf16", "batch_size": 20}]},
+}
+
+
+@pytest.mark.parametrize("cells", CELLS)
 @pytest.mark.parametrize("profiler", ["nsys", "torch"])
-def test_every_capture_is_the_trace_of_its_own_cell(tmp_path: Path, profiler: str) -> None:
+def test_every_capture_is_the_trace_of_its_own_cell(tmp_path: Path, profiler: str, cells: str) -> None:
     if profiler == "nsys" and not find_nsys():
         pytest.skip("nsys is not installed: .ci/install-nsys")
-    directory = resolve(read_study(STUDY | {"profiler": profiler}, "f"), tmp_path / "outputs", False, "now")
+    directory = resolve(
+        read_study(STUDY | CELLS[cells] | {"profiler": profiler}, "f"), tmp_path / "outputs", False, "now"
+    )
     grid = directory.grid()
     traced = [slot for slot in grid.order if slot.is_traced]
     slots, lock = grid.process(traced[0]), HostLock(tmp_path)

@@ -307,7 +307,7 @@ def test_settings_of_all_sides_are_groups_of_their_own() -> None:
     }
 
 
-def test_passes_may_change_along_with_their_batches() -> None:
+def test_settings_that_change_together_are_crossed() -> None:
     zipped = {"zip": [{"batch_size": [10, 7], "num_samples": [1000, 700], "warmup_samples": [100, 70]}]}
     assert crossed_groups(here(ONE_NODE | zipped)) == {
         "gpu0_vit0x0x0": {"pipeline_gpu0_numa0_vit0x0x0", "pipeline_gpu0_numa0_vit0x0x0_bs7_n700_warm70"}
