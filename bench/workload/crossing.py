@@ -233,7 +233,7 @@ class _Crossing:
             raise RunFailure(Outcome.BIND_FAILED, what, _USE_OTHER_NODES) from None
 
     def _allocating(self, cell: Cell) -> None:
-        self.progress.allocate(self.group.cells.index(cell))
+        self.progress.allocate([one.name for one in self.group.cells].index(cell.name))
 
     def _end_load(self) -> None:
         if self.barrier:
