@@ -1,24 +1,23 @@
 """Results in other tools' formats, each read by that tool's own parser or schema."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from msgspec.structs import replace
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families as textfile_families
 
 from bench.analysis.load import read_results
+from bench.cli import main
 from bench.errors import StudyError
 from bench.records.results import Results
 from bench.report.convert import bencher, convert, openmetrics
 from bench.report.markdown import MOST_LINES, pull_request
 from bench.report.view import View
 
-NUMASTUDY = Path(sys.executable).parent / "numastudy"
 EXAMPLE = Path(__file__).parents[2] / "docs/reference/example_two_nodes"
 
 
@@ -64,14 +63,13 @@ def test_names_are_escaped(results: Results) -> None:
     assert family.samples[0].labels["study"] == odd.study_name
 
 
-def test_command_prints_either(tmp_path: Path) -> None:
+def test_command_prints_each(tmp_path: Path) -> None:
     file = str(EXAMPLE / "results.json")
     for words in ([str(EXAMPLE), "--to", "bencher"], [file, "--to", "openmetrics"], [file, "--to", "pull-request"]):
-        done = subprocess.run([NUMASTUDY, "convert", *words], capture_output=True, text=True)
-        assert done.returncode == 0 and done.stdout.strip(), done.stderr
-    words = [str(NUMASTUDY), "convert", str(tmp_path), "--to", "bencher"]
-    missing = subprocess.run(words, capture_output=True, text=True)
-    assert missing.returncode == 2 and "the results cannot be used" in missing.stderr
+        done = CliRunner().invoke(main, ["convert", *words])
+        assert done.exit_code == 0 and done.output.strip(), done.output
+    missing = CliRunner().invoke(main, ["convert", str(tmp_path), "--to", "bencher"])
+    assert missing.exit_code == 2 and "this is not a run directory" in missing.output
 
 
 def test_a_pull_request_has_the_answer_and_what_failed(numa_results: Results) -> None:

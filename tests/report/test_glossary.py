@@ -1,12 +1,17 @@
+import json
 import re
 from html import unescape
 from pathlib import Path
 
+from bench.records.base import plain
 from bench.records.results import Verdict
 from bench.records.trace import Regime
 from bench.report.build import make_report
+from bench.report.markdown import markdown
+from bench.report.text.fill import with_text
 from bench.report.text.glossary import GLOSSARY
 
+OTHER_WORDS = r"memory-bound|not decided|penalty class|…"
 PAGE = Path(__file__).parents[2] / "docs/glossary.md"
 
 
@@ -19,21 +24,19 @@ def test_the_page_of_docs_has_the_same_terms():
     assert dict(rows) == {"term": "meaning"} | GLOSSARY
 
 
-def test_a_report_has_the_same_terms(quick_run):
-    make_report(quick_run, "test")
+def test_a_report_has_the_same_terms_and_one_word_for_each_thing(quick_run):
+    results = make_report(quick_run, "test")
     page = unescape((quick_run / "report.html").read_text()).replace("\u00a0", " ")
-    found = re.findall(
-        r"<dt>([^<]+)</dt><dd>([^<]+)</dd>", page.partition('<dl class="terms">')[2].partition("</dl>")[0]
-    )
+    terms = page.partition('<dl class="terms">')[2].partition("</dl>")[0]
+    found = re.findall(r"<dt>([^<]+)</dt><dd>([^<]+)</dd>", terms)
     assert dict(found) == GLOSSARY
+    assert not re.findall(OTHER_WORDS, page + markdown(results))
+
+
+def test_results_with_penalties_have_one_word_for_each_thing(placed_results):
+    assert not re.findall(OTHER_WORDS, markdown(placed_results) + json.dumps(plain(with_text(placed_results))))
 
 
 def test_every_verdict_and_regime_is_explained():
     text = " ".join([*GLOSSARY, *GLOSSARY.values()])
     assert all(str(name) in text for name in [*Verdict, *Regime])
-
-
-def test_a_page_has_one_word_for_each_thing(placed_run):
-    make_report(placed_run, "test")
-    text = (placed_run / "report.html").read_text() + (placed_run / "report.md").read_text()
-    assert not re.findall(r"memory-bound|not decided|penalty class|…", text)

@@ -95,7 +95,7 @@ def test_stages_of_a_real_trace_are_as_long_as_in_its_metrics(name: str) -> None
     assert median_and_slowest(trace)["slowest"][1] / 1e3 == metrics(trace).latency_us.max
 
 
-@settings(max_examples=50)
+@settings(max_examples=15)
 @given(built_traces())
 def test_tracks_of_any_trace_are_in_order(tmp_path_factory, built) -> None:
     path = write(tmp_path_factory.mktemp("trace") / "x.sqlite", built)
