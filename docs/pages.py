@@ -33,6 +33,13 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return re.sub(r"\]\((reference/)?(\w+)\)", _to_report, markdown)
 
 
+def on_post_page(output: str, **_: Any) -> str:
+    """What the theme leaves without a keyboard: tables that scroll get the focus, and the inputs of the two palettes,
+    which nobody sees, do not."""
+    output = re.sub(r"<table>.*?</table>", r'<div class="table" tabindex="0">\g<0></div>', output, flags=re.DOTALL)
+    return re.sub(r'(aria-hidden="true"\s+type="radio" name="__palette")', r'\1 tabindex="-1"', output)
+
+
 def _to_report(link: re.Match[str]) -> str:
     report = README.parent / "docs/reference" / link[2] / "report.html"
     return f"]({link[1] or ''}{link[2]}/report.html)" if report.exists() else link[0]

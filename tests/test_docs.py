@@ -91,3 +91,5 @@ def test_pages_of_the_site_have_every_command_and_key() -> None:
     assert all(f"## {name}\n" in commands for name in main.commands)
     assert all(f"| `{key}` |" in pages.study_keys() for key in Study.__struct_fields__)
     assert "[r](reference/example_two_nodes/report.html)" in pages.on_page_markdown("[r](reference/example_two_nodes)")
+    page = pages.on_post_page('<input aria-hidden="true"  type="radio" name="__palette"><table>\n</table>')
+    assert 'name="__palette" tabindex="-1"' in page and '<div class="table" tabindex="0"><table>' in page
