@@ -11,6 +11,8 @@ from statistics import median
 
 import numpy as np
 
+from bench.analysis.statistics import MARGIN
+
 REFERENCE_NIGHTS = 28
 # A unit is so much of the reference's spread, and at least half of the margin below which a change is SAME: nights that
 # resemble their predecessors (autocorrelated by 0.5) add up to sums 1.7 times as high as independent ones.
@@ -28,7 +30,10 @@ RECENT_NIGHTS = 10
 
 @dataclass(frozen=True)
 class Creeping:
-    """effect: the recent nights / the reference - 1, their medians; negative is slower. alarm: the sum is too large."""
+    """effect: the recent nights / the reference - 1, their medians; negative is slower.
+
+    alarm: the sum is too large, and the effect beyond the margin below which a change is SAME.
+    """
 
     effect: float
     alarm: bool
@@ -49,4 +54,4 @@ def creeping(samples_s: Sequence[float]) -> Creeping | None:
     for lost in np.clip((level - since) / unit, -MOST_OF_A_NIGHT, MOST_OF_A_NIGHT).tolist():
         total = min(max(total + lost - SLACK, 0.0), MOST)
     effect = math.expm1(median(logs[-RECENT_NIGHTS:].tolist()) - level)
-    return Creeping(effect, total >= LIMIT)
+    return Creeping(effect, total >= LIMIT and effect <= -MARGIN)

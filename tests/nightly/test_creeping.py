@@ -26,6 +26,12 @@ def test_a_loss_over_100_nights_is_found_before_they_are_over():
     assert REFERENCE_NIGHTS < first <= REFERENCE_NIGHTS + 100
 
 
+@pytest.mark.parametrize(("loss", "alarm"), [(0.017, False), (0.025, True)])
+def test_lasting_loss_below_the_margin_is_no_alarm(loss, alarm):
+    values = np.concatenate([quiet(28), (1 - loss) * quiet(200, seed=2)])
+    assert creeping(values).alarm is alarm
+
+
 def test_no_single_night_is_an_alarm():
     assert MOST_OF_A_NIGHT - SLACK < LIMIT
     values = np.append(quiet(60), 300.0)
