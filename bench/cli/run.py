@@ -76,8 +76,8 @@ def run(
 
     argv = context.meta.get("command", [])
     if len(study) > 1:
-        advice = f"a command follows --: numastudy run -- {shlex.join(study)}"
-        raise StudyError("several studies", " ".join(study), advice)
+        advice = f"name one; a command follows --: numastudy run -- {shlex.join(study)}"
+        raise StudyError("more than one study", " ".join(study), advice)
     named = study[0] if study else ""
     overrides = {key: text for key, text in given.items() if text is not None}
     asked = Asked(server, ready, read, metrics, env, pass_env).block()

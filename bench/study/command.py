@@ -14,7 +14,7 @@ from msgspec import structs
 from bench.errors import StudyError
 from bench.records.base import DamagedRecord, convert
 from bench.records.command import Command, CommandBlock
-from bench.records.metric import RANK, straggler_of
+from bench.records.metric import RANK, Read, straggler_of
 from bench.records.study import Model
 from bench.study.settings import nearest, not_json
 
@@ -149,6 +149,10 @@ def _converted(values: dict[str, Any], where: str) -> CommandBlock:
             raise StudyError(what, where, "the keys are " + ", ".join(allowed))
     if not values.get("run"):
         raise StudyError("there is nothing to run", f"{where}.run", _ADVICE)
+    if isinstance(reader := values.get("read"), str) and reader not in (*Read,):
+        allowed_readers = ", ".join(Read)
+        what = f"found {reader!r}, allowed is one of {allowed_readers}{nearest(reader, (*Read,))}"
+        raise StudyError(what, f"{where}.read", "wall is the time that the command takes; --metric reads any output")
     try:
         block = convert(values, CommandBlock)
         # Half of a surrogate pair, as of an argument that is not UTF-8: no record can hold it.

@@ -161,7 +161,9 @@ def read_study(
     where: the file, for errors; folder: in which a command starts, and which paths of the file are relative to.
     """
     if not isinstance(values, dict):
-        raise StudyError(f"a study is a mapping of keys, found {type(values).__name__}", where)
+        found = "found an empty file" if values is None else f"found {shown(values)[:60]}"
+        advice = "as the studies that ship: numastudy list; docs/axes.md has every key"
+        raise StudyError(f"a study is a mapping of keys, {found}", where, advice)
     values, overrides = anchored(values, folder), anchored(overrides or {}, Path.cwd())
     sweep = read_crossed(overrides.pop("sweep", None), "--sweep")
     if "command" in overrides and isinstance(values.get("command"), dict):

@@ -110,9 +110,10 @@ GRID = {
     "sweep": "more axes, as 'batch_size=1,10 dtype=fp32,bf16' or '{\"depth\": [2, 4]}': "
     "every value with every cell of the study",
     "axes": "in place of the study's axes; as sweep",
-    "zip": 'lists that vary together, as \'[{"gpu_ids": [0,1], "numa_nodes": [0,2]}]\'',
-    "exclude": 'combinations left out, as \'[{"dtype": "bf16", "depth": [2,4]}]\'',
-    "include": "combinations added, as '[{\"batch_size\": 64}]'; other keys have the study's own values",
+    "zip": "lists that vary together, as 'gpu_ids=0,1 numa_nodes=0,2' or '[{\"gpu_ids\": [0,1], ...}]'",
+    "exclude": "combinations left out, as 'dtype=bf16 depth=2,4' or '[{\"dtype\": \"bf16\"}]'",
+    "include": "combinations added, as batch_size=64 or '[{\"batch_size\": 64}]'; "
+    "other keys have the study's own values",
 }
 # Every override by key, with its meaning and what is allowed.
 OVERRIDES = GRID | {key: f"{setting.meaning} ({setting.allowed})" for key, setting in SETTINGS.items()}
@@ -140,9 +141,12 @@ def parse_option(key: str, text: str) -> Any:
     value = _json_or_word(text)
     if isinstance(value, list | dict) or not_json(value):
         return value
-    if key in ("sweep", "axes") and all("=" in word for word in text.split()):
+    if key in ("sweep", *COMBINING) and text and all("=" in word for word in text.split()):
         pairs = [word.partition("=") for word in text.split()]
-        return {axis: _listed(axis, values) for axis, _, values in pairs}
+        axes = {axis: _listed(axis, values) for axis, _, values in pairs}
+        if key in ("exclude", "include"):
+            axes = {axis: values[0] if len(values) == 1 else values for axis, values in axes.items()}
+        return axes if key in ("sweep", "axes") else [axes]
     return _listed(key, text) if key in _LISTS and value != "all" else value
 
 

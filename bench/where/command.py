@@ -129,8 +129,10 @@ def _gpu(topology: Topology, named: str) -> Gpu:
         found = [gpu for gpu in topology.gpus if named and (gpu.uuid or "").startswith(named)]
     if len(found) != 1:
         what = "names several GPUs" if found else "there is no such GPU"
-        listed = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in topology.gpus) or topology.nvml_error or "none"
-        raise StudyError(what, f"--gpu {named}", f"GPUs of this host: {listed}")
+        listed = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in topology.gpus)
+        why = f" (NVML: {topology.nvml_error})" if topology.nvml_error else ""
+        advice = f"GPUs of this host: {listed}" if listed else f"this host has no GPU{why}; name a PID"
+        raise StudyError(what, f"--gpu {named}", advice)
     return found[0]
 
 

@@ -71,7 +71,7 @@ def test_run_writes_a_study_file_that_can_be_used_again(tmp_path, monkeypatch):
     options = ["run", "--dry-run", "--read", "wall", "--nodes", "0", "--name", "mine"]
     found = CliRunner().invoke(main, [*options, "--", "./bench", "--run", "-x"])
     assert found.exit_code == 0, found.output
-    assert "command_gpu0_numa0_bench" in found.output
+    assert "mine: 1 cell (1 todo), 6 runs" in found.output
     block = load_study(tmp_path / "outputs" / "mine" / "study.yaml").command
     assert (block.run, block.cwd) == (("./bench", "--run", "-x"), str(tmp_path))
 

@@ -94,7 +94,7 @@ def test_study_is_named_by_its_script(argv, name):
         ({"run": ["a", 3]}, "command.run[1]", "Expected `str`, got `int`"),
         ({"run": []}, "command.run", "nothing to run"),
         ({"run": ["a"], "rum": 1}, "command", "unknown key 'rum' (did you mean run?)"),
-        ({"run": ["a"], "read": "vlm"}, "command.read", "Invalid enum value 'vlm'"),
+        ({"run": ["a"], "read": "vlm"}, "command.read", "did you mean vllm?"),
         ({"run": ["a"], "server": ["b"]}, "command", "a server needs ready"),
         ({"run": ["a"], "ready": "x"}, "command", "ready is of a server"),
         ({"run": ["a"], "server": "b", "ready": "("}, "command.ready", "not a regular expression"),
