@@ -1,5 +1,6 @@
 """Pages of the site that are made from the code, so that they are always current: a hook of mkdocs (mkdocs.yml)."""
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ def commands() -> str:
         command = main.get_command(context, name)
         if command is not None and not command.hidden:
             own = click.Context(command, info_name=name, parent=context)
-            parts += [f"## {name}", f"```text\n{command.get_usage(own)}\n```", command.help or ""]
+            parts += [f"## {name}", f"```text\n{command.get_usage(own)}\n```", inspect.cleandoc(command.help or "")]
             parts += ["\n".join(_options(command, own))]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -62,7 +63,8 @@ def _options(command: click.Command, context: click.Context) -> Iterator[str]:
     rows = [record for one in command.params if (record := one.get_help_record(context))]
     if rows:
         yield from ("| option | meaning |", "|---|---|")
-        yield from (f"| `{_cell(names)}` | {_cell(text)} |" for names, text in rows)
+        # A "|" between backticks separates no columns.
+        yield from (f"| `{' '.join(names.split())}` | {_cell(text)} |" for names, text in rows)
 
 
 def study_keys() -> str:
