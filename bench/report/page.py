@@ -72,6 +72,7 @@ def render(data: RunData, results: Results, beside: Path | None = None) -> str:
             host_facts=host_facts(results),
             measured_at=measured_at(results),
             cards=cards(page.answers),
+            copies_only=view.copies_only,
             trust=trust_items(results),
             concerns=concerns(results),
             what_matters=what_matters(swept),

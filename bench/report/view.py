@@ -61,6 +61,12 @@ class View:
         return self.results.study.command is not None
 
     @cached_property
+    def copies_only(self) -> str:
+        """The model without compute, where one was measured: its name is that of no model that a reader knows."""
+        found = (cell.model for cell in self.results.cells if not cell.model.command)
+        return next((model.name for model in found if not model.computes), "")
+
+    @cached_property
     def heading(self) -> str:
         """Of what was measured: "samples/s"."""
         return value_heading(self.results.cells)

@@ -187,6 +187,10 @@ def placed_page(placed_run):
     return Page((placed_run / "report.html").read_text())
 
 
+def test_the_first_screen_says_which_model_only_copies(placed_page):
+    assert "vit0x0x0 only copies. What the terms mean" in placed_page.text and "#glossary" in placed_page.links
+
+
 def test_a_split_placement_is_predicted_and_split(placed_page):
     assert {"penalty", "settings", "limits", "perturbation"} <= set(placed_page.ids)
     for text in ("Predicted and observed", "as predicted", "CPU part and memory part",
