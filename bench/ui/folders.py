@@ -86,12 +86,14 @@ class EndedRun:
 
 @dataclass(frozen=True)
 class StudyState:
-    """How far the study of a run directory is. remaining_s: None if unknown. problem: why that cannot be read."""
+    """How far the study of a run directory is. holder: the process that measures it; other: the study that is measured
+    meanwhile, which this one may wait for. remaining_s: None if unknown. problem: why that cannot be read."""
 
     name: str
     question: str
     host: str
     holder: Holder | None
+    other: str
     reported: bool
     progress: StudyProgress = field(default=StudyProgress(0, 0, None, None))
     failed: int = 0
@@ -112,7 +114,7 @@ def folder_page(folder: Path, outputs: Path, with_records: bool, paused: bool = 
     names = {entry.name for entry in entries}
     busy = {holder.study: holder for holder in holders(lock_folder()) if not holder.is_dead} if with_records else {}
     is_run = "study.yaml" in names and "cluster.json" not in names
-    state = _study_state(folder, busy.get(str(folder))) if is_run and with_records else None
+    state = _study_state(folder, busy) if is_run and with_records else None
     measured = [] if is_run or len(below) > 2 or not with_records else sorted(
         _run_directories(folder, below, busy), key=lambda one: (one.date, one.clock), reverse=True
     )  # fmt: skip
@@ -182,13 +184,15 @@ def _run_directories(folder: Path, below: Sequence[str], busy: dict[str, Holder]
         yield Measured(study, date, clock, href, report, str(path) in busy)
 
 
-def _study_state(folder: Path, holder: Holder | None) -> StudyState:
-    directory = RunDirectory(folder)
+def _study_state(folder: Path, busy: dict[str, Holder]) -> StudyState:
+    directory, holder = RunDirectory(folder), busy.get(str(folder))
+    other = "" if holder else next(iter(busy), "")
     try:
         study, grid, host = directory.study(), directory.grid(), directory.host()
     except (StudyError, OSError) as error:
         what = error.what if isinstance(error, StudyError) else str(error)
-        return StudyState(name=folder.parts[-3], question="", host="", holder=holder, reported=False, problem=what)
+        name = folder.parts[-3]
+        return StudyState(name=name, question="", host="", holder=holder, other=other, reported=False, problem=what)
     records = _newest_first(folder / "runs")
     newest = next((run for path, _ in records if (run := read_record(path, Run))), None)
     invocation = newest.invocation if newest else ""
@@ -205,6 +209,7 @@ def _study_state(folder: Path, holder: Holder | None) -> StudyState:
         question=study.question,
         host=host.host or host.fingerprint.host,
         holder=holder,
+        other=other,
         reported=report is not None and report.state == directory.state(),
         progress=progress,
         failed=sum(head is not None and head.status not in (Outcome.OK, Outcome.NOT_RUNNABLE) for head in heads),

@@ -70,6 +70,13 @@ def test_a_study_that_was_stopped_says_how_it_goes_on(run, outputs):
     assert "Not complete, and nothing measures it now. The command that began it continues from here." in text
 
 
+def test_a_study_may_wait_for_another_one(measured_now, outputs):
+    other = outputs / "other/2026-11-30/09-00-00"
+    shutil.copytree(measured_now, other)
+    text, _ = text_of(other, outputs)
+    assert f"nothing measures it now: this host measures {measured_now}, for which it may wait." in text
+
+
 def test_a_finished_study_leads_to_its_report_and_says_what_its_files_hold(outputs):
     run = outputs / RUN
     assert "All runs have ended. There is no report" in text_of(run, outputs)[0]
