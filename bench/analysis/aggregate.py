@@ -170,16 +170,17 @@ def _with_differences(cells: tuple[MeasuredCell, ...]) -> tuple[MeasuredCell, ..
     found = []
     for cell in cells:
         crossing = next((run.crossing for run in cell.runs if run.crossing), None)
-        # Against the same settings on another node: another kind of memory has other pages by intention.
-        base = first.setdefault((crossing.id, cell.settings), cell) if crossing else cell
-        differences = {
-            CellRemarkKind.CARRY_OVER_DIFFERS: carry_over_difference(cell, base),
-            CellRemarkKind.HUGE_PAGES_DIFFER: huge_pages_difference(cell, base),
-        }
+        base = first.setdefault(crossing.id, cell) if crossing else cell
+        # On another node only: another kind of memory has other pages by intention.
+        alike = first.setdefault((crossing.id, cell.settings), cell) if crossing else cell
+        differences = [
+            (CellRemarkKind.CARRY_OVER_DIFFERS, base, carry_over_difference(cell, base)),
+            (CellRemarkKind.HUGE_PAGES_DIFFER, alike, huge_pages_difference(cell, alike)),
+        ]
         remarks = [
-            CellRemark(kind=kind, ratio=differs, other=base.name)
-            for kind, differs in differences.items()
-            if differs is not None and base is not cell
+            CellRemark(kind=kind, ratio=differs, other=other.name)
+            for kind, other, differs in differences
+            if differs is not None and other is not cell
         ]
         found.append(msgspec.structs.replace(cell, remarks=(*cell.remarks, *remarks)) if remarks else cell)
     return tuple(found)

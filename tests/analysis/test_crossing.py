@@ -193,7 +193,8 @@ def test_throughput_is_that_of_its_own_birth(tmp_path):
     assert len(here.throughput_runs) == len(throughputs(here)) == 3
 
 
-def test_carry_over_that_differs_is_a_remark(tmp_path):
+@pytest.mark.parametrize("sides", [{}, {"numa_nodes": [0], "axes": {"buffers": [2, 3]}}], ids=["nodes", "settings"])
+def test_carry_over_that_differs_is_a_remark(tmp_path, sides):
     def process(group, number, birth, paces_s):
         windows = windows_by_turns(dict.fromkeys(paces_s, 1e-3), 8, f"{number}")
         for own in list(windows.values())[1:]:
@@ -201,7 +202,7 @@ def test_carry_over_that_differs_is_a_remark(tmp_path):
                 window["duration_s"] *= 1 + 0.01 * (window["lead_batches"] > 1)
         return windows
 
-    here, there = measured_cells(load(crossed(tmp_path / "run", process, models=["vit0x0x0"])))
+    here, there = measured_cells(load(crossed(tmp_path / "run", process, models=["vit0x0x0"], **sides)))
     assert carry_over_difference(there, here) == pytest.approx(math.log(1.01))
     (remark,) = [one for one in there.remarks if one.kind is CellRemarkKind.CARRY_OVER_DIFFERS]
     assert remark.other == here.name
