@@ -14,7 +14,7 @@ from bench.records.study import TRACED, Cell, Grid, Placement, Slot
 from bench.study.crossing import births_of, pools_by_node, whole_sets
 from bench.study.duration import CROSSED_PROCESS_S, TYPICAL, Earlier, estimated
 from bench.study.grid import Expansion, expand, expand_here
-from bench.study.load import read_study
+from bench.study.load import configs_folder, load_study, read_study
 from bench.study.order import birth_of, measuring_order
 from bench.study.plan import plan, render
 from bench.study.progress import study_progress
@@ -380,3 +380,20 @@ def test_plan_names_the_settings_that_are_crossed(tmp_path: Path) -> None:
     between = plan(read_study(BASE | ONE_NODE | large, "f"), tmp_path, topology=TWO).notes[-1]
     assert between.startswith("host_memory is compared between processes: ")
     assert "on node 0, which has 1.00 GiB" in between
+
+
+@pytest.mark.parametrize(
+    ("config", "sides"),
+    [
+        ("compile_study", [3] * 6),
+        ("rq3_compilation", [3] * 3 + [9] * 3),
+        ("rq4_numa", [6] * 9),
+        ("rq5_pipeline_design", [9] * 3),
+    ],
+)
+def test_shipped_sweeps_are_crossed_as_far_as_possible(config: str, sides: list[int]) -> None:
+    large = (node(0, gib=256), replace(node(2, "2-3", gib=256), id=2))
+    definition = load_study(configs_folder() / f"{config}.yaml", {"profiler": "torch"})
+    made = expand_here(definition, replace(with_gpu(80 * GIB), nodes=large))
+    assert sorted(len(own) for own in crossed_groups(made).values()) == sides
+    assert made.study.repeats >= 6
