@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from bench.host.binding import BindingError, bind_prefix, choose_binding, explain_bind_failure, explain_kill, trial_bind
 from bench.host.doctor import try_live
+from bench.host.locked_memory import LockedLimit
 from bench.host.topology import read_topology
 from bench.records.host import Nvml
 from bench.records.run import Outcome
@@ -91,7 +92,7 @@ def test_trial_bind_skips_nodes_without_memory(monkeypatch: pytest.MonkeyPatch, 
     first, second = topology.nodes
     cpus_only = replace(topology, nodes=(replace(first, memory_bytes=0), second))
     assert choose_binding("auto", cpus_only) == ("numactl", "numactl binds here (tried on node 1)")
-    assert try_live(cpus_only, tmp_path).bind_failure is None
+    assert try_live(cpus_only, tmp_path, 0, LockedLimit(None, None)).bind_failure is None
     no_memory = replace(topology, nodes=(replace(first, memory_allowed=False), replace(second, allowed_cpus="")))
     assert try_live(no_memory, tmp_path).bind_failure.reason == "no node has both CPUs and memory for this process"
 
