@@ -2,9 +2,10 @@
 
     python -m tests.validation.own_workloads_on_gpu --out FOLDER [--device cuda] [--only NAME ...]
 
-Each part is kept in FOLDER: the same command resumes what was interrupted and repeats nothing. At the end FOLDER has
-own_workloads.json and own_workloads.md, and in FOLDER/reference the small files of each run directory. On an idle host
-only. Six minutes or so on one H200.
+Each part is kept in FOLDER: the same command resumes what was interrupted and repeats nothing. After each part FOLDER
+has own_workloads.json and own_workloads.md, and in FOLDER/reference the small files of each run directory. With --limit-s
+what would take longer is stopped, with what it has measured until then, and no part is begun after that. On an idle
+host only. Eight minutes or so on one H200.
 
 * pipeline: a cell run as a command, and the same cell by the pipeline itself, by turns; within 1 %.
 * pinned: memory that another process has pinned, found by `numastudy where` to the page; below 50 ms a GiB.
@@ -17,15 +18,16 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from msgspec import structs
 
 from bench.analysis.statistics import estimate, sample_of
 from bench.command import guard
@@ -50,6 +52,8 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = "tests.validation.pipeline_as_command"
 LARGEST_DIFFERENCE, LARGEST_COST, MOST_MS_A_GIB = 0.01, 0.005, 50.0
 POLL_S = 0.2
+# What stopping a study and writing its report take.
+REPORT_S = 20.0
 KEPT = ("study.yaml", "topology.json", "results.json", "report.md")
 PINNED = """
 import sys, torch
@@ -78,38 +82,55 @@ def main() -> int:
     parser.add_argument("--pinned-bytes", type=int, default=4 << 30)
     parser.add_argument("--epoch-s", type=float, default=4.0, help="with looks, and as long without")
     parser.add_argument("--repeats", type=int, default=2, help="of the examples")
+    parser.add_argument("--limit-s", type=float, default=float("inf"), help="end by then, with what there is")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="a setting of each pipeline")
     options = parser.parse_args()
+    options.deadline = time.monotonic() + options.limit_s
     options.out = options.out.resolve()
     (options.out / "reference").mkdir(parents=True, exist_ok=True)
     options.settings = {key: json.loads(value) for key, _, value in (one.partition("=") for one in options.set)}
+    found: dict[str, Figures] = {}
     for name in options.only:
-        file = options.out / f"{name}.json"
-        if file.exists():
-            continue
-        print(f"{name}: begins", flush=True)
-        began = time.monotonic()
-        try:
-            figures = PARTS[name](options)
-        except Exception as error:
-            # The parts after it need the machine no less.
-            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            continue
-        took = time.monotonic() - began
-        write_json(file, figures | {"took_s": round(took, 1)})
-        print(f"{name}: {duration(took)}", flush=True)
-    found = {name: json.loads(file.read_text()) for name in PARTS if (file := options.out / f"{name}.json").exists()}
-    write_json(options.out / "own_workloads.json", found)
-    write_text(options.out / "own_workloads.md", page(found))
+        begin(options, name)
+        found = written(options.out)
     print((options.out / "own_workloads.json").read_text(), page(found), sep="\n")
-    return 0 if all(one["holds"] for one in found.values()) and set(options.only) <= found.keys() else 1
+    return 0 if all(found.get(name, {}).get("holds") for name in options.only) else 1
+
+
+def begin(options: argparse.Namespace, name: str) -> None:
+    """One part, unless it is there or there is no time left. What it yields replaces what it yielded before."""
+    file = options.out / f"{name}.json"
+    if file.exists() and json.loads(file.read_text())["complete"]:
+        return
+    if time.monotonic() + REPORT_S >= options.deadline:
+        print(f"{name}: no time left", flush=True)
+        return
+    print(f"{name}: begins", flush=True)
+    began = time.monotonic()
+    try:
+        for figures in PARTS[name](options):
+            took = time.monotonic() - began
+            write_json(file, {"complete": True} | figures | {"took_s": round(took, 1)})
+            written(options.out)
+            print(f"{name}: {duration(took)}", flush=True)
+    except Exception as error:
+        # The parts after it need the machine no less.
+        print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+
+
+def written(out: Path) -> dict[str, Figures]:
+    """All parts that there are, together in one file and one page."""
+    found = {name: json.loads(file.read_text()) for name in PARTS if (file := out / f"{name}.json").exists()}
+    write_json(out / "own_workloads.json", found)
+    write_text(out / "own_workloads.md", page(found))
+    return found
 
 
 # A pipeline as a command
 
 
-def pipeline(options: argparse.Namespace) -> Figures:
+def pipeline(options: argparse.Namespace) -> Iterator[Figures]:
     cell = {"models": ["vit32x2x128"], "cuda_graph": options.device == "cuda", "design": "processes", "start": "exec"}
     native = directory_of(options, "native", cell | options.settings)
     cell_file = options.out / "cell.json"
@@ -130,7 +151,7 @@ def pipeline(options: argparse.Namespace) -> Figures:
     keep(as_command)
     found = compared([(first.rate, second.rate) for first, second in pairs])
     placements = {run.certificate.verdict.value for _, run in pairs if run.certificate}
-    return found | {
+    yield found | {
         "model": "vit32x2x128",
         "cell": native.grid().cells[0].name,
         "samples_s": [[first.rate, second.rate] for first, second in pairs],
@@ -160,7 +181,7 @@ def measured(directory: RunDirectory, repeat: int, lock: HostLock) -> Run:
 # Memory that another process has pinned
 
 
-def pinned(options: argparse.Namespace) -> Figures:
+def pinned(options: argparse.Namespace) -> Iterator[Figures]:
     size, on_gpu = options.pinned_bytes, options.device == "cuda"
     argv = [sys.executable, "-c", PINNED if on_gpu else SHARED, str(size)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -176,7 +197,7 @@ def pinned(options: argparse.Namespace) -> Figures:
     gib = sum(sum(nodes.values()) for nodes in place.bytes.values()) / (1 << 30)
     # The driver maps a little memory of this kind for itself.
     holds = largest == size and size <= found < size + (256 << 20) and answer.cost_ms / gib < MOST_MS_A_GIB
-    return {
+    yield {
         "pinned_bytes": size,
         "largest_mapping_bytes": largest,
         "found_bytes": found,
@@ -208,16 +229,21 @@ def largest_mapping(pid: int) -> int:
 # What looks cost
 
 
-def looks(options: argparse.Namespace) -> Figures:
-    found = {name: looked_at(options, name) for name in ("vit0x0x0", "vit32x2x128")}
-    return {"models": found, "holds": all(one["difference"] < LARGEST_COST for one in found.values())}
+def looks(options: argparse.Namespace) -> Iterator[Figures]:
+    found: dict[str, Figures] = {}
+    names = ("vit0x0x0", "vit32x2x128")
+    for name in names:
+        found[name] = looked_at(options, name)
+        complete = set(found) == set(names) and all(one["pairs"] == options.pairs for one in found.values())
+        holds = all(one["difference"] < LARGEST_COST for one in found.values())
+        yield {"models": found, "complete": complete, "holds": holds}
 
 
 def looked_at(options: argparse.Namespace, model: str) -> Figures:
     """One process, looked at and left alone by turns: the differences between processes are no part of it."""
-    settings = {"models": [model], "design": "processes", "memory_size_mb": 512} | options.settings
+    settings = {"models": [model], "design": "processes", "memory_size_mb": 512} | options.settings | {"window_s": 0.1}
     directory = directory_of(options, f"looks_{model}", settings)
-    cell, host = structs.replace(directory.grid().cells[0], window_s=0.05), directory.host()
+    cell, host = directory.grid().cells[0], directory.host()
     cell_file, windows_file = options.out / f"looks_{model}_cell.json", options.out / f"looks_{model}_windows.json"
     write_json(cell_file, plain(cell))
     argv = python_module(PROGRAM, str(cell_file), "--windows", str(windows_file))
@@ -235,6 +261,8 @@ def looked_at(options: argparse.Namespace, model: str) -> Figures:
         if process.stdout.readline() != "READY\n":
             raise RuntimeError(f"{model}: the pipeline has ended")
         for pair in range(options.pairs):
+            if pair and time.monotonic() + 2 * options.epoch_s > options.deadline:
+                break
             for looking in (True, False)[:: 1 if pair % 2 else -1]:
                 began = time.perf_counter_ns()
                 observer = Looks(cell, command, host) if looking else None
@@ -251,7 +279,7 @@ def looked_at(options: argparse.Namespace, model: str) -> Figures:
         process.stdin.close()
     rates = rates_of(json.loads(windows_file.read_text()), epochs)
     windows_file.unlink()
-    both = [sorted(rates[2 * pair : 2 * pair + 2]) for pair in range(options.pairs)]
+    both = [sorted(rates[place : place + 2]) for place in range(0, len(rates), 2)]
     return compared([(without, with_looks) for (_, without), (_, with_looks) in both]) | {
         "epoch_s": options.epoch_s,
         "looks_at_pages": page_looks,
@@ -285,23 +313,23 @@ def compared(pairs: Sequence[tuple[float, float]]) -> Figures:
 # The examples
 
 
-def server(options: argparse.Namespace) -> Figures:
+def server(options: argparse.Namespace) -> Iterator[Figures]:
     small = {
         "server": ["python3", "server.py", "--port", "{port}", "--layers", "1", "--width", "64"],
         "run": ["python3", "client.py", "--port", "{port}", "--requests", "40", "--connections", "2", "--warmup", "2"],
     }
     more = [] if options.device == "cuda" else ["--command", json.dumps(small)]
-    return example(options, "server", ["Study", "--config-file", copied(options, "server.yaml"), *BINDINGS, *more])
+    yield example(options, "server", ["Study", "--config-file", copied(options, "server.yaml"), *BINDINGS, *more])
 
 
-def kv_cache(options: argparse.Namespace) -> Figures:
+def kv_cache(options: argparse.Namespace) -> Iterator[Figures]:
     more = changes(options) if options.device == "cpu" else []
-    return example(options, "kv_cache", ["Study", "--config-file", copied(options, "kv_cache.yaml"), *BINDINGS, *more])
+    yield example(options, "kv_cache", ["Study", "--config-file", copied(options, "kv_cache.yaml"), *BINDINGS, *more])
 
 
-def timm(options: argparse.Namespace) -> Figures:
+def timm(options: argparse.Namespace) -> Iterator[Figures]:
     models = ["timm:resnet50", "timm:vit_base_patch16_224"] if options.device == "cuda" else ["timm:resnet18"]
-    return example(options, "quick_test", ["QuickTest", "--models", json.dumps(models), *changes(options)])
+    yield example(options, "quick_test", ["QuickTest", "--models", json.dumps(models), *changes(options)])
 
 
 BINDINGS = ("--sweep", json.dumps({"binding": ["numactl", "none"]}))
@@ -335,13 +363,21 @@ def example(options: argparse.Namespace, name: str, words: Sequence[str]) -> Fig
     # The python3 of the examples is this one.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = os.environ | {"PATH": path, "PYTHONPATH": with_root(os.environ.get("PYTHONPATH", ""))}
-    code = subprocess.run(argv, cwd=ROOT, env=environment).returncode
-    found = sorted((options.out / "studies" / name).glob("*/*/results.json"))
+    left_s = options.deadline - time.monotonic() - REPORT_S
+    with subprocess.Popen(argv, cwd=ROOT, env=environment) as luigi:
+        with suppress(subprocess.TimeoutExpired):
+            luigi.wait(None if left_s == float("inf") else max(1.0, left_s))
+        stopped = luigi.poll() is None
+        if stopped:
+            # It ends what it has started; the same call goes on from there.
+            luigi.send_signal(signal.SIGTERM)
+    code = luigi.returncode
+    found = sorted((options.out / "studies" / name).glob("*/*/grid.json"))
     if not found:
-        raise RuntimeError(f"luigi ended with {code}, without results")
+        raise RuntimeError(f"luigi ended with {code}, without a run directory")
     directory = RunDirectory(found[-1].parent)
     keep(directory)
-    results = read(found[-1], Results)
+    results = read(directory.path / "results.json", Results)
     rows = [
         {
             "cell": cell.name,
@@ -351,7 +387,7 @@ def example(options: argparse.Namespace, name: str, words: Sequence[str]) -> Fig
         }
         for cell in results.cells
     ]
-    return {"exit_code": code, "cells": rows, "holds": code == 0}
+    return {"exit_code": code, "cells": rows, "complete": not stopped, "holds": code == 0}
 
 
 def keep(directory: RunDirectory) -> None:
@@ -366,7 +402,7 @@ def keep(directory: RunDirectory) -> None:
             write_text(target / name, (directory.path / name).read_text().replace(str(ROOT), "/checkout"))
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], Figures]] = {
+PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "pipeline": pipeline,
     "pinned": pinned,
     "looks": looks,
@@ -379,7 +415,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], Figures]] = {
 def page(found: dict[str, Figures]) -> str:
     lines = ["| part | found | holds | took |", "|---|---|---|---|"]
     for name, one in found.items():
-        lines.append(f"| {name} | {TEXTS[name](one)} | {'yes' if one['holds'] else 'no'} | {duration(one['took_s'])} |")
+        holds = ("yes" if one["holds"] else "no") + ("" if one["complete"] else ", stopped")
+        lines.append(f"| {name} | {TEXTS[name](one)} | {holds} | {duration(one['took_s'])} |")
     return "\n".join(lines) + "\n"
 
 

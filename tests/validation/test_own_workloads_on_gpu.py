@@ -23,10 +23,12 @@ def test_second_of_a_pair_is_compared_with_the_first():
 
 def test_page_has_a_row_for_each_part():
     pinned = {
-        "pinned_bytes": 1 << 32, "largest_mapping_bytes": 1 << 32, "ms_a_gib": 12.34, "verdict": "local", "holds": True,
+        "pinned_bytes": 1 << 32, "largest_mapping_bytes": 1 << 32, "ms_a_gib": 12.34, "verdict": "local", "holds": True, "complete": True,
         "took_s": 9.0,
     }  # fmt: skip
     looks = compared([(100.0, 99.0), (100.0, 99.9)]) | {"cost_ms_an_epoch": 3.25, "epoch_s": 4.0}
-    text = page({"pinned": pinned, "looks": {"models": {"vit0x0x0": looks}, "holds": False, "took_s": 80.0}})
+    text = page(
+        {"pinned": pinned, "looks": {"models": {"vit0x0x0": looks}, "holds": False, "complete": False, "took_s": 80.0}}
+    )
     assert "| pinned | 4.00 GiB of 4.00 GiB to the page, 12.3 ms a GiB, local | yes | 9.0 s |" in text
-    assert "| looks | vit0x0x0 0.55 % slower [" in text and "3.2 ms of looks in 4.0 s | no |" in text
+    assert "| looks | vit0x0x0 0.55 % slower [" in text and "3.2 ms of looks in 4.0 s | no, stopped |" in text
