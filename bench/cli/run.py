@@ -69,7 +69,7 @@ def run(
     from the file that NUMASTUDY_RESULT names, from the output (--metric), or is the time (--read wall):
     docs/own_workloads.md. luigi measures, by the scheduler of `make ui` where that runs.
     """
-    from bench.command.start import Asked, luigi_argv, study_of, write_study
+    from bench.command.start import Asked, check_programs, luigi_argv, study_of, write_study
     from bench.study.load import read_study
     from bench.study.plan import plan as make_plan
     from bench.study.plan import render
@@ -87,6 +87,8 @@ def run(
         content = study_of({"run": argv, "cwd": str(Path.cwd()), **asked}, name)
         # Its name becomes a folder: it is checked before anything is written.
         definition = read_study(content, "numastudy run", parsed(given))
+        if not dry_run:
+            check_programs(definition.models)
         named = str(write_study(content, output_dir))
         show(f"study: {named}")
     elif asked or name:

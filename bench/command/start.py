@@ -1,9 +1,11 @@
 """`numastudy run`: the study file of a command, and the call of luigi that measures a study."""
 
 import os
+import shlex
+import shutil
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,6 +17,7 @@ import yaml
 from bench.errors import StudyError
 from bench.host.connections import listens_as_own_user
 from bench.records.metric import Better
+from bench.records.study import Model
 from bench.storage import write_text
 from bench.study.command import study_name
 from bench.study.load import TASKS
@@ -54,6 +57,20 @@ def study_of(block: Mapping[str, Any], name: str = "") -> dict[str, Any]:
         "repeats": REPEATS,
         "command": dict(block),
     }
+
+
+def check_programs(models: Iterable[Model]) -> None:
+    """Raise StudyError for one that this host does not have, before anything is measured."""
+    for command in filter(None, (model.command for model in models)):
+        for argv in (command.run, *([command.server] if command.server else [])):
+            path = command.env.get("PATH", os.environ.get("PATH"))
+            place = os.path.join(command.cwd, argv[0]) if "/" in argv[0] else argv[0]
+            if "{" in argv[0] or shutil.which(place, path=path):
+                continue
+            what = "cannot be executed" if "/" in argv[0] and os.path.exists(place) else "there is no such program"
+            shell = " ".join(argv) if " " in argv[0] else ""
+            advice = f"there is no shell: -- sh -c {shlex.quote(shell)}" if shell else "name another, or give its path"
+            raise StudyError(what, argv[0], advice)
 
 
 def write_study(study: Mapping[str, Any], output_dir: Path) -> Path:

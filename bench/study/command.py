@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import structs
@@ -173,7 +174,9 @@ def _check(command: Command, where: str) -> None:
     if bool(command.server) != bool(command.ready):
         what = "a server needs ready" if command.server else "ready is of a server, and there is none"
         raise StudyError(what, where, "set ready to a URL, or to a regex of a line that the server writes")
-    if command.ready and not command.ready.startswith(("http://", "https://")):
+    if command.ready.startswith(("http://", "https://")):
+        _check_url(command.ready, f"{where}.ready")
+    elif command.ready:
         _compiled(command.ready, f"{where}.ready")
     for name, pattern in command.metrics.items():
         place = f"{where}.metrics.{name}.regex"
@@ -191,6 +194,17 @@ def _check(command: Command, where: str) -> None:
         raise StudyError(
             f"{secret} is in env and in pass_env", where, "keep it in pass_env: env is stored with the study"
         )
+
+
+def _check_url(ready: str, where: str) -> None:
+    """It would be asked in vain until timeout_s is over."""
+    try:
+        parts = urlsplit(ready.replace("{port}", "1"))
+        wrong = "" if parts.hostname and parts.port != 0 else "it has no host"
+    except ValueError as error:
+        wrong = str(error)
+    if wrong:
+        raise StudyError(f"{ready!r} is no URL: {wrong}", where, "as http://127.0.0.1:{port}/health")
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -1,5 +1,6 @@
 """`numastudy where`: choose the processes, look, judge, and give the exit code."""
 
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,6 +46,8 @@ def where(request: Request, nvml: Nvml | None = None) -> tuple[Where, int]:
 
     nvml: its answers, if the caller has them.
     """
+    if not math.isfinite(request.watch_s):
+        raise StudyError(f"found {request.watch_s}, allowed is a number of seconds", "--watch")
     nvml = nvml or query_nvml()
     topology = read_topology(nvml=nvml)
     if request.node is not None and topology.node(request.node) is None:

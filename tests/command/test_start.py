@@ -97,6 +97,23 @@ def test_wrong_usage_is_refused(tmp_path, monkeypatch, options, what):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("argv", "what", "advice"),
+    [
+        (["./nowhere"], "there is no such program", "name another"),
+        (["no-such-program-here"], "there is no such program", "name another"),
+        (["./plain"], "cannot be executed", "name another"),
+        (["echo a | cat"], "there is no such program", "there is no shell: -- sh -c 'echo a | cat'"),
+    ],
+)
+def test_program_that_is_not_there_is_refused_at_once(tmp_path, monkeypatch, argv, what, advice):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain").touch(0o644)
+    called = CliRunner().invoke(main, ["run", "--read", "wall", "--", *argv])
+    assert called.exit_code == 2 and not (tmp_path / "outputs").exists()
+    assert what in called.output and argv[0] in called.output and advice in called.output
+
+
 def test_study_of_a_command_from_the_line_to_the_report(tmp_path, monkeypatch):
     monkeypatch.setattr(start, "LOOPBACK", ("127.0.0.1", 1))
     options = ["--read", "wall", "--nodes", "0", "--repeats", "3", "--name", "mine", "--output-dir", str(tmp_path)]

@@ -98,6 +98,8 @@ def test_study_is_named_by_its_script(argv, name):
         ({"run": ["a"], "server": ["b"]}, "command", "a server needs ready"),
         ({"run": ["a"], "ready": "x"}, "command", "ready is of a server"),
         ({"run": ["a"], "server": "b", "ready": "("}, "command.ready", "not a regular expression"),
+        ({"run": ["a"], "server": "b", "ready": "http://127.0.0.1:{port"}, "command.ready", "is no URL: Port could"),
+        ({"run": ["a"], "server": "b", "ready": "http:///health"}, "command.ready", "is no URL: it has no host"),
         ({"run": ["a"], "metrics": {"m": {"regex": "x", "unit": "s", "better": "lower"}}}, "m.regex", "one group"),
         ({"run": ["a"], "metrics": {"m": {"regex": "(x)", "unit": "s"}}}, "command.metrics", "better"),
         ({"run": ["a"], "metrics": {"m": RANKS | {"regex": "(?P<rank>.)"}}}, "m.regex", "one group"),

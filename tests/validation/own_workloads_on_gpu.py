@@ -3,9 +3,9 @@
     python -m tests.validation.own_workloads_on_gpu --out FOLDER [--device cuda] [--only NAME ...]
 
 Each part is kept in FOLDER: the same command resumes what was interrupted and repeats nothing. After each part FOLDER
-has own_workloads.json and own_workloads.md, and in FOLDER/reference the small files of each run directory. With --limit-s
-what would take longer is stopped, with what it has measured until then, and no part is begun after that. On an idle
-host only. Eight minutes or so on one H200.
+has own_workloads.json and own_workloads.md, and in FOLDER/reference the small files of each run directory. With
+--limit-s what would take longer is stopped, with what it has measured until then, and no part is begun after that. On
+an idle host only. Eight minutes or so on one H200.
 
 * pipeline: a cell run as a command, and the same cell by the pipeline itself, by turns; within 1 %.
 * pinned: memory that another process has pinned, found by `numastudy where` to the page; below 50 ms a GiB.

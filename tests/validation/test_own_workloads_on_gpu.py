@@ -23,7 +23,8 @@ def test_second_of_a_pair_is_compared_with_the_first():
 
 def test_page_has_a_row_for_each_part():
     pinned = {
-        "pinned_bytes": 1 << 32, "largest_mapping_bytes": 1 << 32, "ms_a_gib": 12.34, "verdict": "local", "holds": True, "complete": True,
+        "pinned_bytes": 1 << 32, "largest_mapping_bytes": 1 << 32, "ms_a_gib": 12.34, "verdict": "local",
+        "holds": True, "complete": True,
         "took_s": 9.0,
     }  # fmt: skip
     looks = compared([(100.0, 99.0), (100.0, 99.9)]) | {"cost_ms_an_epoch": 3.25, "epoch_s": 4.0}
