@@ -1,5 +1,6 @@
 """Whether a study can compare on this host what it was asked to compare."""
 
+import json
 from collections import defaultdict
 
 from bench.errors import NotHere
@@ -49,10 +50,14 @@ def without_placements(definition: StudyDefinition, grid: Grid, topology: Topolo
     nodes = [node.id for node in topology.nodes if node.kind is NodeKind.CPU_AND_MEMORY]
     what = "no two placements to compare: "
     if len(nodes) > 1:
+        option = "--numa-nodes all"
+        if not isinstance(asked, str) and any(cpu_node != mem_node for cpu_node, mem_node in asked):
+            pairs = [[cpu_node, mem_node] for cpu_node in nodes[:2] for mem_node in nodes[:2]]
+            option = f"--placements '{json.dumps(pairs, separators=(',', ':'))}'"
         return NotHere(
             f"{what}this host has nodes {format_cpulist(nodes)}",
             definition.name,
-            f"to measure all of them, {_with(definition, '--numa-nodes all')}",
+            f"to measure all of them, {_with(definition, option)}",
         )
     alone = f"to measure it alone, {_with(definition, f'--numa-nodes {nodes[0]}')}" if nodes else ""
     if topology.visible_gpus and not definition.command:

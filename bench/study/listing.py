@@ -31,6 +31,8 @@ def listing(output_dir: Path) -> str:
             continue
         runnable = sum(not cell.reason for cell in planned.cells)
         time = duration(planned.estimate_s) if planned.runs_to_do else "done"
+        if planned.refused:
+            time = "no pair here"
         rows.append((name, str(len(planned.cells)), str(runnable), time, definition.question))
     table = tabulate(rows, _HEADERS, tablefmt="simple", colalign=("left", "right", "right", "right", "left"))
     return f"{table}\n\nnumastudy run STUDY measures it; numastudy plan STUDY --cells prints its cells."

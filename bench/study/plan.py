@@ -74,7 +74,8 @@ class Plan:
     further_runs: timed ones that data may demand beyond these, as expected and at most; further_reasons: why.
     estimate_s: for what is to do, with the further runs that are expected; at_most_s: with all of them; None if
     unknown. estimate_from: its source, or why it is unknown. needs_long: it starts with the option --long only.
-    too_long: cells of which one run may need more than its timeout.
+    refused: why it does not start on this host, "" if it does. too_long: cells of which one run may need more than
+    its timeout.
     """
 
     study: str
@@ -95,6 +96,7 @@ class Plan:
     needs_long: bool
     too_long: list[str]
     disk_bytes: int
+    refused: str
     notes: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -144,6 +146,8 @@ def plan(
     found = estimated(grid, [*todo, *further], earlier, None if recorded else rate or measured_rate)
     estimate_s, at_most_s = _times(todo, further, found)
     needs_long = bool(topology and _is_long(study, topology, estimate_s))
+    # A study that has a run directory is continued.
+    refused = incomparable(definition, grid, host) if host and not directory else None
     return Plan(
         study=definition.name,
         directory=str(directory.path) if directory else None,
@@ -166,8 +170,9 @@ def plan(
         needs_long=needs_long,
         too_long=[*found.too_long] if found else [],
         disk_bytes=sum(trace_bytes(grid.cell(slot.cell)) for slot in todo if slot.is_traced),
+        refused=f"{refused.what}; {refused.advice}" if refused else "",
         notes=[
-            *(_incomparable(definition, grid, host, is_new=directory is None) if host else []),
+            *(_one_placement(definition, grid, host) if host and not refused else []),
             *_notes(grid.cells),
             *([_STARTS_WITH_LONG] if needs_long else []),
             *_too_long(found),
@@ -199,6 +204,8 @@ def _summary(plan: Plan) -> list[str]:
     if plan.processes != plan.runs:
         todo = f"{plan.runs} runs in {plural(plan.processes, 'process', 'processes')}, {plan.processes_to_do} to do"
     lines = [f"{plan.study}: {cells} ({counts}), {todo}", *_reasons(plan)]
+    if plan.refused:
+        lines.append(f"does not start: {plan.refused}")
     if plan.runs_to_do:
         lines += [
             f"time: {_time_text(plan)} ({plan.estimate_from})",
@@ -277,11 +284,10 @@ def _is_long(study: Study, topology: Topology, estimate_s: float | None) -> bool
     return study.device == "cpu" and not on_gpu_host and (estimate_s or 0.0) > LONGEST_ON_CPU_S
 
 
-def _incomparable(definition: StudyDefinition, grid: Grid, host: Topology, is_new: bool) -> list[str]:
-    """A study that has a run directory is continued."""
-    refused = incomparable(definition, grid, host) if is_new else None
-    error = refused or without_placements(definition, grid, host)
-    return [f"{'does not start: ' if refused else ''}{error.what}; {error.advice}"] if error else []
+def _one_placement(definition: StudyDefinition, grid: Grid, host: Topology) -> list[str]:
+    """Of a study that compares something else too, or that was begun."""
+    error = without_placements(definition, grid, host)
+    return [f"{error.what}; {error.advice}"] if error else []
 
 
 def _too_long(found: Estimate | None) -> list[str]:

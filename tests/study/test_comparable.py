@@ -27,6 +27,7 @@ def planned(host: str, *words: str) -> str:
         ("one_node", "NearestNode", "numastudy run NearestNode --placements cpu-groups"),
         ("one_node", "NumaStudy", "to measure it alone, numastudy run NumaStudy --numa-nodes 0"),
         ("two_sockets", "NumaStudy", "this host has nodes 0-1; to measure all of them, numastudy run NumaStudy"),
+        ("two_sockets", "placement_2x2", "numastudy run placement_2x2 --placements '[[0,0],[0,1],[1,0],[1,1]]'"),
     ],
 )
 def test_plan_gives_the_command_when_no_pair_is_left(host: str, study: str, advice: str) -> None:
