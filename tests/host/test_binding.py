@@ -94,7 +94,10 @@ def test_trial_bind_skips_nodes_without_memory(monkeypatch: pytest.MonkeyPatch, 
     assert choose_binding("auto", cpus_only) == ("numactl", "numactl binds here (tried on node 1)")
     assert try_live(cpus_only, tmp_path, 0, LockedLimit(None, None)).bind_failure is None
     no_memory = replace(topology, nodes=(replace(first, memory_allowed=False), replace(second, allowed_cpus="")))
-    assert try_live(no_memory, tmp_path).bind_failure.reason == "no node has both CPUs and memory for this process"
+    assert (
+        try_live(no_memory, tmp_path, 0, LockedLimit(None, None)).bind_failure.reason
+        == "no node has both CPUs and memory for this process"
+    )
 
 
 @needs("numactl")
