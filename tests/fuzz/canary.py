@@ -9,10 +9,12 @@ import json
 import platform
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from bench.report.bundle import bundle
 from tests.tasks.study_calls import TINY, Calls
 
 SECRETS = {
@@ -46,6 +48,9 @@ def searched(tmp_path_factory):
         other.wait()
     assert done.returncode == 30, done.stderr[-2000:]
     files = {str(path.relative_to(folder)): _content(path) for path in (folder / "calls/outputs").rglob("*")}
+    (grid,) = (folder / "calls/outputs").rglob("grid.json")
+    with zipfile.ZipFile(bundle(grid.parent, folder / "study.zip").path) as archive:
+        files |= {f"bundle/{name}": archive.read(name) for name in archive.namelist()}
     return {name: content for name, content in files.items() if content} | {"luigi": done.stdout + done.stderr}
 
 
@@ -73,6 +78,13 @@ def test_no_other_variable_is_named_either(searched):
     assert found == []
 
 
+def test_a_bundle_has_no_path_and_no_command_line(searched):
+    parts = {name: content for name, content in searched.items() if name.startswith("bundle/")}
+    assert {Path(name).suffix for name in parts} >= {".html", ".json", ".sqlite", ".yaml"}
+    private = (str(Path(sys.executable).parent).encode(), b"/calls/outputs", b"--cell")
+    assert [name for name, content in parts.items() if any(text in content for text in private)] == []
+
+
 def test_the_host_is_named_where_it_is_meant_to_be(searched):
     """The search can find something: records tell on purpose which host they are of."""
     named = [name for name, content in searched.items() if platform.node().encode() in content]
@@ -81,5 +93,6 @@ def test_the_host_is_named_where_it_is_meant_to_be(searched):
 
 
 def test_what_a_real_study_writes_has_the_shape_that_is_declared(searched):
-    (results,) = (content for name, content in searched.items() if name.endswith("results.json"))
-    assert json.loads(results)["damaged"] == []
+    found = [content for name, content in searched.items() if name.endswith("results.json")]
+    # That of the run directory, and that of its bundle.
+    assert [json.loads(content)["damaged"] for content in found] == [[], []]
