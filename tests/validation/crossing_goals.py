@@ -78,7 +78,9 @@ def main() -> int:
         "processes": lambda folder: by_luigi(
             folder, "SelfCheck", common | {"numa_nodes": [0], "models": twice, "design": "processes"}
         ),
-        "nodes": lambda folder: by_luigi(folder, "NumaStudy", common | {"models": list(options.models)}),
+        "nodes": lambda folder: by_luigi(
+            folder, "NumaStudy", common | {"numa_nodes": "all", "models": list(options.models)}
+        ),
     } | {
         stage: lambda folder, stage=stage, model=model: injected(folder, stage, model, common)
         for stage, model in INJECTED.items()
