@@ -19,7 +19,17 @@ from .cells import small_cell
 from .test_crossing import CELL, GROUP, _back_where_it_was, group
 
 __all__ = ["_back_where_it_was"]
-BASE = {"buffers": 2}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short():
+    """The noise of a loaded machine is no reason to measure longer."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("bench.workload.crossing.MOST_EXTENSIONS", 1)
+        patched.setattr("bench.workload.crossing.LATENCY_BATCHES", 40)
+        patched.setattr("bench.workload.crossing.FIRST_WARM_S", 0.02)
+        patched.setattr("bench.workload.crossing.WARM_S", 0.02)
+        yield
 
 
 def cells_of(sides):
@@ -74,9 +84,7 @@ SIDES = {
 @pytest.fixture(scope="module")
 def sides():
     cells = cells_of(SIDES)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("bench.workload.crossing.MOST_EXTENSIONS", 1)
-        facts, crossed = cross(replace(group(), cells=cells), Progress(), PhaseTimes())
+    facts, crossed = cross(replace(group(), cells=cells), Progress(), PhaseTimes())
     assert all(one.failure is None for one in crossed), crossed
     return cells, facts, [one.result for one in crossed]
 
@@ -133,7 +141,6 @@ def failing(monkeypatch, refused, error):
         return real(cell, *parts)
 
     monkeypatch.setattr(works_module, "make_forward", make)
-    monkeypatch.setattr("bench.workload.crossing.MOST_EXTENSIONS", 1)
 
 
 @pytest.mark.parametrize(
@@ -175,9 +182,7 @@ def test_compiled_sides_are_measured_beside_eager_ones():
         "base": {}, "compiled": {"compile_model": "default"}, "one": {"compile_model": "default", "batch_size": 1},
     }  # fmt: skip
     cells = cells_of(sides)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("bench.workload.crossing.MOST_EXTENSIONS", 1)
-        _, crossed = cross(replace(group(), cells=cells), Progress(), PhaseTimes())
+    _, crossed = cross(replace(group(), cells=cells), Progress(), PhaseTimes())
     assert all(one.failure is None for one in crossed), crossed
     compiled = {one.cell.rsplit("_", 1)[1]: one.result.compile for one in crossed}
     assert compiled["base"] is None
