@@ -14,9 +14,9 @@ from bench.records.study import TRACED, Cell, Grid, Placement, Slot
 from bench.study.crossing import births_of, pools_by_node, whole_sets
 from bench.study.duration import CROSSED_PROCESS_S, TYPICAL, Earlier, estimated
 from bench.study.grid import Expansion, expand, expand_here
-from bench.study.load import configs_folder, load_study, read_study
+from bench.study.load import StudyDefinition, configs_folder, load_study, read_study
 from bench.study.order import birth_of, measuring_order
-from bench.study.plan import plan, render
+from bench.study.plan import Plan, plan, render
 from bench.study.progress import study_progress
 
 GIB = 1 << 30
@@ -48,6 +48,11 @@ def _can_bind(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def here(values: dict, topology: Topology = TWO) -> Expansion:
     return expand_here(read_study(BASE | values, "f"), topology)
+
+
+def planned(definition: StudyDefinition, folder: Path, topology: Topology) -> Plan:
+    """On fast CPUs, whatever else this machine does."""
+    return plan(definition, folder, topology=topology, rate=lambda: 1e12)
 
 
 def cells(values: dict, topology: Topology = TWO) -> list[Cell]:
@@ -134,7 +139,7 @@ def test_peers_that_stay_are_no_reason_not_to_cross(tmp_path: Path) -> None:
     joined = {cell.group for cell in grid.cells if cell.concurrent_gpus == 1}
     apart = {cell.group for cell in grid.cells if cell.concurrent_gpus == 3}
     assert (len(joined), len(apart)) == (1, 2)
-    notes = plan(read_study(asked, "f"), tmp_path, topology=TWO).notes
+    notes = planned(read_study(asked, "f"), tmp_path, topology=TWO).notes
     assert any("memory_size_mb, in part, is compared between processes: the peers of" in note for note in notes), notes
 
 
@@ -146,7 +151,7 @@ def test_design_of_processes_measures_each_cell_by_itself() -> None:
 
 def test_plan_names_what_is_not_crossed_and_why(tmp_path: Path) -> None:
     asked = BASE | {"design": "auto", "axes": {"preprocess_queue": [0, 2]}}
-    _, between, note = plan(read_study(asked, "f"), tmp_path, topology=TWO).notes
+    _, between, note = planned(read_study(asked, "f"), tmp_path, topology=TWO).notes
     assert between == (
         "preprocess_queue is compared between processes: preprocess_queue 2 excludes design crossing: "
         "its thread cannot be moved with the others"
@@ -156,9 +161,9 @@ def test_plan_names_what_is_not_crossed_and_why(tmp_path: Path) -> None:
         "its thread cannot be moved with the others"
     )
     large = BASE | {"design": "auto", "numa_nodes": [0], "models": ["vit0x0x0", "vit0x0x0"], "memory_size_mb": 600}
-    (note,) = plan(read_study(large, "f"), tmp_path, topology=TWO).notes
+    (note,) = planned(read_study(large, "f"), tmp_path, topology=TWO).notes
     assert "1 of 1 group measured" in note and "on node 0, which has" in note
-    chosen = plan(read_study(asked | {"design": "processes"}, "f"), tmp_path, topology=TWO)
+    chosen = planned(read_study(asked | {"design": "processes"}, "f"), tmp_path, topology=TWO)
     assert not any("of one cell each" in one for one in chosen.notes)
 
 
@@ -222,13 +227,13 @@ def test_cell_that_cannot_run_here_has_no_birth() -> None:
 
 
 def test_plan_counts_processes_and_explains_repeats(tmp_path: Path) -> None:
-    made = plan(read_study(BASE, "f"), tmp_path, topology=TWO)
+    made = planned(read_study(BASE, "f"), tmp_path, topology=TWO)
     assert (made.runs, made.processes, made.processes_to_do, made.repeats) == (20, 10, 10, 4)
     text = render(made)
     assert "20 runs in 10 processes, 10 to do" in text
     assert "repeats: 4 in place of 3" in text
     assert "memory: up to 128 MiB of host batches in one process" in text
-    assert "memory:" not in render(plan(read_study(BASE | {"design": "processes"}, "f"), tmp_path, topology=TWO))
+    assert "memory:" not in render(planned(read_study(BASE | {"design": "processes"}, "f"), tmp_path, topology=TWO))
 
 
 def test_plan_estimates_a_crossing_by_processes() -> None:
@@ -329,7 +334,7 @@ def test_graph_and_eager_are_crossed_on_a_gpu(tmp_path: Path) -> None:
     made = expand_here(definition, with_gpu(80 * GIB))
     groups = crossed_groups(made)
     assert {name: len(own) for name, own in groups.items()} == {"gpu0_vit32x2x128": 4, "gpu0_vit32x2x128_tf32": 2}
-    found = plan(definition, tmp_path, topology=with_gpu(80 * GIB))
+    found = planned(definition, tmp_path, topology=with_gpu(80 * GIB))
     assert found.notes[0] == "compared inside the same processes, as nodes are: cuda_graph, dtype"
     assert "dtype tf32 is compared between processes: tf32 is a mode of the whole process" in found.notes
     assert "of host batches in one process, about 1." in render(found)
@@ -342,7 +347,7 @@ def test_compiled_by_default_and_not_at_all_are_crossed(tmp_path: Path) -> None:
     made = expand_here(definition, with_gpu(None))
     (own,) = crossed_groups(made).values()
     assert {made.grid.cell(name).compile_model for name in own} == {"off", "default"}
-    notes = plan(definition, tmp_path, topology=with_gpu(None)).notes
+    notes = planned(definition, tmp_path, topology=with_gpu(None)).notes
     assert notes[0].endswith(": compile_model")
     assert notes[1:] == [
         "compile_model reduce-overhead is compared between processes: reduce-overhead records graphs in memory that "
@@ -359,7 +364,7 @@ def test_sides_that_the_gpu_cannot_hold_are_not_joined(tmp_path: Path) -> None:
     one_gib = {"nodes": (node(0, gib=16), node(1, "2-3", gib=16))}
     for host, count in ((small, 0), (roomy, 1), (unknown, 1)):
         assert len(crossed_groups(expand_here(definition, replace(host, **one_gib)))) == count
-    notes = plan(definition, tmp_path, topology=replace(small, **one_gib)).notes
+    notes = planned(definition, tmp_path, topology=replace(small, **one_gib)).notes
     assert not any("compared inside" in note for note in notes)
 
 
@@ -371,13 +376,13 @@ def test_large_batches_count_as_what_their_ring_holds() -> None:
 
 def test_plan_names_the_settings_that_are_crossed(tmp_path: Path) -> None:
     axes = {"image_size": [224, 32], "host_memory": ["pinned", "pageable"]}
-    notes = plan(read_study(BASE | ONE_NODE | {"axes": axes}, "f"), tmp_path, topology=TWO).notes
+    notes = planned(read_study(BASE | ONE_NODE | {"axes": axes}, "f"), tmp_path, topology=TWO).notes
     assert notes == [
         "compared inside the same processes, as nodes are: host_memory",
         "image_size is compared between processes: it is the same for all sides of a process",
     ]
     large = {"memory_size_mb": 600, "axes": {"host_memory": ["pinned", "pageable"]}, "numa_nodes": [0, 1]}
-    between = plan(read_study(BASE | ONE_NODE | large, "f"), tmp_path, topology=TWO).notes[-1]
+    between = planned(read_study(BASE | ONE_NODE | large, "f"), tmp_path, topology=TWO).notes[-1]
     assert between.startswith("host_memory is compared between processes: ")
     assert "on node 0, which has 1.00 GiB" in between
 
