@@ -36,5 +36,5 @@ def test_each_tool_has_lines() -> None:
 
 
 def test_nothing_to_advise_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="the results cannot be used"):
+    with pytest.raises(StudyError, match="not a run directory"):
         advise(tmp_path, "text")
