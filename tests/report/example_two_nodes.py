@@ -20,6 +20,7 @@ from bench.records.results import Results
 from bench.report.build import make_report
 from bench.report.markdown import markdown
 from bench.report.page import render
+from bench.report.text.fill import with_text
 from bench.storage import write_json, write_text
 from tests.browser import open_browser
 from tests.run_directories import build_run_directory, topology_json
@@ -46,7 +47,9 @@ def make_example(folder: Path) -> Results:
         topology["fingerprint"]["synthetic"] = "made up by tests/report/example_two_nodes.py"
         write_json(run / "topology.json", topology)
         data = load(run)
-        results = replace(make_report(run, "synthetic"), created_at=MADE_AT, run_directory="synthetic runs")
+        made = replace(make_report(run, "synthetic"), created_at=MADE_AT, run_directory="synthetic runs")
+        # Its hints name the run directory.
+        results = with_text(made)
         folder.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
             shutil.copy(run / name, folder / name)
