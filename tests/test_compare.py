@@ -96,7 +96,7 @@ def test_the_interval_is_that_of_two_independent_groups(made):
 
 def test_other_machines_are_refused_by_name_unless_forced(made):
     base, other = made([1000]), made([1000], replace(FACTS, gpus="H200 GPU-2"), place="b")
-    with pytest.raises(StudyError, match="the GPUs was H100 GPU-1, is H200 GPU-2"):
+    with pytest.raises(StudyError, match="the GPUs were H100 GPU-1, are H200 GPU-2"):
         compare(base, other)
     (warning,) = compare(base, other, force=True).warnings
     assert (warning.kind, warning.change) == (ComparisonWarningKind.HOST_DIFFERS, GPUS)

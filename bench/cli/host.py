@@ -11,6 +11,9 @@ from bench.errors import StudyError
 from bench.terminal import show
 
 _PORT = click.IntRange(1, 65535)
+_PID = click.IntRange(1)
+# As it is called in an error about a word.
+_PID.name = "process id"
 
 
 @click.command()
@@ -53,7 +56,7 @@ def probe(as_json: bool, device: str, output: Path | None) -> None:
 
 
 @click.command()
-@click.argument("pids", nargs=-1, type=click.IntRange(1), metavar="[PID]...")
+@click.argument("pids", nargs=-1, type=_PID, metavar="[PID]...")
 @click.option("--gpu", "gpus", multiple=True, metavar="N|UUID", help="the processes of this GPU; more than once")
 @click.option("--all", "every", is_flag=True, help="the processes of every GPU; the default without a PID")
 @click.option("--node", type=click.IntRange(0), help="compare with this NUMA node, not with the one nearest to the GPU")

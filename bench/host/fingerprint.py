@@ -36,6 +36,8 @@ LABELS = {
     "nsys": "Nsight Systems",
     "constraints": "constraints.txt",
 }
+# Their labels are plurals.
+_SEVERAL = ("kernel_parameters", "nodes", "hugepages", "gpus")
 INSTALLATIONS = (
     "/opt/nvidia/nsight-systems*/*/bin/nsys",
     "/opt/nvidia/nsight-systems*/*/target-linux-*/nsys",
@@ -102,7 +104,8 @@ def fingerprint_changes(old: Fingerprint, new: Fingerprint) -> tuple[Fingerprint
 def describe_change(change: FingerprintChange) -> str:
     """ "the kernel was 6.1.0, is 6.8.0"."""
     before, after = change.before or "not recorded", change.after or "not recorded"
-    return f"{LABELS.get(change.fact, change.fact)} was {before}, is {after}"
+    verbs = ("were", "are") if change.fact in _SEVERAL else ("was", "is")
+    return f"{LABELS.get(change.fact, change.fact)} {verbs[0]} {before}, {verbs[1]} {after}"
 
 
 def cpu_model(cpuinfo: str) -> str:

@@ -68,7 +68,7 @@ def check_where(checks, honest_looks: int) -> dict[str, object]:
     costs = []
     for kind in (*HONEST, *SABOTAGED):
         with foreign(kind) as pid:
-            times = honest_looks // len(HONEST) if kind in HONEST else 1
+            times = max(1, honest_looks // len(HONEST)) if kind in HONEST else 1
             for turn in range(times):
                 answer, code = where(Request(pids=(pid,), node=NEAR, quick=turn % 2 == 1))
                 found = answer.gpus[0].verdict

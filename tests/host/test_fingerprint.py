@@ -71,7 +71,7 @@ def test_later_facts_are_compared_only_where_both_sides_have_them() -> None:
     old, new = Fingerprint(kernel="6.1.0"), Fingerprint(kernel="6.1.0", kernel_parameters="nosmt", cpu_part="part 1")
     assert fingerprint_changes(old, new) == fingerprint_changes(new, old) == ()
     (change,) = fingerprint_changes(new, replace(new, kernel_parameters="none"))
-    assert describe_change(change) == "the kernel's boot parameters was nosmt, is none"
+    assert describe_change(change) == "the kernel's boot parameters were nosmt, are none"
 
 
 def test_hypervisor_and_container_are_read_from_files(tmp_path: Path) -> None:
