@@ -13,11 +13,11 @@ from msgspec.structs import replace
 from bench.records.run import Outcome
 from bench.records.study import Cell
 from bench.workload.devices import Device
-from bench.workload.execution import make_forward, make_slots
+from bench.workload.execution import make_call, make_forward, make_slots
 from bench.workload.failures import RunFailure, is_gpu_lost, name_failure
 from bench.workload.pipeline import Forward, Work
 from bench.workload.progress import PhaseTimes
-from bench.workload.subject import Batch, Subject, build_subject
+from bench.workload.subject import Batch, Call, Subject, build_subject
 
 Made = TypeVar("Made")
 
@@ -65,15 +65,20 @@ class _Works:
         return subject, make_slots(replace(filled, buffers=max(one.buffers for one in same)), self.device, subject)
 
     def _forward(self, cell: Cell, subject: Subject, slots: list[Batch]) -> tuple[Forward | None, float]:
-        """Also the seconds that compiling it took."""
+        """Also the seconds that compiling its call took."""
+        # Compiled once: with and without a CUDA graph it is the same code, of which a second one would not be made.
+        call, compile_s = self._once((cell.compile_model, *_batches(cell)), lambda: self._call(cell, subject, slots))
+        return make_forward(cell, self.device, subject, slots, call), compile_s
+
+    def _call(self, cell: Cell, subject: Subject, slots: list[Batch]) -> tuple[Call | None, float]:
         self.phases.mark("model")
-        forward = make_forward(cell, self.device, subject, slots)
+        call = make_call(cell, self.device, subject, slots)
         self.device.synchronize()
-        if forward is None or cell.compile_model == "off":
-            return forward, 0.0
+        if call is None or cell.compile_model == "off":
+            return call, 0.0
         before_s = self.phases.seconds["compile"]
         self.phases.mark("compile")
-        return forward, self.phases.seconds["compile"] - before_s
+        return call, self.phases.seconds["compile"] - before_s
 
     def _once(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """Raise RunFailure, again wherever the part is asked for again."""
@@ -94,7 +99,7 @@ class _Works:
         return found
 
 
-def _batches(cell: Cell) -> Hashable:
+def _batches(cell: Cell) -> tuple[Hashable, ...]:
     """What slots depend on, beside their number."""
     return cell.dtype, cell.batch_size
 

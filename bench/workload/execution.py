@@ -128,16 +128,23 @@ def make_slots(cell: Cell, device: Device, subject: Subject) -> list[Batch]:
     return [*slots]
 
 
-def make_forward(cell: Cell, device: Device, subject: Subject, slots: list[Batch]) -> Forward | None:
-    """The forward pass by slot, compiled or captured as the cell asks for, and called until it is warm.
+def make_call(cell: Cell, device: Device, subject: Subject, slots: list[Batch]) -> Call | None:
+    """The subject's call, compiled as the cell asks for; None if it computes nothing.
 
     Raise RunFailure (crashed) if that fails: another mode would be another measurement.
     """
-    call = subject.call
+    if subject.call is None or cell.compile_model == "off":
+        return subject.call
+    return compiled(cell, device, subject.call, slots)
+
+
+def make_forward(cell: Cell, device: Device, subject: Subject, slots: list[Batch], call: Call | None) -> Forward | None:
+    """The forward pass by slot, captured as the cell asks for, and called until it is warm; None without a call.
+
+    call: as made by make_call(). Raise RunFailure (crashed) if that fails.
+    """
     if call is None:
         return None
-    if cell.compile_model != "off":
-        call = compiled(cell, device, call, slots)
     if cell.cuda_graph:
         forward = _captured(call, slots)
     elif cell.compile_model in GRAPHED_COMPILE_MODES and cell.device == "cuda":

@@ -12,7 +12,7 @@ from bench.records.run import Certificate, Mode, Result, Window
 from bench.records.study import Cell
 from bench.workload.barrier import Barrier
 from bench.workload.devices import Device, open_device
-from bench.workload.execution import compilations, make_forward, make_slots, refuse_compilations
+from bench.workload.execution import compilations, make_call, make_forward, make_slots, refuse_compilations
 from bench.workload.host_memory import make_rings
 from bench.workload.measure import (
     LatencyMarks,
@@ -80,7 +80,7 @@ def build_pipeline(cell: Cell, device: Device, phases: PhaseTimes) -> Pipeline:
     subject = build_subject(cell, device.torch_device)
     slots = make_slots(cell, device, subject)
     phases.mark("model")
-    forward = make_forward(cell, device, subject, slots)
+    forward = make_forward(cell, device, subject, slots, make_call(cell, device, subject, slots))
     device.synchronize()
     phases.mark("compile" if forward and cell.compile_model != "off" else "model")
     rings = make_rings(cell, device, subject)

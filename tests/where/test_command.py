@@ -115,7 +115,7 @@ def test_another_user_sees_unseen_and_exit_code_4():
     [
         ((1 << 30,), 5, "there is no such process"),
         ((0,), 2, "0 is not in the range"),
-        (("name",), 2, "not a valid integer"),
+        (("name",), 2, "not a valid process id"),
         (("--all", 1), 2, "--all is every process"),
         ((1, "--node", 4000), 2, "there is no such NUMA node"),
         ((1, "--gpu", "GPU-nothing"), 2, "there is no such GPU"),

@@ -8,6 +8,7 @@ from bench.workload.execution import (
     compilation,
     compilations,
     compile_advice,
+    make_call,
     make_forward,
     make_slots,
     refuse_compilations,
@@ -23,11 +24,17 @@ from .cells import NO_COMPUTE, small_cell
 needs_compiler = needs("g++")
 
 
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before():
+    """A process of a study compiles each call once; what another test compiled would be used again."""
+    torch._dynamo.reset()
+
+
 def forward_of(cell):
     device = CpuDevice()
     subject = build_subject(cell, device.torch_device)
     slots = make_slots(cell, device, subject)
-    return make_forward(cell, device, subject, slots), subject, slots
+    return make_forward(cell, device, subject, slots, make_call(cell, device, subject, slots)), subject, slots
 
 
 @needs_compiler
@@ -61,8 +68,6 @@ def test_there_is_nothing_to_compile_without_compute():
 
 
 def test_code_that_is_compiled_again_is_counted():
-    torch._dynamo.reset()
-
     def double(values: torch.Tensor) -> torch.Tensor:
         return 2 * values
 

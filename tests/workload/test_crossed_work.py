@@ -132,15 +132,29 @@ def test_every_side_copies_out_what_its_own_settings_give():
     assert found == {f"{GROUP}_{name}": True for name in SIDES}
 
 
+def test_call_is_compiled_once_for_captured_and_other_sides(monkeypatch):
+    """A stand-in for the capture, which needs a GPU."""
+    compiled, calls = [], []
+    monkeypatch.setattr(works_module, "make_call", lambda cell, *_: compiled.append(cell.compile_model) or object())
+    monkeypatch.setattr(works_module, "make_forward", lambda *parts: calls.append(parts[-1]))
+    sides = {
+        "base": {}, "compiled": {"compile_model": "default"},
+        "captured": {"compile_model": "default", "cuda_graph": True},
+    }  # fmt: skip
+    crossed_work(cells_of(sides), CpuDevice(), PhaseTimes())
+    assert compiled == ["off", "default"]
+    assert calls[0] is not calls[1] is calls[2]
+
+
 def failing(monkeypatch, refused, error):
-    real = works_module.make_forward
+    real = works_module.make_call
 
     def make(cell, *parts):
         if refused(cell):
             raise error
         return real(cell, *parts)
 
-    monkeypatch.setattr(works_module, "make_forward", make)
+    monkeypatch.setattr(works_module, "make_call", make)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.workload.devices import CpuDevice
-from bench.workload.execution import make_forward, make_slots
+from bench.workload.execution import make_call, make_forward, make_slots
 from bench.workload.failures import RunFailure
 from bench.workload.subject import build_subject
 
@@ -17,7 +17,7 @@ def forward_of(cell):
     device = CpuDevice()
     subject = build_subject(cell, device.torch_device)
     slots = make_slots(cell, device, subject)
-    return make_forward(cell, device, subject, slots), subject, slots
+    return make_forward(cell, device, subject, slots, make_call(cell, device, subject, slots)), subject, slots
 
 
 def test_one_slot_per_buffer():
@@ -43,4 +43,4 @@ def test_model_with_an_unexpected_output_is_refused():
     cell = small_cell()
     subject = replace(build_subject(cell, CPU), call=lambda batch: batch[:, :, ::2])
     with pytest.raises(RunFailure, match=r"returned \[\(\(4, 3, 16, 32\)"):
-        make_forward(cell, CpuDevice(), subject, make_slots(cell, CpuDevice(), subject))
+        make_forward(cell, CpuDevice(), subject, make_slots(cell, CpuDevice(), subject), subject.call)
