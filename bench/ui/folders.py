@@ -86,8 +86,9 @@ class EndedRun:
 
 @dataclass(frozen=True)
 class StudyState:
-    """How far the study of a run directory is. holder: the process that measures it; other: the study that is measured
-    meanwhile, which this one may wait for. remaining_s: None if unknown. problem: why that cannot be read."""
+    """How far the study of a run directory is. name: "" if unknown. holder: the process that measures it; other: the
+    study that is measured meanwhile, which this one may wait for. remaining_s: None if unknown. problem: why that
+    cannot be read."""
 
     name: str
     question: str
@@ -113,7 +114,8 @@ def folder_page(folder: Path, outputs: Path, with_records: bool, paused: bool = 
     entries = list(_entries(folder))
     names = {entry.name for entry in entries}
     busy = {holder.study: holder for holder in holders(lock_folder()) if not holder.is_dead} if with_records else {}
-    is_run = "study.yaml" in names and "cluster.json" not in names
+    # Not the folder above it, in which `numastudy run` writes the study of a command.
+    is_run = {"study.yaml", "runs"} <= names and "cluster.json" not in names
     state = _study_state(folder, busy) if is_run and with_records else None
     measured = [] if is_run or len(below) > 2 or not with_records else sorted(
         _run_directories(folder, below, busy), key=lambda one: (one.date, one.clock), reverse=True
@@ -121,7 +123,7 @@ def folder_page(folder: Path, outputs: Path, with_records: bool, paused: bool = 
     changing = bool(state.holder if state else any(one.is_running for one in measured))
     template = environment("bench.ui").get_template("folder.html.j2")
     text = template.render(
-        title=(state.question or state.name) if state else _title(below),
+        title=(state and (state.question or state.name)) or _title(below),
         eyebrow=[(name, "../" * (len(below) - at)) for at, name in enumerate(("outputs", *below))],
         holds=_holds_of(folder, below),
         state=state,
@@ -155,13 +157,13 @@ def _holds_of(folder: Path, below: Sequence[str]) -> str:
 def _entries(folder: Path) -> Iterator[Entry]:
     """Folders first, each kind by name; hidden ones are left out. Raise OSError."""
     with os.scandir(folder) as found:
-        shown = [entry for entry in found if not entry.name.startswith(".")]
-    for entry in sorted(shown, key=lambda one: (not one.is_dir(), one.name)):
+        shown = [(not os.path.isdir(entry), entry.name, entry) for entry in found if not entry.name.startswith(".")]
+    for is_file, _, entry in sorted(shown, key=lambda one: one[:2]):
         try:
             status = entry.stat(follow_symlinks=False)
         except FileNotFoundError:  # it has just gone
             continue
-        is_folder = entry.is_dir()
+        is_folder = not is_file
         yield Entry(
             name=entry.name,
             # quote: a name may be that of another scheme, or have a query.
@@ -176,10 +178,11 @@ def _run_directories(folder: Path, below: Sequence[str], busy: dict[str, Holder]
     """<study>/<date>/<time> below the outputs, of which `folder` has the first part."""
     for path in folder.glob("/".join(["*"] * (3 - len(below)))):
         study, date, clock = (*below, *path.relative_to(folder).parts)
-        if not (path / "study.yaml").exists() or any(part.startswith(".") for part in (study, date, clock)):
+        # os.path: false also for what another user keeps private.
+        if not os.path.exists(path / "study.yaml") or any(part.startswith(".") for part in (study, date, clock)):
             continue
         href = "./" + quote(os.fsencode(str(path.relative_to(folder)))) + "/"
-        reports = (name for name in ("report.html", "cluster_report.html") if (path / name).exists())
+        reports = (name for name in ("report.html", "cluster_report.html") if os.path.exists(path / name))
         report = next((href + name for name in reports), "")
         yield Measured(study, date, clock, href, report, str(path) in busy)
 
@@ -191,8 +194,7 @@ def _study_state(folder: Path, busy: dict[str, Holder]) -> StudyState:
         study, grid, host = directory.study(), directory.grid(), directory.host()
     except (StudyError, OSError) as error:
         what = error.what if isinstance(error, StudyError) else str(error)
-        name = folder.parts[-3]
-        return StudyState(name=name, question="", host="", holder=holder, other=other, reported=False, problem=what)
+        return StudyState(name="", question="", host="", holder=holder, other=other, reported=False, problem=what)
     records = _newest_first(folder / "runs")
     newest = next((run for path, _ in records if (run := read_record(path, Run))), None)
     invocation = newest.invocation if newest else ""

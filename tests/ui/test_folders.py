@@ -107,6 +107,36 @@ def test_a_damaged_study_is_still_a_page(run, outputs):
     (run / "grid.json").write_text("{")
     text, _ = text_of(run, outputs)
     assert "Not known how far it is" in text and "grid.json" in text
+    assert "quick_test / 2026-11-30 / 08-00-00" in text
+
+
+def test_the_study_file_of_a_command_hides_no_run(outputs):
+    (outputs / "quick_test/study.yaml").write_text("name: quick_test\n")
+    text, _ = text_of(outputs / "quick_test", outputs)
+    assert "Not known how far it is" not in text
+    assert "The runs of this study, by date." in text and "2026-11-30 08:00:00 quick_test none yet" in text
+
+
+def test_links_that_lead_nowhere_hide_no_folder(outputs):
+    (outputs / "loop").symlink_to("loop")
+    (outputs / "loops/2026-11-30").mkdir(parents=True)
+    (outputs / "loops/2026-11-30/08-00-00").symlink_to("08-00-00")
+    text, _ = text_of(outputs, outputs)
+    assert "loop " in text and "quick_test none yet" in text
+
+
+def test_what_another_user_keeps_private_hides_no_study(outputs, monkeypatch):
+    private = outputs / "other/2026-11-30/09-00-00"
+    private.mkdir(parents=True)
+    stat = os.stat
+
+    def denied(path, *args, **kwargs):
+        if str(path).startswith(f"{private}/"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", denied)
+    assert "quick_test none yet" in text_of(outputs, outputs)[0]
 
 
 def test_markup_in_names_is_text(outputs):
