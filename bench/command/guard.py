@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import IO
 
 GRACE_S = 10.0
 _PR_SET_PDEATHSIG = 1
@@ -55,7 +56,7 @@ def _start(argv: list[str], secrets: list[str]) -> tuple["subprocess.Popen[bytes
     child = subprocess.Popen(argv, close_fds=False, preexec_fn=_prepare, stdout=pipe, stderr=pipe)
     values = {os.environb[os.fsencode(name)]: f"[{name}]".encode() for name in secrets}
     copying = [
-        threading.Thread(target=copy, args=(stream.fileno(), log, values), daemon=True)
+        threading.Thread(target=copy, args=(stream, log, values), daemon=True)
         for stream, log in ((child.stdout, 1), (child.stderr, 2))
         if stream
     ]
@@ -64,14 +65,18 @@ def _start(argv: list[str], secrets: list[str]) -> tuple["subprocess.Popen[bytes
     return child, copying
 
 
-def copy(source: int, target: int, values: dict[bytes, bytes]) -> None:
-    """All that comes from a descriptor, with the names of values in their place."""
+def copy(source: IO[bytes], target: int, values: dict[bytes, bytes]) -> None:
+    """All that comes from a pipe, with the names of values in their place.
+
+    Where it cannot be written, as to a full disk, the pipe is closed: the program would wait for a reader for ever.
+    """
     rest, more = b"", b"-"
-    while more:
-        more = os.read(source, 1 << 16)
-        content, rest = named(rest + more, values, whole=not more)
-        while content:
-            content = content[os.write(target, content) :]
+    with contextlib.suppress(OSError), source:
+        while more:
+            more = os.read(source.fileno(), 1 << 16)
+            content, rest = named(rest + more, values, whole=not more)
+            while content:
+                content = content[os.write(target, content) :]
 
 
 def named(content: bytes, values: dict[bytes, bytes], whole: bool) -> tuple[bytes, bytes]:

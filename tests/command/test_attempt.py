@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -239,6 +240,17 @@ def test_value_is_found_however_the_output_is_cut(seed):
         found, content = found + part, content[size:]
         assert len(held) < max(map(len, values))
     assert found == expected
+
+
+def test_log_that_cannot_be_written_ends_the_program(tmp_path):
+    """More than a pipe holds."""
+    program = "import sys, time; sys.stdout.write('x' * 10**6); sys.stdout.flush(); time.sleep(600)"
+    guarded = [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), str(tmp_path / "report"), "SECRET"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*guarded, *python(program)], env={"SECRET": "hunter2"}, stdout=full, stderr=full, timeout=300
+        )
+    assert done.returncode != 0 and (tmp_path / "report").exists()
 
 
 def test_result_that_holds_a_secret_gives_no_reason_with_it(tmp_path, monkeypatch):
