@@ -27,8 +27,9 @@ def compiled(cell: Cell, device: Device, call: Call, slots: list[Batch]) -> Call
     """`call`, compiled in the cell's mode and called until it is warm. Raise RunFailure (crashed) if that fails."""
     import torch._dynamo
 
-    # The sides of a crossing are graphs of one model: a graph for each type and batch size.
-    torch._dynamo.config.recompile_limit = MOST_GRAPHS
+    # The sides of a crossing are graphs of one model: a graph for each type and batch size. Under this name since
+    # before torch 2.6, which has another one for it too.
+    torch._dynamo.config.cache_size_limit = MOST_GRAPHS
     # An error must not fall back to running eagerly, whatever the environment asks for.
     torch._dynamo.config.suppress_errors = False
     captured, skipped = _captured_graphs(), _counter("inductor", "cudagraph_skips")
