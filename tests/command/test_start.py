@@ -96,7 +96,6 @@ def test_wrong_usage_is_refused(tmp_path, monkeypatch, options, what):
     assert [*tmp_path.rglob("*")] == [tmp_path / "work"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "what", "advice"),
     [
@@ -114,6 +113,7 @@ def test_program_that_is_not_there_is_refused_at_once(tmp_path, monkeypatch, arg
     assert what in called.output and argv[0] in called.output and advice in called.output
 
 
+@pytest.mark.slow
 def test_study_of_a_command_from_the_line_to_the_report(tmp_path, monkeypatch):
     monkeypatch.setattr(start, "LOOPBACK", ("127.0.0.1", 1))
     options = ["--read", "wall", "--nodes", "0", "--repeats", "3", "--name", "mine", "--output-dir", str(tmp_path)]

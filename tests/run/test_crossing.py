@@ -221,7 +221,6 @@ def test_group_is_traced_by_one_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_every_side_is_traced_with_its_own_batches_and_bytes(tmp_path: Path) -> None:
     sides = {"models": ["vit16x1x32"], "include": [{"buffers": 3}, {"dtype": "bf16"}, {"batch_size": 5}]}
     directory = resolve(read_study(TINY | sides, "f"), tmp_path / "outputs", False, "now")
@@ -240,6 +239,7 @@ def test_every_side_is_traced_with_its_own_batches_and_bytes(tmp_path: Path) -> 
         assert one.result.windows[0].batches == cell.batches_per_pass
 
 
+@pytest.mark.slow
 def test_cell_whose_trace_is_missing_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Losing(Torch):
         def divide(self, report: Path, captured: Sequence[Path]) -> None:
