@@ -11,13 +11,16 @@ from bench.study.load import TASKS, StudyDefinition, shipped_names
 
 
 def incomparable(definition: StudyDefinition, grid: Grid, topology: Topology) -> NotHere | None:
-    """Why such a study does not start; None if it does. It may compare settings where it has no two placements."""
+    """Why such a study does not start; None if it does.
+
+    Where it has no two placements it may compare settings, or cells of a model that it lists twice.
+    """
     if error := _named_but_absent(definition, grid, topology):
         return error
-    settings = defaultdict(set)
+    here = defaultdict(list)
     for cell in _usable(grid):
-        settings[cell.gpu, cell.model].add(cell.settings)
-    if any(len(own) > 1 for own in settings.values()):
+        here[cell.gpu, cell.model].append(cell)
+    if any(len(own) > len({cell.placement for cell in own}) for own in here.values()):
         return None
     return without_placements(definition, grid, topology)
 

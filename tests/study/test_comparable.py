@@ -83,6 +83,8 @@ def test_start_ends_with_30_before_anything_runs(
         # GPUs and nodes that only the file names may be those of another host.
         ("two_sockets", "NumaStudy", {"numa_nodes": [0, 1]}),
         ("one_node", "NumaStudy", {"sweep": {"batch_size": [1, 10]}}),
+        # Each model is listed twice, and compared with itself.
+        ("one_node", "SelfCheck", {"numa_nodes": "all"}),
         ("one_node", "QuickTest", {"gpu_ids": [0, 9], "device": "cpu"}),
     ],
 )
