@@ -26,7 +26,13 @@ _SYSTEM = r"(?:proc|sys|dev|usr|etc/systemd)"
 _QUOTED_PATH = re.compile(rf"""(?<=['"])~?/(?!{_SYSTEM}\b)[^'"\n]+(?=['"])""")
 _PATH = re.compile(rf"""(?<![\w./<])~?/(?!{_SYSTEM}\b)[^\s'"`,;:()\[\]{{}}<>|]+""")
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]{1,15}://[^\s'\"<>]+", re.IGNORECASE)
-_ADDRESS = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_ADDRESS = re.compile(
+    r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
+    # IPv6 with :: or whole, which neither a time nor a PCI address has, nor a name in C++.
+    r"|(?<![\w:])(?:(?:[0-9a-f]{1,4}:){1,7}:(?:[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*)?|(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4})"
+    r"(?![\w:])",
+    re.IGNORECASE,
+)
 _SECRETS = re.compile(
     r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_\w{16,}|github_pat_\w{16,}|hf_\w{16,}|sk-[\w-]{16,}|xox[a-z]-[\w-]{10,}"
     r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
@@ -54,7 +60,8 @@ class Private:
         if not re.search(r"[\s/@:=]", text):
             return text
         for word, replacement in self.words.items():
-            text = re.sub(rf"(?<![\w-]){re.escape(word)}(?![\w-])", replacement, text)
+            domain = r"(?:\.[\w-]+)*" if replacement == HOST else ""
+            text = re.sub(rf"(?<![\w-]){re.escape(word)}{domain}(?![\w-])", replacement, text)
         text = _URL.sub(ADDRESS, text)
         text = _PATH.sub(PATH, _QUOTED_PATH.sub(PATH, text))
         text = _SECRETS.sub(SECRET, _ADDRESS.sub(ADDRESS, text))

@@ -178,8 +178,23 @@ def test_no_path_survives_whatever_stands_beside_it(before, after):
 
 
 @pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("node17.canary.example did not answer.", "HOST did not answer."),
+        ("node17: no answer", "HOST: no answer"),
+        ("[fe80::1ff:fe23]:22 refused", "[ADDRESS]:22 refused"),
+        ("from 2001:db8:0:0:0:0:2:1 to ::1", "from ADDRESS to ::1"),
+    ],
+)
+def test_what_a_host_is_called_elsewhere_is_replaced(text, clean):
+    """The record has the short name, a program may print the long one."""
+    assert Private({"node17": "HOST"}).text(text) == clean
+
+
+@pytest.mark.parametrize(
     "text",
-    ["54.0 GB/s and 1/2", "echo 0 > /proc/sys/kernel/numa_balancing", "p50 / p99", "29.6 % slower [29.4, 29.9] %",
+    ["GPU 0 at 0000:01:00.0", "at 10:20:30 UTC", "c10::cuda failed: a::b::call",
+     "54.0 GB/s and 1/2", "echo 0 > /proc/sys/kernel/numa_balancing", "p50 / p99", "29.6 % slower [29.4, 29.9] %",
      "/sys/bus/pci is not readable", "pipeline_gpu0_numa0", "run numactl, or --binding none"],
 )  # fmt: skip
 def test_what_is_the_same_everywhere_stays(text):
