@@ -32,7 +32,7 @@ from bench.records.nightly import (
 )
 from bench.records.results import Measure, MeasuredCell, Results
 from bench.records.run import Outcome
-from bench.records.study import Grid
+from bench.records.study import Grid, LeftOut
 from bench.report.text.studies import (
     cell_text,
     changed_host_text,
@@ -328,6 +328,9 @@ def _small_study(first: RunDirectory, names: Sequence[str], invocation: str) -> 
     Of a cell that is measured by turns only the processes that started on its own node count.
     """
     study = replace(first.study(), again_of=str(first.path), created_by=invocation, measure_link=False)
+    if study.left_out:
+        # Of what a budget left out of the first measurement only the traced runs are missing here by it.
+        study = replace(study, left_out=LeftOut(traced=True) if study.left_out.traced else None)
     grid, host = first.grid(), first.host()
     # A cell that was measured by turns with others is measured with them again.
     crossed = {slot.group for slot in grid.order if slot.birth and slot.cell in names}
