@@ -49,12 +49,15 @@ def _signed(number: float, digits: int, plus: bool = False) -> str:
     return f"{'−' if number < 0 else '+' if plus else ''}{text}"
 
 
-def rounded_up(count: int) -> str:
-    """A planned number, rounded up to two significant digits from 100 on: 1234 is "1,300"."""
-    if count < 100:
-        return str(count)
-    step = 10 ** (len(str(count)) - 2)
-    return f"{-(-count // step) * step:,}"
+def planned(count: int) -> int:
+    """A number that is planned for, rounded up to two significant digits from 100 on: 1300 of 1234."""
+    step: int = 10 ** max(0, len(str(count)) - 2)
+    return -(-count // step) * step
+
+
+def planned_text(count: int) -> str:
+    """ "1,300" of 1234."""
+    return f"{planned(count):,}"
 
 
 # Quantities with a unit

@@ -293,7 +293,7 @@ def write_run(
             "--cell",
             "cell.json",
             "--mode",
-            "timed",
+            "traced" if label == "traced" else "timed",
         ],
         "exit_code": 0,
         "fingerprint": facts,

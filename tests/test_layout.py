@@ -11,8 +11,11 @@ ROOT = Path(__file__).parents[1]
 # Each floor may import itself and those below it.
 FLOORS = (
     ("bench.errors", "bench.records", "bench.storage", "bench.terminal", "bench.units"),
-    ("bench.host", "bench.trace", "bench.workload"),
-    ("bench.command", "bench.run", "bench.study", "bench.where", "bench.whatif"),
+    ("bench.host", "bench.trace"),
+    ("bench.workload",),
+    ("bench.study", "bench.where", "bench.whatif"),
+    ("bench.run",),
+    ("bench.command",),
     ("bench.analysis",),
     ("bench.report",),
     ("bench.compare", "bench.history", "bench.nightly"),

@@ -278,12 +278,12 @@ def test_ranges_of_changes(low, high, text):
 
 @pytest.mark.parametrize(("count", "text"), [(7, "7"), (99, "99"), (101, "110"), (1234, "1,300"), (1300, "1,300")])
 def test_planned_numbers_are_rounded_up_to_two_digits(count, text):
-    assert units.rounded_up(count) == text
+    assert units.planned_text(count) == text
 
 
 @given(st.integers(1, 10**9))
 def test_planned_numbers_are_never_rounded_down(count):
-    assert count <= shown(units.rounded_up(count)) <= 1.1 * count
+    assert count <= shown(units.planned_text(count)) <= 1.1 * count
 
 
 @pytest.mark.parametrize(("parts", "text"), [(["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")])

@@ -1,4 +1,4 @@
-"""What a trace says: the metrics of the contract (DESIGN.md), and how complete the trace is.
+"""What a trace says: the metrics of docs/metrics.md, and how complete the trace is.
 
 `latency/<cell>.json` holds the keys of `Metrics` beside those of a stage; `numastudy analyze --json` adds `per_batch`.
 """

@@ -46,7 +46,7 @@ TABLE_NAMES = {MEMCPY: DEVICE_COPY, MEMSET: MEMSET_NAME, GRAPH: GRAPH_NAME}
 
 
 class Kind(IntEnum):
-    """What an activity counts as (DESIGN.md, metrics of one trace): H, D or K."""
+    """What an activity counts as (docs/metrics.md): H, D or K."""
 
     H2D = 0
     D2H = 1

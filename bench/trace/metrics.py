@@ -1,4 +1,4 @@
-"""The contract metrics of one trace (DESIGN.md). Pure; exact integers until the last division."""
+"""The contract metrics of one trace (docs/metrics.md). Pure; exact integers until the last division."""
 
 from dataclasses import dataclass
 
@@ -181,7 +181,7 @@ def lateness(idle: Intervals, activities: Activities) -> Lateness:
 def regime(
     window_ns: int, idle_ns: int, late: Lateness, h2d: Intervals, d2h: Intervals, compute: Intervals
 ) -> tuple[RegimeEvidence, Regime]:
-    """(the numbers it was decided from, the regime): DESIGN.md, "Regime".
+    """(the numbers it was decided from, the regime): docs/metrics.md, "Regime".
 
     call_idle_ns does not decide: it is the part of the late gaps in which the CPU was still on its way to the launch.
     """

@@ -1,7 +1,7 @@
 """A trace from an export in the nsys schema as plain values: the window, and the device's activities in it.
 
 An activity belongs to the window if the API call that launched it (same process, same correlation id) starts in it, on
-the thread of the window's range (DESIGN.md).
+the thread of the window's range (docs/metrics.md).
 """
 
 from dataclasses import dataclass, fields

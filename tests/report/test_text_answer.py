@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from msgspec import structs
 
-from bench.records.results import Contrast, LocalSource, Verdict
+from bench.records.results import Change, Contrast, LocalSource, Measure, Reason, Verdict
 from bench.report.text.answer import Answer, Loss, answers, cards
 from bench.report.text.trust import host_facts
 from tests.report.made import changed, results
@@ -49,6 +49,17 @@ def test_the_answer_names_the_near_node_and_the_losses(numa_view):
 )
 def test_each_verdict_has_its_text(numa_view, changes, text):
     assert text in answers(with_penalty(numa_view, **{"headline": True} | changes))[0].sentence
+
+
+@pytest.mark.parametrize("verdict", [Verdict.SAME, Verdict.UNDECIDED, Verdict.SLOWER])
+@pytest.mark.parametrize("headline", [True, False])
+def test_median_latency_is_named_where_throughput_says_less(numa_view, verdict, headline):
+    judged = {"verdict": Verdict.SLOWER, "reason": Reason.DIFFERENT, "headline": headline}
+    change = Change(**judged, change=0.159, interval=(0.15, 0.168), margin=0.02)
+    view = with_penalty(numa_view, verdict=verdict, changes={Measure.LATENCY_P50: change})
+    sentence, is_named = answers(view)[0].sentence, headline and verdict is not Verdict.SLOWER
+    assert ("Median latency on node 2: vit" in sentence) == is_named
+    assert ("15.9 % ± 0.9 % longer." in sentence) == is_named
 
 
 def test_recommends_no_node_when_none_is_known_to_be_near(numa_view):

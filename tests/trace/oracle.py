@@ -1,4 +1,4 @@
-"""The contract metrics by brute force: plain Python, written from DESIGN.md alone, shares no code with bench.
+"""The contract metrics by brute force: plain Python, written from docs/metrics.md alone, shares no code with bench.
 
 Lengths of sets are found by cutting the time axis at every start and end, and asking of each piece what covers it.
 """

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from bench.analysis.recommend import best_node, is_known
-from bench.records.results import Contrast, Effect, LocalSource, Penalty, Verdict
+from bench.records.results import Change, Contrast, Effect, LocalSource, Measure, Penalty, Verdict
 from bench.report.text.crossing import MOST_REPEATS, card_lines, deciding_command
 from bench.report.text.host import probed_text
 from bench.report.text.scale import RATE, Scale, scale_of
@@ -133,6 +133,8 @@ def _answer(view: View, gpu: int, device: str) -> Answer:
     lines += card_lines(compared)
     if any(loss.interval is None for loss in losses):
         lines.append("1 run: uncertainty unknown.")
+    if not _is_crowded(losses):
+        lines += _latency_lines(view, [entry for entry in compared if entry.remote_cpu_node == entry.remote_node])
     undecided = [loss for loss in losses if loss.is_undecided and loss.repeats and loss.repeats <= MOST_REPEATS]
     most = max((loss.repeats or 0 for loss in undecided), default=0)
     models = [*dict.fromkeys(loss.model for loss in undecided)]
@@ -206,6 +208,22 @@ def _place_line(place: str, losses: Sequence[Loss]) -> str:
     if undecided := [loss for loss in losses if loss.is_undecided]:
         parts.append(f"{_labels(undecided)} {_lose(undecided)} {_at_most(undecided)}")
     return f"On {place} " + "; ".join(parts) + "."
+
+
+def _latency_lines(view: View, entries: Iterable[Penalty]) -> list[str]:
+    """The largest change of median latency where throughput does not differ, or is undecided; a line a place."""
+    largest: dict[str, tuple[Change, str]] = {}
+    for entry in entries:
+        latency = entry.changes.get(Measure.LATENCY_P50)
+        if entry.verdict not in DIFFERENT and latency and latency.headline and latency.verdict in DIFFERENT:
+            place = view.label((entry.remote_cpu_node, entry.remote_node))
+            if place not in largest or abs(latency.change) > abs(largest[place][0].change):
+                largest[place] = latency, view.series(view.cells[entry.remote_cell])
+    return [
+        f"Median latency on {place}: {label} {share_with_interval(latency.change, latency.interval)} "
+        + ("longer." if latency.change > 0 else "shorter.")
+        for place, (latency, label) in largest.items()
+    ]
 
 
 def _without_interval(losses: Sequence[Loss]) -> list[str]:

@@ -14,7 +14,7 @@ from bench.records.study import ListedModel, Study
 from bench.report.text.verdicts import hint_text
 from bench.report.view import cpus_label
 from bench.study.models import read_model
-from bench.units import change, exact_percent, farthest_end, listed, percent, plural
+from bench.units import change, exact_percent, farthest_end, listed, percent, planned, plural
 
 # What only the node of a process's start decides, whatever it is moved to later.
 BIRTH = "where the driver's own memory is"
@@ -108,7 +108,7 @@ def deciding_command(results: Results, gpu: int, models: Sequence[str], repeats:
     if not models or not 0 < repeats <= MOST_REPEATS:
         return ""
     file = shlex.quote(f"{results.run_directory}/study.yaml")
-    return f"numastudy run {file} --gpu-ids {gpu}{_only(results.study, models)} --repeats {repeats}"
+    return f"numastudy run {file} --gpu-ids {gpu}{_only(results.study, models)} --repeats {planned(repeats)}"
 
 
 def _only(study: Study, names: Sequence[str]) -> str:

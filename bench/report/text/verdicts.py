@@ -23,8 +23,8 @@ from bench.units import (
     exact_percent,
     percent,
     percent_interval,
+    planned_text,
     plural,
-    rounded_up,
     upper_end,
 )
 
@@ -115,10 +115,10 @@ def _judged(
         return f"{at_most}: {found}, whose spread is hardly known; {repeats} {units.repeats} would show more"
     if entry.reason is Reason.TOO_MANY_REPEATS_NEEDED:
         return (
-            f"{at_most}: {effect}; about {rounded_up(repeats)} {units.repeats} would decide, more than "
+            f"{at_most}: {effect}; about {planned_text(repeats)} {units.repeats} would decide, more than "
             f"--max-repeats {rules.max_repeats}"
         )
-    return f"{at_most}: {effect}; about {repeats} {units.repeats} would decide"
+    return f"{at_most}: {effect}; about {planned_text(repeats)} {units.repeats} would decide"
 
 
 def change_text(entry: Change) -> str:
