@@ -356,7 +356,7 @@ class _Crossing:
         move_us = (time.perf_counter_ns() - began_ns) // 1000
         # A latency counts from where all slots are in use.
         stays = len(pipeline.slots) if marks else 1
-        lead = stays if self.last is side else self.turns[side.cell.batch_size].lead_batches
+        lead = stays if self.last is side else max(stays, self.turns[side.cell.batch_size].lead_batches)
         self.last = side
         beat = self.progress.counting(certifier.see_cpu)
         faults, start_ns = minor_faults(), time.perf_counter_ns()

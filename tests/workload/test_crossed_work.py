@@ -146,6 +146,15 @@ def test_call_is_compiled_once_for_captured_and_other_sides(monkeypatch):
     assert calls[0] is not calls[1] is calls[2]
 
 
+def test_latencies_count_from_where_all_buffers_are_in_use(monkeypatch):
+    """Of slow models, whose lead-in is three batches."""
+    monkeypatch.setattr("bench.workload.crossing.LATENCY_S", 0.0)
+    cells = cells_of({"base": {}, "buf6": {"buffers": 6}})
+    _, (base, six) = cross(replace(group(lead_s=1e-9), cells=cells), Progress(), PhaseTimes())
+    assert {window.lead_batches for window in base.result.windows} == {2, 3}
+    assert {window.lead_batches for window in six.result.windows} == {6}
+
+
 def failing(monkeypatch, refused, error):
     real = works_module.make_call
 
