@@ -16,11 +16,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.records.base import Record, convert, plain
+from bench.records.results import CellRemarkKind
 
 Kind = TypeVar("Kind", bound=Record)
 
 PATH, HOST, USER, ADDRESS, SECRET = "/PATH", "HOST", "USER", "ADDRESS", "SECRET"
 LEFT_OUT = "left out: it may hold what a program printed"
+# Of a doubt: a process of a command, and threads.
+_PROCESS = re.compile(r"^.{1,64}? \(\d+\): ")
+_THREADS = re.compile(r"(?<=thread\(s\)) \(.*\)(?= may run)")
 # The same on every host.
 _SYSTEM = r"(?:proc|sys|dev|usr|etc/systemd)"
 _QUOTED_PATH = re.compile(rf"""(?<=['"])~?/(?!{_SYSTEM}\b)[^'"\n]+(?=['"])""")
@@ -75,7 +79,9 @@ class Private:
         """foreign: of a cell that ran a program of the user, whose words are anybody's."""
         if isinstance(value, dict):
             foreign = foreign or _is_foreign(value)
-            return {key: self._of(key, one, foreign) for key, one in value.items()}
+            cleaned = {key: self._of(key, one, foreign) for key, one in value.items()}
+            # What its program said of its own result.
+            return cleaned | {"other": LEFT_OUT} if value.get("kind") == CellRemarkKind.OF_OUTPUT else cleaned
         if isinstance(value, list | tuple):
             return [self._value(one, foreign) for one in value]
         return self.text(value) if isinstance(value, str) else value
@@ -89,6 +95,8 @@ class Private:
             return _command(value)
         if foreign and key in ("reason", "advice") and value:
             return LEFT_OUT
+        if key == "text" and isinstance(value, str):
+            return self.text(_THREADS.sub("", _PROCESS.sub("a process: ", value)))
         return self._value(value, foreign)
 
 

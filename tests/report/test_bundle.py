@@ -17,7 +17,8 @@ from bench.cli import main
 from bench.errors import StudyError
 from bench.records.base import convert, plain
 from bench.records.command import Command
-from bench.records.results import Results
+from bench.records.results import CellRemark, CellRemarkKind, Results
+from bench.records.run import Doubt, DoubtKind
 from bench.records.study import Model, Study
 from bench.report import bundle as module
 from bench.report.build import make_report
@@ -160,12 +161,23 @@ def test_a_command_keeps_its_program_only():
     block = Command(run=("/home/canary/serve", "--key", "canary"), server=("python3", "canary.py"), env={"A": "canary"},
                     cwd="/home/canary", evict=("/home/canary/x",), ready="http://canary/")  # fmt: skip
     model = Model(name="serve", patch_size=0, depth=0, dim=0, heads=0, command=block)
+    remark = CellRemark(kind=CellRemarkKind.OF_OUTPUT, other="canary was waived", count=1, total=3)
     one = structs.replace(
-        cell(), model=model, outcome="crashed", reason="canary said no", advice="ask canary", log_tail=("canary",)
-    )
+        cell(), model=model, outcome="crashed", reason="canary said no", advice="ask canary", log_tail=("canary",),
+        remarks=(remark,),
+    )  # fmt: skip
     study = convert(plain(results().study) | {"command": plain(block)}, Study)
     hidden = private([HOST], Path("/home/canary/outputs/run"))
-    clean = hidden.record(convert(plain(structs.replace(results((one,)), study=study)), Results))
+    found = results((one,))
+    texts = ("canary: worker (1234): 9 pages on node 3",
+             "canary (12): 2 thread(s) (canary, canary)) may run on CPUs 0-7, not only on node 1")  # fmt: skip
+    doubts = tuple(Doubt(kind=DoubtKind.PAGES, text=text) for text in texts)
+    trust = structs.replace(found.trust, unproved_reasons={"a_r1": doubts})
+    clean = hidden.record(convert(plain(structs.replace(found, study=study, trust=trust)), Results))
+    assert [one.text for one in clean.trust.unproved_reasons["a_r1"]] == [
+        "a process: 9 pages on node 3", "a process: 2 thread(s) may run on CPUs 0-7, not only on node 1",
+    ]  # fmt: skip
+    assert clean.cells[0].remarks == (structs.replace(remark, other=LEFT_OUT),)
     assert CANARY not in json.dumps(plain(clean))
     assert clean.cells[0].model.command == Command(run=("serve",), server=("python3",), env={"A": ""})
     assert clean.cells[0].reason == LEFT_OUT
