@@ -201,7 +201,7 @@ def fastest_nodes(cells: Sequence[MeasuredCell], alpha: float = 0.01) -> tuple[i
     (Bonferroni). Launch-bound cells, being noise, count only where all are.
     Two tests must agree: of the blocks' means over models, which differ from block to block, and of all models' runs
     against the spread inside each model. Of processes with two states the means of three blocks agree by chance in
-    2.7 % of studies of three models, with both tests in 0.2 %.
+    2.7 % of studies of three models, with both tests in 0.3 %.
     """
     quiet = [cell for cell in cells if cell.noise_class is not NoiseClass.LAUNCH_BOUND] or list(cells)
     nodes = sorted({cell.mem_node for cell in quiet})

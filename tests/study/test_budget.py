@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from bench.analysis.verdicts import FEWEST_FOR_HEADLINE
 from bench.errors import StudyError
 from bench.records.study import LeftOut, LeftOutCell
-from bench.study.budget import AROUND_S, LINK_S, by_importance, expand_in_time, left_out_text
+from bench.study.budget import AROUND_S, FEWEST_REPEATS, LINK_S, by_importance, expand_in_time, left_out_text
 from bench.study.duration import CROSSED_PROCESS_S, TRACED_RUN_S
 from bench.study.grid import Expansion
 from bench.study.load import load_study
@@ -78,6 +79,10 @@ def test_a_pair_stays_whole_where_nothing_fits_and_plan_says_so(tmp_path: Path) 
 def test_no_fewer_repeats_than_were_asked_for_where_these_are_few(tmp_path: Path) -> None:
     here = laid_out(1, tmp_path, repeats=2)
     assert here.study.repeats == 2 and here.study.left_out and not here.study.left_out.repeats
+
+
+def test_as_many_repeats_stay_as_a_claim_needs() -> None:
+    assert max(FEWEST_FOR_HEADLINE.values()) == FEWEST_REPEATS
 
 
 def test_runs_on_demand_go_before_repeats(tmp_path: Path) -> None:
