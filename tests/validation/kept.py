@@ -39,6 +39,7 @@ def measured(tasks: Sequence[Task], folder: Path = FOLDER, processes: int = 2) -
             figures, took_s = future.result()
             known[file] = figures
             name = name_of(missing[file])
+            file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, {"task": name, "took_s": took_s, "figures": [asdict(one) for one in figures]})
             elapsed = time.monotonic() - began
             left = duration(elapsed / done * (len(missing) - done))
