@@ -16,12 +16,12 @@ Sample = tuple[dict[str, str], float]
 
 
 def convert(path: Path, to: str, cell: str = "") -> str:
-    """path: a run directory, or but for perfetto its results.json; cell: of perfetto.
+    """path: a run directory or its results.json; cell: of perfetto.
 
     Raise StudyError if there are no results.
     """
     if to == "perfetto":
-        return perfetto(path, cell)
+        return perfetto(path if path.is_dir() else path.parent, cell)
     results = read_results_file(path / "results.json" if path.is_dir() else path)
     return {"bencher": bencher, "openmetrics": openmetrics, "pull-request": pull_request}[to](results)
 

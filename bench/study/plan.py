@@ -27,7 +27,7 @@ from bench.study.duration import (
     processes,
     run_files,
 )
-from bench.study.grid import idle_entries
+from bench.study.grid import expand_here, idle_entries
 from bench.study.load import StudyDefinition
 from bench.study.on_demand import Further, further_repeats, why_further
 from bench.units import byte_size, duration, plural
@@ -119,12 +119,16 @@ def plan(
     recorded = root != Path("/")
     own = None if recorded else find(definition, output_dir)
     directory = None if fresh else own
+    refused = None
     if directory:
         grid, study = directory.grid(), directory.study()
     else:
         topology = topology or _topology(root)
         here = expand_in_time(definition, topology, output_dir, root, rate)
         grid, study = here.grid, here.study
+        # Of the whole study, as its start judges it, whatever a budget leaves of it.
+        whole = expand_here(definition, topology, root).grid if study.left_out else grid
+        refused = incomparable(definition, whole, topology)
         check_path_length(path_of_new(definition, output_dir), grid)
     demand = read_record(directory.demand, Demand) if directory else None
     demanded = demand.repeats if demand else {}
@@ -146,8 +150,6 @@ def plan(
     found = estimated(grid, [*todo, *further], earlier, None if recorded else rate or measured_rate)
     estimate_s, at_most_s = _times(todo, further, found)
     needs_long = bool(topology and _is_long(study, topology, estimate_s))
-    # A study that has a run directory is continued.
-    refused = incomparable(definition, grid, host) if host and not directory else None
     return Plan(
         study=definition.name,
         directory=str(directory.path) if directory else None,

@@ -121,8 +121,9 @@ def test_the_file_names_its_batches(run: Path) -> None:
     assert found.otherData["cell"] == CELL
 
 
-def test_command_prints_the_trace_of_a_cell(run: Path) -> None:
-    done = CliRunner().invoke(main, ["convert", str(run), "--to", "perfetto", "--cell", CELL])
+@pytest.mark.parametrize("below", ["", "results.json"])
+def test_command_prints_the_trace_of_a_cell(run: Path, below: str) -> None:
+    done = CliRunner().invoke(main, ["convert", str(run / below), "--to", "perfetto", "--cell", CELL])
     assert done.exit_code == 0 and read(done.output).traceEvents
 
 

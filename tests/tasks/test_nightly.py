@@ -94,8 +94,7 @@ def test_slower_night_is_measured_twice_and_exits_30(nights: Nights) -> None:
     assert "over two measurements of this night" in cell["text"] and cell["second_samples_s"] > 0
     assert (
         f'>{SECOND}</a></td><td data-label="cells ok" class="number">1 of 1</td>'
-        '<td data-label="slower" class="number warn">1</td>'
-        in (nights.folder / "outputs/index.html").read_text()
+        '<td data-label="slower" class="number warn">1</td>' in (nights.folder / "outputs/index.html").read_text()
     )
 
 
