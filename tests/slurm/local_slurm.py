@@ -79,7 +79,7 @@ def missing_programs() -> list[str]:
 class LocalSlurm:
     """nodes: name -> feature; those in `absent` are configured and never started."""
 
-    def __init__(self, folder: Path, nodes: dict[str, str], absent: tuple[str, ...] = (), slurmd_timeout_s: int = 10):
+    def __init__(self, folder: Path, nodes: dict[str, str], absent: tuple[str, ...] = (), slurmd_timeout_s: int = 20):
         self.folder, self.nodes, self.absent = folder, nodes, absent
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         cpus, memory_mb = os.cpu_count(), int(psutil.virtual_memory().total / 2**20 * 0.9)
