@@ -125,7 +125,7 @@ def _folders(folder: Path) -> dict[str, Path]:
     run = folder / "quick_test/2026-11-22/18-00-00"
     next((run / "runs").glob("*_traced.json")).unlink()
     found = {}
-    for name, below in (("outputs", ""), ("run_directory", str(run.relative_to(folder))), ("logs", "swept")):
+    for name, path in (("outputs", folder), ("run_directory", run), ("runs", run / "runs")):
         found[name] = folder / f"{name}.page.html"
-        found[name].write_text(folder_page(folder / below, folder, with_records=True).text)
+        found[name].write_text(folder_page(path, folder, with_records=True).text)
     return found

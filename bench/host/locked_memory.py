@@ -2,7 +2,7 @@
 
 NVIDIA's driver pins pages itself (get_user_pages) and does not count them as locked, so that the limit does not apply;
 nothing here calls mlock, and policies and moves of pages need no locked memory. Another driver may count them: one
-allocation beyond the limit tells.
+allocation beyond the limit shows it.
 
 usage: python -m bench.host.locked_memory PCI_BUS_ID BYTES      prints why the driver refuses to pin so much, or nothing
 """

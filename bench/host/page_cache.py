@@ -21,10 +21,10 @@ _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_
 
 
 def cached_by_node(path: str | os.PathLike[str]) -> tuple[int, dict[int, int]] | None:
-    """(bytes of a regular file in the page cache, the same by node); None where the kernel does not tell.
+    """(bytes of a regular file in the page cache, the same by node); None where the kernel does not report it.
 
-    It tells owners and those that may write the file; to others mincore(2) calls every page resident. {}: the nodes
-    are unknown, as before Linux 5.14. Raise OSError for a file that cannot be opened.
+    It reports to owners and those that may write the file; to others mincore(2) calls every page resident. {}: the
+    nodes are unknown, as before Linux 5.14. Raise OSError for a file that cannot be opened.
     """
     with open(path, "rb", opener=_not_waiting) as file:
         status = os.fstat(file.fileno())

@@ -80,7 +80,7 @@ class Private:
         if isinstance(value, dict):
             foreign = foreign or _is_foreign(value)
             cleaned = {key: self._of(key, one, foreign) for key, one in value.items()}
-            # What its program said of its own result.
+            # The program's own remark about its result.
             return cleaned | {"other": LEFT_OUT} if value.get("kind") == CellRemarkKind.OF_OUTPUT else cleaned
         if isinstance(value, list | tuple):
             return [self._value(one, foreign) for one in value]

@@ -28,7 +28,7 @@ from bench.units import duration, plural
 # With fewer pairs a study claims no difference (bench/analysis/verdicts.py, FEWEST_FOR_HEADLINE).
 FEWEST_REPEATS = 6
 # Beside the runs: the start of luigi, the two probes and the report, and the benchmark of each link. On an H200 host
-# 24 s passed before the first of them with one link.
+# 24 s passed before the first of them with one link; how these divide was not measured.
 AROUND_S, LINK_S = 30.0, 8.0
 
 Seconds = Callable[[Grid, Iterable[Slot]], Estimate | None]

@@ -62,7 +62,7 @@ class Setting:
 
 
 def _seconds(text: str) -> float | str:
-    """Of a time in hours, minutes, seconds; the text itself if it is none."""
+    """Of a time in hours, minutes, seconds; the text itself if it is not a time."""
     parts = _TIME.fullmatch(text.replace(" ", ""))
     if not text.strip() or not parts:
         return text

@@ -159,7 +159,7 @@ def _nothing(slot: int, memory: Any = None, event: Event | None = None) -> None:
 class Work:
     """What happens on the device: slots for batches, the forward pass by slot (None: no compute), its last outputs.
 
-    outputs: until a slot has computed, its input stands in for its output. compile_s: that compiling it took.
+    outputs: until a slot has computed, its input is used as its output. compile_s: that compiling it took.
     """
 
     subject: Subject

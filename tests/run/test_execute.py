@@ -25,7 +25,7 @@ TINY = {
 }  # fmt: skip
 
 
-# The workload, which stops at a batch of its windows until it is told to go on.
+# The workload, which stops at a batch of its windows until the test lets it continue.
 STOPPING = """
 import os, signal
 from bench.workload.progress import Phase, Progress

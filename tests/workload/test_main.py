@@ -32,7 +32,7 @@ def ended(folder: Path, mode: str, *more: str, limit_bytes: int = 0, **changes) 
     return child.returncode, json.loads((folder / "result.json").read_text()), child.stderr
 
 
-# The program, which stops in each phase and after some batches of the windows, until it is told to go on.
+# The program, which stops in each phase and after some batches of the windows, until the test lets it continue.
 STOPPING = """
 import os, signal
 from bench.workload.progress import Phase, Progress
