@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -40,7 +40,8 @@ def running(*command, ready="READY\n"):
             yield process
         finally:
             for pid in members([process.pid], process_table()):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # one of a storm of forks may have ended by itself
+                    os.kill(pid, signal.SIGKILL)
 
 
 def foreign(kind, mib=16):
