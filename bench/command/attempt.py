@@ -14,7 +14,7 @@ from msgspec import structs
 from bench.command import guard
 from bench.command.arguments import Place, client_cpus, environment, evict, free_port, replaced, replacements, secrets
 from bench.command.looks import Looks
-from bench.command.reading import measured
+from bench.command.reading import Output, measured
 from bench.command.server import STOP_S, NotReady, Server, readiness
 from bench.errors import StudyError
 from bench.host.binding import bind_prefix
@@ -24,7 +24,7 @@ from bench.records.metric import Measured
 from bench.records.run import CommandResult, Failure, Outcome, Program
 from bench.records.study import Cell, Slot
 from bench.run.attempt import Attempt, avoid_measured_cpus, watched
-from bench.run.child import ChildEnd, how_it_ended, judge, log_tail, misplacement, run_child, scratch_folder
+from bench.run.child import ChildEnd, how_it_ended, judge, misplacement, run_child, scratch_folder
 from bench.run.lock import HostLock
 from bench.run.metrics import NoMetric
 from bench.run.progress import Progress, Report, RunState
@@ -61,12 +61,12 @@ def attempt_command(
     warm, done = directory.path / "cells" / f"{cell.name}.warm", 0
     if command.warmup_runs and not (warm.exists() and warm.read_text() == boot_id()):
         for done in range(1, command.warmup_runs + 1):
-            first = _Start(directory, cell, slot, command, lock, report, f"{slot.run}_warmup").run(done > 1)
+            first = _Start(directory, cell, slot, command, lock, report, f"{slot.run}_warmup", done > 1).run()
             if first.failure and first.failure.status is not Outcome.MISPLACED:
                 reason = f"warm-up run {done}: {first.failure.reason}"
                 return replace(first, failure=structs.replace(first.failure, reason=reason))
         write_text(warm, boot_id())
-    attempt = _Start(directory, cell, slot, command, lock, report, slot.process).run(append_logs=number > 1)
+    attempt = _Start(directory, cell, slot, command, lock, report, slot.process, append_logs=number > 1).run()
     if attempt.of_command:
         attempt = replace(attempt, of_command=structs.replace(attempt.of_command, warmup_runs=done))
     return attempt
@@ -93,16 +93,20 @@ class _Start:
         lock: HostLock,
         report: Report,
         name: str,
+        append_logs: bool,
     ) -> None:
         self._cell, self._slot, self._command, self._lock, self._report = cell, slot, command, lock, report
         self._host = directory.host()
-        self._logs = directory.log(name, "stdout"), directory.log(name, "stderr")
-        self._server_logs = directory.log(f"{name}_server", "stdout"), directory.log(f"{name}_server", "stderr")
+        self._append_logs = append_logs
+        self._output, self._server_output = (
+            Output.of((directory.log(one, "stdout"), directory.log(one, "stderr")), append_logs)
+            for one in (name, f"{name}_server")
+        )
         self._state = RunState.MEASURING if name == slot.process else RunState.WARMUP
         self._deadline = time.monotonic() + cell.timeout_s
         self._guard = 0
 
-    def run(self, append_logs: bool) -> Attempt:
+    def run(self) -> Attempt:
         with scratch_folder() as folder:
             scratch = Path(folder)
             place = Place(free_port(), scratch / "result.json", scratch / "own")
@@ -120,9 +124,9 @@ class _Start:
                 watch = watched(self._host, [self._cell], cpus, self._sessions)
                 try:
                     if server:
-                        ends = self._with_server(bound, run, replaced(self._command.ready, tokens), cpus, append_logs)
+                        ends = self._with_server(bound, run, replaced(self._command.ready, tokens), cpus)
                     else:
-                        ends = self._alone(bound, cpus, append_logs)
+                        ends = self._alone(bound, cpus)
                 except OSError as error:
                     ends = _Ends(failure=self._not_started(error))
                 finally:
@@ -157,19 +161,20 @@ class _Start:
 
     # Processes
 
-    def _alone(self, bound: list[str], cpus: set[int], append_logs: bool) -> _Ends:
+    def _alone(self, bound: list[str], cpus: set[int]) -> _Ends:
         def poll() -> None:
             self._progress(self._state)
             self._looks.due(self._guard)
 
-        return _Ends(self._child(bound, "client", self._logs, cpus, append_logs, self._on_start, poll))
+        return _Ends(self._child(bound, "client", self._output, cpus, self._on_start, poll))
 
-    def _with_server(self, bound: list[str], run: list[str], ready: str, cpus: set[int], append_logs: bool) -> _Ends:
-        for log in self._server_logs:
-            log.touch()
+    def _with_server(self, bound: list[str], run: list[str], ready: str, cpus: set[int]) -> _Ends:
+        # Emptied before the thread of the server does so: an earlier call's line would make it ready.
+        for log in self._server_output.logs:
+            log.open("ab" if self._append_logs else "wb").close()
 
         def serve(on_start: OnStart, on_poll: OnPoll) -> ChildEnd:
-            return self._child(bound, "server", self._server_logs, cpus, append_logs, on_start, on_poll)
+            return self._child(bound, "server", self._server_output, cpus, on_start, on_poll)
 
         def check() -> None:
             self._progress(self._state)
@@ -184,11 +189,11 @@ class _Start:
             client, ready_s = None, None
             try:
                 server.start()
-                ready_s = server.wait_until_ready(readiness(ready, self._server_logs), self._left_s(), starting)
+                ready_s = server.wait_until_ready(readiness(ready, self._server_output), self._left_s(), starting)
                 self._looks.at_pages(server.guard)
                 apart = client_cpus(self._command, self._cell, self._host, cpus)
                 on_start = self._lock.record_child
-                client = self._child(run, "client", self._logs, apart, append_logs, on_start, check)
+                client = self._child(run, "client", self._output, apart, on_start, check)
                 self._looks.at_pages(server.guard)
             except NotReady as error:
                 return _Ends(failure=self._not_ready(error))
@@ -202,9 +207,8 @@ class _Start:
         self,
         argv: list[str],
         name: str,
-        logs: tuple[Path, Path],
+        output: Output,
         cpus: set[int],
-        append_logs: bool,
         on_start: OnStart,
         on_poll: OnPoll,
     ) -> ChildEnd:
@@ -215,12 +219,12 @@ class _Start:
         return run_child(
             guarded,
             self._environment,
-            logs,
+            output.logs,
             self._left_s() + (2 * STOP_S if name == "server" else 0.0),
             on_start=on_start,
             on_poll=on_poll,
             keep_descriptors=(self._lock.fileno(),),
-            append_logs=append_logs,
+            append_logs=self._append_logs,
             cpus=cpus,
             cwd=Path(self._command.cwd),
         )
@@ -262,19 +266,20 @@ class _Start:
         if bad:
             return None, bad
         try:
-            return measured(self._command, result, self._logs, seconds), None
+            return measured(self._command, result, self._output, seconds), None
         except NoMetric as error:
-            tail = log_tail(self._logs[1]) or log_tail(self._logs[0])
             hidden = secrets(self._command, os.environ)
             # Of a result that holds its program's environment, as that of nccl-tests does.
             values = {os.fsencode(value): f"[{key}]".encode() for key, value in hidden.items()}
             reason = guard.named(str(error).encode(), values, whole=True)[0].decode(errors="replace")
-            return None, Failure(status=Outcome.CRASHED, reason=reason, advice=_READ_ADVICE, log_tail=tail)
+            return None, Failure(
+                status=Outcome.CRASHED, reason=reason, advice=_READ_ADVICE, log_tail=self._output.tail()
+            )
 
     def _failure_of(self, end: ChildEnd) -> Failure | None:
         if end.exit_code == 0 and not end.timed_out and not end.log_overflow:
             return None
-        found = judge(self._cell, end, None, log_tail(self._logs[1]) or log_tail(self._logs[0]))
+        found = judge(self._cell, end, None, self._output.tail())
         assert found
         if found.status is Outcome.TIMEOUT:
             advice = "raise timeout_s; if the command hangs, see the end of its log"
@@ -289,9 +294,9 @@ class _Start:
                 status=Outcome.TIMEOUT,
                 reason=f"the server was not ready after {exact_seconds(self._cell.timeout_s)} ({error.why})",
                 advice="raise timeout_s, or look at ready and at the server's log",
-                log_tail=self._server_tail(),
+                log_tail=self._server_output.tail(),
             )
-        found = judge(self._cell, error.end, None, self._server_tail())
+        found = judge(self._cell, error.end, None, self._server_output.tail())
         if found and found.status in (Outcome.BIND_FAILED, Outcome.OOM):
             return found
         return self._of_server(error.end, "the server ended before it was ready")
@@ -300,16 +305,13 @@ class _Start:
         return self._of_server(end, "the server ended while the client ran")
 
     def _of_server(self, end: ChildEnd, what: str) -> Failure:
-        tail = self._server_tail()
+        tail = self._server_output.tail()
         reason = f"{what}: {how_it_ended(end.exit_code, tail)}"
         return Failure(status=Outcome.CRASHED, reason=reason, advice="see the log of the server", log_tail=tail)
 
-    def _server_tail(self) -> list[str]:
-        return log_tail(self._server_logs[1]) or log_tail(self._server_logs[0])
-
     def _not_started(self, error: OSError) -> Failure:
         """Raise StudyError for a log that cannot be written: no record could be written either."""
-        if error.filename in map(str, (*self._logs, *self._server_logs)):
+        if error.filename in map(str, (*self._output.logs, *self._server_output.logs)):
             what, advice = f"cannot write: {error.strerror}", "make room or fix the permissions"
             raise StudyError(what, error.filename, advice) from None
         in_folder = str(error.filename) == self._command.cwd

@@ -8,8 +8,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from pathlib import Path
 
+from bench.command.reading import Output
 from bench.run.child import ChildEnd
 
 POLL_S = 0.1
@@ -121,12 +121,12 @@ class Server:
             raise Stopped
 
 
-def readiness(ready: str, logs: tuple[Path, Path]) -> Callable[[], str]:
+def readiness(ready: str, output: Output) -> Callable[[], str]:
     """The check for `ready`, a URL or a regex of a line; "" when it is met, else why not."""
     if ready.startswith(("http://", "https://")):
         return lambda: _answer(ready)
     pattern = re.compile(ready)
-    places = dict.fromkeys(logs, 0)
+    places = dict(zip(output.logs, output.begins, strict=True))
 
     def find() -> str:
         for log, place in places.items():

@@ -316,11 +316,11 @@ def scratch_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix=f"numastudy.{process_identity()}.", suffix=".scratch", dir=place)
 
 
-def log_tail(path: Path) -> list[str]:
-    """The last lines of a log, however long it and its lines are."""
+def log_tail(path: Path, begin: int = 0) -> list[str]:
+    """The last lines of a log, however long it and its lines are. begin: without the bytes before."""
     with suppress(OSError), path.open("rb") as file:
         file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - LOG_TAIL_BYTES))
+        file.seek(max(begin, file.tell() - LOG_TAIL_BYTES))
         return file.read().decode(errors="replace").splitlines()[-LOG_TAIL_LINES:]
     return []
 

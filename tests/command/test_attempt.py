@@ -121,6 +121,45 @@ def test_failure_names_exit_code_and_last_line(tmp_path):
     assert killed.reason.startswith("the command was killed by signal 11 (SIGSEGV)")
 
 
+@pytest.mark.parametrize(
+    ("text", "read", "value"),
+    [
+        ("rate: 9{}", {"metrics": RATE}, 92),
+        ("# Out of bounds values : 0 OK\n# Avg bus bandwidth : 9{}", {"read": "nccl-tests"}, 92),
+        ("{}", {"metrics": RATE}, None),
+    ],
+)
+def test_number_of_an_earlier_attempt_is_no_result(tmp_path, text, read, value):
+    """Both attempts write to one log."""
+    program = (
+        "import pathlib, sys; seen = pathlib.Path('seen'); again = seen.exists(); seen.touch(); "
+        "print(sys.argv[1].format(2) if again else sys.argv[1].format('1\\nrate: 91')); sys.exit(not again)"
+    )
+    _, record = run(tmp_path, {"run": python(program, text), **read})
+    assert record.attempts == 2
+    if value:
+        assert record.status is Outcome.OK and record.metric.value == value, record.reason
+    else:
+        assert record.reason.startswith("metric rate: nothing in the output matches")
+
+
+@pytest.mark.slow
+def test_server_is_not_ready_by_a_line_of_an_earlier_one(tmp_path):
+    server = (
+        "import pathlib, time; up, seen = map(pathlib.Path, ('up', 'seen'))\n"
+        "if seen.exists(): up.unlink(missing_ok=True); time.sleep(0.3); up.touch()\n"
+        "seen.touch(); print('up', flush=True); time.sleep(600)"
+    )
+    client = "import pathlib, sys; sys.exit(not pathlib.Path('up').exists())"
+    command = {"run": python(client), "read": "wall", "server": python(server), "ready": "^up$"}
+    _, record = run(tmp_path, command)
+    assert (record.status, record.attempts) == (Outcome.OK, 2), record.reason
+    (tmp_path / "up").unlink()
+    # Another call empties the logs.
+    _, record = run(tmp_path, command)
+    assert (record.status, record.attempts) == (Outcome.OK, 1), record.reason
+
+
 def test_program_that_does_not_exist_is_named(tmp_path):
     _, record = run(tmp_path, {"run": ["/nowhere/at-all"], "read": "wall"})
     assert "cannot start /nowhere/at-all: No such file or directory" in record.reason
