@@ -20,6 +20,7 @@ _LATENCIES_OF = ("ttft", "tpot", "itl", "e2el", "e2e_latency")
 _VLLM_LATENCIES = [f"{statistic}_{of}_ms" for of in _LATENCIES_OF for statistic in ("median", "p99")]
 # Sums and means of several samples as the programs print them.
 _ROUNDING = 0.01
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
 _LONGEST_TEXT = 600
 _LONGEST_SHOWN = 60
 
@@ -91,7 +92,7 @@ def match_metrics(text: str, patterns: Mapping[str, tuple[str, str, Better]], pr
         }
         if not found:
             raise NoMetric(f"metric {name}: nothing in the output matches {pattern!r}")
-        values = [_number(value.replace(",", ""), name) for value in found.values()]
+        values = [_number(value, name) for value in found.values()]
         metrics |= _of_ranks(name, [_metric(value, unit, better) for value in values])
     return _measured(metrics, next(iter(metrics), None), [], primary)
 
@@ -147,16 +148,19 @@ def _vllm(text: str) -> _Found:
     failed = record.get("failed") or sum(map(bool, record.get("errors") or ()))
     if failed:
         raise NoMetric(f"{failed} requests failed")
+    if not {"failed", "errors", "num_prompts"} & record.keys():
+        raise NoMetric("it does not say whether requests failed: add --output-details")
     if record["completed"] < record.get("num_prompts", 1):
         raise NoMetric(f"{record['completed']} of {record.get('num_prompts')} requests were completed")
-    metrics = {
-        "output_throughput": _metric(record["output_throughput"], "tok/s", _HIGHER),
-        "request_throughput": _metric(record["request_throughput"], "req/s", _HIGHER),
-        **{name: _metric(record[name], "ms", _LOWER) for name in _VLLM_LATENCIES if name in record},
-    }
+    embeds = not any(key.startswith("total_output") for key in record)
+    metrics = {} if embeds else {"output_throughput": _metric(record["output_throughput"], "tok/s", _HIGHER)}
+    metrics["request_throughput"] = _metric(record["request_throughput"], "req/s", _HIGHER)
+    # Of a single token, or of an answer that comes as a whole, there is no time between tokens.
+    metrics |= {name: _metric(record[name], "ms", _LOWER) for name in _VLLM_LATENCIES if record.get(name)}
     # At a finite rate, or that of a trace, the throughput is what the client asked for, and no result.
-    unlimited = str(record["request_rate"]) == "inf" and not record.get("ramp_up_strategy")
-    return metrics, "output_throughput" if unlimited else "median_ttft_ms", []
+    if str(record["request_rate"]) == "inf" and not record.get("ramp_up_strategy"):
+        return metrics, next(iter(metrics)), []
+    return metrics, "median_e2el_ms" if embeds else "median_ttft_ms", []
 
 
 def _vllm_throughput(record: dict[str, Any]) -> _Found:
@@ -200,17 +204,25 @@ def _nccl_tests(text: str) -> _Found:
         # A replay of a trace has no out_of_place; unchecked values have no nwrong.
         parts = [one[place] for one in record["results"] for place in ("out_of_place", "in_place") if one.get(place)]
         wrong = [part.get("nwrong") for part in parts]
-        value, tests = record["average_bus_bandwidth"]["bandwidth"], len(record["results"])
+        average, tests = record["average_bus_bandwidth"], len(record["results"])
         if not valid or not tests or any(int(count) for count in wrong if count not in (None, "N/A")):
             raise NoMetric("values are out of bounds, or there is no result")
-        return {"bus_bandwidth": _metric(value, "GB/s", _HIGHER)}, "bus_bandwidth", []
-    # mpirun --tag-output writes [1,0]<stdout>: before each line.
-    lines = [re.sub(r"^\[\d+,\d+\]<std\w+>:\s*", "", line) for line in _whole_lines(text)]
-    bounds = _only(lines, r"# Out of bounds values : (\d+ \w+)")
+        return _bus_bandwidth(average["bandwidth"], average.get("okay") == "false")
+    # Launchers as mpirun and srun may write a prefix before each line.
+    lines = _whole_lines(text)
+    bounds = _only(lines, r"# Out of bounds values\s*: (\d+ \w+)")
     if bounds != "0 OK":
         raise NoMetric(f"values out of bounds: {bounds}")
-    value = _only(lines, r"# Avg bus bandwidth\s+: (\S+)")
-    return {"bus_bandwidth": _metric(_number(value, "bus_bandwidth"), "GB/s", _HIGHER)}, "bus_bandwidth", []
+    value, *checked = _only(lines, r"# Avg bus bandwidth\s*: (.+)").split()
+    return _bus_bandwidth(_number(value, "bus_bandwidth"), "FAILED" in checked)
+
+
+def _bus_bandwidth(value: Any, too_low: bool) -> _Found:
+    if too_low:
+        raise NoMetric(f"the bandwidth {value} is below what NCCL_TESTS_MIN_BW demands")
+    if value == 0:
+        raise NoMetric("the bus bandwidth is 0: with a single rank nothing is exchanged")
+    return {"bus_bandwidth": _metric(value, "GB/s", _HIGHER)}, "bus_bandwidth", []
 
 
 def _hyperfine(text: str) -> _Found:
@@ -258,7 +270,12 @@ def _trtllm(text: str) -> _Found:
         "output_throughput": _metric(performance["system_output_throughput_tok_s"], "tok/s", _HIGHER),
         "request_throughput": _metric(performance["request_throughput_req_s"], "req/s", _HIGHER),
         "request_latency": _metric(performance["avg_request_latency_ms"], "ms", _LOWER),
-        **{name: _metric(streaming[f"avg_{name}_ms"], "ms", _LOWER) for name in ("ttft", "tpot") if streaming},
+        # Of one token there is no time between tokens.
+        **{
+            name: _metric(value, "ms", _LOWER)
+            for name in ("ttft", "tpot")
+            if (value := streaming.get(f"avg_{name}_ms"))
+        },
     }
     return metrics, "output_throughput", []
 
@@ -282,9 +299,19 @@ def _mlperf(text: str) -> _Found:
         raise NoMetric(f"several summaries: {', '.join(sorted(repeated))} is there more than once")
     if not values["Mode"].startswith("Performance"):
         raise NoMetric(f"mode {values['Mode']}")
-    result = values["Result is"]
-    # Usual for runs that are shorter than a submission's.
-    remarks = [] if result == "VALID" else [f"LoadGen calls the result {result}"]
+    if not re.search(r"^No errors encountered", text, re.MULTILINE):
+        errors = re.search(r"^\d+ ERRORS? encountered", text, re.MULTILINE)
+        raise NoMetric(
+            f"LoadGen reports {errors[0]}" if errors else "the summary is not whole: its last line is missing"
+        )
+    unmet = [key for key, value in values.items() if key.endswith(" satisfied") and value == "NO"]
+    # A run that is shorter than a submission's has measured what it did; one that broke off has not, and where the
+    # queries come faster than they are answered a latency grows with the length of the run.
+    if failed := [key for key in unmet if key.startswith(("Performance constraints", "Min queries"))]:
+        raise NoMetric(f"LoadGen calls the result {values['Result is']}: {failed[0]}: NO")
+    remarks = []
+    if values["Result is"] != "VALID":
+        remarks = [f"LoadGen calls the result {values['Result is']} ({', '.join(unmet)}: NO)"]
     return {name: _metric(_number(values[label], name), unit, better)}, name, remarks
 
 
@@ -327,8 +354,9 @@ def _metric(value: Any, unit: str, better: Better) -> Metric:
 
 
 def _number(text: str, name: str) -> float:
+    """A comma separates thousands; one elsewhere may be a decimal comma, and is refused."""
     try:
-        return float(text)
+        return float(text.replace(",", "") if _THOUSANDS.fullmatch(text) else text)
     except ValueError:
         raise NoMetric(f"metric {name}: {text!r} is not a number") from None
 
@@ -371,7 +399,7 @@ def _whole_lines(text: str) -> list[str]:
 
 
 def _only(lines: Iterable[str], pattern: str) -> str:
-    found = [match[1] for line in lines if (match := re.match(pattern, line))]
+    found = [match[1] for line in lines if (match := re.search(pattern, line))]
     if len(found) != 1:
         raise NoMetric(f"{len(found)} lines match {pattern!r}, not one")
     return found[0]

@@ -58,6 +58,7 @@ VLLM_LATENCY = json.dumps(
 SGLANG = json.dumps(
     {"tag": None, "backend": "sglang-oai", "dataset_name": "random", "request_rate": float("inf"),
      "max_concurrency": None, "server_info": None, "duration": 4.5, "completed": 40, "request_throughput": 8.9,
+     "total_output": 1280, "errors": [""] * 40,
      "output_throughput": 284.8, "median_e2e_latency_ms": 410.5, "p99_e2e_latency_ms": 600.25, "median_ttft_ms": 52.5,
      "p99_ttft_ms": 101.5, "median_tpot_ms": 11.5, "p99_tpot_ms": 14.5, "median_itl_ms": 11.25, "p99_itl_ms": 20.5}
 )  # fmt: skip
@@ -130,8 +131,12 @@ Scenario : Server
 Mode     : PerformanceOnly
 Completed samples per second    : 0.34
 Result is : INVALID
-  Performance constraints satisfied : NO
-  Min duration satisfied : Yes
+  Performance constraints satisfied : Yes
+  Min duration satisfied : NO
+  Min queries satisfied : Yes
+  Early stopping satisfied: Yes
+Recommendations:
+ * Increase expected QPS so the loadgen pre-generates a larger (coalesced) query.
 
 ================================================
 Additional Stats
@@ -140,6 +145,10 @@ Scheduled samples per second        : 0.40
 Mean latency (ns)               : 53175389991
 99.00 percentile latency (ns)   : 100776895345
 99.90 percentile latency (ns)   : 100776895345
+
+No warnings encountered during test.
+
+No errors encountered during test.
 """
 MLPERF_OFFLINE = """Scenario : Offline
 Mode     : PerformanceOnly
@@ -149,6 +158,10 @@ Result is : VALID
 Mean latency (ns)               : 2469650
 90.00 percentile latency (ns)   : 2469650
 99.00 percentile latency (ns)   : 2469650
+
+No warnings encountered during test.
+
+No errors encountered during test.
 """
 MLPERF_SINGLE = """Scenario : SingleStream
 Mode     : PerformanceOnly
@@ -161,6 +174,10 @@ QPS w/ loadgen overhead         : 529.45
 50.00 percentile latency (ns)   : 1107285
 90.00 percentile latency (ns)   : 4692203
 99.00 percentile latency (ns)   : 8995458
+
+No warnings encountered during test.
+
+No errors encountered during test.
 """
 OWN = '{"metrics": {"frames_s": {"value": 812.5, "unit": "frames/s", "better": "higher"}}}'
 OUTPUTS = {
@@ -223,6 +240,8 @@ def test_damaged_output_never_gives_another_number(key):
         ("vllm", '"completed": 200', '"completed": 199', "199 of 200 requests were completed"),
         ("vllm", '"request_rate": "inf", ', "", "'request_rate' is missing"),
         ("vllm", '"failed": 0', '"errors": ["", "refused"]', "1 requests failed"),
+        ("sglang", '"errors": ["", ', '"errors": ["refused", ', "1 requests failed"),
+        ("sglang", '"errors"', '"unknown"', "add --output-details"),
         ("vllm", "output_throughput", "tokens_per_s", "found JSON with the keys date, backend, num_prompts"),
         ("vllm throughput", "250", "350", "requests_per_second is not num_requests"),
         ("vllm latency", "1.45", "2.45", "the mean is not that of the samples"),
@@ -235,13 +254,24 @@ def test_damaged_output_never_gives_another_number(key):
         ("nccl text", "0 OK", "3 FAILED", "values out of bounds: 3 FAILED"),
         ("nccl json", '"okay": "true"', '"okay": "false"', "out of bounds"),
         ("nccl json", '"nwrong": 0.0', '"nwrong": 5.0', "out of bounds"),
+        ("nccl json", '"okay": "unchecked"', '"okay": "false"', "below what NCCL_TESTS_MIN_BW demands"),
+        ("nccl json", '"bandwidth": 445.8', '"bandwidth": 0.0', "with a single rank nothing is exchanged"),
+        ("nccl json", '"bandwidth": 445.8', '"bandwidth": "nan"', "'nan' is not a number above 0"),
+        ("nccl text", "450.985", "450.985 FAILED", "below what NCCL_TESTS_MIN_BW demands"),
+        ("nccl text", "450.985", "0", "with a single rank nothing is exchanged"),
+        ("nccl text", "450.985", "-nan", "nan is not a number above 0"),
         ("hyperfine", "0,\n        0\n", "0,\n        1\n", "exit codes"),
         ("hyperfine", "0.02790635194,\n        0", "1.02790635194,\n        9", "median is not"),
         ("nvbandwidth", '"Passed"', '"Error"', "host_to_device_memcpy_ce: Error"),
         ("nvbandwidth", '"device_to_device_memcpy_read_ce"', '"host_to_device_memcpy_ce"', "two tests"),
         ("nvbandwidth", '"testcases"', '"error": "no GPU", "x"', "nvbandwidth reports: no GPU"),
         ("nvbandwidth", '["N/A", "190.5"], ', "", "5 rows are not three matrices"),
+        ("nvbandwidth", '"Passed"', '"Running"', "host_to_device_memcpy_ce: Running"),
         ("mlperf", "PerformanceOnly", "AccuracyOnly", "mode AccuracyOnly"),
+        ("mlperf", "constraints satisfied : Yes", "constraints satisfied : NO", "INVALID: Performance constraints"),
+        ("mlperf", "queries satisfied : Yes", "queries satisfied : NO", "INVALID: Min queries satisfied: NO"),
+        ("mlperf", "No errors encountered", "3 ERRORS encountered", "LoadGen reports 3 ERRORS encountered"),
+        ("mlperf", "No errors encountered during test.", "", "the summary is not whole"),
         ("mlperf", "Server", "Unheard", "'Unheard' is missing"),
         ("own", "812.5", "0", "metric frames_s"),
         ("own", ', "better": "higher"', "", "a metric is"),
@@ -271,6 +301,25 @@ def test_sglang_writes_infinity_and_one_object_a_line():
     assert trace.primary == "median_ttft_ms" and trace.metrics["p99_e2e_latency_ms"].value == 600.25
 
 
+def test_time_that_there_is_not_is_left_out():
+    prefill = VLLM.replace("14.2", "0.0").replace("18.8", "0.0")
+    assert read_metrics(Read.VLLM, prefill).metrics.keys() == read_metrics(Read.VLLM, VLLM).metrics.keys() - {
+        "median_tpot_ms",
+        "p99_tpot_ms",
+    }
+    with pytest.raises(NoMetric, match="metric median_ttft_ms is missing"):
+        read_metrics(Read.VLLM, VLLM.replace('"inf"', "4.0").replace("790.1", "0.0"))
+    streaming = read_metrics(Read.TRTLLM, TRTLLM.replace("13.4", "0.0")).metrics
+    assert "ttft" in streaming and "tpot" not in streaming
+
+
+def test_embeddings_are_compared_by_their_requests():
+    record = {key: value for key, value in json.loads(VLLM).items() if "output" not in key and "tft" not in key}
+    assert read_metrics(Read.VLLM, json.dumps(record)).primary == "request_throughput"
+    finite = record | {"request_rate": 4.0, "median_e2el_ms": 20.5}
+    assert read_metrics(Read.VLLM, json.dumps(finite)).primary == "median_e2el_ms"
+
+
 def test_rows_of_llama_bench_are_named_by_their_test():
     with pytest.raises(NoMetric, match="name the primary one; there are pp512, tg128, tg128@d512"):
         read_metrics(Read.LLAMA_BENCH, LLAMA)
@@ -284,9 +333,10 @@ def test_rows_of_llama_bench_are_named_by_their_test():
             read_metrics(Read.LLAMA_BENCH, json.dumps(wrong))
 
 
-def test_lines_of_mpirun_have_a_prefix():
-    tagged = "".join(f"[1,0]<stdout>:{line}\n" for line in NCCL_TEXT.splitlines())
-    assert read_metrics(Read.NCCL_TESTS, tagged) == read_metrics(Read.NCCL_TESTS, NCCL_TEXT)
+def test_lines_of_launchers_have_a_prefix():
+    for prefix in ("[1,0]<stdout>:", "[prterun-host-71@1,0]<stdout>: ", " 0: "):
+        tagged = "".join(f"{prefix}{line}\n" for line in NCCL_TEXT.splitlines())
+        assert read_metrics(Read.NCCL_TESTS, tagged) == read_metrics(Read.NCCL_TESTS, NCCL_TEXT)
 
 
 def test_matrix_without_a_pair_is_averaged_over_the_others():
@@ -302,7 +352,9 @@ def test_matrix_without_a_pair_is_averaged_over_the_others():
 def test_offline_scenario_is_its_rate():
     measured = read_metrics(Read.MLPERF, MLPERF_OFFLINE)
     assert measured.metrics["samples_s"].value == 11023.4 and measured.remarks == []
-    assert read_metrics(Read.MLPERF, MLPERF).remarks == ["LoadGen calls the result INVALID"]
+    assert read_metrics(Read.MLPERF, MLPERF).remarks == [
+        "LoadGen calls the result INVALID (Min duration satisfied: NO)"
+    ]
 
 
 def test_last_match_of_a_pattern_counts():
@@ -313,7 +365,17 @@ def test_last_match_of_a_pattern_counts():
     with pytest.raises(NoMetric, match="metric ms: nothing in the output matches"):
         match_metrics("throughput: 1", patterns)
     assert match_metrics("a1 a2 a", {"a": (r"a(\d)?", "s", Better.LOWER)}).metrics["a"].value == 2
-    for text in ("throughput: 1\nnan ms", "throughput: 1\nfast ms", "throughput: 0\n1 ms", "throughput: 1\ninf ms"):
+    for value, number in {"1,234,567.5": 1234567.5, "1.5e-3": 0.0015, "1234": 1234}.items():
+        assert match_metrics(f"{value} ms", {"ms": patterns["ms"]}).metrics["ms"].value == number
+    # A decimal comma is no separator of thousands.
+    for text in (
+        "throughput: 1\n12,5 ms",
+        "throughput: 1\n1.234,5 ms",
+        "throughput: 1\nnan ms",
+        "throughput: 1\nfast ms",
+        "throughput: 0\n1 ms",
+        "throughput: 1\ninf ms",
+    ):
         with pytest.raises(NoMetric):
             match_metrics(text, patterns)
 
@@ -346,7 +408,11 @@ def test_reasons_and_remarks_are_bounded():
     with pytest.raises(NoMetric) as raised:
         read_metrics(Read.VLLM, json.dumps({"failed": "x" * 10**6}))
     assert len(str(raised.value)) < 700
-    long = "Scenario : Offline\nMode : PerformanceOnly\nSamples per second: 1\nResult is : " + "y" * 10**6 + "\n"
+    long = (
+        "Scenario : Offline\nMode : PerformanceOnly\nSamples per second: 1\nResult is : "
+        + "y" * 10**6
+        + "\nNo errors encountered\n"
+    )
     assert len(read_metrics(Read.MLPERF, long).remarks[0]) < 700
 
 
