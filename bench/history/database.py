@@ -339,4 +339,5 @@ def _verdict_row(cell: NightCell) -> dict[str, Any]:
         "nightly_spread": cell.nightly_spread,
         "guarded": cell.guarded,
         "text": cell.text,
+        "lost": json.dumps(plain(cell.lost)) if cell.lost else None,
     }

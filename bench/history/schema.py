@@ -3,8 +3,8 @@
 from bench.records.results import Measure
 
 # 2: the first one that users have. 3: undisturbed_samples_s and the names of noise classes. 4: design. 5: latency and
-# steadiness of a night.
-SCHEMA_VERSION = 5
+# steadiness of a night. 6: what of a cell a night found slower.
+SCHEMA_VERSION = 6
 OLDEST_VERSION = 2
 # The column of what else a night compares. It has no values in nights of an older version: the series begin later.
 NIGHT_COLUMNS = {
@@ -106,6 +106,7 @@ TABLES = (
         guarded INTEGER,
         text TEXT,
         since TEXT NOT NULL DEFAULT '',
+        lost TEXT,
         PRIMARY KEY (study_id, cell_id)
     )""",
     "CREATE INDEX verdicts_of_cell ON verdicts (cell_id)",
@@ -118,4 +119,5 @@ MIGRATIONS = {
     ),
     3: ("ALTER TABLE measurements ADD COLUMN design TEXT NOT NULL DEFAULT 'processes'",),
     4: tuple(f"ALTER TABLE measurements ADD COLUMN {name} REAL" for name in NIGHT_COLUMNS.values()),
+    5: ("ALTER TABLE verdicts ADD COLUMN lost TEXT",),
 }

@@ -9,8 +9,8 @@ tails may ask for the next night after the second measurement too.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
 
 import numpy as np
@@ -47,11 +47,11 @@ _SMALLEST_SPREAD = 1e-6
 
 @dataclass(frozen=True)
 class Tonight:
-    """One cell as the night measured it. samples_s: None if it failed; before: of the baseline's nights, oldest first.
+    """One cell as the night measured it. samples_s: None if it failed; before: of the baseline's nights by their dates.
 
-    every: of all nights since the named date, oldest first, and first_night the date of the first. pending_before: the
-    night before was slower and, with most cells, it or one of the slower ones before it. second_samples_s: measured
-    again in the same night, None if it was not.
+    every: of all nights since the named date, oldest first, and first_night the date of the first. pending_before: this
+    measure was slower in the night before, and pending then or in one of the slower nights before it. second_samples_s:
+    measured again in the same night, None if it was not.
     pinned: of the pinned run directory, which then takes the place of the nights' median.
     expected: whether it is a finding if the cell cannot run: the night before had it ok, or the study is strict.
     measure: None for throughput; else what is named samples_s is the inverse, which is better higher too.
@@ -62,7 +62,7 @@ class Tonight:
     reason: str
     noise_class: NoiseClass
     samples_s: float | None
-    before: tuple[float, ...] = ()
+    before: Mapping[str, float] = field(default_factory=dict)
     pinned: float | None = None
     expected: bool = False
     second_samples_s: float | None = None
@@ -81,9 +81,9 @@ def level(comparisons: int, others: int = 0) -> float:
     return FALSE_ALARM_SPANS / (2 if others else 1) / (SPAN_NIGHTS * max(comparisons, 1))
 
 
-def spread(before: Sequence[float]) -> float | None:
+def spread(before: Collection[float]) -> float | None:
     """Standard deviation of the nights' logarithms, that is, relative; None below two nights."""
-    return float(np.std(np.log(before), ddof=1)) if len(before) > 1 else None
+    return float(np.std(np.log(list(before)), ddof=1)) if len(before) > 1 else None
 
 
 def judge_cells(cells: Sequence[Tonight], confirm_next_night: bool = False) -> list[NightCell]:
@@ -141,21 +141,31 @@ def power(loss: float, spread: float, df: float, scale: float, one_sided: float,
     return found**nights
 
 
-def tail_df(series: Sequence[Sequence[float]]) -> float:
+def tail_df(series: Sequence[Mapping[str, float]]) -> float:
     """Degrees of freedom of the Student distribution with the tails of these cells' nights; inf if normal ones may be.
 
-    By the mean excess kurtosis (Joanes & Gill, J. R. Stat. Soc. D 47 (1998) 183: G2, without bias for normal values)
-    where it is above three standard errors; that of Student's distribution is 6 / (df - 4).
+    series: of each cell by night. By the mean excess kurtosis (Joanes & Gill, J. R. Stat. Soc. D 47 (1998) 183: G2,
+    without bias for normal values) where it is above three standard errors; that of Student's distribution is
+    6 / (df - 4). Cells share what a whole night had: if the values of two are correlated by r, their kurtoses are by
+    r^4 (Mehler's formula), of which chance gives 3 / (n^2 - 1) in n nights.
     """
-    found, variance = [], 0.0
-    for values in series:
-        n, logs = len(values), np.log(values)
-        if n < FEWEST_NIGHTS or not (second := float(np.var(logs))):
-            continue
-        excess = float(np.mean((logs - logs.mean()) ** 4)) / second**2 - 3
-        found.append((n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * excess + 6))
-        variance += 24 * n * (n - 1) ** 2 / ((n - 3) * (n - 2) * (n + 3) * (n + 5))
-    return 4 + 6 * len(found) / sum(found) if sum(found) > 3 * math.sqrt(variance) else math.inf
+    known = [cell for cell in series if len(cell) >= FEWEST_NIGHTS and len(set(cell.values())) > 1]
+    dates = {night: at for at, night in enumerate(sorted({night for cell in known for night in cell}))}
+    scores, kurtoses, errors = np.zeros((len(known), len(dates))), [], np.zeros(len(known))
+    for at, cell in enumerate(known):
+        n, logs = len(cell), np.log(list(cell.values()))
+        deviations = (logs - logs.mean()) / np.linalg.norm(logs - logs.mean())
+        scores[at, [dates[night] for night in cell]] = deviations
+        excess = n * float(np.sum(deviations**4)) - 3
+        kurtoses.append((n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * excess + 6))
+        errors[at] = math.sqrt(24 * n * (n - 1) ** 2 / ((n - 3) * (n - 2) * (n + 3) * (n + 5)))
+    # In blocks: of thousands of cells all pairs at once would need gigabytes.
+    blocks = [slice(first, first + 500) for first in range(0, len(known), 500)]
+    of_pairs = sum(float(errors[one] @ ((scores[one] @ scores.T) ** 2) ** 2 @ errors) for one in blocks)
+    own = float(np.sum(errors**2))
+    by_chance = 3 / (len(dates) ** 2 - 1) * (float(np.sum(errors)) ** 2 - own) if known else 0.0
+    limit = 3 * math.sqrt(own + max(of_pairs - own - by_chance, 0.0))
+    return 4 + 6 * len(kurtoses) / sum(kurtoses) if sum(kurtoses) > limit else math.inf
 
 
 def _estimates(
@@ -188,7 +198,7 @@ def _estimates(
 def _sample(cell: Tonight, samples_s: float | None, most_df: float) -> Sample | None:
     if samples_s is None or len(cell.before) < FEWEST_NIGHTS:
         return None
-    logs = np.log(cell.before)
+    logs = np.log(list(cell.before.values()))
     nights = len(logs)
     # Variance of a median of normal values: pi / 2 of that of the mean. A pinned value is one night.
     of_baseline = 1.0 if cell.pinned else math.pi / 2 / nights
@@ -211,7 +221,7 @@ def _mean(cell: Tonight) -> float | None:
 
 def _judged(cell: Tonight, estimated: Estimate | None, nights: int) -> NightCell:
     """nights: that must find a loss."""
-    own_spread = spread(cell.before)
+    own_spread = spread(cell.before.values())
     guarded = noisy = False
     if estimated and estimated.sd is not None and own_spread is not None:
         one_sided = (1 - estimated.confidence) / 2
@@ -229,7 +239,7 @@ def _judged(cell: Tonight, estimated: Estimate | None, nights: int) -> NightCell
         interval=_interval(estimated),
         margin=estimated.margin if estimated else None,
         tonight_samples_s=cell.samples_s,
-        baseline_samples_s=cell.pinned or (median(cell.before) if cell.before else None),
+        baseline_samples_s=cell.pinned or (median(cell.before.values()) if cell.before else None),
         pinned=cell.pinned is not None,
         nights=len(cell.before),
         nightly_spread=own_spread,

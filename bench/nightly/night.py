@@ -19,6 +19,7 @@ from bench.nightly.judge import FEWEST_NIGHTS, GUARDED_LOSS, Tonight, judge_cell
 from bench.records.base import plain
 from bench.records.metric import Better, Metric
 from bench.records.nightly import (
+    THROUGHPUT,
     Night,
     NightBaseline,
     NightCell,
@@ -139,20 +140,21 @@ def _tonight(study: NightlyStudy, results: Results, before: Baseline, second: Re
     for cell in results.cells:
         in_series = _series_of(cell)
         every, counting = before.every.get(in_series, ()), before.cells.get(in_series, ())
+        pending = before.pending.get(in_series, frozenset())
         rate = Tonight(
             name=cell.name,
             outcome=cell.outcome,
             reason=cell.reason,
             noise_class=cell.noise_class,
             samples_s=_rate(cell),
-            before=tuple(value.samples_s for value in counting),
+            before={value.night: value.samples_s for value in counting},
             pinned=_rate(pinned.get(in_series)),
             expected=study.strict or (cell.key, cell.name) in before.last_night,
             second_samples_s=_rate(again.get(in_series)),
             metric=cell.metric.primary if cell.metric else None,
             every=tuple(value.samples_s for value in every),
             first_night=every[0].night if every else "",
-            pending_before=in_series in before.pending,
+            pending_before=THROUGHPUT in pending,
         )
         others = []
         for measure, unit in _UNITS.items():
@@ -163,12 +165,13 @@ def _tonight(study: NightlyStudy, results: Results, before: Baseline, second: Re
                     rate,
                     measure=measure,
                     samples_s=value,
-                    before=tuple(1 / known for night in counting if (known := night.others.get(measure))),
+                    before={one.night: 1 / known for one in counting if (known := one.others.get(measure))},
                     pinned=_inverse(pinned.get(in_series), measure),
                     second_samples_s=_inverse(again.get(in_series), measure),
                     metric=Metric(value=1 / value, unit=unit, better=Better.LOWER),
                     every=(),
                     first_night="",
+                    pending_before=measure in pending,
                 )
             )
         cells.append(TonightCell(rate, tuple(others)))

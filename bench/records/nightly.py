@@ -13,6 +13,8 @@ from bench.records.results import Changes, Interval, Judged, Measure
 from bench.records.run import Outcome
 
 SCHEMA = 2
+# What the key of throughput is where all measures of a cell are keys.
+THROUGHPUT = "throughput"
 # What else of a cell than its throughput makes a night slower.
 FINDINGS = (Measure.LATENCY_P50, Measure.LATENCY_P99)
 
@@ -50,6 +52,10 @@ class NightlyVerdict(StrEnum):
         if self is NightlyVerdict.PENDING:
             return NightlyVerdict.UNDECIDED.css
         return "slower" if self in alarming else self.value.lower()
+
+
+# A night with such a verdict does not count in later baselines.
+LOST = (NightlyVerdict.SLOWER, NightlyVerdict.PENDING)
 
 
 class NightWarningKind(StrEnum):
@@ -117,6 +123,12 @@ class NightCell(Record, frozen=True, kw_only=True):
             if verdict in findings and self.verdict not in (NightlyVerdict.FAILED, NightlyVerdict.NOT_MEASURED):
                 return NightlyVerdict.SLOWER if self.verdict is NightlyVerdict.SLOWER else verdict
         return self.verdict
+
+    @property
+    def lost(self) -> dict[str, "NightlyVerdict"]:
+        """What is slower or pending, by THROUGHPUT or Measure: the next night confirms each of them by itself."""
+        verdicts = {THROUGHPUT: self.verdict} | {measure.value: one.verdict for measure, one in self.others.items()}
+        return {key: verdict for key, verdict in verdicts.items() if verdict in LOST}
 
     @property
     def has_unconfirmed(self) -> bool:

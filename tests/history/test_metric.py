@@ -46,7 +46,7 @@ def test_history_has_value_and_unit(tmp_path):
 
 
 def test_night_states_how_much_longer(tmp_path):
-    quiet = tuple(1 / value for value in (10.0, 10.01, 9.99, 10.0, 10.02, 9.98, 10.0, 10.01))
+    quiet = dict(enumerate(1 / value for value in (10.0, 10.01, 9.99, 10.0, 10.02, 9.98, 10.0, 10.01)))
     tonight = Tonight(
         name="a", outcome=Outcome.OK, reason="", noise_class=NoiseClass.UNKNOWN, samples_s=1 / 12.5, before=quiet,
         metric=Metric(value=12.5, unit="ms", better=Better.LOWER),
@@ -62,7 +62,7 @@ SIGNS = [(1.015, "SAME"), (0.985, "SAME"), (1.0195, "SAME"), (1.03, "SLOWER"), (
 
 @pytest.mark.parametrize(("factor", "verdict"), SIGNS)
 def test_margin_of_a_time_has_the_sign_of_a_loss_in_a_night(factor, verdict):
-    before = tuple(1 / (10.0 * np.exp(1e-5 * at)) for at in (-2, -1, 0, 1, 2, -1, 1, 0))
+    before = dict(enumerate(1 / (10.0 * np.exp(1e-5 * at)) for at in (-2, -1, 0, 1, 2, -1, 1, 0)))
     tonight = Tonight(
         name="a", outcome=Outcome.OK, reason="", noise_class=NoiseClass.UNKNOWN, samples_s=1 / (10 * factor),
         before=before, metric=Metric(value=10 * factor, unit="ms", better=Better.LOWER),

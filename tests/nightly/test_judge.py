@@ -17,7 +17,11 @@ def nights(sd=0.003, count=28, seed=1):
 def cell(samples_s=1000.0, before=None, **more):
     outcome = Outcome.OK if samples_s else Outcome.CRASHED
     known = {"name": "a", "outcome": outcome, "reason": "", "noise_class": NoiseClass.DEVICE_BOUND}
-    return Tonight(**known | more, samples_s=samples_s, before=nights() if before is None else before)
+    return Tonight(**known | more, samples_s=samples_s, before=dated(nights() if before is None else before))
+
+
+def dated(values):
+    return {f"night {number}": value for number, value in enumerate(values, 1)}
 
 
 def judge(*cells):
@@ -86,12 +90,33 @@ def test_heavy_tails_of_the_nights_raise_the_limit():
     rng = np.random.default_rng(5)
     for draw, low, high in ((rng.normal, 25, np.inf), (lambda size: rng.standard_t(5, size), 5, 15)):
         many = [tuple(1000 * np.exp(0.004 * draw(size=28))) for _ in range(48)]
-        assert low < tail_df(many) <= high
+        assert low < tail_df([dated(one) for one in many]) <= high
     heavy = [cell(1000.0, before, name=str(at)) for at, before in enumerate(many)]
     lossy = cell(1000.0 * np.exp(-6.5 * np.std(np.log(nights()))), name="lossy")
-    assert judge(lossy, *[replace(one, before=nights(seed=at)) for at, one in enumerate(heavy)])[0].verdict == "SLOWER"
+    normal = [replace(one, before=dated(nights(seed=at))) for at, one in enumerate(heavy)]
+    assert judge(lossy, *normal)[0].verdict == "SLOWER"
     assert judge(lossy, *heavy)[0].verdict != "SLOWER"
-    assert tail_df([]) == tail_df([(1.0,) * 6]) == np.inf
+    assert tail_df([]) == tail_df([dated([1.0] * 6)]) == np.inf
+
+
+def test_tails_of_cells_that_share_their_nights_count_once():
+    """Of normal nights that all cells share every fourth host would else seem to have heavy tails."""
+    rng = np.random.default_rng(6)
+    hosts = [0.004 * rng.normal(size=(28, 1)) + 0.001 * rng.normal(size=(28, 24)) for _ in range(60)]
+    recognised = [tail_df([dated(cell) for cell in np.exp(host).T]) < np.inf for host in hosts]
+    assert np.mean(recognised) < 0.1
+    # The same values in unlike nights, as if nothing were shared.
+    apart = [[rng.permutation(cell) for cell in np.exp(host).T] for host in hosts]
+    assert np.mean([tail_df([dated(cell) for cell in host]) < np.inf for host in apart]) > 0.15
+
+
+def test_nights_that_only_some_cells_have_do_not_confuse_tails():
+    rng = np.random.default_rng(7)
+    cells = [dated(np.exp(0.004 * rng.normal(size=28))) for _ in range(6)]
+    for at, one in enumerate(cells):
+        del one[f"night {at + 3}"]
+    cells.append({"another night": 1.0, **dated(np.exp(0.004 * rng.normal(size=5)))})
+    assert tail_df(cells) == np.inf
 
 
 def test_cells_that_are_slower_together_wait_for_the_next_night():

@@ -336,10 +336,17 @@ def of_cell(night):
 class NightsWithLatencies(Nights):
     rows = quiet_rates(40, gpus=1)
 
-    def measured(self, number, run=0, **factors):
-        """run: another measurement of the same night."""
+    def measured(self, number, run=0, rate=1.0, **factors):
+        """run: another measurement of the same night. rate: of QUIET, like the factors."""
         rates = rates_of(self.rows[number - 1], 1)
+        rates[QUIET] *= rate
         return self.write(with_latencies(self.results(number + run, rates, night=night_of(number)), **factors))
+
+    def confirmed(self, number, **factors):
+        """A night that finds the same twice, and asks for the next night too."""
+        first, second = self.measured(number, **factors), self.measured(number, 100, **factors)
+        planned = dataclasses.replace(first, second=second.run_dir)
+        return self.judge(number, planned, confirm_next_night=True)
 
 
 @pytest.fixture(scope="module")
@@ -381,6 +388,28 @@ def test_lasting_loss_of_latency_stays_out_of_its_baseline(latencies):
         assert latencies.judge(number, latencies.measured(number, latency_p50_us=1.08)).slower == (QUIET,)
     night = latencies.judge(31, latencies.measured(31))
     assert night.ok and of_cell(night).others[Measure.LATENCY_P50].nights == 28
+
+
+def test_next_night_confirms_only_the_measure_that_was_lost(latencies):
+    def verdicts(night):
+        cell = of_cell(night)
+        return cell.verdict, cell.others[Measure.LATENCY_P99].verdict
+
+    same, slower, pending = NightlyVerdict.SAME, NightlyVerdict.SLOWER, NightlyVerdict.PENDING
+    assert verdicts(latencies.confirmed(29, latency_p99_us=1.1)) == (same, pending)
+    night = latencies.confirmed(30, rate=0.93)
+    assert (verdicts(night), night.slower) == ((pending, same), ())
+    night = latencies.confirmed(31, rate=0.93, latency_p99_us=1.1)
+    assert (verdicts(night), night.slower) == ((slower, pending), (QUIET,))
+    assert verdicts(latencies.confirmed(32, rate=0.93, latency_p99_us=1.1)) == (slower, slower)
+
+
+def test_pending_verdict_of_an_older_history_is_of_all_measures(latencies):
+    latencies.confirmed(29, latency_p99_us=1.1)
+    with closing(sqlite3.connect(latencies.database)) as history:
+        history.execute("update verdicts set lost = NULL")
+        history.commit()
+    assert latencies.confirmed(30, rate=0.93).slower == (QUIET,)
 
 
 def test_cell_that_is_only_less_steady_is_no_finding(latencies):

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from bench.nightly.judge import FALSE_ALARM_SPANS, FEWEST_NIGHTS, SPAN_NIGHTS, Tonight, judge_cells
 from bench.nightly.night import SECOND_RUNS
-from bench.records.nightly import NightCell, NightlyVerdict
+from bench.records.nightly import LOST, THROUGHPUT, NightCell, NightlyVerdict
 from bench.records.results import Measure, NoiseClass
 from bench.records.run import Outcome
 from tests.validation.goals import Figure, Task, at_least, at_most, hardly_below, rate
@@ -88,6 +88,16 @@ def host_wide(rng: np.random.Generator, nights: int, cells: int) -> np.ndarray:
     return np.sqrt(0.8) * shared + np.sqrt(0.2) * rng.normal(size=(nights, cells))
 
 
+def normal_of_the_host(rng: np.random.Generator, nights: int, cells: int) -> np.ndarray:
+    """All cells of a night share most of what it has."""
+    return np.sqrt(0.8) * rng.normal(size=(nights, 1)) + np.sqrt(0.2) * rng.normal(size=(nights, cells))
+
+
+def half_shared(rng: np.random.Generator, nights: int, cells: int) -> np.ndarray:
+    """Heavy tails (Student, 5 df), half of them of the whole host's night and half of a cell's."""
+    return (student(rng, nights, 1) + student(rng, nights, cells)) / np.sqrt(2)
+
+
 def steps(rng: np.random.Generator, nights: int, cells: int) -> np.ndarray:
     """The level of a cell moves by a spread once in about 100 nights and stays, up or down."""
     moved = (rng.random((nights, cells)) < 0.01) * rng.choice([-1.0, 1.0], (nights, cells))
@@ -120,6 +130,8 @@ NOISES = (
     Noise("log-normal, of a cell's night", bursts, promised=False),
     Noise("six spreads in one night of 33 of a cell", bad_nights, promised=False),
     Noise("normal, autocorrelated by 0.8", partial(autocorrelated, by=0.8), promised=False, next_night=False),
+    Noise("normal, shared by the host", normal_of_the_host),
+    Noise("Student, 5 df, half shared by the host", half_shared, promised=False),
 )
 # What the cell loses by night, from the first after the history on: log throughput.
 Loss = Callable[[np.ndarray], np.ndarray]
@@ -139,8 +151,10 @@ def creeping(night: np.ndarray, over: int = 100) -> np.ndarray:
 
 ALL = (None, Measure.LATENCY_P50, Measure.LATENCY_P99, Measure.SPREAD_IN_RUNS)
 Rates = dict[Measure | None, np.ndarray]
-# Of each cell the values of its nights.
-Series = dict[Measure | None, list[list[float]]]
+# Of each cell the values by night.
+Series = dict[Measure | None, list[dict[str, float]]]
+# Of what confirmation is pending: measures and cells.
+Pending = set[tuple[Measure | None, int]]
 
 
 @dataclass
@@ -188,10 +202,10 @@ def live(
         return found
 
     lived = Lived()
-    counting: Series = {kind: [[] for _ in range(cells)] for kind in kinds}
+    counting: Series = {kind: [{} for _ in range(cells)] for kind in kinds}
     every: list[list[float]] = [[] for _ in range(cells)]
     lost: set[int] = set()
-    pending: set[int] = set()
+    pending: Pending = set()
     for night in range(total):
         tonight = measured(night)
         if night >= history:
@@ -204,9 +218,14 @@ def live(
                 again = [at in unconfirmed for at in range(cells)]
                 tonight = {kind: np.where(again, second[kind], tonight[kind]) for kind in kinds}
             slower = {at for at, one in enumerate(judged) if one.worst is NightlyVerdict.SLOWER}
-            waiting = {at for at, one in enumerate(judged) if one.worst is NightlyVerdict.PENDING}
-            lost = slower | waiting
-            pending = waiting | (pending & slower)
+            lost = {at for at, one in enumerate(judged) if one.worst in LOST}
+            pending = {
+                (kind, at)
+                for at, one in enumerate(judged)
+                for kind in kinds
+                if (verdict := one.lost.get(kind or THROUGHPUT)) is NightlyVerdict.PENDING
+                or (verdict and (kind, at) in pending)
+            }
             lossy = set(range(lost_cells)) if loss is not no_loss else set()
             if slower - lossy:
                 lived.false.append(night - history + 1)
@@ -218,7 +237,7 @@ def live(
             every[at].append(float(tonight[None][at]))
             if at not in lost:
                 for kind in kinds:
-                    counting[kind][at].append(float(tonight[kind][at]))
+                    counting[kind][at][str(night)] = float(tonight[kind][at])
     return lived
 
 
@@ -226,7 +245,7 @@ def judge(
     tonight: Rates,
     counting: Series,
     every: Sequence[Sequence[float]],
-    pending: set[int],
+    pending: Pending,
     next_night: bool = False,
     second: Rates | None = None,
     again: AbstractSet[int] = frozenset(),
@@ -239,10 +258,10 @@ def judge(
             reason="",
             noise_class=NoiseClass.DEVICE_BOUND,
             samples_s=float(rate),
-            before=tuple(before[-HISTORY:]),
+            before=dict(list(before.items())[-HISTORY:]),
             second_samples_s=float(second[kind][at]) if second and at in again else None,
             every=() if kind else tuple(every[at]),
-            pending_before=at in pending,
+            pending_before=(kind, at) in pending,
             measure=kind,
         )
         for kind, rates in tonight.items()
