@@ -10,7 +10,7 @@ from bench.errors import StudyError
 from bench.records.base import DamagedRecord, Record, read
 from bench.records.host import Check, Host, Preflight, Probe
 from bench.records.results import SCHEMA, AnySchema, Damage, Results
-from bench.records.run import Export, Link, ProbeStage, Run, Stage
+from bench.records.run import Export, Link, ProbeStage, Run, Stage, read_record
 from bench.records.study import Cell, Slot, Study
 from bench.records.trace import Metrics
 from bench.study.directory import RunDirectory, read_resolved_study
@@ -107,21 +107,15 @@ def read_results_file(path: Path) -> Results:
         return read(path, Results)
     except (DamagedRecord, OSError) as error:
         what = f"the results cannot be used: {_what(error)}"
-        if isinstance(error, DamagedRecord) and (schema := _schema(path)) not in (None, SCHEMA):
-            what = f"these results have schema {schema}, this version reads {SCHEMA}"
+        known = read_record(path, AnySchema)
+        if isinstance(error, DamagedRecord) and known and known.schema not in (None, SCHEMA):
+            what = f"these results have schema {known.schema}, this version reads {SCHEMA}"
         if isinstance(error, FileNotFoundError) and not (path.parent / "grid.json").exists():
             raise not_a_run(path.parent) from None
         # They can be regenerated only where the records are that they were made from.
         has_records = (path.parent / "grid.json").is_file()
         advice = f"regenerate it: numastudy report {path.parent}" if has_records else _NO_RECORDS
         raise StudyError(what, str(path), advice) from None
-
-
-def _schema(path: Path) -> int | None:
-    try:
-        return read(path, AnySchema).schema
-    except (DamagedRecord, OSError):
-        return None
 
 
 def measured_at(results: Results) -> str:

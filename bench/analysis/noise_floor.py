@@ -14,8 +14,9 @@ from bench.analysis.load import measured_at
 from bench.analysis.pairs import class_of, compared, identity, throughputs
 from bench.analysis.statistics import MARGIN, estimate
 from bench.analysis.verdicts import judge, judged
-from bench.records.base import DamagedRecord, plain, read
+from bench.records.base import plain
 from bench.records.results import MeasuredCell, NoiseClass, ProcessSpread, Results, SelfCheck, SelfComparison, Verdict
+from bench.records.run import read_record
 from bench.storage import write_json
 
 
@@ -78,10 +79,7 @@ def recall(host: str, outputs: Path) -> float | None:
 
 def recall_all(outputs: Path) -> dict[str, SelfCheck]:
     """By host; empty where the file is missing or damaged."""
-    try:
-        return read(_path(outputs), dict[str, SelfCheck])
-    except (OSError, DamagedRecord):
-        return {}
+    return read_record(_path(outputs), dict[str, SelfCheck]) or {}
 
 
 def _spread(same: list[MeasuredCell]) -> ProcessSpread | None:

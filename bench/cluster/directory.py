@@ -13,6 +13,7 @@ import yaml
 from bench.errors import StudyError
 from bench.records.base import DamagedRecord, plain, read
 from bench.records.cluster import Cluster, HostJobs, JobRecord
+from bench.records.run import read_record
 from bench.records.study import IndexEntry
 from bench.storage import utc_now, write_json, write_text
 from bench.study.directory import HOSTS, RunDirectory, new_directory, study_fingerprint, study_index, without_locks
@@ -54,10 +55,7 @@ class ClusterDirectory:
 
     def job_record(self, name: str) -> JobRecord | None:
         """What the job of this host last wrote; None if no job has started there, or the file is damaged."""
-        try:
-            return read(self.job_record_path(name), JobRecord)
-        except (OSError, DamagedRecord):
-            return None
+        return read_record(self.job_record_path(name), JobRecord)
 
     def read(self) -> Cluster:
         """Raise StudyError if this is no such folder, or its cluster.json is damaged."""

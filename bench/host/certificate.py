@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
+from bench.host.environment import read_text, selected
 from bench.host.memory_calls import ABSENT, UNKNOWN, PageQuery, memory_policy, sched_getcpu
 from bench.host.numa_maps import mappings
 from bench.records.host import format_cpulist, parse_cpulist, within
@@ -43,6 +45,7 @@ _COUNTERS = (
     *("numa_pages_migrated", "pgmigrate_success"),
     *("thp_fault_alloc", "thp_collapse_alloc", "thp_split_page"),
 )
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
 MAX_CPUS = 8192  # the most that Linux can be built for
 START_PAGES = 8192
 """Pages of a buffer that are queried before the window. After it, every page is."""
@@ -137,10 +140,10 @@ class Certifier:
             share_on_node={name: share_on_node(buffer, cell.mem_node) for name, buffer in buffers.items()},
             code_pages=self._try("/proc/self/numa_maps", code_pages),
             transparent_huge_pages=HugePageModes(
-                private=_selected(_read("/sys/kernel/mm/transparent_hugepage/enabled")),
-                shared=_selected(_read("/sys/kernel/mm/transparent_hugepage/shmem_enabled")),
+                private=selected(read_text(_HUGE_PAGES / "enabled")) or None,
+                shared=selected(read_text(_HUGE_PAGES / "shmem_enabled")) or None,
             ),
-            numa_balancing=_read("/proc/sys/kernel/numa_balancing").strip() or None,
+            numa_balancing=read_text(Path("/proc/sys/kernel/numa_balancing")) or None,
             system_counters={name: end.counters[name] - start.counters[name] for name in start.counters},
             main_thread_migrations=_difference(start.migrations, end.migrations),
             involuntary_switches=end.switches - start.switches,
@@ -375,7 +378,7 @@ def _threads() -> list[ThreadGroup]:
         ThreadGroup(
             allowed_cpus=format_cpulist(allowed),
             threads=len(threads),
-            examples=[_read(f"/proc/self/task/{thread}/comm").strip() for thread in threads[:3]],
+            examples=[read_text(Path(f"/proc/self/task/{thread}/comm")) for thread in threads[:3]],
         )
         for allowed, threads in sorted(groups.items(), key=lambda group: -len(group[1]))
     ]
@@ -392,28 +395,16 @@ def _node_cpus(node: int) -> str:
 
 
 def _counters() -> dict[str, int]:
-    fields = (line.split() for line in _read("/proc/vmstat").splitlines())
+    fields = (line.split() for line in read_text(Path("/proc/vmstat")).splitlines())
     return {name: int(value) for name, value in fields if name in _COUNTERS}
 
 
 def _migrations() -> int | None:
-    for line in _read("/proc/self/sched").splitlines():
+    for line in read_text(Path("/proc/self/sched")).splitlines():
         if line.startswith("se.nr_migrations"):
             return int(line.rpartition(":")[2])
     return None
 
 
-def _selected(modes: str) -> str | None:
-    return modes.partition("[")[2].partition("]")[0] or None
-
-
 def _difference(start: int | None, end: int | None) -> int | None:
     return None if start is None or end is None else end - start
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read()
-    except OSError:
-        return ""

@@ -1,7 +1,7 @@
 """Judge the facts of a host: one check for each trap that makes a NUMA study fail or report wrong numbers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from bench.host.topology import describe_answers
 from bench.records.base import Count, Record
@@ -48,10 +48,10 @@ class Tried(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Facts:
-    """One host, as the preflight judges it. node_free_bytes: by node id. locked_bytes: soft limit; None: unlimited.
-    more_locked: how to raise it.
+    """One host, as the preflight judges it. node_free_bytes: by node id. pool_bytes: the host batches of one run.
 
-    iommu_modes, redirecting_bridges: by index of the GPU, as bench.host.pci reads them.
+    locked_bytes: soft limit; None: unlimited. more_locked: how to raise it. iommu_modes, redirecting_bridges: by index
+    of the GPU, as bench.host.pci reads them.
     """
 
     topology: Topology
@@ -71,6 +71,7 @@ class Facts:
     locked_bytes: int | None
     more_locked: str
     tried: Tried | None
+    pool_bytes: int
 
     @property
     def visible_gpus(self) -> list[tuple[int, NvmlGpu]]:
@@ -78,39 +79,46 @@ class Facts:
         return [(gpu.index, self.nvml.gpus[gpu.index]) for gpu in self.topology.visible_gpus]
 
 
-def checks(facts: Facts, pool_bytes: int = 512 << 20) -> tuple[Check, ...]:
-    """Judge a host; one check per trap, always in this order. pool_bytes: the pinned pool of one run."""
-    judges: tuple[Callable[[Facts], Check], ...] = (
+@dataclass(frozen=True)
+class Finding:
+    """As in Check."""
+
+    state: CheckState
+    fact: str
+    remedy: str = ""
+    command: str = ""
+
+
+def checks(facts: Facts) -> tuple[Check, ...]:
+    """Judge a host; one check per trap, always in this order. Each has the name of its function."""
+    judges: tuple[Callable[[Facts], Finding], ...] = (
         *(driver, nodes, gpu_node, gpu_busy, mig, virtualization, confidential_computing),
         *(iommu, ecc, throttling, link),
-        *(binding, cpuset, isolated_cpus, cores, numa_balancing, lambda facts: node_memory(facts, pool_bytes)),
-        locked_memory,
+        *(binding, cpuset, isolated_cpus, cores, numa_balancing, node_memory, locked_memory),
         *(governor, nsys, perf_permission, disk),
     )
-    return tuple(judge(facts) for judge in judges)
+    return tuple(Check(name=CheckName(judge.__name__), **asdict(judge(facts))) for judge in judges)
 
 
-def driver(facts: Facts) -> Check:
+def driver(facts: Facts) -> Finding:
     if facts.topology.gpus:
         topology = facts.topology
         versions = f"driver {topology.driver_version}, CUDA {topology.cuda_driver_version}"
         hidden = len(topology.gpus) - len(topology.visible_gpus)
         excluded = f", {hidden} excluded by CUDA_VISIBLE_DEVICES" if hidden else ""
-        return _ok(CheckName.DRIVER, f"{len(topology.gpus)} GPU(s){excluded}, {versions}")
+        return _ok(f"{len(topology.gpus)} GPU(s){excluded}, {versions}")
     if facts.topology.silent_gpus:
         return _warning(
-            CheckName.DRIVER,
             f"GPU(s) at {', '.join(facts.topology.silent_gpus)} without NVML: {facts.topology.nvml_error}",
             "install the NVIDIA driver, or start the container with its GPUs (--gpus all)",
             "sudo modprobe nvidia && nvidia-smi",
         )
-    return _ok(CheckName.DRIVER, "no GPU: studies run on the cpu device")
+    return _ok("no GPU: studies run on the cpu device")
 
 
-def nodes(facts: Facts) -> Check:
+def nodes(facts: Facts) -> Finding:
     if not facts.topology.numa:
         return _warning(
-            CheckName.NODES,
             "the kernel reports no NUMA nodes; the whole machine counts as node 0",
             "use a kernel with CONFIG_NUMA, not started with numa=off",
             'grep -o "numa=[^ ]*" /proc/cmdline; grep CONFIG_NUMA= /boot/config-$(uname -r)',
@@ -120,21 +128,21 @@ def nodes(facts: Facts) -> Check:
         owners = ", ".join(map(str, node.gpu_memory))
         groups.setdefault(f"memory of GPU {owners}" if owners else node.kind, []).append(node.id)
     named = (f"node{'s' if len(ids) > 1 else ''} {format_cpulist(ids)} {kind}" for kind, ids in groups.items())
-    return _ok(CheckName.NODES, "; ".join(named))
+    return _ok("; ".join(named))
 
 
-def gpu_node(facts: Facts) -> Check:
+def gpu_node(facts: Facts) -> Finding:
     unsure = [gpu for gpu in facts.topology.visible_gpus if gpu.node is None]
     if not unsure:
         known = "; ".join(f"GPU {gpu.index} near node {gpu.node}" for gpu in facts.topology.visible_gpus)
-        return _ok(CheckName.GPU_NODE, known or "no GPU")
+        return _ok(known or "no GPU")
     fact = "; ".join(f"GPU {gpu.index} {gpu.agreement}: {describe_answers(gpu.answers)}" for gpu in unsure)
     virtual = f" (hypervisor: {facts.hypervisor})" if facts.hypervisor != "none" else ""
     remedy = "run `numastudy probe`: it measures the nearest node of each GPU"
-    return _warning(CheckName.GPU_NODE, fact + virtual, remedy, "numastudy probe")
+    return _warning(fact + virtual, remedy, "numastudy probe")
 
 
-def gpu_busy(facts: Facts) -> Check:
+def gpu_busy(facts: Facts) -> Finding:
     busy: dict[int, str] = {}
     pids: list[int] = []
     for index, gpu in facts.visible_gpus:
@@ -147,16 +155,16 @@ def gpu_busy(facts: Facts) -> Check:
             busy[index] = f"GPU {index} has {byte_size(used)} in use by a process not visible here"
     remedy = "stop it, or exclude the GPU (gpu_ids): it disturbs every run"
     shows = f"ps -o pid,user,etime,args -p {','.join(map(str, pids))}" if pids else f"nvidia-smi -i {_ids(busy)}"
-    return _warn_if(CheckName.GPU_BUSY, [*busy.values()], "no other process", remedy, shows)
+    return _warn_if([*busy.values()], "no other process", remedy, shows)
 
 
-def mig(facts: Facts) -> Check:
+def mig(facts: Facts) -> Finding:
     split = {gpu.index: f"GPU {gpu.index} is split by MIG" for gpu in facts.topology.visible_gpus if gpu.mig}
     remedy = "switch MIG off while the GPU is idle; until then its cells are not_runnable"
-    return _warn_if(CheckName.MIG, [*split.values()], "off", remedy, f"sudo nvidia-smi -i {_ids(split)} -mig 0")
+    return _warn_if([*split.values()], "off", remedy, f"sudo nvidia-smi -i {_ids(split)} -mig 0")
 
 
-def virtualization(facts: Facts) -> Check:
+def virtualization(facts: Facts) -> Finding:
     shared = [
         f"GPU {index} is {_SHARED[mode]}"
         for index, gpu in facts.visible_gpus
@@ -167,7 +175,7 @@ def virtualization(facts: Facts) -> Check:
     if whole:
         fine = f"GPU {format_cpulist(whole)} passed through to this virtual machine; its nodes may not be the host's"
     remedy = "measure a whole GPU: others use the same one, at times that are not known here"
-    return _warn_if(CheckName.VIRTUALIZATION, shared, fine, remedy, "nvidia-smi -q | grep -A 2 Virtualization")
+    return _warn_if(shared, fine, remedy, "nvidia-smi -q | grep -A 2 Virtualization")
 
 
 _SHARED = {
@@ -177,18 +185,17 @@ _SHARED = {
 }
 
 
-def confidential_computing(facts: Facts) -> Check:
+def confidential_computing(facts: Facts) -> Finding:
     if not facts.nvml.confidential_computing:
-        return _ok(CheckName.CONFIDENTIAL_COMPUTING, "off")
+        return _ok("off")
     return _warning(
-        CheckName.CONFIDENTIAL_COMPUTING,
         "on: copies are encrypted on the CPU and go through buffers of the driver, wherever the pool is",
         "compare with hosts in the same mode only; without that mode, copies and the cost of a wrong node differ",
         "nvidia-smi conf-compute -f",
     )
 
 
-def iommu(facts: Facts) -> Check:
+def iommu(facts: Facts) -> Finding:
     """Strict translation costs time whenever memory is unmapped. Redirection concerns copies between GPUs only."""
     strict = [index for index, mode in facts.iommu_modes.items() if mode == "DMA"]
     modes = sorted({mode for mode in facts.iommu_modes.values() if mode})
@@ -199,10 +206,10 @@ def iommu(facts: Facts) -> Check:
     found = f"GPU {format_cpulist(strict)}: the IOMMU translates, in strict mode"
     remedy = "boot with iommu=pt, or with iommu.strict=0"
     command = "sudo sed -i 's/^GRUB_CMDLINE_LINUX=\"/&iommu=pt /' /etc/default/grub && sudo update-grub"
-    return _warn_if(CheckName.IOMMU, [found] if strict else [], fine, remedy, command)
+    return _warn_if([found] if strict else [], fine, remedy, command)
 
 
-def ecc(facts: Facts) -> Check:
+def ecc(facts: Facts) -> Finding:
     broken, pending = [], []
     reset: dict[int, None] = {}
     for index, gpu in facts.visible_gpus:
@@ -217,20 +224,19 @@ def ecc(facts: Facts) -> Check:
             pending.append(f"GPU {index}: a row remapping is pending until a reset")
     command = f"sudo nvidia-smi -i {_ids(reset)} -r"
     if broken:
-        fact, remedy = "; ".join(broken), "reset the GPU, and have it tested"
-        return Check(name=CheckName.ECC, state=CheckState.ERROR, fact=fact, remedy=remedy, command=command)
-    return _warn_if(CheckName.ECC, pending, "no uncorrected errors", "reset the GPU before the study", command)
+        return Finding(CheckState.ERROR, "; ".join(broken), "reset the GPU, and have it tested", command)
+    return _warn_if(pending, "no uncorrected errors", "reset the GPU before the study", command)
 
 
-def throttling(facts: Facts) -> Check:
+def throttling(facts: Facts) -> Finding:
     slowed = [
         f"GPU {index}: {', '.join(gpu.throttle_reasons)}" for index, gpu in facts.visible_gpus if gpu.throttle_reasons
     ]
     remedy = "fix cooling or the power limit, then start"
-    return _warn_if(CheckName.THROTTLING, slowed, "none", remedy, "nvidia-smi -q -d PERFORMANCE,POWER,TEMPERATURE")
+    return _warn_if(slowed, "none", remedy, "nvidia-smi -q -d PERFORMANCE,POWER,TEMPERATURE")
 
 
-def link(facts: Facts) -> Check:
+def link(facts: Facts) -> Finding:
     """Below its maximum: a narrow link always; a slow one only if the GPU is active, since idle links slow down."""
     slow = []
     for index, gpu in facts.visible_gpus:
@@ -244,12 +250,12 @@ def link(facts: Facts) -> Check:
             slow.append(f"GPU {index}: link generation {generation} of {best} in P{state}")
     fine = "at full width; runs check the generation under load"
     shows = "sudo lspci -vv -d 10de: | grep -E '^[0-9a-f]|LnkCap:|LnkSta:'"
-    return _warn_if(CheckName.LINK, slow, fine, "reseat the card, check BIOS and slot", shows)
+    return _warn_if(slow, fine, "reseat the card, check BIOS and slot", shows)
 
 
-def binding(facts: Facts) -> Check:
+def binding(facts: Facts) -> Finding:
     if facts.tried is None:
-        return _ok(CheckName.BINDING, _NOT_TRIED)
+        return _ok(_NOT_TRIED)
     where = f" (container: {facts.container})" if facts.container != "none" else ""
     findings, remedies = [], []
     if cpus := facts.tried.cpus_failure:
@@ -263,10 +269,10 @@ def binding(facts: Facts) -> Check:
         remedies.append("allow move_pages in the container (--cap-add SYS_NICE)")
     fine = "a trial bind of CPUs and memory works, and pages can be queried"
     tries = "numactl --cpunodebind=0 --membind=0 grep allowed_list /proc/self/status"
-    return _warn_if(CheckName.BINDING, [text + where for text in findings], fine, "; ".join(remedies), tries)
+    return _warn_if([text + where for text in findings], fine, "; ".join(remedies), tries)
 
 
-def cpuset(facts: Facts) -> Check:
+def cpuset(facts: Facts) -> Finding:
     all_nodes = facts.topology.nodes
     cut = [
         f"node {node.id}: {len(node.allowed_cpu_ids)} of {len(node.cpu_ids)} CPUs allowed"
@@ -280,7 +286,6 @@ def cpuset(facts: Facts) -> Check:
     if not cut and facts.affinity and not cpus - set(facts.isolated_cpus) <= set(facts.affinity):
         cut.append(f"this process is restricted to CPUs {format_cpulist(facts.affinity)} (taskset?)")
     return _warn_if(
-        CheckName.CPUSET,
         cut,
         f"all {len(cpus)} CPUs and all memory nodes",
         "ask for whole nodes (Slurm: --exclusive --mem=0, srun --cpu-bind=none; Docker: no --cpuset-*)",
@@ -288,25 +293,25 @@ def cpuset(facts: Facts) -> Check:
     )
 
 
-def isolated_cpus(facts: Facts) -> Check:
+def isolated_cpus(facts: Facts) -> Finding:
     cpus = {cpu for node in facts.topology.nodes for cpu in node.allowed_cpu_ids} & set(facts.isolated_cpus)
     if not cpus:
-        return _ok(CheckName.ISOLATED_CPUS, "none")
+        return _ok("none")
     fact = f"CPUs {format_cpulist(cpus)} are isolated (isolcpus): a bound run has them too, and no load balancing there"
     remedy = "boot without isolcpus=, or use a cpuset without these CPUs"
-    return _warning(CheckName.ISOLATED_CPUS, fact, remedy, 'grep -o "isolcpus=[^ ]*" /proc/cmdline')
+    return _warning(fact, remedy, 'grep -o "isolcpus=[^ ]*" /proc/cmdline')
 
 
-def cores(facts: Facts) -> Check:
+def cores(facts: Facts) -> Finding:
     kinds = facts.topology.core_kinds
     if not kinds:
-        return _ok(CheckName.CORES, "all of one kind")
+        return _ok("all of one kind")
     fact = f"{len(kinds)} kinds of cores, the fastest first: CPUs {'; '.join(kinds)}. Runs are bound to the fastest"
     remedy = "compare only with hosts of the same kind; other kinds are not measured"
-    return _warning(CheckName.CORES, fact, remedy, "lscpu --extended")
+    return _warning(fact, remedy, "lscpu --extended")
 
 
-def numa_balancing(facts: Facts) -> Check:
+def numa_balancing(facts: Facts) -> Finding:
     found, commands = [], []
     if facts.numa_balancing != "0":
         found.append("automatic NUMA balancing is on: it moves and unmaps pages during runs")
@@ -318,47 +323,36 @@ def numa_balancing(facts: Facts) -> Check:
         )
         commands.append("echo 0 | sudo tee /sys/kernel/mm/numa/demotion_enabled")
     remedy = "switch it off until the study has ended"
-    return _warn_if(CheckName.NUMA_BALANCING, found, "off", remedy, " && ".join(commands))
+    return _warn_if(found, "off", remedy, " && ".join(commands))
 
 
-def node_memory(facts: Facts, pool_bytes: int) -> Check:
-    needed = pool_bytes + PROCESS_BYTES
+def node_memory(facts: Facts) -> Finding:
+    needed = facts.pool_bytes + PROCESS_BYTES
     # A node of other memory (CXL, a GPU's own) is judged like any other: cells may name it.
     small = {node: free for node, free in facts.node_free_bytes.items() if free < needed}
     if not small:
-        return _ok(CheckName.NODE_MEMORY, f"at least {byte_size(needed)} on every node with memory")
+        return _ok(f"at least {byte_size(needed)} on every node with memory")
     fact = "; ".join(f"node {node} has {byte_size(free)}" for node, free in small.items())
-    return Check(
-        name=CheckName.NODE_MEMORY,
-        state=CheckState.ERROR if len(small) == len(facts.node_free_bytes) else CheckState.WARNING,
-        fact=f"{fact}; a bound run of this pool needs about {byte_size(needed)}, or it is killed",
-        remedy="free memory there, or lower memory_size_mb",
-        command="numastat -m",
-    )
+    fact += f"; a bound run of this pool needs about {byte_size(needed)}, or it is killed"
+    state = CheckState.ERROR if len(small) == len(facts.node_free_bytes) else CheckState.WARNING
+    return Finding(state, fact, "free memory there, or lower memory_size_mb", "numastat -m")
 
 
-def locked_memory(facts: Facts) -> Check:
+def locked_memory(facts: Facts) -> Finding:
     """NVIDIA's driver does not count what it pins as locked: only a driver that does makes the limit one."""
     if facts.locked_bytes is None:
-        return _ok(CheckName.LOCKED_MEMORY, "not limited")
+        return _ok("not limited")
     limit = f"limited to {byte_size(facts.locked_bytes)} (ulimit -l)"
     if facts.tried and facts.tried.pinning_refused:
         fact = f"{limit}, and the driver pins no more than that: {facts.tried.pinning_refused}"
-        return Check(
-            name=CheckName.LOCKED_MEMORY,
-            state=CheckState.ERROR,
-            fact=fact,
-            remedy=facts.more_locked,
-            command="grep 'Max locked memory' /proc/self/limits",
-        )
+        return Finding(CheckState.ERROR, fact, facts.more_locked, "grep 'Max locked memory' /proc/self/limits")
     counted = "pools that CUDA pins do not count" if facts.visible_gpus else "nothing is locked without a GPU"
-    return _ok(CheckName.LOCKED_MEMORY, f"{limit}: {counted}")
+    return _ok(f"{limit}: {counted}")
 
 
-def governor(facts: Facts) -> Check:
+def governor(facts: Facts) -> Finding:
     slow = [name for name in facts.governors if name != "performance"]
     return _warn_if(
-        CheckName.GOVERNOR,
         [f"CPU frequency governor: {', '.join(slow)}"] if slow else [],
         "performance" if facts.governors else "not reported by the host",
         "set it to performance until the study has ended",
@@ -366,64 +360,58 @@ def governor(facts: Facts) -> Check:
     )
 
 
-def nsys(facts: Facts) -> Check:
+def nsys(facts: Facts) -> Finding:
     if facts.tried is None:
-        return _ok(CheckName.NSYS, _NOT_TRIED)
+        return _ok(_NOT_TRIED)
     if not facts.topology.gpus and facts.tried.nsys is None:
-        return _ok(CheckName.NSYS, "not installed, and not needed without a GPU")
+        return _ok("not installed, and not needed without a GPU")
     if facts.tried.nsys is None:
         return _warning(
-            CheckName.NSYS,
             "nsys is not installed: torch.profiler traces instead",
             "install Nsight Systems (developer.nvidia.com/nsight-systems)",
             "sudo apt-get install nsight-systems-cli",
         )
     if not facts.tried.nsys_importer:
         return _warning(
-            CheckName.NSYS,
             f"{facts.tried.nsys} has no QdstrmImporter: it would leave a .qdstrm and exit 0",
             "install all of Nsight Systems: QdstrmImporter is in its host folder (host-linux-x64)",
             "find / -name QdstrmImporter 2>/dev/null",
         )
-    return _ok(CheckName.NSYS, facts.tried.nsys)
+    return _ok(facts.tried.nsys)
 
 
-def perf_permission(facts: Facts) -> Check:
+def perf_permission(facts: Facts) -> Finding:
     level = facts.perf_event_paranoid
     if facts.tried is None or facts.tried.nsys is None or level is None or level <= 2:
-        return _ok(CheckName.PERF_PERMISSION, f"perf_event_paranoid {level}" if level is not None else "not limited")
+        return _ok(f"perf_event_paranoid {level}" if level is not None else "not limited")
     return _warning(
-        CheckName.PERF_PERMISSION,
         f"perf_event_paranoid is {level}: nsys may refuse to start",
         "lower it to 2",
         "sudo sysctl -w kernel.perf_event_paranoid=2",
     )
 
 
-def disk(facts: Facts) -> Check:
+def disk(facts: Facts) -> Finding:
     if facts.tried is None:
-        return _ok(CheckName.DISK, _NOT_TRIED)
+        return _ok(_NOT_TRIED)
     free = facts.tried.disk_free_bytes
-    state = (
-        CheckState.ERROR if free < DISK_FULL_BYTES else CheckState.WARNING if free < DISK_LOW_BYTES else CheckState.OK
-    )
     fact = f"{byte_size(free)} free for the run directory"
-    if state is CheckState.OK:
-        return _ok(CheckName.DISK, fact)
-    remedy = "free disk space, or choose another --output-dir"
-    return Check(name=CheckName.DISK, state=state, fact=fact, remedy=remedy, command="df -h .")
+    if free >= DISK_LOW_BYTES:
+        return _ok(fact)
+    state = CheckState.ERROR if free < DISK_FULL_BYTES else CheckState.WARNING
+    return Finding(state, fact, "free disk space, or choose another --output-dir", "df -h .")
 
 
-def _ok(name: CheckName, fact: str) -> Check:
-    return Check(name=name, state=CheckState.OK, fact=fact)
+def _ok(fact: str) -> Finding:
+    return Finding(CheckState.OK, fact)
 
 
-def _warning(name: CheckName, fact: str, remedy: str, command: str) -> Check:
-    return Check(name=name, state=CheckState.WARNING, fact=fact, remedy=remedy, command=command)
+def _warning(fact: str, remedy: str, command: str) -> Finding:
+    return Finding(CheckState.WARNING, fact, remedy, command)
 
 
-def _warn_if(name: CheckName, findings: Sequence[str], fact_if_none: str, remedy: str, command: str) -> Check:
-    return _warning(name, "; ".join(findings), remedy, command) if findings else _ok(name, fact_if_none)
+def _warn_if(findings: Sequence[str], fact_if_none: str, remedy: str, command: str) -> Finding:
+    return _warning("; ".join(findings), remedy, command) if findings else _ok(fact_if_none)
 
 
 def _ids(gpus: Iterable[int]) -> str:

@@ -16,7 +16,7 @@ from bench.host.gpus import read_nvml
 from bench.host.locked_memory import LockedLimit, how_to_raise, locked_limit, pinning_refused
 from bench.host.pci import iommu_mode, redirecting_bridges
 from bench.host.recorded import checked
-from bench.host.topology import free_bytes, read_topology
+from bench.host.topology import cpu_affinity, free_bytes, read_topology
 from bench.records.base import DamagedRecord, read
 from bench.records.host import (
     Check,
@@ -29,34 +29,39 @@ from bench.records.host import (
 DEFAULT_POOL_BYTES = 512 << 20
 
 
-def gather(root: Path = Path("/"), folder: Path = Path(), pinned_bytes: int = DEFAULT_POOL_BYTES) -> Facts:
-    """Read a host's facts. folder: where the study will write. pinned_bytes: that one process of it pins.
-
-    Under another root, nothing is tried.
-    """
+def gather(
+    root: Path = Path("/"),
+    folder: Path = Path(),
+    pool_bytes: int = DEFAULT_POOL_BYTES,
+    pinned_bytes: int = DEFAULT_POOL_BYTES,
+) -> Facts:
+    """Read a host's facts, as run_doctor takes them. Under another root, nothing is tried."""
     nvml = read_nvml(root)
     topology = read_topology(root, nvml)
-    governors = {_read(path) for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")}
+    governors = {
+        read_text(path) for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
+    }
     limit = locked_limit(root)
-    paranoid = _read(root / "proc/sys/kernel/perf_event_paranoid")
+    paranoid = read_text(root / "proc/sys/kernel/perf_event_paranoid")
     return Facts(
         topology=topology,
         nvml=nvml,
         node_free_bytes={node.id: free_bytes(root, node.id) for node in topology.nodes if node.memory_bytes},
-        numa_balancing=_read(root / "proc/sys/kernel/numa_balancing") or "0",
-        memory_demotion=_read(root / "sys/kernel/mm/numa/demotion_enabled") in ("1", "true"),
+        numa_balancing=read_text(root / "proc/sys/kernel/numa_balancing") or "0",
+        memory_demotion=read_text(root / "sys/kernel/mm/numa/demotion_enabled") in ("1", "true"),
         governors=tuple(sorted(governors)),
         perf_event_paranoid=int(paranoid) if paranoid else None,
-        affinity=_affinity(root),
+        affinity=tuple(sorted(cpu_affinity(root) or ())),
         hypervisor=hypervisor(root),
         container=container(root),
         own_pid=os.getpid(),
         iommu_modes={gpu.index: iommu_mode(root, gpu.pci_bus_id) for gpu in topology.gpus},
         redirecting_bridges={gpu.index: redirecting_bridges(root, gpu.pci_bus_id) for gpu in topology.gpus},
-        isolated_cpus=parse_cpulist(_read(root / "sys/devices/system/cpu/isolated")),
+        isolated_cpus=parse_cpulist(read_text(root / "sys/devices/system/cpu/isolated")),
         locked_bytes=limit.soft,
         more_locked=how_to_raise(pinned_bytes, limit, root),
         tried=try_live(topology, folder, pinned_bytes, limit) if root == Path("/") else _recorded(root / "live.json"),
+        pool_bytes=pool_bytes,
     )
 
 
@@ -78,20 +83,9 @@ def try_live(topology: Topology, folder: Path, pinned_bytes: int, limit: LockedL
     )
 
 
-def _affinity(root: Path) -> tuple[int, ...]:
-    for line in _read(root / "proc/self/status").splitlines():
-        if line.startswith("Cpus_allowed_list:"):
-            return parse_cpulist(line.partition(":")[2])
-    return ()
-
-
 def _existing(folder: Path) -> Path:
     folder = folder.absolute()
     return next(place for place in (folder, *folder.parents) if place.exists())
-
-
-def _read(path: Path) -> str:
-    return read_text(path).strip()
 
 
 def run_doctor(
@@ -106,7 +100,7 @@ def run_doctor(
     """
     try:
         with checked(root):
-            return Preflight(checks=checks(gather(root, folder, pinned_bytes), pool_bytes))
+            return Preflight(checks=checks(gather(root, folder, pool_bytes, pinned_bytes)))
     except DamagedRecord as error:
         advice = "nvml.json and live.json are optional; leave a damaged one out"
         raise StudyError(f"the recorded host cannot be read: {error}", str(root), advice) from None

@@ -10,11 +10,11 @@ MOST_BYTES = 64 << 20
 
 def hypervisor(root: Path = Path("/")) -> str:
     """The hypervisor's name as far as the guest can see it; "none" on bare metal."""
-    vendor = _read(root, "sys/class/dmi/id/sys_vendor")
+    vendor = read_text(root / "sys/class/dmi/id/sys_vendor")
     known = {"QEMU": "QEMU", "Amazon EC2": "Amazon EC2", "Google": "Google", "VMware, Inc.": "VMware"}
-    if "hypervisor" not in _read(root, "proc/cpuinfo").split():
+    if "hypervisor" not in read_text(root / "proc/cpuinfo").split():
         return "none" if vendor != "QEMU" else "QEMU"
-    return known.get(vendor) or _read(root, "sys/hypervisor/type") or vendor or "unnamed"
+    return known.get(vendor) or read_text(root / "sys/hypervisor/type") or vendor or "unnamed"
 
 
 def container(root: Path = Path("/")) -> str:
@@ -23,19 +23,23 @@ def container(root: Path = Path("/")) -> str:
         return "docker"
     if (root / "run/.containerenv").exists():
         return "podman"
-    if named := _read(root, "run/systemd/container"):
+    if named := read_text(root / "run/systemd/container"):
         return named
-    first = _read(root, "proc/1/cgroup")
+    first = read_text(root / "proc/1/cgroup")
     return next((name for name in ("kubepods", "docker", "lxc", "libpod") if name in first), "none")
 
 
 def read_text(path: Path) -> str:
-    """The text of a file of the kernel; "" where it cannot be read. Old kernels end some files with a NUL byte."""
+    """The text of a file of the kernel without the white space around it; "" where it cannot be read.
+
+    Old kernels end some files with a NUL byte.
+    """
     try:
-        return read_regular(path, MOST_BYTES).decode(errors="replace").replace("\0", "")
+        return read_regular(path, MOST_BYTES).decode(errors="replace").replace("\0", "").strip()
     except OSError:
         return ""
 
 
-def _read(root: Path, path: str) -> str:
-    return read_text(root / path).strip()
+def selected(modes: str) -> str:
+    """The one in brackets of "always [madvise] never"; "" where there is none."""
+    return modes.partition("[")[2].partition("]")[0]

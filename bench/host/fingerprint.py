@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from bench.host.environment import container, hypervisor, read_text
+from bench.host.environment import container, hypervisor, read_text, selected
 from bench.records.host import Fingerprint, FingerprintChange, Topology
 
 NOT_COMPARED = frozenset({"host"})
@@ -63,18 +63,18 @@ _PARAMETERS = re.compile(
 def fingerprint(topology: Topology, root: Path = Path("/")) -> Fingerprint:
     """Under another root than "/" the machine is the recorded one, and nothing is known of its tools."""
     here = root == Path("/")
-    cpuinfo = _read(root, "proc/cpuinfo")
+    cpuinfo = read_text(root / "proc/cpuinfo")
     return Fingerprint(
-        host=platform.node() if here else _read(root, "proc/sys/kernel/hostname"),
-        kernel=_read(root, "proc/sys/kernel/osrelease") or "unknown",
-        machine=platform.machine() if here else _read(root, "proc/sys/kernel/arch"),
+        host=platform.node() if here else read_text(root / "proc/sys/kernel/hostname"),
+        kernel=read_text(root / "proc/sys/kernel/osrelease") or "unknown",
+        machine=platform.machine() if here else read_text(root / "proc/sys/kernel/arch"),
         cpu=cpu_model(cpuinfo),
         cpu_part=cpu_part(cpuinfo),
-        kernel_parameters=kernel_parameters(_read(root, "proc/cmdline")),
+        kernel_parameters=kernel_parameters(read_text(root / "proc/cmdline")),
         nodes="; ".join(f"{node.id}: CPUs {node.cpus or 'none'}" for node in topology.nodes),
-        governor=_read(root, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "none",
-        smt=_read(root, "sys/devices/system/cpu/smt/control") or "unknown",
-        numa_balancing=_read(root, "proc/sys/kernel/numa_balancing") or "not in this kernel",
+        governor=read_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "none",
+        smt=read_text(root / "sys/devices/system/cpu/smt/control") or "unknown",
+        numa_balancing=read_text(root / "proc/sys/kernel/numa_balancing") or "not in this kernel",
         hugepages=hugepages(root),
         hypervisor=hypervisor(root),
         container=container(root),
@@ -133,8 +133,8 @@ def kernel_parameters(command_line: str) -> str:
 def hugepages(root: Path) -> str:
     """The selected mode of transparent huge pages (anonymous, shared) and the count of reserved pages."""
     folder = "sys/kernel/mm/transparent_hugepage"
-    modes = [_selected(_read(root, f"{folder}/{name}")) for name in ("enabled", "shmem_enabled")]
-    return f"thp {modes[0]}, shmem {modes[1]}, reserved {_read(root, 'proc/sys/vm/nr_hugepages') or '0'}"
+    modes = [selected(read_text(root / folder / name)) or "unknown" for name in ("enabled", "shmem_enabled")]
+    return f"thp {modes[0]}, shmem {modes[1]}, reserved {read_text(root / 'proc/sys/vm/nr_hugepages') or '0'}"
 
 
 def gpu_clocks(topology: Topology) -> str:
@@ -154,11 +154,6 @@ def _hash(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError:
         return "none"
-
-
-def _selected(modes: str) -> str:
-    match = re.search(r"\[(\w+)\]", modes)
-    return match[1] if match else "unknown"
 
 
 def find_nsys() -> Path | None:
@@ -200,7 +195,3 @@ def _ask_version(nsys: Path) -> str:
 def _newest(patterns: tuple[str, ...]) -> Path | None:
     found = [path for pattern in patterns for path in Path("/").glob(pattern.lstrip("/"))]
     return max(found, key=lambda path: [int(number) for number in re.findall(r"\d+", str(path))], default=None)
-
-
-def _read(root: Path, path: str) -> str:
-    return read_text(root / path).strip()

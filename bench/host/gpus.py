@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from bench.records.host import (
     RemappedRows,
     ThrottleReason,
     VirtualizationMode,
+    bits,
     format_cpulist,
 )
 
@@ -48,20 +50,15 @@ def query_nvml() -> Nvml:
     except Exception as error:  # a missing library, driver or module, or a mismatch of the two
         return Nvml(error=str(error) or type(error).__name__)
     try:
-        refused: dict[str, str] = {}
-        handles = []
-        for index in range(_ask(refused, "count", pynvml.nvmlDeviceGetCount) or 0):
-            handle = _ask(refused, f"handle {index}", pynvml.nvmlDeviceGetHandleByIndex, index)
-            if handle is not None:
-                handles.append(handle)
-        gpus = sorted((_describe(pynvml, handle) for handle in handles), key=lambda gpu: gpu.pci_bus_id)
-        computing = _ask(refused, "confidential computing", lambda: pynvml.nvmlSystemGetConfComputeState().ccFeature)
+        count = _ask(pynvml, "nvmlDeviceGetCount") or 0
+        handles = [_ask(pynvml, "nvmlDeviceGetHandleByIndex", index) for index in range(count)]
+        gpus = [_describe(pynvml, handle) for handle in handles if handle is not None]
+        computing = _ask(pynvml, "nvmlSystemGetConfComputeState")
         return Nvml(
-            confidential_computing=_flag(computing),
-            driver_version=_text(_ask(refused, "driver version", pynvml.nvmlSystemGetDriverVersion)),
-            cuda_driver_version=_ask(refused, "CUDA version", pynvml.nvmlSystemGetCudaDriverVersion_v2),
-            gpus=tuple(gpus),
-            refused=refused,
+            confidential_computing=None if computing is None else bool(computing.ccFeature),
+            driver_version=_text(_ask(pynvml, "nvmlSystemGetDriverVersion")),
+            cuda_driver_version=_ask(pynvml, "nvmlSystemGetCudaDriverVersion_v2"),
+            gpus=tuple(sorted(gpus, key=lambda gpu: gpu.pci_bus_id)),
         )
     finally:
         with suppress(pynvml.NVMLError):
@@ -69,16 +66,11 @@ def query_nvml() -> Nvml:
 
 
 def _describe(nvml: Any, handle: Any) -> NvmlGpu:
-    refused: dict[str, str] = {}
-
-    def ask(name: str, *arguments: Any) -> Any:
-        function = getattr(nvml, f"nvmlDeviceGet{name}", None)
-        return None if function is None else _ask(refused, name, function, handle, *arguments)
-
+    ask = partial(ask_gpu, nvml, handle)
     pci = ask("PciInfo")
     mig, ecc = ask("MigMode"), ask("EccMode")
     memory = ask("MemoryInfo")
-    state = ask("PerformanceState")
+    state, persistence = ask("PerformanceState"), ask("PersistenceMode")
     return NvmlGpu(
         pci_bus_id=normal_bus_id(_text(pci.busId) or "") if pci is not None else "",
         minor=ask("MinorNumber"),
@@ -98,26 +90,27 @@ def _describe(nvml: Any, handle: Any) -> NvmlGpu:
         remapped_rows=_remapped(ask("RemappedRows")),
         throttle_reasons=throttle_reasons(ask("CurrentClocksThrottleReasons")),
         performance_state=None if state is None else int(state),
-        persistence=_flag(ask("PersistenceMode")),
+        persistence=None if persistence is None else bool(persistence),
         processes=tuple(sorted(int(process.pid) for process in ask("ComputeRunningProcesses") or ())),
         memory_total_bytes=None if memory is None else int(memory.total),
         memory_used_bytes=None if memory is None else int(memory.used),
         power_limit_mw=ask("EnforcedPowerLimit"),
         clocks=NvmlClocks(
-            graphics_mhz=ask("ClockInfo", nvml.NVML_CLOCK_GRAPHICS),
             graphics_max_mhz=ask("MaxClockInfo", nvml.NVML_CLOCK_GRAPHICS),
             graphics_application_mhz=ask("ApplicationsClock", nvml.NVML_CLOCK_GRAPHICS),
-            memory_mhz=ask("ClockInfo", nvml.NVML_CLOCK_MEM),
         ),
-        refused=refused,
     )
 
 
-def _ask(refused: dict[str, str], name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+def ask_gpu(nvml: Any, handle: Any, name: str, *arguments: Any) -> Any:
+    """name: of a function behind nvmlDeviceGet. None where NVML refuses."""
+    return _ask(nvml, f"nvmlDeviceGet{name}", handle, *arguments)
+
+
+def _ask(nvml: Any, name: str, *arguments: Any) -> Any:
     try:
-        return function(*arguments)
-    except Exception as error:  # NVMLError_NotSupported and similar; AttributeError in old libraries
-        refused[name] = str(error) or type(error).__name__
+        return getattr(nvml, name)(*arguments)
+    except Exception:  # NVMLError_NotSupported and similar; AttributeError in old libraries
         return None
 
 
@@ -225,18 +218,12 @@ def _bits(words: Iterable[int] | None) -> str | None:
     """A mask of 64-bit words as a kernel list."""
     if words is None:
         return None
-    return format_cpulist(
-        64 * place + bit for place, word in enumerate(words) for bit in range(64) if word and word >> bit & 1
-    )
+    return format_cpulist(bits(sum(word << 64 * place for place, word in enumerate(words))))
 
 
 def _virtualization(mode: int | None) -> VirtualizationMode | None:
     modes = tuple(VirtualizationMode)  # in the order of nvmlGpuVirtualizationMode_t
     return None if mode is None or mode >= len(modes) else modes[mode]
-
-
-def _flag(value: Any) -> bool | None:
-    return None if value is None else bool(value)
 
 
 def _text(value: str | bytes | None) -> str | None:

@@ -49,7 +49,7 @@ def how_to_raise(needed_bytes: int, limit: LockedLimit, root: Path = Path("/")) 
         )
     if container(root) != "none":
         return "start the container with --ulimit memlock=-1"
-    group = read_text(root / "proc/self/cgroup").strip().rpartition("/")[2]
+    group = read_text(root / "proc/self/cgroup").rpartition("/")[2]
     if group.endswith(".service") and not group.startswith("user@"):
         return f"systemctl edit {group}: [Service] LimitMEMLOCK=infinity; then restart it"
     if limit.hard is None:

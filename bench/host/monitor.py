@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from bench.host.gpus import throttle_reasons
+from bench.host.gpus import ask_gpu, throttle_reasons
 from bench.records.host import ThrottleReason
 from bench.records.run import Disturbance, DisturbanceKind, Monitor, Spread
 from bench.storage import stat_fields
@@ -209,13 +210,7 @@ def _reader(gpu_uuid: str | None, watched: frozenset[int], sessions: Sessions) -
 
 def read_gpu(nvml: Any, handle: Any, own: Container[int]) -> Sample:
     """One sample of the GPU alone; what NVML refuses is None."""
-
-    def ask(name: str, *arguments: Any) -> Any:
-        try:
-            return getattr(nvml, f"nvmlDeviceGet{name}")(handle, *arguments)
-        except Exception:
-            return None
-
+    ask = partial(ask_gpu, nvml, handle)
     power, use = ask("PowerUsage"), ask("UtilizationRates")
     processes = [int(process.pid) for process in ask("ComputeRunningProcesses") or ()]
     return Sample(

@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from bench.host.gpus import AFFINITY_WORDS, normal_bus_id
-from bench.records.host import CpuList, format_cpulist
+from bench.records.host import CpuList, bits, format_cpulist
 from bench.storage import read_regular
 
 DEFAULT = Path("var/run/nvidia-topologyd/virtualTopology.xml")
@@ -78,5 +78,5 @@ def _cpus(mask: str) -> CpuList:
     words = mask.split(",")
     if len(words) > AFFINITY_WORDS * 2 or not re.fullmatch(r"[0-9a-fA-F]{1,8}(,[0-9a-fA-F]{8})*", mask):
         return ""
-    bits = int("".join(words), 16)
-    return format_cpulist(cpu for cpu in range(bits.bit_length()) if bits >> cpu & 1) if bits else ""
+    cpus = bits(int("".join(words), 16))
+    return format_cpulist(cpus) if cpus else ""

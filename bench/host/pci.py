@@ -19,7 +19,7 @@ def iommu_mode(root: Path, pci_bus_id: str) -> str:
 
     See Documentation/ABI/testing/sysfs-kernel-iommu_groups of the kernel.
     """
-    return read_text(root / _DEVICES / pci_bus_id / "iommu_group/type").strip()
+    return read_text(root / _DEVICES / pci_bus_id / "iommu_group/type")
 
 
 def redirecting_bridges(root: Path, pci_bus_id: str) -> tuple[str, ...] | None:

@@ -22,6 +22,7 @@ from bench.records.host import (
     Nvml,
     NvmlGpu,
     Topology,
+    bits,
     format_cpulist,
     parse_cpulist,
 )
@@ -135,7 +136,7 @@ def core_kinds(root: Path) -> tuple[str, ...]:
         return tuple(map(format_cpulist, pmus))
     cpus = _online_cpus(root)
     for file in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):
-        speeds = {cpu: read_text(root / f"sys/devices/system/cpu/cpu{cpu}/{file}").strip() for cpu in cpus}
+        speeds = {cpu: read_text(root / f"sys/devices/system/cpu/cpu{cpu}/{file}") for cpu in cpus}
         if speeds and all(speed.isdigit() for speed in speeds.values()):
             return _kinds_by_speed({cpu: int(speed) for cpu, speed in speeds.items()})
     return ()
@@ -184,16 +185,14 @@ def _online_cpus(root: Path) -> tuple[int, ...]:
     """Kernels without a list have a file for each CPU that can be taken offline."""
     folder = root / "sys/devices/system/cpu"
     return parse_cpulist(read_text(folder / "online")) or tuple(
-        cpu for cpu in _numbered(folder, "cpu") if read_text(folder / f"cpu{cpu}/online").strip() != "0"
+        cpu for cpu in _numbered(folder, "cpu") if read_text(folder / f"cpu{cpu}/online") != "0"
     )
 
 
 def _node_cpus(folder: Path) -> tuple[int, ...]:
     """Kernels before 2.6.25 have a mask only: "00000000,0000ffff"."""
-    mask = int(read_text(folder / "cpumap").strip().replace(",", "") or "0", 16)
-    return parse_cpulist(read_text(folder / "cpulist")) or tuple(
-        cpu for cpu in range(mask.bit_length()) if mask >> cpu & 1
-    )
+    mask = int(read_text(folder / "cpumap").replace(",", "") or "0", 16)
+    return parse_cpulist(read_text(folder / "cpulist")) or bits(mask)
 
 
 def _numbered(folder: Path, name: str) -> tuple[int, ...]:
@@ -241,7 +240,7 @@ def nearest_nodes(
 
     Only nodes with CPUs count: a GPU's own memory may be a node too, and memory without CPUs is near no process.
     """
-    sysfs = read_text(root / "sys/bus/pci/devices" / gpu.pci_bus_id / "numa_node").strip()
+    sysfs = read_text(root / "sys/bus/pci/devices" / gpu.pci_bus_id / "numa_node")
     by_memory = parse_cpulist(gpu.memory_affinity or "")
     by_cpus = set(parse_cpulist(gpu.cpu_affinity or ""))
     with_cpus = tuple(node.id for node in nodes if node.cpu_ids)
@@ -341,6 +340,11 @@ def _allowed_cpus(root: Path) -> set[int] | None:
         for folder in (group, *group.parents):
             if numbers := parse_cpulist(read_text(base / folder / name)):
                 return set(numbers)
+    return cpu_affinity(root)
+
+
+def cpu_affinity(root: Path) -> set[int] | None:
+    """The CPUs that this process may run on; None if unknown."""
     return _from_status(root, "Cpus_allowed_list:")
 
 
@@ -361,6 +365,5 @@ def _pci_gpus(root: Path) -> tuple[str, ...]:
     return tuple(
         device.name
         for device in sorted(devices.iterdir() if devices.is_dir() else ())
-        if read_text(device / "vendor").strip() == "0x10de"
-        and read_text(device / "class").startswith(("0x0300", "0x0302"))
+        if read_text(device / "vendor") == "0x10de" and read_text(device / "class").startswith(("0x0300", "0x0302"))
     )

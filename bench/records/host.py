@@ -43,6 +43,11 @@ def format_cpulist(numbers: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges) or "none"
 
 
+def bits(mask: int) -> tuple[int, ...]:
+    """The numbers of the bits that are set, ascending."""
+    return tuple(bit for bit in range(mask.bit_length()) if mask >> bit & 1)
+
+
 def within(cpus: str, others: str) -> bool:
     """Whether the second kernel list has every number of the first. Raise ValueError if one is no list."""
     return set(parse_cpulist(cpus)) <= set(parse_cpulist(others))
@@ -253,10 +258,8 @@ class ThrottleReason(StrEnum):
 
 
 class NvmlClocks(Record, frozen=True, kw_only=True):
-    graphics_mhz: Count | None = None
     graphics_max_mhz: Count | None = None
     graphics_application_mhz: Count | None = None
-    memory_mhz: Count | None = None
 
 
 class RemappedRows(Record, frozen=True, kw_only=True):
@@ -281,7 +284,7 @@ class VirtualizationMode(StrEnum):
 
 
 class NvmlGpu(Record, frozen=True, kw_only=True):
-    """NVML's answers for one GPU; None where it refused, and refused has the reason by call.
+    """NVML's answers for one GPU; None where it refused.
 
     numa_node: of the GPU's own memory, where that is a node of the host. minor: N of its device file /dev/nvidiaN.
     """
@@ -310,7 +313,6 @@ class NvmlGpu(Record, frozen=True, kw_only=True):
     memory_used_bytes: Count | None = None
     power_limit_mw: Count | None = None
     clocks: NvmlClocks = NvmlClocks()
-    refused: dict[str, str] = {}
 
 
 class Nvml(Record, frozen=True, kw_only=True):
@@ -321,7 +323,6 @@ class Nvml(Record, frozen=True, kw_only=True):
     cuda_driver_version: Count | None = None
     confidential_computing: bool | None = None
     gpus: tuple[NvmlGpu, ...] = ()
-    refused: dict[str, str] = {}
 
 
 # The locality probe: probe_before.json and probe_after.json.

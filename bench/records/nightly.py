@@ -6,11 +6,11 @@ As in results.json a field `text` holds the English of its entry for readers of 
 from enum import StrEnum
 from pathlib import Path
 
-from bench.records.base import Count, DamagedRecord, Number, Record, read
+from bench.records.base import Count, Number, Record
 from bench.records.host import Fingerprint, FingerprintChange
 from bench.records.metric import Better, Metric
 from bench.records.results import Changes, Interval, Judged, Measure
-from bench.records.run import Outcome
+from bench.records.run import Outcome, read_record
 
 SCHEMA = 2
 # What the key of throughput is where all measures of a cell are keys.
@@ -245,18 +245,12 @@ def night_folder(output_dir: Path, night: str) -> Path:
 
 def read_night(folder: Path) -> Night | None:
     """The verdict of a night; None where it is missing or damaged: the night is then judged again."""
-    try:
-        return read(folder / "verdict.json", Night)
-    except (OSError, DamagedRecord):
-        return None
+    return read_record(folder / "verdict.json", Night)
 
 
 def second_measurements(folder: Path) -> dict[str, SecondMeasurement]:
     """By label of the study; nothing where the file is missing or damaged."""
-    try:
-        return read(folder / "again.json", dict[str, SecondMeasurement])
-    except (OSError, DamagedRecord):
-        return {}
+    return read_record(folder / "again.json", dict[str, SecondMeasurement]) or {}
 
 
 # The history

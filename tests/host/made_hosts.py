@@ -57,7 +57,6 @@ def host_files(nodes: dict[int, tuple[str, int]], gpus: list[Any], **more: Any) 
         "driver_version": "580.95.05",
         "cuda_driver_version": 13000,
         "gpus": [],
-        "refused": {},
     }
     nvml |= more.get("nvml", {})
     for bus_id, sysfs, answers in gpus:
@@ -92,8 +91,7 @@ def gpu(bus_id: str, answers: dict[str, Any]) -> dict[str, Any]:
         "memory_total_bytes": 40 * GIB,
         "memory_used_bytes": GIB // 2,
         "power_limit_mw": 400000,
-        "clocks": {"graphics_mhz": 1410, "graphics_max_mhz": 1410, "graphics_application_mhz": 1095},
-        "refused": {},
+        "clocks": {"graphics_max_mhz": 1410, "graphics_application_mhz": 1095},
     }
     return plain | answers
 

@@ -66,7 +66,7 @@ def test_alarms_on_other_hosts(name: str, expected: list[str]) -> None:
 
 
 def test_pool_that_fits_on_no_node_is_an_error() -> None:
-    check = by_name(checks(clean(), pool_bytes=1 << 40))[CheckName.NODE_MEMORY]
+    check = by_name(checks(replace(clean(), pool_bytes=1 << 40)))[CheckName.NODE_MEMORY]
     assert check.state == "error" and "1.00 TiB" in check.fact
 
 

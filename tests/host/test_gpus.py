@@ -45,10 +45,13 @@ def test_idle_and_user_clocks_are_not_throttling() -> None:
     assert throttle_reasons(None) is None
 
 
-def test_clock_policy_excludes_current_clocks() -> None:
-    for clocks in (NvmlClocks(graphics_mhz=1410, graphics_max_mhz=1980), NvmlClocks(graphics_mhz=345)):
+def test_clock_policy_names_what_decides() -> None:
+    for clocks, named in (
+        (NvmlClocks(graphics_max_mhz=1980), ""),
+        (NvmlClocks(graphics_max_mhz=1980, graphics_application_mhz=1095), "application clock 1095 of 1980 MHz, "),
+    ):
         gpu = NvmlGpu(pci_bus_id="0000:01:00.0", clocks=clocks, power_limit_mw=700000, persistence=True)
-        assert clock_policy(gpu) == "power limit 700 W, persistence on"
+        assert clock_policy(gpu) == f"{named}power limit 700 W, persistence on"
 
 
 def test_nvml_answers_survive_json_with_or_without_a_driver() -> None:
@@ -61,7 +64,7 @@ class StandInNvml:
     """The functions of pynvml for one device; those that are not in `answers` are refused."""
 
     NVML_AFFINITY_SCOPE_NODE = NVML_VOLATILE_ECC = NVML_CLOCK_GRAPHICS = 0
-    NVML_MEMORY_ERROR_TYPE_UNCORRECTED, NVML_CLOCK_MEM = 1, 2
+    NVML_MEMORY_ERROR_TYPE_UNCORRECTED = 1
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
@@ -92,7 +95,6 @@ def test_answers_of_nvml_become_a_record() -> None:
     assert (gpu.memory_affinity, gpu.cpu_affinity, gpu.numa_node) == ("0-1", "4-7", 1)
     assert gpu.processes == (7, 9) and gpu.remapped_rows.uncorrected == 1
     assert gpu.throttle_reasons == (ThrottleReason.POWER_CAP,)
-    assert gpu.refused["EccMode"] == "Not Supported"
     assert decode(msgspec.json.encode(gpu), NvmlGpu) == gpu
 
 
