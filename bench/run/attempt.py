@@ -118,6 +118,14 @@ class Attempt:
     def timed_out(self) -> bool:
         return bool(self.end and self.end.timed_out)
 
+    @property
+    def failed_by_chance(self) -> bool:
+        """So that another attempt may succeed. One that hung would take its whole time again. A cell of a crossing that
+        failed alone would fail again, for the same reason; but a profiler may have lost its trace."""
+        lost_trace = any(one.failure and one.failure.status is Outcome.TRACE_FAILED for one in self.crossed)
+        failed = self.failure is not None and self.failure.status in RETRIED
+        return (failed or lost_trace) and not (self.timed_out or self.final)
+
 
 def run_of(
     directory: RunDirectory, cell: Cell, slot: Slot, invocation: str, begin: Begin, number: int, attempt: Attempt
@@ -217,11 +225,7 @@ def attempts(
             disturbed = [*attempt.monitor.disturbed, *not_free]
             attempt = replace(attempt, monitor=structs.replace(attempt.monitor, disturbed=disturbed))
         _starts(record).unlink(missing_ok=True)
-        # One that hung would take its whole time again.
-        failures = [attempt.failure, *(one.failure for one in attempt.crossed)]
-        retried = any(failure.status in RETRIED for failure in failures if failure)
-        again = retried and not (attempt.timed_out or attempt.final)
-        if not again:
+        if not attempt.failed_by_chance:
             break
     return number, attempt
 

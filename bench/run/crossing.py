@@ -260,6 +260,8 @@ class _Crossed:
             monitor=monitor,
             crossing=structs.replace(crossing, observer_cpus=observer_cpus),
             crossed=self._with_traces(written, process) if written else [],
+            # No cell could be measured, each for a reason of its own.
+            final=bool(written and written.failure and written.crossed),
         )
 
     def _full(self, end: ChildEnd | None, failure: Failure | None) -> str:
@@ -311,9 +313,9 @@ def _judged(process: Process, end: ChildEnd) -> Failure | None:
 
 def _own(whole: Attempt, cell: Cell) -> Attempt:
     """What a process gave for one of its cells."""
-    if whole.failure:
-        return whole
     given = next((one for one in whole.crossed if one.cell == cell.name), None)
+    if whole.failure:
+        return replace(whole, failure=given.failure) if given and given.failure else whole
     if given is None or (given.result is None and given.failure is None):
         reason = "the process ended well, but wrote nothing about this cell"
         return replace(whole, failure=Failure(status=Outcome.CRASHED, reason=reason, advice="see its log"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from bench.host.certificate import Certifier
 from bench.host.numa_maps import resident_bytes
-from bench.records.run import Failure, Result, Window
+from bench.records.run import CrossedCell, Failure, Result, Window
 from bench.records.study import Cell
 from bench.records.where import MemoryKind
 from bench.workload.crossed_rings import Allocating, crossed_rings
@@ -36,11 +36,12 @@ class CrossedSide:
 
 
 def usable(sides: Sequence[CrossedSide]) -> list[CrossedSide]:
-    """Raise RunFailure with the first side's reason if none is left."""
+    """Raise RunFailure if none is left: with the first side's reason for the process, and its own for each."""
     able = [side for side in sides if not side.failure]
     if not able:
+        crossed = [CrossedCell(cell=side.cell.name, failure=side.failure) for side in sides]
         failure = next(side.failure for side in sides if side.failure)
-        raise RunFailure(failure.status, failure.reason, failure.advice)
+        raise RunFailure(failure.status, failure.reason, failure.advice, crossed)
     return able
 
 

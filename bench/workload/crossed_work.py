@@ -4,17 +4,15 @@ What is shared is no difference between sides: weights by those of one type, slo
 (fewer buffers are the first of more), a forward pass by those that execute it alike.
 """
 
-import traceback
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from bench.records.run import Outcome
 from bench.records.study import Cell
 from bench.workload.devices import Device
 from bench.workload.execution import make_call, make_forward, make_slots
-from bench.workload.failures import RunFailure, is_gpu_lost, name_failure
+from bench.workload.failures import RunFailure, failure_of_side
 from bench.workload.pipeline import Forward, Work
 from bench.workload.progress import PhaseTimes
 from bench.workload.subject import Batch, Call, Subject, build_subject
@@ -86,13 +84,7 @@ class _Works:
             try:
                 self.made[key] = make()
             except Exception as error:
-                if is_gpu_lost(error):
-                    raise
-                failure = name_failure(error)
-                if failure.status is Outcome.CRASHED and failure is not error:
-                    # For the log of the run; the record has it in one line.
-                    traceback.print_exc()
-                self.made[key] = failure
+                self.made[key] = failure_of_side(error)
         found: Made | RunFailure = self.made[key]
         if isinstance(found, RunFailure):
             raise found

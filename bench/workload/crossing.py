@@ -28,7 +28,7 @@ from bench.workload.barrier import Barrier
 from bench.workload.crossed_sides import CrossedSide, equip, usable
 from bench.workload.devices import open_device
 from bench.workload.execution import compilations, refuse_compilations
-from bench.workload.failures import RunFailure
+from bench.workload.failures import RunFailure, failure_of_side
 from bench.workload.measure import (
     LatencyMarks,
     WarmupRule,
@@ -71,8 +71,8 @@ def cross(
 ) -> tuple[Crossing, list[CrossedCell]]:
     """Measure the cells of a group by turns. Raise RunFailure, or what torch raises, if none can be measured.
 
-    A cell whose rings do not fit on its node, or that may not run there, fails alone. barrier: shared with the
-    processes that load the host from the first warm-up to the last turn.
+    A cell whose rings do not fit on its node, that may not run there, or that cannot compute, fails alone. barrier:
+    shared with the processes that load the host from the first warm-up to the last turn.
     """
     with torch.inference_mode():
         return _Crossing(group, progress, phases, barrier=barrier).run()
@@ -274,7 +274,7 @@ class _Crossing:
         return self.fastest.pace_s
 
     def _warm(self, side: CrossedSide, ranges: Ranges | None = None) -> bool:
-        """False where it cannot be placed, which is then its failure."""
+        """False where it cannot be placed or does not run, which is then its failure."""
         try:
             self._place(side)
         except OSError as error:
@@ -287,7 +287,13 @@ class _Crossing:
         self.last = side
         batches = -(-cell.warmup_samples // cell.batch_size)
         rule = WarmupRule(self.group.window_s, batches, min_s=warm_s, max_s=warm_s)
-        side.warmed = warm_up(self.pipeline, rule, self.progress, ranges)
+        try:
+            side.warmed = warm_up(self.pipeline, rule, self.progress, ranges)
+        except Exception as error:
+            side.failure = failure_of_side(error).record()
+            # Raises where the device cannot go on.
+            self.pipeline.drain()
+            return False
         side.certifier = Certifier(cell, self.pipeline.addresses())
         side.certifier.start()
         return True

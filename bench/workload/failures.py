@@ -2,12 +2,12 @@
 
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.errors import StudyError
 from bench.records.base import DamagedRecord, Kind, read
-from bench.records.run import ChildReport, Failure, Outcome, write_record
+from bench.records.run import ChildReport, CrossedCell, Failure, Outcome, write_record
 
 LESS_MEMORY = "reduce batch_size or memory_size_mb"
 
@@ -26,13 +26,16 @@ _GPU_LOST_TEXTS = ("uncorrectable ecc error", "gpu is lost", "fallen off the bus
 
 
 class RunFailure(StudyError):
-    """A run that could not be measured; `status` is the outcome in its record."""
+    """A run that could not be measured; `status` is the outcome in its record.
+
+    crossed: of a crossing of which no cell can be measured, why for each of them.
+    """
 
     exit_code = 3
 
-    def __init__(self, status: Outcome, what: str, advice: str) -> None:
+    def __init__(self, status: Outcome, what: str, advice: str, crossed: Sequence[CrossedCell] = ()) -> None:
         super().__init__(what, "", advice)
-        self.status = status
+        self.status, self.crossed = status, [*crossed]
 
     def record(self) -> Failure:
         return Failure(status=self.status, reason=self.what, advice=self.advice)
@@ -52,14 +55,26 @@ def write_report(path: Path, measure: Callable[[], ChildReport]) -> int:
     try:
         write_record(path, measure())
     except Exception as error:
-        failure = name_failure(error)
-        write_record(path, ChildReport(failure=failure.record()))
-        if failure.status is Outcome.CRASHED and not isinstance(error, RunFailure):
-            # For the log of the run; the record has it in one line.
-            traceback.print_exc()
+        failure = log_failure(error)
+        write_record(path, ChildReport(failure=failure.record(), crossed=failure.crossed))
         print(failure, file=sys.stderr)
         return failure.exit_code
     return 0
+
+
+def failure_of_side(error: Exception) -> RunFailure:
+    """Why one side of a process cannot be measured, which the others survive. Raise `error` again of a failed GPU."""
+    if is_gpu_lost(error):
+        raise error
+    return log_failure(error)
+
+
+def log_failure(error: Exception) -> RunFailure:
+    """Its outcome; in the log of the run all of it, where the record has one line."""
+    failure = name_failure(error)
+    if failure.status is Outcome.CRASHED and failure is not error:
+        traceback.print_exception(error)
+    return failure
 
 
 def name_failure(error: BaseException) -> RunFailure:

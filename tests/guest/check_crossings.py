@@ -53,7 +53,7 @@ def proved(one: dict[str, Any], mem_node: str) -> None:
 
 
 def test_honest_crossings_are_proved_page_by_page(found: dict[str, Any]) -> None:
-    assert len(found["honest"]) == 4
+    assert len(found["honest"]) == 12
     for crossing in found["honest"].values():
         for place in PLACES:
             proved(crossing[place], place[-1])

@@ -315,10 +315,10 @@ def _told(one: CrossedCell) -> dict[str, Any]:
 
 
 def honest() -> dict[str, Any]:
-    """Born on two nodes, with automatic NUMA balancing off and on, huge pages never by themselves and always."""
+    """Born on each node, with automatic NUMA balancing off and on, huge pages never by themselves and always."""
     found = {}
-    settings = product((("0", "madvise"), ("1", "always")), ((0, 0), (2, 2)))
-    for number, ((balancing, huge), birth) in enumerate(settings, 1):
+    settings = product(("0", "1"), ("madvise", "always"), ((0, 0), (1, 1), (2, 2)))
+    for number, (balancing, huge, birth) in enumerate(settings, 1):
         BALANCING.write_text(balancing)
         THP.write_text(huge)
         cells = [cell(placement) for placement in ALL]

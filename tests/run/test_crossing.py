@@ -57,10 +57,12 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crossing_module, "Group", short)
 
 
-def run(tmp_path: Path, repeat: int | str = 1, **changes: object) -> tuple[RunDirectory, list[Run], list[Progress]]:
+def run(
+    tmp_path: Path, repeat: int | str = 1, cell: str = FIRST, **changes: object
+) -> tuple[RunDirectory, list[Run], list[Progress]]:
     directory = resolve(read_study(TINY | {"repeats": 2} | changes, "f"), tmp_path / "outputs", False, "now")
     grid, reports = directory.grid(), list[Progress]()
-    slots = grid.process(grid.slot(FIRST, repeat))
+    slots = grid.process(grid.slot(cell, repeat))
     lock = HostLock(tmp_path)
     runs = execute_group(directory, slots, "now", lock, reports.append)
     lock.release()
@@ -149,6 +151,54 @@ def test_each_cell_has_the_outcome_of_its_own_placement() -> None:
     assert own["away"].failure.status is Outcome.MISPLACED and "9 pages on node 3" in own["away"].failure.reason
     assert own["full"].failure.status is Outcome.OOM
     assert own["lost"].failure.status is Outcome.CRASHED
+
+
+def test_each_cell_has_its_own_reason_where_none_can_be_measured() -> None:
+    first, second = (Failure(status=Outcome.OOM, reason=f"no room on node {node}") for node in (0, 1))
+    crossed = [CrossedCell(cell="a", failure=first), CrossedCell(cell="b", failure=second)]
+    whole = Attempt(failure=first, crossed=crossed)
+    reasons = {name: crossing_module._own(whole, small_cell(name=name)).failure.reason for name in ("a", "b", "other")}
+    assert reasons == {"a": first.reason, "b": second.reason, "other": first.reason}
+
+
+@pytest.mark.parametrize(
+    ("whole", "side", "again"),
+    [("", "crashed", False), ("", "trace_failed", True), ("crashed", "", True), ("oom", "crashed", False)],
+)
+def test_process_is_repeated_for_a_reason_of_its_own_only(whole: str, side: str, again: bool) -> None:
+    failures = [Failure(status=Outcome(status), reason="") if status else None for status in (whole, side)]
+    attempt = Attempt(failure=failures[0], crossed=[CrossedCell(cell="a", failure=failures[1])])
+    assert attempt.failed_by_chance == again
+
+
+COMPILED = {"models": ["vit16x1x32"], "include": [{"buffers": 3}, {"compile_model": "default"}], "start": "exec"}
+
+
+@pytest.fixture
+def _no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "absent"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_compiler")
+def test_side_that_cannot_compile_fails_alone_in_the_only_process(tmp_path: Path) -> None:
+    directory, runs, _ = run(tmp_path, cell="pipeline_gpu0_numa0_vit16x1x32", **COMPILED)
+    assert [(one.status, one.attempts) for one in runs] == [("ok", 1), ("ok", 1), ("crashed", 1)]
+    assert "torch.compile in mode default failed" in runs[2].reason and "C++ compiler" in runs[2].advice
+    assert all(one.certificate.verdict is PlacementVerdict.PROVED for one in runs[:2])
+    assert len({one.crossing.id for one in runs}) == 1 and runs[2].result is None
+    assert "Traceback" not in directory.log(runs[0].log, "stdout").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_compiler")
+def test_process_of_sides_that_all_fail_is_started_once(tmp_path: Path) -> None:
+    sides = COMPILED | {"compile_model": "default", "include": [{"batch_size": 5}]}
+    directory, runs, _ = run(tmp_path, cell="pipeline_gpu0_numa0_vit16x1x32", **sides)
+    assert [(one.status, one.attempts, one.exit_code) for one in runs] == [("crashed", 1, 3)] * 2
+    log = directory.log(runs[0].log, "stderr").read_text()
+    assert log.count("torch.compile in mode default failed") == 1
 
 
 def test_out_of_memory_kill_names_the_pools_of_all(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import torch
 from msgspec.structs import replace
 
 import bench.workload.crossed_work as works_module
+import bench.workload.crossing as crossing_module
 from bench.records.run import Outcome, PlacementVerdict
 from bench.workload.crossed_work import crossed_work
 from bench.workload.crossing import _Crossing, cross
@@ -181,6 +182,23 @@ def test_side_that_cannot_compute_fails_alone(monkeypatch, error, outcome):
     # The other two were measured as two: each is in both halves of every round.
     assert {window.turn for one in crossed[:2] for window in one.result.windows} == {0, 1, 2, 3}
     assert len(facts.error) == 1
+
+
+def test_side_that_fails_in_its_warm_up_fails_alone(monkeypatch):
+    """Of an eager batch memory is allocated on the pipeline's own stream, first in the warm-up."""
+    real = crossing_module.warm_up
+
+    def full(pipeline, *parts):
+        if len(pipeline.slots) == 3:
+            pipeline.run(2, no_beat)
+            raise RuntimeError("CUDA out of memory")
+        return real(pipeline, *parts)
+
+    monkeypatch.setattr(crossing_module, "warm_up", full)
+    cells = cells_of({"base": {}, "buf3": {"buffers": 3}, "bs1": {"batch_size": 1}})
+    facts, crossed = cross(replace(group(), cells=cells), Progress(), PhaseTimes())
+    assert [one.failure and one.failure.status for one in crossed] == [None, Outcome.OOM, None]
+    assert all(len(one.result.windows) == 2 * facts.rounds for one in crossed if one.result)
 
 
 def test_gpu_that_failed_ends_the_process(monkeypatch):

@@ -121,13 +121,17 @@ def test_one_cell_without_room_fails_alone(monkeypatch):
     assert next(one for one in cells if one.failure).failure.status is Outcome.OOM
 
 
-def test_no_usable_cell_ends_with_its_reason(monkeypatch):
+def test_process_without_usable_cells_has_a_reason_for_each(monkeypatch):
+    places = iter(["here", "there"])
+
     def refuse(needed, node):
-        raise RunFailure(Outcome.OOM, "not enough host memory for the pool", "")
+        raise RunFailure(Outcome.OOM, f"no room {next(places)}", "")
 
     monkeypatch.setattr(rings_module, "require_host_memory", refuse)
-    with pytest.raises(RunFailure, match="not enough host memory"):
+    with pytest.raises(RunFailure, match="no room here") as raised:
         cross(group(), Progress(), PhaseTimes())
+    assert {one.cell for one in raised.value.crossed} == {f"{GROUP}_a", f"{GROUP}_b"}
+    assert [one.failure.reason for one in raised.value.crossed] == ["no room here", "no room there"]
 
 
 def rings_of(cells):
