@@ -50,6 +50,10 @@ class Problems:
             raise StudyError("\n  ".join([f"{len(lines)} errors", *lines]), advice="\n         ".join(advice))
 
 
+class HostChanged(StudyError):
+    """The host is another one than when the study began: its runs cannot be continued."""
+
+
 class NotHere(StudyError):
     """This host cannot measure what a study was asked to compare. Nothing ran; the exit code is that of failed runs."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import luigi
 
 from bench.errors import StudyError
+from bench.records.results import Results
 from bench.records.run import Head, Outcome, ReportStage, read_head, read_record, write_record
 from bench.records.study import TRACED, Slot, run_name
 from bench.run.experiment_log import log_missing_runs
@@ -180,7 +181,24 @@ def summary(directory: RunDirectory) -> str:
         more = ": the study is up to date. `--fresh` measures it again." if up_to_date else "."
         lines.append(f"Nothing was measured now{more}")
     lines.append(f"report: {directory.path / 'report.html'}")
-    # A study without a comparison has no answer but its table.
-    device = "CPU" if results.device == "cpu" else "GPU {gpu}"
+    return "\n".join([*lines, *map(wrapped, _answer(results, bool(measured)))])
+
+
+def _answer(results: Results, measured: bool) -> list[str]:
+    """Where to run, else what the first screen of the report says.
+
+    measured: in this call, which has loaded what the latter needs; one that is up to date would take 0.2 s more.
+    """
     found = [one for one in results.recommendations if one.local_source is not None]
-    return "\n".join([*lines, *(wrapped(f"{device.format(gpu=one.gpu)}: {one.text}") for one in found)])
+    if found or not measured:
+        device = "CPU" if results.device == "cpu" else "GPU {gpu}"
+        return [f"{device.format(gpu=one.gpu)}: {one.text}" for one in found]
+    from bench.report.text.axes import findings, what_matters
+    from bench.report.text.contention import contention_lines
+    from bench.report.text.headline import headline
+    from bench.report.view import View
+
+    view = View(results)
+    if head := headline(view):
+        return [" ".join([f"{head.title}.", *head.lines])]
+    return [what_matters(findings(results.comparisons, view.cells, contention_lines(results)))]

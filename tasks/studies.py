@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import socket
 import sys
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import luigi
 
 from bench.command.start import Asked, study_of
-from bench.errors import StudyError
+from bench.errors import HostChanged, StudyError
 from bench.records.host import Topology
 from bench.storage import remove_stale
 from bench.study import settings
@@ -155,7 +156,7 @@ class StudyTask(luigi.WrapperTask):
             if self.into:
                 directory = resolve_into(self.study, Path(self.into), self.host, INVOCATION, self.expand)
             else:
-                directory = resolve(self.study, Path(self.output_dir), self.fresh, INVOCATION, self.night, self.expand)
+                directory = self._resolve()
             lock_folder(directory.path)
             preflight(directory, self.strict)
             if note := without_placements(self.study, directory.grid(), directory.host()):
@@ -170,6 +171,12 @@ class StudyTask(luigi.WrapperTask):
             _resolved[self.task_id] = directory
         return _resolved[self.task_id]
 
+    def _resolve(self) -> RunDirectory:
+        try:
+            return resolve(self.study, Path(self.output_dir), self.fresh, INVOCATION, self.night, self.expand)
+        except HostChanged as error:
+            raise StudyError(error.what, error.where, f"{error.advice}: {_own_command()} --fresh") from None
+
     def expand(self, study: StudyDefinition, topology: Topology) -> Expansion:
         return expand_in_time(study, topology, Path(self.output_dir))
 
@@ -178,8 +185,14 @@ class StudyTask(luigi.WrapperTask):
 
 
 def _own_command() -> str:
-    program = Path(sys.argv[0]).name
-    return shlex.join([*(["python3", "-m", "luigi"] if program == "__main__.py" else [program]), *sys.argv[1:]])
+    """As it can be pasted, also where the environment is not activated."""
+    program = sys.argv[0]
+    started = [sys.executable, "-m", "luigi"] if Path(program).name == "__main__.py" else [program]
+    name = Path(started[0]).name
+    found = shutil.which(name)
+    if found and Path(found).absolute() == Path(started[0]).absolute():
+        started[0] = name
+    return shlex.join([*started, *sys.argv[1:]])
 
 
 class NearestNode(StudyTask):

@@ -1,6 +1,7 @@
 """`numastudy advise`: where to run, from a study's results, as text, as data, or as lines for a tool."""
 
 import json
+import textwrap
 from pathlib import Path
 
 from bench.analysis.load import read_results_file
@@ -37,4 +38,10 @@ def advise(path: Path, to: str) -> str:
         what = "one NUMA node: no choice of node" if len(results.topology.nodes) == 1 else f"no lines for {to}"
         raise StudyError(what, str(file), "numastudy advise --format text prints what is known")
     notes = [note for note in (recipe_note(found), recipe.note) if note]
-    return "\n".join([*(f"# {note}" for note in notes), recipe.lines])
+    # Lines that begin with a comment of their own, as the name of a file, are set apart.
+    gap = [""] if recipe.lines.startswith("#") else []
+    return "\n".join([*(_comment(note) for note in notes), *gap, recipe.lines])
+
+
+def _comment(note: str) -> str:
+    return textwrap.fill(note, 80, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)

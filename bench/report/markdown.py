@@ -59,6 +59,8 @@ def pull_request(results: Results) -> str:
     view = View(results)
     lines = [f"### {_safe(results.study_name)}", ""]
     lines += [f"> **{_safe(note)}**\n" for note in notes(view)]
+    if head := headline(view):
+        lines += [f"**{_safe(head.title)}**", ""]
     found = [f"- **{answer.device}**: {_safe(answer.sentence)}" for answer in cards(answers(view))]
     swept = all_findings(view)
     matters = [f"- {_safe(one.lead)}" for one in [*fastest_findings(results), *swept]]

@@ -7,9 +7,14 @@ from bench.records.host import Topology, format_cpulist, parse_cpulist
 from bench.records.results import Recommendation
 from bench.report.view import View
 
+_SHELL = "Paste into a shell, with your program in place of python serve.py."
+_SERVER = "Paste into a shell, with your model in place of MODEL; the nodes are in the order of the GPUs."
+
 
 @dataclass(frozen=True)
 class Recipe:
+    """note: where the lines go, and what to replace in them."""
+
     tool: str
     lines: str
     note: str = ""
@@ -34,10 +39,10 @@ def recipes(view: View, nodes: Mapping[int, int]) -> list[Recipe]:
         return []
     if view.is_cpu:
         node = next(iter(nodes.values()))
-        return [Recipe("numactl", f"numactl {_bind(topology, node)} python serve.py")]
+        return [Recipe("numactl", f"numactl {_bind(topology, node)} python serve.py", _SHELL)]
     cpus = {node.id: node.cpus for node in topology.nodes}
     return [
-        *(_numactl(nodes, topology), _slurm(nodes), _torchrun(nodes), _docker(nodes, cpus), _kubernetes()),
+        *(_numactl(nodes, topology), _slurm(nodes, topology), _torchrun(nodes), _docker(nodes, cpus), _kubernetes()),
         *(_systemd(nodes, cpus), _vllm(nodes), _sglang(nodes), _env(nodes, cpus)),
     ]
 
@@ -57,10 +62,10 @@ def _numactl(nodes: Mapping[int, int], topology: Topology) -> Recipe:
         f"CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={gpu} numactl {_bind(topology, node)} python serve.py"
         for gpu, node in nodes.items()
     ]
-    return Recipe("numactl", "\n".join(lines), "One process per GPU; bind before the process starts.")
+    return Recipe("numactl", "\n".join(lines), f"{_SHELL} One line starts the process of one GPU.")
 
 
-def _slurm(nodes: Mapping[int, int]) -> Recipe:
+def _slurm(nodes: Mapping[int, int], topology: Topology) -> Recipe:
     """map_ldom and map_mem: node of task 0, 1, ...; see srun(1)."""
     listed = ",".join(map(str, nodes.values()))
     text = (
@@ -69,7 +74,12 @@ def _slurm(nodes: Mapping[int, int]) -> Recipe:
         f"     sh -c 'set -- {' '.join(map(str, nodes))}; shift $SLURM_LOCALID; "
         "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=$1 exec python serve.py'"
     )
-    note = "Binds only where the job has the whole host. Slurm counts nodes in order: mind gaps in their ids."
+    note = (
+        "Paste into your batch script in place of its srun line, with your program in place of python serve.py. It "
+        "binds where the job has the whole host, by Slurm's plugin task/affinity."
+    )
+    if [node.id for node in topology.nodes] != list(range(len(topology.nodes))):
+        note += " The ids of this host's nodes have gaps: --cpu-bind=verbose,map_ldom:... prints where tasks are."
     return Recipe("Slurm", text, note)
 
 
@@ -86,7 +96,11 @@ def _torchrun(nodes: Mapping[int, int]) -> Recipe:
         f"CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={gpus} \\\n"
         f"torchrun --nproc-per-node={len(nodes)} --no-python ./near.sh train.py"
     )
-    return Recipe("torchrun", text, "torchrun's own --numa-binding binds CPUs only, not the memory.")
+    note = (
+        "Paste into a shell or a job script, with your script and its arguments in place of train.py: near.sh starts "
+        "each rank on its node. torchrun's own --numa-binding binds CPUs only, not the memory."
+    )
+    return Recipe("torchrun", text, note)
 
 
 def _docker(nodes: Mapping[int, int], cpus: Mapping[int, str]) -> Recipe:
@@ -95,20 +109,28 @@ def _docker(nodes: Mapping[int, int], cpus: Mapping[int, str]) -> Recipe:
         f"--cpuset-mems={node} IMAGE"
         for gpu, node in nodes.items()
     ]
-    return Recipe("docker", "\n".join(lines), "Device numbers are nvidia-smi's, which are in PCI bus order.")
+    note = (
+        "Paste into a shell, one line per GPU, with your options and image in place of IMAGE. Device numbers are "
+        "those of nvidia-smi."
+    )
+    return Recipe("docker", "\n".join(lines), note)
 
 
 def _kubernetes() -> Recipe:
     text = (
-        "# KubeletConfiguration\n"
+        "# 1. in the kubelet's configuration, often /var/lib/kubelet/config.yaml\n"
         "cpuManagerPolicy: static\n"
         "memoryManagerPolicy: Static\n"
         "topologyManagerPolicy: single-numa-node\n"
-        "# and a pod of class Guaranteed: requests equal limits, whole CPUs\n"
+        "# 2. in the container of your pod: your limits = its requests, whole CPUs\n"
         "resources:\n"
         '  limits: {nvidia.com/gpu: 1, cpu: "8", memory: 32Gi}'
     )
-    note = "The kubelet picks the node that the device plugin reports; it cannot be named. Static needs reservedMemory."
+    note = (
+        "Two places, as the comments say. No node is named: the kubelet takes the one that the GPU's device plugin "
+        "reports. Its policies need reserved CPUs and memory, and a drained host, as described at "
+        "kubernetes.io/docs/tasks/administer-cluster/memory-manager."
+    )
     return Recipe("Kubernetes", text, note)
 
 
@@ -123,7 +145,11 @@ def _systemd(nodes: Mapping[int, int], cpus: Mapping[int, str]) -> Recipe:
         f"NUMAMask={node}"
         for gpu, node in nodes.items()
     )
-    return Recipe("systemd", text, "One instance of serve@.service per GPU; then systemctl daemon-reload.")
+    note = (
+        "Save each part as the file that its first line names: drop-ins for serve@.service, a unit with one instance "
+        "per GPU. Then systemctl daemon-reload, and restart the instances."
+    )
+    return Recipe("systemd", text, note)
 
 
 def _vllm(nodes: Mapping[int, int]) -> Recipe:
@@ -131,7 +157,7 @@ def _vllm(nodes: Mapping[int, int]) -> Recipe:
         f"CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={_words(nodes, ',')} \\\n"
         f"vllm serve MODEL --tensor-parallel-size {len(nodes)} --numa-bind --numa-bind-nodes {_words(nodes.values())}"
     )
-    return Recipe("vLLM", text, "One node per worker, in the order of the GPUs; it needs numactl.")
+    return Recipe("vLLM", text, f"{_SERVER} It needs numactl.")
 
 
 def _sglang(nodes: Mapping[int, int]) -> Recipe:
@@ -139,13 +165,14 @@ def _sglang(nodes: Mapping[int, int]) -> Recipe:
         f"CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={_words(nodes, ',')} \\\n"
         f"python -m sglang.launch_server --model-path MODEL --tp {len(nodes)} --numa-node {_words(nodes.values())}"
     )
-    return Recipe("SGLang", text, "One node per process, in the order of the GPUs.")
+    return Recipe("SGLang", text, _SERVER)
 
 
 def _env(nodes: Mapping[int, int], cpus: Mapping[int, str]) -> Recipe:
     lines = [f"NUMA_NODE_OF_GPU{gpu}={node}" for gpu, node in nodes.items()]
     lines += [f"CPUS_OF_GPU{gpu}={cpus.get(node, '')}" for gpu, node in nodes.items()]
-    return Recipe("env", "\n".join(lines), "For a shell (set -a; . FILE) or EnvironmentFile= of systemd.")
+    note = "Save as a file that a systemd unit (EnvironmentFile=) or a script (set -a; . ./FILE) reads."
+    return Recipe("env", "\n".join(lines), note)
 
 
 def _words(numbers: Iterable[int], separator: str = " ") -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from msgspec import structs
 
-from bench.errors import StudyError
+from bench.errors import HostChanged, StudyError
 from bench.host.fingerprint import describe_change, fingerprint, fingerprint_changes
 from bench.host.topology import read_topology
 from bench.records.base import DamagedRecord, Kind, convert, plain, read
@@ -297,7 +297,7 @@ def resolve(
 
     night: a date, for which the study is measured once; each has a run directory of its own.
     expand: how a new one is laid out on the host (budget.expand_in_time).
-    Raise StudyError if the host has changed since the directory was created.
+    Raise HostChanged, StudyError.
     """
     of_night = {"night": night} if night else {}
     identity = study_fingerprint(definition.as_json() | of_night, socket.gethostname())
@@ -326,7 +326,7 @@ def resolve_into(
     """This folder as the run directory of one host of many, which its caller alone may use.
 
     name: of the host among them; expand: as of resolve().
-    Raise StudyError if the host has changed since the directory was created.
+    Raise HostChanged, StudyError.
     """
     found = RunDirectory(path.resolve())
     host = _read_host(name)
@@ -373,7 +373,7 @@ def _is_unused(path: Path) -> bool:
 def _check_same_host(directory: RunDirectory, host: Host) -> None:
     changes = fingerprint_changes(directory.host().fingerprint, host.fingerprint)
     if changes:
-        raise StudyError(
+        raise HostChanged(
             "this host has changed since the study began: " + "; ".join(map(describe_change, changes)),
             str(directory.path),
             "numbers of two systems do not belong in one study: start a new one with --fresh",

@@ -1,5 +1,8 @@
 """`numastudy list`: every study that ships, with its size and its time on this host."""
 
+import shutil
+import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from bench.study.plan import plan
 from bench.units import DASH, duration
 
 _HEADERS = ("study", "cells", "can run", "time", "question")
+_LEAST_WIDTH = 20
 
 
 def listing(output_dir: Path) -> str:
@@ -34,5 +38,21 @@ def listing(output_dir: Path) -> str:
         if planned.refused:
             time = "no pair here"
         rows.append((name, str(len(planned.cells)), str(runnable), time, definition.question))
-    table = tabulate(rows, _HEADERS, tablefmt="simple", colalign=("left", "right", "right", "right", "left"))
-    return f"{table}\n\nnumastudy run STUDY measures it; numastudy plan STUDY --cells prints its cells."
+    return f"{table(rows)}\n\nnumastudy run STUDY measures it; numastudy plan STUDY --cells prints its cells."
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """On a terminal the questions are broken into lines that fit it."""
+    aligned = ("left", "right", "right", "right", "left")
+    widths = [None] * 4 + [_question_width(rows)]
+    return tabulate(rows, _HEADERS, tablefmt="simple", colalign=aligned, maxcolwidths=widths)
+
+
+def _question_width(rows: Sequence[Sequence[str]]) -> int | None:
+    """What the other columns leave to the last one; None where the output is no terminal."""
+    if not sys.stdout.isatty():
+        return None
+    columns = list(zip(_HEADERS, *rows, strict=True))[:-1]
+    # tabulate adds two to the width of a head, and two between columns.
+    others = sum(2 + max(len(head) + 2, *map(len, texts)) for head, *texts in columns)
+    return max(_LEAST_WIDTH, shutil.get_terminal_size().columns - others)

@@ -32,7 +32,8 @@ def test_each_tool_has_lines() -> None:
     assert tuple(TOOLS) == ADVISED
     for tool in ADVISED:
         done = CliRunner().invoke(main, ["advise", str(EXAMPLE), "--format", tool])
-        assert done.exit_code == 0 and done.output.strip()
+        assert done.exit_code == 0 and done.output.startswith("# ")
+        assert all(len(line) <= 80 for line in done.output.splitlines() if line.startswith("# "))
 
 
 def test_nothing_to_advise_is_refused(tmp_path: Path) -> None:

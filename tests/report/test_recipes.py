@@ -3,6 +3,7 @@ import shutil
 import subprocess
 
 import pytest
+import yaml
 from msgspec.structs import replace
 
 from bench.analysis.recommend import recommend
@@ -84,6 +85,25 @@ def test_systemd_accepts_the_drop_in(lines, tmp_path):
         environment = {"PATH": "/usr/bin:/bin", "SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0 and "numa.conf" not in done.stderr, done.stderr
+
+
+def test_every_recipe_says_where_its_lines_go(numa_view):
+    for recipe in recipes(numa_view, {0: 0, 2: 2}):
+        assert recipe.note.startswith(("Paste into", "Save ", "Two places")), recipe.tool
+
+
+def test_slurm_is_warned_of_gaps_in_the_ids_of_nodes(numa_view):
+    assert "gaps" not in recipes(numa_view, {0: 0})[1].note
+    topology = numa_view.results.topology
+    gap = replace(topology, nodes=tuple(node for node in topology.nodes if node.id != 1))
+    view = dataclasses.replace(numa_view, results=replace(numa_view.results, topology=gap))
+    assert "have gaps" in recipes(view, {0: 0})[1].note
+
+
+def test_kubernetes_gets_yaml_of_the_kubelet_and_of_a_container(lines):
+    found = yaml.safe_load(lines["Kubernetes"])
+    assert found["topologyManagerPolicy"] == "single-numa-node"
+    assert found["resources"]["limits"] == {"nvidia.com/gpu": 1, "cpu": "8", "memory": "32Gi"}
 
 
 def test_servers_get_a_node_for_each_gpu(lines):

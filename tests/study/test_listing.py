@@ -1,6 +1,9 @@
+import sys
 from pathlib import Path
 
-from bench.study.listing import listing
+import pytest
+
+from bench.study.listing import listing, table
 from bench.study.load import TASKS, shipped_names
 
 
@@ -10,3 +13,11 @@ def test_every_study_is_listed_once_with_its_size(tmp_path: Path) -> None:
     assert set(rows) == set(TASKS) | set(shipped_names()) - set(TASKS.values())
     assert len(rows) == len(lines) - 4
     assert rows["QuickTest"] == ["3", "3"] and rows["NumaStudy"][0] == "48"
+
+
+def test_a_terminal_gets_lines_that_fit_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "90")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    row = ("rq1_model_architecture", "39", "39", "19 h 50 min", "Which of them gains most? " * 6)
+    lines = table([row]).splitlines()
+    assert max(map(len, lines)) in range(80, 91)

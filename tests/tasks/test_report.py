@@ -1,9 +1,11 @@
 """The summary at the end of a call of luigi."""
 
+import json
+
 from bench.report.build import make_report
 from bench.study.directory import RunDirectory
 from bench.units import duration, percent
-from tasks.report import summary
+from tasks.report import INVOCATION, summary
 from tests.run_directories import build_run_directory, topology_json
 
 
@@ -27,3 +29,14 @@ def test_summary_of_failed_runs_does_not_report_up_to_date(tmp_path):
     make_report(path, "test")
     text = summary(RunDirectory(path))
     assert "Nothing was measured now" in text and "up to date" not in text
+
+
+def test_summary_ends_with_the_first_screen_where_no_node_is_recommended(tmp_path):
+    one_node = topology_json(gpus=0, nodes=1)
+    path = build_run_directory(tmp_path / "run", "quick_test", {"repeats": 1}, topology=one_node)
+    for file in path.glob("runs/*.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"invocation": INVOCATION}))
+    make_report(path, "test")
+    last = summary(RunDirectory(path)).partition("report.html\n")[2]
+    assert last.startswith("Yes: all 3 cells were measured. 6 of 6 runs ended well.")
+    assert all(len(line) <= 80 for line in last.splitlines())

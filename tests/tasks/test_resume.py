@@ -1,5 +1,6 @@
 """A study that is killed or stopped continues: nothing is measured twice, nothing is left running."""
 
+import json
 import os
 import random
 import signal
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from bench.run.lock import HostLock
+from bench.study.directory import resolve
+from bench.study.load import load_study
 from tests.tasks.study_calls import Calls
 
 
@@ -99,3 +102,21 @@ def test_second_call_of_a_running_study_is_refused(calls: Calls) -> None:
     luigi.communicate(timeout=120)
     assert luigi.returncode == 0
     assert all(count == 1 for count in calls.times_measured().values())
+
+
+@pytest.mark.slow
+def test_advice_after_a_change_of_the_host_works_as_pasted(calls: Calls) -> None:
+    """As after a pull that changes constraints.txt, for a user of make, who has no numastudy or luigi on the PATH."""
+    directory = resolve(load_study(calls.write(), {}), calls.folder / "outputs", False, "before")
+    path = directory.path / "topology.json"
+    host = json.loads(path.read_text())
+    host["fingerprint"]["constraints"] = "of another day"
+    path.write_text(json.dumps(host))
+    refused = calls.run()
+    assert refused.returncode == 2 and "constraints.txt" in refused.stderr
+    pasted = refused.stderr.partition("start a new one with --fresh: ")[2].strip()
+    assert pasted.endswith(" --fresh")
+    # It is found and understood: only what is added to it is refused.
+    asked = {"cwd": calls.folder, "env": calls.environment() | {"PATH": "/usr/bin:/bin"}, "timeout": 240}
+    done = subprocess.run(f"{pasted} --num-samples 0", shell=True, capture_output=True, text=True, **asked)
+    assert done.returncode == 2 and "--num-samples" in done.stderr and "host has changed" not in done.stderr
