@@ -249,6 +249,9 @@ def write_database(path: Path, results: Results) -> None:
     with whole_database(path) as temporary:
         temporary.unlink()
         database = Database(temporary)
+        # The file is synced as a whole before it takes its name; what is not finished is thrown away.
+        database.execute("PRAGMA synchronous = OFF")
+        database.execute("PRAGMA journal_mode = OFF")
         try:
             _fill(database, results)
         finally:
