@@ -50,8 +50,8 @@ class Tried(Record, frozen=True, kw_only=True):
 class Facts:
     """One host, as the preflight judges it. node_free_bytes: by node id. pool_bytes: the host batches of one run.
 
-    locked_bytes: soft limit; None: unlimited. more_locked: how to raise it. iommu_modes, redirecting_bridges: by index
-    of the GPU, as bench.host.pci reads them.
+    locked_bytes: soft limit; None: unlimited. more_locked: how to raise it. nsys_installation: a line for a shell, or
+    "". iommu_modes, redirecting_bridges: by index of the GPU, as bench.host.pci reads them.
     """
 
     topology: Topology
@@ -70,6 +70,7 @@ class Facts:
     isolated_cpus: tuple[int, ...]
     locked_bytes: int | None
     more_locked: str
+    nsys_installation: str
     tried: Tried | None
     pool_bytes: int
 
@@ -97,7 +98,10 @@ def checks(facts: Facts) -> tuple[Check, ...]:
         *(binding, cpuset, isolated_cpus, cores, numa_balancing, node_memory, locked_memory),
         *(governor, nsys, perf_permission, disk),
     )
-    return tuple(Check(name=CheckName(judge.__name__), **asdict(judge(facts))) for judge in judges)
+    of_gpus = (gpu_busy, mig, virtualization, confidential_computing, ecc, throttling, link)
+    without = _ok("no GPU") if not facts.topology.gpus else None
+    found = ((judge, without if without and judge in of_gpus else judge(facts)) for judge in judges)
+    return tuple(Check(name=CheckName(judge.__name__), **asdict(finding)) for judge, finding in found)
 
 
 def driver(facts: Facts) -> Finding:
@@ -356,7 +360,7 @@ def governor(facts: Facts) -> Finding:
         [f"CPU frequency governor: {', '.join(slow)}"] if slow else [],
         "performance" if facts.governors else "not reported by the host",
         "set it to performance until the study has ended",
-        "sudo cpupower frequency-set -g performance",
+        "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor",
     )
 
 
@@ -369,13 +373,13 @@ def nsys(facts: Facts) -> Finding:
         return _warning(
             "nsys is not installed: torch.profiler traces instead",
             "install Nsight Systems (developer.nvidia.com/nsight-systems)",
-            "sudo apt-get install nsight-systems-cli",
+            facts.nsys_installation or "find / -name nsys -type f 2>/dev/null",
         )
     if not facts.tried.nsys_importer:
         return _warning(
             f"{facts.tried.nsys} has no QdstrmImporter: it would leave a .qdstrm and exit 0",
             "install all of Nsight Systems: QdstrmImporter is in its host folder (host-linux-x64)",
-            "find / -name QdstrmImporter 2>/dev/null",
+            facts.nsys_installation or "find / -name QdstrmImporter 2>/dev/null",
         )
     return _ok(facts.tried.nsys)
 

@@ -10,7 +10,7 @@ import msgspec
 from bench.errors import StudyError
 from bench.host.binding import bindable_node, pages_refused
 from bench.host.checks import Facts, Tried, checks
-from bench.host.environment import container, hypervisor, read_text
+from bench.host.environment import container, hypervisor, nsys_installation, read_text
 from bench.host.fingerprint import find_importer, find_nsys
 from bench.host.gpus import read_nvml
 from bench.host.locked_memory import LockedLimit, how_to_raise, locked_limit, pinning_refused
@@ -25,6 +25,7 @@ from bench.records.host import (
     Topology,
     parse_cpulist,
 )
+from bench.units import listed, plural
 
 DEFAULT_POOL_BYTES = 512 << 20
 
@@ -60,6 +61,7 @@ def gather(
         isolated_cpus=parse_cpulist(read_text(root / "sys/devices/system/cpu/isolated")),
         locked_bytes=limit.soft,
         more_locked=how_to_raise(pinned_bytes, limit, root),
+        nsys_installation=nsys_installation(root),
         tried=try_live(topology, folder, pinned_bytes, limit) if root == Path("/") else _recorded(root / "live.json"),
         pool_bytes=pool_bytes,
     )
@@ -131,4 +133,15 @@ def to_text(preflight: Preflight) -> str:
             lines.append(f"{'':<8}{'':<{width}}  -> {check.remedy}")
         if check.command:
             lines.append(f"{'':<8}{'':<{width}}     {check.command}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _conclusion(preflight.checks)])
+
+
+def _conclusion(found: Iterable[Check]) -> str:
+    states = [check.state for check in found]
+    errors, warnings = states.count(CheckState.ERROR), states.count(CheckState.WARNING)
+    named = [plural(number, one) for number, one in ((errors, "error"), (warnings, "warning")) if number]
+    if errors:
+        return f"{listed(named)}: to be seen to before a study"
+    if warnings:
+        return f"{named[0]}: a study can run, and its report says so"
+    return "nothing found that makes a study fail or mislead"

@@ -1,8 +1,15 @@
-"""The virtual machine and the container that a host runs in, from the files of a live or recorded host."""
+"""The virtual machine, the container and the distribution of a host, from the files of a live or recorded one."""
 
+import re
+import shlex
 from pathlib import Path
 
 from bench.storage import read_regular
+
+_NVIDIA = "https://developer.download.nvidia.com"
+_KEYRING = "/usr/share/keyrings/nvidia-devtools.asc"
+# Of a checkout; as root, on Debian.
+_INSTALL_NSYS = Path(__file__).parents[2] / ".ci/install-nsys"
 
 # /proc/cpuinfo of 4,096 CPUs has 6 MB.
 MOST_BYTES = 64 << 20
@@ -27,6 +34,23 @@ def container(root: Path = Path("/")) -> str:
         return named
     first = read_text(root / "proc/1/cgroup")
     return next((name for name in ("kubepods", "docker", "lxc", "libpod") if name in first), "none")
+
+
+def nsys_installation(root: Path = Path("/")) -> str:
+    """A line for a shell that installs Nsight Systems on this distribution; "" where none is known."""
+    release = dict(re.findall(r"""^(\w+)=['"]?(.*?)['"]?$""", read_text(root / "etc/os-release"), re.MULTILINE))
+    if release.get("ID") == "debian" and _INSTALL_NSYS.exists():
+        return f"sudo {shlex.quote(str(_INSTALL_NSYS))}"
+    if release.get("ID") != "ubuntu":
+        return ""
+    repository = f"{_NVIDIA}/devtools/repos/ubuntu{release.get('VERSION_ID', '').replace('.', '')}"
+    # As NVIDIA's installation guide has it, without apt-key, which is no more.
+    return (
+        f"curl -fsS {_NVIDIA}/compute/cuda/repos/ubuntu1804/x86_64/7fa2af80.pub | sudo tee {_KEYRING} >/dev/null && "
+        f'echo "deb [signed-by={_KEYRING}] {repository}/$(dpkg --print-architecture) /" | '
+        "sudo tee /etc/apt/sources.list.d/nvidia-devtools.list && "
+        "sudo apt-get update && sudo apt-get install -y nsight-systems-cli"
+    )
 
 
 def read_text(path: Path) -> str:

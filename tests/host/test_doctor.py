@@ -51,6 +51,26 @@ def test_every_alarm_has_a_fact_and_a_remedy_and_a_line_for_a_shell(trap_root: C
 
 
 @pytest.mark.parametrize(
+    ("release", "expected"),
+    [
+        ('ID=debian\nVERSION_ID="12"', f"sudo {Path(__file__).parents[2] / '.ci/install-nsys'}"),
+        ('NAME="Ubuntu"\nID=ubuntu\nVERSION_ID="24.04"', "devtools/repos/ubuntu2404/$(dpkg --print-architecture) /"),
+        ("ID=fedora\nVERSION_ID=43", "find / -name nsys -type f 2>/dev/null"),
+        ("", "find / -name nsys -type f 2>/dev/null"),
+    ],
+)
+def test_nsys_is_installed_by_a_line_for_the_distribution(
+    release: str, expected: str, trap_root: Callable[[str], Path]
+) -> None:
+    root = trap_root("nsys")
+    (root / "etc").mkdir(exist_ok=True)
+    (root / "etc/os-release").write_text(release)
+    command = by_name(checks(gather(root)))[CheckName.NSYS].command
+    assert expected in command
+    subprocess.run(["bash", "-n"], input=command, text=True, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("virtual_machine", ["gpu_node warning"]),
@@ -109,6 +129,19 @@ def test_warnings_are_fatal_when_strict(trap_root: Callable[[str], Path]) -> Non
 def test_text_names_every_check() -> None:
     found = checks(clean())
     assert all(check.name in to_text(Preflight(checks=found)) for check in found)
+
+
+@pytest.mark.parametrize(
+    ("host", "last"),
+    [
+        ("ecc", "1 error: to be seen to before a study"),
+        ("governor", "1 warning: a study can run, and its report says so"),
+    ],
+)
+def test_text_ends_with_what_follows(host: str, last: str, trap_root: Callable[[str], Path]) -> None:
+    assert to_text(Preflight(checks=checks(gather(trap_root(host))))).endswith(f"\n\n{last}")
+    clean_text = to_text(Preflight(checks=checks(clean())))
+    assert clean_text.endswith("\n\nnothing found that makes a study fail or mislead")
 
 
 def test_command_prints_json_of_this_host() -> None:
