@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 Studies = Sequence[Sequence[float]]
 CONFIDENCE = 0.95
 MARGIN = 0.02
-# Several looks at the data narrow the intervals by chance: 95 % would cover 92-94 % (docs/validity.md).
+# Several looks at the data narrow the intervals by chance: 95 % would cover 92-94 % (docs/validity_methods.md).
 CONFIDENCE_AFTER_LOOKS = 0.96
 SAME_ALPHA = 0.05
 # At 0.05 up to 6.7 % of differences of the margin would be SAME after three looks, at 0.04 up to 5.7 %.
@@ -171,7 +171,7 @@ def estimate(samples: Sequence[Sample], confidence: float = CONFIDENCE, margin: 
     """An Estimate of each sample, in their order, each from its own runs only (Student).
 
     What other comparisons vary by says little: on one host some vary by 0.1 % and some by 6 %, and an interval that
-    borrows its width is too narrow for the noisiest, which is the one that looks different (docs/validity.md).
+    borrows its width is too narrow for the noisiest, which is the one that looks different (docs/validity_methods.md).
     """
     if not 0 < margin < 1 or not 0 < confidence < 1:
         raise StudyError(f"margin {margin}, confidence {confidence}", "statistics", "both must be between 0 and 1")

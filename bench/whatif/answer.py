@@ -24,7 +24,7 @@ COPY_FACTORS = (1.1, 1.25, 1.5, 2.0, 3.0)
 CPU_FACTORS = (1.1, 1.3)
 # The decision rests on copies of twice the length, and on the margin of a study's verdicts.
 DECIDING_FACTOR, MARGIN = 2.0, 0.02
-# Kernels beside an added copy lose up to this share of its time (H100, injected copies: docs/validity.md).
+# Kernels beside an added copy lose up to this share of its time (H100, injected copies: docs/validity_methods.md).
 INTERFERENCE = 0.26
 # Of simulated programs, some with work that the trace lacks, ranges held in 98 % below this share and in 54 % above.
 MOST_UNEXPLAINED = 0.05
