@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from io import FileIO
 
 from bench.command.arguments import evicted_names
 from bench.host.numa_maps import kind_of
@@ -22,58 +23,91 @@ MOST = 32
 """The largest ones are recorded."""
 
 
+# What opens a file, and its path as the kernel names it: in a container that may be another file of the host.
+_Seen = tuple[str, str]
+
+
 class Files:
-    """Those that `evict` names, and those that processes were seen with."""
+    """Those that `evict` names, and those that processes were seen with: open, so that no path is looked up later."""
 
     def __init__(self, command: Command) -> None:
-        self._paths: dict[tuple[int, int], tuple[int, str]] = {}
-        for path in evicted_names(command):
-            with suppress(OSError):
-                self._add(path, os.stat(path))
+        self._held: dict[tuple[int, int], tuple[int, str, FileIO]] = {}
+        self._add((path, path) for path in evicted_names(command))
 
     def see(self, pids: Iterable[int]) -> None:
         """Note the files that processes have open or mapped now. Programs and libraries are none of them."""
         for pid in pids:
             with suppress(OSError):
-                for path, found in (*_opened(pid), *_mapped(pid)):
-                    self._add(path, found)
+                self._add(_opened(pid))
+                self._add(_mapped(pid))
 
     def cached(self) -> tuple[CachedFile, ...]:
-        """Their pages in the cache now; files of which the kernel does not tell are left out."""
-        largest = sorted(self._paths.values(), reverse=True)[:MOST]
-        return tuple(filter(None, (_cached(path) for _, path in largest)))
+        """Their pages in the cache now, and the end of it; files of which the kernel does not tell are left out."""
+        found = [_cached(path, file) for _, path, file in self._held.values()]
+        self._keep(0)
+        return tuple(filter(None, found))
 
-    def _add(self, path: str, found: os.stat_result) -> None:
-        large = stat.S_ISREG(found.st_mode) and found.st_size >= LEAST_BYTES
-        if large and kind_of(path) is MemoryKind.FILE:
-            self._paths.setdefault((found.st_dev, found.st_ino), (found.st_size, path))
+    def _add(self, seen: Iterable[_Seen]) -> None:
+        for place, path in seen:
+            # Gone meanwhile, or not to be read by this user. A device is not opened: that may wake it.
+            with suppress(OSError):
+                found = os.stat(place)
+                key = found.st_dev, found.st_ino
+                if stat.S_ISREG(found.st_mode) and found.st_size >= LEAST_BYTES and key not in self._held:
+                    file = FileIO(os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+                    self._held[key] = found.st_size, path, file
+        self._keep(MOST)
+
+    def _keep(self, most: int) -> None:
+        """The largest of them."""
+        largest = sorted(self._held.items(), key=lambda held: -held[1][0])
+        for _, (_, _, file) in largest[most:]:
+            file.close()
+        self._held = dict(largest[:most])
 
 
-def _opened(pid: int) -> Iterator[tuple[str, os.stat_result]]:
+def _opened(pid: int) -> Iterator[_Seen]:
     for descriptor in os.listdir(f"/proc/{pid}/fd"):
         with suppress(OSError):
-            name = f"/proc/{pid}/fd/{descriptor}"
-            yield os.readlink(name), os.stat(name)
+            place = f"/proc/{pid}/fd/{descriptor}"
+            path = os.readlink(place)
+            if kind_of(path) is MemoryKind.FILE:
+                yield place, path
 
 
-def _mapped(pid: int) -> Iterator[tuple[str, os.stat_result]]:
-    paths: dict[str, bool] = {}
+def _mapped(pid: int) -> Iterator[_Seen]:
+    areas: dict[str, str] = {}
+    programs: set[str] = set()
+    # In one mount namespace paths are as this process sees them, whatever the root of the other one; else root only
+    # can open what is mapped.
+    own_mounts = os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
     with open(f"/proc/{pid}/maps", errors="surrogateescape") as lines:
         for line in lines:
-            _, permissions, _, _, _, *rest = line.rstrip("\n").split(maxsplit=5)
-            if rest and rest[0].startswith("/"):
-                paths[rest[0]] = paths.get(rest[0], False) or "x" in permissions
-    for path, is_program in paths.items():
-        with suppress(OSError):
-            if not is_program:
-                yield path, os.stat(f"/proc/{pid}/root{path}")
+            area, permissions, _, _, _, *rest = line.rstrip("\n").split(maxsplit=5)
+            if rest and kind_of(rest[0]) is MemoryKind.FILE:
+                areas[rest[0]] = area
+                if "x" in permissions:
+                    programs.add(rest[0])
+    for path, area in areas.items():
+        if path not in programs:
+            yield path if own_mounts else f"/proc/{pid}/map_files/{area}", path
 
 
-def _cached(path: str) -> CachedFile | None:
-    # It may be gone, or of a container's own file system.
+def _cached(path: str, file: FileIO) -> CachedFile | None:
     with suppress(OSError):
-        size = os.stat(path).st_size
-        if found := cached_by_node(path):
-            name = os.fsencode(path).decode(errors="backslashreplace")
-            return CachedFile(path=name, bytes=size, cached_bytes=found[0], cached_by_node=found[1])
+        status, found = os.fstat(file.fileno()), cached_by_node(f"/proc/self/fd/{file.fileno()}")
+        if found:
+            return CachedFile(
+                path=os.fsencode(path).decode(errors="backslashreplace"),
+                bytes=status.st_size,
+                cached_bytes=found[0],
+                cached_by_node=found[1],
+                elsewhere=not _is_at(path, status),
+            )
     return None
+
+
+def _is_at(path: str, status: os.stat_result) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(os.stat(path), status)
+    return False

@@ -552,13 +552,15 @@ class Program(Record, frozen=True, kw_only=True):
 class CachedFile(Record, frozen=True, kw_only=True):
     """A large file that a command read, after it ended: how much of it was in the page cache, and on which nodes.
 
-    From a sample of its pages. cached_by_node: {} where the kernel does not tell.
+    From a sample of its pages. cached_by_node: {} where the kernel does not tell. elsewhere: this host has
+    another file at the path, or none: it is a container's, or was removed.
     """
 
     path: str
     bytes: Count
     cached_bytes: Count
     cached_by_node: dict[int, Count] = {}
+    elsewhere: bool = False
 
 
 class CommandResult(Record, frozen=True, kw_only=True):

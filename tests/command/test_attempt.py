@@ -329,10 +329,34 @@ def test_record_has_what_came_from_the_storage_and_what_is_cached(tmp_path, monk
     _, record = run(tmp_path, command)
     assert record.status is Outcome.OK, record.reason
     found = {Path(one.path).name: one for one in record.of_command.files}
-    assert set(found) == {"weights", "mapped"}
+    assert set(found) == {"weights", "mapped"} and not any(one.elsewhere for one in found.values())
     assert found["weights"].cached_bytes == found["weights"].bytes == 4 << 20
     # Some file systems hold their files in memory.
     assert record.of_command.storage_bytes in (0, 4 << 20)
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("mount", ["mount --bind own shared", "mount --bind / root; mount --bind own root{}/shared"])
+def test_file_of_a_container_is_the_one_it_reads(tmp_path, monkeypatch, mapped, mount):
+    """The host has another file of this path: by the path it would be taken for it."""
+    monkeypatch.setattr(files, "LEAST_BYTES", 1 << 20)
+    for folder, mib in {"own": 2, "shared": 3}.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "weights").write_bytes(bytes(mib << 20))
+    (tmp_path / "root").mkdir()
+    hold = (
+        "import mmap, os, sys, time; held = os.open(sys.argv[1] + '/shared/weights', 0); "
+        f"{'m = mmap.mmap(held, 0, prot=1); os.close(held); ' if mapped else ''}"
+        "print('up', flush=True); time.sleep(600)"
+    )
+    enter = f"{mount.format(tmp_path)} && exec {'chroot root ' if 'root' in mount else ''}" + '"$@"'
+    server = ["unshare", "--mount", "sh", "-c", enter, "sh", *python(hold, str(tmp_path))]
+    _, record = run(tmp_path, {"run": ["true"], "read": "wall", "server": server, "ready": "^up$"})
+    assert record.status is Outcome.OK, record.reason
+    (found,) = record.of_command.files
+    assert found.bytes == found.cached_bytes == 2 << 20
+    assert found.elsewhere and found.path.endswith("shared/weights")
 
 
 @pytest.mark.needs("numactl")
