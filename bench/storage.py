@@ -64,7 +64,7 @@ def has_ended(identity: str) -> bool:
 def stat_fields(pid: int) -> list[str] | None:
     """Fields of /proc/<pid>/stat from the third (state) on; the second may hold spaces and brackets."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
+        with open(f"/proc/{pid}/stat", errors="replace") as file:
             return file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
@@ -252,7 +252,7 @@ def on_network(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
     folder = path.resolve().parent
     found, kind = Path("/"), ""
     try:
-        lines = mounts.read_text().splitlines()
+        lines = mounts.read_text(errors="surrogateescape").splitlines()
     except OSError:
         return False
     for line in lines:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import StudyError
-from bench.storage import boot_id, process_identity, remove_stale, whole_file, write_json
+from bench.storage import boot_id, process_identity, remove_stale, stat_fields, whole_file, write_json
 
 KILLED = """
 import os, signal, sys
@@ -73,3 +73,14 @@ def test_others_may_read_what_was_written(tmp_path: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     assert (tmp_path / "r.json").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_process_with_a_name_that_is_no_text_has_its_fields() -> None:
+    """Names are cut after 15 bytes, in the middle of a letter too."""
+    rename = "import ctypes; ctypes.CDLL(None).prctl(15, b'worker-\xc3) \xff'); print(flush=True); input()"
+    argv = [sys.executable, "-S", "-c", rename]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline()
+        fields = stat_fields(process.pid)
+        process.communicate(b"\n")
+    assert fields and int(fields[1]) == os.getpid()

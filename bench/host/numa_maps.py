@@ -136,7 +136,7 @@ def areas(pid: int) -> list[Area]:
 
 def _hugetlb_mounts() -> tuple[str, ...]:
     try:
-        with open("/proc/self/mounts") as lines:
+        with open("/proc/self/mounts", errors="backslashreplace") as lines:
             return tuple(f"{words[1]}/" for words in map(str.split, lines) if words[2] == "hugetlbfs")
     except OSError:
         return ()

@@ -66,6 +66,6 @@ def compute_processes(gpu_uuid: str, nvml: Any = None) -> list[int]:
 
 
 def _process_text(pid: int) -> str:
-    with suppress(OSError), open(f"/proc/{pid}/comm") as file:
+    with suppress(OSError), open(f"/proc/{pid}/comm", errors="backslashreplace") as file:
         return f"process {pid} ({file.read().strip()})"
     return f"process {pid}"
