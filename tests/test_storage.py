@@ -77,7 +77,7 @@ def test_others_may_read_what_was_written(tmp_path: Path) -> None:
 
 def test_process_with_a_name_that_is_no_text_has_its_fields() -> None:
     """Names are cut after 15 bytes, in the middle of a letter too."""
-    rename = "import ctypes; ctypes.CDLL(None).prctl(15, b'worker-\xc3) \xff'); print(flush=True); input()"
+    rename = "import ctypes; ctypes.CDLL(None).prctl(15, b'worker-\\xc3) \\xff'); print(flush=True); input()"
     argv = [sys.executable, "-S", "-c", rename]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.readline()
