@@ -135,6 +135,11 @@ def test_plan_finds_studies_by_name_and_sweeps_them(tmp_path: Path) -> None:
         (("plan", "QuickTest", "--numa-nodes", "[77]"), "no cell of quick_test can run on this host"),
         (("report", "nowhere"), "not a run directory"),
         (("report", __file__), "not a run directory"),
+        (("advise", "nowhere"), "there is nothing: this is not a run directory\n  where: nowhere\n"),
+        (
+            ("convert", "--to", "bencher", "nowhere"),
+            "there is nothing: this is not a run directory\n  where: nowhere\n",
+        ),
         (("compare", "nowhere", "nowhere"), "nowhere"),
         (("submit", "Study", "--nodes", "n1"), "--config-file"),
         (("status", "x" * 300), "File name too long"),

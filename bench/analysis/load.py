@@ -111,7 +111,7 @@ def read_results_file(path: Path) -> Results:
         if isinstance(error, DamagedRecord) and known and known.schema not in (None, SCHEMA):
             what = f"these results have schema {known.schema}, this version reads {SCHEMA}"
         if isinstance(error, FileNotFoundError) and not (path.parent / "grid.json").exists():
-            raise not_a_run(path.parent) from None
+            raise not_a_run(path.parent if path.name == "results.json" else path) from None
         # They can be regenerated only where the records are that they were made from.
         has_records = (path.parent / "grid.json").is_file()
         advice = f"regenerate it: numastudy report {path.parent}" if has_records else _NO_RECORDS

@@ -117,9 +117,10 @@ def read_chrome_trace(path: Path | str) -> ChromeTrace:
             raise TraceError(f"larger than {MOST_BYTES} bytes; that is not a trace of a run", str(path))
         # Times are us with three decimals: as floats they would lose ns after 104 days of uptime.
         document = json.loads(raw, parse_float=str)
-        if isinstance(document, list):
+        if not isinstance(document, dict) or "traceEvents" not in document:
+            what = "a list of events" if isinstance(document, list) else "no traceEvents"
             raise TraceError(
-                "a list of events: torch.profiler writes an object with traceEvents and deviceProperties",
+                f"{what}: torch.profiler writes an object with traceEvents and deviceProperties",
                 str(path),
                 "give the file that export_chrome_trace wrote",
             )
@@ -130,8 +131,14 @@ def read_chrome_trace(path: Path | str) -> ChromeTrace:
     except FileNotFoundError:
         raise TraceError("torch.profiler left no trace", str(path), "read the log of the run") from None
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise TraceError(f"not a trace of torch.profiler: {error!r}", str(path)) from None
+        raise TraceError(f"not a trace of torch.profiler: {_fault(error)}", str(path)) from None
     return ChromeTrace(events, devices)
+
+
+def _fault(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _event(event: dict[str, Any], ids: Ids) -> Event:
@@ -165,7 +172,7 @@ def convert(trace: Path | str, sqlite: Path | str) -> None:
     try:
         rows = _gpu_rows(chrome, strings) if on_gpu else _cpu_rows(chrome, strings)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise TraceError(f"an event of torch.profiler is malformed: {error!r}", str(trace)) from None
+        raise TraceError(f"an event of torch.profiler is malformed: {_fault(error)}", str(trace)) from None
     except TraceError as error:
         raise TraceError(error.what, str(trace), error.advice) from None
     annotations = [event for event in chrome.events if event.category == "user_annotation"]

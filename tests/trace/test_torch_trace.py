@@ -187,7 +187,9 @@ def test_a_kernel_without_time_is_refused(tmp_path):
     [
         (b"{", "not a trace of torch.profiler"),
         (b"[]", "a list of events"),
-        (b'{"traceEvents": [{"ph": "X", "cat": "kernel"}]}', "not a trace of torch.profiler"),
+        (b'{"schema": 2}', "no traceEvents"),
+        (b'{"traceEvents": [{"ph": "X", "cat": "kernel"}]}', "not a trace of torch.profiler: 'ts' is missing"),
+        (b"[" * 100_000, "nested too deeply"),
         (b'{"traceEvents": [{"ph":"X","cat":"kernel","name":"k","ts":1,"dur":1,"pid":0,"tid":7}]}', "no CUDA API call"),
         (b'{"traceEvents": []}', "no GPU activity, and no operator inside ranges"),
         (gzip.compress(b"x", mtime=0), "not a trace of torch.profiler"),
