@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.errors import StudyError
+from bench.records.results import SCHEMA
 
 NAME_A_RUN = "name a folder outputs/<study name>/<date>/<time>"
 _NO_RUN = "this is not a run directory"
@@ -24,7 +25,7 @@ def not_a_run(path: Path) -> StudyError:
         return StudyError(
             f"results without their records: {_NO_RUN}, but what was published of one",
             str(path),
-            f"read {path / page}; numastudy advise, convert and compare read its results.json",
+            f"read {path / page}; numastudy advise, convert and compare read its results.json of schema {SCHEMA}",
         )
     if published := sorted(folder for folder in path.iterdir() if folder.is_dir() and is_published(folder)):
         what = f"published results below ({', '.join(folder.name for folder in published)}): {_NO_RUN}"
