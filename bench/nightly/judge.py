@@ -144,28 +144,52 @@ def power(loss: float, spread: float, df: float, scale: float, one_sided: float,
 def tail_df(series: Sequence[Mapping[str, float]]) -> float:
     """Degrees of freedom of the Student distribution with the tails of these cells' nights; inf if normal ones may be.
 
-    series: of each cell by night. By the mean excess kurtosis (Joanes & Gill, J. R. Stat. Soc. D 47 (1998) 183: G2,
-    without bias for normal values) where it is above three standard errors; that of Student's distribution is
-    6 / (df - 4). Cells share what a whole night had: if the values of two are correlated by r, their kurtoses are by
-    r^4 (Mehler's formula), of which chance gives 3 / (n^2 - 1) in n nights.
+    series: of each cell by night. The tails are those of the nights or, where it has heavier ones, of what is left of
+    them without what all cells of a night share.
     """
-    known = [cell for cell in series if len(cell) >= FEWEST_NIGHTS and len(set(cell.values())) > 1]
+    known = [cell for cell in series if len(cell) >= FEWEST_NIGHTS]
     dates = {night: at for at, night in enumerate(sorted({night for cell in known for night in cell}))}
-    scores, kurtoses, errors = np.zeros((len(known), len(dates))), [], np.zeros(len(known))
-    for at, cell in enumerate(known):
-        n, logs = len(cell), np.log(list(cell.values()))
-        deviations = (logs - logs.mean()) / np.linalg.norm(logs - logs.mean())
-        scores[at, [dates[night] for night in cell]] = deviations
-        excess = n * float(np.sum(deviations**4)) - 3
-        kurtoses.append((n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * excess + 6))
-        errors[at] = math.sqrt(24 * n * (n - 1) ** 2 / ((n - 3) * (n - 2) * (n + 3) * (n + 5)))
+    logs = np.full((len(known), len(dates)), np.nan)
+    for row, cell in zip(logs, known, strict=True):
+        row[[dates[night] for night in cell]] = np.log(list(cell.values()))
+    scores = _standardised(logs)
+    if not len(scores):
+        return math.inf
+    present = ~np.isnan(scores)
+    shared = np.nansum(scores, axis=0) / np.maximum(np.sum(present, axis=0), 1)
+    squares = np.maximum(np.sum(present * shared**2, axis=1), _SMALLEST_SPREAD)
+    slopes = np.nansum(scores * shared, axis=1) / squares
+    return min(_tail_df(scores), _tail_df(_standardised(scores - slopes[:, None] * shared)))
+
+
+def _standardised(values: np.ndarray) -> np.ndarray:
+    """Rows with mean 0 and sum of squares 1, without the constant ones; a missing night is nan."""
+    deviations = values - np.nanmean(values, axis=1, keepdims=True)
+    norms = np.sqrt(np.nansum(deviations**2, axis=1, keepdims=True))
+    varied = norms[:, 0] > _SMALLEST_SPREAD
+    standardised: np.ndarray = deviations[varied] / norms[varied]
+    return standardised
+
+
+def _tail_df(scores: np.ndarray) -> float:
+    """By the mean excess kurtosis (Joanes & Gill, J. R. Stat. Soc. D 47 (1998) 183: G2, without bias for normal values)
+    where it is above three standard errors; that of Student's distribution is 6 / (df - 4).
+
+    If the values of two cells are correlated by r, their kurtoses are by r^4 (Mehler's formula), of which chance gives
+    3 / (n^2 - 1) in n nights.
+    """
+    n = np.sum(~np.isnan(scores), axis=1)
+    scores = np.nan_to_num(scores)
+    excess = n * np.sum(scores**4, axis=1) - 3
+    kurtosis = float(np.sum((n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * excess + 6)))
+    errors = np.sqrt(24 * n * (n - 1.0) ** 2 / ((n - 3) * (n - 2) * (n + 3) * (n + 5)))
     # In blocks: of thousands of cells all pairs at once would need gigabytes.
-    blocks = [slice(first, first + 500) for first in range(0, len(known), 500)]
+    blocks = [slice(first, first + 500) for first in range(0, len(scores), 500)]
     of_pairs = sum(float(errors[one] @ ((scores[one] @ scores.T) ** 2) ** 2 @ errors) for one in blocks)
     own = float(np.sum(errors**2))
-    by_chance = 3 / (len(dates) ** 2 - 1) * (float(np.sum(errors)) ** 2 - own) if known else 0.0
+    by_chance = 3 / (scores.shape[1] ** 2 - 1) * (float(np.sum(errors)) ** 2 - own)
     limit = 3 * math.sqrt(own + max(of_pairs - own - by_chance, 0.0))
-    return 4 + 6 * len(kurtoses) / sum(kurtoses) if sum(kurtoses) > limit else math.inf
+    return 4 + 6 * len(scores) / kurtosis if kurtosis > limit else math.inf
 
 
 def _estimates(

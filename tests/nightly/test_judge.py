@@ -108,6 +108,11 @@ def test_tails_of_cells_that_share_their_nights_count_once():
     # The same values in unlike nights, as if nothing were shared.
     apart = [[rng.permutation(cell) for cell in np.exp(host).T] for host in hosts]
     assert np.mean([tail_df([dated(cell) for cell in host]) < np.inf for host in apart]) > 0.15
+    # Heavy tails of the cells' own are seen beside what they share; two cells that mirror each other share nothing.
+    heavy = 0.004 * rng.normal(size=(28, 1)) + 0.004 * rng.standard_t(4, (28, 48))
+    assert 4 < tail_df([dated(cell) for cell in np.exp(heavy).T]) < 12
+    mirrored = 0.004 * rng.normal(size=28)
+    assert tail_df([dated(np.exp(mirrored)), dated(np.exp(-mirrored))]) == np.inf
 
 
 def test_nights_that_only_some_cells_have_do_not_confuse_tails():
