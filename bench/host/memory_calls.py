@@ -115,23 +115,31 @@ class PageQuery:
         return _page_addresses(self._first, self.address + self.nbytes)
 
     def _sample(self, step: int) -> "array[int]":
-        # The last stride may be shorter.
-        last, draw = self.pages - 1, random.Random(self.pages).random
-        places = (min(first + int(step * draw()), last) for first in range(0, self.pages, step))
-        return array("Q", [self._first + PAGE_BYTES * place for place in places])
+        return sampled_pages(self._first, self.pages, step, random.Random(self.pages))
 
     def _touch(self) -> None:
         memory = memoryview((ctypes.c_char * self.nbytes).from_address(self.address)).cast("B")
         memory[::PAGE_BYTES].tobytes()
 
 
+def sampled_pages(first: int, pages: int, step: int, draw: random.Random) -> "array[int]":
+    """The address of a random page of each stride of `step` pages; the last stride may be shorter."""
+    places = (min(begin + int(step * draw.random()), pages - 1) for begin in range(0, pages, step))
+    return array("Q", [first + PAGE_BYTES * place for place in places])
+
+
 def nodes_of_pages(addresses: "array[int]", pid: int = 0) -> dict[int, int]:
     """How many of these pages are on each node; below 0: the kernel's error numbers. Raise OSError if forbidden."""
+    return count_values(node_of_each(addresses, pid))
+
+
+def node_of_each(addresses: "array[int]", pid: int = 0) -> "array[int]":
+    """The node of each of these pages, as nodes_of_pages counts them."""
     status: array[int] = array("i", bytes(4 * len(addresses)))
     count = ctypes.c_ulong(len(addresses))
     asked, answers = (ctypes.c_void_p(list_.buffer_info()[0]) for list_ in (addresses, status))
     _call("move_pages", pid, count, asked, None, answers, 0)
-    return count_values(status)
+    return status
 
 
 def _mask(nodes: tuple[int, ...]) -> "ctypes.Array[ctypes.c_ulong]":

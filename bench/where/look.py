@@ -4,13 +4,16 @@ Affinity and last CPU are readable by anyone; policies, pages and descriptors ne
 """
 
 import os
+import random
 import time
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TypeVar
 
-from bench.host.memory_calls import PageQuery
+from bench.host.memory_calls import PAGE_BYTES, node_of_each, sampled_pages
 from bench.host.numa_maps import areas, by_kind, resident_bytes, thread_policy
 from bench.records.host import format_cpulist, parse_cpulist
 from bench.records.where import DECISIVE, MemoryKind, Part, ProcessPlace, ProcessThreads, Unobserved
@@ -18,7 +21,7 @@ from bench.records.where import DECISIVE, MemoryKind, Part, ProcessPlace, Proces
 SAMPLE_PAGES = 8192
 """Pages of a process that a sampled look queries: the lock of the process's memory is dropped in between."""
 LEAST_SAMPLE = 16
-"""Pages of each area that a sampled look queries at least."""
+"""Pages of each area that a sampled look queries at least, unless there are very many areas."""
 _LARGEST_WEIGHT = 4 << 30  # bytes: programs reserve addresses that they never use
 WATCH_INTERVAL_S = 0.1
 _EXAMPLES = 3
@@ -258,16 +261,22 @@ def group_threads(moments: Sequence[list[Thread]], nodes: NodeCpus) -> tuple[Pro
 
 def sampled_bytes(pid: int) -> dict[MemoryKind, dict[int, int]]:
     """An estimate of the decisive bytes from a random page of each stride. Raise OSError."""
-    found: dict[MemoryKind, Counter[int]] = defaultdict(Counter)
     decisive = [area for area in areas(pid) if area.kind in DECISIVE]
+    if not decisive:  # as of a thread of the kernel
+        return {}
     weights = [min(area.bytes, _LARGEST_WEIGHT) for area in decisive]
+    least, total, draw = min(LEAST_SAMPLE, -(-SAMPLE_PAGES // len(decisive))), sum(weights), random.Random(0)
+    samples = []
     for area, weight in zip(decisive, weights, strict=True):
-        most = max(LEAST_SAMPLE, SAMPLE_PAGES * weight // sum(weights))
-        counts = PageQuery(area.first, area.bytes, pid).count(most)
-        queried = sum(counts.values())
-        for node, pages in counts.items():
-            if node.isdigit():
-                found[area.kind][int(node)] += area.bytes * pages // queried
+        pages, most = area.bytes // PAGE_BYTES, max(least, SAMPLE_PAGES * weight // total)
+        samples.append(sampled_pages(area.first, pages, -(-pages // most), draw))
+    # In one call: programs have tens of thousands of areas.
+    nodes = iter(node_of_each(array("Q", chain.from_iterable(samples)), pid))
+    found: dict[MemoryKind, Counter[int]] = defaultdict(Counter)
+    for area, sample in zip(decisive, samples, strict=True):
+        for node, count in Counter(islice(nodes, len(sample))).items():
+            if node >= 0:
+                found[area.kind][node] += area.bytes * count // len(sample)
     return by_kind(found)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from bench.host.numa_maps import areas, kind_of, parse_mapping, resident_bytes
 from bench.records.where import MemoryKind, Part
+from bench.where import look as module
 from bench.where.look import (
     Stat,
     Thread,
@@ -191,6 +192,27 @@ def test_kinds_of_mappings(line, kind, size):
 def test_mapping_without_pages_is_left_out():
     assert parse_mapping("7f0 default file=/lib/x.so") is None
     assert kind_of("[anon_shmem:pool]") is MemoryKind.PINNED
+
+
+def test_process_with_very_many_areas_is_sampled_in_one_call(monkeypatch):
+    """Every second page of a pool is read-only: each page is an area of its own."""
+    program = """
+import ctypes, mmap, time
+pool = mmap.mmap(-1, 20_000 * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+pool[::mmap.PAGESIZE] = bytes(20_000)
+libc, address = ctypes.CDLL(None), ctypes.addressof(ctypes.c_char.from_buffer(pool))
+for page in range(0, 20_000, 2):
+    assert libc.mprotect(ctypes.c_void_p(address + page * mmap.PAGESIZE), ctypes.c_size_t(mmap.PAGESIZE), 1) == 0
+print("READY", flush=True)
+time.sleep(600)
+"""
+    asked = []
+    ask = module.node_of_each
+    monkeypatch.setattr(module, "node_of_each", lambda pages, pid: asked.append(len(pages)) or ask(pages, pid))
+    with running(sys.executable, "-S", "-c", program) as process:
+        sampled, full = sampled_bytes(process.pid), resident_bytes(process.pid)
+    assert len(asked) == 1 and 20_000 < asked[0] < 40_000
+    assert sum(sampled[MemoryKind.ANON].values()) == pytest.approx(sum(full[MemoryKind.ANON].values()), rel=0.05)
 
 
 def test_large_reserved_areas_cost_nothing():
