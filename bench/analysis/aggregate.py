@@ -239,18 +239,22 @@ def _state(failure: _Failure | None, runs: Sequence[Run]) -> CellState:
 
 
 def merge_latencies(latencies: Iterable[Latency | None]) -> Latency | None:
-    """Over runs: the median of each percentile (of those runs that support it), the largest maximum."""
+    """Over runs: the median of each percentile that all of them support, the largest maximum.
+
+    The slowest runs have the fewest batches: without them a p99 would be too small, even below the p90 of all.
+    """
     known = [latency for latency in latencies if latency]
     if not known:
         return None
     curves = [latency.quantiles for latency in known if len(latency.quantiles) == 101]
     return Latency(
         count=sum(latency.count for latency in known),
-        p50=_median(latency.p50 for latency in known),
-        p90=_median(latency.p90 for latency in known),
-        p99=_median(latency.p99 for latency in known),
+        p50=_median_of_all(latency.p50 for latency in known),
+        p90=_median_of_all(latency.p90 for latency in known),
+        p99=_median_of_all(latency.p99 for latency in known),
         max=max((latency.max for latency in known if latency.max is not None), default=None),
-        quantiles=[_median(values) for values in zip(*curves, strict=True)] if curves else [],
+        reasons={name: reason for latency in known for name, reason in latency.reasons.items()},
+        quantiles=[_median_of_all(values) for values in zip(*curves, strict=True)] if curves else [],
     )
 
 
@@ -358,6 +362,11 @@ def _median_stages(results: Sequence[Result]) -> Stages | None:
         d2h=_median(solo.d2h for solo in known),
         prepare=_median(solo.prepare for solo in known),
     )
+
+
+def _median_of_all(values: Iterable[float | None]) -> float | None:
+    known = [*values]
+    return None if None in known else _median(known)
 
 
 def _median(values: Iterable[float | None]) -> float | None:

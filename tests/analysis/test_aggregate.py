@@ -281,6 +281,12 @@ def test_latencies_merge_by_the_median_and_the_largest_maximum():
     assert merge_latencies([None]) is None
 
 
+def test_a_percentile_that_one_run_does_not_support_is_not_of_the_others():
+    slow = Latency(count=256, p90=16_000.0, reasons={"p99": "p99 needs 299 batches, there are 256"})
+    merged = merge_latencies([Latency(count=304, p90=2_900.0, p99=7_300.0), slow])
+    assert merged and (merged.p90, merged.p99, merged.reasons) == (9_450.0, None, slow.reasons)
+
+
 def test_quantiles_merge_point_by_point():
     runs = [Latency(quantiles=[float(rate)] * 100 + [None]) for rate in (1, 3, 8)]
     assert merge_latencies([*runs, Latency(quantiles=[9.0] * 3)]).quantiles == [3.0] * 100 + [None]
