@@ -1,7 +1,7 @@
 """The device's activities that the window's own API calls launched."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bench.trace.complete import check_once, check_order, check_rates, check_times
 from bench.trace.export import GRAPH, KERNEL, LATEST, MEMCPY, MEMSET, NULL, RUNTIME, STRINGS, THREAD_BITS, Export
-from bench.trace.intervals import Intervals, Times, union
+from bench.trace.intervals import Columns, Intervals, Times, union
 from bench.trace.window import Window
 
 TABLES = (MEMCPY, KERNEL, MEMSET, GRAPH)
@@ -58,8 +58,8 @@ HOST_COPY, UNIFIED_COPY = -1, -2
 
 
 @dataclass(frozen=True)
-class Activities:
-    """Columns of equal length; in a Trace in the order of their start. Times in ns, int64, end >= start.
+class Activities(Columns):
+    """In a Trace in the order of their start. Times in ns, int64, end >= start.
 
     call_end: when the API call that launched the activity returned. batch: index into the window's batches, -1 if
     launched between two batches. kind: values of Kind. name: key of Trace.names.
@@ -72,12 +72,6 @@ class Activities:
     name: Times
     kind: NDArray[np.int8]
 
-    def __len__(self) -> int:
-        return len(self.start)
-
-    def at(self, places: NDArray[np.intp]) -> "Activities":
-        return Activities(*(getattr(self, field.name)[places] for field in fields(self)))
-
     def of(self, kind: Kind) -> NDArray[np.intp]:
         return np.flatnonzero(self.kind == kind)
 
@@ -89,8 +83,8 @@ class Activities:
 
 
 @dataclass(frozen=True)
-class CopyColumns:
-    """Columns of the copies of the window, also of those that are neither H, D nor K.
+class CopyColumns(Columns):
+    """The copies of the window, also those that are neither H, D nor K.
 
     kind: values of Kind, HOST_COPY or UNIFIED_COPY. stream, host_memory: -1 where the export does not say.
     """
@@ -264,6 +258,12 @@ def copy_classes(export: Export, copy_kind: Times) -> NDArray[np.int8]:
             )
         result[copy_kind == value] = kind
     return result
+
+
+def pageable_kinds(export: Export) -> list[int]:
+    """The kinds of host memory whose copies are staged."""
+    kinds = export.enum("ENUM_CUDA_MEM_KIND", MEMORY_KINDS)
+    return [kind for kind, title in kinds.items() if title.upper().endswith("PAGEABLE")]
 
 
 def _copy_class(name: str) -> int | None:

@@ -52,9 +52,7 @@ def _pieces(activities: Activities, kinds: list[Kind], count: int) -> tuple[Time
 def _pieces_one_by_one(batch: Times, start: Times, end: Times) -> tuple[Times, Intervals]:
     numbers = np.unique(batch)
     unions = [union(start[batch == number], end[batch == number]) for number in numbers]
-    return np.repeat(numbers, [len(each) for each in unions]), Intervals(
-        np.concatenate([each.start for each in unions]), np.concatenate([each.end for each in unions])
-    )
+    return np.repeat(numbers, [len(each) for each in unions]), Intervals.joined(unions)
 
 
 def _sum(batch: Times, values: Times, count: int) -> Times:

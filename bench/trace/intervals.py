@@ -3,7 +3,9 @@
 All times must lie within +-2**61, so that no sum of disjoint lengths overflows; the reader sees to it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,22 @@ Times = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Intervals:
+class Columns:
+    """Arrays of equal length, one a field."""
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def at(self, places: NDArray[np.intp]) -> Self:
+        return type(self)(*(getattr(self, field.name)[places] for field in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+@dataclass(frozen=True)
+class Intervals(Columns):
     """Disjoint, ascending, none empty, none touching the next."""
 
     start: Times
@@ -21,9 +38,6 @@ class Intervals:
     @property
     def length(self) -> int:
         return int((self.end - self.start).sum())
-
-    def __len__(self) -> int:
-        return len(self.start)
 
 
 def union(start: Times, end: Times) -> Intervals:
@@ -43,7 +57,8 @@ def union(start: Times, end: Times) -> Intervals:
 
 
 def join(*sets: Intervals) -> Intervals:
-    return union(np.concatenate([each.start for each in sets]), np.concatenate([each.end for each in sets]))
+    every = Intervals.joined(sets)
+    return union(every.start, every.end)
 
 
 def covered_before(intervals: Intervals, times: Times) -> Times:

@@ -207,11 +207,10 @@ def regime(
 def remarks(trace: Trace) -> list[TraceRemark]:
     """Copies that wait for others or make others wait, and work that the metrics leave out; empty if all is well."""
     copies, found = trace.copies, []
-    pageable = [key for key, title in trace.memory_kinds.items() if title.upper().endswith("PAGEABLE")]
     for direction, kind in DIRECTIONS.items():
         chosen = copies.kind == kind
         for remark, column, values in (
-            (RemarkKind.PAGEABLE_COPIES, copies.host_memory, pageable),
+            (RemarkKind.PAGEABLE_COPIES, copies.host_memory, trace.pageable_kinds),
             (RemarkKind.DEFAULT_STREAM_COPIES, copies.stream, list(trace.null_streams)),
         ):
             count = int(np.isin(column[chosen], values).sum())

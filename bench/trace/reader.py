@@ -4,16 +4,15 @@ An activity belongs to the window if the API call that launched it (same process
 the thread of the window's range (docs/metrics.md).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from bench.records.trace import Complete, ExportTool, TraceDevice
 from bench.trace.activities import (
     GIVEN_NAMES,
-    MEMORY_KINDS,
     TABLES,
     UNIFIED_COPY,
     Activities,
@@ -21,14 +20,13 @@ from bench.trace.activities import (
     CopyColumns,
     Kind,
     Part,
+    pageable_kinds,
     read_calls,
     read_table,
 )
 from bench.trace.complete import LOST, check_recorded
 from bench.trace.export import MEMCPY, NVTX, PID_BITS, RUNTIME, STRINGS, THREAD_BITS, Export, open_export
 from bench.trace.window import Window, named_stages, read_window
-
-Columns = TypeVar("Columns", Activities, CopyColumns)
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Trace:
     copies: CopyColumns
     devices: tuple[TraceDevice, ...]
     names: dict[int, str]
-    memory_kinds: dict[int, str]
+    pageable_kinds: list[int]
     null_streams: frozenset[int]
     complete: Complete
     tool: ExportTool
@@ -64,9 +62,9 @@ def read_trace(
         parts = [read_table(export, table, window, calls) for table in TABLES if export.has(table)]
         complete = _complete(export, calls, parts)
         del calls  # of a long trace as large as the activities
-        activities = _joined(Activities, [part.activities for part in parts])
+        activities = Activities.joined([part.activities for part in parts])
         activities = activities.at(np.argsort(activities.start, kind="stable"))
-        copies = _joined(CopyColumns, [part.copies for part in parts])
+        copies = CopyColumns.joined([part.copies for part in parts])
         _check_activities(export, window, activities, copies)
         return Trace(
             name=name or Path(path).name.removesuffix(".gz").removesuffix(".sqlite"),
@@ -75,16 +73,11 @@ def read_trace(
             copies=copies,
             devices=_devices(export, window, sorted(set().union(*(part.devices for part in parts)))),
             names=_names(export, activities),
-            memory_kinds=export.enum("ENUM_CUDA_MEM_KIND", MEMORY_KINDS),
+            pageable_kinds=pageable_kinds(export),
             null_streams=_null_streams(export, window),
             complete=complete,
             tool=export.tool,
         )
-
-
-def _joined(kind: type[Columns], parts: list[Columns]) -> Columns:
-    names = [field.name for field in fields(kind)]
-    return kind(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def _check_tables(export: Export) -> None:

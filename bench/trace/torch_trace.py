@@ -12,7 +12,7 @@ import re
 import sqlite3
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -305,8 +305,4 @@ def _copied_bytes(op: Event) -> int:
         raise TraceError("copies without sizes in this trace", advice="profile with record_shapes=True") from None
     if kind not in ITEM_BYTES:
         raise TraceError(f"a copy of elements of unknown size: {kind!r}")
-    return math.prod(_dims(dims)) * ITEM_BYTES[kind]
-
-
-def _dims(dims: Iterable[Any]) -> list[int]:
-    return [int(size) for size in dims]
+    return math.prod(map(int, dims)) * ITEM_BYTES[kind]

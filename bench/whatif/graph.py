@@ -18,9 +18,9 @@ from bench.whatif.waits import (
     Queues,
     Waits,
     align_clocks,
+    calls_named,
     find_waits,
     full_queue,
-    named,
     running_last,
 )
 
@@ -105,7 +105,7 @@ def build(program: Program) -> Graph:
     usual, floor = _by_name(calls, duration)
     held, held_call = full_queue(calls, activities, queues, waits, floor.astype(np.int64))
     waits = Waits(np.concatenate((waits.source, held)), np.concatenate((waits.call, held_call)), waits.contradicted)
-    is_sync = named(program, SYNC)[calls.name] if len(calls) else np.zeros(0, bool)
+    is_sync = calls_named(program, SYNC)
     cost = _cost(activities, duration, usual, floor, waits, is_sync)
     previous = _previous(activities)
     known = activities.call >= 0
@@ -273,13 +273,9 @@ def _inferred(
 
 def _join(stated: Edges, engine: Edges, inferred: Edges, previous: Indices) -> Edges:
     """All edges in the order of their targets, without those that say what stream order says."""
-    parts = (stated, engine, inferred)
-    source, target, kind = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("source", "target", "kind")
-    )
-    chosen = np.flatnonzero(source != previous[target])
-    chosen = chosen[np.lexsort((kind[chosen], target[chosen]))]
-    return Edges(source[chosen], target[chosen], kind[chosen])
+    every = Edges.joined((stated, engine, inferred))
+    chosen = every.at(np.flatnonzero(every.source != previous[every.target]))
+    return chosen.at(np.lexsort((chosen.kind, chosen.target)))
 
 
 def _handovers(calls: Calls) -> Hands:

@@ -6,7 +6,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.trace.intervals import Times
+from bench.trace.intervals import Columns, Times
 
 Flags = NDArray[np.bool_]
 Indices = NDArray[np.intp]
@@ -22,7 +22,7 @@ class Work(IntEnum):
 
 
 @dataclass(frozen=True)
-class Calls:
+class Calls(Columns):
     """Outermost API calls by (thread, start). Times in ns since the first event. name: index into Program.call_names.
 
     process, thread: numbers from 0 on.
@@ -34,12 +34,9 @@ class Calls:
     thread: Times
     name: Times
 
-    def __len__(self) -> int:
-        return len(self.start)
-
 
 @dataclass(frozen=True)
-class Activities:
+class Activities(Columns):
     """GPU activities by (stream, start). call: index of the call that launched it, -1 if the trace lacks it.
 
     call_start, call_ns: of the call with its correlation id, which may be nested in `call`. stream: a number for each
@@ -59,15 +56,12 @@ class Activities:
     pageable: Flags
     name: Times
 
-    def __len__(self) -> int:
-        return len(self.start)
-
     def of(self, *kinds: Work) -> Flags:
         return np.isin(self.kind, kinds)
 
 
 @dataclass(frozen=True)
-class Marks:
+class Marks(Columns):
     """Calls that record an event, or wait for one. call: index into Calls. kind: CUPTI's type of synchronization; 0 for
     a record. stream: as in Activities, -1 for one without activities. event: a number."""
 
@@ -82,8 +76,8 @@ class Marks:
 class Program:
     """stream_context: context of each stream. null_streams, blocking_streams: of the numbered streams.
 
-    launches, recorded: calls that launch work while the GPU was traced, and those with an activity. orphans: activities
-    without their call. has_marks: whether calls that record events or wait for them have their records.
+    launches, recorded: calls that launch work while the GPU was traced, and those with an activity. has_marks: whether
+    calls that record events or wait for them have their records.
     """
 
     calls: Calls
@@ -100,4 +94,3 @@ class Program:
     recorded: int
     managed: bool
     has_marks: bool
-    overhead_ns: int

@@ -1,13 +1,13 @@
 """Read a trace of any program: unlike bench.trace.reader without a range, all processes, threads and GPUs."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from bench.trace.activities import (
     GIVEN_NAMES,
     GRAPH_NAME,
-    MEMORY_KINDS,
     MEMSET_NAME,
     NAMES,
     NO_NAME,
@@ -15,6 +15,7 @@ from bench.trace.activities import (
     Kind,
     copy_classes,
     launch_names,
+    pageable_kinds,
 )
 from bench.trace.export import (
     EVENT,
@@ -71,7 +72,7 @@ def read_program(export: Export) -> Program:
         rows["pageable"].astype(bool),
         rows["name"],
     )
-    activities = _at(activities, np.lexsort((activities.end, activities.start, activities.stream)))
+    activities = activities.at(np.lexsort((activities.end, activities.start, activities.stream)))
     launches, recorded = _recorded(export, order, calls, names, activities, called)
     nulls, blocking = _stream_facts(export, streams, processes)
     return Program(
@@ -89,12 +90,7 @@ def read_program(export: Export) -> Program:
         recorded=recorded,
         managed=bool((rows["kind_of_copy"] == UNIFIED_COPY).any()) or any(map(export.filled, PAGE_FAULTS)),
         has_marks=export.filled(EVENT) or not any(one in name for one in EVENT_CALLS for name in names),
-        overhead_ns=_overhead(export),
     )
-
-
-def _at(columns: Activities, places: Indices) -> Activities:
-    return Activities(*(getattr(columns, field.name)[places] for field in fields(columns)))
 
 
 def _columns(export: Export, table: str, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Times]:
@@ -152,8 +148,7 @@ def _table_rows(export: Export, table: str) -> dict[str, Times]:
         kind_of_copy = copy_classes(export, rows["copyKind"]).astype(np.int64)
         kind[kind_of_copy == Kind.H2D], kind[kind_of_copy == Kind.D2H] = Work.H2D, Work.D2H
         host = np.select([kind == Work.H2D, kind == Work.D2H], [rows["srcKind"], rows["dstKind"]], -1)
-        titles = export.enum("ENUM_CUDA_MEM_KIND", MEMORY_KINDS)
-        pageable = np.isin(host, [key for key, title in titles.items() if title.upper().endswith("PAGEABLE")]) + 0
+        pageable = np.isin(host, pageable_kinds(export)) + 0
     return {
         **{key: rows[key] for key in ("start", "end", "deviceId", "correlationId", *optional[:3])},
         "kind": kind,
@@ -166,8 +161,12 @@ def _table_rows(export: Export, table: str) -> dict[str, Times]:
 
 def _kernel_names(export: Export, activities: Activities) -> dict[int, str]:
     wanted = np.unique(activities.name[activities.of(Work.KERNEL)]).tolist()
-    names = dict(export.rows(f"SELECT id, value FROM {STRINGS}")) if export.has(STRINGS, "id", "value") else {}
+    names = _strings(export)
     return {key: str(names.get(key, GIVEN_NAMES[NO_NAME])) for key in wanted}
+
+
+def _strings(export: Export) -> dict[Any, Any]:
+    return dict(export.rows(f"SELECT id, value FROM {STRINGS}")) if export.has(STRINGS, "id", "value") else {}
 
 
 def _processes(export: Export, global_pid: Times, global_tid: Times) -> Times:
@@ -234,7 +233,7 @@ def _calls(
     outer[order] = np.cumsum(~nested) - 1
     chosen = order[kept]
     ids, name = np.unique(rows["nameId"], return_inverse=True)
-    strings = dict(export.rows(f"SELECT id, value FROM {STRINGS}")) if export.has(STRINGS, "id", "value") else {}
+    strings = _strings(export)
     calls = Calls(
         start[chosen] - first,
         end[chosen] - first,
@@ -358,12 +357,3 @@ def _stream_facts(
         frozenset(number for number, key in enumerate(keys) if key in nulls),
         frozenset(number for number, key in enumerate(keys) if key in blocking and key not in nulls),
     )
-
-
-def _overhead(export: Export) -> int:
-    """ns that the profiler itself reports to have taken, as for flushing its buffers."""
-    table = "PROFILER_OVERHEAD"
-    if not export.has(table, "start", "end"):
-        return 0
-    [(total,)] = export.rows(f"SELECT sum(end - start) FROM {export.stored(table)} WHERE end > start")
-    return int(total or 0)

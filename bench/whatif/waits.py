@@ -6,13 +6,13 @@ from enum import IntEnum
 
 import numpy as np
 
-from bench.trace.intervals import Times, running_end
+from bench.trace.intervals import Columns, Times, running_end
 from bench.whatif.program import Activities, Calls, Flags, Indices, Program, Work
 
 SYNC = re.compile(r"(Stream|Device|Event|Thread|Ctx)Synchronize")
 WHOLE_DEVICE = re.compile(r"(Device|Ctx|Thread)Synchronize")
 BLOCKING_COPY = re.compile(
-    r"cudaMemcpy(2D|3D|ToSymbol|FromSymbol)?(_v\d+|_ptsz|_ptds)*|cuMemcpy(HtoD|DtoH)(_v\d+)*(_ptds)?"
+    r"^(cudaMemcpy(2D|3D|ToSymbol|FromSymbol)?(_v\d+|_ptsz|_ptds)*|cuMemcpy(HtoD|DtoH)(_v\d+)*(_ptds)?)(?!\n)$"
 )
 # ns. A time that an edge contradicts by more is no rounding of clocks: the edge is dropped.
 CLOCK_NS = 1500
@@ -56,7 +56,7 @@ class Edge(IntEnum):
 
 
 @dataclass(frozen=True)
-class Edges:
+class Edges(Columns):
     """source, target: activities."""
 
     source: Indices
@@ -160,7 +160,7 @@ def find_waits(program: Program, queues: Queues) -> tuple[Edges, Waits]:
     calls, activities = program.calls, program.activities
     edges, waits = _marked(program, queues)
     edges += [*_null_stream(program, queues), _graph_shape(activities)]
-    waits += [_blocking_copies(program), *_unmarked(program, queues, waits)]
+    waits += [_blocking_copies(program), *_unmarked(program, queues)]
     source, target, kind = (np.concatenate([edge[part] for edge in edges]) for part in range(3))
     real = activities.end[source] <= activities.start[target] + CLOCK_NS
     waited, call = (np.concatenate([wait[part] for wait in waits]) for part in range(2))
@@ -182,7 +182,7 @@ def _marked(program: Program, queues: Queues) -> tuple[list[Found], list[Awaited
     call, stream, event = (column[order] for column in (marks.call, marks.stream, marks.event))
     kind = marks.kind[order]
     for pattern, meaning in CALLS:
-        kind[named(program, pattern)[calls.name[call]]] = meaning
+        kind[calls_named(program, pattern)[call]] = meaning
     context, time = marks.context[order], calls.start[call]
     last, following = queues.before(stream, time).tolist(), queues.after(stream, time).tolist()
     process = calls.process[call]
@@ -240,12 +240,12 @@ def _all_streams(program: Program, queues: Queues, process: int, time: int, cont
     return [one for one in found.tolist() if one >= 0]
 
 
-def _unmarked(program: Program, queues: Queues, known: list[Awaited]) -> list[Awaited]:
+def _unmarked(program: Program, queues: Queues) -> list[Awaited]:
     """Synchronizations without a record: of a device all its streams; else the end nearest before the return."""
     calls, activities = program.calls, program.activities
-    is_sync = named(program, SYNC)[calls.name] if len(calls) else np.zeros(0, bool)
+    is_sync = calls_named(program, SYNC)
     is_sync[program.marks.call[program.marks.kind != Sync.RECORD]] = False
-    whole = np.flatnonzero(is_sync & named(program, WHOLE_DEVICE)[calls.name]) if len(calls) else np.zeros(0, np.intp)
+    whole = np.flatnonzero(is_sync & calls_named(program, WHOLE_DEVICE))
     found = [
         (call, one)
         for call in whole.tolist()
@@ -264,9 +264,10 @@ def _unmarked(program: Program, queues: Queues, known: list[Awaited]) -> list[Aw
     ]
 
 
-def named(program: Program, pattern: re.Pattern[str]) -> Flags:
-    """Of each name of a call."""
-    return np.array([bool(pattern.search(name)) for name in program.call_names], bool)
+def calls_named(program: Program, pattern: re.Pattern[str]) -> Flags:
+    """Of each call, whether its name has the pattern."""
+    names = np.array([bool(pattern.search(name)) for name in program.call_names], bool)
+    return names[program.calls.name]
 
 
 def _blocking_copies(program: Program) -> Awaited:
@@ -274,9 +275,8 @@ def _blocking_copies(program: Program) -> Awaited:
     calls, activities = program.calls, program.activities
     known = np.flatnonzero(activities.call >= 0)
     call = activities.call[known]
-    blocking = np.array([bool(BLOCKING_COPY.fullmatch(name)) for name in program.call_names], bool)
     copies = activities.of(Work.H2D, Work.D2H, Work.OTHER_COPY)[known]
-    waits = blocking[calls.name[call]] & copies if len(calls) else np.zeros(0, bool)
+    waits = calls_named(program, BLOCKING_COPY)[call] & copies
     pageable, end = activities.pageable[known], activities.end[known]
     waits |= pageable & ((activities.kind[known] == Work.D2H) | (end <= calls.end[call] + 1000))
     return known[waits], call[waits]

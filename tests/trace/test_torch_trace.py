@@ -118,7 +118,7 @@ def test_gpu_events_become_the_tables_of_nsys(tmp_path):
     assert trace.devices[0].name == "NVIDIA H200"
     assert trace.null_streams == {7}
     host = trace.copies.host_memory
-    assert [trace.memory_kinds[kind].rsplit("_", 1)[1] for kind in host.tolist() if kind >= 0] == ["PINNED", "PAGEABLE"]
+    assert [kind in trace.pageable_kinds for kind in host.tolist() if kind >= 0] == [False, True]
 
 
 def converted(tmp_path, trace):
