@@ -1,37 +1,8 @@
-"""Every task a user names: `luigi --module tasks NumaStudy`."""
+"""The tasks that a user names: `luigi --module tasks NumaStudy`. All are in studies.py and nightly.py."""
 
-from tasks import command_line, luigi_runtime, progress
-from tasks.before_runs import MeasureLink, Probe
-from tasks.nightly import NightCheck, NightlySweep, NightVerdict
-from tasks.repeats import MoreRepeats, ProbeAgain
-from tasks.report import CellCheck, StudyCheck, StudyReport
-from tasks.stages import ExportSqlite, ExtractLatency, RunPipeline
-from tasks.studies import CommandStudy, NearestNode, NumaStudy, QuickTest, ScalingStudy, SelfCheck, Study
+from tasks import command_line, luigi_runtime, nightly, progress, studies  # noqa: F401
 
 # luigi imports this module before it reads its settings.
 luigi_runtime.install()
 progress.install()
 command_line.check()
-
-__all__ = [
-    "CellCheck",
-    "CommandStudy",
-    "ExportSqlite",
-    "ExtractLatency",
-    "MeasureLink",
-    "MoreRepeats",
-    "NearestNode",
-    "NightCheck",
-    "NightVerdict",
-    "NightlySweep",
-    "NumaStudy",
-    "Probe",
-    "ProbeAgain",
-    "QuickTest",
-    "RunPipeline",
-    "ScalingStudy",
-    "SelfCheck",
-    "Study",
-    "StudyCheck",
-    "StudyReport",
-]

@@ -18,7 +18,14 @@ def grid_of(run_dir: str) -> Grid:
     return RunDirectory(Path(run_dir)).grid()
 
 
-class DirectoryTask(luigi.Task):
+class ReasonTask(luigi.Task):
+    """Shows on the scheduler's page why it failed, without a traceback where the reason says it all."""
+
+    def on_failure(self, exception: BaseException) -> str:
+        return str(exception) if isinstance(exception, StudyError) else super().on_failure(exception)
+
+
+class DirectoryTask(ReasonTask):
     """A task inside one run directory.
 
     host: hosts that share a scheduler each run their own tasks. activity: shown in the terminal while the task runs,
@@ -38,10 +45,6 @@ class DirectoryTask(luigi.Task):
     def where(self) -> dict[str, Any]:
         """The parameters that every task of this run directory shares."""
         return {"run_dir": self.run_dir, "host": self.host}
-
-    def on_failure(self, exception: BaseException) -> str:
-        """What the scheduler's page shows for the failed task."""
-        return str(exception) if isinstance(exception, StudyError) else super().on_failure(exception)
 
 
 class Exclusive(DirectoryTask):

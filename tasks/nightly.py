@@ -21,6 +21,7 @@ from bench.study.directory import RunDirectory
 from bench.study.load import configs_folder
 from bench.study.settings import nearest
 from bench.terminal import show_anyhow
+from tasks.base import ReasonTask
 from tasks.luigi_runtime import (
     INVOCATION,
     AlreadyRunning,
@@ -59,7 +60,7 @@ class NightParameter(luigi.DateParameter):
                 raise StudyError(f"found {text!r}, allowed is a date such as 2026-11-22", "--date") from None
 
 
-class NightTask(luigi.Task):
+class NightTask(ReasonTask):
     """A task of one night."""
 
     date: datetime.date = NightParameter(default=datetime.date.today(), description="the night, as 2026-11-22")
@@ -88,10 +89,6 @@ class NightTask(luigi.Task):
 
     def verdict(self) -> Night | None:
         return read_night(self.folder)
-
-    def on_failure(self, exception: BaseException) -> str:
-        """What the scheduler's page shows for the failed task."""
-        return str(exception) if isinstance(exception, StudyError) else super().on_failure(exception)
 
 
 class NightVerdict(NightTask):
@@ -312,13 +309,9 @@ def _report_state(run_directory: Path) -> str | None:
     return stage.state if stage else None
 
 
-_folders: list[Path] = []
-
-
+@cache
 def _print_verdict_at_exit(folder: Path) -> None:
-    if not _folders:
-        at_exit(lambda: show_anyhow(_summary(_folders[0])))
-        _folders.append(folder)
+    at_exit(lambda: show_anyhow(_summary(folder)))
 
 
 def _summary(folder: Path) -> str:

@@ -6,12 +6,12 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import luigi
+from luigi.freezing import recursively_unfreeze
 
 from bench.command.start import Asked, study_of
 from bench.errors import HostChanged, StudyError
@@ -57,14 +57,7 @@ class OverrideParameter(luigi.Parameter):
             if not value.strip():
                 return ""
             value = settings.parse_option(self._key, value)
-        return json.dumps(_plain(value))
-
-
-def _plain(value: Any) -> Any:
-    """Without luigi's frozen dicts and lists."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return json.dumps(recursively_unfreeze(value))
 
 
 class TextsParameter(luigi.Parameter):
@@ -74,7 +67,7 @@ class TextsParameter(luigi.Parameter):
         super().__init__(default="[]", description=f"{description}; several as a list in JSON")
 
     def normalize(self, value: Any) -> str:
-        found = _plain(value)
+        found = recursively_unfreeze(value)
         if isinstance(value, str):
             with suppress(ValueError):
                 found = json.loads(value)

@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bench.cli import main
-from tasks import NightlySweep, QuickTest, Study
+from tasks.nightly import NightlySweep
+from tasks.studies import QuickTest, Study
 from tests.host.made_hosts import host_root
 
 NUMASTUDY = Path(sys.executable).with_name("numastudy")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from bench.analysis.pairs import compared
-from bench.analysis.statistics import Estimate, Sample, estimate
+from bench.analysis.pairs import compared, estimated
+from bench.analysis.statistics import Estimate
 from bench.analysis.verdicts import judge, judged, rules_of
 from bench.records.metric import Better
 from bench.records.results import (
@@ -22,6 +22,7 @@ from bench.records.results import (
     Values,
     ValueSummary,
     Verdict,
+    negated,
 )  # fmt: skip
 from bench.records.run import Outcome
 from bench.records.study import Design, Model, Settings, Study
@@ -160,7 +161,7 @@ def comparisons(cells: Sequence[MeasuredCell], study: Study, rules: Rules | None
     rules = rules or rules_of(study)
     found = [(axis, matched(axis, cells)) for axis in axes(cells, study)]
     sides = [[compared(other.name, base, other) for base, other in pairs] for _, pairs in found]
-    estimates = [_estimates([side.sample for side in own], rules) for own in sides]
+    estimates = [estimated([side.sample for side in own], rules) for own in sides]
     is_speed = any(cell.metric and cell.metric.better is Better.LOWER for cell in cells)
     return tuple(
         _comparison(
@@ -173,12 +174,6 @@ def comparisons(cells: Sequence[MeasuredCell], study: Study, rules: Rules | None
         )
         for (axis, pairs), of_axis, own in zip(found, sides, estimates, strict=True)
     )
-
-
-def _estimates(samples: list[Sample | None], rules: Rules) -> list[Estimate | None]:
-    """None where nothing was measured."""
-    found = iter(estimate([sample for sample in samples if sample], rules.confidence, rules.margin))
-    return [next(found) if sample else None for sample in samples]
 
 
 def _line(
@@ -207,7 +202,7 @@ def _line(
         line,
         **judged(found, judgement),
         effect=math.expm1(found.mean_log),
-        interval=(-found.interval[1], -found.interval[0]) if found.interval else None,
+        interval=negated(found.interval),
         design=design,
     )
 

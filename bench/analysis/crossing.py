@@ -5,7 +5,7 @@ because whatever a process has for life (where its pages are, which CPU its inte
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean, variance
@@ -152,13 +152,7 @@ def design_of(cell: MeasuredCell) -> Design:
 
 def carry_over_difference(cell: MeasuredCell, other: MeasuredCell) -> float | None:
     """How much more a turn of `cell` leaves behind than one of `other`, where that is beyond CARRY_OVER_DIFFERS."""
-    theirs = {run.crossing.id: run.crossing.carry_over for run in _timed(other) if run.crossing}
-    changes = [
-        run.crossing.carry_over - before
-        for run in _timed(cell)
-        if run.crossing and run.crossing.carry_over is not None
-        if (before := theirs.get(run.crossing.id)) is not None
-    ]
+    changes = _changes(cell, other, lambda crossing: crossing.carry_over)
     found = _student(changes)
     if found is None:
         return None
@@ -171,14 +165,21 @@ def huge_pages_difference(cell: MeasuredCell, other: MeasuredCell) -> float | No
 
     How small pages lie is worth several percent of what a CPU reads, and is a property of what is free on a node.
     """
-    theirs = {run.crossing.id: run.crossing.huge_pages for run in _timed(other) if run.crossing}
-    changes = [
-        run.crossing.huge_pages - before
-        for run in _timed(cell)
-        if run.crossing and run.crossing.huge_pages is not None
-        if (before := theirs.get(run.crossing.id)) is not None
-    ]
+    changes = _changes(cell, other, lambda crossing: crossing.huge_pages)
     return fmean(changes) if changes and abs(fmean(changes)) >= HUGE_PAGES_DIFFER else None
+
+
+def _changes(cell: MeasuredCell, other: MeasuredCell, value_of: Callable[[CrossedRun], float | None]) -> list[float]:
+    """How much larger the value is for `cell`, in each process that knows it of both."""
+    ours, theirs = (
+        {
+            run.crossing.id: value
+            for run in _timed(each)
+            if run.crossing and (value := value_of(run.crossing)) is not None
+        }
+        for each in (cell, other)
+    )
+    return [value - theirs[process] for process, value in ours.items() if process in theirs]
 
 
 # Of two cells

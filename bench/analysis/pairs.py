@@ -11,9 +11,9 @@ import numpy as np
 from scipy.special import stdtr
 
 from bench.analysis.crossing import counted_runs, crossed_sample, process_values
-from bench.analysis.statistics import Comparison, Floats, Sample, paired
+from bench.analysis.statistics import Comparison, Estimate, Floats, Sample, estimate, paired
 from bench.records.host import Probe, Topology
-from bench.records.results import CellRun, LocalSource, MeasuredCell, NoiseClass, Values
+from bench.records.results import CellRun, LocalSource, MeasuredCell, NoiseClass, Rules, Values
 from bench.records.run import Outcome
 from bench.records.study import OPTIONAL_IN_KEY, Design, Settings
 
@@ -58,6 +58,12 @@ def compared(label: str, local: MeasuredCell, remote: MeasuredCell) -> Compared:
     pairs, excluded = comparison(label, local, remote)
     measured = pairs.local_runs.keys() & pairs.remote_runs.keys()
     return Compared(paired(pairs) if measured else None, excluded, "processes")
+
+
+def estimated(samples: Sequence[Sample | None], rules: Rules) -> list[Estimate | None]:
+    """None where nothing was measured."""
+    found = iter(estimate([sample for sample in samples if sample], rules.confidence, rules.margin))
+    return [next(found) if sample else None for sample in samples]
 
 
 def comparison(label: str, local: MeasuredCell, remote: MeasuredCell) -> tuple[Comparison, int]:

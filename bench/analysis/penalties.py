@@ -13,6 +13,7 @@ from bench.analysis.pairs import (
     class_of,
     compared,
     comparison_settings,
+    estimated,
     estimating_runs,
     identity,
     runs_by_block,
@@ -76,8 +77,7 @@ def penalties(
                 samples.append(sample)
                 if design := two_by_two(placed, known.node, placement):
                     designs[len(entries) - 1] = design
-    known_estimates = iter(estimate([sample for sample in samples if sample], rules.confidence, rules.margin))
-    estimates = [next(known_estimates) if sample else None for sample in samples]
+    estimates = estimated(samples, rules)
     others = changes([paired_samples(two.name, one, two) for one, two in zip(local_cells, remote, strict=True)], rules)
     effects = _effects(designs, remote, rules)
     return tuple(

@@ -18,7 +18,14 @@ SCHEMA = 2
 # Ends of an interval; not limited, because those of a penalty reach -1e304 where nothing is known.
 Interval = tuple[float, float]
 Value = str | int | float | bool | None
+
+
 Values = dict[str, Value]
+
+
+def negated(interval: Interval | None) -> Interval | None:
+    """Of the same effect with the other sign: a loss as a change, and back."""
+    return interval and (-interval[1], -interval[0])
 
 
 class NoiseClass(StrEnum):

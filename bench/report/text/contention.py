@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import geometric_mean
 
-from bench.records.results import Contention, Results, Verdict
+from bench.records.results import Contention, Results, Verdict, negated
 from bench.report.text.verdicts import DECIDED
 from bench.report.view import settings_label
 from bench.units import DASH, bandwidth, farthest_end, fixed, percent, share_with_interval
@@ -111,14 +111,10 @@ def _remaining(entries: Sequence[Contention], busy: int) -> str:
         return f"all remains (SAME within {farthest_end(line.interval for line in lines if line.interval)})"
     text = " to ".join(dict.fromkeys(percent(1 + effect) for effect in (effects[0], effects[-1])))
     if len(lines) == 1:
-        text = share_with_interval(1 + effects[0], _loss_interval(lines[0].interval))
+        text = share_with_interval(1 + effects[0], negated(lines[0].interval))
     undecided = [line for line in lines if line.verdict not in DECIDED]
     doubt = f" ({len(undecided)} of {len(lines)} undecided)" if len(lines) > 1 else " (undecided)"
     return f"{text} remains{doubt if undecided else ''}"
-
-
-def _loss_interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:
-    return (-interval[1], -interval[0]) if interval else None
 
 
 def _of_link(entries: Sequence[Contention], busy: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import structs
 
 from bench.records.base import plain
-from bench.records.results import BirthContrast, Crossings, Interval, Penalty, PenaltyKind, Remedy, Results, Rules
+from bench.records.results import BirthContrast, Crossings, Penalty, PenaltyKind, Remedy, Results, Rules, negated
 from bench.records.study import ListedModel, Study
 from bench.report.text.verdicts import hint_text
 from bench.report.view import cpus_label
@@ -48,7 +48,7 @@ def crossed_text(entry: Penalty, cpu_groups: Mapping[int, str] = MappingProxyTyp
         what = f"running on {there} instead of {here}, with memory wherever this host keeps it"
     else:
         what = _MOVED[entry.kind].format(here=entry.local_node, there=entry.remote_node, cpu=entry.remote_cpu_node)
-    effect = change(-(entry.penalty or 0.0), _turned(entry.interval))
+    effect = change(-(entry.penalty or 0.0), negated(entry.interval))
     few = "" if entry.interval else ", from one process, whose spread is unknown"
     return f"{what}, in the same process: {effect}{few}"
 
@@ -154,8 +154,3 @@ def crossings_text(found: Crossings, cpu_groups: Mapping[int, str] = MappingProx
         "is the midmean of the log ratios of its half rounds; processes, not rounds, are what intervals count. Windows "
         f"and the batches before them took {exact_percent(round(found.share, 2))} of the time of these processes. "
     )
-
-
-def _turned(interval: Interval | None) -> Interval | None:
-    """Of the change of throughput, from that of a penalty."""
-    return interval and (-interval[1], -interval[0])

@@ -15,9 +15,7 @@ _MODELS_SHOWN = 12
 
 def fastest_findings(results: Results) -> list[Finding]:
     """A line a model and workload; no finding where none was measured with several execution settings."""
-    models: dict[str, list[Fastest]] = {}
-    for entry in results.fastest:
-        models.setdefault(workload_label(entry), []).append(entry)
+    models = by_workload(results)
     if not models:
         return []
     lines = [f"{model}: {_line(own[0]) if len(own) == 1 else _over_places(own)}" for model, own in models.items()]
@@ -35,9 +33,12 @@ def execution_label(execution: Execution) -> str:
     return settings_label(execution.settings) or execution.dtype
 
 
-def workload_label(entry: Fastest) -> str:
-    """The model, and what all its candidates have that is not the study's own."""
-    return " ".join(filter(None, (entry.model, settings_label(entry.settings))))
+def by_workload(results: Results) -> dict[str, list[Fastest]]:
+    """By the model, and what all its candidates have that is not the study's own."""
+    models: dict[str, list[Fastest]] = {}
+    for entry in results.fastest:
+        models.setdefault(" ".join(filter(None, (entry.model, settings_label(entry.settings)))), []).append(entry)
+    return models
 
 
 def _line(entry: Fastest) -> str:

@@ -9,7 +9,7 @@ from bench.analysis.noise_floor import evaluate
 from bench.records.results import CellState, Fastest, MeasuredCell, ProcessSpread, SelfComparison, Verdict
 from bench.records.run import Outcome
 from bench.report.text.cells import outcome_text
-from bench.report.text.fastest import execution_label, workload_label
+from bench.report.text.fastest import by_workload, execution_label
 from bench.report.text.verdicts import DIFFERENT
 from bench.report.view import View
 from bench.units import (
@@ -193,9 +193,7 @@ def _twins(view: View, one: SelfComparison, spreads: dict[tuple[str, int, int], 
 
 def best_settings(view: View) -> Headline | None:
     """A row a model and workload; None where none was measured with several execution settings."""
-    models: dict[str, list[Fastest]] = {}
-    for entry in view.results.fastest:
-        models.setdefault(workload_label(entry), []).append(entry)
+    models = by_workload(view.results)
     if not models:
         return None
     rows = [_best(label, own) for label, own in models.items()]

@@ -17,7 +17,7 @@ from bench.records.nightly import (
     NightlyVerdict,
     NightStudy,
 )
-from bench.records.results import Rules
+from bench.records.results import Rules, negated
 from bench.records.run import Outcome
 from bench.report.text.scale import scale_of
 from bench.report.text.verdicts import (
@@ -50,7 +50,7 @@ def with_text(cell: ComparedCell, rules: Rules, comparisons: int = 1, several: b
         )
         return replace(cell, text=f"not compared: {why}")
     # The wording of a verdict is in terms of penalties.
-    penalty = replace(cell, interval=cell.interval and (-cell.interval[1], -cell.interval[0]))
+    penalty = replace(cell, interval=negated(cell.interval))
     units = STUDIES if several else RUNS
     text = verdict_text(penalty, -cell.effect, rules, scale_of(cell.metric), units)
     if cell.verdict in DIFFERENT and not cell.headline and (comparisons > 1 or cell.runs < ENOUGH_REPEATS):

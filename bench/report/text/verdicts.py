@@ -14,6 +14,7 @@ from bench.records.results import (
     Remedy,
     Rules,
     Verdict,
+    negated,
 )
 from bench.records.study import Design
 from bench.report.text.scale import RATE, Scale, scale_of
@@ -75,10 +76,9 @@ def line_text(line: Line, rules: Rules, cells: Mapping[str, MeasuredCell]) -> st
     if line.effect is None:
         cell = cells[line.failed_cell or line.name]
         return f"not compared: {cell.name} {cell.outcome.replace('_', ' ')}: {cell.reason or 'no timed run'}"
-    ends = line.interval
     measured = cells.get(line.name)
     scale = scale_of(measured.metric if measured else None)
-    return _judged(line, -line.effect, (-ends[1], -ends[0]) if ends else None, rules, scale, _OF_DESIGN[line.design])
+    return _judged(line, -line.effect, negated(line.interval), rules, scale, _OF_DESIGN[line.design])
 
 
 def _judged(
