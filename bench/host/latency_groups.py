@@ -55,16 +55,6 @@ class Comparison:
         return None if self.rand_index is None else self.rand_index >= HOLD_AT
 
 
-@dataclass(frozen=True)
-class Rejected:
-    """Why one scan does not show two groups, with the numbers of GroupEvidence."""
-
-    state: HiddenNodes
-    smaller_share: float | None = None
-    gap: float | None = None
-    gap_needed: float | None = None
-
-
 def compare_scans(first: Mapping[int, float], second: Mapping[int, float], tick_us: float = 0.0) -> Comparison:
     """Report two groups only if both scans show them at the same latencies; then see whether they hold.
 
@@ -82,10 +72,9 @@ def compare_scans(first: Mapping[int, float], second: Mapping[int, float], tick_
         return Comparison(HiddenNodes.ONE_GROUP, evidence)
     found = []
     for number, values in enumerate(logs, 1):
-        groups = find_groups(cpus, values)
-        if isinstance(groups, Rejected):
-            numbers = {"smaller_share": groups.smaller_share, "gap": groups.gap, "gap_needed": groups.gap_needed}
-            return Comparison(groups.state, replace(evidence, scan=number, **numbers))
+        groups = find_groups(cpus, values, replace(evidence, scan=number))
+        if isinstance(groups, Comparison):
+            return groups
         found.append(groups)
     one, two = found
     shift = max(abs(a / b - 1) for a, b in zip(one.centres_us, two.centres_us, strict=True))
@@ -105,19 +94,20 @@ def fisher(first: float, second: float) -> float:
     return product * (1 - log(product)) if product > 0 else 0.0
 
 
-def find_groups(cpus: Sequence[int], logs: Floats) -> Groups | Rejected:
-    """Split one scan (log latencies by CPU) into two groups, if they can be two nodes."""
+def find_groups(cpus: Sequence[int], logs: Floats, evidence: GroupEvidence) -> Groups | Comparison:
+    """Split one scan (log latencies by CPU) into two groups, if they can be two nodes; else why they cannot."""
     numbers = np.asarray(cpus)
     slow = split(logs)
     share = float(min(slow.mean(), 1 - slow.mean()))
     if share < SMALLER_SHARE:
-        return Rejected(HiddenNodes.SMALL_GROUP, smaller_share=share)
+        return Comparison(HiddenNodes.SMALL_GROUP, replace(evidence, smaller_share=share))
     centres = [float(np.median(logs[group])) for group in (~slow, slow)]
     gap = centres[1] - centres[0]
     within = np.concatenate([np.abs(logs[~slow] - centres[0]), np.abs(logs[slow] - centres[1])])
     needed = max(float(np.log1p(GAP)), GAP_IN_MADS * float(np.median(within)))
     if gap < needed:
-        return Rejected(HiddenNodes.CLOSE_GROUPS, gap=float(np.expm1(gap)), gap_needed=float(np.expm1(needed)))
+        gaps = {"gap": float(np.expm1(gap)), "gap_needed": float(np.expm1(needed))}
+        return Comparison(HiddenNodes.CLOSE_GROUPS, replace(evidence, **gaps))
     fast_cpus, slow_cpus = (tuple(int(cpu) for cpu in numbers[group]) for group in (~slow, slow))
     return Groups(fast_cpus, slow_cpus, (float(np.exp(centres[0])), float(np.exp(centres[1]))))
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from bench.host.memory_calls import PAGE_BYTES, nodes_of_pages
+from bench.host.memory_calls import PAGE_BYTES, nodes_of_pages, sampled_pages
 
 SAMPLE_PAGES = 2048
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -51,8 +51,7 @@ def _mapped(descriptor: int, nbytes: int) -> Iterator[int]:
 def _sampled(address: int, nbytes: int) -> tuple[int, int, Counter[int]]:
     """(resident pages, sampled pages, resident ones by node), a random page of each stride."""
     pages = -(-nbytes // PAGE_BYTES)
-    step, draw = -(-pages // SAMPLE_PAGES), random.Random(pages).random
-    sampled = [address + PAGE_BYTES * min(first + int(step * draw()), pages - 1) for first in range(0, pages, step)]
+    sampled = sampled_pages(address, pages, -(-pages // SAMPLE_PAGES), random.Random(pages))
     resident = [page for page in sampled if _is_resident(page)]
     mapped = [page for page in resident if _madvise(page, _MADV_POPULATE_READ)]
     nodes: Counter[int] = Counter()
