@@ -159,21 +159,18 @@ def _without_compute(cell: MeasuredCell, keys: tuple[str, ...]) -> bool:
 def comparisons(cells: Sequence[MeasuredCell], study: Study, rules: Rules | None = None) -> tuple[AxisComparison, ...]:
     """Every value of every axis against its base, before correction (bench.analysis.claims)."""
     rules = rules or rules_of(study)
-    found = [(axis, matched(axis, cells)) for axis in axes(cells, study)]
-    sides = [[compared(other.name, base, other) for base, other in pairs] for _, pairs in found]
-    estimates = [estimated([side.sample for side in own], rules) for own in sides]
     is_speed = any(cell.metric and cell.metric.better is Better.LOWER for cell in cells)
-    return tuple(
-        _comparison(
-            axis,
-            is_speed,
-            [
-                _line(axis, base, other, one, rules, side.design)
-                for (base, other), side, one in zip(pairs, of_axis, own, strict=True)
-            ],
-        )
-        for (axis, pairs), of_axis, own in zip(found, sides, estimates, strict=True)
-    )
+    return tuple(_comparison(axis, is_speed, _lines(axis, cells, rules)) for axis in axes(cells, study))
+
+
+def _lines(axis: Axis, cells: Sequence[MeasuredCell], rules: Rules) -> list[Line]:
+    pairs = matched(axis, cells)
+    sides = [compared(other.name, base, other) for base, other in pairs]
+    estimates = estimated([side.sample for side in sides], rules)
+    return [
+        _line(axis, base, other, one, rules, side.design)
+        for (base, other), side, one in zip(pairs, sides, estimates, strict=True)
+    ]
 
 
 def _line(

@@ -99,13 +99,14 @@ def log_spreads(rates: Sequence[float]) -> Floats:
 
 def changes(families: Sequence[Samples], rules: Rules) -> list[dict[Measure, Estimate]]:
     """The estimates of each comparison."""
-    flat = [(at, measure, sample) for at, own in enumerate(families) for measure, sample in own.items()]
     found: list[dict[Measure, Estimate]] = [{} for _ in families]
     for measure in Measure:
-        own = [(at, sample) for at, known, sample in flat if known is measure]
-        estimates = estimate([sample for _, sample in own], rules.confidence, margin_of(measure, rules))
-        for (at, _), one in zip(own, estimates, strict=True):
-            found[at][measure] = one
+        own = [
+            (estimates, family[measure]) for estimates, family in zip(found, families, strict=True) if measure in family
+        ]
+        known = estimate([sample for _, sample in own], rules.confidence, margin_of(measure, rules))
+        for (estimates, _), one in zip(own, known, strict=True):
+            estimates[measure] = one
     return found
 
 

@@ -1,6 +1,6 @@
 """The penalties of a study: what each other placement costs a GPU and a model, against the local node."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -22,10 +22,9 @@ from bench.analysis.pairs import (
 from bench.analysis.statistics import Estimate, Sample, estimate, sample_of
 from bench.analysis.verdicts import judge, judged
 from bench.records.results import (
-    CellRun,
-    Changes,
     Contrast,
     Effect,
+    Measure,
     MeasuredCell,
     Penalty,
     PenaltyKind,
@@ -47,6 +46,17 @@ class TwoByTwo:
     design: Design
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """here, there: with the runs that estimate the penalty, which is `entry` before anything is known of it."""
+
+    entry: Penalty
+    here: MeasuredCell
+    there: MeasuredCell
+    sample: Sample | None
+    split: TwoByTwo | None
+
+
 def penalties(
     cells: Sequence[MeasuredCell], local: Mapping[int, LocalNode], rules: Rules | None = None
 ) -> tuple[Penalty, ...]:
@@ -55,37 +65,46 @@ def penalties(
     local: by GPU (pairs.local_nodes).
     """
     rules = rules or Rules()
-    entries: list[Penalty] = []
-    remote: list[MeasuredCell] = []
-    local_cells: list[MeasuredCell] = []
-    samples: list[Sample | None] = []
-    designs: dict[int, TwoByTwo] = {}
-    for placed in _groups(cells):
-        known = local.get(next(iter(placed.values())).gpu)
-        here = placed.get((known.node, known.node)) if known else None
-        if known is None or here is None:
-            continue
-        measured, placed = placed, {placement: estimating_runs(cell, known) for placement, cell in placed.items()}
-        here = placed[known.node, known.node]
-        for placement, there in placed.items():
-            if placement != (known.node, known.node):
-                entry, sample = _entry(known, here, there)
-                entry = _with_runs(entry, measured[known.node, known.node], measured[placement])
-                entries.append(entry)
-                remote.append(there)
-                local_cells.append(here)
-                samples.append(sample)
-                if design := two_by_two(placed, known.node, placement):
-                    designs[len(entries) - 1] = design
-    estimates = estimated(samples, rules)
-    others = changes([paired_samples(two.name, one, two) for one, two in zip(local_cells, remote, strict=True)], rules)
-    effects = _effects(designs, remote, rules)
+    pairs = [pair for placed in _groups(cells) for pair in _pairs(placed, local)]
+    estimates = estimated([pair.sample for pair in pairs], rules)
+    others = changes([paired_samples(pair.there.name, pair.here, pair.there) for pair in pairs], rules)
+    effects = _effects(pairs, rules)
     return tuple(
-        _judged(
-            entry, there, one, effects.get(index), judged_changes(other, there.settings, rules, entry.design), rules
-        )
-        for index, (entry, there, one, other) in enumerate(zip(entries, remote, estimates, others, strict=True))
+        _judged(pair, one, effects.get(index), other, rules)
+        for index, (pair, one, other) in enumerate(zip(pairs, estimates, others, strict=True))
     )
+
+
+def _pairs(placed: Placed, local: Mapping[int, LocalNode]) -> Iterator[_Pair]:
+    """Each cell of a group with that on the local node; none where that was not measured."""
+    known = local.get(next(iter(placed.values())).gpu)
+    if known is None or (home := (known.node, known.node)) not in placed:
+        return
+    estimating = {placement: estimating_runs(cell, known) for placement, cell in placed.items()}
+    for placement, there in estimating.items():
+        if placement != home:
+            here, found = estimating[home], compared(there.name, estimating[home], there)
+            # Of all runs, those that chose the node too: a node that disturbs, disturbs each.
+            sides = [runs_by_block(placed[each]).values() for each in (home, placement)]
+            entry = Penalty(
+                gpu=here.gpu,
+                model=here.model.name,
+                settings=comparison_settings(here),
+                local_node=known.node,
+                remote_node=there.mem_node,
+                remote_cpu_node=there.cpu_node,
+                kind=_kind(known.node, there),
+                local_source=known.source,
+                local_cell=here.name,
+                remote_cell=there.name,
+                noise_class=class_of(here, there),
+                disturbed_pairs=found.excluded,
+                timed_runs=(len(sides[0]), len(sides[1])),
+                disturbed_runs=(sum(run.disturbed for run in sides[0]), sum(run.disturbed for run in sides[1])),
+                design=found.design,
+                births=birth_contrasts(here, there),
+            )
+            yield _Pair(entry, here, there, found.sample, two_by_two(estimating, known.node, placement))
 
 
 def two_by_two(placed: Placed, local: int, remote: Placement) -> TwoByTwo | None:
@@ -141,41 +160,6 @@ def _groups(cells: Sequence[MeasuredCell]) -> list[Placed]:
     return list(groups.values())
 
 
-def _entry(local: LocalNode, here: MeasuredCell, there: MeasuredCell) -> tuple[Penalty, Sample | None]:
-    found = compared(there.name, here, there)
-    entry = Penalty(
-        gpu=here.gpu,
-        model=here.model.name,
-        settings=comparison_settings(here),
-        local_node=local.node,
-        remote_node=there.mem_node,
-        remote_cpu_node=there.cpu_node,
-        kind=_kind(local.node, there),
-        local_source=local.source,
-        local_cell=here.name,
-        remote_cell=there.name,
-        noise_class=class_of(here, there),
-        disturbed_pairs=found.excluded,
-        design=found.design,
-        births=birth_contrasts(here, there),
-    )
-    return entry, found.sample
-
-
-def _with_runs(entry: Penalty, here: MeasuredCell, there: MeasuredCell) -> Penalty:
-    """here, there: with all of their runs, those that chose the node too: a node that disturbs, disturbs each."""
-    return msgspec.structs.replace(
-        entry,
-        timed_runs=_both(here, there, lambda run: True),
-        disturbed_runs=_both(here, there, lambda run: run.disturbed),
-    )
-
-
-def _both(here: MeasuredCell, there: MeasuredCell, counts: Callable[[CellRun], bool]) -> tuple[int, int]:
-    local, remote = (sum(map(counts, runs_by_block(cell).values())) for cell in (here, there))
-    return local, remote
-
-
 def _kind(local: int, there: MeasuredCell) -> PenaltyKind:
     if there.cpu_node == local:
         return PenaltyKind.MEMORY
@@ -183,37 +167,34 @@ def _kind(local: int, there: MeasuredCell) -> PenaltyKind:
 
 
 def _judged(
-    entry: Penalty,
-    there: MeasuredCell,
+    pair: _Pair,
     found: Estimate | None,
     effects: dict[Contrast, Effect] | None,
-    changes: Changes,
+    other: Mapping[Measure, Estimate],
     rules: Rules,
 ) -> Penalty:
-    entry = msgspec.structs.replace(entry, effects=effects, changes=changes)
+    settings = pair.there.settings
+    found_changes = judged_changes(other, settings, rules, pair.entry.design)
+    entry = msgspec.structs.replace(pair.entry, effects=effects, changes=found_changes)
     if found is None:
         return entry
-    judgement = judge(found, there.settings, rules.max_repeats)
-    return msgspec.structs.replace(
-        entry,
-        penalty=found.penalty,
-        interval=found.interval,
-        **judged(found, judgement),
-    )
+    judgement = judge(found, settings, rules.max_repeats)
+    return msgspec.structs.replace(entry, penalty=found.penalty, interval=found.interval, **judged(found, judgement))
 
 
-def _effects(
-    designs: dict[int, TwoByTwo], remote: Sequence[MeasuredCell], rules: Rules
-) -> dict[int, dict[Contrast, Effect]]:
-    named = [(index, contrast, sample) for index, own in designs.items() for contrast, sample in own.contrasts.items()]
+def _effects(pairs: Sequence[_Pair], rules: Rules) -> dict[int, dict[Contrast, Effect]]:
+    """By the index of the pair."""
+    named = [
+        (index, split.design, contrast, sample)
+        for index, pair in enumerate(pairs)
+        if (split := pair.split)
+        for contrast, sample in split.contrasts.items()
+    ]
     estimates = estimate([sample for *_, sample in named], rules.confidence, rules.margin)
     effects: dict[int, dict[Contrast, Effect]] = {}
-    for (index, contrast, _), one in zip(named, estimates, strict=True):
-        judgement = judge(one, remote[index].settings, rules.max_repeats)
+    for (index, design, contrast, _), one in zip(named, estimates, strict=True):
+        judgement = judge(one, pairs[index].there.settings, rules.max_repeats)
         effects.setdefault(index, {})[contrast] = Effect(
-            penalty=one.penalty,
-            interval=one.interval,
-            **judged(one, judgement),
-            design=designs[index].design,
+            penalty=one.penalty, interval=one.interval, **judged(one, judgement), design=design
         )
     return effects
