@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.needs import require
+from tests.tasks.study_calls import free_port
 
 # Chromium's own traffic (updates, safe browsing) is switched off, so that what is left is the page's.
 _FLAGS = (
@@ -95,7 +96,7 @@ class Browser:
 def open_browser(profile: Path, width: int = 1280, height: int = 900) -> Iterator[Browser]:
     """A separate browser; profile: an empty folder. Without chromium the test is skipped, in CI it fails."""
     require("chromium")
-    port = _free_port()
+    port = free_port()
     process = subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for(port, process)
@@ -107,12 +108,6 @@ def open_browser(profile: Path, width: int = 1280, height: int = 900) -> Iterato
     finally:
         process.terminate()
         process.wait(10)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _wait_for(port: int, process: subprocess.Popen) -> None:

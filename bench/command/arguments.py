@@ -14,6 +14,7 @@ from bench.records.command import Command
 from bench.records.host import Topology
 from bench.records.study import Cell, Slot
 from bench.run.child import ALLOWED_VARIABLES
+from bench.storage import open_regular
 from bench.study.command import matches
 
 _MOST_EVICTED = 10_000
@@ -92,13 +93,8 @@ def evict(command: Command) -> int:
     """Remove files from the page cache; return how many. What is dirty or mapped stays, as the kernel decides."""
     done = 0
     for name in evicted_names(command):
-        with suppress(OSError), open(name, "rb", opener=_regular) as file:
+        with suppress(OSError), open_regular(name) as file:
             os.fdatasync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             done += 1
     return done
-
-
-def _regular(path: str, flags: int) -> int:
-    # A pipe would block until something writes to it.
-    return os.open(path, flags | os.O_NONBLOCK)

@@ -8,8 +8,10 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from bench.host.memory_calls import PAGE_BYTES, nodes_of_pages, sampled_pages
+from bench.storage import open_regular
 
 SAMPLE_PAGES = 2048
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -20,13 +22,13 @@ _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
 
 
-def cached_by_node(path: str | os.PathLike[str]) -> tuple[int, dict[int, int]] | None:
+def cached_by_node(path: Path | str) -> tuple[int, dict[int, int]] | None:
     """(bytes of a regular file in the page cache, the same by node); None where the kernel does not report it.
 
     It reports to owners and those that may write the file; to others mincore(2) calls every page resident. {}: the
-    nodes are unknown, as before Linux 5.14. Raise OSError for a file that cannot be opened.
+    nodes are unknown, as before Linux 5.14. Raise OSError as open_regular.
     """
-    with open(path, "rb", opener=_not_waiting) as file:
+    with open_regular(path) as file:
         status = os.fstat(file.fileno())
         if not status.st_size or not (status.st_uid == os.geteuid() or os.access(path, os.W_OK)):
             return None
@@ -69,8 +71,3 @@ def _is_resident(page: int) -> bool:
 
 def _madvise(page: int, advice: int) -> bool:
     return bool(_libc.madvise(ctypes.c_void_p(page), ctypes.c_size_t(PAGE_BYTES), advice) == 0)
-
-
-def _not_waiting(path: str, flags: int) -> int:
-    # A pipe would block until something writes to it.
-    return os.open(path, flags | os.O_NONBLOCK)
