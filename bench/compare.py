@@ -14,13 +14,13 @@ from bench.analysis.crossing import design_of
 from bench.analysis.load import load, read_results, read_results_file
 from bench.analysis.pairs import class_of, runs_between
 from bench.analysis.statistics import Estimate, Sample, estimate, holm, of_studies
-from bench.analysis.verdicts import is_headline, judge, judged
+from bench.analysis.verdicts import is_headline, judged
 from bench.errors import StudyError
 from bench.host.fingerprint import fingerprint_changes
 from bench.records.base import plain
 from bench.records.host import Fingerprint, FingerprintChange
 from bench.records.nightly import ComparedCell, ComparisonWarning, ComparisonWarningKind, StudyComparison
-from bench.records.results import Changes, Measure, MeasuredCell, Results, Rules, Verdict
+from bench.records.results import Changes, Measure, MeasuredCell, Results, Rules, Verdict, negated
 from bench.records.run import Outcome
 from bench.records.study import Settings
 from bench.report.tables import csv_table
@@ -275,12 +275,11 @@ def _judged(
     )
     if effect is None:
         return cell
-    judgement = judge(effect, compared.cell.settings, rules.max_repeats)
     cell = replace(
         cell,
-        **judged(effect, judgement),
+        **judged(effect, compared.cell.settings, rules.max_repeats),
         effect=math.expm1(effect.mean_log),
-        interval=effect.interval and (-effect.interval[1], -effect.interval[0]),
+        interval=negated(effect.interval),
     )
     holds = effect.p_difference is not None and is_headline(
         cell, effect.mean_log, adjusted[effect.p_difference], level, compared.runs

@@ -8,7 +8,7 @@ import msgspec
 
 from bench.analysis.pairs import compared, estimated
 from bench.analysis.statistics import Estimate
-from bench.analysis.verdicts import judge, judged, rules_of
+from bench.analysis.verdicts import judged, rules_of
 from bench.records.metric import Better
 from bench.records.results import (
     AxisComparison,
@@ -43,7 +43,6 @@ _UNUSED: dict[str, tuple[Value, tuple[str, ...]]] = {
 }
 # Two models that a study lists side by side are no axis; a series of them is.
 _SHORTEST_SERIES = 3
-_DIFFERENT = (Verdict.FASTER, Verdict.SLOWER)
 
 
 @dataclass(frozen=True)
@@ -194,10 +193,9 @@ def _line(
     if found is None:
         failed = next((cell for cell in (other, base) if cell.outcome is not Outcome.OK), other)
         return msgspec.structs.replace(line, failed_cell=failed.name, remedy=None)
-    judgement = judge(found, other.settings, rules.max_repeats)
     return msgspec.structs.replace(
         line,
-        **judged(found, judgement),
+        **judged(found, other.settings, rules.max_repeats),
         effect=math.expm1(found.mean_log),
         interval=negated(found.interval),
         design=design,
@@ -250,7 +248,7 @@ def _of_value(value: Values, lines: list[Line]) -> ValueSummary:
 
 def _of_model(model: str, lines: list[Line]) -> ModelSummary:
     compared = [line for line in lines if line.effect is not None]
-    differ = [line for line in compared if line.verdict in _DIFFERENT]
+    differ = [line for line in compared if line.differs]
     effects = [line.effect for line in differ or compared if line.effect is not None]
     state = _state(compared)
     return ModelSummary(
@@ -278,8 +276,7 @@ def _undecided_reason(state: AxisState, lines: list[Line]) -> UndecidedReason | 
         return None
     if all(line.interval is None for line in lines):
         return UndecidedReason.ONE_PAIR
-    differs = any(line.verdict in _DIFFERENT for line in lines)
-    return UndecidedReason.PROBABLE if differs else UndecidedReason.NOISE
+    return UndecidedReason.PROBABLE if any(line.differs for line in lines) else UndecidedReason.NOISE
 
 
 def _bound(lines: list[Line]) -> float | None:

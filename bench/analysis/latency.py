@@ -14,7 +14,7 @@ from bench.analysis.crossing import ProcessValue, crossed_sample
 from bench.analysis.metric import inverse_change
 from bench.analysis.pairs import class_of, counted_pairs, runs_that_count
 from bench.analysis.statistics import Estimate, Floats, Sample, estimate, of_studies, sample_of
-from bench.analysis.verdicts import is_headline, judge, judged
+from bench.analysis.verdicts import is_headline, judged
 from bench.records.results import CellRun, Change, Changes, Interval, Measure, MeasuredCell, NoiseClass, Rules
 from bench.records.study import Design, Settings
 
@@ -121,7 +121,7 @@ def judged_changes(found: Mapping[Measure, Estimate], settings: Settings, rules:
             change=inverse_change(one.penalty),
             interval=one.interval and _interval(one.interval),
             margin=one.margin,
-            **judged(one, judge(one, settings, rules.max_repeats)),
+            **judged(one, settings, rules.max_repeats),
             design=design,
         )
         for measure, one in found.items()

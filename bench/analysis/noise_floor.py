@@ -11,11 +11,11 @@ import numpy as np
 from scipy.special import chdtri
 
 from bench.analysis.load import measured_at
-from bench.analysis.pairs import class_of, compared, identity, throughputs
-from bench.analysis.statistics import MARGIN, estimate
-from bench.analysis.verdicts import judge, judged
+from bench.analysis.pairs import class_of, compared, estimated, identity, throughputs
+from bench.analysis.statistics import MARGIN
+from bench.analysis.verdicts import judged
 from bench.records.base import plain
-from bench.records.results import MeasuredCell, NoiseClass, ProcessSpread, Results, SelfCheck, SelfComparison, Verdict
+from bench.records.results import MeasuredCell, NoiseClass, ProcessSpread, Results, Rules, SelfCheck, SelfComparison
 from bench.records.run import read_record
 from bench.storage import write_json
 
@@ -27,25 +27,23 @@ def evaluate(cells: Sequence[MeasuredCell], margin: float = MARGIN) -> SelfCheck
     for cell in cells:
         kinds.setdefault((identity(cell), cell.cpu_node, cell.mem_node), []).append(cell)
     twins = [(twin, same[0]) for same in kinds.values() for twin in same[1:]]
-    pairs = [(twin, first, compared(twin.name, first, twin)) for twin, first in twins]
-    measured = [(twin, first, pair.design, pair.sample) for twin, first, pair in pairs if pair.sample]
-    estimates = estimate([sample for *_, sample in measured], margin=margin)
-    comparisons = []
-    for (twin, first, design, _), one in zip(measured, estimates, strict=True):
-        judgement = judge(one, twin.settings)
-        comparisons.append(
-            SelfComparison(
-                cells=(twin.name, first.name),
-                penalty=one.penalty,
-                interval=one.interval,
-                **judged(one, judgement),
-                design=design,
-            )
+    pairs = [compared(twin.name, first, twin) for twin, first in twins]
+    estimates = estimated([pair.sample for pair in pairs], Rules(margin=margin))
+    comparisons = tuple(
+        SelfComparison(
+            cells=(twin.name, first.name),
+            penalty=one.penalty,
+            interval=one.interval,
+            **judged(one, twin.settings),
+            design=pair.design,
         )
+        for (twin, first), pair, one in zip(twins, pairs, estimates, strict=True)
+        if one
+    )
     spreads = tuple(spread for same in kinds.values() if (spread := _spread(same)))
     return SelfCheck(
-        comparisons=tuple(comparisons),
-        false_differences=tuple(one.cells for one in comparisons if one.verdict in (Verdict.SLOWER, Verdict.FASTER)),
+        comparisons=comparisons,
+        false_differences=tuple(one.cells for one in comparisons if one.differs),
         intervals_without_zero=sum(
             not one.interval[0] <= 0 <= one.interval[1] for one in comparisons if one.interval is not None
         ),

@@ -20,7 +20,7 @@ from bench.analysis.pairs import (
     throughputs,
 )
 from bench.analysis.statistics import Estimate, Sample, estimate, sample_of
-from bench.analysis.verdicts import judge, judged
+from bench.analysis.verdicts import judged
 from bench.records.results import (
     Contrast,
     Effect,
@@ -178,8 +178,8 @@ def _judged(
     entry = msgspec.structs.replace(pair.entry, effects=effects, changes=found_changes)
     if found is None:
         return entry
-    judgement = judge(found, settings, rules.max_repeats)
-    return msgspec.structs.replace(entry, penalty=found.penalty, interval=found.interval, **judged(found, judgement))
+    known = judged(found, settings, rules.max_repeats)
+    return msgspec.structs.replace(entry, penalty=found.penalty, interval=found.interval, **known)
 
 
 def _effects(pairs: Sequence[_Pair], rules: Rules) -> dict[int, dict[Contrast, Effect]]:
@@ -193,8 +193,7 @@ def _effects(pairs: Sequence[_Pair], rules: Rules) -> dict[int, dict[Contrast, E
     estimates = estimate([sample for *_, sample in named], rules.confidence, rules.margin)
     effects: dict[int, dict[Contrast, Effect]] = {}
     for (index, design, contrast, _), one in zip(named, estimates, strict=True):
-        judgement = judge(one, pairs[index].there.settings, rules.max_repeats)
-        effects.setdefault(index, {})[contrast] = Effect(
-            penalty=one.penalty, interval=one.interval, **judged(one, judgement), design=design
-        )
+        known = judged(one, pairs[index].there.settings, rules.max_repeats)
+        effect = Effect(penalty=one.penalty, interval=one.interval, **known, design=design)
+        effects.setdefault(index, {})[contrast] = effect
     return effects

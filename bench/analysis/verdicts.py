@@ -31,13 +31,10 @@ class Judgement:
     remedy: Remedy | None = None
     repeats: int | None = None
 
-    @property
-    def differs(self) -> bool:
-        return self.verdict in (Verdict.SLOWER, Verdict.FASTER)
 
-
-def judged(found: Estimate, judgement: Judgement) -> dict[str, Any]:
+def judged(found: Estimate, settings: Settings, max_repeats: int = Rules().max_repeats) -> dict[str, Any]:
     """The fields that every `Judged` record takes from its estimate and judgement; interval and headline differ."""
+    judgement = judge(found, settings, max_repeats)
     return {
         "verdict": judgement.verdict,
         "reason": judgement.reason,
@@ -110,9 +107,8 @@ def is_headline(entry: Judged, log_ratio: float, p_adjusted: float, rules: Rules
 
     runs: of two studies, where the units may be studies: of the side that has fewer.
     """
-    differs = entry.verdict in (Verdict.SLOWER, Verdict.FASTER)
     enough = has_enough_pairs(log_ratio, entry.pairs if runs is None else runs, entry.design)
-    return differs and p_adjusted <= 1 - rules.confidence and enough
+    return entry.differs and p_adjusted <= 1 - rules.confidence and enough
 
 
 def has_enough_pairs(log_ratio: float, pairs: int, design: Design) -> bool:

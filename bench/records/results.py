@@ -66,6 +66,9 @@ class Verdict(StrEnum):
     NOT_RESOLVABLE = "NOT RESOLVABLE"
 
 
+DIFFERENT = (Verdict.SLOWER, Verdict.FASTER)
+
+
 class Reason(StrEnum):
     """Why a comparison has its verdict."""
 
@@ -440,6 +443,15 @@ class Judged(Record, frozen=True, kw_only=True):
     noise_class: NoiseClass = NoiseClass.UNKNOWN
     text: str = ""
     hint: str = ""
+
+    @property
+    def differs(self) -> bool:
+        return self.verdict in DIFFERENT
+
+    @property
+    def is_probable(self) -> bool:
+        """A difference that does not hold after correction, or is of too few pairs."""
+        return self.differs and not self.headline
 
     @property
     def is_uninformative(self) -> bool:

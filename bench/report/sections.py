@@ -30,7 +30,7 @@ from bench.report.text.crossing import birth_text, crossed, crossed_text, decidi
 from bench.report.text.scale import scale_of
 from bench.report.text.traces import traces_text
 from bench.report.text.trust import drift_text, fingerprint_facts, method_text
-from bench.report.text.verdicts import DIFFERENT, MEASURES, change_text, disturbed_text, verdict_text
+from bench.report.text.verdicts import MEASURES, change_text, disturbed_text, verdict_text
 from bench.report.view import View, place_of
 from bench.study.command import COMMAND_SETTINGS
 from bench.study.settings import SETTINGS
@@ -127,7 +127,7 @@ def penalty_rows(page: Page) -> list[Row]:
                 "local_cell": entry.local_cell,
                 "figure": signed_share(loss.share, loss.interval) if loss else DASH,
                 "verdict": entry.verdict or "",
-                "probable": entry.verdict in DIFFERENT and not entry.headline,
+                "probable": entry.is_probable,
                 "text": verdict_text(entry, entry.penalty, rules, scale),
                 "hint": deciding_hint(view.results, entry),
                 "disturbed": disturbed_text(entry),

@@ -19,7 +19,7 @@ from bench.report.text.axes import axis_name, axis_title, compile_cost, compile_
 from bench.report.text.cells import ceilings_text
 from bench.report.text.contention import contention_sentence, group_title, groups, is_alike
 from bench.report.text.scale import scale_of
-from bench.report.text.verdicts import DECIDED, DIFFERENT, hint_text, line_text
+from bench.report.text.verdicts import DECIDED, hint_text, line_text
 from bench.report.view import Place, View, link_device, place_of
 from bench.units import DASH, bandwidth, change, microseconds, rate, signed_share, values_text
 
@@ -114,7 +114,7 @@ def _axis_row(view: View, line: Line) -> AxisRow:
         base_samples=rate(base.value),
         change=_change(line, cell),
         verdict=line.verdict or "",
-        probable=line.verdict in DIFFERENT and not line.headline,
+        probable=line.is_probable,
         # The change of a decided line needs no text.
         text="" if line.verdict in DECIDED else line_text(line, view.results.rules, view.cells),
         hint=hint_text(line),
@@ -229,7 +229,7 @@ def _contention_row(view: View, entry: Contention) -> dict[str, Any]:
         "samples": rate(entry.throughput_samples_s),
         "change": DASH if line is None or line.effect is None else change(line.effect, line.interval),
         "verdict": (line and line.verdict) or "",
-        "probable": bool(line and line.verdict in DIFFERENT and not line.headline),
+        "probable": bool(line and line.is_probable),
         "total": rate(total.throughput_samples_s.value) if is_alike([entry]) else DASH,
         "total_gb_s": _with_interval(total.h2d_gb_s),
         "straggler": DASH if total.straggler is None else _with_interval(total.straggler),

@@ -35,9 +35,8 @@ def found(effect: float, error: float, noise=DEVICE, pairs=6):
     ],
 )
 def test_verdicts(effect, error, verdict):
-    judgement = judge(found(effect, error), EAGER)
-    assert judgement.verdict is verdict
-    assert judgement.differs == (verdict in (Verdict.SLOWER, Verdict.FASTER))
+    assert judge(found(effect, error), EAGER).verdict is verdict
+    assert Judged(verdict=verdict).differs == (verdict in (Verdict.SLOWER, Verdict.FASTER))
 
 
 def test_same_takes_precedence_over_a_significant_difference():

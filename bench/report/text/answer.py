@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from bench.analysis.recommend import best_node, is_known
-from bench.records.results import Change, Contrast, Effect, LocalSource, Measure, Penalty, Verdict
+from bench.records.results import DIFFERENT, Change, Contrast, Effect, LocalSource, Measure, Penalty, Verdict
 from bench.report.text.crossing import MOST_REPEATS, card_lines, deciding_command
 from bench.report.text.host import probed_text
 from bench.report.text.scale import RATE, Scale, scale_of
-from bench.report.text.verdicts import DIFFERENT
 from bench.report.view import View, cpus_label
 from bench.units import listed, percent, share_with_interval, upper_end
 
@@ -215,7 +214,7 @@ def _latency_lines(view: View, entries: Iterable[Penalty]) -> list[str]:
     largest: dict[str, tuple[Change, str]] = {}
     for entry in entries:
         latency = entry.changes.get(Measure.LATENCY_P50)
-        if entry.verdict not in DIFFERENT and latency and latency.headline and latency.verdict in DIFFERENT:
+        if latency and latency.headline and latency.differs and not entry.differs:
             place = view.label((entry.remote_cpu_node, entry.remote_node))
             if place not in largest or abs(latency.change) > abs(largest[place][0].change):
                 largest[place] = latency, view.series(view.cells[entry.remote_cell])

@@ -20,7 +20,7 @@ from bench.records.results import (
     Verdict,
 )
 from bench.records.trace import Regime
-from bench.report.text.verdicts import DECIDED, DIFFERENT
+from bench.report.text.verdicts import DECIDED
 from bench.report.view import settings_label
 from bench.units import (
     change,
@@ -121,7 +121,7 @@ def _undecided(reason: UndecidedReason | None, compared: Sequence[Line], several
     if reason is UndecidedReason.ONE_PAIR:
         return f"{'were' if several else 'was'} measured once", ": uncertainty unknown"
     if reason is UndecidedReason.PROBABLE:
-        differ = sum(line.verdict in DIFFERENT for line in compared)
+        differ = sum(line.differs for line in compared)
         return (
             f"{'differ' if several else 'differs'} in {differ} of {len(compared)} comparisons",
             ", but in none beyond the noise after correction for their number",
@@ -166,10 +166,9 @@ def model_text(entry: AxisComparison, summary: ValueSummary, model: ModelSummary
     lines = _lines(entry, summary, model)
     if not lines:
         return "not measured"
-    verdicts = {line.verdict for line in lines}
-    if verdicts == {Verdict.SAME}:
+    if all(line.verdict is Verdict.SAME for line in lines):
         return f"SAME within {_farthest(lines)}"
-    return _where_different(lines) if verdicts & set(DIFFERENT) else f"undecided ({_range(lines)})"
+    return _where_different(lines) if any(line.differs for line in lines) else f"undecided ({_range(lines)})"
 
 
 def _lines(entry: AxisComparison, summary: ValueSummary, model: ModelSummary) -> list[Line]:
@@ -226,7 +225,7 @@ def _model_size(one: ModelSummary) -> float:
 def _where_different(lines: Sequence[Line]) -> str:
     """The effect where lines differ, and where else they are the SAME or undecided: "× 8.9 in graph, undecided in
     base". A line that is not known to differ is no end of a range."""
-    differ = [line for line in lines if line.verdict in DIFFERENT]
+    differ = [line for line in lines if line.differs]
     rest = {
         "SAME": [line for line in lines if line.verdict is Verdict.SAME],
         "undecided": [line for line in lines if line.verdict not in DECIDED],

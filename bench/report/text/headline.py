@@ -10,7 +10,6 @@ from bench.records.results import CellState, Fastest, MeasuredCell, ProcessSprea
 from bench.records.run import Outcome
 from bench.report.text.cells import outcome_text
 from bench.report.text.fastest import by_workload, execution_label
-from bench.report.text.verdicts import DIFFERENT
 from bench.report.view import View
 from bench.units import (
     DASH,
@@ -184,8 +183,9 @@ def _twins(view: View, one: SelfComparison, spreads: dict[tuple[str, int, int], 
     cell = view.cells[one.cells[1]]
     spread = spreads.get((cell.model.name, cell.gpu, cell.mem_node))
     numbers = signed_share(one.penalty, one.interval), percent(spread.spread) if spread else DASH
-    probable = one.verdict in DIFFERENT and not one.headline
-    return Row(_label(view, cell) if len(view.gpus) > 1 else view.series(cell), numbers, one.verdict or "", probable)
+    return Row(
+        _label(view, cell) if len(view.gpus) > 1 else view.series(cell), numbers, one.verdict or "", one.is_probable
+    )
 
 
 # The best settings of each model

@@ -21,7 +21,6 @@ from bench.records.results import Rules, negated
 from bench.records.run import Outcome
 from bench.report.text.scale import scale_of
 from bench.report.text.verdicts import (
-    DIFFERENT,
     MEASURES,
     RUNS,
     STUDIES,
@@ -53,7 +52,7 @@ def with_text(cell: ComparedCell, rules: Rules, comparisons: int = 1, several: b
     penalty = replace(cell, interval=negated(cell.interval))
     units = STUDIES if several else RUNS
     text = verdict_text(penalty, -cell.effect, rules, scale_of(cell.metric), units)
-    if cell.verdict in DIFFERENT and not cell.headline and (comparisons > 1 or cell.runs < ENOUGH_REPEATS):
+    if cell.is_probable and (comparisons > 1 or cell.runs < ENOUGH_REPEATS):
         text += f"; {_why_chance(cell, comparisons)}"
     changes = {measure: replace(one, text=change_text(one)) for measure, one in cell.changes.items()}
     return replace(cell, text=text, hint=hint_text(cell, units), changes=changes)

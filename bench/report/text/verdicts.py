@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.records.results import (
+    DIFFERENT,
     Change,
     Judged,
     Line,
@@ -50,8 +51,7 @@ MEASURES = {
     Measure.SPREAD_IN_RUNS: "spread inside runs",
     Measure.SPREAD_BETWEEN_RUNS: "spread between runs",
 }
-DECIDED = (Verdict.SAME, Verdict.SLOWER, Verdict.FASTER)
-DIFFERENT = (Verdict.SLOWER, Verdict.FASTER)
+DECIDED = (Verdict.SAME, *DIFFERENT)
 
 
 def effect_text(penalty: float, scale: Scale = RATE) -> str:
@@ -127,7 +127,7 @@ def change_text(entry: Change) -> str:
         return "not known from these runs"
     words = {Verdict.SAME: "same", Verdict.SLOWER: "worse", Verdict.FASTER: "better"}
     word = words.get(entry.verdict, "undecided") if entry.verdict else "undecided"
-    if entry.verdict in DIFFERENT and not entry.headline:
+    if entry.is_probable:
         word = f"probably {word}"
     return f"{word}: {change(entry.change, entry.interval)}"
 
