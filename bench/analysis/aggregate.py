@@ -126,13 +126,13 @@ def measured_cell(
     failure = _first_failure(cell, runs, (export, extraction), repeats, is_traced)
     measured = msgspec.structs.replace(
         entry,
-        outcome=failure.outcome if failure else Outcome.OK,
+        outcome=failure.outcome,
         state=_state(failure, runs),
-        reason=failure.reason if failure else "",
-        advice=failure.advice if failure else "",
-        log_tail=failure.log_tail if failure else (),
-        failed_run=failure.run if failure else None,
-        failed_repeat=failure.repeat if failure else None,
+        reason=failure.reason,
+        advice=failure.advice,
+        log_tail=failure.log_tail,
+        failed_run=failure.run,
+        failed_repeat=failure.repeat,
         throughput_samples_s=mean(rates) if rates else None,
         throughput_spread=statistics.stdev(rates) / statistics.fmean(rates) if len(rates) > 1 else None,
         throughput_runs=tuple(rates),
@@ -188,11 +188,11 @@ def _with_differences(cells: tuple[MeasuredCell, ...]) -> tuple[MeasuredCell, ..
 
 @dataclass(frozen=True)
 class _Failure:
-    """The first stage of a cell that did not succeed; outcome MISSING: it has no record yet."""
+    """The first stage of a cell that did not succeed, OK where all did; outcome MISSING: it has no record yet."""
 
-    outcome: Outcome
-    run: str
-    repeat: Repeat
+    outcome: Outcome = Outcome.OK
+    run: str | None = None
+    repeat: Repeat | None = None
     reason: str = ""
     advice: str = ""
     log_tail: tuple[str, ...] = ()
@@ -200,7 +200,7 @@ class _Failure:
 
 def _first_failure(
     cell: Cell, runs: Sequence[Run], of_trace: Sequence[Stage | None], repeats: int, is_traced: bool
-) -> _Failure | None:
+) -> _Failure:
     """A run that cannot run here takes precedence."""
     by_repeat = {run.repeat: run for run in runs}
     # A command has no traced run.
@@ -210,7 +210,7 @@ def _first_failure(
     of_runs = [_failure(cell, repeat, by_repeat.get(repeat), cell.reason) for repeat in wanted]
     refused = [failure for failure in of_runs if failure and failure.outcome is Outcome.NOT_RUNNABLE]
     later = [_failure(cell, TRACED, stage) for stage in of_trace] if traced else []
-    return next((failure for failure in (*refused, *of_runs, *later) if failure), None)
+    return next((failure for failure in (*refused, *of_runs, *later) if failure), _Failure())
 
 
 def _failure(cell: Cell, repeat: Repeat, stage: Stage | None, why_not: str = "") -> _Failure | None:
@@ -225,8 +225,8 @@ def _failure(cell: Cell, repeat: Repeat, stage: Stage | None, why_not: str = "")
     return _Failure(stage.status, run, repeat, stage.reason, stage.advice, log_tail)
 
 
-def _state(failure: _Failure | None, runs: Sequence[Run]) -> CellState:
-    if failure is None:
+def _state(failure: _Failure, runs: Sequence[Run]) -> CellState:
+    if failure.outcome is Outcome.OK:
         return CellState.DONE
     if failure.outcome is not Outcome.MISSING:
         return CellState.FAILED

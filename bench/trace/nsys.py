@@ -126,9 +126,9 @@ class Nsys:
         with whole_database(sqlite) as temporary:
             argv = [str(_nsys()), "export", "--type=sqlite", "--lazy=true", "--force-overwrite=true"]
             done = run_tool([*argv, f"--output={temporary}", str(trace)], TOOL_TIMEOUT_S)
-            if done.exit_code != 0 or not _filled(temporary):
+            if done.returncode != 0 or not _filled(temporary):
                 raise ProfilerError(
-                    f"nsys export failed (exit code {done.exit_code}): {last_line(done.output)}",
+                    f"nsys export failed (exit code {done.returncode}): {last_line(done.stdout)}",
                     str(trace),
                     "export with the nsys version that made the report, or a newer one",
                 )
@@ -157,9 +157,9 @@ class Nsys:
                 INSTALL,
             )
         done = run_tool([str(importer), "--input-file", str(stream)], TOOL_TIMEOUT_S)
-        if done.exit_code != 0 or not _filled(trace):
+        if done.returncode != 0 or not _filled(trace):
             raise ProfilerError(
-                f"QdstrmImporter failed (exit code {done.exit_code}): {last_line(done.output)}", str(stream), INSTALL
+                f"QdstrmImporter failed (exit code {done.returncode}): {last_line(done.stdout)}", str(stream), INSTALL
             )
         stream.unlink()
         return trace

@@ -8,7 +8,6 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -73,14 +72,8 @@ def choose_profiler(setting: str, device: str) -> str:
 # The profilers' own tools: bounded in time, no process left behind.
 
 
-@dataclass(frozen=True)
-class Finished:
-    exit_code: int
-    output: str
-
-
-def run_tool(argv: Sequence[str], timeout_s: float) -> Finished:
-    """Run to the end; output is stdout and stderr together. Raise ProfilerError if it cannot start or hangs."""
+def run_tool(argv: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """Run to the end, with stderr in stdout. Raise ProfilerError if it cannot start or hangs."""
     try:
         process = subprocess.Popen(
             argv,
@@ -105,7 +98,7 @@ def run_tool(argv: Sequence[str], timeout_s: float) -> Finished:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    return Finished(process.returncode, output)
+    return subprocess.CompletedProcess(argv, process.returncode, output)
 
 
 def last_line(output: str) -> str:

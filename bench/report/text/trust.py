@@ -104,17 +104,12 @@ def _noise(trust: Trust) -> list[TrustItem]:
         NoiseClass.LAUNCH_BOUND: "spread, launch-bound cells",
         NoiseClass.UNKNOWN: "spread between runs" + (", untraced cells" if len(trust.noise) > 1 else ""),
     }
-    items = {
-        kind: TrustItem(percent(trust.noise[kind]), label, "plain")
-        for kind, label in labels.items()
-        if kind in trust.noise
-    }
+    spreads = dict(trust.noise)
     if trust.noise_floor is not None:
-        floor = TrustItem(percent(trust.noise_floor), "noise floor of this host", "plain")
-        items = {NoiseClass.DEVICE_BOUND: floor} | {
-            kind: item for kind, item in items.items() if kind is not NoiseClass.DEVICE_BOUND
-        }
-    return list(items.values()) or [TrustItem("1 run", "a cell: uncertainty unknown", "warn")]
+        spreads[NoiseClass.DEVICE_BOUND] = trust.noise_floor
+        labels[NoiseClass.DEVICE_BOUND] = "noise floor of this host"
+    items = [TrustItem(percent(spreads[kind]), label, "plain") for kind, label in labels.items() if kind in spreads]
+    return items or [TrustItem("1 run", "a cell: uncertainty unknown", "warn")]
 
 
 def _throttling(trust: Trust, device: str) -> list[TrustItem]:
