@@ -25,7 +25,7 @@ from bench.records.run import Outcome
 from bench.records.study import Settings
 from bench.report.tables import csv_table
 from bench.report.text.studies import comparison_warning_text, unit_text, with_text
-from bench.report.text.verdicts import MEASURES
+from bench.report.text.verdicts import MEASURES, verdict_word
 
 EXIT_SLOWER = 3
 # On other hardware a difference says nothing about the software. Everything else is compared on purpose.
@@ -334,11 +334,11 @@ def _as_text(compared: StudyComparison) -> str:
     lines = [f"warning: {text}" for text in _warning_texts(compared.warnings)]
     width = max(len(cell.name) for cell in compared.cells)
     for cell in compared.cells:
-        lines.append(f"{cell.name:<{width}}  {cell.verdict or '-':<14}  {cell.text}")
+        lines.append(f"{cell.name:<{width}}  {verdict_word(cell.verdict) or '-':<9}  {cell.text}")
         for measure, one in cell.changes.items():
             if one.headline:
-                lines.append(f"{'':<{width}}  {'':<14}  {MEASURES[measure]} {one.text}")
+                lines.append(f"{'':<{width}}  {'':<9}  {MEASURES[measure]} {one.text}")
         if cell.hint:
-            lines.append(f"{'':<{width}}  {'':<14}  {cell.hint}")
+            lines.append(f"{'':<{width}}  {'':<9}  {cell.hint}")
     lines.append(compared.unit)
     return "\n".join(lines)

@@ -208,6 +208,13 @@ def share_with_interval(share: float, interval: Sequence[float] | None) -> str:
     return with_half_width(abs(share), (interval[1] - interval[0]) / 2)
 
 
+def known_share(share: float, interval: Sequence[float] | None) -> str:
+    """The size of a penalty with the decimals of share_with_interval: "30.1 %"."""
+    if interval is None or is_too_wide(interval):
+        return percent(abs(share))
+    return f"{_signed(abs(100 * share), decimals(max(50 * (interval[1] - interval[0]), 0.01)))} %"
+
+
 def signed_share(share: float, interval: Sequence[float] | None) -> str:
     """share_with_interval with the sign of the penalty."""
     text = share_with_interval(share, interval)

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from bench.analysis.pairs import fastest_nodes
 from bench.records.host import Gpu, Node
 from bench.records.results import MeasuredCell, Results
-from bench.report.text.scale import scale_of
-from bench.report.text.verdicts import tile_note
-from bench.report.view import Place, View, place_of
+from bench.report.text.scale import Scale, scale_of
+from bench.report.text.verdicts import is_shown, tile_note
+from bench.report.view import View, place_of
 from bench.units import DASH, byte_size, percent, rate
 
 NODE_WIDTH, NODE_HEIGHT, GPU_WIDTH, GPU_HEIGHT, GAP, DROP = 172, 58, 160, 44, 20, 34
 # The loss at which the colour is fullest. One scale for all maps, so that colours can be compared.
 FULL_LOSS = 0.4
-_SCALE = ((255, 255, 255), (253, 224, 189), (246, 173, 106))
+_LOSSES = ((255, 255, 255), (253, 224, 189), (246, 173, 106))
+_GAINS = ((255, 255, 255), (158, 205, 238))
 _WHITE, _NOT_OK = "#FFFFFF", "#EDEFF2"
 
 
@@ -137,7 +138,7 @@ def _alt(nodes: Sequence[Node], gpus: Sequence[Gpu], measured: Mapping[int, int 
 
 @dataclass(frozen=True)
 class Tile:
-    """local marks the node that penalties are relative to."""
+    """local marks the node that the others are compared with."""
 
     text: str
     note: str
@@ -154,7 +155,7 @@ class Heatmap:
 
 
 def heatmaps(view: View) -> list[Heatmap]:
-    """GPU x node, one a model: throughput, coloured by the significant loss against the best node of the row.
+    """GPU x node, one a model: throughput, coloured by the penalty where that is known to exceed the noise.
 
     Empty where there is only one placement.
     """
@@ -163,53 +164,42 @@ def heatmaps(view: View) -> list[Heatmap]:
     return [_heatmap(view, model, group) for model, group in view.by_series(view.results.cells).items()]
 
 
-def colour_scale() -> list[tuple[str, str]]:
-    """(loss, colour), for the legend."""
-    return [(percent(FULL_LOSS * part / 4), shade(FULL_LOSS * part / 4)) for part in range(5)]
+def colour_scale(scale: Scale) -> list[tuple[str, str]]:
+    """(what it means, colour), for the legend."""
+    worse, better = scale.words
+    steps = [FULL_LOSS * part / 4 for part in range(1, 5)]
+    named = [(percent(scale.share(step)), shade(step)) for step in steps]
+    named[-1] = f"{named[-1][0]} {worse} or more", named[-1][1]
+    return [(better, shade(-FULL_LOSS / 2)), ("same or undecided", _WHITE), *named]
 
 
 def _heatmap(view: View, model: str, cells: Sequence[MeasuredCell]) -> Heatmap:
     local = {entry.gpu: entry.local_node for entry in view.results.penalties}
-    notes = {name: tile_note(entry) for name, entry in view.penalties.items()}
     rows = []
     for gpu in sorted({cell.gpu for cell in cells}):
         own = {place_of(cell): cell for cell in cells if cell.gpu == gpu}
-        significant = [cell for cell in own.values() if not notes.get(cell.name)]
-        best = max((cell.rate or 0.0 for cell in significant), default=0.0)
-        tiles = tuple(
-            _tile(own.get(place), best, _is_local(place, local.get(gpu)), notes, len(significant) < 2)
-            for place in view.places
-        )
+        node = local.get(gpu)
+        tiles = tuple(_tile(view, own.get(place), place == (node, node)) for place in view.places)
         rows.append((view.device(next(iter(own.values()))), tiles))
     return Heatmap(model, tuple(view.label(place) for place in view.places), tuple(rows))
 
 
-def _is_local(place: Place, node: int | None) -> bool:
-    return place == (node, node)
-
-
-def _tile(cell: MeasuredCell | None, best: float, local: bool, notes: Mapping[str, str], single: bool) -> Tile:
-    """single: no other node of the row is significantly better or worse."""
+def _tile(view: View, cell: MeasuredCell | None, local: bool) -> Tile:
     if cell is None:
         return Tile("", "", _WHITE, None, local)
     if not cell.rate:
         return Tile(cell.outcome.replace("_", " "), "", _NOT_OK, cell.name, False)
-    if note := notes.get(cell.name):
-        return Tile(rate(cell.value), note, _WHITE, cell.name, local)
-    loss = 1 - cell.rate / best
-    if loss == 0 and single:
+    entry = view.penalties.get(cell.name)
+    if entry is None or entry.penalty is None:
         return Tile(rate(cell.value), "", _WHITE, cell.name, local)
-    return Tile(rate(cell.value), "best" if loss == 0 else _loss_text(cell, loss), shade(loss), cell.name, local)
+    colour = shade(entry.penalty) if is_shown(entry) else _WHITE
+    return Tile(rate(cell.value), tile_note(entry, scale_of(cell.metric)), colour, cell.name, local)
 
 
-def _loss_text(cell: MeasuredCell, loss: float) -> str:
-    scale = scale_of(cell.metric)
-    return f"{'+' if scale.is_inverse else '−'}{percent(scale.share(loss))}"
-
-
-def shade(loss: float) -> str:
-    """White for no loss to orange for FULL_LOSS and more; dark text stays readable on all of it."""
-    place = min(max(loss / FULL_LOSS, 0.0), 1.0) * (len(_SCALE) - 1)
-    low = min(int(place), len(_SCALE) - 2)
-    mixed = (a + (b - a) * (place - low) for a, b in zip(_SCALE[low], _SCALE[low + 1], strict=True))
+def shade(penalty: float) -> str:
+    """White for none to orange for FULL_LOSS and more, or to blue for a gain; dark text stays readable on all of it."""
+    scale = _LOSSES if penalty >= 0 else _GAINS
+    place = min(abs(penalty) / FULL_LOSS, 1.0) * (len(scale) - 1)
+    low = min(int(place), len(scale) - 2)
+    mixed = (a + (b - a) * (place - low) for a, b in zip(scale[low], scale[low + 1], strict=True))
     return "#" + "".join(f"{round(part):02X}" for part in mixed)

@@ -87,7 +87,7 @@ def _answers(view: View) -> list[str]:
         name = f" ({_safe(answer.name)})" if answer.name else ""
         lines.append(f"- **{answer.device}**{name}: {_safe(answer.sentence)}")
         if answer.command:
-            lines.append(f"  - To decide {_safe(answer.decides)}: `{answer.command}`")
+            lines.append(f"  - {_safe(answer.open)} `{answer.command}`")
     return [*lines, ""]
 
 

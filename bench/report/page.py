@@ -35,6 +35,7 @@ from bench.report.text.contention import contention_lines
 from bench.report.text.glossary import GLOSSARY
 from bench.report.text.headline import Headline, best_settings, headline
 from bench.report.text.host import probed_text
+from bench.report.text.scale import scale_of
 from bench.report.text.trust import concerns, host_facts, notes, trust_items
 from bench.report.text.verdicts import MEASURES
 from bench.report.view import Place, View
@@ -113,7 +114,10 @@ def _use(page: Page) -> Part | None:
 
 def _map(page: Page) -> Part | None:
     found = heatmaps(page.view)
-    return {"maps": found, "scale": colour_scale()} if found else None
+    if not found:
+        return None
+    scale = scale_of(next((cell.metric for cell in page.view.results.cells if cell.metric), None))
+    return {"maps": found, "words": scale.words, "colours": colour_scale(scale)}
 
 
 def _penalty(page: Page) -> Part | None:
@@ -123,6 +127,7 @@ def _penalty(page: Page) -> Part | None:
     return {
         "pictures": penalty_pictures(view, page.answers),
         "rows": sections.penalty_rows(page),
+        "hints": sections.penalty_hints(view),
         "predictions": sections.prediction_rows(view),
         "effects": sections.effect_rows(view),
         "crossed": sections.crossed_rows(view),

@@ -26,11 +26,18 @@ from bench.report.text.cells import (
     outcome_text,
     remarks,
 )
-from bench.report.text.crossing import birth_text, crossed, crossed_text, deciding_hint, interaction_text
+from bench.report.text.crossing import birth_text, crossed, crossed_text, interaction_text
+from bench.report.text.deciding import Cells, hint_groups, penalty_text
 from bench.report.text.scale import scale_of
 from bench.report.text.traces import traces_text
 from bench.report.text.trust import drift_text, fingerprint_facts, method_text
-from bench.report.text.verdicts import MEASURES, change_text, disturbed_text, verdict_text
+from bench.report.text.verdicts import (
+    MEASURES,
+    change_text,
+    disturbed_text,
+    verdict_text,
+    verdict_word,
+)
 from bench.report.view import View, place_of
 from bench.study.command import COMMAND_SETTINGS
 from bench.study.settings import SETTINGS
@@ -115,7 +122,7 @@ def _who(view: View, cell: MeasuredCell) -> Row:
 
 def penalty_rows(page: Page) -> list[Row]:
     """One row for each comparison, those that could not be made included."""
-    view, rules = page.view, page.view.results.rules
+    view = page.view
     losses: dict[str, Loss] = {loss.cell: loss for answer in page.answers for loss in answer.losses}
     rows = []
     for entry in view.results.penalties:
@@ -126,10 +133,9 @@ def penalty_rows(page: Page) -> list[Row]:
                 "local_node": view.label(place_of(view.cells[entry.local_cell])),
                 "local_cell": entry.local_cell,
                 "figure": signed_share(loss.share, loss.interval) if loss else DASH,
-                "verdict": entry.verdict or "",
+                "verdict": verdict_word(entry.verdict),
                 "probable": entry.is_probable,
-                "text": verdict_text(entry, entry.penalty, rules, scale),
-                "hint": deciding_hint(view.results, entry),
+                "text": penalty_text(view.results, entry, scale),
                 "disturbed": disturbed_text(entry),
                 "detectable": percent(scale.share(entry.mde)) if entry.mde and not entry.is_uninformative else DASH,
                 "pairs": entry.pairs,
@@ -137,6 +143,14 @@ def penalty_rows(page: Page) -> list[Row]:
             }
         )
     return rows
+
+
+def penalty_hints(view: View) -> list[tuple[str, Cells]]:
+    """What would decide those that are undecided."""
+    found = [(entry, view.cells[entry.remote_cell]) for entry in view.results.penalties]
+    return hint_groups(
+        view.results, [(one, f"{view.series(cell)}, {view.row(cell)}", cell.name) for one, cell in found]
+    )
 
 
 def change_rows(view: View) -> list[Row]:

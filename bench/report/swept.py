@@ -18,14 +18,13 @@ from bench.report.plots.sweeps import axis_picture, contention_picture
 from bench.report.text.axes import axis_name, axis_title, compile_cost, compile_lines, section_id, summary_text
 from bench.report.text.cells import ceilings_text
 from bench.report.text.contention import contention_sentence, group_title, groups, is_alike
+from bench.report.text.deciding import Cells, hint_groups
 from bench.report.text.scale import scale_of
-from bench.report.text.verdicts import DECIDED, hint_text, line_text
+from bench.report.text.verdicts import DECIDED, line_text, verdict_word
 from bench.report.view import Place, View, link_device, place_of
 from bench.units import DASH, bandwidth, change, microseconds, rate, signed_share, values_text
 
 DIRECTIONS = (Direction.H2D, Direction.D2H)
-# Longer tables are closed at first.
-LONGEST_OPEN = 12
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,6 @@ class AxisRow:
     verdict: str
     probable: bool
     text: str
-    hint: str
     cost: str
 
     @property
@@ -70,7 +68,7 @@ class AxisPart:
     penalties: list[PenaltyRow]
     columns: list[str]
     rows: list[AxisRow]
-    open: bool
+    hints: list[tuple[str, Cells]]
 
 
 def axis_parts(view: View) -> list[AxisPart]:
@@ -84,8 +82,11 @@ def axis_parts(view: View) -> list[AxisPart]:
             picture=axis_picture(entry),
             penalties=_penalties_by_value(view, entry),
             columns=[values_text(value) for value in entry.values],
-            rows=_distinct([_axis_row(view, line) for line in entry.lines], view),
-            open=len(entry.lines) <= LONGEST_OPEN,
+            rows=(rows := _distinct([_axis_row(view, line) for line in entry.lines], view)),
+            hints=hint_groups(
+                view.results,
+                [(line, ", ".join(row.label), row.cell) for line, row in zip(entry.lines, rows, strict=True)],
+            ),
         )
         for entry in view.results.comparisons
     ]
@@ -113,11 +114,10 @@ def _axis_row(view: View, line: Line) -> AxisRow:
         samples=rate(cell.value),
         base_samples=rate(base.value),
         change=_change(line, cell),
-        verdict=line.verdict or "",
+        verdict=verdict_word(line.verdict),
         probable=line.is_probable,
         # The change of a decided line needs no text.
         text="" if line.verdict in DECIDED else line_text(line, view.results.rules, view.cells),
-        hint=hint_text(line),
         cost=compile_cost(line, view.cells),
     )
 
@@ -228,7 +228,7 @@ def _contention_row(view: View, entry: Contention) -> dict[str, Any]:
         "isolated": rate(base.throughput_samples_s) if base else DASH,
         "samples": rate(entry.throughput_samples_s),
         "change": DASH if line is None or line.effect is None else change(line.effect, line.interval),
-        "verdict": (line and line.verdict) or "",
+        "verdict": verdict_word(line.verdict if line else None),
         "probable": bool(line and line.is_probable),
         "total": rate(total.throughput_samples_s.value) if is_alike([entry]) else DASH,
         "total_gb_s": _with_interval(total.h2d_gb_s),

@@ -11,9 +11,9 @@ def test_each_model_has_a_map_and_the_far_node_is_darker(numa_view):
     found = heatmaps(numa_view)
     assert [one.model for one in found][:2] == ["vit0x0x0", "vit32x2x128"]
     device, (near, far) = found[0].rows[0]
-    assert (device, near.note, near.local, far.local) == ("GPU 0", "best", True, False)
+    assert (device, near.note, near.local, far.local) == ("GPU 0", "", True, False)
     assert near.colour == "#FFFFFF" and far.colour != "#FFFFFF"
-    assert far.note == "−30 %"
+    assert far.note.endswith(" % slower")
 
 
 def test_one_node_has_no_map(quick_run, view_of):
@@ -34,10 +34,10 @@ def test_shades_get_darker_and_end():
     steps = [light(shade(loss)) for loss in (0, 0.1, 0.2, 0.3, FULL_LOSS)]
     assert steps == sorted(steps, reverse=True)
     assert shade(1.0) == shade(FULL_LOSS)
-    assert shade(-0.1) == shade(0.0) == "#FFFFFF"
+    assert shade(0.0) == "#FFFFFF"
 
 
-@pytest.mark.parametrize("loss", [0, 0.1, 0.2, 0.3, 0.4, 1])
+@pytest.mark.parametrize("loss", [-1, -0.2, 0, 0.1, 0.2, 0.3, 0.4, 1])
 def test_dark_text_is_readable_on_every_shade(loss):
     def luminance(colour):
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -62,4 +62,4 @@ def test_a_loss_that_may_be_noise_has_no_colour_and_a_note(numa_view):
 def test_the_loss_of_a_single_pair_is_shown(numa_view):
     entries = tuple(replace(entry, interval=None, verdict=Verdict.UNDECIDED) for entry in numa_view.results.penalties)
     far = heatmaps(changed(numa_view, penalties=entries))[0].rows[0][1][1]
-    assert far.note == "−30 %" and far.colour != "#FFFFFF"
+    assert far.note.endswith(" % slower") and far.colour != "#FFFFFF"

@@ -39,7 +39,10 @@ def test_the_answer_names_the_near_node_and_the_losses(numa_view):
         ({"penalty": 0.229, "interval": (0.208, 0.25), "verdict": Verdict.SLOWER}, "loses 23 % ± 3 %"),
         ({"penalty": -0.1, "interval": (-0.12, -0.08), "verdict": Verdict.FASTER}, "gains 10 % ± 2 %"),
         ({"penalty": 0.002, "interval": (-0.011, 0.0151), "verdict": Verdict.SAME}, "loses nothing above 1.6 %"),
-        ({"penalty": 0.05, "interval": (-0.1, 0.2), "verdict": Verdict.UNDECIDED}, "loses at most 20 % (95 %)"),
+        (
+            {"penalty": 0.05, "interval": (-0.1, 0.2), "verdict": Verdict.UNDECIDED},
+            "is undecided, at most 20 % slower (95 %)",
+        ),
         (
             {"penalty": 0.05, "interval": (0.01, 0.09), "verdict": Verdict.SLOWER, "headline": False},
             "probably loses 5 % ± 4 %",

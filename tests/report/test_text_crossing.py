@@ -13,10 +13,9 @@ from bench.report.text.crossing import (
     birth_text,
     crossed_text,
     crossings_text,
-    deciding_command,
-    deciding_hint,
     interaction_text,
 )
+from bench.report.text.deciding import deciding_command, deciding_hint, hint_groups, repeats_s
 from bench.report.text.trust import method_text
 from bench.report.view import View
 from tests.report.made import cell, penalty
@@ -49,12 +48,12 @@ def birth(**changes):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({}, "running and keeping buffers on node 2 instead of 0, in the same process: −4.1 % [−4.8, −3.5]"),
+        ({}, "running and keeping buffers on node 2 instead of 0, in the same process: 4.1 % slower [3.5, 4.8] %"),
         ({"kind": PenaltyKind.MEMORY, "remote_cpu_node": 0},
          "keeping buffers on node 2 instead of 0, with the process on node 0, in the same process: "
-         "−4.1 % [−4.8, −3.5]"),
+         "4.1 % slower [3.5, 4.8] %"),
         ({"interval": None},
-         "running and keeping buffers on node 2 instead of 0, in the same process: −4.1 %, from one process, "
+         "running and keeping buffers on node 2 instead of 0, in the same process: 4.1 % slower, from one process, "
          "whose spread is unknown"),
     ],
 )  # fmt: skip
@@ -68,17 +67,17 @@ def test_effect_of_one_process_has_its_text(changes, text):
     ("changes", "text"),
     [
         ({}, "not measured: where the driver's own memory is "
-             "(processes started on node 2 instead of 0: +1 % [−20, 28])"),
+             "(processes started on node 2 instead of 0: 1 % faster [−20, 28] %)"),
         ({"interval": (-0.4, 3.2)},
          "not measured: where the driver's own memory is (too few processes started on node 2 instead of 0)"),
         ({"interval": (-0.01, 0.012)},
          "processes started on node 2 instead of 0, wherever they run (where the driver's own memory is): "
-         "+1.0 % [−1.0, 1.2]"),
+         "1.0 % faster [−1.0, 1.2] %"),
         ({"effect": -0.12, "interval": (-0.15, -0.09), "effect_holds": True},
          "processes started on node 2 instead of 0, wherever they run (where the driver's own memory is): "
-         "−12 % [−15, −9]"),
+         "12 % slower [9, 15] %"),
         ({"interval": None},
-         "not measured: where the driver's own memory is (processes started on node 2 instead of 0: +1.0 %, "
+         "not measured: where the driver's own memory is (processes started on node 2 instead of 0: 1.0 % faster, "
          "one process each)"),
     ],
 )  # fmt: skip
@@ -136,10 +135,29 @@ def test_command_names_models_as_a_study_lists_them(results, listed, name, optio
 def test_an_undecided_penalty_has_the_line_to_paste(results):
     line = f"numastudy run {results.run_directory}/study.yaml --gpu-ids 0 --models vit0x0x0 --repeats 9"
     entry = penalty(0.01, "UNDECIDED", reason="few_repeats", remedy="repeat", repeats_needed=9, model="vit0x0x0")
-    assert deciding_hint(results, entry) == line
+    assert deciding_hint(results, entry) == f"{line}  # about 44 s"
     noisy = replace(entry, remedy=Remedy.USE_CUDA_GRAPH)
-    assert deciding_hint(results, noisy).endswith(f"(cuda_graph: true); or {line}")
+    assert deciding_hint(results, noisy).endswith(f"(cuda_graph: true); or {line}  # about 44 s")
     assert deciding_hint(results, replace(entry, remedy=None)) == ""
+
+
+def test_time_of_repeats_counts_a_process_of_a_crossing_once(results):
+    own = [one for one in results.cells if one.model.name == "vit0x0x0"]
+    walls_s = {run.crossing.id: run.wall_s for one in own for run in one.runs if run.crossing}
+    assert len(own) == 2 and len(walls_s) == 6
+    assert repeats_s(own, 12) == pytest.approx(2 * sum(walls_s.values()))
+    assert repeats_s([], 12) == 0
+
+
+def test_equal_hints_are_one_line_with_all_cells(results):
+    few = {"verdict": "UNDECIDED", "reason": "few_repeats", "remedy": "repeat"}
+    entries = [penalty(0.01, **few, repeats_needed=needed) for needed in (7, 9)]
+    noisy = penalty(0.01, "NOT RESOLVABLE", reason="too_many_repeats_needed", remedy="use_cuda_graph")
+    judged = zip([entries[0], noisy, entries[1], penalty()], "abcd", "ABCD", strict=True)
+    (repeat, first), (graph, second) = hint_groups(results, judged)
+    assert repeat.startswith("--repeats 9, or --target-precision (about ") and repeat.endswith(" for the whole study)")
+    assert graph.endswith("use a CUDA graph (cuda_graph: true)")
+    assert (first, second) == ([("a", "A"), ("c", "C")], [("b", "B")])
 
 
 def test_method_describes_crossings(results):
@@ -173,7 +191,7 @@ def test_groups_of_cpus_have_their_own_words():
     )  # fmt: skip
     assert crossed_text(entry, GROUPS) == (
         "running on CPU 8 instead of CPUs 0-7, with memory wherever this host keeps it, in the same process: "
-        "−4.1 % [−4.8, −3.5]"
+        "4.1 % slower [3.5, 4.8] %"
     )
     text = birth_text(birth(node=1, interval=None), Rules(), GROUPS)
     assert "processes started on CPU 8 instead of 0-7" in text

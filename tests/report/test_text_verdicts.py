@@ -97,12 +97,14 @@ def test_a_line_without_runs_names_the_failed_cell():
 @pytest.mark.parametrize(
     ("verdict", "changes", "note"),
     [
-        ("SLOWER", {}, ""),
+        ("SLOWER", {}, "20 % slower"),
+        ("FASTER", {"penalty": -0.2, "interval": (-0.204, -0.196)}, "20.0 % faster"),
         ("SLOWER", {"headline": False}, "probably slower"),
         ("SAME", {}, "same"),
         ("UNDECIDED", {}, "undecided"),
-        ("UNDECIDED", {"interval": None}, ""),
+        ("NOT RESOLVABLE", {}, "undecided"),
+        ("UNDECIDED", {"interval": None}, "20 % slower"),
     ],
 )
-def test_a_tile_has_a_note_where_a_loss_may_be_noise(verdict, changes, note):
-    assert tile_note(made.penalty(0.2, verdict, **changes)) == note
+def test_a_tile_says_how_much_slower_or_that_it_may_be_noise(verdict, changes, note):
+    assert tile_note(made.penalty(**{"penalty": 0.2, "verdict": verdict} | changes)) == note

@@ -75,7 +75,7 @@ def _penalty(series: Mapping[str, list[tuple[float, Loss]]], anchors: Sequence[A
     computing = [x for points in series.values() for x, _ in points if x > 0]
     # A model without compute has no place on a logarithmic axis: it is drawn left of all others.
     no_compute = min(computing) / 4
-    with canvas(WIDE_IN, 3.2, ["-00 %"], top_in=0.1, bottom_in=0.45, right_in=0.1, legend=list(series)) as figure:
+    with canvas(WIDE_IN, 3.2, ["-00 %"], top_in=0.32, bottom_in=0.45, right_in=0.1, legend=list(series)) as figure:
         axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(5, 1), gridspec_kw={"wspace": 0.03})
         shares = [100 * loss.share for points in series.values() for _, loss in points]
         # A wide interval shows only how little is known: it may not squeeze the points.
@@ -94,6 +94,7 @@ def _penalty(series: Mapping[str, list[tuple[float, Loss]]], anchors: Sequence[A
                 dot.set_url(runs_href(loss.cell))
             axes.plot([], [], f"o{stroke}", color=colour(index), label=name)
         axes.axhline(0, color=MUTED, linewidth=0.8)
+        axes.set_title("penalty (− is a gain)", fontsize=8.5, fontweight="normal", color=MUTED)
         axes.set_xscale("log")
         ticks: dict[float, str] = {}
         if any(x <= 0 for points in series.values() for x, _ in points):

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 from bench.analysis.recommend import best_node, is_known
 from bench.records.results import DIFFERENT, Change, Contrast, Effect, LocalSource, Measure, Penalty, Verdict
-from bench.report.text.crossing import MOST_REPEATS, card_lines, deciding_command
+from bench.report.text.crossing import card_lines
+from bench.report.text.deciding import MOST_REPEATS, deciding_command, takes_s
 from bench.report.text.host import probed_text
 from bench.report.text.scale import RATE, Scale, scale_of
 from bench.report.view import View, cpus_label
-from bench.units import listed, percent, share_with_interval, upper_end
+from bench.units import duration, listed, percent, planned_text, share_with_interval, upper_end
 
 # Without an interval only losses of this size are named one by one.
 LARGE = 0.05
@@ -76,7 +77,7 @@ class Answer:
     """One GPU. node: where to run, None if that cannot be answered; lead, then lines: one statement each.
 
     source: how the nearest node is known. cpus: where groups of CPUs are compared, those to run on. command: the line
-    that would decide what is open of the models `decides`; empty without one.
+    that would decide what is open, which `open` introduces; both empty without one.
     """
 
     device: str
@@ -88,7 +89,7 @@ class Answer:
     lines: tuple[str, ...]
     losses: tuple[Loss, ...] = ()
     command: str = ""
-    decides: str = ""
+    open: str = ""
     cpus: str = ""
 
     @property
@@ -148,12 +149,18 @@ def _answer(view: View, gpu: int, device: str) -> Answer:
             lead = f"They are faster than {view.label((local, local))}."
     elif not is_known(best, compared, groups):
         lead, node = f"Compared with {view.label((local, local))}:", None
-    decides = listed(models) if command else ""
+    about_open = _open(models, most, takes_s(view.results, gpu, models, most)) if command else ""
     cpus = groups.get(best, "") if node is not None else ""
     # The lead has it where another node is faster.
     about = "" if groups or best != local else _SOURCES[source]
     lines += [CPUS_ONLY] if groups else []
-    return Answer(device, gpu, name, node, about, lead, tuple(lines), losses, command, decides, cpus)
+    return Answer(device, gpu, name, node, about, lead, tuple(lines), losses, command, about_open, cpus)
+
+
+def _open(models: Sequence[str], repeats: int, time_s: float) -> str:
+    """ "140 repeats (24 min) would decide vit32x2x128:" """
+    time = f" ({duration(time_s)})" if time_s else ""
+    return f"{planned_text(repeats)} repeats{time} would decide {listed(models)}:"
 
 
 def _loss(view: View, entry: Penalty, share: float) -> Loss:
@@ -205,7 +212,8 @@ def _place_line(place: str, losses: Sequence[Loss]) -> str:
         parts.append(f"{_labels(same)} {_lose(same)} nothing above {_bound(same)}")
     parts += _without_interval([loss for loss in losses if loss.interval is None])
     if undecided := [loss for loss in losses if loss.is_undecided]:
-        parts.append(f"{_labels(undecided)} {_lose(undecided)} {_at_most(undecided)}")
+        verb = "is" if len(undecided) == 1 else "are"
+        parts.append(f"{_labels(undecided)} {verb} undecided, {_at_most(undecided)}")
     return f"On {place} " + "; ".join(parts) + "."
 
 
@@ -260,8 +268,10 @@ def _bound(losses: Iterable[Loss]) -> str:
 
 
 def _at_most(losses: Iterable[Loss]) -> str:
-    """What is known of undecided losses."""
-    return f"at most {_bound(losses)} (95 %)"
+    """What is known of undecided losses: "at most 13 % slower (95 %)"."""
+    losses = [*losses]
+    bound = upper_end(loss.interval for loss in losses if loss.interval)
+    return f"at most {bound} {losses[0].scale.words[0]} (95 %)"
 
 
 # A place where every model was compared under several settings
@@ -305,8 +315,8 @@ def _not_different(losses: Sequence[Loss]) -> str:
     parts = [f"nothing above {_bound(same)} in {len(same)}"] if same else []
     if len(losses) > len(same):
         undecided = [loss for loss in losses if loss.is_undecided]
-        bound = f"{_at_most(undecided)}, undecided," if undecided else "undecided"
-        parts.append(f"{bound} in {len(losses) - len(same)}")
+        bound = f": {_at_most(undecided)}" if undecided else ""
+        parts.append(f"undecided in {len(losses) - len(same)}{bound}")
     return ", ".join(parts)
 
 

@@ -1,19 +1,18 @@
 """Several GPUs at once: the throughput that each keeps, and the transfer rate of all together."""
 
 from collections.abc import Sequence
-from statistics import geometric_mean
 
 from bench.records.results import Contention, Results, Verdict, negated
 from bench.report.text.verdicts import DECIDED
 from bench.report.view import settings_label
-from bench.units import DASH, bandwidth, farthest_end, fixed, percent, share_with_interval
+from bench.units import farthest_end, percent, share_with_interval
 
 # (model and settings, load, placement of the others)
 Group = tuple[str, str, str]
 _PLACEMENTS = {
-    "local": "all on their nearest node",
-    "remote": "the others on another node than their nearest",
-    "found": "the others not bound",
+    "local": "all are on their nearest node",
+    "remote": "the others are on another node than their nearest",
+    "found": "the others are not bound",
 }
 _LOADS = {"pipeline": "the others run the same pipeline", "copies": "the others only copy"}
 
@@ -34,24 +33,23 @@ def groups(entries: Sequence[Contention]) -> dict[Group, list[Contention]]:
 
 
 def group_title(group: Group) -> str:
-    return f"{group[0]}, {_load_and_placement(group)}"
+    return f"{group[0]}, {_named(group, True, True)}"
 
 
 def contention_lines(results: Results) -> list[str]:
-    """For the first screen: the throughput that remains with most GPUs busy, one line a model over the loads.
+    """For the first screen: the throughput that remains with most GPUs busy, one line a model.
 
-    With one node the placement of the others is left out.
+    Load and placement of the others are named where a study compares several.
     """
-    many_nodes = len(results.topology.nodes) > 1
     by_model: dict[str, list[tuple[Group, list[Contention]]]] = {}
     for group, entries in groups(results.contention).items():
         by_model.setdefault(group[0], []).append((group, entries))
     lines = []
     for model, own in by_model.items():
         most = max((max(measured_counts(entries), default=0) for _, entries in own), default=0)
+        several = [len({group[at] for group, _ in own}) > 1 for at in (1, 2)]
         parts = [
-            f"{_remaining(entries, most)} while {_load_and_placement(group) if many_nodes else _load(group)}"
-            f"{_of_link(entries, most)}"
+            _remaining(entries, most) + (f" while {named}" if (named := _named(group, *several)) else "")
             for group, entries in own
             if most in measured_counts(entries)
         ]
@@ -60,26 +58,10 @@ def contention_lines(results: Results) -> list[str]:
 
 
 def contention_sentence(entries: Sequence[Contention], busy: int) -> str:
-    """ "8 GPUs busy: 33 % to 46 % remains; 17.9 to 25.3 GB/s in each direction for each (in isolation 54.1), together
-    172 GB/s in." """
+    """ "8 GPUs busy: 33 % to 46 % remains." """
     if busy not in measured_counts(entries):
         return f"{busy} GPUs busy: not measured."
-    own = [entry for entry in entries if entry.busy_gpus == busy]
-    names = {entry.cell: entry for entry in entries}
-    bases = [names[entry.isolated.base_cell] for entry in own if entry.isolated and entry.isolated.base_cell in names]
-    together = [value for entry in own if (value := entry.total.h2d_gb_s.value)]
-    # Where the others only copy, the rate of the measured one is not that of each.
-    each = "for each" if is_alike(own) else "for the measured one"
-    text = f"{busy} GPUs busy: {_remaining(own, busy)}; {_both_directions(own)} {each}"
-    if bases:
-        text += f" (in isolation {_both_directions(bases)})"
-    text += f", together {bandwidth(geometric_mean(together))} GB/s in" if together else ""
-    slowest = [found.value for entry in own if (found := entry.total.straggler) and found.value]
-    return (
-        f"{text}; the slowest takes {fixed(geometric_mean(slowest))} times as long as the median."
-        if slowest
-        else f"{text}."
-    )
+    return f"{busy} GPUs busy: {_remaining([entry for entry in entries if entry.busy_gpus == busy], busy)}."
 
 
 def measured_counts(entries: Sequence[Contention]) -> list[int]:
@@ -92,12 +74,9 @@ def is_alike(entries: Sequence[Contention]) -> bool:
     return all(entry.load in (None, "pipeline") for entry in entries)
 
 
-def _load_and_placement(group: Group) -> str:
-    return f"{_load(group)}, {_PLACEMENTS.get(group[2], group[2])}"
-
-
-def _load(group: Group) -> str:
-    return _LOADS.get(group[1], group[1])
+def _named(group: Group, load: bool, placement: bool) -> str:
+    parts = [_LOADS.get(group[1], group[1])] * load + [_PLACEMENTS.get(group[2], group[2])] * placement
+    return ", ".join(filter(None, parts))
 
 
 def _remaining(entries: Sequence[Contention], busy: int) -> str:
@@ -115,24 +94,3 @@ def _remaining(entries: Sequence[Contention], busy: int) -> str:
     undecided = [line for line in lines if line.verdict not in DECIDED]
     doubt = f" ({len(undecided)} of {len(lines)} undecided)" if len(lines) > 1 else " (undecided)"
     return f"{text} remains{doubt if undecided else ''}"
-
-
-def _of_link(entries: Sequence[Contention], busy: int) -> str:
-    """ " (17.9 to 25.3 of 54.1 GB/s in)", where that is more informative than that all remains."""
-    own, isolated = ([entry for entry in entries if entry.busy_gpus == number] for number in (busy, 1))
-    if not isolated or all(entry.isolated and entry.isolated.verdict is Verdict.SAME for entry in own):
-        return ""
-    return f" ({_range([one.h2d_gb_s for one in own])} of {_range([one.h2d_gb_s for one in isolated])} GB/s in)"
-
-
-def _both_directions(entries: Sequence[Contention]) -> str:
-    into = _range([entry.h2d_gb_s for entry in entries])
-    out = _range([entry.d2h_gb_s for entry in entries])
-    return f"{into} GB/s in each direction" if into == out else f"{into} GB/s in and {out} out"
-
-
-def _range(rates_gb_s: Sequence[float | None]) -> str:
-    known = [rate for rate in rates_gb_s if rate]
-    if not known:
-        return DASH
-    return " to ".join(dict.fromkeys((bandwidth(min(known)), bandwidth(max(known)))))

@@ -1,27 +1,25 @@
 """Comparisons inside processes that measured several placements by turns, and what a process's start changes."""
 
-import json
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
-from msgspec import structs
-
-from bench.records.base import plain
-from bench.records.results import BirthContrast, Crossings, Penalty, PenaltyKind, Remedy, Results, Rules, negated
-from bench.records.study import ListedModel, Study
-from bench.report.text.verdicts import hint_text
+from bench.records.results import BirthContrast, Crossings, Interval, Penalty, PenaltyKind, Rules, negated
+from bench.report.text.scale import RATE
+from bench.report.text.verdicts import effect_text
 from bench.report.view import cpus_label
-from bench.study.models import read_model
-from bench.units import change, exact_percent, farthest_end, listed, percent, planned, plural
+from bench.units import (
+    effect_with_interval,
+    exact_percent,
+    farthest_end,
+    listed,
+    percent,
+    plural,
+)
 
 # What only the node of a process's start decides, whatever it is moved to later.
 BIRTH = "where the driver's own memory is"
 # A larger bound on what the start of a process changes is no information.
 LARGEST_BOUND = 1.0
-# A plan of more repeats is no advice.
-MOST_REPEATS = 200
 _MOVED = {
     PenaltyKind.NODE: "running and keeping buffers on node {there} instead of {here}",
     PenaltyKind.CPU: "running on node {cpu} instead of {here}, with the buffers on node {there}",
@@ -39,7 +37,7 @@ def _named(node: int, cpu_groups: Mapping[int, str]) -> str:
 
 
 def crossed_text(entry: Penalty, cpu_groups: Mapping[int, str] = MappingProxyType({})) -> str:
-    """ "running and keeping buffers on node 2 instead of 0, in the same process: −4.1 % [−4.8, −3.5]".
+    """ "running and keeping buffers on node 2 instead of 0, in the same process: 4.1 % slower [3.5, 4.8] %".
 
     cpu_groups: the CPUs of each group by number, where groups of CPUs were compared in place of nodes.
     """
@@ -48,16 +46,15 @@ def crossed_text(entry: Penalty, cpu_groups: Mapping[int, str] = MappingProxyTyp
         what = f"running on {there} instead of {here}, with memory wherever this host keeps it"
     else:
         what = _MOVED[entry.kind].format(here=entry.local_node, there=entry.remote_node, cpu=entry.remote_cpu_node)
-    effect = change(-(entry.penalty or 0.0), negated(entry.interval))
     few = "" if entry.interval else ", from one process, whose spread is unknown"
-    return f"{what}, in the same process: {effect}{few}"
+    return f"{what}, in the same process: {_effect(entry.penalty or 0.0, entry.interval)}{few}"
 
 
 def birth_text(birth: BirthContrast, rules: Rules, cpu_groups: Mapping[int, str] = MappingProxyType({})) -> str:
     """What else a start on the other node changes, as far as the study knows it."""
     base = cpu_groups.get(birth.base_node, birth.base_node)
     started = f"processes started on {_named(birth.node, cpu_groups)} instead of {base}"
-    effect = change(birth.effect, birth.interval)
+    effect = _effect(-birth.effect, negated(birth.interval))
     if birth.interval is None:
         return f"not measured: {BIRTH} ({started}: {effect}, one process each)"
     low, high = birth.interval
@@ -100,46 +97,6 @@ def card_lines(entries: Sequence[Penalty]) -> list[str]:
     return lines
 
 
-def deciding_command(results: Results, gpu: int, models: Sequence[str], repeats: int) -> str:
-    """The line that measures these models of a GPU often enough; empty where no sensible number would do.
-
-    With the study as it was frozen: whatever the command line of the study itself had changed stays so.
-    """
-    if not models or not 0 < repeats <= MOST_REPEATS:
-        return ""
-    file = shlex.quote(f"{results.run_directory}/study.yaml")
-    return f"numastudy run {file} --gpu-ids {gpu}{_only(results.study, models)} --repeats {planned(repeats)}"
-
-
-def _only(study: Study, names: Sequence[str]) -> str:
-    """The option that chooses these models; "" where the study does not list them, as a command or an axis."""
-    entries = {read_model(plain(entry), "models").name: entry for entry in study.models}
-    if not {*names} <= entries.keys():
-        return ""
-    chosen = [_shortest(entries[name]) for name in dict.fromkeys(names)]
-    if all(isinstance(one, str) for one in chosen):
-        return f" --models {','.join(map(str, chosen))}"
-    return f" --models {shlex.quote(json.dumps(chosen))}"
-
-
-def _shortest(entry: ListedModel) -> str | dict[str, Any]:
-    """As a user would list it: a name alone where that means the same."""
-    full = {key: value for key, value in plain(entry).items() if key != "sha256"}
-    alone = read_model(entry.model, "models")
-    same = structs.replace(read_model(full, "models"), sha256="") == structs.replace(alone, sha256="")
-    return entry.model if same else full
-
-
-def deciding_hint(results: Results, entry: Penalty) -> str:
-    """What would make a penalty decidable, with the line to paste where there is one."""
-    line = ""
-    if entry.remedy is not None and entry.interval is not None:
-        line = deciding_command(results, entry.gpu, [entry.model], entry.repeats_needed or 0)
-    if line and entry.remedy is Remedy.REPEAT:
-        return line
-    return "; or ".join(filter(None, (hint_text(entry), line)))
-
-
 def crossings_text(found: Crossings, cpu_groups: Mapping[int, str] = MappingProxyType({})) -> str:
     """How a study of crossings was measured."""
     least, most = int(found.rounds.least), int(found.rounds.most)
@@ -154,3 +111,7 @@ def crossings_text(found: Crossings, cpu_groups: Mapping[int, str] = MappingProx
         "is the midmean of the log ratios of its half rounds; processes, not rounds, are what intervals count. Windows "
         f"and the batches before them took {exact_percent(round(found.share, 2))} of the time of these processes. "
     )
+
+
+def _effect(penalty: float, interval: Interval | None) -> str:
+    return effect_with_interval(penalty, interval, RATE.words) if interval else effect_text(penalty)

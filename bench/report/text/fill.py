@@ -6,7 +6,7 @@ from bench.records.results import AxisComparison, Line, MeasuredCell, Penalty, R
 from bench.report.text.answer import answers
 from bench.report.text.axes import model_text, summary_text
 from bench.report.text.cells import advice_text, hidden_copies_text, outcome_text, reason_text, remark_text
-from bench.report.text.crossing import deciding_hint
+from bench.report.text.deciding import deciding_hint, penalty_text
 from bench.report.text.scale import scale_of
 from bench.report.text.trust import self_check_text
 from bench.report.text.verdicts import change_text, hint_text, line_text, verdict_text
@@ -53,7 +53,7 @@ def _penalty(view: View, entry: Penalty) -> Penalty:
     changes = {measure: replace(one, text=change_text(one)) for measure, one in entry.changes.items()}
     return replace(
         entry,
-        text=verdict_text(entry, entry.penalty, rules, scale),
+        text=penalty_text(view.results, entry, scale),
         hint=deciding_hint(view.results, entry),
         effects=effects,
         changes=changes,

@@ -10,14 +10,15 @@ GLOSSARY = {
     "nothing, it only copies.",
     "run": "One measurement of a cell. A timed run has no profiler; a traced run has one, and only explains.",
     "repeat": "Every timed run of a cell. The runs of two cells in the same repeat are a pair, and pairs are compared.",
-    "penalty": "The share of its throughput that a cell loses on another node, against the local node.",
+    "penalty": "The share of its throughput that a cell loses on another node, against the local node; a negative one "
+    "is a gain.",
     "interval": "Holds the true value in 95 of 100 such studies. Written as [low, high], rounded outward, or as "
     "half of its width behind the value.",
     "SAME": "No difference above the margin of the study, 2 % unless it was changed.",
     "SLOWER, FASTER": "A difference beyond the noise; only a probable one where it does not hold after correction "
     "for the number of comparisons in the study.",
-    "UNDECIDED": "The runs show neither; the end of the interval is the most that may be lost. NOT RESOLVABLE: "
-    "undecided, and noise would need more repeats than --max-repeats.",
+    "UNDECIDED": "The runs show neither; the end of the interval is the most that may be lost. In results.json "
+    "NOT RESOLVABLE where more repeats than --max-repeats would be needed.",
     "regime": "What limits a cell, by its trace: transfer-bound by copies; compute-bound by kernels; balanced by "
     "both. Where the GPU is idle for a fifth of the time: launch-bound by late launches, or stalled by something "
     "else.",

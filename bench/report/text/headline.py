@@ -10,6 +10,7 @@ from bench.records.results import CellState, Fastest, MeasuredCell, ProcessSprea
 from bench.records.run import Outcome
 from bench.report.text.cells import outcome_text
 from bench.report.text.fastest import by_workload, execution_label
+from bench.report.text.verdicts import verdict_word
 from bench.report.view import View
 from bench.units import (
     DASH,
@@ -183,9 +184,8 @@ def _twins(view: View, one: SelfComparison, spreads: dict[tuple[str, int, int], 
     cell = view.cells[one.cells[1]]
     spread = spreads.get((cell.model.name, cell.gpu, cell.mem_node))
     numbers = signed_share(one.penalty, one.interval), percent(spread.spread) if spread else DASH
-    return Row(
-        _label(view, cell) if len(view.gpus) > 1 else view.series(cell), numbers, one.verdict or "", one.is_probable
-    )
+    label = _label(view, cell) if len(view.gpus) > 1 else view.series(cell)
+    return Row(label, numbers, verdict_word(one.verdict), one.is_probable)
 
 
 # The best settings of each model

@@ -21,8 +21,10 @@ from bench.records.study import Design
 from bench.report.text.scale import RATE, Scale, scale_of
 from bench.units import (
     change,
+    duration,
     effect_with_interval,
     exact_percent,
+    known_share,
     percent,
     percent_interval,
     planned_text,
@@ -54,6 +56,11 @@ MEASURES = {
 DECIDED = (Verdict.SAME, *DIFFERENT)
 
 
+def verdict_word(verdict: Verdict | None) -> str:
+    """For a badge: what no number of repeats that is allowed would decide is undecided too."""
+    return str(Verdict.UNDECIDED if verdict is Verdict.NOT_RESOLVABLE else verdict or "")
+
+
 def effect_text(penalty: float, scale: Scale = RATE) -> str:
     """ "2.0 % slower"; an effect of exactly zero has no direction: "no difference"."""
     if penalty == 0:
@@ -62,13 +69,18 @@ def effect_text(penalty: float, scale: Scale = RATE) -> str:
 
 
 def verdict_text(
-    entry: Judged, penalty: float | None, rules: Rules, scale: Scale = RATE, units: Units | None = None
+    entry: Judged,
+    penalty: float | None,
+    rules: Rules,
+    scale: Scale = RATE,
+    units: Units | None = None,
+    takes_s: float = 0.0,
 ) -> str:
     """One sentence for tables and reports, effect and interval included. penalty: that entry.interval is of.
 
-    units: where they are not those of a study's design.
+    units: where they are not those of a study's design. takes_s: how long what would decide takes, 0 if unknown.
     """
-    return _judged(entry, penalty, entry.interval, rules, scale, units or _OF_DESIGN[entry.design])
+    return _judged(entry, penalty, entry.interval, rules, scale, units or _OF_DESIGN[entry.design], takes_s)
 
 
 def line_text(line: Line, rules: Rules, cells: Mapping[str, MeasuredCell]) -> str:
@@ -88,6 +100,7 @@ def _judged(
     rules: Rules,
     scale: Scale,
     units: Units,
+    takes_s: float = 0.0,
 ) -> str:
     if penalty is None or entry.reason is Reason.NOT_MEASURED:
         return "not measured: no block has both runs"
@@ -110,15 +123,13 @@ def _judged(
     if entry.reason is Reason.UNINFORMATIVE:
         return f"{at_most}: {percent_interval(shown)}; with this noise a loss of nearly all could stay undetected"
     repeats = entry.repeats_needed or 0
+    more = f"{planned_text(repeats)} {units.repeats}" + (f" ({duration(takes_s)})" if takes_s else "")
     if entry.is_uninformative:
         found = f"{effect_text(penalty, scale)} in {plural(entry.pairs, units.one, units.many)}"
-        return f"{at_most}: {found}, whose spread is hardly known; {repeats} {units.repeats} would show more"
+        return f"{at_most}: {found}, whose spread is hardly known; {more} would show more"
     if entry.reason is Reason.TOO_MANY_REPEATS_NEEDED:
-        return (
-            f"{at_most}: {effect}; about {planned_text(repeats)} {units.repeats} would decide, more than "
-            f"--max-repeats {rules.max_repeats}"
-        )
-    return f"{at_most}: {effect}; about {planned_text(repeats)} {units.repeats} would decide"
+        return f"{at_most}: {effect}; about {more} would decide, more than --max-repeats {rules.max_repeats}"
+    return f"{at_most}: {effect}; about {more} would decide"
 
 
 def change_text(entry: Change) -> str:
@@ -163,10 +174,16 @@ def hint_text(entry: Judged, units: Units | None = None) -> str:
     }[entry.remedy]
 
 
-def tile_note(entry: Penalty) -> str:
-    """For a tile of a map in place of a loss that may be noise; empty where the loss is shown."""
-    if entry.interval is None:
-        return ""
-    if entry.verdict in DIFFERENT:
-        return "" if entry.headline else f"probably {entry.verdict.lower()}"
+def tile_note(entry: Penalty, scale: Scale = RATE) -> str:
+    """For a tile of a map: how much slower than the local node, or that this may be noise."""
+    penalty = entry.penalty or 0.0
+    if is_shown(entry):
+        return f"{known_share(scale.share(penalty), scale.interval(entry.interval))} {scale.words[penalty < 0]}"
+    if entry.is_probable:
+        return f"probably {scale.words[penalty < 0]}"
     return "same" if entry.verdict is Verdict.SAME else "undecided"
+
+
+def is_shown(entry: Penalty) -> bool:
+    """Whether a map shows the size of a penalty: a difference that holds, and what is known from a single pair."""
+    return entry.interval is None or (entry.differs and entry.headline)
