@@ -201,7 +201,8 @@ class _Start:
                 pass
             failed = client is None or client.exit_code != 0
             ended = server.end_within(_SERVER_MAY_FOLLOW_S) if failed else None
-        return _Ends(client, self._ended_early(ended) if ended else None, ready_s)
+        early = self._of_server(ended, "the server ended while the client ran") if ended else None
+        return _Ends(client, early, ready_s)
 
     def _child(
         self,
@@ -296,18 +297,18 @@ class _Start:
                 advice="raise timeout_s, or look at ready and at the server's log",
                 log_tail=self._server_output.tail(),
             )
-        found = judge(self._cell, error.end, None, self._server_output.tail())
-        if found and found.status in (Outcome.BIND_FAILED, Outcome.OOM):
-            return found
         return self._of_server(error.end, "the server ended before it was ready")
-
-    def _ended_early(self, end: ChildEnd) -> Failure:
-        return self._of_server(end, "the server ended while the client ran")
 
     def _of_server(self, end: ChildEnd, what: str) -> Failure:
         tail = self._server_output.tail()
-        reason = f"{what}: {how_it_ended(end.exit_code, tail)}"
-        return Failure(status=Outcome.CRASHED, reason=reason, advice="see the log of the server", log_tail=tail)
+        found = judge(self._cell, end, None, tail)
+        assert found
+        if found.status in (Outcome.BIND_FAILED, Outcome.OOM):
+            return found
+        how = found.reason if end.log_overflow else how_it_ended(end.exit_code, tail)
+        background = "a server that goes into the background is ended: start it in the foreground"
+        advice = background if end.exit_code == 0 and not end.log_overflow else "see the log of the server"
+        return Failure(status=Outcome.CRASHED, reason=f"{what}: {how}", advice=advice, log_tail=tail)
 
     def _not_started(self, error: OSError) -> Failure:
         """Raise StudyError for a log that cannot be written: no record could be written either."""

@@ -92,8 +92,8 @@ def match_metrics(text: str, patterns: Mapping[str, tuple[str, str, Better]], pr
         }
         if not found:
             raise NoMetric(f"metric {name}: nothing in the output matches {pattern!r}")
-        values = [_number(value, name) for value in found.values()]
-        metrics |= _of_ranks(name, [_metric(value, unit, better) for value in values])
+        values = [_metric(_number(value, name), unit, better, name) for value in found.values()]
+        metrics |= _of_ranks(name, values)
     return _measured(metrics, next(iter(metrics), None), [], primary)
 
 
@@ -347,9 +347,9 @@ def _measured(
         raise NoMetric(f"the name of a metric: {error}") from None
 
 
-def _metric(value: Any, unit: str, better: Better) -> Metric:
+def _metric(value: Any, unit: str, better: Better, name: str = "") -> Metric:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e18:
-        raise NoMetric(f"{value!r} is not a number above 0")
+        raise NoMetric(f"{f'metric {name}: ' if name else ''}{value!r} is not a number above 0")
     return Metric(value=float(value), unit=unit, better=better)
 
 

@@ -16,6 +16,7 @@ import pytest
 from bench.command import attempt, files, guard
 from bench.command.attempt import attempt_command
 from bench.records.run import Outcome, PlacementVerdict, Run, read_record
+from bench.run import child
 from bench.run.attempt import execute
 from bench.run.lock import HostLock
 from bench.study.directory import RunDirectory, resolve
@@ -161,8 +162,8 @@ def test_server_is_not_ready_by_a_line_of_an_earlier_one(tmp_path):
 
 
 def test_program_that_does_not_exist_is_named(tmp_path):
-    _, record = run(tmp_path, {"run": ["/nowhere/at-all"], "read": "wall"})
-    assert "cannot start /nowhere/at-all: No such file or directory" in record.reason
+    _, record = run(tmp_path, {"run": [f"{tmp_path}/missing"], "read": "wall"})
+    assert f"cannot start {tmp_path}/missing: No such file or directory" in record.reason
     _, record = run(tmp_path, {"run": ["true"], "read": "wall", "cwd": "nowhere"}, name="other")
     assert record.reason.startswith("cannot start the command in ") and "cwd" in record.advice
 
@@ -212,6 +213,22 @@ def test_server_is_ready_by_its_url_or_by_a_line(tmp_path):
 def test_server_that_fails_is_the_reason(tmp_path, mode, status, reason):
     _, record = served(tmp_path, mode, timeout_s=2 if mode == "deaf" else 60)
     assert (record.status, record.reason[: len(reason)]) == (status, reason)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "reason", "advice"),
+    [
+        ("import os; os.fork() and os._exit(0); print('up', flush=True); time.sleep(600)", "exit code 0", "foreground"),
+        ("print('x' * (2 << 16), flush=True); time.sleep(600)", "it wrote more than 0 MiB into its log", "log"),
+    ],
+)
+def test_server_that_leaves_or_floods_its_log_is_named(tmp_path, monkeypatch, program, reason, advice):
+    monkeypatch.setattr(child, "MOST_LOG_BYTES", 1 << 16)
+    command = {"run": ["sleep", "600"], "read": "wall", "server": python(f"import time; {program}"), "ready": "^up$"}
+    _, record = run(tmp_path, command)
+    assert record.status is Outcome.CRASHED and record.reason.startswith("the server ended ")
+    assert reason in record.reason and advice in record.advice
 
 
 @pytest.mark.slow
