@@ -65,7 +65,7 @@ def convert(results: Path, to: str, cell: str) -> None:
 def bundle(run_dir: Path, output: Path, traces: bool) -> None:
     """Write the study of RUN_DIR as one ZIP file to pass on: report, results, clean traces, facts of the host.
 
-    Names of hosts and users, paths, addresses, arguments, logs and the environment are left out or replaced; its
+    Hosts, users, GPU identifiers, paths, addresses, arguments, logs and the environment are left out or replaced; its
     README.txt says what. The same study gives the same bytes. A file that exists is never overwritten.
     """
     from bench.report.bundle import bundle as write_bundle

@@ -13,6 +13,7 @@ from bench.analysis.load import RunData, load, read_results
 from bench.errors import StudyError, TraceError
 from bench.records.base import Record, plain
 from bench.records.results import Results
+from bench.records.study import run_name
 from bench.report.markdown import markdown
 from bench.report.page import render
 from bench.report.private import Private, private
@@ -59,63 +60,83 @@ def bundle(run_dir: Path, output: Path, with_traces: bool = True) -> Bundle:
         raise StudyError("there is a file of that name, and it stays as it is", str(output), "name another one with -o")
     check_run_directory(run_dir)
     data, results = load(run_dir), read_results(run_dir)
-    hidden = private((results.host, results.fingerprint.host, data.host.host), run_dir)
-    with working_folder() as folder:
-        left_out = _traces(data, folder / "nsys_reports") if with_traces else {"all": "--no-traces"}
-        _write(folder, data, results, hidden)
+    hidden = private(data, results)
+    with working_folder() as folder, working_folder() as drawn:
+        left_out = _traces(data, folder / "nsys_reports", hidden) if with_traces else {"all": "--no-traces"}
+        _link_traces(data, drawn / "nsys_reports", hidden)
+        _write(folder, _clean(data, drawn, hidden), results, hidden)
         has_traces = any(folder.glob("nsys_reports/*"))
-        write_text(folder / _README, _readme(results, has_traces, left_out))
+        write_text(folder / _README, _readme(hidden.text(results.study.name), has_traces, left_out))
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
         with whole_file(output) as temporary:
-            _pack(temporary, folder, files, results.study_name)
+            _pack(temporary, folder, files, hidden.text(results.study.name))
     return Bundle(output, sizes, left_out)
 
 
 def _write(folder: Path, data: RunData, results: Results, hidden: Private) -> None:
     """The report, from results without anything private; its links lead to what is in the folder."""
     # A frozen study is known by who created it, and is run as it is.
-    study, host = hidden.record(structs.replace(data.study, created_by="bundle")), hidden.record(data.host)
+    study = structs.replace(data.study, created_by="bundle")
     # Sentences of reports are written again, from numbers; those stored with the results may hold anything.
     clean = with_text(hidden.record(structs.replace(results, run_directory=".", study=study)))
-    runs = {name: structs.replace(run, command=[]) for name, run in data.runs.items()}
     _write_record(folder / "results.json", clean)
-    _write_record(folder / "topology.json", host)
-    write_text(folder / "study.yaml", study_text(study))
+    _write_record(folder / "topology.json", hidden.record(data.host))
+    write_text(folder / "study.yaml", study_text(clean.study))
     write_text(folder / "results.csv", csv_text(clean.cells))
     write_text(folder / "report.md", markdown(clean))
-    write_text(folder / "report.html", render(replace(data, runs=runs), clean, beside=folder))
+    write_text(folder / "report.html", render(data, clean, beside=folder))
+
+
+def _clean(data: RunData, drawn: Path, hidden: Private) -> RunData:
+    """As far as a report uses it beside the results. drawn: where it finds the traces of its pictures."""
+    runs = {}
+    for run in data.runs.values():
+        result = run.result and structs.replace(run.result, versions=hidden.record(run.result.versions))
+        cell = hidden.text(run.cell)
+        name = run_name(cell, run.repeat)
+        log = hidden.text(run.log)
+        runs[name] = structs.replace(run, cell=cell, run=name, log=log, command=[], result=result)
+    order = tuple(structs.replace(slot, cell=hidden.text(slot.cell)) for slot in data.order)
+    return replace(data, path=drawn, runs=runs, order=order)
+
+
+def _link_traces(data: RunData, folder: Path, hidden: Private) -> None:
+    """Every trace under the name that its cell has in the bundle."""
+    folder.mkdir()
+    for cell, trace in _stored(data):
+        (folder / f"{hidden.text(cell)}.sqlite").symlink_to(trace.absolute())
 
 
 def _write_record(path: Path, record: Record) -> None:
     write_text(path, json.dumps(plain(record), indent=1, allow_nan=False) + "\n")
 
 
-def _traces(data: RunData, folder: Path) -> dict[str, str]:
+def _traces(data: RunData, folder: Path, hidden: Private) -> dict[str, str]:
     """Copy every trace without names, paths and environment; return those left out, with the reason."""
     left_out, total = dict[str, str](), 0
-    for trace in _stored(data):
-        target = folder / trace.name
+    for cell, trace in _stored(data):
+        target = folder / f"{hidden.text(cell)}.sqlite"
         try:
-            redact(trace, target)
+            redact(trace, target, hidden.text)
         except TraceError as error:
-            left_out[trace.name] = error.what
+            left_out[target.name] = hidden.text(error.what)
             continue
         size = target.stat().st_size
         if total + size > MOST_TRACE_BYTES:
             target.unlink()
-            left_out[trace.name] = f"{byte_size(size)}, and traces have {byte_size(MOST_TRACE_BYTES)} at most together"
+            left_out[target.name] = f"{byte_size(size)}, and traces have {byte_size(MOST_TRACE_BYTES)} at most together"
             continue
         total += size
     return left_out
 
 
-def _stored(data: RunData) -> Iterator[Path]:
-    """In the order of the grid, so that the first cells of a study have theirs."""
+def _stored(data: RunData) -> Iterator[tuple[str, Path]]:
+    """Cell and trace, in the order of the grid, so that the first cells of a study have theirs."""
     for cell in data.cells:
         path = data.path / "nsys_reports" / f"{cell.name}.sqlite"
         if path.is_file():
-            yield path
+            yield cell.name, path
 
 
 def _pack(target: Path, folder: Path, files: list[Path], name: str) -> None:
@@ -128,9 +149,9 @@ def _pack(target: Path, folder: Path, files: list[Path], name: str) -> None:
                     packed.write(block)
 
 
-def _readme(results: Results, has_traces: bool, left_out: dict[str, str]) -> str:
+def _readme(name: str, has_traces: bool, left_out: dict[str, str]) -> str:
     lines = [
-        f"{results.study_name}, measured with numastudy {version('numastudy')}",
+        f"{name}, measured with numastudy {version('numastudy')}",
         "",
         "report.html        the report, in any browser, offline",
         "report.md          its first screen and the table of cells",
@@ -139,9 +160,11 @@ def _readme(results: Results, has_traces: bool, left_out: dict[str, str]) -> str
         "topology.json      nodes, GPUs and versions of the host",
         *(["nsys_reports/      traces that numastudy analyze and whatif read"] if has_traces else []),
         "",
-        "Replaced: names of the host and of users, paths (/PATH), addresses, and what looks like a secret.",
+        "Replaced, by the same name everywhere: hosts (host_1), users (user_1), GPU identifiers (GPU-0), other",
+        "identifiers (id_1), paths (/path_1), addresses (address_1), and what looks like a secret (secret_1).",
         "Left out: logs, command lines, arguments and environment of commands, what programs of the user",
-        "printed, process names. Kept: names of studies, models, metrics, GPUs, kernels and software.",
+        "printed, process names. Kept: names of studies, models, metrics, GPUs, kernels and software, where none",
+        "of the above is in them.",
         *_left_out_lines(left_out),
     ]
     return "\n".join(lines) + "\n"

@@ -6,6 +6,7 @@ tables of their own and among the strings. So what may stay is listed here, and 
 
 import re
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
@@ -34,10 +35,10 @@ OWN_RANGES = ("test_*", "warmup_*")
 FACTS = ("EXPORT_PRODUCT_*", "EXPORT_SCHEMA_*", "EXPORT_ARCH", "EXPORT_PLATFORM")
 
 
-def redact(source: Path | str, target: Path | str) -> None:
+def redact(source: Path | str, target: Path | str, clean: Callable[[str], str] | None = None) -> None:
     """Write target, .sqlite, from source, .sqlite or .sqlite.gz; it appears whole or not at all.
 
-    Raise TraceError if source is not an export.
+    clean: applied to every text that stays. Raise TraceError if source is not an export.
     """
     source, target = Path(source), Path(target)
     remove_unfinished(target)
@@ -45,12 +46,12 @@ def redact(source: Path | str, target: Path | str) -> None:
         with plain_database(source) as plain, whole_file(target) as temporary:
             temporary.unlink()
             with closing(sqlite3.connect(temporary, isolation_level=None, uri=True)) as connection:
-                _copy(connection, plain)
+                _copy(connection, plain, clean)
     except (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeError) as error:
         raise TraceError(f"cannot redact the trace: {error}", str(source), "export the trace again") from None
 
 
-def _copy(connection: sqlite3.Connection, source: Path) -> None:
+def _copy(connection: sqlite3.Connection, source: Path, clean: Callable[[str], str] | None) -> None:
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_BYTES)
     for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "journal_mode = OFF", "synchronous = OFF"):
         connection.execute(f"PRAGMA {pragma}")
@@ -73,10 +74,29 @@ def _copy(connection: sqlite3.Connection, source: Path) -> None:
             f"CREATE TABLE StringIds AS SELECT {_field('StringIds', 'id')}, {_field('StringIds', 'value')} "
             f"FROM source.StringIds WHERE id IN ({used})"
         )
+    if clean:
+        _clean_texts(connection, kept, clean)
     connection.execute("COMMIT")
     connection.execute("DETACH source")
     # What was deleted stays in the free parts of pages until the file is rebuilt.
     connection.execute("VACUUM")
+
+
+def _clean_texts(connection: sqlite3.Connection, kept: dict[str, list[str]], clean: Callable[[str], str]) -> None:
+    made = {str(name) for (name,) in connection.execute(PLAIN_TABLES)}
+    for table, columns in kept.items():
+        if table not in made:
+            continue
+        for column in _text_columns(table).intersection(columns):
+            found = connection.execute(
+                f'SELECT DISTINCT "{column}" FROM main."{table}" WHERE typeof("{column}") = \'text\''
+            )
+            changed = [(new, old) for (old,) in found.fetchall() if (new := clean(old)) != old]
+            connection.executemany(f'UPDATE main."{table}" SET "{column}" = ? WHERE "{column}" = ?', changed)
+
+
+def _text_columns(table: str) -> set[str]:
+    return TEXTS.get(table, ENUM_TEXTS if table.startswith("ENUM_") else set())
 
 
 def _columns(connection: sqlite3.Connection, table: str) -> list[str]:
@@ -85,8 +105,7 @@ def _columns(connection: sqlite3.Connection, table: str) -> list[str]:
 
 
 def _field(table: str, column: str) -> str:
-    allowed = TEXTS.get(table, ENUM_TEXTS if table.startswith("ENUM_") else set())
-    kinds = "'integer', 'real', 'text'" if column in allowed else "'integer', 'real'"
+    kinds = "'integer', 'real', 'text'" if column in _text_columns(table) else "'integer', 'real'"
     return f'CASE WHEN typeof("{column}") IN ({kinds}) THEN "{column}" END AS "{column}"'
 
 
