@@ -22,6 +22,8 @@ from tasks.progress import link_task
 from tasks.repeats import ProbeAgain, further_slots
 from tasks.stages import asked_slots, asked_tasks, is_done, last_record, task_of
 
+# What bench/report/build.py makes; importing that would take longer than all else of a study that is up to date.
+WRITTEN = ("results.json", "experiment_summary.json", "results.csv", "results.db", "report.md", "report.html")
 STRICT = "a cell that cannot run on this host is a failure"
 
 
@@ -40,6 +42,8 @@ class StudyReport(RecordTask):
     def complete(self) -> bool:
         stage = read_record(self.record_path, ReportStage)
         if stage is None or stage.state != self.directory.state():
+            return False
+        if not all((self.directory.path / name).is_file() for name in WRITTEN):
             return False
         # Once a call: what kept the study out of the history may have been repaired.
         if not stage.in_history and stage.invocation != INVOCATION:

@@ -165,6 +165,9 @@ def _read(file: Path, kind: type[Kind], name: str, advice: str = _FRESH) -> Kind
         return read(file, kind)
     except DamagedRecord as error:
         raise StudyError(f"{name} is damaged: {error}", str(file), advice) from None
+    except OSError as error:
+        what = f"{name} cannot be read: {error.strerror}"
+        raise StudyError(what, str(file), f"make it readable, or {advice}") from None
 
 
 def freeze(path: Path, study: Study, host: Host, grid: Grid) -> None:
@@ -305,13 +308,13 @@ def resolve(
     with study_index(folder) as index:
         entry = _own_entry(index.get(identity), fresh, invocation)
         host = _read_host(socket.gethostname())
-        if entry and _is_complete(folder / entry.path):
+        if entry and _is_begun(folder / entry.path):
             found = RunDirectory(folder / entry.path)
             _check_same_host(found, host)
             return found
         here = expand(definition, host)
         check_path_length(path_of_new(definition, output_dir), here.grid)
-        path = folder / entry.path if entry and _is_unused(folder / entry.path) else new_directory(folder)
+        path = folder / entry.path if entry and (folder / entry.path).is_dir() else new_directory(folder)
         make_parts(path)
         # Entered before it is complete: a complete one that is not in the index would never be found again.
         index[identity] = IndexEntry(path=str(path.relative_to(folder)), invocation=invocation)
@@ -350,7 +353,7 @@ def find(definition: StudyDefinition, output_dir: Path) -> RunDirectory | None:
     folder = output_dir.resolve() / definition.name
     try:
         entry = read_index(folder).get(study_fingerprint(definition.as_json(), socket.gethostname()))
-        return RunDirectory(folder / entry.path) if entry and _is_complete(folder / entry.path) else None
+        return RunDirectory(folder / entry.path) if entry and _is_begun(folder / entry.path) else None
     except OSError as error:
         advice = "make it readable, or choose another folder with --output-dir"
         raise StudyError(f"cannot read there: {error.strerror}", str(folder), advice) from None
@@ -365,9 +368,12 @@ def _is_complete(path: Path) -> bool:
     return (path / "grid.json").exists()
 
 
-def _is_unused(path: Path) -> bool:
-    """Whether a call was killed while it created this run directory."""
-    return path.is_dir() and not any(path.glob("runs/*"))
+def _is_begun(path: Path) -> bool:
+    """Else a call was killed while it created this run directory.
+
+    One with runs and without grid.json is refused where that is read: measured again, its runs would be lost.
+    """
+    return _is_complete(path) or any(path.glob("runs/*"))
 
 
 def _check_same_host(directory: RunDirectory, host: Host) -> None:

@@ -79,8 +79,13 @@ def test_interrupted_directory_is_completed_unless_it_has_runs(tmp_path: Path) -
     assert resolve(study(), tmp_path, False, "b") == first
     assert (first.path / "grid.json").exists()
     (first.path / "grid.json").unlink()
-    (first.path / "runs" / "of_another_grid.json").touch()
-    assert resolve(study(), tmp_path, False, "c") != first
+    (first.path / "runs" / "cell_r1.json").touch()
+    # Else its runs would be measured again, and lost.
+    assert resolve(study(), tmp_path, False, "c") == first and not (first.path / "grid.json").exists()
+    with pytest.raises(StudyError, match="the grid of the study cannot be read") as refused:
+        plan(study(), tmp_path)
+    assert "--fresh" in refused.value.advice
+    assert plan(study(), tmp_path, fresh=True).runs_to_do and resolve(study(), tmp_path, True, "d") != first
 
 
 def test_frozen_study_and_grid_are_read_back(tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def install() -> None:
     bench.run.stages.extract_metrics = extract_metrics
     stub_module("bench.analysis.repeats", demanded=demanded)
     tasks.report.write_report = lambda directory: True
+    tasks.report.WRITTEN = ()
     tasks.progress.READ_INTERVAL_S = float(os.environ.get("INSTANT_READ_S", tasks.progress.READ_INTERVAL_S))
     tasks.stages.TASK_PER_RUN = int(os.environ.get("INSTANT_TASK_PER_RUN", tasks.stages.TASK_PER_RUN))
     tasks.stages.LARGE_STUDY_TASKS = int(os.environ.get("INSTANT_TASKS", tasks.stages.LARGE_STUDY_TASKS))
