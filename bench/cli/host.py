@@ -77,7 +77,7 @@ def where(
     """Show where running processes are, and whether that is near their GPU: threads, memory policies, pages by node.
 
     PID: with its descendants. Exit code 0: local; 3: remote or mixed; 4: something could not be seen; 5: no such
-    process. docs/own_workloads.md has the rules.
+    process. docs/where.md has the rules.
     """
     from bench.records.base import plain
     from bench.where.command import Request
