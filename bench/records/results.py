@@ -493,7 +493,7 @@ class BirthContrast(Record, frozen=True, kw_only=True):
 
     effect: throughput of both cells together over that of the others - 1: what only the process's start decides, as
     where the driver's own memory is. penalty_change: by how much the penalty is higher in the processes born on node.
-    differs: the penalties of the births do, at 1 %, and the penalty is the mean over births. effect_holds,
+    differs: the penalties of the births do, at 0.1 %, and the penalty is the mean over births. effect_holds,
     change_holds: the difference holds after Holm's correction over all tests of the study. An interval is None with
     fewer than two processes of a birth.
     """

@@ -57,6 +57,22 @@ def two_states(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     return SD * rng.choice([-1.0, 1.0], shape) + rng.normal(0, SD / 10, shape)
 
 
+def unequal_births(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Processes of one birth vary four times as much as those of the other."""
+    return normal(rng, shape) * np.where(np.arange(shape[1]) % 2, 0.25, 1.0)
+
+
+def placement_states(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """In each process either placement is in one of two states, whatever the other is in."""
+    states = rng.choice([-1.0, 1.0], (2, *shape))
+    return SD / math.sqrt(2) * (states[1] - states[0]) + rng.normal(0, SD / 10, shape)
+
+
+def placement_bursts(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Either placement of a process is slower by a log-normal loss of its own."""
+    return bursts(rng, shape) - bursts(rng, shape)
+
+
 KINDS: dict[str, Draw] = {
     "normal": normal,
     "t3": t3,
@@ -64,9 +80,12 @@ KINDS: dict[str, Draw] = {
     "log-normal": bursts,
     "10 % stray": strays,
     "two states": two_states,
+    "unequal births": unequal_births,
+    "states of each placement": placement_states,
+    "log-normal of each placement": placement_bursts,
 }
 # Of a kind without a promise the figure is stated, and the page says why nothing is promised.
-UNPROMISED = ("log-normal", "10 % stray", "two states")
+UNPROMISED = ("log-normal", "10 % stray", "two states", "states of each placement")
 
 
 def estimates(draw: Draw, studies: int, processes: int, effect: float = 0.0, seed: int = 0) -> list[Estimate]:
