@@ -35,16 +35,17 @@ class Runs:
 
 
 def status(path: Path) -> ClusterStatus:
-    """Of a study on many hosts, or of the run directory of one. Raise StudyError if `path` is neither."""
+    """Of a study on many hosts, or of the run directory of one. Raise StudyError if `path` is neither, or damaged."""
     if is_cluster(path):
         return cluster_status(ClusterDirectory(path))
     directory = RunDirectory(path)
     if is_published(path):
         raise not_a_run(path)
+    study = directory.study().name
     try:
-        facts, study = directory.host(), directory.study().name
-    except (StudyError, OSError):
-        facts, study = None, ""
+        facts = directory.host()
+    except StudyError:
+        facts = None
     host = facts and (facts.host or facts.fingerprint.host)
     if not host:
         raise not_a_run(path)

@@ -151,7 +151,8 @@ def read_resolved_study(path: Path) -> Study:
     except (FileNotFoundError, NotADirectoryError):
         raise not_a_run(path) from None
     except (OSError, ValueError) as error:
-        raise StudyError(f"the resolved study cannot be read: {error}", str(file), _FRESH) from None
+        what = error.strerror if isinstance(error, OSError) else str(error)
+        raise StudyError(f"the resolved study cannot be read: {what}", str(file), _FRESH) from None
     try:
         return convert(parse_yaml(text, file, aliases=False), Study)
     except StudyError as error:

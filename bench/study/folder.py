@@ -35,13 +35,13 @@ def not_a_run(path: Path) -> StudyError:
         newest = max(below, key=lambda folder: folder.stat().st_mtime)
         count = "one run directory" if len(below) == 1 else f"{len(below)} run directories"
         return StudyError(f"{count} below: {_NO_RUN} itself", str(path), f"name one of them; the newest is {newest}")
-    if (path / "grid.json").exists():
-        return StudyError(f"no host in topology.json: {_NO_RUN}", str(path), NAME_A_RUN)
-    if (path / "study.yaml").exists():
+    if not (path / "study.yaml").exists():
+        return StudyError(f"no study.yaml: {_NO_RUN}", str(path), NAME_A_RUN)
+    if not (path / "grid.json").exists():
         # grid.json is written last. A call that was killed before is continued by the next one.
         advice = f"{NAME_A_RUN}; if the start of the study was interrupted, the same command continues from here"
         return StudyError(f"no grid.json: {_NO_RUN}", str(path), advice)
-    return StudyError(f"no study.yaml: {_NO_RUN}", str(path), NAME_A_RUN)
+    return StudyError(f"no host in topology.json: {_NO_RUN}", str(path), NAME_A_RUN)
 
 
 def is_published(path: Path) -> bool:

@@ -110,6 +110,17 @@ def test_folder_without_a_host_is_not_a_run_directory(directory: ClusterDirector
         status(directory.host("n1").path)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "no study.yaml: this is not a run directory"), ("[]", "the resolved study is damaged")],
+)
+def test_damaged_study_is_named(directory: ClusterDirectory, text: str | None, message: str) -> None:
+    file = directory.host("n1").path / "study.yaml"
+    file.write_text(text) if text else file.unlink()
+    with pytest.raises(StudyError, match=message):
+        status(file.parent)
+
+
 def test_run_directory_of_one_host_has_a_status(directory: ClusterDirectory) -> None:
     command = [str(Path(sys.executable).with_name("numastudy")), "status"]
     said = subprocess.run([*command, str(directory.host("n1").path), "--json"], capture_output=True, text=True)
