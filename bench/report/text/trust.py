@@ -268,7 +268,7 @@ def claims_text(claims: Claims | None) -> str:
     tests = plural(claims.tests, "test")
     return (
         f"{claims.hold} of {tests} of a difference {'holds' if claims.hold == 1 else 'hold'} at one level of {level} "
-        f"for all of them together (Holm): at most {level} of such studies make any claim that is chance."
+        f"for all of them together (Holm): at most {level} of such studies have a headline that is chance."
     )
 
 
