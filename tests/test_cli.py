@@ -33,6 +33,14 @@ def plan(*words: str) -> Any:
 def test_installed_command_lists_every_command() -> None:
     help_text = subprocess.run([NUMASTUDY, "--help"], capture_output=True, text=True, check=True, timeout=60).stdout
     assert all(f"\n  {command} " in help_text for command in main.commands)
+    # One line each, whole.
+    assert all(f" {command.short_help}\n" in help_text for command in main.commands.values())
+    assert max(map(len, help_text.splitlines())) <= 80
+
+
+def test_help_of_plan_lists_its_own_options_before_the_keys_of_a_study() -> None:
+    own, keys = call("plan", "--help").output.split("Keys of the study")
+    assert "--cells" in own and "--batch-size" not in own and "--batch-size" in keys
 
 
 @pytest.mark.parametrize("command", sorted(main.commands))

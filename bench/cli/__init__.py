@@ -11,7 +11,7 @@ from bench.terminal import prepare_streams, visible
 
 
 class _Commands(click.Group):
-    """Ends with the text and the exit code of a StudyError."""
+    """Ends with the text and the exit code of a StudyError; lists its commands in the order of their use."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         prepare_streams()
@@ -24,19 +24,24 @@ class _Commands(click.Group):
             where = str(error.filename or "")
             _end(StudyError(error.strerror or str(error), where, "look at the path, its permissions, the space left"))
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(str(one.name).ljust(8), one.get_short_help_str(64)) for one in commands])
+
 
 def _end(error: StudyError) -> NoReturn:
     click.echo(visible(f"error: {error}"), err=True)
     sys.exit(error.exit_code)
 
 
-_COMMANDS: tuple[click.Command, ...] = (
-    *(run.run, study.list_studies, study.plan, study.submit, study.status),
-    *(results.report, results.advise, results.convert, results.bundle),
-    *(results.compare, results.history, results.schema),
-    *(traces.analyze, traces.redact, traces.whatif),
-    *(host.doctor, host.probe, host.where, host.ui),
-)
+_SECTIONS: dict[str, tuple[click.Command, ...]] = {
+    "Measure": (host.doctor, study.list_studies, study.plan, run.run, study.status, study.submit, host.ui),
+    "Read results": (results.report, results.advise, results.compare, results.history),
+    "Pass results on": (results.bundle, results.convert, results.schema),
+    "A GPU, a process, a trace": (host.probe, host.where, traces.whatif, traces.analyze, traces.redact),
+}
+_COMMANDS = [command for commands in _SECTIONS.values() for command in commands]
 
 
 @click.group(cls=_Commands, commands=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,5 +49,8 @@ _COMMANDS: tuple[click.Command, ...] = (
 def main() -> None:
     """Measure what the wrong NUMA node costs a GPU inference pipeline.
 
-    numastudy run STUDY measures a study: it calls luigi, as luigi --module tasks STUDY.
+    \b
+    numastudy doctor               is this host fit for it?
+    numastudy run NearestNode      which node is near each GPU, in ten minutes
+    numastudy run -- COMMAND       what does the wrong node cost my program?
     """

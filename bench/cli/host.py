@@ -16,7 +16,7 @@ _PID = click.IntRange(1)
 _PID.name = "process id"
 
 
-@click.command()
+@click.command(short_help="Check what makes studies of this host fail or mislead.")
 @JSON
 @click.option("--strict", is_flag=True, help="a warning is an error")
 @ROOT
@@ -30,7 +30,7 @@ def doctor(as_json: bool, strict: bool, root: Path, output_dir: Path) -> None:
     sys.exit(code)
 
 
-@click.command()
+@click.command(short_help="Measure which node is near each GPU, by small copies.")
 @JSON
 @click.option(
     "--device",
@@ -55,7 +55,7 @@ def probe(as_json: bool, device: str, output: Path | None) -> None:
     show(json.dumps(plain(probed), indent=1) if as_json else probe_text(probed))
 
 
-@click.command()
+@click.command(short_help="Print whether running processes are near their GPU.")
 @click.argument("pids", nargs=-1, type=_PID, metavar="[PID]...")
 @click.option("--gpu", "gpus", multiple=True, metavar="N|UUID", help="the processes of this GPU; more than once")
 @click.option("--all", "every", is_flag=True, help="the processes of every GPU; the default without a PID")
@@ -91,7 +91,7 @@ def where(
     sys.exit(code)
 
 
-@click.command()
+@click.command(short_help="Serve luigi's page and the outputs on 127.0.0.1.")
 @click.option("--state", type=click.Path(path_type=Path), required=True, help="folder of luigid's state and log")
 @click.option(
     "--outputs", type=click.Path(path_type=Path), default=Path("outputs"), show_default=True, help="what is served"

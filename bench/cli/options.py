@@ -58,10 +58,27 @@ def complete_study(_context: click.Context, _argument: click.Parameter, begun: s
     return names or [CompletionItem(begun, type="file")]
 
 
+class StudyCommand(click.Command):
+    """Lists its own options before the many that change a study."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        own: list[tuple[str, str]] = []
+        of_study: list[tuple[str, str]] = []
+        for one in self.get_params(ctx):
+            if isinstance(one, click.Option) and (record := one.get_help_record(ctx)):
+                (of_study if one.name in OVERRIDES else own).append(record)
+        for title, records in (
+            ("Options", own),
+            ("Keys of the study, each with a value in place of its own", of_study),
+        ):
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
 def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--config-file, and an option for each key of a study."""
     for key, meaning in reversed(OVERRIDES.items()):
-        option = click.option(f"--{key.replace('_', '-')}", key, default=None, metavar="JSON", help=meaning)
+        option = click.option(f"--{key.replace('_', '-')}", key, default=None, metavar="VALUE", help=meaning)
         command = option(command)
     file = click.option("--config-file", type=click.Path(path_type=Path), help="the file of the study named Study")
     return file(command)

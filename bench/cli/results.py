@@ -15,7 +15,7 @@ FORMATS = ("bencher", "openmetrics", "pull-request", "perfetto")
 ADVISED = ("numactl", "systemd", "slurm", "torchrun", "docker", "kubernetes", "vllm", "sglang", "env")
 
 
-@click.command()
+@click.command(short_help="Make the report of a run directory again. Measures nothing.")
 @click.argument("run_dir", type=click.Path(path_type=Path))
 def report(run_dir: Path) -> None:
     """Regenerate the report of RUN_DIR from its stored records. Measures nothing."""
@@ -28,7 +28,7 @@ def report(run_dir: Path) -> None:
     show(f"report: {run_dir / 'report.html'}")
 
 
-@click.command()
+@click.command(short_help="Print where to run, as text or as lines for systemd, Slurm, ...")
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option(
     "--format", "to", type=click.Choice(["text", "json", *ADVISED]), default="text", show_default=True, help="for what"
@@ -43,7 +43,7 @@ def advise(results: Path, to: str) -> None:
     show(advise_on(results, to))
 
 
-@click.command()
+@click.command(short_help="Print results for Bencher, OpenMetrics, Perfetto, a pull request.")
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Choice(FORMATS), required=True, help="which format")
 @click.option("--cell", default="", metavar="NAME", help="perfetto: whose trace, by default the first that has one")
@@ -58,7 +58,7 @@ def convert(results: Path, to: str, cell: str) -> None:
     show(convert_to(results, to, cell))
 
 
-@click.command()
+@click.command(short_help="Write a study as one ZIP file, without names, paths, secrets.")
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="the file to write, .zip")
 @click.option("--traces/--no-traces", default=True, show_default=True, help="with the clean copies of traces")
@@ -73,7 +73,7 @@ def bundle(run_dir: Path, output: Path, traces: bool) -> None:
     show(write_bundle(run_dir, output, traces).text)
 
 
-@click.command()
+@click.command(short_help="Compare each cell of a study with the same cell of another.")
 @click.argument("base")
 @click.argument("new")
 @click.option("--json", "output", flag_value="json", help="for programs")
@@ -119,7 +119,7 @@ def compare(
     sys.exit(code)
 
 
-@click.command()
+@click.command(short_help="List the finished studies of an output directory.")
 @OUTPUT_DIR
 @click.option("--study", default="", help="studies of this name only")
 @click.option("--host", default="", help="of this host only")
@@ -146,7 +146,7 @@ def history(
     show(history_command(output_dir, study, host, since.isoformat() if since else "", as_json, add, page))
 
 
-@click.command()
+@click.command(short_help="Print the JSON Schema of a stored file.")
 @click.argument("file", default="")
 def schema(file: str) -> None:
     """Print the JSON Schema of FILE, as results.json or runs/*.json, or of all stored files.

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from bench.cli.options import OUTPUT_DIR, complete_study, load_given, parsed, study_options
+from bench.cli.options import OUTPUT_DIR, StudyCommand, complete_study, load_given, parsed, study_options
 from bench.errors import StudyError
 from bench.terminal import show
 
 
-class _BeforeCommand(click.Command):
+class _BeforeCommand(StudyCommand):
     """What follows `--` is a command, and no option of this one."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -26,15 +26,32 @@ class _BeforeCommand(click.Command):
         return [*super().collect_usage_pieces(ctx), "[-- COMMAND [ARGUMENT]...]"]
 
 
-@click.command(cls=_BeforeCommand)
+@click.command(cls=_BeforeCommand, short_help="Measure a study, or a command of yours, on each node.")
 @click.argument("study", nargs=-1, metavar="[STUDY]", shell_complete=complete_study)
 @click.option("--name", default="", help="of the study of a command; by default that of its program")
-@click.option("--gpu", "gpu_ids", default=None, metavar="N,N|all", help="as --gpu-ids")
-@click.option("--nodes", "numa_nodes", default=None, metavar="N,N|all", help="as --numa-nodes")
-@click.option("--read", default="", help="the program that wrote the output: json, vllm, wall, ...")
-@click.option("--metric", "metrics", multiple=True, metavar="NAME=REGEX,UNIT,higher|lower", help="in the output")
-@click.option("--server", default="", metavar="COMMAND", help="started before, then alone bound and judged")
-@click.option("--ready", default="", metavar="URL|REGEX", help="when the server is ready")
+@click.option("--gpu", "gpu_ids", default=None, metavar="N,N|all", help="the same as --gpu-ids")
+@click.option("--nodes", "numa_nodes", default=None, metavar="N,N|all", help="the same as --numa-nodes")
+@click.option(
+    "--read",
+    default="",
+    help="where the number is: json (a file), vllm and others (their output), wall (the time of the command)",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME=REGEX,UNIT,higher|lower",
+    help="the number is in the output; more than once",
+)
+@click.option(
+    "--server", default="", metavar="COMMAND", help="started before the command; only it is bound and judged then"
+)
+@click.option(
+    "--ready",
+    default="",
+    metavar="URL|REGEX",
+    help="the server is ready when this URL answers, or it writes such a line",
+)
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="a variable of the command, stored with the study")
 @click.option("--pass-env", multiple=True, metavar="NAME", help="a variable whose value is passed and never stored")
 @OUTPUT_DIR
@@ -63,11 +80,18 @@ def run(
     dry_run: bool,
     **given: str | None,
 ) -> None:
-    """Measure STUDY, or a command of yours after `--` on each node: numastudy run --read wall -- python3 mine.py
+    """Measure STUDY, or a command of yours (after `--`) on each node.
 
-    STUDY and its options are as for plan. Of a command a study file is written and its path printed; a number comes
-    from the file that NUMASTUDY_RESULT names, from the output (--metric), or is the time (--read wall):
-    docs/own_workloads.md. luigi measures, by the scheduler of `make ui` where that runs.
+    \b
+    numastudy run QuickTest
+    numastudy run NumaStudy --numa-nodes all --models vit0x0x0,vit32x6x512
+    numastudy run --read wall -- python3 mine.py
+    numastudy run --metric 'tok_s=throughput: ([\\d.]+),tok/s,higher' -- ./bench
+    numastudy run --server 'python3 serve.py --port {port}'
+        --ready 'http://127.0.0.1:{port}/health' --read vllm -- vllm bench serve ...
+
+    The number of a command is in the file that NUMASTUDY_RESULT names, in its output (--read, --metric), or its time
+    (--read wall): docs/own_workloads.md. luigi measures, by the scheduler of `make ui` where that runs.
     """
     from bench.command.start import Asked, check_programs, luigi_argv, study_of, write_study
     from bench.study.load import read_study

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from bench.cli.options import JSON, OUTPUT_DIR, ROOT, complete_study, load_given, study_options
+from bench.cli.options import JSON, OUTPUT_DIR, ROOT, StudyCommand, complete_study, load_given, study_options
 from bench.errors import StudyError
 from bench.terminal import show
 
 
-@click.command(name="list")
+@click.command(name="list", short_help="List the studies that ship, and their time on this host.")
 @OUTPUT_DIR
 def list_studies(output_dir: Path) -> None:
     """List the studies that ship, with their size and their time on this host."""
@@ -19,7 +19,7 @@ def list_studies(output_dir: Path) -> None:
     show(listing(output_dir))
 
 
-@click.command()
+@click.command(cls=StudyCommand, short_help="Print what a study would measure here, and how long that takes.")
 @click.argument("study", shell_complete=complete_study)
 @OUTPUT_DIR
 @click.option("--fresh", is_flag=True, help="as if nothing had been measured yet")
@@ -39,9 +39,7 @@ def plan(
 ) -> None:
     """Print what STUDY would measure here, what is done and how long the rest takes. Runs nothing.
 
-    STUDY is NumaStudy, QuickTest, ScalingStudy, SelfCheck, the name of another study that ships, a study file, or
-    Study with --config-file. Options in JSON (or plain words) override its values, as the task's parameters do;
-    docs/axes.md lists every key with its default.
+    STUDY is a study that ships (numastudy list), or a study file. docs/axes.md lists every key with its default.
     """
     from bench.study.plan import plan as make_plan
     from bench.study.plan import render
@@ -50,7 +48,7 @@ def plan(
     show(json.dumps(planned.as_json(), indent=1) if as_json else render(planned, cells_too))
 
 
-@click.command()
+@click.command(cls=StudyCommand, short_help="Measure a study on many hosts, one Slurm job each.")
 @click.argument("study", shell_complete=complete_study)
 @click.option("--nodes", default="", metavar="n1,n2", help="these hosts")
 @click.option("--nodelist", default="", metavar="EXPR", help="the hosts of a Slurm host list, as 'n[1-9]'")
@@ -80,7 +78,7 @@ def submit(
 ) -> None:
     """Measure STUDY on many hosts: one exclusive Slurm job a host, one run directory with a folder a host.
 
-    STUDY and the options in JSON are as for plan. The same command again submits only what is missing.
+    STUDY and its keys are as for plan. The same command again submits only what is missing.
     """
     from bench.cluster import submit as cluster
     from bench.cluster.slurm import choose_hosts
@@ -97,7 +95,7 @@ def submit(
     show("\n".join([*lines, "", f"numastudy status {directory.path}"]))
 
 
-@click.command()
+@click.command(short_help="Print how far a study is, on each of its hosts.")
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @JSON
 @click.option("--report", "with_report", is_flag=True, help="make the report of all hosts now")

@@ -11,7 +11,7 @@ from bench.errors import StudyError
 from bench.terminal import show
 
 
-@click.command()
+@click.command(short_help="Print the metrics of a trace, or of those in a folder.")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--range", "range_name", metavar="NAME", help="of the ranges of another program, each taken as a batch")
 @JSON
@@ -22,7 +22,7 @@ def analyze(path: Path, range_name: str | None, as_json: bool) -> None:
     sys.exit(analyze_command(path, as_json, range_name))
 
 
-@click.command()
+@click.command(short_help="Copy a trace without names, paths and environment.")
 @click.argument("trace", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="where the clean copy goes")
 @click.option("--force", is_flag=True, help="replace a file that exists")
@@ -41,7 +41,7 @@ def redact(trace: Path, output: Path, force: bool) -> None:
     show(f"clean copy: {output}")
 
 
-@click.command()
+@click.command(short_help="Print how much slower copies could slow a traced program.")
 @click.argument("trace", type=click.Path(path_type=Path))
 @click.option("--nvtx", metavar="NAME", help="the part from the first to the last range of this name")
 @click.option("--from", "begin_ms", type=click.FloatRange(0), metavar="MS", help="since the first event")
