@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.needs import require
-from tests.tasks.study_calls import free_port
+from tests.ports import free_port
 
 # Chromium's own traffic (updates, safe browsing) is switched off, so that what is left is the page's.
 _FLAGS = (
@@ -86,7 +86,7 @@ class Browser:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._base + path, data, {"Content-Type": "application/json"}, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=240) as answer:
                 return json.load(answer)["value"]
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{method} {path}: {json.load(error)['value']['message']}") from None
@@ -107,11 +107,11 @@ def open_browser(profile: Path, width: int = 1280, height: int = 900) -> Iterato
             browser.close()
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(120)
 
 
 def _wait_for(port: int, process: subprocess.Popen) -> None:
-    for _ in range(100):
+    for _ in range(1200):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return

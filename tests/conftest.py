@@ -19,8 +19,11 @@ from tests import real_nsys as nsys_of_tests
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# A busy machine is no failure: no test has a deadline for an example.
-hypothesis.settings.register_profile("untimed", deadline=None)
+# A busy machine is no failure: no example has a deadline, and examples may be made slowly. CI tries the same ones every
+# time, so that a change is judged by what it changes; elsewhere they are new ones.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize=needs.in_ci()
+)
 hypothesis.settings.load_profile("untimed")
 
 if TYPE_CHECKING:

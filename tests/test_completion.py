@@ -16,7 +16,7 @@ BASH = shutil.which("bash") or ""
 @cache
 def script() -> str:
     env = os.environ | {"_NUMASTUDY_COMPLETE": "bash_source"}
-    return subprocess.run([NUMASTUDY], env=env, capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run([NUMASTUDY], env=env, capture_output=True, text=True, check=True, timeout=240).stdout
 
 
 def completed(folder: Path, *words: str) -> list[str]:
@@ -28,13 +28,13 @@ def completed(folder: Path, *words: str) -> list[str]:
         '_numastudy_completion numastudy; printf "%s\\n" "${COMPREPLY[@]}"'
     )
     env = os.environ | {"PATH": f"{NUMASTUDY.parent}:{os.environ['PATH']}"}
-    done = subprocess.run([BASH, "-c", call], cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([BASH, "-c", call], cwd=folder, env=env, capture_output=True, text=True, timeout=240)
     return done.stdout.split()
 
 
 def test_script_for_bash_is_valid() -> None:
     assert "complete " in script()
-    subprocess.run([BASH, "-n"], input=script(), text=True, check=True, timeout=60)
+    subprocess.run([BASH, "-n"], input=script(), text=True, check=True, timeout=240)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def luigi(folder: Path, *words: object, **options: object) -> subprocess.Complet
     command = [str(BIN / "luigi"), "--local-scheduler", "--module", "tasks", *map(str, words)]
     environment = os.environ | {"NUMASTUDY_LOCK_DIR": str(folder)}
     options = {"capture_output": True, "text": True, "cwd": folder, "env": environment} | options
-    return subprocess.run(command, timeout=120, check=False, **options)
+    return subprocess.run(command, timeout=240, check=False, **options)
 
 
 def study(folder: Path, name: str = "tiny", file: str = "study.yaml") -> Path:
@@ -61,7 +61,7 @@ def test_file_that_never_ends_is_refused(tmp_path: Path, command: str, kind: str
     for path in (tmp_path / "input", *(folder / name for name in names)):
         os.mkfifo(path) if kind == "fifo" else path.symlink_to("/dev/zero")
     words = [word.replace("FILE", str(tmp_path / "input")).replace("FOLDER", str(folder)) for word in command.split()]
-    refused(call(tmp_path, *words, timeout=20))
+    refused(call(tmp_path, *words, timeout=240))
 
 
 def test_study_that_never_ends_is_refused_by_luigi(tmp_path: Path) -> None:
@@ -109,12 +109,12 @@ def test_hostile_recorded_host_is_refused(tmp_path: Path, file: str, content: ob
         path.symlink_to(content)
     else:
         content(path)
-    done = call(tmp_path, "doctor", "--root", root, timeout=20)
+    done = call(tmp_path, "doctor", "--root", root, timeout=240)
     assert "secret" not in done.stdout + done.stderr and "Traceback" not in done.stderr
     if words:
         refused(done, words)
     if file.endswith("cpulist"):
-        refused(call(tmp_path, "plan", "QuickTest", "--root", root, timeout=20), words)
+        refused(call(tmp_path, "plan", "QuickTest", "--root", root, timeout=240), words)
 
 
 # Names
@@ -174,7 +174,7 @@ def test_study_is_measured_when_stdout_is_closed_or_full(tmp_path: Path) -> None
     def shell(redirection: str) -> subprocess.CompletedProcess[str]:
         command = ["sh", "-c", f"exec {words} {redirection}"]
         return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
         )
 
     closed = shell(">&-")
@@ -218,7 +218,7 @@ def test_next_call_removes_what_a_killed_one_left(tmp_path: Path, command: str) 
             copy.write(bytes(1 << 20))
     output = ["-o", str(tmp_path / "copy.sqlite")] if command == "redact" else []
     killed = 0
-    for _ in range(3):
+    while killed < 3:
         process = subprocess.Popen(
             [str(BIN / "numastudy"), command, str(large), *output], env=environment,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -226,9 +226,10 @@ def test_next_call_removes_what_a_killed_one_left(tmp_path: Path, command: str) 
         while not any(temporary.rglob("*.sqlite")) and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-        assert len([*temporary.iterdir()]) == 1
-    assert killed == 3
+        # On a busy machine it may have ended by itself.
+        died = process.wait() == -signal.SIGKILL
+        killed += died
+        assert len([*temporary.iterdir()]) == died
     done = call(tmp_path, command, TRACE, *output, env=environment)
     assert done.returncode == 0, done.stderr
     assert [*temporary.iterdir()] == []
@@ -249,13 +250,13 @@ def test_next_call_removes_what_a_killed_one_left(tmp_path: Path, command: str) 
 )  # fmt: skip
 def test_impossible_option_of_submit_is_refused(tmp_path: Path, option: str, value: str) -> None:
     hosts = [] if option == "--nodes" else ["--nodes", "n1"]
-    refused(call(tmp_path, "submit", "QuickTest", *hosts, option, value, "--dry-run", timeout=20), option.strip("-"))
+    refused(call(tmp_path, "submit", "QuickTest", *hosts, option, value, "--dry-run", timeout=240), option.strip("-"))
 
 
 @pytest.mark.parametrize("port", ["0", "99999", "-1"])
 @pytest.mark.parametrize("option", ["--port", "--outputs-port"])
 def test_impossible_port_is_refused(tmp_path: Path, option: str, port: str) -> None:
-    refused(call(tmp_path, "ui", "--state", tmp_path / "state", option, port, timeout=20), option)
+    refused(call(tmp_path, "ui", "--state", tmp_path / "state", option, port, timeout=240), option)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +270,7 @@ def test_impossible_port_is_refused(tmp_path: Path, option: str, port: str) -> N
 )
 def test_impossible_scheduler_is_refused_by_luigi(tmp_path: Path, option: str, value: str) -> None:
     command = [str(BIN / "luigi"), option, value, "--module", "tasks", "QuickTest", "--binding", "none"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     refused(done, "scheduler")
 
 
@@ -302,7 +303,7 @@ def test_outputs_removed_in_mid_study_are_reported_and_not_made_again(
         time.sleep(0.01)
     (folder,) = tmp_path.glob(removed)
     folder.rename(tmp_path / "away")
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=600)
     assert process.returncode not in (0, 1)
     assert "No such file or directory" in out + err or "removed" in out + err
     assert "Traceback" not in out + err

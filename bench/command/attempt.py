@@ -36,7 +36,7 @@ from bench.where.look import members, process_table
 OnStart = Callable[[int], None]
 OnPoll = Callable[[], None]
 # For a server whose end made the client fail.
-_SERVER_MAY_FOLLOW_S = 0.5
+_SERVER_MAY_FOLLOW_S = 2.0
 _READ_ADVICE = "write JSON to the file that NUMASTUDY_RESULT names, or set read or metrics (docs/own_workloads.md)"
 # Until it ends nothing is known of how far a command is.
 _PERCENT = {RunState.STARTING: 5, RunState.WARMUP: 10, RunState.MEASURING: 50}

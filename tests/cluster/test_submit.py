@@ -69,7 +69,7 @@ def test_folder_of_any_name_is_quoted_for_the_shell(tmp_path: Path, name: str) -
     assert f'--output="{tmp_path}/{name.replace("%", "%%")}/hosts/n1/logs/job.log"' in text
     # srun is replaced by something that shows its words.
     shown = text.replace("srun ", "printf '%s\\n' ").replace('touch "$', 'echo "$')
-    done = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, cwd=tmp_path, timeout=20)
+    done = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, cwd=tmp_path, timeout=240)
     assert done.stdout.splitlines()[-1] == str(tmp_path / name)
     assert not (tmp_path / "harm").exists()
 
@@ -87,7 +87,7 @@ def test_signal_leaves_the_drain_file_and_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "hosts" / "n1").mkdir(parents=True)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
     words = ["bash", "-c", script(str(tmp_path))]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stdout) == (30, f"{tmp_path}/hosts/n1/drain-7-0\n")
 
 
@@ -104,7 +104,7 @@ def test_exit_code_is_that_of_the_step(tmp_path: Path, last: str) -> None:
     stand_in.write_text(f"#!/bin/sh\n{last}\n")
     stand_in.chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
-    assert subprocess.run(["bash", "-c", text], env=environment, timeout=20).returncode == 7
+    assert subprocess.run(["bash", "-c", text], env=environment, timeout=240).returncode == 7
 
 
 def test_template_of_a_site_is_used(tmp_path: Path) -> None:

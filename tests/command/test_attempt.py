@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench.command import attempt, files, guard
+from bench.command import attempt, files, guard, looks
 from bench.command.attempt import attempt_command
 from bench.records.run import Outcome, PlacementVerdict, Run, read_record
 from bench.run import child
@@ -25,7 +25,7 @@ from bench.study.load import read_study
 SERVING = str(Path(__file__).with_name("serving.py"))
 ASK = "import sys, urllib.request as u; u.urlopen(f'http://127.0.0.1:{sys.argv[1]}/work').read(); print('rate: 12.5')"
 RATE = {"rate": {"regex": r"rate: ([\d.]+)", "unit": "req/s", "better": "higher"}}
-STUDY = {"name": "mine", "gpu_ids": [0], "numa_nodes": [0], "device": "cpu", "binding": "none", "timeout_s": 60}
+STUDY = {"name": "mine", "gpu_ids": [0], "numa_nodes": [0], "device": "cpu", "binding": "none", "timeout_s": 600}
 
 
 def python(program: str, *arguments: str) -> list[str]:
@@ -67,7 +67,7 @@ def left_behind(folder: Path) -> list[int]:
 @pytest.fixture(autouse=True)
 def _nothing_is_left(tmp_path: Path) -> Iterator[None]:
     yield
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while left_behind(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert left_behind(tmp_path) == []
@@ -76,7 +76,7 @@ def _nothing_is_left(tmp_path: Path) -> Iterator[None]:
 def test_wall_time_is_measured_by_the_guard(tmp_path):
     _, record = run(tmp_path, {"run": ["sleep", "0.25"], "read": "wall"})
     assert (record.status, record.exit_code) == (Outcome.OK, 0)
-    assert 0.25 < record.metric.value < 1
+    assert 0.25 < record.metric.value < record.wall_s
     assert record.rate == pytest.approx(1 / record.metric.value)
     assert record.command == ["sleep", "0.25"]
     assert record.of_command.program.path.endswith("sleep") or record.of_command.program.path
@@ -210,8 +210,10 @@ def test_server_is_ready_by_its_url_or_by_a_line(tmp_path):
         ("deaf", Outcome.TIMEOUT, "the server was not ready after 2 s (http://127.0.0.1:"),
     ],
 )
-def test_server_that_fails_is_the_reason(tmp_path, mode, status, reason):
-    _, record = served(tmp_path, mode, timeout_s=2 if mode == "deaf" else 60)
+def test_server_that_fails_is_the_reason(tmp_path, monkeypatch, mode, status, reason):
+    # A busy machine may take long to end it, when its client has failed.
+    monkeypatch.setattr(attempt, "_SERVER_MAY_FOLLOW_S", 60.0)
+    _, record = served(tmp_path, mode, timeout_s=2 if mode == "deaf" else 600)
     assert (record.status, record.reason[: len(reason)]) == (status, reason)
 
 
@@ -377,10 +379,12 @@ def test_file_of_a_container_is_the_one_it_reads(tmp_path, monkeypatch, mapped, 
 
 
 @pytest.mark.needs("numactl")
-def test_bound_command_is_proved_or_says_why_not(tmp_path):
+def test_bound_command_is_proved_or_says_why_not(tmp_path, monkeypatch):
     _, short = run(tmp_path, {"run": ["true"], "read": "wall"}, binding="numactl")
     assert short.certificate.verdict is PlacementVerdict.UNPROVED
     assert "before it could be looked at; numactl had bound it" in short.certificate.reasons[0].text
-    _, long = run(tmp_path, {"run": ["sleep", "1.4"], "read": "wall"}, binding="numactl", name="long")
+    # Well before it ends, however late a busy machine looks.
+    monkeypatch.setattr(looks, "FIRST_S", 0.1)
+    _, long = run(tmp_path, {"run": ["sleep", "2"], "read": "wall"}, binding="numactl", name="long")
     assert long.certificate.verdict is PlacementVerdict.PROVED, long.certificate.reasons
     assert long.command[0] == "numactl"

@@ -56,7 +56,7 @@ def test_grandchildren_are_observed_and_proved(guard):
 
 
 def test_threads_that_may_leave_the_node_are_named(guard):
-    looks = Looks(cell(), Command(run=("sleep",)), Topology(nodes=(node(0, "0"), node(1, "1"))))
+    looks = Looks(cell(), Command(run=("sleep",)), Topology(nodes=(node(0, "4000"), node(1, ALL))))
     verdict, kinds, text = seen(looks, guard)
     assert verdict is PlacementVerdict.MISPLACED and DoubtKind.THREADS in kinds
     assert "not only on node 0" in text and f"sleep ({looks.processes[-1].pid})" in text

@@ -119,7 +119,7 @@ def test_study_of_a_command_from_the_line_to_the_report(tmp_path, monkeypatch):
     options = ["--read", "wall", "--nodes", "0", "--repeats", "3", "--name", "mine", "--output-dir", str(tmp_path)]
     options += ["--binding", "none", "--disturbed-repeats", "0", "--sweep", '{"binding": ["none", "self"]}']
     line = [str(BIN / "numastudy"), "run", *options, "--", sys.executable, "-S", "-c", WORK]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     (report,) = tmp_path.glob("mine/*/*/results.json")
     results = json.loads(report.read_text())
@@ -132,7 +132,7 @@ def test_study_of_a_command_from_the_line_to_the_report(tmp_path, monkeypatch):
     # Its table of settings has what was started, and nothing of the pipeline.
     assert "-S -c" in page and "CommandBlock" not in page and "window s" not in page and "batch size" not in page
     # The same by luigi itself; the run directory is found again, and nothing is left to do.
-    again = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    again = subprocess.run(line, capture_output=True, text=True, timeout=600)
     assert "Nothing was measured now" in again.stdout + again.stderr
 
 
@@ -148,7 +148,7 @@ def test_command_study_is_a_task(tmp_path):
         [str(BIN / "luigi"), "--module", "tasks", *task, *options],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         cwd=tmp_path,
         env=os.environ | {"B": "3", "KEY": "a-secret-of-23-letters"},
     )

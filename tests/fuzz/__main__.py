@@ -17,7 +17,7 @@ BLIND = {"study_file": 1500, "export": 1500, "torch_trace": 1000, "run_directory
 # JSON is better damaged by value than by byte: only what is parsed here byte by byte.
 GUIDED = {"study_file": 2000, "export": 1500, "torch_trace": 1000}
 # libFuzzer's own limits. It counts all memory, the interpreter's and numpy's too.
-LIMITS = ("-rss_limit_mb=2048", "-timeout=30", "-max_len=65536", "-seed=1", "-verbosity=0")
+LIMITS = ("-rss_limit_mb=2048", "-timeout=300", "-max_len=65536", "-seed=1", "-verbosity=0")
 
 
 def main() -> int:

@@ -41,7 +41,7 @@ def searched(tmp_path_factory):
     try:
         calls.sabotage("pipeline_gpu0_numa0_vit0x0x0_again")
         done = subprocess.run(
-            calls.command(), cwd=calls.folder, env=calls.environment() | SECRETS, capture_output=True, timeout=300
+            calls.command(), cwd=calls.folder, env=calls.environment() | SECRETS, capture_output=True, timeout=800
         )
     finally:
         other.kill()

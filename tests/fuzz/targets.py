@@ -30,7 +30,7 @@ from tests.run_directories import build_run_directory, topology_json
 from tests.trace.trace_builder import VERSIONS, pipeline, write
 
 # What is read must not take more memory than this beyond what the interpreter has, nor longer than that.
-MOST_BYTES, MOST_S = 1 << 30, 30
+MOST_BYTES, MOST_S = 1 << 30, 120
 Mutate = Callable[[bytes, random.Random], bytes]
 # In memory where there is such a place: most cases write a file.
 SCRATCH = "/dev/shm" if Path("/dev/shm").is_dir() else None

@@ -50,7 +50,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(value=ANYTHING)
 def test_any_yaml_only_raises_study_errors(tmp_path, value):
     path = tmp_path / "study.yaml"

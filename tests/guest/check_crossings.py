@@ -18,7 +18,7 @@ PLACES = ("0,0", "1,1", "2,2", "0,3")
 # Node 3 holds the rings of one placement beside the headroom that is asked of a node.
 MEMORY_MB = (1536, 1024, 1024, 336)
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(3000)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def result_of(machine: Machine, *arguments: str) -> dict[str, Any]:
-    printed = machine.run(sys.executable, "-m", "tests.guest.crossings", *arguments, timeout_s=800)
+    printed = machine.run(sys.executable, "-m", "tests.guest.crossings", *arguments, timeout_s=2400)
     print(printed)
     return json.loads(printed.rstrip().splitlines()[-1])
 

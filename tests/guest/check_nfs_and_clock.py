@@ -16,11 +16,11 @@ def step(machine: Machine, name: str, recorded: Path) -> dict[str, Any]:
     return json.loads(said.rstrip().splitlines()[-1])
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3000)
 def test_nfs_whose_server_is_down_and_whose_export_is_withdrawn(machine: Machine, recorded: Path) -> None:
     found = step(machine, "nfs", recorded)
     # The run that was going on when the server went could not be written; the next ones came after the restart.
-    assert found["down"] == 2
+    assert found["down"] == found["stopped"] >= 2
     assert found["withdrawn"] == 30 and "Stale file handle\n  where: " in found["said"], found["said"]
     code, refused = found["refused"]
     assert code == 2 and refused.startswith("refused: ") and "Stale file handle" in refused, refused
@@ -29,7 +29,7 @@ def test_nfs_whose_server_is_down_and_whose_export_is_withdrawn(machine: Machine
     assert len(found["kept"]) >= 4 and found["kept"].items() <= found["records"].items()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3000)
 def test_the_real_clock_steps_while_a_study_runs(machine: Machine, recorded: Path) -> None:
     records = step(machine, "clock", recorded)["records"]
     stamps = sorted(time.strptime(one["started_at"], "%Y-%m-%dT%H:%M:%SZ") for one in records)

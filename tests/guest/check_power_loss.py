@@ -16,7 +16,7 @@ import pytest
 from tests.guest.machine import Machine
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3000)
 def test_a_study_survives_power_cuts_and_gives_up_after_three(machine: Machine, recorded: Path) -> None:
     def step(name: str) -> dict[str, Any]:
         said = machine.run(sys.executable, "-m", "tests.guest.survive", name, str(recorded))

@@ -25,6 +25,8 @@ _DEFAULT, _PREFERRED, _BIND, _INTERLEAVE = range(4)
 _MADV_HUGEPAGE, _MAP_HUGETLB = 14, 0x40000
 _libc = ctypes.CDLL(None, use_errno=True)
 _kept: list[mmap.mmap] = []
+# Each child and thread that has touched its memory writes a byte.
+_reading, _writing = os.pipe()
 
 
 def touch(memory: mmap.mmap, step: int = mmap.PAGESIZE) -> None:
@@ -95,11 +97,18 @@ def wait_on(node: int, mib: int) -> None:
     """What a process does that was started for another node."""
     os.sched_setaffinity(0, cpus(node))
     policy(_BIND, node)
+    settle(mib)
+
+
+def settle(mib: int) -> None:
+    """Of a child or a thread: its memory, and no end."""
     anonymous(mib)
+    os.write(_writing, b".")
     time.sleep(600)
 
 
-def place(kind: str, near: int, far: int, mib: int) -> None:
+def place(kind: str, near: int, far: int, mib: int) -> int:
+    """The number of children and threads that settle() beside this process."""
     if kind == "honest":
         anonymous(mib)
         anonymous(mib, mmap.MAP_SHARED)
@@ -110,8 +119,8 @@ def place(kind: str, near: int, far: int, mib: int) -> None:
         anonymous(mib)
         for _ in range(2):
             if os.fork() == 0:
-                anonymous(mib)
-                time.sleep(600)
+                settle(mib)
+        return 2
     elif kind == "dev shm":
         dev_shm(mib)
     elif kind == "policy dropped later":
@@ -135,11 +144,11 @@ def place(kind: str, near: int, far: int, mib: int) -> None:
         os.sched_setaffinity(0, cpus(near, far))
         if os.fork() == 0:
             os.sched_setaffinity(0, cpus(far))
-            anonymous(mib)
-            time.sleep(600)
+            settle(mib)
         os.sched_setaffinity(0, cpus(near))
         policy(_BIND, near)
         anonymous(mib)
+        return 1
     elif kind == "preferred spilled":
         policy(_PREFERRED, near)
         anonymous(mib)
@@ -154,6 +163,7 @@ def place(kind: str, near: int, far: int, mib: int) -> None:
                 os.setsid()
                 wait_on(far, mib)
             time.sleep(600)
+        return 1
     elif kind == "orphan":
         if os.fork() == 0:
             os.setsid()
@@ -161,9 +171,11 @@ def place(kind: str, near: int, far: int, mib: int) -> None:
                 wait_on(far, mib)
             os._exit(0)
         os.wait()
+        return 1
     elif kind == "hopping thread":
         anonymous(mib)
         threading.Thread(target=wait_on, args=(far, 1), daemon=True).start()
+        return 1
     else:
         policy(_BIND, far)
         allocate = {
@@ -175,10 +187,11 @@ def place(kind: str, near: int, far: int, mib: int) -> None:
         }[kind]
         allocate()
         policy(_BIND, near)
+    return 0
 
 
 if __name__ == "__main__":
-    place(sys.argv[1], *map(int, sys.argv[2:]))
-    time.sleep(0.3)  # children have touched their memory
+    for _ in range(place(sys.argv[1], *map(int, sys.argv[2:]))):
+        os.read(_reading, 1)
     print("READY", flush=True)
     time.sleep(600)

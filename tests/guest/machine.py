@@ -73,9 +73,9 @@ class Machine:
         command += ["-kernel", str(self._files / "vmlinuz"), "-initrd", str(self._initrd)]
         command += ["-append", f"console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on {NO_TIMER_CHECK}"]
         self._qemu = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._answer(120)
+        self._answer(600)
 
-    def run(self, *command: str, timeout_s: float = 300) -> str:
+    def run(self, *command: str, timeout_s: float = 2400) -> str:
         """What the command says, its errors included. AssertionError where it ends with another exit code than 0."""
         here = ["env", f"PYTHONPATH={CHECKOUT}", f"HOME={os.environ['HOME']}", "LC_ALL=C.UTF-8", "OMP_NUM_THREADS=1"]
         self._qemu.stdin.write(f"{shlex.join([*here, *command])}\n".encode())

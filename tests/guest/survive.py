@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from bench.storage import boot_id, on_network
 from tests.guest.nfs import Server
-from tests.reliability.killing import ApartCalls, living, look_at_files, look_at_the_whole, wait_until
+from tests.reliability.killing import ApartCalls, living, look_at_files, look_at_the_whole, recorded_runs, wait_until
 from tests.reliability.stub import behave, replay
 
 DISK = Path("/disk")
@@ -52,21 +53,25 @@ class FoundCalls(ApartCalls):
 
 def records(folder: Path) -> dict[str, str]:
     """A digest of each run's record."""
-    paths = sorted(folder.rglob("runs/*.json"))
-    return {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    while True:
+        with suppress(FileNotFoundError):  # of a folder that is being renamed
+            paths = sorted(folder.rglob("runs/*.json"))
+            return {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def begin(recorded: Path) -> dict[str, Any]:
     """Start the study, and say when a run is over."""
-    return _started(recorded, lambda calls: len(records(calls.folder)) >= 1)
+    return _started(recorded, lambda calls: recorded_runs(calls.folder) >= 1)
 
 
 def hang(recorded: Path) -> dict[str, Any]:
     """Start it again, and say when the run that hangs has begun."""
 
     def hangs(calls: ApartCalls) -> bool:
-        starts = [path.read_text().split() for path in calls.folder.rglob("runs/*.starts")]
-        return len(records(calls.folder)) == BEFORE_IT_HANGS and [boot_id()] in [boots[-1:] for boots in starts]
+        with suppress(FileNotFoundError):  # of a run that has just ended
+            starts = [path.read_text().split() for path in calls.folder.rglob("runs/*.starts")]
+            return len(records(calls.folder)) == BEFORE_IT_HANGS and [boot_id()] in [boots[-1:] for boots in starts]
+        return False
 
     return _started(recorded, hangs)
 
@@ -81,7 +86,7 @@ def _started(recorded: Path, until: Callable[[ApartCalls], bool]) -> dict[str, A
             calls.command(), cwd=calls.folder, env=calls.environment(), stdin=subprocess.DEVNULL, stdout=said,
             stderr=said, start_new_session=True,
         )  # fmt: skip
-    assert wait_until(lambda: until(calls), 120), (calls.folder / "said").read_text()
+    assert wait_until(lambda: until(calls), 600), (calls.folder / "said").read_text()
     starts = [path.read_text().split() for path in calls.folder.rglob("runs/*.starts")]
     return {"found": found, "records": records(calls.folder), "starts": starts}
 
@@ -92,10 +97,10 @@ def complete(recorded: Path) -> dict[str, Any]:
     look_at_files(calls.run_directory())
     found = records(calls.folder)
     giving_up = calls.start()
-    assert wait_until(lambda: len(records(calls.folder)) > BEFORE_IT_HANGS, 120)
+    assert wait_until(lambda: len(records(calls.folder)) > BEFORE_IT_HANGS, 600)
     given_up = [[one["status"], one["reason"]] for one in calls.records().values() if one["status"] != "ok"]
     giving_up.terminate()
-    said, _ = giving_up.communicate(timeout=60)
+    said, _ = giving_up.communicate(timeout=600)
     done = calls.run()
     assert done.returncode == 0, done.stdout + done.stderr
     look_at_the_whole(calls)
@@ -108,9 +113,9 @@ def clock(recorded: Path) -> dict[str, Any]:
     calls = study("clock", recorded, SLOW)
     luigi = calls.start()
     for count, hours in ((2, -4), (4, 30 * 24)):
-        assert wait_until(lambda count=count: len(records(calls.folder)) == count, 120)
+        assert wait_until(lambda count=count: recorded_runs(calls.folder) >= count, 600)
         time.clock_settime(time.CLOCK_REALTIME, time.time() + hours * HOUR_S)
-    said, _ = luigi.communicate(timeout=240)
+    said, _ = luigi.communicate(timeout=600)
     assert luigi.returncode == 0, said
     look_at_the_whole(calls)
     again = calls.run()
@@ -128,15 +133,16 @@ def nfs(recorded: Path) -> dict[str, Any]:
     server.mount()
     assert on_network(calls.folder / "outputs" / "history.db")
     luigi = calls.start()
-    assert wait_until(lambda: len(records(server.export)) == 2, 120)
+    assert wait_until(lambda: recorded_runs(server.export) >= 2, 600)
     server.stop()
+    stopped = recorded_runs(server.export)
     time.sleep(5)
     down = records(server.export)
     server.start()
     server.publish()
-    assert wait_until(lambda: len(records(server.export)) == 4, 120)
+    assert wait_until(lambda: recorded_runs(server.export) >= 4, 600)
     server.withdraw()
-    said, _ = luigi.communicate(timeout=240)
+    said, _ = luigi.communicate(timeout=600)
     kept, left = records(server.export), living(calls)
     refused = calls.run()
     server.publish()
@@ -147,6 +153,7 @@ def nfs(recorded: Path) -> dict[str, Any]:
     # As the server sees them: no cache of the client's lies between.
     look_at_files(server.export)
     return {
+        "stopped": stopped,
         "down": len(down),
         "withdrawn": luigi.returncode,
         "said": said,

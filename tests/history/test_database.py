@@ -122,7 +122,7 @@ def test_two_processes_write_at_once(tmp_path):
         for first in ("1", "101")
     ]
     for writer in writers:
-        assert writer.communicate(timeout=120)[1] == ""
+        assert writer.communicate(timeout=280)[1] == ""
         assert writer.returncode == 0
     with open_history(tmp_path / "history.db") as history:
         assert len(studies(history)) == 24

@@ -22,7 +22,7 @@ def history(tmp_path_factory):
 def get(database: Path, path: str) -> str:
     """The page at `path`; datasette answers one request and ends."""
     datasette = Path(sys.executable).parent / "datasette"
-    done = subprocess.run([datasette, database, "--get", path], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([datasette, database, "--get", path], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 

@@ -47,7 +47,7 @@ def test_every_alarm_has_a_fact_and_a_remedy_and_a_line_for_a_shell(trap_root: C
             assert bool(check.command) == bool(check.remedy) and "\n" not in check.command, (name, check)
             if check.command:
                 lines.add(check.command)
-    subprocess.run(["bash", "-n"], input="\n".join(lines), text=True, check=True, timeout=60)
+    subprocess.run(["bash", "-n"], input="\n".join(lines), text=True, check=True, timeout=240)
 
 
 @pytest.mark.parametrize(

@@ -93,17 +93,21 @@ def test_nothing_is_known_without_samples() -> None:
     assert found.samples == 0 and not found.throttle_known and found.disturbed == []
 
 
+def wait_for_samples(monitor: Watch) -> None:
+    while len(monitor._samples) < 3:
+        time.sleep(0.01)
+
+
 def test_watch_samples_this_host() -> None:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.6)"], start_new_session=True)
-    monitor = Watch(None, sorted(os.sched_getaffinity(0)), lambda: [child.pid], interval_s=0.05).start()
-    child.wait()
+    monitor = Watch(None, sorted(os.sched_getaffinity(0)), list, interval_s=0.05).start()
+    wait_for_samples(monitor)
     found = monitor.summary()
     assert found.samples >= 3 and found.foreign_cpus is not None and not found.throttle_known
 
 
 def test_cpus_are_watched_when_the_driver_fails() -> None:
     monitor = Watch("GPU-that-is-not-there", [0], list, interval_s=0.01).start()
-    time.sleep(0.1)
+    wait_for_samples(monitor)
     assert monitor.summary().foreign_cpus is not None
 
 

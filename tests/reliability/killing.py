@@ -107,7 +107,7 @@ class Batch:
                 os.killpg(luigi.pid, signal.SIGKILL)
         luigi.kill()
         # Forked workers hold the other end of its pipe for the moment that the kernel takes to end them.
-        said, _ = luigi.communicate(timeout=60)
+        said, _ = luigi.communicate(timeout=240)
         assert "Traceback" not in said, said
         return met
 
@@ -176,6 +176,13 @@ def look_at_the_whole(calls: Calls) -> None:
         assert history.execute("SELECT count(*) FROM studies").fetchone() == (1,)
 
 
+def recorded_runs(folder: Path) -> int:
+    """Runs below this folder that have ended, while a study may be making and renaming folders there."""
+    while True:
+        with suppress(FileNotFoundError):
+            return len(list(folder.rglob("runs/*.json")))
+
+
 def living(calls: Calls) -> list[str]:
     """Command lines of living processes that have to do with this study."""
     found = []
@@ -187,7 +194,7 @@ def living(calls: Calls) -> list[str]:
     return found
 
 
-def wait_until(holds: Callable[[], bool], limit_s: float = 60.0) -> bool:
+def wait_until(holds: Callable[[], bool], limit_s: float = 240.0) -> bool:
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         if holds():

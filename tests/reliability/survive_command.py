@@ -8,7 +8,7 @@ import pytest
 from tests.command.killing import kill, left
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3000)
 def test_50_kills_leave_no_process_of_a_command(tmp_path: Path) -> None:
     moments, met = random.Random(20261130), 0
     for number in range(50):

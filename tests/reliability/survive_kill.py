@@ -16,7 +16,7 @@ SEEDS = (20261122, 20261123, 20261124, 20261125)
 LOCAL = ["--local-scheduler"]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3000)
 def test_200_kills_of_replayed_runs(tmp_path: Path, recorded: Path) -> None:
     def batch(seed: int) -> Batch:
         calls = ApartCalls(tmp_path / str(seed), LOCAL)
@@ -31,7 +31,7 @@ def test_200_kills_of_replayed_runs(tmp_path: Path, recorded: Path) -> None:
     assert sum(one.completed for one in batches) >= 4
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3000)
 def test_20_kills_of_real_runs_on_the_cpu_device(tmp_path: Path) -> None:
     calls = ApartCalls(tmp_path / "work", LOCAL)
     calls.study["repeats"] = 2
@@ -40,7 +40,7 @@ def test_20_kills_of_real_runs_on_the_cpu_device(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("numactl")
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3000)
 def test_10_kills_of_crossings_on_the_cpu_device(tmp_path: Path) -> None:
     calls = ApartCalls(tmp_path / "work", LOCAL, CROSSED | {"repeats": 2})
     shorten(calls, 0.3)

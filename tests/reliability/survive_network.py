@@ -18,7 +18,7 @@ import pytest
 from bench.errors import StudyError
 from bench.storage import on_network
 from bench.study.directory import study_index
-from tests.reliability.killing import ApartCalls, living, look_at_the_whole, wait_until
+from tests.reliability.killing import ApartCalls, living, look_at_the_whole, recorded_runs, wait_until
 from tests.reliability.stub import behave
 
 needs_fuse = pytest.mark.skipif(
@@ -49,7 +49,7 @@ class Share:
     def mount(self) -> None:
         # -f: in the foreground, so that its process is ours.
         self.server = subprocess.Popen(["bindfs", "-f", *self._options, str(self._behind), str(self._place)])
-        assert wait_until(lambda: os.path.ismount(self._place), 20)
+        assert wait_until(lambda: os.path.ismount(self._place))
 
     def lose(self) -> None:
         """The server is gone, and with it every file that was open."""
@@ -91,11 +91,11 @@ def test_sqlite_works_on_the_local_disk_only(calls: ApartCalls, share: Share) ->
 def test_waits_for_a_share_that_does_not_answer(calls: ApartCalls, share: Share) -> None:
     behave(calls, "import time; time.sleep(0.3)")
     luigi = calls.start()
-    assert wait_until(lambda: len(list((calls.folder / "behind").rglob("runs/*.json"))) == 2)
+    assert wait_until(lambda: recorded_runs(calls.folder / "behind") >= 2)
     share.server.send_signal(signal.SIGSTOP)
     time.sleep(5.0)
     share.server.send_signal(signal.SIGCONT)
-    said, _ = luigi.communicate(timeout=240)
+    said, _ = luigi.communicate(timeout=600)
     assert luigi.returncode == 0, said
     look_at_the_whole(calls)
 
@@ -105,9 +105,9 @@ def test_a_share_that_goes_away_is_named_and_nothing_is_lost(calls: ApartCalls, 
     slow = behave(calls, "import time; time.sleep(0.5)")
     luigi = calls.start()
     behind = calls.folder / "behind"
-    assert wait_until(lambda: len(list(behind.rglob("runs/*.json"))) == 2)
+    assert wait_until(lambda: recorded_runs(behind) >= 2)
     share.lose()
-    said, _ = luigi.communicate(timeout=240)
+    said, _ = luigi.communicate(timeout=600)
     assert luigi.returncode not in (0, None)
     assert "Transport endpoint is not connected" in said and "Traceback" not in said, said
     kept = {path: path.read_bytes() for path in behind.rglob("runs/*.json")}

@@ -44,7 +44,7 @@ pytestmark = pytest.mark.needs("numactl")
 
 TINY = {
     "name": "tiny", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0", "vit0x0x0"], "image_size": 32,
-    "num_samples": 20, "warmup_samples": 2, "batch_size": 2, "memory_size_mb": 1, "timeout_s": 60, "device": "cpu",
+    "num_samples": 20, "warmup_samples": 2, "batch_size": 2, "memory_size_mb": 1, "timeout_s": 600, "device": "cpu",
     "binding": "numactl", "design": "crossing",
 }  # fmt: skip
 FIRST, AGAIN = "pipeline_gpu0_numa0_vit0x0x0", "pipeline_gpu0_numa0_vit0x0x0_again"

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from bench.study.load import read_study
 
 TINY = {
     "name": "tiny", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0"], "image_size": 32, "num_samples": 20,
-    "warmup_samples": 2, "batch_size": 2, "memory_size_mb": 1, "timeout_s": 120, "device": "cpu", "binding": "none",
+    "warmup_samples": 2, "batch_size": 2, "memory_size_mb": 1, "timeout_s": 600, "device": "cpu", "binding": "none",
     "disturbed_repeats": 0,
 }  # fmt: skip
 
@@ -52,7 +53,8 @@ def run(tmp_path: Path, repeat: int | str = 1, **changes: object) -> tuple[RunDi
         reports.append(progress)
         if progress.state is RunState.MEASURING:
             for pid in lock.sessions():
-                os.kill(pid, signal.SIGCONT)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     record = execute(directory, cell, slot, "now", lock, report)
     assert record == read_record(directory.record(cell.name, repeat), Run)

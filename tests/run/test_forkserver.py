@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Runs:
         self.environment = child_environment(dict(os.environ)) | {"PYTHONPATH": str(ROOT)}
 
     def __call__(
-        self, code: str, timeout_s: float = 30, on_poll=lambda: None, prefix=(), **environment: str
+        self, code: str, timeout_s: float = 240, on_poll=lambda: None, prefix=(), **environment: str
     ) -> ChildEnd:
         def on_start(pid: int) -> None:
             self.pid = pid
@@ -74,7 +75,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
     runs.servers.end()
 
 
-def gone(pid: int, within_s: float = 20.0) -> bool:
+def gone(pid: int, within_s: float = 240.0) -> bool:
     deadline = time.monotonic() + within_s
     while start_ticks(pid) is not None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -126,11 +127,16 @@ def test_timeout_ends_the_forked_session(run: Runs) -> None:
         "import os, signal, time\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "if os.fork() == 0: os.setpgid(0, 0)\n"
+        "print('deaf', flush=True)\n"
         "time.sleep(600)\n"
     )
-    end = run(code, timeout_s=1)
+    # A busy machine may need longer until the run, and its own child, are as they are to be.
+    for timeout_s in (1, 10, 120):
+        end = run(code, timeout_s)
+        if run.out().count("deaf") == 2:
+            break
     assert end.timed_out and end.exit_code == -signal.SIGKILL
-    assert end.wall_s < 20
+    assert end.wall_s < timeout_s + 60
     assert session_members(run.pid, 0) == []
     assert run("print(1)").exit_code == 0
 
@@ -151,7 +157,11 @@ def test_exception_in_the_parent_ends_the_run(run: Runs) -> None:
 
 
 def test_run_ends_with_its_server_and_reports_it(run: Runs) -> None:
-    end = run("import time; time.sleep(600)", on_poll=lambda: os.kill(run.server, signal.SIGKILL))
+    def kill() -> None:
+        with suppress(ProcessLookupError):
+            os.kill(run.server, signal.SIGKILL)
+
+    end = run("import time; time.sleep(600)", on_poll=kill)
     assert end.exit_code == -signal.SIGKILL and not end.timed_out
     assert gone(run.pid)
     lost = run.server
@@ -180,7 +190,7 @@ def test_server_that_does_not_start_fails_the_run(run: Runs) -> None:
 
 def test_server_that_takes_too_long_is_a_timeout(run: Runs) -> None:
     end = run("pass", prefix=("sh", "-c", "sleep 600"), timeout_s=0.5)
-    assert end.timed_out and end.wall_s < 20
+    assert end.timed_out and end.wall_s < 60
 
 
 def test_forked_worker_has_servers_of_its_own(run: Runs) -> None:
@@ -210,7 +220,7 @@ servers, started = forkserver.ForkServers(), []
 folder = Path(sys.argv[1])
 command = [sys.executable, "-m", "bench.workload", "import time; time.sleep(600)"]
 run_child(forkserver.served(command), dict(os.environ),
-          (folder / "out", folder / "err"), 60, lambda pid: print(started[-1], pid, flush=True), lambda: None,
+          (folder / "out", folder / "err"), 600, lambda pid: print(started[-1], pid, flush=True), lambda: None,
           start=servers.starter(started.append))
 """
 
@@ -233,7 +243,7 @@ def test_command_shows_the_start_method() -> None:
 @pytest.mark.slow
 def test_forked_crossing_measures_what_an_executed_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the same surroundings; two processes of a study come from one server."""
-    monkeypatch.setattr(crossing, "Group", partial(Group, measure_s=1, window_s=0.002, lead_s=0.002))
+    monkeypatch.setattr(crossing, "Group", partial(Group, measure_s=2, window_s=0.002, lead_s=0.002))
     records, sessions, seen, servers = {}, {}, {}, []
     for how, repeats in ((EXEC, (1,)), (FORK, (1, 2))):
         asked = {
@@ -246,7 +256,9 @@ def test_forked_crossing_measures_what_an_executed_one_does(tmp_path: Path, monk
 
         def look(progress: Progress, how: StartMethod = how, lock: HostLock = lock) -> None:
             if how not in seen and progress.state in (RunState.WARMUP, RunState.MEASURING, RunState.FINISHING):
-                seen[how], sessions[how] = surroundings(lock.holder().children[-1].pid), lock.sessions()
+                # It may be through before it was looked at; of a forked one there is a second.
+                with suppress(OSError):
+                    seen[how], sessions[how] = surroundings(lock.holder().children[-1].pid), lock.sessions()
 
         for repeat in repeats:
             slots = grid.process(grid.slot(grid.cells[0].name, repeat))

@@ -15,7 +15,7 @@ from bench.study.load import read_study
 
 TINY = {
     "name": "tiny", "gpu_ids": [0, 1], "numa_nodes": [0], "models": ["vit0x0x0", "vit32x2x64"], "image_size": 32,
-    "num_samples": 20, "warmup_samples": 2, "batch_size": 2, "memory_size_mb": 1, "timeout_s": 120, "device": "cpu",
+    "num_samples": 20, "warmup_samples": 2, "batch_size": 2, "memory_size_mb": 1, "timeout_s": 600, "device": "cpu",
     "binding": "none", "concurrent_gpus": 2, "host_memory": "pageable",
 }  # fmt: skip
 

@@ -68,10 +68,15 @@ def test_study_holds_the_host_since_its_first_run(tmp_path: Path, monkeypatch: p
 
 
 def test_lock_passes_to_the_next_study(tmp_path: Path) -> None:
-    holder = hold(tmp_path, 0.5)
+    holder = hold(tmp_path, 600)
     reports: list[Progress] = []
+
+    def end_the_holder(progress: Progress) -> None:
+        reports.append(progress)
+        holder.kill()
+
     lock = HostLock(tmp_path)
-    lock.acquire("mine", reports.append, interval_s=0.05)
+    lock.acquire("mine", end_the_holder, interval_s=0.05)
     holder.wait()
     assert reports and lock.holder().study == "mine"
 
@@ -120,7 +125,7 @@ def test_orphans_of_a_dead_holder_are_ended(tmp_path: Path, count: int) -> None:
     assert lock.sessions() == [orphan.pid for orphan in orphans]
     pretend_death(lock)
     HostLock(tmp_path).acquire("next", lambda _: None, interval_s=0.05)
-    assert [orphan.wait(5) for orphan in orphans] == [-15] * count
+    assert [orphan.wait(240) for orphan in orphans] == [-15] * count
 
 
 def test_study_measures_while_a_child_of_its_own_runs(tmp_path: Path) -> None:

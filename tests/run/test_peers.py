@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from bench.study.load import read_study
 
 TINY = {
     "name": "tiny", "gpu_ids": [0], "numa_nodes": [0], "models": ["vit0x0x0"], "image_size": 32, "num_samples": 20,
-    "warmup_samples": 2, "batch_size": 2, "memory_size_mb": 1, "timeout_s": 120, "device": "cpu", "binding": "none",
+    "warmup_samples": 2, "batch_size": 2, "memory_size_mb": 1, "timeout_s": 600, "device": "cpu", "binding": "none",
     "disturbed_repeats": 0, "concurrent_gpus": 2,
 }  # fmt: skip
 
@@ -60,7 +61,7 @@ class Call:
         return found
 
     def ended(self) -> Run:
-        self._thread.join(100)
+        self._thread.join(600)
         return self.record
 
 
@@ -166,7 +167,9 @@ def test_stopped_peers_are_ended_with_the_run(tmp_path: Path) -> None:
     call = Call(tmp_path, timeout_s=2, num_samples=2_000_000, concurrent_gpus=3)
     sessions = call.sessions(3)
     for session in sessions:
-        os.killpg(session, signal.SIGSTOP)
+        # On a busy machine the time may be over by then.
+        with suppress(ProcessLookupError):
+            os.killpg(session, signal.SIGSTOP)
     record = call.ended()
     assert record.status == "timeout", record
     assert all(session_members(session, 0) == [] for session in sessions)

@@ -38,4 +38,4 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _empty_queue(slurm: LocalSlurm) -> Iterator[None]:
     yield
-    subprocess.run(["scancel", "-u", "root"], env=slurm.environment, timeout=60)
+    subprocess.run(["scancel", "-u", "root"], env=slurm.environment, timeout=300)

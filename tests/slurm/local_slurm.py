@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.tasks.study_calls import free_port
+from tests.ports import free_port
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
 
@@ -163,7 +163,7 @@ class LocalSlurm:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(processes, timeout=10)
+        psutil.wait_procs(processes, timeout=240)
 
     def job_processes(self, node: str) -> list[psutil.Process]:
         """Everything that slurmstepd runs for this node: its children name the node, and it is their parent."""
@@ -179,7 +179,7 @@ class LocalSlurm:
                         found[each.pid] = each
         return list(found.values())
 
-    def call(self, *words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    def call(self, *words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
         return subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=timeout_s)
 
     def node_state(self, node: str) -> str:
@@ -206,7 +206,7 @@ class LocalSlurm:
             process.send_signal(signal.SIGTERM)
         for process in self._processes.values():
             try:
-                process.wait(15)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -222,7 +222,7 @@ def local_slurm(folder: Path, nodes: dict[str, str], **options: object) -> Itera
         slurm.stop()
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 90, interval_s: float = 0.2) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 600, interval_s: float = 0.2) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:

@@ -56,7 +56,7 @@ class ManyHosts:
         environment = self.slurm.environment | self.calls.environment()
         environment |= {key: self.slurm.environment[key] for key in ("PATH", "SLURM_CONF")}
         done = subprocess.run(
-            [str(BIN / "numastudy"), *words], env=environment, capture_output=True, text=True, timeout=120
+            [str(BIN / "numastudy"), *words], env=environment, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr

@@ -31,7 +31,7 @@ class Nights(Calls):
             *self.scheduler, *options,
         ]  # fmt: skip
         return subprocess.run(
-            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=240
+            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=800
         )
 
     def verdict(self, day: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from bench.records.study import run_name
+from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
 PROJECT_CONFIG = Path(__file__).parents[2] / "luigi.cfg"
@@ -30,7 +31,7 @@ TINY = {
     "warmup_samples": 2,
     "batch_size": 2,
     "memory_size_mb": 1,
-    "timeout_s": 120,
+    "timeout_s": 600,
     "device": "cpu",
     "binding": "none",
     "disturbed_repeats": 0,
@@ -84,7 +85,7 @@ class Calls:
     def environment(self) -> dict[str, str]:
         return os.environ | {"PYTHONPATH": str(self.folder / "site")}
 
-    def run(self, *options: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+    def run(self, *options: str, timeout_s: float = 800) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(*options), cwd=self.folder, env=self.environment(), capture_output=True, text=True,
             timeout=timeout_s,
@@ -109,7 +110,7 @@ class Calls:
                 found.append(int(entry.name))
         return found
 
-    def wait_until_no_workload(self, timeout_s: float = 60.0) -> None:
+    def wait_until_no_workload(self, timeout_s: float = 240.0) -> None:
         """The kernel ends a child with its parent."""
         end = time.monotonic() + timeout_s
         while self.workloads():
@@ -145,12 +146,6 @@ class Calls:
         return Counter(self.measured())
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextmanager
 def luigid(folder: Path, config: Path | None) -> Iterator[int]:
     """A real luigid on loopback, with the project's settings or with its own defaults; yields the port."""
@@ -166,12 +161,15 @@ def luigid(folder: Path, config: Path | None) -> Iterator[int]:
     with (folder / "luigid.log").open("wb") as log:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         try:
-            for _ in range(100):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
+            while not _answers(port):
+                assert server.poll() is None, (folder / "luigid.log").read_text()
                 time.sleep(0.1)
             yield port
         finally:
             server.terminate()
-            server.wait(20)
+            server.wait(120)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -9,7 +9,7 @@ LUIGI = str(Path(sys.executable).parent / "luigi")
 
 def call(*words: str, program: tuple[str, ...] = (LUIGI,)) -> subprocess.CompletedProcess[str]:
     command = [*program, "--module", "tasks", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
 @pytest.mark.parametrize("program", [(LUIGI,), (sys.executable, "-m", "luigi")], ids=["luigi", "python -m luigi"])

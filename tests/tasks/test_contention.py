@@ -22,10 +22,11 @@ def calls(tmp_path: Path) -> Calls:
     return Calls(tmp_path / "work", ["--local-scheduler"], study)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_killed_study_leaves_no_process_and_continues(calls: Calls) -> None:
     luigi = calls.start()
-    while len(calls.workloads()) < 2 and luigi.poll() is None:
+    while len(calls.workloads()) < 2:
+        assert luigi.poll() is None, luigi.communicate()
         time.sleep(0.02)
     os.killpg(luigi.pid, signal.SIGKILL)
     luigi.communicate()

@@ -136,7 +136,7 @@ def is_measuring(calls: Calls) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_killed_crossing_is_measured_again_whole(tmp_path: Path) -> None:
     # The command line of a forked process has no room for its arguments.
     calls = Calls(tmp_path / "work", ["--local-scheduler"], CROSSED | {"start": "exec"})
@@ -146,7 +146,7 @@ def test_killed_crossing_is_measured_again_whole(tmp_path: Path) -> None:
         assert luigi.poll() is None, luigi.communicate()
         time.sleep(0.05)
     os.killpg(luigi.pid, signal.SIGKILL)
-    luigi.communicate(timeout=30)
+    luigi.communicate(timeout=240)
     calls.wait_until_no_workload()
     assert calls.records() == {}
     shorten(calls, 0.05)

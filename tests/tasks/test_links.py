@@ -10,7 +10,7 @@ from tests.tasks.study_calls import TINY, Calls
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_links_precede_runs_and_a_failed_one_stops_nothing(tmp_path: Path) -> None:
     study = TINY | {"models": ["vit0x0x0"], "measure_link": True}
     calls = Calls(tmp_path / "work", ["--local-scheduler"], study)

@@ -56,7 +56,7 @@ def test_night_is_not_asked(calls: InstantCalls) -> None:
     (calls.folder / "nightly.yaml").write_text(yaml.safe_dump({"studies": [{"study": "tiny.yaml"}]}))
     command = [*calls.command()[:3], "NightlySweep", "--config-file", "nightly.yaml", "--local-scheduler"]
     done = subprocess.run(
-        command, cwd=calls.folder, env=calls.environment(), capture_output=True, text=True, timeout=120, check=False
+        command, cwd=calls.folder, env=calls.environment(), capture_output=True, text=True, timeout=240, check=False
     )
     assert "would take" not in done.stderr
     assert len(calls.measured()) == 3, done.stderr
@@ -64,5 +64,5 @@ def test_night_is_not_asked(calls: InstantCalls) -> None:
 
 def test_plan_reports_what_a_start_refuses(calls: InstantCalls) -> None:
     command = [str(BIN / "numastudy"), "plan", str(calls.write())]
-    done = subprocess.run(command, cwd=calls.folder, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=calls.folder, capture_output=True, text=True, timeout=240, check=False)
     assert "on the cpu device: luigi starts it with --long only" in done.stdout, done.stdout + done.stderr

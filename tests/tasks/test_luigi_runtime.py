@@ -16,8 +16,9 @@ from luigi.worker import TaskException
 from bench.errors import StudyError
 from tasks.luigi_runtime import LOCK_FILE, AlreadyRunning, _LogFilter, lock_folder
 from tests.needs import needs
+from tests.ports import free_port
 from tests.tasks.instant_calls import InstantCalls
-from tests.tasks.study_calls import BIN, TINY, free_port
+from tests.tasks.study_calls import BIN, TINY
 
 
 def logged(error: BaseException) -> str:
@@ -74,7 +75,7 @@ def test_unknown_errors_keep_their_traceback(error: BaseException) -> None:
 def hold(folder: Path) -> subprocess.Popen[str]:
     """A process that has locked the folder."""
     code = f"import time; from pathlib import Path; from tasks.luigi_runtime import lock_folder; \
-lock_folder(Path({str(folder)!r})); print('locked', flush=True); time.sleep(60)"
+lock_folder(Path({str(folder)!r})); print('locked', flush=True); time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout and process.stdout.readline() == "locked\n"
     return process

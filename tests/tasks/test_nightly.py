@@ -32,7 +32,7 @@ def test_list_with_a_key_given_twice_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_each_night_is_measured_once(nights: Nights) -> None:
     first = nights.night(FIRST)
     assert first.returncode == 0, first.stderr
@@ -55,7 +55,7 @@ def test_each_night_is_measured_once(nights: Nights) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_failed_night_exits_30_and_the_next_call_repairs_it(nights: Nights) -> None:
     nights.sabotage(CELL)
     failed = nights.night(FIRST)
@@ -76,18 +76,18 @@ def test_failed_night_exits_30_and_the_next_call_repairs_it(nights: Nights) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_slower_night_is_measured_twice_and_exits_30(nights: Nights) -> None:
     assert nights.night(SECOND).returncode == 0
-    nights.pretend_nights(SECOND, 12, factor=10.0)
+    nights.pretend_nights(SECOND, 12, factor=30.0)
     nights.list_studies("tiny.yaml", baseline_nights=10)
     (nights.folder / f"outputs/nightly/{SECOND}/verdict.json").unlink()
     for _ in range(2):
         slower = nights.night(SECOND)
         assert slower.returncode == 30, slower.stderr
         assert nights.verdict(SECOND)["slower"] == [CELL]
-        # A tenth of the nights before, as far as two measurements of a shared machine agree.
-        assert re.search(rf"1 slower: {CELL} by [6-9]\d %", slower.stdout + slower.stderr)
+        # A thirtieth of the nights before, as far as two measurements of a shared machine agree.
+        assert re.search(rf"1 slower: {CELL} by ([6-9]\d|100) %", slower.stdout + slower.stderr)
     # One timed run and a traced one, then at least thirteen and a traced one.
     assert nights.times_measured() == [2, 14]
     (cell,) = (cell for study in nights.verdict(SECOND)["studies"] for cell in study["cells"])
@@ -99,7 +99,7 @@ def test_slower_night_is_measured_twice_and_exits_30(nights: Nights) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_studies_of_a_night_run_in_turn_despite_one_failing(
     nights: Nights,
 ) -> None:

@@ -35,7 +35,7 @@ def test_named_node_that_this_host_has_not_ends_with_30(tmp_path: Path) -> None:
 
 def check_refused(tmp_path: Path, words: tuple[str, ...], expected: list[str], code: int) -> None:
     command = [str(LUIGI), "--module", "tasks", *words, "--local-scheduler"]
-    done = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=240)
     text = done.stdout + done.stderr
     assert done.returncode == code, text
     for part in expected:

@@ -27,7 +27,7 @@ def wait_for_workload(calls: Calls, luigi: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_killed_study_completes_and_repeats_no_finished_run(calls: Calls) -> None:
     moments = random.Random(20261122)
     calls.study["repeats"] = 2
@@ -60,9 +60,12 @@ def test_killed_study_completes_and_repeats_no_finished_run(calls: Calls) -> Non
 def test_signal_ends_the_child_first(calls: Calls, number: int, workers: str) -> None:
     luigi = calls.start("--workers", workers)
     wait_for_workload(calls, luigi)
-    time.sleep(1.0)
+    # It is known to luigi, by the lock of the host, a moment after it is there.
+    lock = HostLock()
+    while not lock.sessions() and luigi.poll() is None:
+        time.sleep(0.05)
     luigi.send_signal(number)
-    stdout, stderr = luigi.communicate(timeout=60)
+    stdout, stderr = luigi.communicate(timeout=240)
     assert luigi.returncode == 128 + number, stderr
     assert calls.workloads() == []
     assert "Traceback" not in stderr + stdout
@@ -83,7 +86,7 @@ def test_signal_without_a_measurement_reports_it(calls: Calls, tmp_path: Path, m
         )  # fmt: skip
         text = next(line for line in luigi.stdout if "waiting for another study" in line)
         luigi.send_signal(signal.SIGINT)
-        text += luigi.communicate(timeout=60)[0]
+        text += luigi.communicate(timeout=240)[0]
     finally:
         running.kill()
         running.wait()
@@ -96,10 +99,14 @@ def test_signal_without_a_measurement_reports_it(calls: Calls, tmp_path: Path, m
 def test_second_call_of_a_running_study_is_refused(calls: Calls) -> None:
     luigi = calls.start()
     wait_for_workload(calls, luigi)
+    # The first call is not through before the second one has started, however long that takes.
+    (measured,) = calls.workloads()
+    os.kill(measured, signal.SIGSTOP)
     second = calls.run("--workers", "2")
+    os.kill(measured, signal.SIGCONT)
     assert second.returncode == 10, second.stderr
     assert second.stderr.startswith("refused: already running; this call started nothing\n  where: ")
-    luigi.communicate(timeout=120)
+    luigi.communicate(timeout=600)
     assert luigi.returncode == 0
     assert all(count == 1 for count in calls.times_measured().values())
 

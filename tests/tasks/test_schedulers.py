@@ -22,7 +22,7 @@ def calls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calls]:
         yield Calls(tmp_path / "work", ["--scheduler-host", "127.0.0.1", "--scheduler-port", str(port)])
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_second_call_repeats_only_failed_runs(calls: Calls) -> None:
     calls.study["repeats"] = 2
     calls.write()
@@ -59,7 +59,7 @@ def test_second_call_repeats_only_failed_runs(calls: Calls) -> None:
     assert "--fresh" in third.stdout
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_fresh_measures_in_a_new_directory(calls: Calls) -> None:
     calls.study["models"] = ["vit0x0x0"]
     calls.write()

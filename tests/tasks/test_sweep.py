@@ -27,7 +27,7 @@ LUIGI = Path(sys.executable).with_name("luigi")
 )
 def test_refused(tmp_path: Path, words: tuple[str, ...], expected: list[str]) -> None:
     command = [str(LUIGI), "--module", "tasks", "QuickTest", *words, "--local-scheduler"]
-    done = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=240)
     text = done.stdout + done.stderr
     assert done.returncode == 2, text
     for part in expected:

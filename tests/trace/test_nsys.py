@@ -144,9 +144,9 @@ def test_a_new_attempt_forgets_the_report_of_the_last(report, script, only_on_pa
 
 
 def test_the_agent_of_a_killed_nsys_is_ended(real_nsys, report):
-    argv = Nsys().command(["sleep", "60"], report, "cpu")
+    argv = Nsys().command(["sleep", "600"], report, "cpu")
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as run:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not agents(report) and time.monotonic() < deadline:
             time.sleep(0.02)
         started = agents(report)  # it may be seen twice, while it makes a daemon of itself
@@ -157,9 +157,9 @@ def test_the_agent_of_a_killed_nsys_is_ended(real_nsys, report):
 
 
 def test_a_killed_agent_does_not_prevent_the_next_run(real_nsys, report, nvtx_program):
-    argv = Nsys().command(["sleep", "60"], report, "cpu")
+    argv = Nsys().command(["sleep", "600"], report, "cpu")
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as run:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not agents(report) and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(0.5)  # it has entered its name by then
@@ -168,19 +168,23 @@ def test_a_killed_agent_does_not_prevent_the_next_run(real_nsys, report, nvtx_pr
                 os.kill(pid, signal.SIGKILL)
         os.killpg(run.pid, signal.SIGKILL)
     again = Nsys().command([sys.executable, "-c", nvtx_program, "0"], report, "cpu")
-    done = subprocess.run(again, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(again, capture_output=True, text=True, timeout=280)
     Nsys().settle(report)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_hanging_tool_is_ended_with_all_it_started(script, tmp_path):
     tool = script("tool", f"sleep 600 & echo $! > {tmp_path}/pid; wait")
-    begin = time.monotonic()
-    with pytest.raises(ProfilerError, match="hung"):
-        run_tool([str(tool)], timeout_s=1)
-    assert time.monotonic() - begin < 60
+    # A busy machine may need longer until the tool has started anything.
+    for timeout_s in (1, 10, 60):
+        begin = time.monotonic()
+        with pytest.raises(ProfilerError, match="hung"):
+            run_tool([str(tool)], timeout_s=timeout_s)
+        assert time.monotonic() - begin < timeout_s + 60
+        if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
+            break
     child = int((tmp_path / "pid").read_text())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and _alive(child):
         time.sleep(0.02)
     assert not _alive(child)

@@ -214,7 +214,7 @@ def test_activities_know_their_batch(tmp_path):
     assert activities.batch[activities.of(Kind.H2D)].tolist() == [0, 1, 2, 3]
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.integers(0, 2**32), st.integers(1, 60), st.booleans())
 def test_damaged_exports_only_raise_study_errors(tmp_path_factory, seed, changes, cut):
     path = tmp_path_factory.getbasetemp() / "fuzz.sqlite"

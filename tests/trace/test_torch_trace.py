@@ -46,7 +46,7 @@ profiler.export_chrome_trace(path)
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory):
     path = tmp_path_factory.mktemp("torch") / "trace.json.gz"
-    subprocess.run([sys.executable, "-c", PROGRAM, "12", str(path)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", PROGRAM, "12", str(path)], check=True, timeout=280)
     return path
 
 

@@ -20,7 +20,8 @@ import pytest
 
 from bench.host.connections import is_own_user, user_of_client
 from tests.needs import needs
-from tests.tasks.study_calls import BIN, free_port
+from tests.ports import free_port
+from tests.tasks.study_calls import BIN
 
 TASK = {"worker": "a-test", "task_id": "Seen_1", "family": "Seen", "module": "tasks", "params": {}, "runnable": True}
 
@@ -33,7 +34,7 @@ class Servers:
 
     def call(self, method: str, **data: object) -> object:
         query = urllib.parse.urlencode({"data": json.dumps(data)}).encode()
-        with urllib.request.urlopen(f"{self.tasks}/api/{method}", query, timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.tasks}/api/{method}", query, timeout=240) as answer:
             return json.load(answer)["response"]
 
     def names(self) -> set[str]:
@@ -41,7 +42,7 @@ class Servers:
 
     def stop(self, number: int) -> int:
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(240)
 
 
 def command(folder: Path, port: int, outputs_port: int) -> list[str]:
@@ -65,7 +66,7 @@ def ui(folder: Path, ports: tuple[int, int]) -> Iterator[Servers]:
 
 
 def get(port: int, path: str, headers: dict[str, str]) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=240)
     connection.request("GET", path, headers=headers)
     answer = connection.getresponse()
     return answer.status, answer.read().decode()
@@ -91,7 +92,7 @@ def test_luigid_ends_with_a_killed_ui_and_keeps_its_tasks(tmp_path: Path, ports:
     with ui(tmp_path, ports) as first:
         first.call("add_task", **TASK)
         first.stop(signal.SIGKILL)
-    for _ in range(100):
+    for _ in range(1200):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", ports[0])):
                 break
@@ -106,15 +107,15 @@ def test_growing_log_is_shown_as_text(tmp_path: Path, ports: tuple[int, int]) ->
     log.write_text("first line µs\n")
     with ui(tmp_path, ports) as servers:
         address = f"{servers.outputs}/quick_test/a_r1.stderr"
-        with urllib.request.urlopen(address, timeout=10) as answer:
+        with urllib.request.urlopen(address, timeout=240) as answer:
             assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
             assert answer.headers["Cache-Control"] == "no-cache"
             assert answer.read().decode() == "first line µs\n"
         log.write_text("first line µs\nsecond\n")
-        with urllib.request.urlopen(address, timeout=10) as answer:
+        with urllib.request.urlopen(address, timeout=240) as answer:
             assert answer.read().decode().endswith("second\n")
         with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(f"{servers.outputs}/../state/servers.log", timeout=10)
+            urllib.request.urlopen(f"{servers.outputs}/../state/servers.log", timeout=240)
 
 
 def test_only_files_below_the_outputs_are_served(tmp_path: Path, ports: tuple[int, int]) -> None:
@@ -130,9 +131,9 @@ def test_only_files_below_the_outputs_are_served(tmp_path: Path, ports: tuple[in
     with ui(tmp_path, ports) as servers:
         for path in (".hidden/key", ".hidden/", "link", "folder/private", "folder/", "loop", "a%00b", "a" * 5000):
             with pytest.raises(urllib.error.HTTPError, match="404"):
-                urllib.request.urlopen(f"{servers.outputs}/{path}", timeout=10)
+                urllib.request.urlopen(f"{servers.outputs}/{path}", timeout=240)
         for path in ("report.md", "latest"):
-            with urllib.request.urlopen(f"{servers.outputs}/{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"{servers.outputs}/{path}", timeout=240) as answer:
                 assert answer.read() == b"text"
 
 
@@ -141,7 +142,7 @@ def test_only_requests_to_this_host_are_answered(
     tmp_path: Path, ports: tuple[int, int], host: str, status: int
 ) -> None:
     with ui(tmp_path, ports):
-        connection = http.client.HTTPConnection("127.0.0.1", ports[1], timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", ports[1], timeout=240)
         connection.request("GET", "/", headers={"Host": host})
         assert connection.getresponse().status == status
         connection.close()
@@ -160,7 +161,7 @@ def test_taken_port_is_named(tmp_path: Path, ports: tuple[int, int], which: int)
     with socket.socket() as other:
         other.bind(("127.0.0.1", ports[which]))
         other.listen()
-        done = subprocess.run(command(tmp_path, *ports), cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command(tmp_path, *ports), cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 2
     assert f"port {ports[which]} cannot be used: Address already in use" in done.stderr
     assert ("--port", "--outputs-port")[which] in done.stderr
@@ -170,7 +171,7 @@ def test_taken_port_is_named(tmp_path: Path, ports: tuple[int, int], which: int)
 
 def test_luigid_refuses_requests_of_pages_of_other_sites(tmp_path: Path, ports: tuple[int, int]) -> None:
     def status(port: int, **headers: str) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=240)
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         headers["Content-Type"] = "application/x-www-form-urlencoded"
         body = urllib.parse.urlencode({"data": json.dumps(TASK)})
@@ -209,7 +210,7 @@ def test_listing_of_a_folder_has_no_hidden_names(tmp_path: Path, ports: tuple[in
         (outputs / name).touch()
     (outputs / "folder").mkdir()
     with ui(tmp_path, ports) as servers:
-        page = urllib.request.urlopen(f"{servers.outputs}/", timeout=10).read().decode()
+        page = urllib.request.urlopen(f"{servers.outputs}/", timeout=240).read().decode()
     assert "luigi.lock" not in page and "<b>" not in page
     assert 'href="./javascript%3Aalert%281%29"' in page
     assert 'href="./report.html"' in page and 'href="./folder/"' in page
@@ -223,7 +224,7 @@ GET = """
 import sys, urllib.error, urllib.request
 for address in sys.argv[1:]:
     try:
-        with urllib.request.urlopen(address, timeout=10) as answer:
+        with urllib.request.urlopen(address, timeout=240) as answer:
             print(answer.status, answer.read().decode().replace(chr(10), " "))
     except urllib.error.HTTPError as error:
         print(error.code)
@@ -233,7 +234,7 @@ for address in sys.argv[1:]:
 def get_as(uid: int, *addresses: str) -> list[str]:
     """As that user; root without a capability is one who owns nothing here."""
     command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", sys.executable, "-IS", "-c", GET]
-    done = subprocess.run([*command, *addresses], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([*command, *addresses], capture_output=True, text=True, timeout=240, check=True)
     return done.stdout.splitlines()
 
 
@@ -277,7 +278,7 @@ def test_other_users_cannot_use_luigid(tmp_path: Path, ports: tuple[int, int]) -
         luigi = [str(BIN / "luigi"), "--module", "tasks", "QuickTest", "--scheduler-port", str(ports[0])]
         options = ["--output-dir", str(tmp_path / "mine"), "--binding", "none"]
         user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-        done = subprocess.run([*user, *luigi, *options], cwd="/", capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*user, *luigi, *options], cwd="/", capture_output=True, text=True, timeout=240)
         assert done.returncode == 2 and "Traceback" not in done.stderr
         assert "the scheduler refuses: this luigid is of another user" in done.stderr
 
@@ -286,7 +287,7 @@ def test_other_users_cannot_use_luigid(tmp_path: Path, ports: tuple[int, int]) -
 @needs("setpriv")
 def test_user_of_a_connection_is_the_kernels(tmp_path: Path) -> None:
     """Whatever the version of IP; not once the client has closed its end, since its socket is then listed as root's."""
-    script = "import socket, sys, time; s = socket.create_connection((sys.argv[1], int(sys.argv[2]))); time.sleep(60)"
+    script = "import socket, sys, time; s = socket.create_connection((sys.argv[1], int(sys.argv[2]))); time.sleep(600)"
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         for host, uid in (("127.0.0.1", NOBODY), ("::ffff:127.0.0.1", NOBODY), ("127.0.0.1", 0)):
@@ -329,7 +330,7 @@ def test_state_that_another_user_can_write_is_refused(tmp_path: Path, ports: tup
     """It is a pickle."""
     (tmp_path / "state").mkdir()
     (tmp_path / "state").chmod(0o777)
-    done = subprocess.run(command(tmp_path, *ports), cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command(tmp_path, *ports), cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 2
     assert "another user can write there" in done.stderr and "chmod 700" in done.stderr
     (tmp_path / "state").rmdir()

@@ -99,7 +99,11 @@ def test_children_and_grandchildren_are_members():
 def test_watched_threads_have_cpu_time_and_both_sets_of_cpus():
     program = "print('READY', flush=True)\nwhile True: pass"
     with running(sys.executable, "-S", "-c", program) as process:
-        (place,), _ = look([process.pid], NODES, watch_s=0.5)
+        for watch_s in (0.5, 5, 50):
+            (place,), _ = look([process.pid], NODES, watch_s=watch_s)
+            # A busy machine may have let it wait all this time.
+            if place.threads[0].cpu_ticks:
+                break
     assert place.threads[0].cpu_ticks[0] > 0
     moments = [[Thread(1, "hop", frozenset({0}), 0, 5)], [Thread(1, "hop", frozenset({9}), 9, 7)]]
     groups = group_threads(moments, {0: (0,), 1: (9,)})
@@ -218,9 +222,9 @@ time.sleep(600)
 def test_large_reserved_areas_cost_nothing():
     """CUDA reserves hundreds of GiB of addresses: they are no pages."""
     reserved = mmap.mmap(-1, 1 << 40, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)  # MAP_NORESERVE
-    began = time.perf_counter()
+    began = time.process_time()
     assert sum(sampled_bytes(os.getpid())[MemoryKind.ANON].values()) < 64 << 30
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     assert max(area.bytes for area in areas(os.getpid())) >= 1 << 40
     assert sum(resident_bytes()[MemoryKind.ANON].values()) > 0
     reserved.close()
