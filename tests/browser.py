@@ -31,7 +31,8 @@ class Browser:
         self._base = base
         options = {"args": [*_FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"],
                    "binary": shutil.which("chromium")}  # fmt: skip
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+                  "timeouts": {"script": 200_000, "pageLoad": 200_000}}  # fmt: skip
         answer = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
         self._base = f"{base}/session/{answer['sessionId']}"
         # Leave Chromium's own start page, and forget what it asked for.

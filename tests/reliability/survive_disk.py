@@ -182,18 +182,18 @@ def test_the_next_call_judges_a_night_after_a_full_history_disk(calls: ApartCall
     nights = Nights(calls.folder / "night", ["--local-scheduler"], dict(ONE_CELL))
     nights.list_studies("tiny.yaml")
     (nights.folder / "outputs").symlink_to(disk)
-    assert nights.night("2026-11-21").returncode == 0
+    assert nights.night("2025-11-21").returncode == 0
     filler = fill_at(nights, disk, "history.db")
-    failed = nights.night("2026-11-22")
+    failed = nights.night("2025-11-22")
     said = words_of(failed)
     assert failed.returncode == 30 and "not in the history" in said and "the history cannot be used" in said
     # SQLite needs room to read, too.
     filler.unlink()
-    assert [night for night, _ in nights_in(disk / "history.db")] == ["2026-11-21"]
-    resumed = nights.night("2026-11-22")
+    assert [night for night, _ in nights_in(disk / "history.db")] == ["2025-11-21"]
+    resumed = nights.night("2025-11-22")
     # A shared machine: what was measured may be slower than the night before, and then says so.
-    assert resumed.returncode == 0 or nights.verdict("2026-11-22")["slower"] == [CELL], words_of(resumed)
-    assert {"2026-11-21", "2026-11-22"} == {night for night, _ in nights_in(disk / "history.db")}
+    assert resumed.returncode == 0 or nights.verdict("2025-11-22")["slower"] == [CELL], words_of(resumed)
+    assert {"2025-11-21", "2025-11-22"} == {night for night, _ in nights_in(disk / "history.db")}
     assert nights.times_measured()[:2] == [2, 2]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,16 @@ def test_the_browser_reports_errors_and_requests(browser, tmp_path):
     bad.write_text("<link rel=icon href='data:,'><img src='missing.png'><script>throw Error('seen')</script>")
     browser.console(), browser.requests()
     browser.open(bad.as_uri())
-    assert any("seen" in line for line in browser.console())
-    assert (tmp_path / "missing.png").as_uri() in browser.requests()
+    lines, requests = list[str](), list[str]()
+    # They come a moment after the page.
+    for _ in range(600):
+        lines += browser.console()
+        requests += browser.requests()
+        if any("seen" in line for line in lines) and (tmp_path / "missing.png").as_uri() in requests:
+            break
+        time.sleep(0.1)
+    assert any("seen" in line for line in lines)
+    assert (tmp_path / "missing.png").as_uri() in requests
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])

@@ -13,7 +13,7 @@ from bench.records.run import write_record
 from tasks.nightly import config_of
 from tests.tasks.nightly_calls import CELL, ONE_CELL, Nights, made
 
-FIRST, SECOND = "2026-11-21", "2026-11-22"
+FIRST, SECOND = "2025-11-21", "2025-11-22"
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_small_variants_of_all_studies_run(tmp_path: Path) -> None:
         overrides = {key: value for key, value in (TINY | changes).items() if value is not None}
         studies.append({"study": name, **overrides})
     (tmp_path / "nightly.yaml").write_text(yaml.safe_dump({"studies": studies}))
-    command = [str(LUIGI), "--module", "tasks", "NightlySweep", "--date", "2026-11-22", "--local-scheduler"]
+    command = [str(LUIGI), "--module", "tasks", "NightlySweep", "--date", "2025-11-22", "--local-scheduler"]
     command += ["--config-file", str(tmp_path / "nightly.yaml"), "--output-dir", str(tmp_path / "outputs")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=2900)
     results = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/*/*/*/results.json")]

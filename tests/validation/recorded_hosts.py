@@ -60,7 +60,7 @@ def lstopo(root: Path) -> Seen:
     """What hwloc reads from the same files. Raise OSError or CalledProcessError."""
     environment = {"HWLOC_FSROOT": str(root), "HWLOC_KEEP_NVIDIA_GPU_NUMA_NODES": "1", "HWLOC_COMPONENTS": "linux,stop"}
     command = ["lstopo-no-graphics", "--of", "xml", "--disallowed"]
-    printed = subprocess.run(command, env=os.environ | environment, capture_output=True, check=True, timeout=60).stdout
+    printed = subprocess.run(command, env=os.environ | environment, capture_output=True, check=True, timeout=240).stdout
     tree = ElementTree.fromstring(printed)
     machine = tree.find("object")
     assert machine is not None

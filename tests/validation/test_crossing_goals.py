@@ -30,7 +30,7 @@ def test_delay_of_one_side_is_found_by_its_name(tmp_path: Path, stage: str) -> N
     same = {"binding": "numactl", "warmup_samples": 4, "model": NO_COMPUTE if stage == "copy" else TINY}
     cells = [small_cell(name=name, **same) for name in (NAME, AGAIN)]
     crossing = Crossing(group=NAME, process=1, id="0" * 32, birth_cpu_node=0, birth_mem_node=0)
-    group = Group(crossing=crossing, cells=cells, measure_s=0.3, window_s=0.005, lead_s=0.003, solo=False)
+    group = Group(crossing=crossing, cells=cells, measure_s=1.5, window_s=0.005, lead_s=0.003, solo=False)
     write_json(tmp_path / "group.json", plain(group))
     asked = ["--group", str(tmp_path / "group.json"), "--mode", "crossed", "--result", str(tmp_path / "result.json")]
     command = [sys.executable, *server(stage, 1.0), *asked]

@@ -38,11 +38,12 @@ def test_a_forked_process_returns_its_result_or_its_words(tmp_path):
 def test_a_process_that_hangs_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(positive_controls, "RUN_TIMEOUT_S", 0.3)
     with pytest.raises(ControlError, match="no result after"):
-        runner(tmp_path).process(lambda: time.sleep(60))
+        runner(tmp_path).process(lambda: time.sleep(600))
 
 
 @pytest.mark.slow
-def test_processes_and_results_of_a_whole_measurement(tmp_path):
+def test_processes_and_results_of_a_whole_measurement(tmp_path, monkeypatch):
+    monkeypatch.setattr(positive_controls, "RUN_TIMEOUT_S", 600.0)
     out = tmp_path / "controls.json"
     found = measure(runner(tmp_path), [TINY], repeats=3, measure_s=0.02, out=out)
     assert found["errors"] == [] and found["processes"] == 3
