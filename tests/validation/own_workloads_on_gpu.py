@@ -86,6 +86,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="a setting of each pipeline")
     options = parser.parse_args()
+    # Ended by whoever lent the machine: what it has started ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options.deadline = time.monotonic() + options.limit_s
     options.out = options.out.resolve()
     (options.out / "reference").mkdir(parents=True, exist_ok=True)
@@ -365,12 +367,14 @@ def example(options: argparse.Namespace, name: str, words: Sequence[str]) -> Fig
     environment = os.environ | {"PATH": path, "PYTHONPATH": with_root(os.environ.get("PYTHONPATH", ""))}
     left_s = options.deadline - time.monotonic() - REPORT_S
     with subprocess.Popen(argv, cwd=ROOT, env=environment) as luigi:
-        with suppress(subprocess.TimeoutExpired):
-            luigi.wait(None if left_s == float("inf") else max(1.0, left_s))
-        stopped = luigi.poll() is None
-        if stopped:
-            # It ends what it has started; the same call goes on from there.
-            luigi.send_signal(signal.SIGTERM)
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                luigi.wait(None if left_s == float("inf") else max(1.0, left_s))
+        finally:
+            stopped = luigi.poll() is None
+            if stopped:
+                # It ends what it has started; the same call goes on from there.
+                luigi.send_signal(signal.SIGTERM)
     code = luigi.returncode
     found = sorted((options.out / "studies" / name).glob("*/*/grid.json"))
     if not found:
