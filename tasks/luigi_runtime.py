@@ -168,28 +168,36 @@ def _known_error(error: BaseException) -> str:
     if isinstance(error, RPCError):
         advice = "start `make ui` in another terminal, or add --local-scheduler; then repeat the command to continue"
         error = StudyError(str(error), advice=advice)
-    elif isinstance(error, OSError) and error.errno is not None and _is_of_files(error):
-        # A failed write has no file name.
-        advice = "repair the file system, then repeat the command to continue"
-        error = StudyError(os.strerror(error.errno), str(error.filename or ""), advice)
+    elif isinstance(error, OSError) and _is_of_files(error):
+        error = _of_files(error)
     follows = isinstance(error, TaskException) or str(error).startswith("Unfulfilled ")
     return str(error) if isinstance(error, StudyError) or follows else ""
 
 
 def _is_of_files(error: OSError) -> bool:
     """Not of a connection; but a network file system aborts calls when its server ends."""
-    return not isinstance(error, ConnectionError) or isinstance(error, ConnectionAbortedError) or bool(error.filename)
+    of_connection = isinstance(error, ConnectionError) and not isinstance(error, ConnectionAbortedError)
+    return error.errno is not None and (not of_connection or bool(error.filename))
+
+
+def _of_files(error: OSError) -> StudyError:
+    # A failed write has no file name.
+    advice = "repair the file system, then repeat the command to continue"
+    return StudyError(os.strerror(error.errno or 0), str(error.filename or ""), advice)
 
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """On the command line a StudyError ends luigi with its message and exit code; elsewhere it stays an exception."""
+    """On the command line a StudyError, and a file system that fails, ends luigi with its message and exit code.
+
+    Elsewhere it stays an exception.
+    """
     try:
         yield
-    except StudyError as error:
-        if CmdlineParser.get_instance() is None:
+    except (StudyError, OSError) as error:
+        if CmdlineParser.get_instance() is None or (isinstance(error, OSError) and not _is_of_files(error)):
             raise
-        refuse(error)
+        refuse(_of_files(error) if isinstance(error, OSError) else error)
 
 
 def refuse(error: StudyError) -> NoReturn:

@@ -173,6 +173,11 @@ class StudyTask(luigi.WrapperTask):
     def expand(self, study: StudyDefinition, topology: Topology) -> Expansion:
         return expand_in_time(study, topology, Path(self.output_dir))
 
+    def complete(self) -> bool:
+        # luigi would print a traceback.
+        with refusing():
+            return super().complete()
+
     def requires(self) -> StudyCheck:
         return StudyCheck(run_dir=str(self.directory().path), host=self.host, strict=self.strict)
 

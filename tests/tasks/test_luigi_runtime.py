@@ -10,11 +10,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from luigi.cmdline_parser import CmdlineParser
 from luigi.rpc import RPCError
 from luigi.worker import TaskException
 
 from bench.errors import StudyError
-from tasks.luigi_runtime import LOCK_FILE, AlreadyRunning, _LogFilter, lock_folder
+from tasks.luigi_runtime import LOCK_FILE, AlreadyRunning, _LogFilter, lock_folder, refusing
 from tests.needs import needs
 from tests.ports import free_port
 from tests.tasks.instant_calls import InstantCalls
@@ -56,6 +57,18 @@ def logged(error: BaseException) -> str:
 def test_known_errors_are_logged_without_traceback(error: BaseException, message: str) -> None:
     text = logged(error)
     assert text.startswith(message) and "Traceback" not in text
+
+
+def test_file_system_that_fails_ends_a_call_without_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(CmdlineParser, "get_instance", object)
+    with pytest.raises(SystemExit) as ended, refusing():
+        raise PermissionError(13, "Permission denied", "/out/runs")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("refused: Permission denied\n  where: /out/runs\n  to do: repair")
+    with pytest.raises(ConnectionRefusedError), refusing():
+        raise ConnectionRefusedError(111, "Connection refused")
 
 
 def test_warning_with_an_empty_traceback_is_its_message() -> None:
