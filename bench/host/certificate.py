@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -95,19 +96,20 @@ class Certifier:
         """Observe cheaply between the windows of a crossing: every thread's CPUs, and some pages of every buffer."""
         began = time.perf_counter()
         self._glances += 1
-        node_cpus = self._own_cpus()
-        threads = self._try("threads", _threads) or []
+        own = set(parse_cpulist(self._own_cpus or ""))
+        threads = self._try("threads", _threads_by_cpus) or {}
+        away = [_thread_group(*group) for group in threads.items() if own and not group[0] <= own]
         texts = [
             f"{group.threads} thread(s) ({', '.join(group.examples)}) may run on CPUs {group.allowed_cpus}"
-            for group in threads
-            if node_cpus and not within(group.allowed_cpus, node_cpus)
+            for group in away
         ]
         for name, query in self._queries.items():
             pages = self._try(f"pages of {name}", query.count, GLANCE_PAGES) or {}
-            away = sum(
+            elsewhere = sum(
                 count for node, count in pages.items() if node not in (str(self._cell.mem_node), ABSENT, UNKNOWN)
             )
-            texts += [f"{away} of {sum(pages.values())} sampled pages of {name} were elsewhere"] if away else []
+            if elsewhere:
+                texts.append(f"{elsewhere} of {sum(pages.values())} sampled pages of {name} were elsewhere")
         if texts:
             self._strays.append(Doubt(kind=DoubtKind.BETWEEN_WINDOWS, text="; ".join(texts)))
         self._cost_s += time.perf_counter() - began
@@ -131,7 +133,7 @@ class Certifier:
             binding=cell.binding,
             cpu_node=cell.cpu_node,
             mem_node=cell.mem_node,
-            node_cpus=self._own_cpus(),
+            node_cpus=self._own_cpus,
             preprocess_cpus=self._preprocess_cpus(),
             cpus_seen={str(cpu): batches for cpu, batches in enumerate(self._batches_on) if batches},
             threads=ThreadsObserved(start=start.threads, end=end.threads),
@@ -175,6 +177,7 @@ class Certifier:
         """None too where no policy was set: a kernel that refuses to set one often refuses to report one."""
         return None if self._cell.binding == "cpus" else self._try(what, _policy, address)
 
+    @cached_property
     def _own_cpus(self) -> str | None:
         """CPUs of the cell's group, or of its node."""
         return self._cell.cpus or self._try("CPUs of the node", _node_cpus, self._cell.cpu_node)
@@ -355,8 +358,12 @@ def _policy_text(policy: Policy) -> str:
     return policy.mode + (f" to node {format_cpulist(policy.nodes)}" if policy.nodes else "")
 
 
+@cache
 def code_pages(numa_maps: str | PathLike[str] = "/proc/self/numa_maps") -> dict[str, dict[str, int]]:
-    """Resident pages of torch's and CUDA's libraries by node: the node of the first process that read them."""
+    """Resident pages of torch's and CUDA's libraries by node: the node of the first process that read them.
+
+    Read once: these pages do not move, and the kernel walks every page of the process for the answer.
+    """
     pages: dict[str, Counter[str]] = {}
     for mapping in mappings(numa_maps):
         name = mapping.path.rpartition("/")[2]
@@ -366,7 +373,12 @@ def code_pages(numa_maps: str | PathLike[str] = "/proc/self/numa_maps") -> dict[
 
 
 def _threads() -> list[ThreadGroup]:
-    """Group this process's threads by the CPUs they may run on."""
+    """This process's threads by the CPUs they may run on, the largest group first."""
+    groups = sorted(_threads_by_cpus().items(), key=lambda group: -len(group[1]))
+    return [_thread_group(*group) for group in groups]
+
+
+def _threads_by_cpus() -> dict[frozenset[int], list[str]]:
     groups: dict[frozenset[int], list[str]] = {}
     for thread in os.listdir("/proc/self/task"):
         try:
@@ -374,14 +386,15 @@ def _threads() -> list[ThreadGroup]:
         except ProcessLookupError:  # it ended in between
             continue
         groups.setdefault(allowed, []).append(thread)
-    return [
-        ThreadGroup(
-            allowed_cpus=format_cpulist(allowed),
-            threads=len(threads),
-            examples=[read_text(Path(f"/proc/self/task/{thread}/comm")) for thread in threads[:3]],
-        )
-        for allowed, threads in sorted(groups.items(), key=lambda group: -len(group[1]))
-    ]
+    return groups
+
+
+def _thread_group(allowed: frozenset[int], threads: list[str]) -> ThreadGroup:
+    return ThreadGroup(
+        allowed_cpus=format_cpulist(allowed),
+        threads=len(threads),
+        examples=[read_text(Path(f"/proc/self/task/{thread}/comm")) for thread in threads[:3]],
+    )
 
 
 def _policy(address: int | None = None) -> Policy:

@@ -8,7 +8,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 ABSENT, UNKNOWN = "absent", "unknown"
@@ -85,6 +84,8 @@ class PageQuery:
     def __init__(self, address: int, nbytes: int, pid: int = 0) -> None:
         self.address, self.nbytes, self.pid = address, nbytes, pid
         self._first = address - address % PAGE_BYTES
+        # By stride: a crossing asks for the same ones after every window.
+        self._addresses: dict[int, array[int]] = {}
         self.pages = -(-(address + nbytes - self._first) // PAGE_BYTES)
 
     def count(self, most: int | None = None) -> dict[str, int]:
@@ -108,11 +109,10 @@ class PageQuery:
         return named
 
     def _ask(self, step: int) -> dict[int, int]:
-        return nodes_of_pages(self._addresses if step == 1 else self._sample(step), self.pid)
-
-    @cached_property
-    def _addresses(self) -> "array[int]":
-        return _page_addresses(self._first, self.address + self.nbytes)
+        if step not in self._addresses:
+            end = self.address + self.nbytes
+            self._addresses[step] = _page_addresses(self._first, end) if step == 1 else self._sample(step)
+        return nodes_of_pages(self._addresses[step], self.pid)
 
     def _sample(self, step: int) -> "array[int]":
         return sampled_pages(self._first, self.pages, step, random.Random(self.pages))

@@ -41,7 +41,7 @@ def result_of(machine: Machine, *arguments: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def found(nodes: Machine) -> dict[str, Any]:
-    return result_of(nodes)
+    return result_of(nodes, "sabotaged", "full_node", "in_a_cpuset")
 
 
 def proved(one: dict[str, Any], mem_node: str) -> None:
@@ -52,9 +52,10 @@ def proved(one: dict[str, Any], mem_node: str) -> None:
     assert set(one["on_node"].values()) == {1.0}
 
 
-def test_honest_crossings_are_proved_page_by_page(found: dict[str, Any]) -> None:
-    assert len(found["honest"]) == 12
-    for crossing in found["honest"].values():
+def test_honest_crossings_are_proved_page_by_page(nodes: Machine) -> None:
+    crossings = result_of(nodes, "honest")["honest"]
+    assert len(crossings) == 12
+    for crossing in crossings.values():
         for place in PLACES:
             proved(crossing[place], place[-1])
 

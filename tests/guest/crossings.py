@@ -1,10 +1,11 @@
 """What runs inside the guest of check_crossings.py: crossings over four nodes, honest ones and sabotaged ones.
 
-usage: python -m tests.guest.crossings [study|killed FOLDER]      the last line of what it says is JSON
+usage: python -m tests.guest.crossings honest|sabotaged|full_node|in_a_cpuset ...
+       python -m tests.guest.crossings study|killed FOLDER
 
-Without arguments each crossing is a process of its own, forked from this one, which has imported torch. With `study` it
-measures the timed runs of NumaStudy over all nodes, as its tasks would, in run directories in FOLDER; with `killed` one
-process of three pools of which the kernel has room for two.
+The last line of what it says is JSON. In the first form each crossing is a process of its own, forked from this one,
+which has imported torch. With `study` it measures the timed runs of NumaStudy over all nodes, as its tasks would, in
+run directories in FOLDER; with `killed` one process of three pools of which the kernel has room for two.
 """
 
 import ctypes
@@ -459,7 +460,7 @@ def timed_runs(directory: Any, folder: Path, server: str) -> list[Any]:
     return runs
 
 
-def main() -> None:
+def main(steps: list[str]) -> None:
     from bench.workload.__main__ import import_torch
 
     began = time.monotonic()
@@ -470,9 +471,10 @@ def main() -> None:
     module.MOST_EXTENSIONS = 1
 
     found: dict[str, Any] = {}
-    for step in (honest, sabotaged, full_node, in_a_cpuset):
-        found[step.__name__] = step()
-        print(f"{step.__name__}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    known = {step.__name__: step for step in (honest, sabotaged, full_node, in_a_cpuset)}
+    for step in steps:
+        found[step] = known[step]()
+        print(f"{step}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     print(json.dumps(found))
 
 
@@ -480,4 +482,4 @@ if __name__ == "__main__":
     if part := {"study": study, "killed": killed}.get("".join(sys.argv[1:2])):
         print(json.dumps(part(Path(sys.argv[2]))))
     else:
-        main()
+        main(sys.argv[1:])
