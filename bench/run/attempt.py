@@ -15,7 +15,7 @@ from bench.host.binding import trial_bind
 from bench.host.monitor import Sessions, Watch
 from bench.host.peers import NoPeers, PeerPlacement
 from bench.records.base import plain
-from bench.records.host import Topology, parse_cpulist
+from bench.records.host import Topology, format_cpulist, parse_cpulist
 from bench.records.run import (
     LASTING,
     RETRIED,
@@ -35,7 +35,7 @@ from bench.records.run import (
     write_record,
 )
 from bench.records.study import Cell, Slot
-from bench.run.child import ChildEnd, Process, log_tail, scratch_folder, workload_argv
+from bench.run.child import ChildEnd, Process, Start, log_tail, scratch_folder, workload_argv
 from bench.run.experiment_log import log_runs
 from bench.run.free_gpu import wait_until_free
 from bench.run.lock import HostLock
@@ -274,17 +274,13 @@ class _Measured:
 
     def run(self, lock: HostLock, report: Report) -> Attempt:
         process, profiler = self._process, self._profiler
-        monitor: Monitor | None = None
-        end: ChildEnd | None = None
         try:
             if profiler:
                 process = process.wrapped(lambda argv: profiler.command(argv, self._trace, self._cell.device))
-            try:
-                end, monitor = self._watched(process, lock, report)
-                if end.exit_code == 0:
-                    self._peers.finish()
-            except PeerFailed:
-                pass
+            seen = run_watched(
+                process, [self._cell], self._host, lock, self._peers, lambda: report(self._counter.read()),
+                traced=profiler is not None, append_logs=self._append_logs,
+            )  # fmt: skip
         except StudyError as error:
             failure = Failure(status=Outcome.TRACE_FAILED, reason=error.what, advice=error.advice)
             return Attempt(failure, command=process.command)
@@ -295,29 +291,12 @@ class _Measured:
                 profiler.settle(self._trace)
         written = process.read_report()
         return Attempt(
-            failure=self._judged(process, end),
+            failure=self._judged(process, seen.end),
             command=process.command,
-            end=end,
+            end=seen.end,
             result=written.result if written else None,
-            monitor=monitor,
+            monitor=seen.monitor,
         )
-
-    def _watched(self, process: Process, lock: HostLock, report: Report) -> tuple[ChildEnd, Monitor | None]:
-        def poll() -> None:
-            report(self._counter.read())
-            self._peers.check()
-
-        with avoid_measured_cpus(self._host, [self._cell]) as cpus:
-            # nsys works beside a traced run all the time; that is not a disturbance, and that run times nothing.
-            watch = None if self._profiler else watched(self._host, [self._cell], cpus, lock.sessions)
-            monitor: Monitor | None = None
-            try:
-                self._peers.start(lock, cpus, self._append_logs)
-                end = process.run(lock, cpus, poll, append_logs=self._append_logs)
-            finally:
-                if watch:
-                    monitor = watch.summary()
-            return end, monitor
 
     def _judged(self, process: Process, end: ChildEnd | None) -> Failure | None:
         """end: None where a peer's failure ended it."""
@@ -332,6 +311,53 @@ class _Measured:
         if end.timed_out:
             return hung(self._profiler, self._cell, process.report.exists(), own)
         return own
+
+
+@dataclass(frozen=True)
+class Watched:
+    """end: None where a peer's failure ended it. observer_cpus: where this program was meanwhile."""
+
+    end: ChildEnd | None
+    monitor: Monitor | None
+    observer_cpus: str
+
+
+def run_watched(
+    process: Process,
+    cells: Sequence[Cell],
+    host: Topology,
+    lock: HostLock,
+    peers: Peers,
+    report: Callable[[], None],
+    traced: bool,
+    append_logs: bool,
+    start: Start | None = None,
+) -> Watched:
+    """Run a process that measures these cells, beside its peers, until it ends or one of them fails.
+
+    report: called now and then. Otherwise as Process.run.
+    """
+
+    def poll() -> None:
+        report()
+        peers.check()
+
+    end: ChildEnd | None = None
+    monitor: Monitor | None = None
+    with avoid_measured_cpus(host, cells) as cpus:
+        # nsys works beside a traced process all the time; that is not a disturbance, and it times nothing.
+        watch = None if traced else watched(host, cells, cpus, lock.sessions)
+        observer_cpus = format_cpulist(os.sched_getaffinity(0))
+        try:
+            peers.start(lock, cpus, append_logs)
+            end = process.run(lock, cpus, poll, append_logs=append_logs, start=start)
+        except PeerFailed:
+            pass
+        finally:
+            monitor = watch.summary() if watch else None
+    if end and end.exit_code == 0:
+        peers.finish()
+    return Watched(end, monitor, observer_cpus)
 
 
 def hung(profiler: Profiler, cell: Cell, wrote_result: bool, own: Failure) -> Failure:

@@ -3,7 +3,6 @@
 Nothing that can happen to it is raised. Its records name the same process; they are written together, one by one.
 """
 
-import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +14,6 @@ from bench.errors import StudyError
 from bench.host.binding import KILLED, trial_bind
 from bench.host.peers import NoPeers
 from bench.records.base import plain
-from bench.records.host import format_cpulist
 from bench.records.run import (
     ChildReport,
     CrossedCell,
@@ -23,7 +21,6 @@ from bench.records.run import (
     Failure,
     Group,
     Mode,
-    Monitor,
     Outcome,
     Run,
     StartMethod,
@@ -36,11 +33,10 @@ from bench.run.attempt import (
     Attempt,
     Begin,
     attempts,
-    avoid_measured_cpus,
     collected,
     hung,
     run_of,
-    watched,
+    run_watched,
     without_peers,
     without_start,
 )
@@ -48,7 +44,7 @@ from bench.run.child import ChildEnd, Process, log_tail, misplacement, scratch_f
 from bench.run.experiment_log import log_runs
 from bench.run.forkserver import SERVERS, served
 from bench.run.lock import HostLock
-from bench.run.peers import PeerFailed, Peers, during, peers_of
+from bench.run.peers import Peers, during, peers_of
 from bench.run.progress import BatchCounter, Report
 from bench.storage import write_json
 from bench.study.directory import RunDirectory
@@ -224,41 +220,25 @@ class _Crossed:
             process = process.wrapped(lambda argv: command)
         start = SERVERS.starter(lock.record_child) if self._start is StartMethod.FORK else None
         attempt = Attempt(start=self._start, command=process.command, crossing=self._asked)
-
-        def poll() -> None:
-            report(self._counter.read())
-            self._peers.check()
-
-        end: ChildEnd | None = None
-        monitor: Monitor | None = None
         try:
-            with avoid_measured_cpus(self._host, self._cells) as cpus:
-                # nsys works beside a traced process all the time; that is not a disturbance, and it times nothing.
-                watch = None if profiler else watched(self._host, self._cells, cpus, lock.sessions)
-                observer_cpus = format_cpulist(os.sched_getaffinity(0))
-                try:
-                    self._peers.start(lock, cpus, append_logs)
-                    end = process.run(lock, cpus, poll, append_logs=append_logs, start=start)
-                except PeerFailed:
-                    pass
-                finally:
-                    monitor = watch.summary() if watch else None
-            if end and end.exit_code == 0:
-                self._peers.finish()
+            seen = run_watched(
+                process, self._cells, self._host, lock, self._peers, lambda: report(self._counter.read()),
+                traced=profiler is not None, append_logs=append_logs, start=start,
+            )  # fmt: skip
         except OSError as error:
             return replace(attempt, failure=process.not_run(error))
         finally:
             if profiler:
                 profiler.settle(self._report)
-        failed, written = self._failure(process, end), process.read_report()
+        failed, written = self._failure(process, seen.end), process.read_report()
         crossing = (written.crossing if written else None) or self._asked
         return replace(
             attempt,
             failure=failed,
-            full=self._full(end, failed),
-            end=end,
-            monitor=monitor,
-            crossing=structs.replace(crossing, observer_cpus=observer_cpus),
+            full=self._full(seen.end, failed),
+            end=seen.end,
+            monitor=seen.monitor,
+            crossing=structs.replace(crossing, observer_cpus=seen.observer_cpus),
             crossed=self._with_traces(written, process) if written else [],
             # No cell could be measured, each for a reason of its own.
             final=bool(written and written.failure and written.crossed),

@@ -26,9 +26,9 @@ from bench.workload.host_memory import (
     Rings,
     address_of,
     fill_inputs,
-    huge_bytes,
     register,
     require_host_memory,
+    require_huge,
     reserve_memory,
     ring_sizes,
     spoil,
@@ -40,10 +40,6 @@ CHUNK_BYTES = 2 << 20
 Made = TypeVar("Made")
 Allocate = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
 Allocating = Callable[[Cell], None]
-
-
-def _unseen(cell: Cell) -> None:
-    pass
 
 
 @dataclass(eq=False)
@@ -60,7 +56,7 @@ class _Reserved:
 
 
 def crossed_rings(
-    cells: Sequence[Cell], device: Device, subjects: Sequence[Subject], allocating: Allocating = _unseen
+    cells: Sequence[Cell], device: Device, subjects: Sequence[Subject], allocating: Allocating
 ) -> list[Rings | RunFailure]:
     """The rings of each cell on its own memory node, every page proved to be there; or why that cell has none.
 
@@ -160,7 +156,9 @@ def _touch_by_turns(sides: list[tuple[Cell, tuple[torch.Tensor, ...]]], allocati
 def _finish(own: _Reserved, subject: Subject, source: tuple[torch.Tensor, ...]) -> Rings:
     """source: filled input rings to copy from, which takes a tenth of the time of drawing it again."""
     if own.cell.host_memory == "huge":
-        _require_huge(own)
+        for ring in own.tensors():
+            # Of the last page a part is not the ring's.
+            require_huge(ring.data_ptr(), ring.nbytes // CHUNK_BYTES * CHUNK_BYTES)
     if own.memory.is_registered:
         for ring in own.tensors():
             register(ring)
@@ -187,15 +185,3 @@ def _finish(own: _Reserved, subject: Subject, source: tuple[torch.Tensor, ...]) 
 def _length(rings: Sequence[torch.Tensor]) -> int:
     """In batches."""
     return len(rings[0]) if rings else 0
-
-
-def _require_huge(own: _Reserved) -> None:
-    for ring in own.tensors():
-        found = huge_bytes(ring.data_ptr(), ring.nbytes)
-        # The last huge page is not all of the ring's.
-        if found < ring.nbytes - CHUNK_BYTES:
-            raise RunFailure(
-                Outcome.NOT_RUNNABLE,
-                f"host_memory huge: the kernel gave {found >> 20} of {ring.nbytes >> 20} MiB in huge pages",
-                "free memory, or compact it (echo 1 > /proc/sys/vm/compact_memory), or set host_memory to registered",
-            )

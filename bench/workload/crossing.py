@@ -10,7 +10,6 @@ import gc
 import math
 import os
 import random
-import resource
 import time
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -33,6 +32,7 @@ from bench.workload.measure import (
     LatencyMarks,
     WarmupRule,
     latency,
+    minor_faults,
     no_latency,
     result_of,
     trace_pass,
@@ -410,7 +410,3 @@ class _Crossing:
         result = result_of(cell, Mode.CROSSED, pipeline, warmed, side.windows, certificate, pipeline.work.compile_s)
         latency_us = latency(side.latencies_us, no_latency(cell.direction))
         side.result = replace(result, latency_us=latency_us, issue_us=issue, solo_us=solo)
-
-
-def minor_faults() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

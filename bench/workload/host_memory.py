@@ -88,18 +88,23 @@ def map_huge(nbytes: int, on_release: Callable[[int], None] | None = None) -> to
     page = huge_page_bytes()
     length = -(-nbytes // page) * page
     memory = map_memory(length, page, _ask_for_huge, on_release)
-    found = huge_bytes(memory.data_ptr(), length)
+    require_huge(memory.data_ptr(), length)
+    return memory[:nbytes]
+
+
+def require_huge(address: int, length: int) -> None:
+    """Raise RunFailure (not_runnable) unless all of it, whole huge pages that were touched, is in huge pages."""
+    found = huge_bytes(address, length)
     if found < length:
         # Where free memory is in pieces the kernel gave small pages; asked so, it moves others out of the way.
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(memory.data_ptr()), ctypes.c_size_t(length), MADV_COLLAPSE)
-        found = huge_bytes(memory.data_ptr(), length)
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), MADV_COLLAPSE)
+        found = huge_bytes(address, length)
     if found < length:
         raise RunFailure(
             Outcome.NOT_RUNNABLE,
             f"host_memory huge: the kernel gave {found >> 20} of {length >> 20} MiB in huge pages",
             "free memory, or compact it (echo 1 > /proc/sys/vm/compact_memory), or set host_memory to registered",
         )
-    return memory[:nbytes]
 
 
 def huge_page_bytes() -> int:

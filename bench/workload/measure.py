@@ -79,11 +79,9 @@ class WarmupRule:
         # The first batches carry lazy initialisation; a pace read from few of them is refined stepwise.
         return max(1, min(wanted, 64 * history[-1].batches))
 
-
-def pace(history: Sequence[Window], window_s: float) -> float:
-    """Seconds per batch in the last warm-up windows."""
-    full = [window for window in history if window.duration_s >= window_s] or list(history)
-    return median(window.batch_s for window in full[-SETTLED_WINDOWS:])
+    def pace(self, history: Sequence[Window]) -> float:
+        """Seconds per batch in the last windows."""
+        return median(window.batch_s for window in (self.full(history) or history)[-SETTLED_WINDOWS:])
 
 
 def batches_in(window_s: float, batch_s: float) -> int:
@@ -214,15 +212,17 @@ class Measured:
     latencies_us: list[float]
 
 
-def run_window(pipeline: Pipeline, count: int, beat: Beat, marks: LatencyMarks | None = None) -> Window:
-    """From before the first issue to after the closing synchronise, in wall time."""
+def run_window(
+    pipeline: Pipeline, count: int, beat: Beat, marks: LatencyMarks | None = None, step: Stage | None = None
+) -> Window:
+    """From before the first issue to after the closing synchronise, in wall time. step: as of Pipeline.run."""
     starts, ends = marks.events(count) if marks else (None, None)
-    faults = _minor_faults()
+    faults = minor_faults()
     start_ns = time.perf_counter_ns()
-    pipeline.run(count, beat, starts=starts, ends=ends)
+    pipeline.run(count, beat, step, starts, ends)
     pipeline.drain()
     duration_s = (time.perf_counter_ns() - start_ns) / 1e9
-    return Window(batches=count, duration_s=duration_s, start_ns=start_ns, minor_faults=_minor_faults() - faults)
+    return Window(batches=count, duration_s=duration_s, start_ns=start_ns, minor_faults=minor_faults() - faults)
 
 
 def warm_up(pipeline: Pipeline, rule: WarmupRule, progress: Progress, ranges: Ranges | None = None) -> WarmedUp:
@@ -231,12 +231,9 @@ def warm_up(pipeline: Pipeline, rule: WarmupRule, progress: Progress, ranges: Ra
     history: list[Window] = []
     while not rule.is_over(history):
         count = rule.next_batches(history)
-        if ranges is None:
-            history.append(run_window(pipeline, count, progress.beat))
-        else:
-            step = annotated_step(pipeline, ranges, WARMUP_PREFIX, count)
-            history.append(_stepped_window(pipeline, count, progress.beat, step))
-    return WarmedUp(history, rule.settled(history), rule.spread(history), pace(history, rule.window_s))
+        step = annotated_step(pipeline, ranges, WARMUP_PREFIX, count) if ranges else None
+        history.append(run_window(pipeline, count, progress.beat, step=step))
+    return WarmedUp(history, rule.settled(history), rule.spread(history), rule.pace(history))
 
 
 def isolated_batch_s(pipeline: Pipeline) -> float:
@@ -314,7 +311,7 @@ def trace_pass(
     progress.enter(Phase.MEASURING, count)
     beat = progress.counting(see_cpu)
     with capture, named(ranges, f"{WINDOW_PREFIX}double_buffer"):
-        window = _stepped_window(pipeline, count, beat, step)
+        window = run_window(pipeline, count, beat, step=step)
     progress.enter(Phase.DONE)
     return window
 
@@ -343,15 +340,7 @@ def _checksum(leaf: torch.Tensor) -> float:
     return float(leaf.sum())
 
 
-def _stepped_window(pipeline: Pipeline, count: int, beat: Beat, step: Stage) -> Window:
-    start_ns = time.perf_counter_ns()
-    pipeline.run(count, beat, step)
-    pipeline.drain()
-    duration_s = (time.perf_counter_ns() - start_ns) / 1e9
-    return Window(batches=count, duration_s=duration_s, start_ns=start_ns)
-
-
-def _minor_faults() -> int:
+def minor_faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 

@@ -236,6 +236,21 @@ class Pipeline:
         self.compute(slot)
         self.d2h(slot, self.host_out[index % len(self.host_out)], end)
 
+    def single_stages(self) -> dict[str, Stage]:
+        """By name, a function that issues this stage alone: of batch `index`, with the events start and end."""
+        slots, host_in, host_out = len(self.slots), self.host_in, self.host_out
+
+        def h2d(index: int, start: Event | None = None, end: Event | None = None) -> None:
+            self.h2d(index % slots, host_in[index % len(host_in)], start)
+
+        def compute(index: int, start: Event | None = None, end: Event | None = None) -> None:
+            self.compute(index % slots)
+
+        def d2h(index: int, start: Event | None = None, end: Event | None = None) -> None:
+            self.d2h(index % slots, host_out[index % len(host_out)], end)
+
+        return {"h2d": h2d, "compute": compute, "d2h": d2h}
+
     def run(
         self,
         count: int,

@@ -85,19 +85,7 @@ def named(ranges: Ranges, name: str) -> Iterator[None]:
 def annotated_step(pipeline: Pipeline, ranges: Ranges, prefix: str, count: int) -> Stage:
     """A step for the next `count` batches with their ranges, numbered from 0. The names are made here,
     outside the window. A direction that is not copied has no range."""
-    first = pipeline.next_batch
-    slots, host_in, host_out = len(pipeline.slots), pipeline.host_in, pipeline.host_out
-
-    def h2d(index: int, start: Any, end: Any) -> None:
-        pipeline.h2d(index % slots, host_in[index % len(host_in)], start)
-
-    def compute(index: int, start: Any, end: Any) -> None:
-        pipeline.compute(index % slots)
-
-    def d2h(index: int, start: Any, end: Any) -> None:
-        pipeline.d2h(index % slots, host_out[index % len(host_out)], end)
-
-    stages = {"h2d": h2d, "compute": compute, "d2h": d2h}
+    first, stages = pipeline.next_batch, pipeline.single_stages()
     if not pipeline.copies.into:
         del stages["h2d"]
     if not pipeline.copies.back:

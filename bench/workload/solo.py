@@ -2,12 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
 from bench.records.run import Stages
-from bench.workload.pipeline import Pipeline, no_beat
+from bench.workload.pipeline import Pipeline, Stage, no_beat
 
 BURST_S = 0.02
 MAX_COPIES = 50
@@ -67,30 +67,18 @@ def solo_us(pipeline: Pipeline, batch_s: float, issue_us: float) -> Stages:
     return Stages(**solo, prepare=pipeline.prepare_us())
 
 
-def isolated_stages(pipeline: Pipeline) -> dict[str, tuple[Any, Callable[[int], None]]]:
-    """For each stage that the cell has: its stream, and a function that issues one batch of this stage only."""
-    slots, host_in, host_out = len(pipeline.slots), pipeline.host_in, pipeline.host_out
-
-    def h2d(index: int) -> None:
-        pipeline.h2d(index % slots, host_in[index % len(host_in)], None)
-
-    def compute(index: int) -> None:
-        pipeline.compute(index % slots)
-
-    def d2h(index: int) -> None:
-        pipeline.d2h(index % slots, host_out[index % len(host_out)], None)
-
-    stages = {
-        "h2d": (pipeline.h2d_stream, h2d, pipeline.copies.into),
-        "compute": (pipeline.compute_stream, compute, pipeline.forward),
-        "d2h": (pipeline.d2h_stream, d2h, pipeline.copies.back),
+def isolated_stages(pipeline: Pipeline) -> dict[str, tuple[Any, Stage]]:
+    """For each stage that the cell has: its stream, and the function that issues a batch of this stage only."""
+    streams = {
+        "h2d": (pipeline.h2d_stream, pipeline.copies.into),
+        "compute": (pipeline.compute_stream, pipeline.forward),
+        "d2h": (pipeline.d2h_stream, pipeline.copies.back),
     }
-    return {name: (stream, stage) for name, (stream, stage, has) in stages.items() if has}
+    stages = pipeline.single_stages()
+    return {name: (stream, stages[name]) for name, (stream, has) in streams.items() if has}
 
 
-def burst_us(
-    pipeline: Pipeline, stream: Any, stage: Callable[[int], None], batches: Sequence[int], hold_s: float
-) -> float:
+def burst_us(pipeline: Pipeline, stream: Any, stage: Stage, batches: Sequence[int], hold_s: float) -> float:
     """Device time per batch of one burst of a stage, whose stream is held back while it is issued."""
     device = pipeline.device
     start, end = device.event(timing=True), device.event(timing=True)

@@ -71,9 +71,9 @@ def build_subject(cell: Cell, device: torch.device, like: Subject | None = None)
     like: of the same model and type; a ViT has its weights.
     """
     if cell.model.source:
-        from bench.workload.doors import open_door
+        from bench.workload.model_sources import open_model
 
-        subject = open_door(cell, device)
+        subject = open_model(cell, device)
         refuse_samples(subject, cell)
         return subject
     model = None if like else build_model(cell, device)

@@ -23,7 +23,7 @@ from bench.workload.progress import PhaseTimes, Progress
 from bench.workload.subject import build_subject
 
 from .cells import small_cell
-from .test_doors import GOOD, factory
+from .test_model_sources import GOOD, factory
 
 CELL = {"binding": "numactl", "window_s": 0.01, "warmup_samples": 4}
 GROUP = "pipeline_gpu0_vit16x1x32"
@@ -136,7 +136,7 @@ def test_process_without_usable_cells_has_a_reason_for_each(monkeypatch):
 
 def rings_of(cells):
     subject = build_subject(cells[0], torch.device("cpu"))
-    return crossed_rings(cells, CpuDevice(), [subject] * len(cells))
+    return crossed_rings(cells, CpuDevice(), [subject] * len(cells), lambda cell: None)
 
 
 @pytest.mark.parametrize("kind", ["pinned", "pageable"])

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.workload.measure import WarmupRule, Window, batches_per_window, longer, pace, throughput_samples_s
+from bench.workload.measure import WarmupRule, Window, batches_per_window, longer, throughput_samples_s
 
 # Samples/s of five passes in one process, on an H100: an eager vit32x2x128, and the same as a CUDA graph.
 EAGER = (7313, 8533, 13818, 13758, 10331)
@@ -102,8 +102,8 @@ def test_pace_is_of_the_last_full_windows():
         Window(batches=100, duration_s=0.2),
         *[Window(batches=100, duration_s=0.1)] * 3,
     ]
-    assert pace(history, 0.1) == pytest.approx(0.001)
-    assert pace([Window(batches=2, duration_s=0.05)], 0.1) == pytest.approx(0.025)
+    assert WarmupRule(0.1, 0).pace(history) == pytest.approx(0.001)
+    assert WarmupRule(0.1, 0).pace([Window(batches=2, duration_s=0.05)]) == pytest.approx(0.025)
 
 
 def test_too_short_windows_get_more_batches():

@@ -1,4 +1,4 @@
-"""Models from elsewhere on a GPU. Skipped where there is none; the bytes of their traces: tests/run/test_doors.py."""
+"""Models from elsewhere on a GPU. Skipped where there is none. Their traces: tests/run/test_model_sources.py."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from bench.workload.run import build_pipeline, execute
 from bench.workload.subject import as_batch, leaves_of
 
 from .families import FAMILIES
-from .test_doors import factory, run_program, timm
+from .test_model_sources import factory, run_program, timm
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

@@ -33,7 +33,7 @@ KERNELS_PER_MODULE = 2
 ROUNDING = 0.05
 
 
-def open_door(cell: Cell, device: torch.device) -> Subject:
+def open_model(cell: Cell, device: torch.device) -> Subject:
     """The model that the cell names, built on `device`, and tried. Raise RunFailure, which names it."""
     torch.manual_seed(cell.seed)
     opened = {"timm": _timm, "python": _factory, "pt2": _exported}
