@@ -1,6 +1,5 @@
 """What comparisons inside processes promise, from simulated ones and from run records through `numastudy report`."""
 
-import json
 import math
 import random
 import tempfile
@@ -10,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from click.testing import CliRunner
 
 from bench.analysis.crossing import ProcessValue, crossed_sample
 from bench.analysis.statistics import Estimate, estimate, holm
 from bench.analysis.verdicts import FEWEST_FOR_HEADLINE, decided
-from bench.cli import main
 from bench.records.results import NoiseClass, Verdict
 from tests.crossings import windows_by_turns
 from tests.run_directories import CrossedProcess, build_run_directory
 from tests.validation.goals import Figure, Goal, Task, at_least, at_most, rate
+from tests.validation.through_commands import reported
 
 PROCESSES = 6
 BIRTHS = (0, 1)
@@ -211,10 +209,7 @@ def between(low: float, high: float) -> Goal:
 def _penalties(process: CrossedProcess) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         run = build_run_directory(Path(folder) / "run", "numa_locality_study", {"gpu_ids": [0, 1]}, crossed=process)
-        result = CliRunner().invoke(main, ["report", str(run)], catch_exceptions=False)
-        assert result.exit_code == 0, result.output
-        found: list[dict[str, Any]] = json.loads((run / "results.json").read_bytes())["penalties"]
-        return found
+        return reported(run, page=False)
 
 
 def _has_headline(family: list[Estimate]) -> bool:
