@@ -16,6 +16,7 @@ from bench.records.host import (
     Agreement,
     AnswerState,
     Gpu,
+    GpuFacts,
     LocalityAnswer,
     LocalitySource,
     Node,
@@ -215,19 +216,12 @@ def _gpu(
     nearest = nearest_nodes(root, nodes, answers, nccl)
     node, agreement = judge_nearest(nearest, nodes, virtual)
     return Gpu(
+        **{fact: getattr(answers, fact) for fact in GpuFacts.__struct_fields__},
         index=index,
         pci_bus_id=answers.pci_bus_id,
-        uuid=answers.uuid,
-        name=answers.name,
         node=node,
         agreement=agreement,
         answers=nearest,
-        link_generation=answers.link_generation,
-        link_generation_max=answers.link_generation_max,
-        link_width=answers.link_width,
-        link_width_max=answers.link_width_max,
-        mig=answers.mig,
-        ecc=answers.ecc,
         memory_bytes=answers.memory_total_bytes,
         clocks=clock_policy(answers),
     )

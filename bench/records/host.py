@@ -138,7 +138,20 @@ class LocalityAnswer(Record, frozen=True, kw_only=True):
     cpus: CpuList = ""
 
 
-class Gpu(Record, frozen=True, kw_only=True):
+class GpuFacts(Record, frozen=True, kw_only=True):
+    """What NVML answers for one GPU, and a study keeps of it; None where it refused."""
+
+    uuid: str | None = None
+    name: str = "unknown GPU"
+    link_generation: Count | None = None
+    link_generation_max: Count | None = None
+    link_width: Count | None = None
+    link_width_max: Count | None = None
+    mig: bool | None = None
+    ecc: bool | None = None
+
+
+class Gpu(GpuFacts, frozen=True, kw_only=True):
     """One GPU, by its index in PCI bus order.
 
     node: the nearest NUMA node if the answers agree, or the only one, else None: never a default.
@@ -148,17 +161,9 @@ class Gpu(Record, frozen=True, kw_only=True):
 
     index: Count
     pci_bus_id: str = ""
-    uuid: str | None = None
-    name: str = "unknown GPU"
     node: Count | None = None
     agreement: Agreement = Agreement.UNKNOWN
     answers: dict[LocalitySource, LocalityAnswer] = {}
-    link_generation: Count | None = None
-    link_generation_max: Count | None = None
-    link_width: Count | None = None
-    link_width_max: Count | None = None
-    mig: bool | None = None
-    ecc: bool | None = None
     memory_bytes: Count | None = None
     clocks: str = ""
     visible: bool = True
@@ -283,25 +288,17 @@ class VirtualizationMode(StrEnum):
     HOST_VSGA = "host_vsga"
 
 
-class NvmlGpu(Record, frozen=True, kw_only=True):
-    """NVML's answers for one GPU; None where it refused.
+class NvmlGpu(GpuFacts, frozen=True, kw_only=True):
+    """All of NVML's answers for one GPU.
 
     numa_node: of the GPU's own memory, where that is a node of the host. minor: N of its device file /dev/nvidiaN.
     """
 
     pci_bus_id: PciBusId
     minor: Count | None = None
-    uuid: str | None = None
-    name: str = "unknown GPU"
     memory_affinity: CpuList | None = None
     cpu_affinity: CpuList | None = None
     numa_node: int | None = None
-    link_generation: Count | None = None
-    link_generation_max: Count | None = None
-    link_width: Count | None = None
-    link_width_max: Count | None = None
-    mig: bool | None = None
-    ecc: bool | None = None
     virtualization: VirtualizationMode | None = None
     ecc_uncorrected: Count | None = None
     remapped_rows: RemappedRows | None = None

@@ -1,7 +1,7 @@
 """The device's activities that the window's own API calls launched."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 
@@ -96,7 +96,7 @@ class CopyColumns(Columns):
 
 
 @dataclass(frozen=True)
-class Calls:
+class Calls(Columns):
     """API calls of the window's process that start in the window, one for each correlation id, in ascending order.
 
     own: whether the window's thread made the call. launch: whether it launched work of the device, successfully.
@@ -144,24 +144,23 @@ def read_calls(export: Export, window: Window) -> Calls:
         rows = {column: values[chosen] for column, values in rows.items()}
         launch = np.isin(rows["nameId"], names) & np.isin(rows["returnValue"], (0, -1))
         own = rows["globalTid"] == window.global_tid
-        parts.append((rows["correlationId"], rows["start"], rows["end"], rows["nameId"], own, launch))
-    correlation, start, end, name, own, launch = map(np.concatenate, zip(*parts, strict=True))
-    if not own.any():
+        start, end = rows["start"], np.where(rows["end"] == NULL, LATEST, rows["end"])  # NULL: it never returned
+        batch = np.searchsorted(window.batch_start, start, side="right") - 1
+        batch[(batch < 0) | (start >= window.batch_end[batch])] = -1
+        parts.append(Calls(rows["correlationId"], start, end, batch, rows["nameId"], own, launch))
+    calls = Calls.joined(parts)
+    if not calls.own.any():
         export.fail("no CUDA API call inside the window")
-    end[end == NULL] = LATEST  # a call that never returned
-    if not (correlation[1:] > correlation[:-1]).all():
-        order = np.argsort(correlation, kind="stable")
-        if (np.diff(correlation[order]) == 0).any():
-            # Of calls nested in each other under one id the outermost counts: the one that starts first.
-            order = np.lexsort((-end, start, ~own, correlation))
-            order = order[np.diff(correlation[order], prepend=NULL) != 0]
-            launch = np.isin(correlation, correlation[launch])
-        correlation, start, end, name, own, launch = (
-            column[order] for column in (correlation, start, end, name, own, launch)
-        )
-    batch = np.searchsorted(window.batch_start, start, side="right") - 1
-    batch[(batch < 0) | (start >= window.batch_end[batch])] = -1
-    return Calls(correlation, start, end, batch, name, own, launch)
+    ids = calls.correlation
+    if (ids[1:] > ids[:-1]).all():
+        return calls
+    order = np.argsort(ids, kind="stable")
+    if (np.diff(ids[order]) == 0).any():
+        # Of calls nested in each other under one id the outermost counts: the one that starts first.
+        order = np.lexsort((-calls.end, calls.start, ~calls.own, ids))
+        order = order[np.diff(ids[order], prepend=NULL) != 0]
+        calls = replace(calls, launch=np.isin(ids, ids[calls.launch]))
+    return calls.at(order)
 
 
 def launch_names(export: Export) -> list[int]:
