@@ -6,7 +6,6 @@ CONFIDENCE_AFTER_LOOKS: looking after every pair would stop on the luckily narro
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from scipy.special import chdtri, stdtrit
@@ -119,28 +118,12 @@ def _for_precision(data: RunData) -> dict[str, int]:
     return needed
 
 
-class DecisionReason(StrEnum):
-    """Why a comparison is finished, or gets more pairs."""
-
-    BEFORE_FIRST_LOOK = "before_first_look"
-    ONE_PAIR = "one_pair"
-    NARROW_ENOUGH = "narrow_enough"
-    TOO_MANY_PAIRS_NEEDED = "too_many_pairs_needed"
-    NOT_NARROW_ENOUGH = "not_narrow_enough"
-
-
 @dataclass(frozen=True)
 class Decision:
-    """more: pairs to measure before the next look; 0 means that this comparison is finished.
-
-    half_width: of the interval of the penalty, a fraction; repeats_needed: pairs for the target, as it looks.
-    """
+    """more: pairs to measure before the next look; 0 means that this comparison is finished."""
 
     label: str
     more: int
-    reason: DecisionReason
-    half_width: float | None = None
-    repeats_needed: int | None = None
 
 
 def looks(max_repeats: int = Rules().max_repeats) -> tuple[int, ...]:
@@ -164,25 +147,18 @@ def decide(
     if not 0 < target_precision < 1:
         raise StudyError(f"target precision {target_precision}", "--target-precision", "a fraction: 0.02 for 2 %")
     found = estimate(samples, CONFIDENCE_AFTER_LOOKS, MARGIN)
-    return [
-        _decide(one, target_precision, looks(max_repeats), (asked or {}).get(one.label, one.pairs)) for one in found
-    ]
+    counts = [(one, (asked or {}).get(one.label, one.pairs)) for one in found]
+    return [Decision(one.label, _more(one, target_precision, looks(max_repeats), count)) for one, count in counts]
 
 
-def _decide(found: Estimate, target: float, at: tuple[int, ...], asked: int) -> Decision:
+def _more(found: Estimate, target: float, at: tuple[int, ...], asked: int) -> int:
+    """0 once the interval is narrow, or the last look cannot be expected to make it so."""
     later = [look for look in at if look > asked]
-    if asked < at[0]:
-        return Decision(found.label, at[0] - asked, DecisionReason.BEFORE_FIRST_LOOK)
-    more = later[0] - asked if later else 0
-    if found.interval is None:
-        return Decision(found.label, more, DecisionReason.ONE_PAIR)
-    half = (found.interval[1] - found.interval[0]) / 2
-    if half <= target:
-        return Decision(found.label, 0, DecisionReason.NARROW_ENOUGH, half, found.pairs)
-    needed = pairs_for(found, target)
-    if not later or pairs_for(found, target, optimism=0.9) > at[-1]:
-        return Decision(found.label, 0, DecisionReason.TOO_MANY_PAIRS_NEEDED, half, needed)
-    return Decision(found.label, more, DecisionReason.NOT_NARROW_ENOUGH, half, needed)
+    if later and asked >= at[0] and found.interval is not None:
+        narrow = (found.interval[1] - found.interval[0]) / 2 <= target
+        if narrow or pairs_for(found, target, optimism=0.9) > at[-1]:
+            return 0
+    return later[0] - asked if later else 0
 
 
 def pairs_for(found: Estimate, target: float, optimism: float = 0.5) -> int:

@@ -31,7 +31,6 @@ _TIMEOUT_S = 60
 class Job:
     """state and reason as Slurm writes them; exit_code as "code:signal"."""
 
-    id: str
     state: str
     reason: str
     restarts: int
@@ -75,7 +74,6 @@ def parse_jobs(text: str) -> dict[str, Job]:
             values.setdefault(key, value)
         if "JobId" in values and "JobState" in values:
             found[values["JobId"]] = Job(
-                values["JobId"],
                 values["JobState"],
                 _unpacked(values.get("Reason", "")),
                 int(values.get("Restarts", "0")),

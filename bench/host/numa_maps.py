@@ -19,12 +19,8 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True)
 class MappedPages:
-    """policy: of the mapping, else of the thread, as the kernel writes it ("bind:1"). path: "" if anonymous.
+    """path: "" if anonymous. pages: resident pages of page_bytes by node."""
 
-    pages: resident pages of page_bytes by node.
-    """
-
-    policy: str
     path: str
     huge: bool
     page_bytes: int
@@ -100,7 +96,7 @@ def parse_mapping(line: str) -> MappedPages | None:
             pages[int(key[1:])] = int(value)
     if not pages:
         return None
-    return MappedPages(policy=words[1], path=file, huge="huge" in words[2:], page_bytes=page_kib << 10, pages=pages)
+    return MappedPages(path=file, huge="huge" in words[2:], page_bytes=page_kib << 10, pages=pages)
 
 
 def thread_policy(pid: int, thread: int) -> str:

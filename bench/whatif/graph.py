@@ -59,7 +59,6 @@ class Cost:
     own: Floats
     scaled: Floats
     excess: Floats
-    usual: Floats
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,6 @@ class Graph:
     """
 
     program: Program
-    lags: Lags
     cost: Cost
     previous: Indices
     stream_lag: Floats
@@ -92,7 +90,6 @@ class Graph:
     waits: Waits
     wait_lag: Floats
     hands: Hands
-    blocked: int
     shifted_ns: int
 
 
@@ -128,7 +125,6 @@ def build(program: Program) -> Graph:
     excess = np.where(known, np.clip(start - seen - lags.launch, 0.0, excess), 0.0)
     return Graph(
         program=program,
-        lags=lags,
         cost=cost,
         previous=previous,
         stream_lag=np.where(previous >= 0, np.minimum(lags.stream, start - ended), 0.0),
@@ -145,7 +141,6 @@ def build(program: Program) -> Graph:
             calls.end[waits.call] - activities.end[waits.source],
         ).astype(np.float64),
         hands=_handovers(calls),
-        blocked=len(held),
         shifted_ns=shifted,
     )
 
@@ -175,7 +170,7 @@ def _cost(activities: Activities, duration: Floats, usual: Floats, floor: Floats
     # What a synchronization without an awaited activity waited for is not in the trace.
     blind = is_sync & ~waiting
     scaled = np.where(blind, np.minimum(own, plain), own)
-    return Cost(own, scaled, np.where(held_up & ~blind, own - np.minimum(own, usual), 0.0), usual)
+    return Cost(own, scaled, np.where(held_up & ~blind, own - np.minimum(own, usual), 0.0))
 
 
 def _previous(activities: Activities) -> Indices:

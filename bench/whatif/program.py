@@ -46,7 +46,6 @@ class Activities(Columns):
     start: Times
     end: Times
     device: Times
-    process: Times
     stream: Times
     call: Times
     call_start: Times

@@ -62,7 +62,6 @@ def read_program(export: Export) -> Program:
         rows["start"] - first,
         rows["end"] - first,
         rows["deviceId"],
-        process,
         numbers[: len(process)],
         outer,
         np.where(found >= 0, order.start[found] - first, 0) if len(calls) else outer,

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bench.analysis.repeats import DecisionReason, _whole_groups, decide, demanded, looks, pairs_for
+from bench.analysis.repeats import _whole_groups, decide, demanded, looks, pairs_for
 from bench.analysis.statistics import Comparison, paired
 from bench.errors import StudyError
 from bench.records.base import plain
@@ -113,28 +113,27 @@ def test_looks(most, expected):
 @pytest.mark.parametrize(("n", "more"), [(1, 5), (3, 3), (5, 1)])
 def test_the_first_look_is_after_six_pairs(n, more):
     (decision,) = decide([paired(made(n, 1e-5))], 0.02)
-    assert (decision.more, decision.half_width) == (more, None)
-    assert decision.reason is DecisionReason.BEFORE_FIRST_LOOK
+    assert decision.more == more
 
 
 def test_a_narrow_interval_stops():
     (decision,) = decide([paired(made(6, 0.002))], 0.02)
-    assert (decision.more, decision.reason) == (0, DecisionReason.NARROW_ENOUGH) and decision.half_width < 0.02
+    (low, high) = estimate_pairs([made(6, 0.002)], 0.96)[0].interval
+    assert decision.more == 0 and high - low < 2 * 0.02
 
 
 def test_a_wide_interval_continues_to_the_next_look():
     assert [decide([paired(made(n, 0.03))], 0.02)[0].more for n in (6, 10)] == [4, 10]
 
 
-def test_the_last_look_stops_with_the_pairs_needed():
+def test_the_last_look_stops_though_more_pairs_were_needed():
     (decision,) = decide([paired(made(20, 0.08))], 0.02)
-    assert decision.more == 0 and decision.repeats_needed > 20
+    assert decision.more == 0 and pairs_for(estimate_pairs([made(20, 0.08)], 0.96)[0], 0.02) > 20
 
 
 def test_a_comparison_beyond_reach_stops_at_the_first_look():
     (decision,) = decide([paired(made(6, 0.3))], 0.02)
-    assert decision.more == 0 and decision.repeats_needed > 500
-    assert decision.reason is DecisionReason.TOO_MANY_PAIRS_NEEDED
+    assert decision.more == 0 and pairs_for(estimate_pairs([made(6, 0.3)], 0.96)[0], 0.02) > 500
 
 
 def test_failed_runs_do_not_make_an_extra_look():

@@ -25,7 +25,7 @@ NONE = Runs(done=0, failed=0, expected=None, last_record_s=None, reported=False)
 
 
 def job(state: str, reason: str = "", restarts: int = 0, exit_code: str = "0:0") -> Job:
-    return Job("7", state, reason, restarts, exit_code)
+    return Job(state, reason, restarts, exit_code)
 
 
 @pytest.mark.parametrize(

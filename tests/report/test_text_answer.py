@@ -118,7 +118,7 @@ def test_states_whether_the_parts_of_a_2x2_add_up(placed_view, verdict, penalty,
 
 def test_an_uninformative_interval_is_left_out():
     loss = Loss(
-        model="vit32x2x128", settings="", label="vit32x2x128", place="node 2", node=2, split=False, share=-0.9,
+        model="vit32x2x128", settings="", label="vit32x2x128", place="node 2", split=False, share=-0.9,
         interval=(-2033.2, 0.998), verdict=Verdict.UNDECIDED, significant=False, cell="cell",
     )  # fmt: skip
     assert loss.figure == "90 %"

@@ -7,7 +7,7 @@ from bench.report.text.answer import Loss, crowded_line
 def loss(model, settings, share, verdict="SLOWER"):
     interval = share - 0.005, share + 0.005
     return Loss(
-        model=model, settings=settings, label=f"{model} {settings}", place="node 1", node=1, split=False, share=share,
+        model=model, settings=settings, label=f"{model} {settings}", place="node 1", split=False, share=share,
         interval=interval, verdict=Verdict(verdict), significant=True, cell="cell",
     )  # fmt: skip
 

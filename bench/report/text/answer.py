@@ -44,7 +44,6 @@ class Loss:
     settings: str
     label: str
     place: str
-    node: int
     split: bool
     share: float
     interval: tuple[float, float] | None
@@ -171,7 +170,6 @@ def _loss(view: View, entry: Penalty, share: float) -> Loss:
         settings=view.settings(remote),
         label=view.series(remote),
         place=view.label((entry.remote_cpu_node, entry.remote_node)),
-        node=entry.remote_node,
         split=entry.remote_cpu_node != entry.remote_node,
         share=scale.share(share),
         interval=scale.interval(entry.interval),
