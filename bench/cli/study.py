@@ -84,7 +84,7 @@ def submit(
     from bench.cluster.slurm import choose_hosts
 
     definition = load_given(study, config_file, given)
-    request = cluster.Request(nodes, nodelist, count, constraint, scheduler, options, template)
+    request = cluster.Request(scheduler, options, template)
     hosts = choose_hosts(nodes, nodelist, count, constraint)
     if dry_run:
         show(cluster.dry_run(definition, hosts, request, output_dir).rstrip())

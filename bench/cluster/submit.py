@@ -36,15 +36,8 @@ _SIGNAL = re.compile(r"signal=B:USR1@([1-9]\d{0,4})")
 
 @dataclass(frozen=True)
 class Request:
-    """What to submit: the hosts, by one of nodes, nodelist and count, and how.
+    """How to submit. scheduler: HOST:PORT of a central luigid, or "". options: of sbatch, as "time=04:00:00"."""
 
-    scheduler: HOST:PORT of a central luigid, or "". options: further options of sbatch, as "time=04:00:00".
-    """
-
-    nodes: str = ""
-    nodelist: str = ""
-    count: int = 0
-    constraint: str = ""
     scheduler: str = ""
     options: Sequence[str] = ()
     template: Path | None = None
