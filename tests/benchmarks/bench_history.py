@@ -38,7 +38,7 @@ def test_size_of_a_year(year: Path, benchmark: Any) -> None:
 
 def read_all(year: Path) -> None:
     from bench.history.database import open_history
-    from bench.history.query import series
+    from bench.history.trends import series
 
     with open_history(year / "history.db") as history:
         series(history)
