@@ -38,6 +38,11 @@ def wrapped(text: str) -> str:
     return textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
+def show_sentences(text: str) -> None:
+    """As show(); a terminal gets long lines broken between words."""
+    show("\n".join(map(wrapped, text.split("\n"))) if sys.stdout.isatty() else text)
+
+
 def show(text: str) -> None:
     """Print on stdout. Raise BrokenPipeError, or StudyError if stdout cannot take it."""
     try:

@@ -14,8 +14,8 @@ BASH = shutil.which("bash") or ""
 
 
 @cache
-def script() -> str:
-    env = os.environ | {"_NUMASTUDY_COMPLETE": "bash_source"}
+def script(shell: str = "bash") -> str:
+    env = os.environ | {"_NUMASTUDY_COMPLETE": f"{shell}_source"}
     return subprocess.run([NUMASTUDY], env=env, capture_output=True, text=True, check=True, timeout=240).stdout
 
 
@@ -35,6 +35,25 @@ def completed(folder: Path, *words: str) -> list[str]:
 def test_script_for_bash_is_valid() -> None:
     assert "complete " in script()
     subprocess.run([BASH, "-n"], input=script(), text=True, check=True, timeout=240)
+
+
+@pytest.mark.parametrize(
+    ("shell", "hooks"),
+    [
+        (
+            "zsh",
+            [
+                "#compdef numastudy",
+                "_NUMASTUDY_COMPLETE=zsh_complete numastudy",
+                "compdef _numastudy_completion numastudy",
+            ],
+        ),
+        ("fish", ["_NUMASTUDY_COMPLETE=fish_complete", "complete --no-files --command numastudy"]),
+    ],
+)
+def test_scripts_for_other_shells_call_this_command(shell: str, hooks: list[str]) -> None:
+    """These shells are not among what the tests install: their scripts are read, not run."""
+    assert all(hook in script(shell) for hook in hooks), script(shell)
 
 
 @pytest.mark.parametrize(

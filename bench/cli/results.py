@@ -9,7 +9,7 @@ import click
 
 from bench.cli.options import OUTPUT_DIR, day
 from bench.errors import StudyError
-from bench.terminal import show
+from bench.terminal import show, show_sentences
 
 FORMATS = ("bencher", "openmetrics", "pull-request", "perfetto")
 ADVISED = ("numactl", "systemd", "slurm", "torchrun", "docker", "kubernetes", "vllm", "sglang", "env")
@@ -40,7 +40,10 @@ def advise(results: Path, to: str) -> None:
     """
     from bench.report.advise import advise as advise_on
 
-    show(advise_on(results, to))
+    if to == "text":
+        show_sentences(advise_on(results, to))
+    else:
+        show(advise_on(results, to))
 
 
 @click.command(short_help="Print results for Bencher, OpenMetrics, Perfetto, a pull request.")
