@@ -344,7 +344,7 @@ def lock_folder(folder: Path) -> None:
                 raise AlreadyRunning(
                     "already running; this call started nothing",
                     str(folder),
-                    "wait for the other call; `numastudy plan` with the same options reports its progress",
+                    "wait for the other call; of a study, `numastudy plan` with the same options reports its progress",
                 ) from None
             time.sleep(0.05)
         except OSError:
