@@ -73,3 +73,20 @@ def behave(calls: Calls, program: str, name: str = "1") -> Path:
     path = calls.folder / "site" / f"behave_{name}"
     path.write_text(program)
     return path
+
+
+# The runs after the first `ENDED` ones, or all, wait for the end of this file.
+HELD = """
+import os, time
+runs = os.path.join(os.path.dirname(os.path.dirname(option("--cell"))), "runs")
+while os.path.exists(HOLD) and sum(name.endswith(".json") for name in os.listdir(runs)) >= ENDED:
+    time.sleep(0.02)
+"""
+
+
+def hold(calls: Calls, after_runs: int = 0) -> Path:
+    """Let replayed runs wait, but for the first ones, until the file that is returned is removed."""
+    held = calls.folder / "hold"
+    held.touch()
+    behave(calls, HELD.replace("HOLD", repr(str(held))).replace("ENDED", str(after_runs)), "hold")
+    return held

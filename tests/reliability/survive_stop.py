@@ -11,24 +11,8 @@ import pytest
 
 from tests.ports import free_port
 from tests.reliability.killing import ApartCalls, living, look_at_the_whole, recorded_runs, wait_until
-from tests.reliability.stub import behave, replay
+from tests.reliability.stub import behave, hold, replay
 from tests.tasks.study_calls import PROJECT_CONFIG, luigid
-
-# The runs after the first `ENDED` ones, or all, wait for the end of this file.
-HELD = """
-import os, time
-runs = os.path.join(os.path.dirname(os.path.dirname(option("--cell"))), "runs")
-while os.path.exists(HOLD) and sum(name.endswith(".json") for name in os.listdir(runs)) >= ENDED:
-    time.sleep(0.02)
-"""
-
-
-def hold(calls: ApartCalls, after_runs: int = 0) -> Path:
-    """Let runs wait until the file that is returned is removed."""
-    held = calls.folder / "hold"
-    held.touch()
-    behave(calls, HELD.replace("HOLD", repr(str(held))).replace("ENDED", str(after_runs)))
-    return held
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import bench.run.child as child_module
 import bench.run.crossing as crossing_module
 from bench.records.run import Group, Outcome, Peer, PlacementVerdict, Result, Run, StartMethod, Window
 from bench.run.crossing import execute_group
@@ -20,7 +22,7 @@ from bench.study.directory import RunDirectory, resolve
 from bench.study.load import read_study
 
 from .test_crossing import AGAIN, FIRST, TINY
-from .test_peers import is_load
+from .test_peers import NOTING, is_load
 
 pytestmark = pytest.mark.needs("numactl")
 
@@ -68,16 +70,17 @@ def test_peer_loads_the_host_through_all_turns(tmp_path: Path, monkeypatch: pyte
         return during(turns, peer, batch_size)
 
     monkeypatch.setattr(crossing_module, "during", kept)
+    monkeypatch.setattr(child_module, "python_module", lambda _, *words: [sys.executable, "-P", NOTING, *words])
     runs = crossed(tmp_path)
+    (note,) = tmp_path.rglob("*.stopped")
     load = whole[0].result.windows
     for before, after in pairwise(load):
         assert after.start_ns == before.start_ns + round(1e9 * before.duration_s), "the load has a gap"
     for one in runs:
         turns, own = one.result.windows, one.peers[0].result
         # The last window of the load, in which the turns ended, is not kept.
-        longest_s = max(window.duration_s for window in load)
         assert load[0].start_ns <= turns[0].start_ns
-        assert turns[-1].start_ns <= load[-1].start_ns + 1e9 * (load[-1].duration_s + longest_s)
+        assert turns[-1].start_ns + 1e9 * turns[-1].duration_s <= int(note.read_text())
         assert own.windows and own.throughput_samples_s > 0
     first, again = ({window.start_ns for window in one.peers[0].result.windows} for one in runs)
     assert first - again and again - first, "each cell has the windows of its own turns"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.stub import behave, replay
+from tests.reliability.stub import behave, hold, replay
 from tests.slurm.local_slurm import LocalSlurm, wait_until
 from tests.slurm.many_hosts import JOURNAL, ManyHosts
 from tests.tasks.study_calls import PROJECT_CONFIG, Calls, luigid
@@ -57,11 +57,15 @@ def test_requeues_a_dead_node_and_names_a_missing_one(tmp_path: Path, slurm: Loc
 
 def test_a_job_near_its_time_limit_resumes_in_its_next_start(tmp_path: Path, slurm: LocalSlurm, recorded: Path) -> None:
     calls = Calls(tmp_path / "work", [])
-    replay(calls, recorded, longest_step_s=1.4)
+    replay(calls, recorded)
     behave(calls, JOURNAL)
     calls.study["repeats"] = 6
     study = ManyHosts(slurm, calls, ("n1",))
-    study.submit("--sbatch", "time=1", "--sbatch", "signal=B:USR1@30")
+    # The second run lasts until the signal comes; a busy machine needs its time for the first one.
+    held = hold(calls, after_runs=1)
+    study.submit("--sbatch", "time=3", "--sbatch", "signal=B:USR1@30")
+    wait_until(lambda: "ends after the current task" in study.log("n1"), "the signal")
+    held.unlink()
     study.wait(1200)
     assert study.status()["n1"]["restarts"] >= 1, study.log("n1")
     assert "near the time limit" in study.log("n1")

@@ -92,7 +92,9 @@ class ManyHosts:
         return sum(1 for _ in self.directory(host).path.glob("runs/*.json"))
 
     def log(self, host: str) -> str:
-        return (self.directory(host).path / "logs" / "job.log").read_text()
+        """Of its job; empty before it starts."""
+        path = self.directory(host).path / "logs" / "job.log"
+        return path.read_text() if path.exists() else ""
 
     def check_whole(self, host: str) -> int:
         """Every run of the host is there, ok, and was measured once. Returns their number."""
