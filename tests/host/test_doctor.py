@@ -67,7 +67,7 @@ def test_nsys_is_installed_by_a_line_for_the_distribution(
     (root / "etc/os-release").write_text(release)
     command = by_name(checks(gather(root)))[CheckName.NSYS].command
     assert expected in command
-    subprocess.run(["bash", "-n"], input=command, text=True, check=True, timeout=60)
+    subprocess.run(["bash", "-n"], input=command, text=True, check=True, timeout=240)
 
 
 @pytest.mark.parametrize(
