@@ -246,7 +246,7 @@ def test_penalties_come_before_settings_when_there_are_any(placed_page):
 
 
 def test_the_limits_have_the_regime_and_the_copy_state(placed_page):
-    section = placed_page.text.split("What sets the pace", 1)[1].split("A few batches", 1)[0]
+    section = placed_page.text.split("Limits: what sets the pace", 1)[1].split("Timeline of a few batches", 1)[0]
     for text in ("exposed", "hidden", "CPU sets the pace", "launch-bound", "transfer-bound"):
         assert text in section.split("the CPU sets the pace instead.", 1)[1], text
     assert "memory-bound" not in placed_page.text and "built-in" not in placed_page.text
