@@ -33,7 +33,7 @@ def every_page(folder: Path) -> dict[str, Path]:
     """The file of each page by its kind."""
     studies = {
         "placements": _placements, "swept": _swept, "crossed": _crossed, "quick_test": quick_run,
-        "self_check": _self_check,
+        "self_check": _self_check, "command": _command,
     }  # fmt: skip
     pages = {}
     for name, build in studies.items():
@@ -69,6 +69,14 @@ def _self_check(path: Path) -> Path:
     models = {"models": ["vit0x0x0", "vit0x0x0", "vit32x2x128", "vit32x2x128"]}
     topology = topology_json(gpus=1, near=(0,), nodes=1)
     return build_run_directory(path, "self_check", models, topology=topology, crossed=crossed_process())
+
+
+def _command(path: Path) -> Path:
+    """A server with its client."""
+    command = {"server": ["serve", "--port", "{port}"], "ready": "ready", "run": ["ask"]}
+    study = {"name": "serve", "gpu_ids": [0, 1], "numa_nodes": "all", "repeats": 6, "command": command,
+             "question": "What does the wrong node cost this server?"}  # fmt: skip
+    return build_run_of(study, path, topology=topology_json(gpus=2, near=(0, 1), nodes=2))
 
 
 def _history(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import pytest
 
@@ -31,6 +32,12 @@ def require(program: str, which: Callable[[str], str | None] = shutil.which) -> 
     missing = [name for name in executables if which(name) is None]
     if missing:
         _give_up(f"{' and '.join(missing)} not installed: {install}")
+
+
+def require_docs() -> None:
+    """Skip the running test, in CI fail, without what builds the site of docs/."""
+    if find_spec("material") is None:
+        _give_up("mkdocs-material is not installed: make docs")
 
 
 def require_root() -> None:

@@ -21,7 +21,7 @@ from bench.study.directory import freeze
 from bench.study.grid import expand
 from bench.study.load import configs_folder, load_study
 from bench.study.order import measuring_order
-from tests.child_results import child_result, made_link, pace_s, peers
+from tests.child_results import child_result, command_result, made_link, pace_s, peers
 from tests.crossings import Windows, crossing_facts, noisy_windows, windows_by_turns
 
 SYNTHETIC = "synthetic-host"
@@ -110,7 +110,8 @@ def build_run_directory(
             if suffix not in cell.name
         ]
     births = births_of_groups(cells) if crossed else {}
-    order = measuring_order([(cell.name, cell.group) for cell in cells], study.repeats, 0, births=births)
+    named = [(cell.name, cell.group) for cell in cells]
+    order = measuring_order(named, study.repeats, 0, traced=study.command is None, births=births)
     path.mkdir(parents=True)
     for part in ("runs", "logs", "nsys_reports", "latency"):
         (path / part).mkdir()
@@ -263,7 +264,8 @@ def write_run(
     run = f"{cell['name']}_{label}"
     if cell["reason"]:
         failure = {"status": "not_runnable", "reason": cell["reason"], "advice": ""}
-    result = None if failure else child_result(cell, slot, near, seed)
+    of_command = command_result(cell, slot, near) if cell["model"].get("command") else None
+    result = None if failure or of_command else child_result(cell, slot, near, seed)
     if result and turns:
         windows = turns[1]
         pace = median(window["duration_s"] / window["batches"] for window in windows)
@@ -299,7 +301,8 @@ def write_run(
         "fingerprint": facts,
         "log_tail": [],
         "result": result,
-        "peers": [] if failure else peers(cell, slot, near, seed),
+        "of_command": of_command,
+        "peers": [] if failure or of_command else peers(cell, slot, near, seed),
         "crossing": turns[0] if turns else None,
         "group": slot.group,
         "log": slot.process,

@@ -1,5 +1,8 @@
-"""Every page in a real Chromium: nothing serious for axe, and no page that scrolls sideways."""
+"""Every page, and the site of docs/, in a real Chromium: nothing serious for axe, and no page that scrolls sideways."""
 
+import os
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ import pytest
 
 from tests.browser import Browser, open_browser
 from tests.every_page import every_page
+from tests.needs import require_docs
 
 # Axe's source is MPL-2.0; it comes with a package that only the tests install.
 AXE = "axe_core_python", "axe.min.js"
@@ -15,12 +19,25 @@ PHONE = (390, 844)
 RUN = """return axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.map(
     one => [one.impact, one.id, one.nodes.length, one.nodes[0].html.slice(0, 200)]))"""
 
+SITE = ("index", "commands", "keys", "glossary")
+
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return every_page(tmp_path_factory.mktemp("outputs"))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Of the site of docs/ the pages that are made from the code, and one that is written."""
+    require_docs()
+    folder = tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(folder)]
+    quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    subprocess.run(build, cwd=Path(__file__).parents[1], env=quiet, check=True, timeout=600)
+    return {name: folder / f"{name}.html" for name in SITE}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +58,12 @@ def violations(browser: Browser, page: Path) -> list[Any]:
 def test_axe_finds_nothing_serious(browser, pages):
     found = {name: violations(browser, page) for name, page in pages.items()}
     assert {name: what for name, what in found.items() if what} == {}
-    assert len(found) == 11
+    assert len(found) == 12
+
+
+def test_axe_finds_nothing_serious_on_the_site(browser, site):
+    found = {name: violations(browser, page) for name, page in site.items()}
+    assert {name: what for name, what in found.items() if what} == {}
 
 
 def test_axe_finds_what_is_wrong(browser, tmp_path):
@@ -50,8 +72,9 @@ def test_axe_finds_what_is_wrong(browser, tmp_path):
     assert found >= {"image-alt", "color-contrast", "html-has-lang"}
 
 
-def test_no_page_scrolls_sideways(browser, pages):
-    for name, page in pages.items():
+@pytest.mark.parametrize("kind", ["pages", "site"])
+def test_no_page_scrolls_sideways(browser, request, kind):
+    for name, page in request.getfixturevalue(kind).items():
         for width in (PHONE[0], 800, 1400):
             browser.resize(width, 900, mobile=width == PHONE[0])
             browser.open(page.as_uri())

@@ -132,7 +132,7 @@ def _penalty(page: Page) -> Part | None:
         "effects": sections.effect_rows(view),
         "crossed": sections.crossed_rows(view),
         "changes": sections.change_rows(view),
-        "measures": list(MEASURES.values()),
+        "measures": [MEASURES[one] for one in sections.measures(view)],
         "anchors": () if view.is_cpu else ANCHORS,
     }
 

@@ -14,7 +14,7 @@ from bench.analysis.bound import CopyState, copy_state
 from bench.analysis.load import RunData
 from bench.analysis.noise_floor import evaluate
 from bench.records.command import Arguments, Command
-from bench.records.results import Contrast, MeasuredCell, Term
+from bench.records.results import Contrast, Measure, MeasuredCell, Term
 from bench.records.run import Outcome, Versions
 from bench.records.trace import Metrics
 from bench.report.tables import columns, display_row
@@ -31,13 +31,7 @@ from bench.report.text.deciding import Cells, hint_groups, penalty_text
 from bench.report.text.scale import scale_of
 from bench.report.text.traces import traces_text
 from bench.report.text.trust import drift_text, fingerprint_facts, method_text
-from bench.report.text.verdicts import (
-    MEASURES,
-    change_text,
-    disturbed_text,
-    verdict_text,
-    verdict_word,
-)
+from bench.report.text.verdicts import MEASURES, change_text, disturbed_text, verdict_text, verdict_word
 from bench.report.view import View, place_of
 from bench.study.command import COMMAND_SETTINGS
 from bench.study.settings import SETTINGS
@@ -153,11 +147,17 @@ def penalty_hints(view: View) -> list[tuple[str, Cells]]:
     )
 
 
+def measures(view: View) -> list[Measure]:
+    """Of latency and steadiness, those that any comparison has: a command has its own latencies."""
+    return [one for one in MEASURES if any(one in entry.changes for entry in view.results.penalties)]
+
+
 def change_rows(view: View) -> list[Row]:
     """Latency and steadiness of each comparison that has them."""
+    shown = measures(view)
     return [
         _who(view, view.cells[entry.remote_cell])
-        | {"changes": [change_text(entry.changes[one]) if one in entry.changes else DASH for one in MEASURES]}
+        | {"changes": [change_text(entry.changes[one]) if one in entry.changes else DASH for one in shown]}
         for entry in view.results.penalties
         if entry.changes
     ]

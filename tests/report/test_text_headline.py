@@ -117,7 +117,7 @@ def test_the_best_settings_have_one_verdict():
     ("changes", "verdict", "note"),
     [
         ({"rivals": [COMPILED]}, "FASTER", "not distinguishable from compiled"),
-        ({"rivals": [BASE]}, "UNDECIDED", "not distinguishable from base"),
+        ({"rivals": [BASE], "interval": (-0.01, 1.0)}, "UNDECIDED", "not distinguishable from base"),
         ({"rivals": [COMPILED], "base_cell": None, "effect": None, "interval": None}, "UNDECIDED",
          "not distinguishable from compiled"),
         ({"pairs": 1, "interval": None}, "UNDECIDED", "one pair: uncertainty unknown"),
@@ -139,6 +139,11 @@ def test_a_gain_that_holds_at_some_places_only_is_probable():
     assert (row.verdict, row.probable) == ("FASTER", True)
     assert row.note == "ahead of the base on 1 of 2 GPUs and nodes"
     assert not best(entry(rivals=[COMPILED]), entry(mem_node=2)).probable
+
+
+def test_a_gain_that_only_its_own_interval_shows_is_probable():
+    row = best(entry(rivals=[BASE, COMPILED]))
+    assert (row.verdict, row.probable, row.note) == ("FASTER", True, "not distinguishable from compiled")
 
 
 def test_the_studys_own_dtype_is_named_beside_another():

@@ -211,7 +211,7 @@ def _place_line(place: str, losses: Sequence[Loss]) -> str:
     parts += _without_interval([loss for loss in losses if loss.interval is None])
     if undecided := [loss for loss in losses if loss.is_undecided]:
         verb = "is" if len(undecided) == 1 else "are"
-        parts.append(f"{_labels(undecided)} {verb} undecided, {_at_most(undecided)}")
+        parts.append(f"{_labels(undecided)} {verb} undecided, {_at_most(undecided)} (95 %)")
     return f"On {place} " + "; ".join(parts) + "."
 
 
@@ -266,10 +266,10 @@ def _bound(losses: Iterable[Loss]) -> str:
 
 
 def _at_most(losses: Iterable[Loss]) -> str:
-    """What is known of undecided losses: "at most 13 % slower (95 %)"."""
+    """What is known of undecided losses: "at most 13 % slower"."""
     losses = [*losses]
     bound = upper_end(loss.interval for loss in losses if loss.interval)
-    return f"at most {bound} {losses[0].scale.words[0]} (95 %)"
+    return f"at most {bound} {losses[0].scale.words[0]}"
 
 
 # A place where every model was compared under several settings

@@ -221,20 +221,24 @@ def _best(label: str, own: Sequence[Fastest]) -> Row:
     once = all(entry.pairs <= 1 for entry in own)
     ahead = sum(not any(rival.is_base for rival in entry.rivals) for entry in ours)
     some = 0 < ahead < len(ours)
-    others = [each for each in rivals if each != "base" or not some]
+    # The test of all candidates does not tell it from the base, but its own interval does.
+    likely = not ahead and bool(gains) and all(entry.interval and entry.interval[0] > 0 for entry in ours)
+    others = [each for each in rivals if each != "base" or not (some or likely)]
     notes = [f"not distinguishable from {_named(others)}"] if others else []
     if some:
         notes.append(f"ahead of the base on {ahead} of {len(ours)} GPUs and nodes")
     if once:
         notes = ["one pair: uncertainty unknown"]
     verdict = "FASTEST"
-    if once or not ahead:
+    if likely:
+        verdict = "FASTER"
+    elif once or not ahead:
         verdict = "UNDECIDED"
     elif rivals:
         # Than the base, if it was measured; which of those that are not distinguishable is best stays open.
         verdict = "FASTER" if gains else "UNDECIDED"
     note = "; ".join(filter(None, (*notes, _own_dtype(ours))))
-    return Row(label, (best, values, gain), verdict, probable=some and verdict == "FASTER", note=note)
+    return Row(label, (best, values, gain), verdict, probable=likely or (some and verdict == "FASTER"), note=note)
 
 
 def _own_dtype(entries: Sequence[Fastest]) -> str:
