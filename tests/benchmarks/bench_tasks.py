@@ -12,6 +12,7 @@ from bench.records.study import TRACED
 from bench.storage import write_json
 from bench.study.directory import RunDirectory, resolve
 from bench.study.load import configs_folder, load_study
+from tasks.report import WRITTEN
 
 # 48 cells that any machine can run: on the cpu device the GPU is a label.
 GRID = {"gpu_ids": list(range(8)), "numa_nodes": [0]}
@@ -52,7 +53,8 @@ def _finish(directory: RunDirectory, done: dict) -> None:
     write_json(directory.demand, state | {"repeats": {}})
     for when in ("before", "after"):
         write_json(directory.probe(when), state)
-    write_json(directory.path / "report.json", state)
+    for name in ("report.json", *WRITTEN):
+        write_json(directory.path / name, state)
 
 
 def test_numa_study_with_all_done(benchmark, all_done: Path) -> None:
