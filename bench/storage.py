@@ -247,6 +247,11 @@ def local_copy(path: Path, wait_s: float) -> Iterator[Path]:
             _copy_back(local, path)
 
 
+def real(path: Path) -> Path:
+    """The path without links. A loop of links stays one: Path.resolve raises RuntimeError there before Python 3.13."""
+    return Path(os.path.realpath(path))
+
+
 def on_network(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
     """Whether the file is on a file system that other hosts may share."""
     folder = path.resolve().parent

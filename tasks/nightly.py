@@ -17,6 +17,7 @@ from bench.host.topology import read_topology
 from bench.nightly.config import Entry, Nightly, read_nightly
 from bench.records.nightly import Night, night_folder, read_night, second_measurements
 from bench.records.run import ReportStage, read_record
+from bench.storage import real
 from bench.study.directory import RunDirectory
 from bench.study.load import configs_folder
 from bench.study.settings import nearest
@@ -76,7 +77,7 @@ class NightTask(ReasonTask):
 
     @property
     def outputs(self) -> Path:
-        return Path(self.output_dir).resolve()
+        return real(Path(self.output_dir))
 
     @property
     def folder(self) -> Path:

@@ -15,7 +15,7 @@ from bench.records.base import DamagedRecord, plain, read
 from bench.records.cluster import Cluster, HostJobs, JobRecord
 from bench.records.run import read_record
 from bench.records.study import IndexEntry
-from bench.storage import utc_now, write_json, write_text
+from bench.storage import real, utc_now, write_json, write_text
 from bench.study.directory import HOSTS, RunDirectory, new_directory, study_fingerprint, study_index, without_locks
 from bench.study.load import StudyDefinition
 from bench.units import exact_seconds
@@ -112,7 +112,7 @@ def find_or_create(
     study: StudyDefinition, hosts: list[str], output_dir: Path, scheduler: str, fresh: bool
 ) -> ClusterDirectory:
     """The folder of this study on these hosts: the existing one, else (or with `fresh`) a new one."""
-    folder = output_dir.resolve() / study.name
+    folder = real(output_dir) / study.name
     identity = study_fingerprint(study.as_json() | {HOSTS: sorted(hosts)}, "")
     with study_index(folder) as index:
         entry = index.get(identity)

@@ -19,7 +19,7 @@ from bench.cluster.slurm import check_known, check_names
 from bench.cluster.status import cluster_status
 from bench.errors import StudyError
 from bench.records.cluster import HostJobs, HostState, HostStatus, SubmittedJob
-from bench.storage import open_regular, utc_now
+from bench.storage import open_regular, real, utc_now
 from bench.study.load import StudyDefinition, configs_folder
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*(=[^\s\"'\\`$]+)?")
@@ -97,7 +97,7 @@ def dry_run(study: StudyDefinition, hosts: list[str], request: Request, output_d
     """The script of the first host, and the hosts whose scripts differ in the name only."""
     _check(request)
     clock = time.strftime("%Y-%m-%d/%H-%M-%S")
-    text = render(study.name, hosts[0], output_dir.resolve() / study.name / clock, request)
+    text = render(study.name, hosts[0], real(output_dir) / study.name / clock, request)
     others = ", ".join(hosts[1:])
     return f"{text}\n# the same for {others}\n" if others else text
 

@@ -22,7 +22,7 @@ from bench.host.topology import read_topology
 from bench.records.base import DamagedRecord, Kind, convert, plain, read
 from bench.records.host import Host, Topology
 from bench.records.study import Grid, IndexEntry, Study, run_name
-from bench.storage import MOST_NAME, read_regular, sync_folders, write_json, write_text
+from bench.storage import MOST_NAME, read_regular, real, sync_folders, write_json, write_text
 from bench.study.command import COMMAND_SETTINGS
 from bench.study.folder import not_a_run
 from bench.study.grid import Expansion, expand_here
@@ -210,7 +210,7 @@ def check_path_length(path: Path, grid: Grid) -> None:
 
 def path_of_new(definition: StudyDefinition, output_dir: Path) -> Path:
     """The path that a new run directory would have now."""
-    return output_dir.resolve() / definition.name / time.strftime(_DAY_AND_CLOCK)
+    return real(output_dir) / definition.name / time.strftime(_DAY_AND_CLOCK)
 
 
 # The index of outputs/<study name>/: run directories by the study's fingerprint.
@@ -305,7 +305,7 @@ def resolve(
     """
     of_night = {"night": night} if night else {}
     identity = study_fingerprint(definition.as_json() | of_night, socket.gethostname())
-    folder = output_dir.resolve() / definition.name
+    folder = real(output_dir) / definition.name
     with study_index(folder) as index:
         entry = _own_entry(index.get(identity), fresh, invocation)
         host = _read_host(socket.gethostname())
@@ -332,7 +332,7 @@ def resolve_into(
     name: of the host among them; expand: as of resolve().
     Raise HostChanged, StudyError.
     """
-    found = RunDirectory(path.resolve())
+    found = RunDirectory(real(path))
     host = _read_host(name)
     if _is_complete(found.path):
         _check_same_host(found, host)
@@ -351,7 +351,7 @@ def _read_host(name: str) -> Host:
 
 def find(definition: StudyDefinition, output_dir: Path) -> RunDirectory | None:
     """The run directory that resolve() would complete, without creating one. Raise StudyError if it cannot be read."""
-    folder = output_dir.resolve() / definition.name
+    folder = real(output_dir) / definition.name
     try:
         entry = read_index(folder).get(study_fingerprint(definition.as_json(), socket.gethostname()))
         return RunDirectory(folder / entry.path) if entry and _is_begun(folder / entry.path) else None

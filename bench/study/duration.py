@@ -15,6 +15,7 @@ from msgspec import structs
 from bench.errors import StudyError
 from bench.records.run import LEAD_S, MEASURE_S, WINDOW_S, Mode, RunHead, read_head
 from bench.records.study import TRACED, Cell, Grid, Model, Slot, run_name
+from bench.storage import real
 from bench.study.directory import RunDirectory
 from bench.workload.turns import planned_rounds
 
@@ -173,7 +174,7 @@ def _collected(directories: Iterable[RunDirectory], own: bool) -> Earlier:
 
 def _of_this_host(output_dir: Path, own: RunDirectory | None) -> Iterator[RunDirectory]:
     """The other studies, the newest first."""
-    grids = output_dir.resolve().glob("*/*/*/grid.json")
+    grids = real(output_dir).glob("*/*/*/grid.json")
     for grid in sorted(grids, key=lambda path: path.stat().st_mtime, reverse=True):
         directory = RunDirectory(grid.parent)
         try:

@@ -124,6 +124,13 @@ def test_read_only_output_directory_is_named(tmp_path: Path) -> None:
         resolve(study(), tmp_path / "file", False, "a")
 
 
+def test_loop_of_links_as_output_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert plan(study(), tmp_path / "loop").runs
+    with pytest.raises(StudyError, match="cannot write there: Too many levels of symbolic links"):
+        resolve(study(), tmp_path / "loop", False, "a")
+
+
 def test_run_directory_that_cannot_be_created_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.study.directory.time.strftime", lambda form: form.replace("%", ""))
     (tmp_path / "tiny").mkdir()
