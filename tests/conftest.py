@@ -13,6 +13,7 @@ import pytest
 
 from tests import needs
 from tests import real_nsys as nsys_of_tests
+from tests.folders import folder_for_everybody
 
 # The processes of several tests share two cores: a thread of OpenMP that waits must not spin, which took 80 % of the
 # CPU time of tests with torch. libgomp reads both when torch is imported, for some tests while they are collected.
@@ -101,6 +102,12 @@ def quick_run(tmp_path: Path) -> Path:
     from tests.run_directories import quick_run
 
     return quick_run(tmp_path / "run")
+
+
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    with folder_for_everybody() as folder:
+        yield folder
 
 
 @pytest.fixture

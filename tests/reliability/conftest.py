@@ -18,7 +18,17 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def calls(tmp_path: Path, recorded: Path) -> ApartCalls:
     """Calls of luigi whose six runs are replays."""
-    made = ApartCalls(tmp_path / "work", ["--local-scheduler"])
+    return _replayed(tmp_path / "work", recorded)
+
+
+@pytest.fixture
+def public_calls(public_path: Path, recorded: Path) -> ApartCalls:
+    """The same, in folders that other users may enter."""
+    return _replayed(public_path / "work", recorded)
+
+
+def _replayed(folder: Path, recorded: Path) -> ApartCalls:
+    made = ApartCalls(folder, ["--local-scheduler"])
     replay(made, recorded)
     made.study["repeats"] = 2
     made.write()

@@ -249,44 +249,33 @@ def run_as_somebody(calls: ApartCalls, outputs: Path) -> subprocess.CompletedPro
     return subprocess.CompletedProcess(luigi.args, luigi.returncode, said, "")
 
 
-def open_up(path: Path) -> None:
-    """Let every user pass through the folders of a test."""
-    for folder in (path, *path.parents):
-        if folder == Path("/tmp"):
-            break
-        folder.chmod(folder.stat().st_mode | 0o011)
-
-
-def test_another_users_output_directory_is_refused(calls: ApartCalls) -> None:
-    open_up(calls.folder)
-    (calls.folder / "locks").mkdir(mode=0o777)
-    (calls.folder / "locks").chmod(0o1777)
-    assert calls.run().returncode == 0
-    done = run_as_somebody(calls, calls.folder / "outputs")
+def test_another_users_output_directory_is_refused(public_calls: ApartCalls) -> None:
+    (public_calls.folder / "locks").mkdir(mode=0o777)
+    (public_calls.folder / "locks").chmod(0o1777)
+    assert public_calls.run().returncode == 0
+    done = run_as_somebody(public_calls, public_calls.folder / "outputs")
     said = words_of(done)
     assert done.returncode == 2 and "Permission denied" in said and "--output-dir" in said
 
 
-def test_a_second_user_of_the_machine_measures_too(calls: ApartCalls) -> None:
+def test_a_second_user_of_the_machine_measures_too(public_calls: ApartCalls) -> None:
     """One lock of the host for both, luigi's own pid files apart."""
-    open_up(calls.folder)
-    locks = calls.folder / "locks"
+    locks = public_calls.folder / "locks"
     locks.mkdir()
     locks.chmod(0o1777)
-    assert calls.run().returncode == 0
-    outputs = calls.folder / "outputs_of_somebody"
+    assert public_calls.run().returncode == 0
+    outputs = public_calls.folder / "outputs_of_somebody"
     outputs.mkdir()
     os.chown(outputs, SOMEBODY, SOMEBODY)
-    done = run_as_somebody(calls, outputs)
+    done = run_as_somebody(public_calls, outputs)
     assert done.returncode == 0, words_of(done)
     assert {path.stat().st_uid for path in outputs.rglob("runs/*.json")} == {SOMEBODY}
-    assert calls.run("--fresh").returncode == 0
+    assert public_calls.run("--fresh").returncode == 0
 
 
-def test_a_second_user_waits_and_may_not_end_foreign_orphans(calls: ApartCalls) -> None:
+def test_a_second_user_waits_and_may_not_end_foreign_orphans(public_calls: ApartCalls) -> None:
     """root's killed study left a process behind: the other user reads whose it is, and continues when it has ended."""
-    open_up(calls.folder)
-    locks = calls.folder / "locks"
+    locks = public_calls.folder / "locks"
     locks.mkdir()
     locks.chmod(0o1777)
     holder = """
@@ -302,13 +291,16 @@ print(child.pid, flush=True)
 os.kill(os.getpid(), 9)
 """
     killed = subprocess.run(
-        [sys.executable, "-c", holder, str(calls.lock)], env=calls.environment(), cwd="/", stdout=subprocess.PIPE
+        [sys.executable, "-c", holder, str(public_calls.lock)],
+        env=public_calls.environment(),
+        cwd="/",
+        stdout=subprocess.PIPE,
     )
     orphan = int(killed.stdout)
-    outputs = calls.folder / "outputs_of_somebody"
+    outputs = public_calls.folder / "outputs_of_somebody"
     outputs.mkdir()
     os.chown(outputs, SOMEBODY, SOMEBODY)
-    luigi = start_as_somebody(calls, outputs)
+    luigi = start_as_somebody(public_calls, outputs)
     try:
         line = next((line for line in luigi.stdout if "waiting for" in line), "nothing")
         assert f"root's study left behind when it was killed: ask for the end of process {orphan} of user root" in line

@@ -234,12 +234,10 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Path:
+def shared(public_path: Path) -> Path:
     """A folder that everybody may write to, as /run/lock."""
-    for folder in (tmp_path, *tmp_path.parents[:-2]):
-        folder.chmod(folder.stat().st_mode | 0o055)
-    tmp_path.chmod(0o1777)
-    return tmp_path
+    public_path.chmod(0o1777)
+    return public_path
 
 
 def as_somebody(act: Callable[[], str | None]) -> str:

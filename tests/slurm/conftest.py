@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.folders import folder_for_everybody
 from tests.reliability.stub import record
 from tests.slurm.local_slurm import LocalSlurm, local_slurm, missing_programs
 from tests.tasks.study_calls import Calls
@@ -15,17 +16,17 @@ NODES = {"n1": "gpu", "n2": "gpu", "n3": "gpu", "n4": "gpu,broken", "n5": "other
 
 
 @pytest.fixture(scope="session")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSlurm]:
+def slurm() -> Iterator[LocalSlurm]:
     """n1, n2, n3 run; n4 is configured and never comes up."""
     if missing := missing_programs():
         pytest.fail(f"{', '.join(missing)} missing: .ci/install-slurm installs them", pytrace=False)
     if os.geteuid():
         pytest.fail("slurmd runs as root only", pytrace=False)
-    folder = tmp_path_factory.mktemp("slurm")
     # munged wants no folder on the way to its socket that others may write to, and slurmd reads its own as anybody.
-    for path in (folder, *folder.parents[:2]):
-        path.chmod(0o755)
-    with local_slurm(folder / "local", NODES, absent=("n4", "n5")) as made:
+    with (
+        folder_for_everybody() as folder,
+        local_slurm(folder / "local", NODES, absent=("n4", "n5")) as made,
+    ):
         yield made
 
 

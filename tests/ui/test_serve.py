@@ -240,10 +240,8 @@ def get_as(uid: int, *addresses: str) -> list[str]:
 
 @pytest.mark.needs_root
 @needs("setpriv")
-def test_other_users_get_what_everybody_may_read(tmp_path: Path, ports: tuple[int, int]) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:-2]):
-        folder.chmod(folder.stat().st_mode | 0o055)
-    outputs = tmp_path / "outputs"
+def test_other_users_get_what_everybody_may_read(public_path: Path, ports: tuple[int, int]) -> None:
+    outputs = public_path / "outputs"
     for name in ("open/report.html", "private/report.html", "index/index.html", "one/secret"):
         (outputs / name).parent.mkdir(parents=True, exist_ok=True)
         (outputs / name).write_text("text")
@@ -255,7 +253,7 @@ def test_other_users_get_what_everybody_may_read(tmp_path: Path, ports: tuple[in
     (outputs / "index/index.html").chmod(0o600)
     (outputs / "link").symlink_to("private/report.html")
     paths = ["open/report.html", "private/report.html", "private/", "index/", "one/secret", "link", "missing", "one/"]
-    with ui(tmp_path, ports) as servers:
+    with ui(public_path, ports) as servers:
         addresses = [f"{servers.outputs}/{path}" for path in paths]
         assert [one[:8] for one in get_as(0, *addresses[:6])] == ["200 text"] * 2 + ["200 <!do"] * 2 + ["200 text"] * 2
         found = get_as(NOBODY, *addresses)
