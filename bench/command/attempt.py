@@ -199,7 +199,9 @@ class _Start:
                 return _Ends(failure=self._not_ready(error))
             except _ServerEnded:
                 pass
-            failed = client is None or client.exit_code != 0
+            # What a server leaves behind is ended and waited for, and so may be a client that has just begun: its exit
+            # code is lost then, and its guard has written nothing.
+            failed = client is None or client.exit_code != 0 or self._guard_report("client") is None
             ended = server.end_within(_SERVER_MAY_FOLLOW_S) if failed else None
         early = self._of_server(ended, "the server ended while the client ran") if ended else None
         return _Ends(client, early, ready_s)
