@@ -53,10 +53,16 @@ class Files:
             with suppress(OSError):
                 found = os.stat(place)
                 key = found.st_dev, found.st_ino
-                if stat.S_ISREG(found.st_mode) and found.st_size >= LEAST_BYTES and key not in self._held:
+                if stat.S_ISREG(found.st_mode) and found.st_size >= self._least_bytes and key not in self._held:
                     file = FileIO(os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
                     self._held[key] = found.st_size, path, file
-        self._keep(MOST)
+                    # A command may have more files than this process may open.
+                    self._keep(MOST)
+
+    @property
+    def _least_bytes(self) -> int:
+        """Of a file that may be among the largest."""
+        return LEAST_BYTES if len(self._held) < MOST else 1 + min(size for size, _, _ in self._held.values())
 
     def _keep(self, most: int) -> None:
         """The largest of them."""
