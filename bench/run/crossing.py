@@ -295,7 +295,11 @@ def _own(whole: Attempt, cell: Cell) -> Attempt:
     """What a process gave for one of its cells."""
     given = next((one for one in whole.crossed if one.cell == cell.name), None)
     if whole.failure:
-        return replace(whole, failure=given.failure) if given and given.failure else whole
+        if given is None or given.failure is None:
+            return whole
+        # Where no cell could be measured the log is that of all of them.
+        tail = whole.failure.log_tail if whole.final else []
+        return replace(whole, failure=structs.replace(given.failure, log_tail=tail))
     if given is None or (given.result is None and given.failure is None):
         reason = "the process ended well, but wrote nothing about this cell"
         return replace(whole, failure=Failure(status=Outcome.CRASHED, reason=reason, advice="see its log"))

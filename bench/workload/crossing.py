@@ -283,7 +283,6 @@ class _Crossing:
         cell = side.cell
         assert side.work is not None
         warm_s = WARM_S if side.work in self.warm else FIRST_WARM_S
-        self.warm.add(side.work)
         self.last = side
         batches = -(-cell.warmup_samples // cell.batch_size)
         rule = WarmupRule(self.group.window_s, batches, min_s=warm_s, max_s=warm_s)
@@ -294,6 +293,7 @@ class _Crossing:
             # Raises where the device cannot go on.
             self.pipeline.drain()
             return False
+        self.warm.add(side.work)
         side.certifier = Certifier(cell, self.pipeline.addresses())
         side.certifier.start()
         return True

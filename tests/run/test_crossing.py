@@ -199,6 +199,7 @@ def test_process_of_sides_that_all_fail_is_started_once(tmp_path: Path) -> None:
     assert [(one.status, one.attempts, one.exit_code) for one in runs] == [("crashed", 1, 3)] * 2
     log = directory.log(runs[0].log, "stderr").read_text()
     assert log.count("torch.compile in mode default failed") == 1
+    assert all("torch.compile in mode default failed" in "\n".join(one.log_tail) for one in runs)
 
 
 def test_out_of_memory_kill_names_the_pools_of_all(tmp_path: Path) -> None:
