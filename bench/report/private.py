@@ -33,8 +33,11 @@ LEFT_OUT = "left out: it may hold what a program printed"
 _PROCESS = re.compile(r"^.{1,64}? \(\d+\): ")
 _THREADS = re.compile(r"(?<=thread\(s\)) \(.*\)(?= may run)")
 _HOME = re.compile(r"/(?:home|Users)/([A-Za-z_][\w.-]*)")
-# Parts of names that this project gives: the same on every host, whoever is called so.
-_OWN = re.compile(r"(?:pipeline|gpu|numa|cpu|mem|link|probe|r|vit[\dx]*)\d*|[\d.,:-]+")
+# Parts of names that this project gives, to cells and ranges: the same on every host, whoever is called so.
+_OWN = re.compile(
+    r"(?:pipeline|command|gpu|numa|cpu|mem|link|probe|r|vit[\dx]*|timm|python|pt|test|warmup|double|buffer|batch|h2d"
+    r"|compute|d2h)\d*|[\d.,:-]+"
+)
 _PCI = re.compile(r"[0-9A-Fa-f]{0,8}(?::[0-9A-Fa-f]{2}){1,2}\.[0-7]")
 # Paths that are the same on every host.
 _KEPT = r"(?:proc|sys|dev|usr|etc/systemd)\b"
@@ -51,7 +54,8 @@ _FORMS = tuple(
         (ID, r"(?:GPU-|MIG-)?(?<![0-9a-f])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-f])"),
         (ID, r"(?<![a-z0-9])(?:(?:GPU|MIG)-)?[0-9a-f]{32}(?![0-9a-f])|\b(?:GPU|MIG)-[0-9a-f]{6,}"),
         (ADDRESS, r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d)(?::\d+)?|\bip(?:-\d{1,3}){4}\b"),
-        (ADDRESS, r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
+        # The lookbehind is for speed: the name of a kernel may have thousands of such letters.
+        (ADDRESS, r"(?<![\w.-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
         # Of a network card, and of InfiniBand.
         (ADDRESS, r"(?<![\w:-])(?:[0-9a-f]{2}([:-])(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}"
                   r"|(?:[0-9a-f]{4}:){3}[0-9a-f]{4})(?![\w:-])"),

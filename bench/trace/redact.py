@@ -83,16 +83,15 @@ def _copy(connection: sqlite3.Connection, source: Path, clean: Callable[[str], s
 
 
 def _clean_texts(connection: sqlite3.Connection, kept: dict[str, list[str]], clean: Callable[[str], str]) -> None:
+    connection.create_function("clean", 1, clean, deterministic=True)
     made = {str(name) for (name,) in connection.execute(PLAIN_TABLES)}
     for table, columns in kept.items():
         if table not in made:
             continue
         for column in _text_columns(table).intersection(columns):
-            found = connection.execute(
-                f'SELECT DISTINCT "{column}" FROM main."{table}" WHERE typeof("{column}") = \'text\''
+            connection.execute(
+                f'UPDATE main."{table}" SET "{column}" = clean("{column}") WHERE typeof("{column}") = \'text\''
             )
-            changed = [(new, old) for (old,) in found.fetchall() if (new := clean(old)) != old]
-            connection.executemany(f'UPDATE main."{table}" SET "{column}" = ? WHERE "{column}" = ?', changed)
 
 
 def _text_columns(table: str) -> set[str]:

@@ -70,8 +70,8 @@ def test_each_thing_has_one_name() -> None:
 
 
 def test_words_of_the_product_stay_whoever_is_called_so() -> None:
-    known = {word: (USER, word) for word in ("gpu0", "vit", "cuda", "SLOWER")}
-    for text in ("pipeline_gpu0_numa0_vit0x0x0", "cuda", "SLOWER"):
+    known = {word: (USER, word) for word in ("gpu0", "vit", "cuda", "SLOWER", "test", "batch")}
+    for text in ("pipeline_gpu0_numa0_vit0x0x0", "cuda", "SLOWER", "test_h2d_batch_7", "test_double_buffer"):
         assert Private(known).text(text) == text
 
 
