@@ -12,7 +12,7 @@ from bench.whatif.program import Activities, Calls, Flags, Indices, Program, Wor
 SYNC = re.compile(r"(Stream|Device|Event|Thread|Ctx)Synchronize")
 WHOLE_DEVICE = re.compile(r"(Device|Ctx|Thread)Synchronize")
 BLOCKING_COPY = re.compile(
-    r"^(cudaMemcpy(2D|3D|ToSymbol|FromSymbol)?(_v\d+|_ptsz|_ptds)*|cuMemcpy(HtoD|DtoH)(_v\d+)*(_ptds)?)(?!\n)$"
+    r"^(cudaMemcpy(2D|3D|ToSymbol|FromSymbol)?(_v\d+|_ptsz|_ptds)*|cuMemcpy(HtoD|DtoH)(_v\d+)*(_ptds)?)\Z"
 )
 # ns. A time that an edge contradicts by more is no rounding of clocks: the edge is dropped.
 CLOCK_NS = 1500

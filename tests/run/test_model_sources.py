@@ -46,7 +46,7 @@ def test_traced_bytes_are_those_of_the_leaves(tmp_path):
         torch.export.save(torch.export.export(torch.nn.ReLU(), (torch.ones(2, 8),)), folder / "net.pt2")
     (folder / "net.pt2").chmod(0o600)
     asked = SMALL | {
-        "name": "doors", "gpu_ids": [0], "batch_size": 2, "num_samples": 20, "memory_size_mb": 1,
+        "name": "sources", "gpu_ids": [0], "batch_size": 2, "num_samples": 20, "memory_size_mb": 1,
         "models": ["timm:test_vit", "python:factories:nested", "pt2:net.pt2"], "python_path": ["."],
     }  # fmt: skip
     directory = resolve(read_study(asked, "study.yaml", folder=folder), tmp_path / "outputs", False, "now")
@@ -69,7 +69,7 @@ def test_traced_bytes_on_a_gpu_are_those_of_the_leaves(tmp_path, profiler):
     for file in (Path(__file__).parents[1] / "workload" / "factories.py", EXAMPLES / "kv_cache.py"):
         shutil.copy(file, folder / file.name)
     asked = SMALL | {
-        "name": "doors", "gpu_ids": [0], "batch_size": 8, "num_samples": 160, "memory_size_mb": 512, "device": "cuda",
+        "name": "sources", "gpu_ids": [0], "batch_size": 8, "num_samples": 160, "memory_size_mb": 512, "device": "cuda",
         "models": ["timm:resnet50", "timm:vit_base_patch16_224", "python:factories:nested", "python:kv_cache:make"],
         "python_path": ["."], "profiler": profiler, "dtype": "tf32",
     }  # fmt: skip

@@ -67,17 +67,17 @@ def sha256(path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def door(source: str, **more):
+def model_from(source: str, **more):
     return {"patch_size": 0, "depth": 0, "dim": 0, "heads": 0, "source": source} | more
 
 
 def factory(name: str, **changes):
-    model = door(f"python:tests.workload.factories:{name}", sha256=sha256(HERE / "factories.py"))
+    model = model_from(f"python:tests.workload.factories:{name}", sha256=sha256(HERE / "factories.py"))
     return small_cell(model=model, **changes)
 
 
 def timm(name: str, **changes):
-    return small_cell(model=door(f"timm:{name}"), **changes)
+    return small_cell(model=model_from(f"timm:{name}"), **changes)
 
 
 def built(cell):
@@ -182,7 +182,7 @@ def test_factory_that_raises_is_named_with_its_traceback(capsys):
 
 
 def test_factory_that_changed_since_the_study_is_refused():
-    cell = small_cell(model=door("python:tests.workload.factories:plain", sha256="0" * 64))
+    cell = small_cell(model=model_from("python:tests.workload.factories:plain", sha256="0" * 64))
     with pytest.raises(RunFailure, match="is not the file that the study was made with"):
         built(cell)
 
@@ -221,7 +221,7 @@ def test_planted_libraries_are_never_imported(tmp_path):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('planted')")
     source = tmp_path / "own_factory.py"
     source.write_text("import torch\n\ndef make(batch_size):\n    return torch.nn.ReLU(), torch.randn(batch_size, 4)\n")
-    model = door("python:own_factory:make", sha256=sha256(source), python_path=[str(tmp_path)])
+    model = model_from("python:own_factory:make", sha256=sha256(source), python_path=[str(tmp_path)])
     report = run_program(tmp_path, small_cell(model=model))
     assert report.failure is None and report.result.bytes_in_per_batch == 64
     assert report.result.subject.inputs == ["float32 [4, 4]"]
@@ -229,7 +229,7 @@ def test_planted_libraries_are_never_imported(tmp_path):
 
 def test_module_in_the_current_folder_is_not_found(tmp_path):
     (tmp_path / "lying_here.py").write_text("raise SystemExit('planted')")
-    report = run_program(tmp_path, small_cell(model=door("python:lying_here:make")))
+    report = run_program(tmp_path, small_cell(model=model_from("python:lying_here:make")))
     assert report.failure.status is Outcome.NOT_RUNNABLE
     assert report.failure.reason == "python:lying_here:make: there is no module lying_here"
 
@@ -246,7 +246,7 @@ def exported(folder: Path, *rows: int, named: dict[str, int] | None = None, **mo
     file = folder / "net.pt2"
     torch.export.save(program, file)
     file.chmod(0o600)
-    return door(f"pt2:{file}", sha256=sha256(file))
+    return model_from(f"pt2:{file}", sha256=sha256(file))
 
 
 def test_exported_program_is_run_on_its_own_inputs(tmp_path):
@@ -277,7 +277,7 @@ def test_file_that_is_no_exported_program_is_refused(tmp_path):
     file.write_text("no zip")
     file.chmod(0o600)
     with pytest.raises(RunFailure, match="this is not an exported program"):
-        built(small_cell(model=door(f"pt2:{file}", sha256=sha256(file))))
+        built(small_cell(model=model_from(f"pt2:{file}", sha256=sha256(file))))
 
 
 # timm
@@ -319,7 +319,7 @@ def test_zero_heads_are_redrawn():
 
 
 def test_timm_model_has_its_own_size_where_none_is_set():
-    cell = small_cell(model=door("timm:test_vit", own_size=True), image_size=224, batch_size=1)
+    cell = small_cell(model=model_from("timm:test_vit", own_size=True), image_size=224, batch_size=1)
     assert build_subject(cell, CPU).facts.inputs == ["float32 [1, 3, 160, 160]"]
 
 
