@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,17 @@ def calls(tmp_path: Path) -> Calls:
 
 def wait_for_workload(calls: Calls, luigi: subprocess.Popen[str]) -> None:
     while not calls.workloads() and luigi.poll() is None:
+        time.sleep(0.05)
+
+
+def stopped_workload(calls: Calls, luigi: subprocess.Popen[str]) -> int:
+    """A process that executes a cell, and waits for SIGCONT. One may end by itself before it is stopped."""
+    while True:
+        for pid in calls.workloads():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                return pid
+        assert luigi.poll() is None, luigi.communicate()
         time.sleep(0.05)
 
 
@@ -98,10 +110,8 @@ def test_signal_without_a_measurement_reports_it(calls: Calls, tmp_path: Path, m
 @pytest.mark.slow
 def test_second_call_of_a_running_study_is_refused(calls: Calls) -> None:
     luigi = calls.start()
-    wait_for_workload(calls, luigi)
     # The first call is not through before the second one has started, however long that takes.
-    (measured,) = calls.workloads()
-    os.kill(measured, signal.SIGSTOP)
+    measured = stopped_workload(calls, luigi)
     second = calls.run("--workers", "2")
     os.kill(measured, signal.SIGCONT)
     assert second.returncode == 10, second.stderr
