@@ -85,6 +85,8 @@ class _Works:
                 self.made[key] = make()
             except Exception as error:
                 self.made[key] = failure_of_side(error)
+                # Raises where the device cannot go on: then no side has a failure of its own.
+                self.device.synchronize()
         found: Made | RunFailure = self.made[key]
         if isinstance(found, RunFailure):
             raise found

@@ -49,6 +49,15 @@ def test_fewer_buffers_are_the_first_of_more():
     assert two.forward is three.forward and two.outputs is not three.outputs
 
 
+def test_device_that_cannot_go_on_is_no_failure_of_a_side():
+    class Broken(CpuDevice):
+        def synchronize(self):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        crossed_work([small_cell(name=GROUP, **CELL)], Broken(), PhaseTimes())
+
+
 def test_placements_of_equal_settings_have_one_work():
     first, second = works({"memory_size_mb": 1}, {"memory_size_mb": 2})
     assert first is second
