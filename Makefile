@@ -8,7 +8,7 @@
 # make validate-quick  a part of them, from run records through the commands: below five minutes; CI runs it
 # make test-studies a small variant of every shipped study on the cpu device: about three minutes, part of test-all
 # make fuzz         10,000 damaged files for whatever reads files; secrets looked for in all that a study leaves
-# make test-reliability  what docs/reliability.md promises: 220 kills, disks, clocks, schedulers (root for all of it)
+# make test-reliability  what docs/reliability.md promises: 280 kills, disks, clocks, schedulers (root for all of it)
 # make test-slurm   a study on three nodes of a real Slurm on this machine, with nodes that die (root, Debian)
 # make test-numa    placement on a real multi-node kernel, then power cuts, NFS and a clock that steps (QEMU; root, Debian)
 

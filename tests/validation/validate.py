@@ -40,7 +40,7 @@ class Section:
 SECTIONS = (
     Section("figures", goals.tasks),
     Section("crossings", crossed.tasks),
-    Section("commands", through_commands.tasks, divided=5, least=QUICK_STUDIES),
+    Section("commands", through_commands.tasks, divided=20, least=QUICK_STUDIES),
     Section("nights", nights.tasks, size="years"),
     Section("statements", statements.tasks),
 )
