@@ -350,8 +350,8 @@ def test_record_has_what_came_from_the_storage_and_what_is_cached(tmp_path, monk
     found = {Path(one.path).name: one for one in record.of_command.files}
     assert set(found) == {"weights", "mapped"} and not any(one.elsewhere for one in found.values())
     assert found["weights"].cached_bytes == found["weights"].bytes == 4 << 20
-    # Some file systems hold their files in memory.
-    assert record.of_command.storage_bytes in (0, 4 << 20)
+    # Some file systems hold their files in memory; on a host that has just started the programs come from there too.
+    assert record.of_command.storage_bytes == 0 or record.of_command.storage_bytes >= 4 << 20
 
 
 @pytest.mark.needs_root
