@@ -226,10 +226,10 @@ def test_next_call_removes_what_a_killed_one_left(tmp_path: Path, command: str) 
         while not any(temporary.rglob("*.sqlite")) and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
-        # On a busy machine it may have ended by itself.
-        died = process.wait() == -signal.SIGKILL
-        killed += died
-        assert len([*temporary.iterdir()]) == died
+        # On a busy machine it may have ended by itself, or have cleaned up before it was killed.
+        died, left = process.wait() == -signal.SIGKILL, len([*temporary.iterdir()])
+        assert left <= died
+        killed += left
     done = call(tmp_path, command, TRACE, *output, env=environment)
     assert done.returncode == 0, done.stderr
     assert [*temporary.iterdir()] == []

@@ -70,6 +70,9 @@ def test_killed_study_completes_and_repeats_no_finished_run(calls: Calls) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, "1"), (signal.SIGINT, "1"), (signal.SIGTERM, "2")])
 def test_signal_ends_the_child_first(calls: Calls, number: int, workers: str) -> None:
+    # No measurement is over before the signal comes.
+    calls.study["window_s"] = 60
+    calls.write()
     luigi = calls.start("--workers", workers)
     wait_for_workload(calls, luigi)
     # It is known to luigi, by the lock of the host, a moment after it is there.
