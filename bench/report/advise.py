@@ -8,7 +8,7 @@ from bench.analysis.load import read_results_file
 from bench.analysis.recommend import recommend
 from bench.errors import StudyError
 from bench.records.base import plain
-from bench.report.recipes import near_nodes, recipe_note, recipes
+from bench.report.recipes import decided
 from bench.report.text.answer import answers
 from bench.report.view import View
 
@@ -26,18 +26,17 @@ def advise(path: Path, to: str) -> str:
     """
     file = path / "results.json" if path.is_dir() else path
     results = read_results_file(file)
-    found = recommend(results)
     if to == "json":
-        return json.dumps([plain(one) for one in results.recommendations or found], indent=1)
+        return json.dumps([plain(one) for one in results.recommendations or recommend(results)], indent=1)
     view = View(results)
     if to == "text":
         return "\n".join(f"{answer.device}: {answer.sentence}" for answer in answers(view))
-    lines = {recipe.tool: recipe for recipe in recipes(view, near_nodes(found))}
-    recipe = lines.get(TOOLS[to])
+    found, about = decided(view)
+    recipe = next((one for one in found if one.tool == TOOLS[to]), None)
     if recipe is None:
         what = "one NUMA node: no choice of node" if len(results.topology.nodes) == 1 else f"no lines for {to}"
         raise StudyError(what, str(file), "numastudy advise --format text prints what is known")
-    notes = [note for note in (recipe_note(found), recipe.note) if note]
+    notes = [note for note in (about, recipe.note) if note]
     # Lines that begin with a comment of their own, as the name of a file, are set apart.
     gap = [""] if recipe.lines.startswith("#") else []
     return "\n".join([*(_comment(note) for note in notes), *gap, recipe.lines])

@@ -1,6 +1,7 @@
 """report.md: the answer and the table of cells, to be pasted into an issue; and a comment on a pull request."""
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 
@@ -8,16 +9,18 @@ from bench.analysis.load import measured_at
 from bench.records.results import Results
 from bench.records.run import Outcome
 from bench.report.page import all_findings
+from bench.report.recipes import decided
 from bench.report.tables import cells_rows
 from bench.report.text.answer import answers, cards
 from bench.report.text.axes import what_matters
 from bench.report.text.cells import outcome_text
 from bench.report.text.crossing import birth_text, crossed, crossed_text, interaction_text
 from bench.report.text.fastest import fastest_findings
+from bench.report.text.glossary import GLOSSARY, MODEL_NAME
 from bench.report.text.headline import headline
 from bench.report.text.trust import concerns, notes, trust_items
 from bench.report.view import View
-from bench.units import plural, timestamp
+from bench.units import listed, plural, timestamp
 
 MOST_NAMED = 3
 # Of GPUs, and of findings, in a comment on a pull request.
@@ -37,6 +40,7 @@ def markdown(results: Results) -> str:
     # As on the page: without penalties the settings are the subject of the study.
     first, second = (_answers, _settings) if results.penalties else (_settings, _answers)
     lines += [*first(view), *second(view)]
+    lines += [*_to_paste(view), *_model_names(view)]
     lines += _crossed(view)
     lines += ["Trust: " + "; ".join(f"{item.figure} {item.label}" for item in trust_items(results)) + ".", ""]
     lines += [f"- {_safe(one.title)}: {_safe(one.text)}{_named(one.runs)}" for one in concerns(results)] + [""]
@@ -89,6 +93,24 @@ def _answers(view: View) -> list[str]:
         if answer.command:
             lines.append(f"  - {_safe(answer.open)} `{answer.command}`")
     return [*lines, ""]
+
+
+def _to_paste(view: View) -> list[str]:
+    """The lines of the first tool; `numastudy advise` has those of the others."""
+    found, about = decided(view)
+    if not found:
+        return []
+    first, run = found[0], shlex.quote(view.results.run_directory)
+    lines = [" ".join(filter(None, (about, first.note))), "", "```sh", first.lines, "```", ""]
+    if others := [one.tool for one in found[1:]]:
+        lines += [f"For {listed(others)}: `numastudy advise {run} --format {others[0].lower()}`", ""]
+    return lines
+
+
+def _model_names(view: View) -> list[str]:
+    if not any(not cell.model.command and cell.model.kind == "vit" for cell in view.results.cells):
+        return []
+    return [f"Names of models, such as {MODEL_NAME}: {GLOSSARY[MODEL_NAME]}", ""]
 
 
 def _settings(view: View) -> list[str]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.analysis.load import RunData, measured_at
-from bench.analysis.recommend import recommend
 from bench.records.results import Results
 from bench.records.study import EXECUTION_SETTINGS
 from bench.report import sections
@@ -26,7 +25,7 @@ from bench.report.plots.pipeline import (
 from bench.report.plots.placement import bandwidth_pictures, latency_pictures, penalty_pictures, throughput_pictures
 from bench.report.plots.style import NARROW_LABEL, STAGE_COLOURS, Picture, colour
 from bench.report.plots.sweeps import scaling_pictures
-from bench.report.recipes import near_nodes, recipe_note, recipes
+from bench.report.recipes import decided
 from bench.report.sections import Page, RunFiles
 from bench.report.swept import axis_parts, ceilings, contention_parts, link_rows
 from bench.report.text.answer import answers, cards
@@ -107,9 +106,8 @@ def _in_order(view: View) -> Sequence[Section]:
 
 
 def _use(page: Page) -> Part | None:
-    recommended = recommend(page.view.results)
-    found = recipes(page.view, near_nodes(recommended))
-    return {"recipes": found, "note": recipe_note(recommended)} if found else None
+    found, note = decided(page.view)
+    return {"recipes": found, "note": note} if found else None
 
 
 def _map(page: Page) -> Part | None:

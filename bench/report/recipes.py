@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from bench.analysis.recommend import recommend
 from bench.records.host import Topology, format_cpulist, parse_cpulist
 from bench.records.results import Recommendation
 from bench.report.view import View
@@ -30,6 +31,12 @@ def recipe_note(found: Iterable[Recommendation]) -> str:
     if any(one.local_source is not None and one.node is not None for one in found):
         return ""
     return "They bind a program where this study measured it; which node is nearest was not compared."
+
+
+def decided(view: View) -> tuple[list[Recipe], str]:
+    """The lines for the nodes that the study recommends, and what they are not based on."""
+    found = recommend(view.results)
+    return recipes(view, near_nodes(found)), recipe_note(found)
 
 
 def recipes(view: View, nodes: Mapping[int, int]) -> list[Recipe]:

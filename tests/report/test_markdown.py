@@ -3,7 +3,9 @@ from msgspec.structs import replace
 from bench.records.base import convert
 from bench.records.results import Trust
 from bench.records.run import Outcome
+from bench.records.study import Model
 from bench.report.markdown import markdown
+from bench.report.text.glossary import GLOSSARY, MODEL_NAME
 from tests.report.made import changed, trust, with_cell
 
 
@@ -13,6 +15,28 @@ def test_answer_trust_and_table_are_there(numa_view):
     assert "333 of 333 runs with proved placement" in text
     assert sum(line.startswith("| pipeline\\_gpu") for line in text.splitlines()) == 48
     assert "**timeout**: not done after 600 s To do: raise timeout\\_s." in text
+
+
+def test_a_decided_answer_has_a_line_to_paste_for_each_gpu(numa_view):
+    text = markdown(numa_view.results)
+    pasted = text.partition("```sh\n")[2].partition("\n```")[0].splitlines()
+    assert [line.split("numactl ")[1] for line in pasted] == [
+        f"--cpunodebind={node} --membind={node} python serve.py" for node in (0, 0, 2, 2)
+    ]
+    assert f"`numastudy advise {numa_view.results.run_directory} --format slurm`" in text
+
+
+def test_nothing_to_paste_where_there_is_no_choice_of_node(quick_run, view_of):
+    assert "```" not in markdown(view_of(quick_run).results)
+
+
+def test_names_of_models_are_explained(numa_view):
+    text = markdown(numa_view.results)
+    assert f"Names of models, such as {MODEL_NAME}: {GLOSSARY[MODEL_NAME]}\n" in text
+    cell = replace(
+        numa_view.results.cells[0], model=Model(source="timm:resnet50", patch_size=0, depth=0, dim=0, heads=0)
+    )
+    assert "Names of models" not in markdown(changed(numa_view, cells=(cell,), penalties=()).results)
 
 
 def test_the_cpu_device_is_named(quick_run, view_of):

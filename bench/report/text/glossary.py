@@ -1,13 +1,16 @@
 """The terms of reports, each with its meaning: on every page, and in docs/glossary.md."""
 
+# Explained as an example of all of its kind.
+MODEL_NAME = "vit16x8x768"
+
 GLOSSARY = {
     "node": "A group of CPUs with the memory beside them (NUMA node). The local node of a GPU is the nearest one, "
     "every other is remote.",
     "placement": "The node whose CPUs a process may use, and the node that its buffers are on. It is proved where a "
     "run found each of its threads and pages there.",
     "cell": "One GPU, placement, model and setting: what is measured, and a row of the tables.",
-    "vit16x8x768": "A model: a vision transformer of patch size 16, depth 8 and width 768. vit0x0x0 computes "
-    "nothing, it only copies.",
+    MODEL_NAME: "A vision transformer (the model) of patch size 16, depth 8 and width 768; vit0x0x0 computes nothing, "
+    "it only copies.",
     "run": "One measurement of a cell. A timed run has no profiler; a traced run has one, and only explains.",
     "repeat": "Every timed run of a cell. The runs of two cells in the same repeat are a pair, and pairs are compared.",
     "penalty": "The share of its throughput that a cell loses on another node, against the local node; a negative one "
