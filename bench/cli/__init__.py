@@ -1,5 +1,6 @@
 """The command numastudy: plans, starts and reports studies; looks at hosts, processes and traces."""
 
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -23,6 +24,14 @@ class _Commands(click.Group):
             # A path or an address that the user named; errors in a study's own files are reported where they are read.
             where = str(error.filename or "")
             _end(StudyError(error.strerror or str(error), where, "look at the path, its permissions, the space left"))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # The prompt of a shell is not to follow the ^C of its terminal.
+            click.echo(err=True)
+            ctx.exit(128 + signal.SIGINT)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, commands in _SECTIONS.items():

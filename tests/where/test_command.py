@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -28,6 +29,15 @@ def call(*arguments):
 def only_node():
     with open("/sys/devices/system/node/online") as file:
         return file.read().strip() == "0"
+
+
+def test_ctrl_c_ends_a_watch_quietly(monkeypatch):
+    with foreign("children") as process:
+        # In the middle of the watch, as a terminal does it.
+        monkeypatch.setattr("bench.where.look.time.sleep", lambda _: signal.raise_signal(signal.SIGINT))
+        watched = call(process.pid, "--watch", 3600)
+        monkeypatch.undo()
+    assert watched.exit_code == 130 and not watched.output.strip()
 
 
 def test_tree_on_the_node_is_local():
