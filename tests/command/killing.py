@@ -15,6 +15,7 @@ BIN = Path(sys.executable).parent
 SERVING = Path(__file__).with_name("serving.py")
 # On a machine whose CPUs are not asked for more than they can.
 LEFT_AFTER_S = 5.0
+LOOK_S = 0.05
 CLIENT = "import time; time.sleep(1.5)"
 
 
@@ -70,9 +71,11 @@ def living(folder: Path) -> list[int]:
 def left(folder: Path) -> list[str]:
     """Command lines of those that still live LEFT_AFTER_S after a kill."""
     busy = max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
-    deadline = time.monotonic() + LEFT_AFTER_S * busy
-    while (found := living(folder)) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    # Looks are counted, not seconds: others have had no time to end while this process had none to look.
+    for _ in range(round(LEFT_AFTER_S * busy / LOOK_S)):
+        if not (found := living(folder)):
+            break
+        time.sleep(LOOK_S)
     lines = []
     for pid in found:
         with suppress(OSError):  # it has ended since

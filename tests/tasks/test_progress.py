@@ -81,7 +81,8 @@ def test_terminal_gets_a_live_bar_and_a_line_for_each_run(tmp_path: Path, worker
     runs = [line for line in seen if re.match(r"\d/4  ", line)]
     assert [line[:3] for line in runs] == ["1/4", "2/4", "3/4", "4/4"]
     assert any(
-        re.fullmatch(rf"\d/4  {CELL}  +repeat 1/1  ok, [\d,.]+ samples/s  [\d.]+ s  ETA .*", line) for line in runs
+        re.fullmatch(rf"\d/4  {CELL}  +repeat 1/1  ok, [\d,.]+ samples/s  [\d.]+ (s|min).*  ETA .*", line)
+        for line in runs
     )
     assert sum('crashed: exit code 7: "sabotaged for a test" (2 attempts)' in line for line in runs) == 2
     # Nothing of luigi's but errors.
