@@ -47,7 +47,6 @@ from bench.workload.turns import (
     LARGEST_ERROR,
     MOST_EXTENSIONS,
     Turn,
-    batches_for,
     carry_over,
     half_ratios,
     planned_rounds,
@@ -61,8 +60,8 @@ PILOT_ROUNDS = 2
 # The first side of a work warms the device and the libraries up; every other one only its own rings and caches. No
 # warm-up is waited for until it settles: what is left cancels, because pilot rounds and windows come by turns.
 FIRST_WARM_S, WARM_S = 0.3, 0.1
-# Batches that support a p99. Those of slow models are timed inside the windows, where two events are nothing beside a
-# batch, and what the windows lack in the first process of a birth; those of fast models in turns after the rounds.
+# Batches that support a p99, if they take no longer: they are timed in turns after the rounds. Those of slower models
+# are timed inside the windows, where two events are nothing beside a batch.
 LATENCY_BATCHES, LATENCY_S = 300, 1.0
 
 
@@ -321,26 +320,16 @@ class _Crossing:
                     side.failure = failure.record()
 
     def _time_latencies(self) -> None:
-        """The latencies that the windows do not have, by turns too."""
-        missing = {side: count for side in self._usable() if side in self.timed and (count := self._missing(side)) > 0}
-        if not missing:
+        """The latencies of fast models, by turns too."""
+        sides = [side for side in self._usable() if side in self.timed and not side.latencies_us]
+        if not sides:
             return
-        sides = list(missing)
         orders = schedule(len(sides), 1, f"{self.seed}/latencies")
-        counts = [math.ceil(count / (2 * len(orders))) for count in missing.values()]
-        marks = {count: self._marks(count) for count in {*counts}}
+        count = math.ceil(LATENCY_BATCHES / (2 * len(orders)))
+        marks = self._marks(count)
         for number, order in enumerate(orders):
             for turn, index in enumerate(order):
-                self._window(sides[index], number, turn, counts[index], marks[counts[index]])
-
-    def _missing(self, side: CrossedSide) -> int:
-        """Latencies that a side should have beside those it has."""
-        known = len(side.latencies_us)
-        if known and not self.group.solo:
-            return 0
-        pace_s = self.turns[side.cell.batch_size].pace_s
-        most = LATENCY_BATCHES if self.group.solo else batches_for(LATENCY_S, pace_s, 1)
-        return min(LATENCY_BATCHES, most) - known
+                self._window(sides[index], number, turn, count, marks)
 
     def _marks(self, count: int) -> LatencyMarks:
         marks = LatencyMarks(self.pipeline.device)

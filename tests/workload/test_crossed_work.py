@@ -163,6 +163,8 @@ def test_latencies_count_from_where_all_buffers_are_in_use(monkeypatch):
     _, (base, six) = cross(replace(group(lead_s=1e-9), cells=cells), Progress(), PhaseTimes())
     assert {window.lead_batches for window in base.result.windows} == {2, 3}
     assert {window.lead_batches for window in six.result.windows} == {6}
+    for side in (base, six):
+        assert side.result.latency_us.count == sum(window.batches for window in side.result.windows)
 
 
 def failing(monkeypatch, refused, error):
