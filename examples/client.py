@@ -8,17 +8,19 @@ import http.client
 import json
 import os
 import random
-import threading
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 IMAGE_BYTES = 3 * 224 * 224
 
 
-def send(port: int, requests: int, seed: int, latencies_s: list[float]) -> None:
-    """One connection: each request waits for the answer to the one before."""
+def send(port: int, requests: int, seed: int) -> list[float]:
+    """One connection, where each request waits for the answer to the one before: the seconds that each took."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     image = random.Random(seed).randbytes(IMAGE_BYTES)
+    latencies_s = []
     for _ in range(requests):
         begin = time.perf_counter()
         connection.request("POST", "/infer", image)
@@ -26,23 +28,18 @@ def send(port: int, requests: int, seed: int, latencies_s: list[float]) -> None:
         if answer.status != 200 or len(answer.read()) != 4000:
             raise RuntimeError(f"the server answered {answer.status}")
         latencies_s.append(time.perf_counter() - begin)
+    return latencies_s
 
 
 def load(port: int, requests: int, connections: int) -> tuple[float, list[float]]:
-    """Seconds in all, and the sorted latencies. Raise RuntimeError for an answer that is missing."""
-    latencies_s: list[float] = []
-    each = -(-requests // connections)
-    threads = [
-        threading.Thread(target=send, args=(port, each, seed, latencies_s), daemon=True) for seed in range(connections)
-    ]
+    """Seconds in all, and the sorted latencies. Exit with the reason if a request has no answer."""
     begin = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if len(latencies_s) != each * connections:
-        raise RuntimeError(f"{len(latencies_s)} of {each * connections} requests were answered")
-    return time.perf_counter() - begin, sorted(latencies_s)
+    with ThreadPoolExecutor(connections) as pool:
+        sent = [pool.submit(send, port, -(-requests // connections), seed) for seed in range(connections)]
+    seconds = time.perf_counter() - begin
+    if errors := [error for one in sent if (error := one.exception())]:
+        sys.exit(f"{len(errors)} of {connections} connections failed: {errors[0]!r}")
+    return seconds, sorted(latency for one in sent for latency in one.result())
 
 
 def main() -> None:

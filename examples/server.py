@@ -51,8 +51,7 @@ class Engine(threading.Thread):
             for image, (body, _) in zip(self.images, batch, strict=False):
                 image.view(-1).copy_(torch.frombuffer(bytearray(body), dtype=torch.uint8))
             values = self.model(self.images[:count].to(self.device, non_blocking=True))
-            # Waits for the model and for the copy.
-            self.values[:count].copy_(values)
+            self.values[:count].copy_(values)  # waits for the model and for the copy
             for row, (_, answer) in zip(self.values, batch, strict=False):
                 answer.set_result(row.numpy().tobytes())
 
@@ -92,6 +91,7 @@ def main() -> None:
     model = Classifier(given.layers, given.width).to(given.device, dtype).eval()
     Handler.engine = Engine(model, given.device, given.max_batch)
     Handler.engine.start()
+    ThreadingHTTPServer.request_queue_size = 1024  # connections that open at once; of more, some are reset
     ThreadingHTTPServer(("127.0.0.1", given.port), Handler).serve_forever()
 
 

@@ -1,11 +1,14 @@
 """The examples do what they say, on the cpu device."""
 
 import re
+import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -44,9 +47,9 @@ def test_torchrun_of_the_docs_has_these_options():
     assert parsed.numa_binding == "node"
 
 
-@pytest.fixture
-def port():
-    """Of the example server, with a model of one layer."""
+@pytest.fixture(scope="module")
+def server():
+    """The example server and its port, with a model of one layer."""
     number = free_port()
     options = ["--layers", "1", "--width", "64", "--max-batch", "4", "--device", "cpu"]
     server = subprocess.Popen([sys.executable, "server.py", "--port", str(number), *options], cwd=EXAMPLES)
@@ -58,14 +61,15 @@ def port():
             except OSError:
                 assert server.poll() is None
                 time.sleep(0.1)
-        yield number
+        yield server, number
     finally:
         server.kill()
         server.wait()
 
 
 @pytest.mark.slow
-def test_server_answers_its_client(port, tmp_path):
+def test_server_answers_its_client(server, tmp_path):
+    _, port = server
     argv = [sys.executable, "client.py", "--port", str(port), "--requests", "40", "--connections", "3"]
     result = tmp_path / "result.json"
     subprocess.run(
@@ -75,6 +79,26 @@ def test_server_answers_its_client(port, tmp_path):
     assert measured.primary == "requests_s" and set(measured.metrics) == {"requests_s", "median_ms", "p99_ms"}
     with pytest.raises(urllib.error.HTTPError, match="400"):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/infer", b"too short", timeout=240)
+
+
+@pytest.mark.slow
+def test_connections_open_while_the_server_accepts_none(server):
+    """The kernel opens them: by default the 7th would wait, and the last of many are reset."""
+    process, port = server
+    process.send_signal(signal.SIGSTOP)
+    try:
+        with ExitStack() as opened:
+            for _ in range(64):
+                opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+def test_client_writes_why_a_connection_failed():
+    argv = [sys.executable, "client.py", "--port", str(free_port()), "--connections", "3"]
+    ended = subprocess.run(argv, cwd=EXAMPLES, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 1
+    assert ended.stderr == "3 of 3 connections failed: ConnectionRefusedError(111, 'Connection refused')\n"
 
 
 def test_server_is_short():
