@@ -302,6 +302,9 @@ def _remarks(cell: MeasuredCell, succeeded: list[Run], excluded: int) -> tuple[C
     if spreads:
         kind = CellRemarkKind.WARMUP_NOT_SETTLED
         found.append(CellRemark(kind=kind, count=len(spreads), total=total, ratio=max(spreads)))
+    if reasons := [run.failed_before for run in succeeded if run.failed_before]:
+        kind = CellRemarkKind.SECOND_ATTEMPT
+        found.append(CellRemark(kind=kind, count=len(reasons), total=total, other=reasons[0]))
     found += window_remarks([run.result for run in succeeded if run.result])
     found += command_remarks([run.of_command for run in succeeded if run.of_command])
     if excluded:

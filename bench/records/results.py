@@ -109,6 +109,7 @@ class CellRemarkKind(StrEnum):
     STOPPED = "stopped"  # count of total runs; seconds: the longest time that a window took too long
     CARRY_OVER_DIFFERS = "carry_over_differs"  # ratio: that of the cell less that of the other cell; other
     HUGE_PAGES_DIFFER = "huge_pages_differ"  # ratio: the cell's share of rings in huge pages less the other's; other
+    SECOND_ATTEMPT = "second_attempt"  # count of total runs; other: why the first attempt of the first one failed
     OF_OUTPUT = "of_output"  # count of total runs; other: the remark in the output of a command
     FROM_STORAGE = "from_storage"  # count of total runs; bytes: the most that one waited for
     PAGE_CACHE = "page_cache"  # count files of bytes; ratio: cached share after the last run; bytes_by_node: of that

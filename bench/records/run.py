@@ -591,6 +591,7 @@ class Run(Stage, frozen=True, kw_only=True):
 
     started_at, ended_at: UTC, ISO 8601. wall_s: of the process, without the time that it waited for the host.
     log: its output is in logs/<log>.stdout and .stderr; the runs of a crossing share one.
+    failed_before: why the attempt before the last one failed.
     exit_code: as subprocess reports it, negative for a signal; None if nothing was started.
     result: of the pipeline; of_command: of a command.
     """
@@ -603,6 +604,7 @@ class Run(Stage, frozen=True, kw_only=True):
     group: str = ""
     log: str = ""
     attempts: Count = 0
+    failed_before: str = ""
     started_at: str = ""
     ended_at: str = ""
     wall_s: Number = 0.0

@@ -99,6 +99,7 @@ class Attempt:
 
     crossed: of a crossing, what it gave for each cell; `failure` and `result` are then of the whole process.
     final: another attempt would end alike. full: the cell whose memory was being allocated when the kernel killed it.
+    before: why the attempt before it failed.
     """
 
     failure: Failure | None = None
@@ -113,6 +114,7 @@ class Attempt:
     of_command: CommandResult | None = None
     final: bool = False
     full: str = ""
+    before: str = ""
 
     @property
     def timed_out(self) -> bool:
@@ -147,6 +149,7 @@ def run_of(
         group=slot.group,
         log=slot.process,
         attempts=number,
+        failed_before=attempt.before,
         started_at=begin.utc,
         ended_at=utc_now(),
         wall_s=round(time.monotonic() - begin.monotonic_s, 3),
@@ -220,7 +223,8 @@ def attempts(
             report(replace(progress, attempt=(number, ATTEMPTS)))
 
         not_free = wait_until_free(gpus, report)
-        attempt = start(number, report_attempt)
+        before = attempt.failure.reason if attempt.failure else ""
+        attempt = replace(start(number, report_attempt), before=before)
         if attempt.monitor and not_free:
             disturbed = [*attempt.monitor.disturbed, *not_free]
             attempt = replace(attempt, monitor=structs.replace(attempt.monitor, disturbed=disturbed))

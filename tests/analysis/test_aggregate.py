@@ -266,6 +266,14 @@ def test_warm_ups_of_traced_and_failed_runs_do_not_count(measure):
     assert measure(unsettled).remarks == ()
 
 
+def test_second_attempts_are_remarked_with_the_first_reason(measure):
+    def retried(parts):
+        parts[R1] = structs.replace(parts[R1], attempts=2, failed_before="exit code 7")
+
+    (remark,) = measure(retried).remarks
+    assert (remark.kind, remark.count, remark.other) == (CellRemarkKind.SECOND_ATTEMPT, 1, "exit code 7")
+
+
 def test_a_bound_above_the_measured_time_is_remarked(measure):
     def slowed(parts):
         stages = Stages(h2d=1.0, compute=1e9, d2h=1.0)

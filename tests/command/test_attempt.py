@@ -137,7 +137,7 @@ def test_number_of_an_earlier_attempt_is_no_result(tmp_path, text, read, value):
         "print(sys.argv[1].format(2) if again else sys.argv[1].format('1\\nrate: 91')); sys.exit(not again)"
     )
     _, record = run(tmp_path, {"run": python(program, text), **read})
-    assert record.attempts == 2
+    assert record.attempts == 2 and record.failed_before.startswith("the command ended with exit code 1")
     if value:
         assert record.status is Outcome.OK and record.metric.value == value, record.reason
     else:

@@ -67,6 +67,8 @@ def test_a_missing_cell_states_what_is_to_come(state, reason, texts):
         ({"kind": "warmup_not_settled", "ratio": 0.097, "count": 3, "total": 4},
          "the warm-up of 3 of 4 timed runs had not settled at its limit: its last windows differed by up to 9.7 %"),
         ({"kind": "disturbed_excluded", "count": 1, "total": 6}, "1 of 6 timed runs were disturbed and are excluded"),
+        ({"kind": "second_attempt", "count": 2, "total": 6, "other": "the command ended with exit code 1"},
+         "2 of 6 timed runs needed a second attempt; the first failed: the command ended with exit code 1"),
         ({"kind": "of_output", "count": 2, "total": 6, "other": "x was waived"}, "in 2 of 6 runs: x was waived"),
         ({"kind": "from_storage", "count": 1, "total": 6, "bytes": 3 << 30},
          "1 of 6 runs read from the storage, up to 3.00 GiB: its speed is in their numbers"),

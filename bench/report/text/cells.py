@@ -105,6 +105,8 @@ def remark_text(remark: CellRemark) -> str:
                 f"{percent(abs(ratio))} {more} of its host buffers was in huge pages than of {remark.other}: "
                 "how small pages lie in memory can look like distance"
             )
+        case CellRemarkKind.SECOND_ATTEMPT:
+            return f"{count} of {total} timed runs needed a second attempt; the first failed: {remark.other}"
         case CellRemarkKind.OF_OUTPUT:
             return f"in {count} of {total} runs: {remark.other}"
         case CellRemarkKind.FROM_STORAGE:
