@@ -127,10 +127,12 @@ class RunProgress:
                 f"{record.cell:{width}}",
                 self._title,
                 outcome_text(record),
-                units.duration(record.wall_s),
             ]
-            eta = [] if left else _eta(now.remaining_s(0.0), now, at_most=True)
-            self._terminal.line("  ".join([*columns, *eta]))
+            if not left:
+                # The cells of a crossing are one process, which took this time for all of them.
+                cells = f" for {units.plural(len(records), 'cell')}" if len(records) > 1 else ""
+                columns += [units.duration(record.wall_s) + cells, *_eta(now.remaining_s(0.0), now, at_most=True)]
+            self._terminal.line("  ".join(columns))
 
     def clear(self) -> None:
         self._terminal.clear()

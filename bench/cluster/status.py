@@ -35,7 +35,10 @@ class Runs:
 
 
 def status(path: Path) -> ClusterStatus:
-    """Of a study on many hosts, or of the run directory of one. Raise StudyError if `path` is neither, or damaged."""
+    """Of a study on many hosts, or of the run directory of one.
+
+    Raise StudyError if `path` is neither, or damaged, or if the records of the one host cannot be listed.
+    """
     if is_cluster(path):
         return cluster_status(ClusterDirectory(path))
     directory = RunDirectory(path)
@@ -49,6 +52,7 @@ def status(path: Path) -> ClusterStatus:
     host = facts and (facts.host or facts.fingerprint.host)
     if not host:
         raise not_a_run(path)
+    _record_paths(directory)
     runs = count_runs(directory)
     found = _host_status(host, runs, None, "", None, "")
     if found.state is not HostState.DONE and not runs.damage:
@@ -77,13 +81,13 @@ def cluster_status(directory: ClusterDirectory) -> ClusterStatus:
 def count_runs(directory: RunDirectory) -> Runs:
     outcomes = {}
     last_record_s = None
-    for path in directory.path.glob("runs/*.json"):
-        if head := read_head(path):
-            outcomes[path.stem] = head.status
-            changed = path.stat().st_mtime
-            last_record_s = changed if last_record_s is None else max(last_record_s, changed)
     expected, damage, left_out = None, "", ""
     try:
+        for path in _record_paths(directory):
+            if head := read_head(path):
+                outcomes[path.stem] = head.status
+                changed = path.stat().st_mtime
+                last_record_s = changed if last_record_s is None else max(last_record_s, changed)
         if (directory.path / "grid.json").exists():
             left_out = left_out_text(directory.study())
             slots = directory.grid().asked(directory.study().repeats)
@@ -100,6 +104,18 @@ def count_runs(directory: RunDirectory) -> Runs:
         damage=damage,
         left_out=left_out,
     )
+
+
+def _record_paths(directory: RunDirectory) -> list[Path]:
+    """Of the runs; empty before the first one. Raise StudyError if they cannot be listed."""
+    folder = directory.path / "runs"
+    try:
+        return [path for path in folder.iterdir() if path.suffix == ".json"]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        what = f"the records of runs cannot be listed: {error.strerror}"
+        raise StudyError(what, str(folder), "look at its permissions, as with ls -ld") from None
 
 
 def _poll(ids: Iterable[str]) -> tuple[dict[str, slurm.Job], str]:

@@ -142,8 +142,7 @@ def gpu_node(facts: Facts) -> Finding:
         return _ok(known or "no GPU")
     fact = "; ".join(f"GPU {gpu.index} {gpu.agreement}: {describe_answers(gpu.answers)}" for gpu in unsure)
     virtual = f" (hypervisor: {facts.hypervisor})" if facts.hypervisor != "none" else ""
-    remedy = "run `numastudy probe`: it measures the nearest node of each GPU"
-    return _warning(fact + virtual, remedy, "numastudy probe")
+    return _warning(fact + virtual, "measure the nearest node of each GPU", "numastudy probe")
 
 
 def gpu_busy(facts: Facts) -> Finding:

@@ -1,6 +1,7 @@
 """The state of a host: from its records, its job in Slurm, and the job's own record."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,18 @@ def test_damaged_host_does_not_affect_others(directory: ClusterDirectory) -> Non
     assert "grid.json: the grid of the study is damaged" in first.reason
     assert second.reason == "no job was submitted for it: submit the study again"
     assert "grid.json: the grid of the study is damaged" in status(directory.host("n1").path).hosts[0].reason
+
+
+def test_records_that_cannot_be_listed_are_an_error_of_their_host(directory: ClusterDirectory) -> None:
+    runs = directory.host("n1").path / "runs"
+    shutil.rmtree(runs)
+    runs.touch()
+    with pytest.raises(StudyError, match="cannot be listed: Not a directory") as error:
+        status(runs.parent)
+    assert error.value.where == str(runs) and "ls -ld" in error.value.advice
+    first, second = cluster_status(directory).hosts
+    assert first.runs is None and f"{runs}: the records of runs cannot be listed" in first.reason
+    assert second.reason == "no job was submitted for it: submit the study again"
 
 
 @pytest.mark.parametrize("facts", ["[]", "{}", '{"fingerprint": []}', '{"fingerprint": {}}'])

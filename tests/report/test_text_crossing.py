@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from msgspec.structs import replace
 
@@ -104,7 +106,8 @@ def test_text_states_whether_moving_helps(changes, text):
 
 def test_card_says_what_is_not_measured(results):
     sentence = answers(View(results))[0].sentence
-    assert "Measured by turns inside the same processes. Not measured: where the driver's own memory is" in sentence
+    assert "Measured by turns inside the same processes. Not measured: where the driver's own memory is. " in sentence
+    assert re.search(r"It changes throughput by at most [\d.]+ % \(95 %\)\.", sentence)
     assert "too noisy" not in sentence
 
 

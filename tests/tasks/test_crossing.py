@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -108,6 +109,9 @@ def test_process_is_a_task_and_demand_asks_for_whole_ones(tmp_path: Path) -> Non
     calls.stub = {"INSTANT_DEMAND": "4", "INSTANT_TASK_PER_RUN": "100"}
     done = calls.run()
     assert done.returncode == 0, done.stderr
+    # The time is that of the process, once for all of its cells.
+    assert re.search(rf"^1/\d+  {FIRST}  +repeat 1/2  ok, [\d,.]+ samples/s$", done.stderr, re.MULTILINE)
+    assert re.search(rf"^2/\d+  {AGAIN}  repeat 1/2  ok, [\d,.]+ samples/s  0 s for 2 cells", done.stderr, re.MULTILINE)
     assert calls.ran(done)["RunPipeline"] == 4 + 1, "the traced runs are one process too"
     expected = [f"{cell}_r{repeat}" for repeat in (1, 2) for cell in (FIRST, AGAIN)]
     assert calls.measured()[:4] == expected

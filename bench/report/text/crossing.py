@@ -90,8 +90,8 @@ def card_lines(entries: Sequence[Penalty]) -> list[str]:
         return []
     known = [birth.interval for birth in births if birth.interval]
     is_bound = len(known) == len(births) and max(abs(end) for ends in known for end in ends) <= LARGEST_BOUND
-    bound = f", which changes throughput by at most {farthest_end(known)} (95 %)" if is_bound else ""
-    lines = [f"Measured by turns inside the same processes. Not measured: {BIRTH}{bound}."]
+    bound = f" It changes throughput by at most {farthest_end(known)} (95 %)." if is_bound else ""
+    lines = [f"Measured by turns inside the same processes. Not measured: {BIRTH}.{bound}"]
     if any(birth.change_holds for birth in births):
         lines.append("Moving a running process does not always do what starting it there does: see the penalties.")
     return lines

@@ -40,7 +40,7 @@ def notes(view: View) -> list[str]:
 
 
 def check_remedy_text(check: Check) -> str:
-    return f"{check.remedy}: `{check.command}`" if check.command and "`" not in check.remedy else check.remedy
+    return f"{check.remedy}: `{check.command}`" if check.command else check.remedy
 
 
 def _not_complete(view: View) -> str:

@@ -127,8 +127,6 @@ def _judged(
     if entry.is_uninformative:
         found = f"{effect_text(penalty, scale)} in {plural(entry.pairs, units.one, units.many)}"
         return f"{at_most}: {found}, whose spread is hardly known; {more} would show more"
-    if entry.reason is Reason.TOO_MANY_REPEATS_NEEDED:
-        return f"{at_most}: {effect}; about {more} would decide, more than --max-repeats {rules.max_repeats}"
     return f"{at_most}: {effect}; about {more} would decide"
 
 
@@ -170,7 +168,7 @@ def hint_text(entry: Judged, units: Units | None = None) -> str:
         Remedy.REDUCE_CPU_WORK: "the noise comes from the CPU's work for each batch: "
         "raise batch_size, or keep other work off the host",
         Remedy.FIND_DISTURBANCE: "find what disturbs the runs (their monitor records clocks, throttling and other "
-        "processes), or raise --max-repeats",
+        "processes), or measure more repeats (--repeats)",
     }[entry.remedy]
 
 
