@@ -4,6 +4,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,8 @@ PAGES = 64
 
 def mapped(flags: int) -> tuple[mmap.mmap, int]:
     memory = mmap.mmap(-1, PAGES * PAGE_BYTES, flags=flags | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without huge pages, which would have pages that were not written
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
     return memory, ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 

@@ -176,11 +176,15 @@ def look_at_the_whole(calls: Calls) -> None:
         assert history.execute("SELECT count(*) FROM studies").fetchone() == (1,)
 
 
-def recorded_runs(folder: Path) -> int:
-    """Runs below this folder that have ended, while a study may be making and renaming folders there."""
+def records_below(folder: Path) -> list[Path]:
+    """Of the runs that have ended, while a study may be making and renaming folders there."""
     while True:
         with suppress(FileNotFoundError):
-            return len(list(folder.rglob("runs/*.json")))
+            return list(folder.rglob("runs/*.json"))
+
+
+def recorded_runs(folder: Path) -> int:
+    return len(records_below(folder))
 
 
 def living(calls: Calls) -> list[str]:

@@ -19,7 +19,15 @@ import pytest
 
 from bench.storage import whole_file, write_json
 from tests.needs import require
-from tests.reliability.killing import CHECKOUT, ApartCalls, look_at_files, look_at_the_whole, recorded_runs, wait_until
+from tests.reliability.killing import (
+    CHECKOUT,
+    ApartCalls,
+    look_at_files,
+    look_at_the_whole,
+    recorded_runs,
+    records_below,
+    wait_until,
+)
 from tests.reliability.stub import behave, replay
 
 needs_root = pytest.mark.needs_root
@@ -99,7 +107,7 @@ def test_a_study_resumes_after_a_power_loss(tmp_path: Path, recorded: Path) -> N
         luigi = calls.start()
         # The terminal says that a run has ended after its record was written.
         assert wait_until(lambda: recorded_runs(outputs) >= 3)
-        kept = {path.relative_to(outputs): path.read_bytes() for path in outputs.rglob("runs/*.json")}
+        kept = {path.relative_to(outputs): path.read_bytes() for path in records_below(outputs)}
         newest = max(kept, key=lambda path: (outputs / path).stat().st_mtime_ns)
         luigi.kill()
         luigi.communicate(timeout=600)

@@ -64,7 +64,8 @@ def calls(tmp_path: Path, recorded: Path, server: Server) -> ApartCalls:
 
 def begun(calls: ApartCalls) -> subprocess.Popen[str]:
     luigi = calls.start()
-    assert wait_until(lambda: bool(calls.children()) and recorded_runs(calls.folder) >= 2)
+    # In this order: the children of the runs whose records are there have ended.
+    assert wait_until(lambda: recorded_runs(calls.folder) >= 2 and bool(calls.children()))
     return luigi
 
 

@@ -19,7 +19,8 @@ from tests.tasks.study_calls import PROJECT_CONFIG, luigid
 def test_sigusr1_finishes_the_current_run_and_stops(calls: ApartCalls, workers: str) -> None:
     held = hold(calls, after_runs=1)
     luigi = calls.start("--workers", workers)
-    assert wait_until(lambda: len(calls.children()) > 0 and recorded_runs(calls.folder) >= 1)
+    # In this order: a child of the run whose record is there has ended.
+    assert wait_until(lambda: recorded_runs(calls.folder) >= 1 and bool(calls.children()))
     measured = calls.children()
     luigi.send_signal(signal.SIGUSR1)
     held.unlink()
