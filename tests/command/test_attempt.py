@@ -1,6 +1,7 @@
 """One run of a command from the grid to its record: real processes, each way it can end."""
 
 import errno
+import mmap
 import os
 import random
 import subprocess
@@ -375,6 +376,10 @@ def test_file_of_a_container_is_the_one_it_reads(tmp_path, monkeypatch, mapped, 
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "weights").write_bytes(bytes(mib << 20))
     (tmp_path / "root").mkdir()
+    # What is mapped stays in the page cache, whatever else a busy machine needs memory for.
+    with (tmp_path / "own" / "weights").open("rb") as file:
+        kept = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    assert kept[:] == bytes(2 << 20)
     hold = (
         "import mmap, os, sys, time; held = os.open(sys.argv[1] + '/shared/weights', 0); "
         f"{'m = mmap.mmap(held, 0, prot=1); os.close(held); ' if mapped else ''}"

@@ -52,7 +52,7 @@ def _build(files: Path) -> None:
     building = Path(tempfile.mkdtemp(prefix="guest-", dir=CACHE))
     root, made = building / "root", building / "made"
     command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=extract", f"--include={PACKAGES}"]
-    command += ['--aptopt=APT::Install-Recommends "false"', SUITE, str(root), MIRROR]
+    command += ['--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Retries "10"', SUITE, str(root), MIRROR]
     try:
         subprocess.run(command, check=True)
         made.mkdir()
