@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import sqlite3
 import stat
 import tempfile
 import time
@@ -20,6 +21,8 @@ from bench.errors import StudyError
 # Of the name of a file, the part that its temporary file's name repeats: that one has more parts.
 MOST_NAME = 150
 LARGEST_JSON_BYTES = 256 << 20
+# SQLite's names for a write that the file system refuses; it reports a full disk as SQLITE_FULL.
+_REFUSALS = tuple("SQLITE_" + name for name in ("CANTOPEN", "READONLY", "IOERR_WRITE", "IOERR_FSYNC", "IOERR_SHM"))
 _NETWORK = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "9p", "fuse", "glusterfs", "afs")
 
 
@@ -139,16 +142,33 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it is fsynced and takes the name `path`.
 
     Its folder is created, those above it are not: a run directory that was removed must not come back as a stub.
-    Raise StudyError, and leave `path` as it was, if the file system refuses (full, read-only, no permission).
+    Raise StudyError, and leave `path` as it was, if the file system refuses (full, read-only, no permission), also by
+    an error of SQLite.
     """
     path = Path(path)
+    with _refusals_named(path), _renamed_on_success(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _refusals_named(path: Path) -> Iterator[None]:
     try:
-        with _renamed_on_success(path) as temporary:
-            yield temporary
-    except OSError as error:
-        raise StudyError(
-            f"cannot write: {error.strerror or error}", str(path), "make room or fix the permissions, then start again"
-        ) from None
+        yield
+    except (OSError, sqlite3.Error) as error:
+        if not (reason := refusal(error)):
+            raise
+        advice = "make room or fix the permissions, then start again"
+        raise StudyError(f"cannot write: {reason}", str(path), advice) from None
+
+
+def refusal(error: Exception) -> str:
+    """What the file system said against a write; "" for an error of SQLite that is of the database."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    code = getattr(error, "sqlite_errorname", "")
+    if code == "SQLITE_FULL":
+        return os.strerror(errno.ENOSPC)
+    return str(error) if code.startswith(_REFUSALS) else ""
 
 
 @contextmanager
@@ -224,7 +244,7 @@ def whole_database(path: Path) -> Iterator[Path]:
         with whole_file(path) as temporary:
             yield temporary
         return
-    with working_folder() as folder:
+    with _refusals_named(path), working_folder() as folder:
         local = folder / path.name
         local.touch()
         yield local

@@ -1,10 +1,12 @@
 """Text for people on stdout: names that others chose move no cursor, and no stream costs a measurement."""
 
+import io
 import os
 import re
 import sys
 import textwrap
 from contextlib import suppress
+from typing import Any
 
 from bench.errors import StudyError
 
@@ -17,8 +19,21 @@ def visible(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+class _Unfailing(io.FileIO):
+    """What cannot be written is lost."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
 def prepare_streams() -> None:
-    """Replace closed streams by /dev/null, and write what an encoding lacks as \\u2013."""
+    """Replace closed streams by /dev/null, and write what an encoding lacks as \\u2013.
+
+    stderr loses what it cannot take (a full disk, a reader that has ended): a message changes no exit code.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
         if stream is None:
@@ -31,6 +46,9 @@ def prepare_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
         elif number and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    if (stderr := sys.__stderr__) and sys.stderr is stderr:
+        unfailing = io.BufferedWriter(_Unfailing(2, "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(unfailing, stderr.encoding, "backslashreplace", line_buffering=True)
 
 
 def wrapped(text: str) -> str:

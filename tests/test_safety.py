@@ -194,6 +194,11 @@ def test_full_stdout_is_one_error(tmp_path: Path, command: str) -> None:
         refused(call(tmp_path, *command.split(), stdout=full), "No space left on device", "standard output")
 
 
+def test_full_stderr_keeps_the_exit_code(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        assert call(tmp_path, "status", "nothing", stderr=full).returncode == 2
+
+
 @pytest.mark.parametrize("command", ["plan QuickTest --binding none", f"analyze {TRACE}", "history --help"])
 def test_ascii_stdout_is_no_traceback(tmp_path: Path, command: str) -> None:
     done = call(tmp_path, *command.split(), env=os.environ | {"PYTHONIOENCODING": "ascii"})

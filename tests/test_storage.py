@@ -3,14 +3,16 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from bench.errors import StudyError
-from bench.storage import boot_id, process_identity, remove_stale, stat_fields, whole_file, write_json
+from bench.storage import boot_id, process_identity, remove_stale, stat_fields, whole_database, whole_file, write_json
 
 KILLED = """
 import os, signal, sys
@@ -60,6 +62,27 @@ def test_error_inside_leaves_the_old_file(tmp_path: Path) -> None:
         temporary.write_text("half")
         raise KeyError
     assert json.loads(path.read_bytes()) == 1 and list(tmp_path.iterdir()) == [path]
+
+
+def build(path: Path, statement: str) -> None:
+    """A database of at most two pages."""
+    with whole_database(path) as temporary, closing(sqlite3.connect(temporary)) as connection:
+        connection.execute("PRAGMA max_page_count = 2")
+        connection.execute(statement)
+
+
+def test_database_without_room_is_reported_as_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "results.db"
+    path.write_text("old")
+    with pytest.raises(StudyError, match="No space left on device") as failure:
+        build(path, "CREATE TABLE numbers AS SELECT zeroblob(100000) AS number")
+    assert failure.value.where == str(path)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("results.db", "old")]
+
+
+def test_wrong_statement_is_no_fault_of_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(sqlite3.OperationalError):
+        build(tmp_path / "results.db", "SELECT * FROM nothing")
 
 
 def test_file_in_place_of_a_folder_is_reported(tmp_path: Path) -> None:

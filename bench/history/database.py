@@ -26,7 +26,7 @@ from bench.history.schema import MIGRATIONS, NIGHT_COLUMNS, OLDEST_VERSION, SCHE
 from bench.records.base import DamagedRecord, plain
 from bench.records.nightly import NightCell
 from bench.records.results import MeasuredCell, Penalty, Results
-from bench.storage import local_copy, on_network
+from bench.storage import local_copy, on_network, refusal
 from bench.units import exact_seconds
 
 BUSY_S = 30.0
@@ -68,16 +68,15 @@ def open_history(path: Path, create: bool = False, busy_s: float = BUSY_S) -> It
                 yield sqlite_utils.Database(connection)
             finally:
                 connection.close()
-    except sqlite3.Error as error:
-        raise _history_error(str(error), path, busy_s) from None
-    except DamagedRecord as error:
-        raise _history_error(str(error), path, busy_s) from None
     except TimeoutError:
         raise _history_error("locked", path, busy_s) from None
-    except OSError as error:
-        raise HistoryError(
-            f"cannot use the history: {error.strerror}", str(path), "make the file and its folder writable"
-        ) from None
+    except (OSError, sqlite3.Error) as error:
+        if not (reason := refusal(error)):
+            raise _history_error(str(error), path, busy_s) from None
+        advice = "make room, or make the file and its folder writable"
+        raise HistoryError(f"cannot use the history: {reason}", str(path), advice) from None
+    except DamagedRecord as error:
+        raise _history_error(str(error), path, busy_s) from None
 
 
 @contextmanager
