@@ -368,7 +368,7 @@ def test_record_has_what_came_from_the_storage_and_what_is_cached(tmp_path, monk
 
 @pytest.mark.needs_root
 @pytest.mark.parametrize("mapped", [False, True])
-@pytest.mark.parametrize("mount", ["mount --bind own shared", "mount --bind / root; mount --bind own root{}/shared"])
+@pytest.mark.parametrize("mount", ["mount --bind own shared", "mount --rbind / root; mount --bind own root{}/shared"])
 def test_file_of_a_container_is_the_one_it_reads(tmp_path, monkeypatch, mapped, mount):
     """The host has another file of this path: by the path it would be taken for it."""
     monkeypatch.setattr(files, "LEAST_BYTES", 1 << 20)
