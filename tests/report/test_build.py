@@ -1,4 +1,5 @@
 import json
+import os
 import stat
 
 import pytest
@@ -14,8 +15,11 @@ MADE = {"results.json", "experiment_summary.json", "results.csv", "results.db", 
 
 
 def test_writes_all_files_readable_by_others(quick_run):
-    before = {file.name for file in quick_run.iterdir()}
-    make_report(quick_run, "test")
+    before, mask = {file.name for file in quick_run.iterdir()}, os.umask(0o022)
+    try:
+        make_report(quick_run, "test")
+    finally:
+        os.umask(mask)
     assert {file.name for file in quick_run.iterdir()} - before == MADE
     assert all(stat.S_IMODE((quick_run / name).stat().st_mode) & 0o044 for name in MADE)
 

@@ -1,3 +1,5 @@
+from shlex import quote
+
 from msgspec.structs import replace
 
 from bench.records.base import convert
@@ -23,7 +25,7 @@ def test_a_decided_answer_has_a_line_to_paste_for_each_gpu(numa_view):
     assert [line.split("numactl ")[1] for line in pasted] == [
         f"--cpunodebind={node} --membind={node} python serve.py" for node in (0, 0, 2, 2)
     ]
-    assert f"`numastudy advise {numa_view.results.run_directory} --format slurm`" in text
+    assert f"`numastudy advise {quote(numa_view.results.run_directory)} --format slurm`" in text
 
 
 def test_nothing_to_paste_where_there_is_no_choice_of_node(quick_run, view_of):

@@ -1,4 +1,5 @@
 import re
+from shlex import quote
 
 import pytest
 from msgspec.structs import replace
@@ -112,7 +113,7 @@ def test_card_says_what_is_not_measured(results):
 
 
 def test_command_measures_what_is_open(results):
-    file = f"{results.run_directory}/study.yaml"
+    file = quote(f"{results.run_directory}/study.yaml")
     line = deciding_command(results, 0, ["vit0x0x0", "vit32x2x128", "vit0x0x0"], 12)
     assert line == f"numastudy run {file} --gpu-ids 0 --models vit0x0x0,vit32x2x128 --repeats 12"
     assert deciding_command(results, 0, [], 12) == deciding_command(results, 0, ["vit0x0x0"], 100_000) == ""
@@ -136,7 +137,7 @@ def test_command_names_models_as_a_study_lists_them(results, listed, name, optio
 
 
 def test_an_undecided_penalty_has_the_line_to_paste(results):
-    line = f"numastudy run {results.run_directory}/study.yaml --gpu-ids 0 --models vit0x0x0 --repeats 9"
+    line = f"numastudy run {quote(f'{results.run_directory}/study.yaml')} --gpu-ids 0 --models vit0x0x0 --repeats 9"
     entry = penalty(0.01, "UNDECIDED", reason="few_repeats", remedy="repeat", repeats_needed=9, model="vit0x0x0")
     assert deciding_hint(results, entry) == f"{line}  # about 44 s"
     noisy = replace(entry, remedy=Remedy.USE_CUDA_GRAPH)

@@ -56,7 +56,8 @@ def test_compile_time_is_a_phase_of_its_own():
     facts = result.compile
     assert facts.mode == "default"
     assert facts.compile_s == pytest.approx(result.phases_s["compile"])
-    assert facts.compile_s > 0.1
+    # More than a call of what it makes, also where caches have most of it.
+    assert facts.compile_s > result.solo_us.compute / 1e6
     assert result.compilations_in_windows == 0
 
 
