@@ -9,13 +9,14 @@ an idle host only. Eight minutes or so on one H200.
 
 * pipeline: a cell run as a command, and the same cell by the pipeline itself, by turns; within 1 %.
 * pinned: memory that another process has pinned, found by `numastudy where` to the page; below 50 ms a GiB.
-* looks: a pipeline while looks at it are made as in the first seconds of a command, and while none are made, by turns;
-  less than 0.5 % slower.
+* looks: a pipeline while looks at it are made as in the first seconds of a command, and while none are made, by turns.
+  From that what a whole command of 30 s and of 60 s loses, whose looks follow less and less often; of 30 s below 0.5 %.
 * server, kv_cache, timm: the examples as studies, the first two with two bindings.
 """
 
 import argparse
 import json
+import math
 import os
 import shutil
 import signal
@@ -32,7 +33,7 @@ import numpy as np
 from bench.analysis.statistics import estimate, sample_of
 from bench.command import guard
 from bench.command.attempt import attempt_command
-from bench.command.looks import Looks
+from bench.command.looks import FIRST_S, THREADS_EVERY_S, Looks
 from bench.host.binding import bind_prefix
 from bench.records.base import convert, plain, read
 from bench.records.command import Command
@@ -52,6 +53,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = "tests.validation.pipeline_as_command"
 LARGEST_DIFFERENCE, LARGEST_COST, MOST_MS_A_GIB = 0.01, 0.005, 50.0
 POLL_S = 0.2
+WHOLE_S = (30, 60)
 # What stopping a study and writing its report take.
 REPORT_S = 20.0
 KEPT = ("study.yaml", "topology.json", "results.json", "report.md")
@@ -237,7 +239,7 @@ def looks(options: argparse.Namespace) -> Iterator[Figures]:
     for name in names:
         found[name] = looked_at(options, name)
         complete = set(found) == set(names) and all(one["pairs"] == options.pairs for one in found.values())
-        holds = all(one["difference"] < LARGEST_COST for one in found.values())
+        holds = all(one["of_a_command"][str(WHOLE_S[0])] < LARGEST_COST for one in found.values())
         yield {"models": found, "complete": complete, "holds": holds}
 
 
@@ -255,7 +257,9 @@ def looked_at(options: argparse.Namespace, model: str) -> Figures:
     command = Command(run=tuple(argv))
     environment = child_environment(dict(os.environ)) | {"PYTHONPATH": with_root(os.environ.get("PYTHONPATH", ""))}
     epochs: list[tuple[int, int, bool]] = []
-    costs_ms, page_looks, verdicts = [], 0, set()
+    at_pages_ms: list[float] = []
+    at_threads_ms: list[float] = []
+    verdicts = set()
     with subprocess.Popen(
         guarded, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
     ) as process:
@@ -271,23 +275,39 @@ def looked_at(options: argparse.Namespace, model: str) -> Figures:
                 while time.perf_counter_ns() - began < options.epoch_s * 1e9:
                     time.sleep(POLL_S)
                     if observer:
+                        before, page_looks, glances = time.perf_counter(), observer.page_looks, observer.glances
                         observer.due(process.pid)
+                        took_ms = 1e3 * (time.perf_counter() - before)
+                        if observer.page_looks > page_looks:
+                            at_pages_ms.append(took_ms)
+                        elif observer.glances > glances:
+                            at_threads_ms.append(took_ms)
                 epochs.append((began, time.perf_counter_ns(), looking))
                 if observer:
-                    certificate = observer.certificate(options.epoch_s)
-                    costs_ms.append(certificate.cost_ms)
-                    page_looks += observer.page_looks
-                    verdicts.add(certificate.verdict.value)
+                    verdicts.add(observer.certificate(options.epoch_s).verdict.value)
         process.stdin.close()
     rates = rates_of(json.loads(windows_file.read_text()), epochs)
     windows_file.unlink()
     both = [sorted(rates[place : place + 2]) for place in range(0, len(rates), 2)]
-    return compared([(without, with_looks) for (_, without), (_, with_looks) in both]) | {
+    found = compared([(without, with_looks) for (_, without), (_, with_looks) in both])
+    looks_ms = (sum(at_pages_ms) + sum(at_threads_ms)) / len(both)
+    mean_ms = [sum(ms) / len(ms) if ms else 0.0 for ms in (at_pages_ms, at_threads_ms)]
+    lost_s = found["difference"] * options.epoch_s
+    return found | {
         "epoch_s": options.epoch_s,
-        "looks_at_pages": page_looks,
-        "cost_ms_an_epoch": sum(costs_ms) / len(costs_ms),
+        "looks_at_pages": len(at_pages_ms),
+        "looks_at_threads": len(at_threads_ms),
+        "ms_a_look": dict(zip(("pages", "threads"), mean_ms, strict=True)),
+        "cost_ms_an_epoch": looks_ms,
+        "of_a_command": {str(whole): lost_s * scheduled_ms(whole, *mean_ms) / looks_ms / whole for whole in WHOLE_S},
         "placements": sorted(verdicts),
     }
+
+
+def scheduled_ms(whole_s: float, pages_ms: float, threads_ms: float) -> float:
+    """How long the looks at a command of this length take. Its loss is taken as proportional to that."""
+    at_pages = 1 + int(math.log2(whole_s / FIRST_S))
+    return at_pages * pages_ms + (int(whole_s / THREADS_EVERY_S) - at_pages) * threads_ms
 
 
 def with_root(path: str) -> str:
@@ -445,7 +465,9 @@ TEXTS: dict[str, Callable[[Figures], str]] = {
         f"{one['ms_a_gib']:.1f} ms a GiB, {one['verdict']}"
     ),
     "looks": lambda one: "; ".join(
-        f"{model} {_difference(row)}, {row['cost_ms_an_epoch']:.1f} ms of looks in {duration(row['epoch_s'])}"
+        f"{model} {_difference(row)} in the first {duration(row['epoch_s'])}, with {row['cost_ms_an_epoch']:.1f} ms of "
+        f"looks (at pages {row['ms_a_look']['pages']:.1f} ms, at threads {row['ms_a_look']['threads']:.1f} ms); "
+        + ", ".join(f"{percent(loss, 3)} of a command of {whole} s" for whole, loss in row["of_a_command"].items())
         for model, row in one["models"].items()
     ),
     "server": _cells,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.validation.own_workloads_on_gpu import compared, page, rates_of
+from tests.validation.own_workloads_on_gpu import compared, page, rates_of, scheduled_ms
 
 
 def test_windows_count_in_the_epoch_that_they_lie_in():
@@ -21,15 +21,25 @@ def test_second_of_a_pair_is_compared_with_the_first():
     assert math.isclose(low, 0.02, abs_tol=1e-5) and math.isclose(high, 0.02, abs_tol=1e-5)
 
 
+def test_looks_at_a_whole_command_follow_less_and_less_often():
+    """At pages after 1, 2, 4, 8 and 16 s, at threads in the 25 other seconds."""
+    assert scheduled_ms(30, 10.0, 1.0) == 5 * 10 + 25
+    assert scheduled_ms(60, 10.0, 0.0) == 6 * 10
+
+
 def test_page_has_a_row_for_each_part():
     pinned = {
         "pinned_bytes": 1 << 32, "largest_mapping_bytes": 1 << 32, "ms_a_gib": 12.34, "verdict": "local",
         "holds": True, "complete": True,
         "took_s": 9.0,
     }  # fmt: skip
-    looks = compared([(100.0, 99.0), (100.0, 99.9)]) | {"cost_ms_an_epoch": 3.25, "epoch_s": 4.0}
+    looks = compared([(100.0, 99.0), (100.0, 99.9)]) | {
+        "cost_ms_an_epoch": 3.25, "epoch_s": 4.0, "ms_a_look": {"pages": 1.0, "threads": 0.25},
+        "of_a_command": {"30": 0.001},
+    }  # fmt: skip
     text = page(
         {"pinned": pinned, "looks": {"models": {"vit0x0x0": looks}, "holds": False, "complete": False, "took_s": 80.0}}
     )
     assert "| pinned | 4.00 GiB of 4.00 GiB to the page, 12.3 ms a GiB, local | yes | 9.0 s |" in text
-    assert "| looks | vit0x0x0 0.55 % slower [" in text and "3.2 ms of looks in 4.0 s | no, stopped |" in text
+    assert "| looks | vit0x0x0 0.55 % slower [" in text and "in the first 4.0 s, with 3.2 ms of looks (" in text
+    assert "; 0.10 % of a command of 30 s | no, stopped |" in text
