@@ -89,6 +89,8 @@ def _mapped(pid: int) -> Iterator[_Seen]:
     own_mounts = os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
     with open(f"/proc/{pid}/maps", errors="surrogateescape") as lines:
         for line in lines:
+            if "/" not in line:
+                continue
             area, permissions, _, _, _, *rest = line.rstrip("\n").split(maxsplit=5)
             if rest and kind_of(rest[0]) is MemoryKind.FILE:
                 areas[rest[0]] = area

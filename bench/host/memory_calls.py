@@ -124,7 +124,10 @@ class PageQuery:
 
 def sampled_pages(first: int, pages: int, step: int, draw: random.Random) -> "array[int]":
     """The address of a random page of each stride of `step` pages; the last stride may be shorter."""
-    places = (min(begin + int(step * draw.random()), pages - 1) for begin in range(0, pages, step))
+    if step == 1:
+        return array("Q", range(first, first + PAGE_BYTES * pages, PAGE_BYTES))
+    places = [begin + int(step * draw.random()) for begin in range(0, pages, step)]
+    places[-1] = min(places[-1], pages - 1)
     return array("Q", [first + PAGE_BYTES * place for place in places])
 
 

@@ -8,12 +8,16 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bench.records.where import MemoryKind
 
 _HUGETLB = ("/anon_hugepage",)
 _PINNED = ("/dev/zero", "[anon_shmem:")
 _SHARED = ("/memfd:", "/dev/shm/", "/SYSV")
+_OF_THE_KERNEL = ("[vvar]", "[vdso]", "[vsyscall]", "[vvar_vclock]")
+# Lines of /proc/PID/maps: addresses, permissions, offset, device, inode, path.
+_ACCESSIBLE = re.compile(r"^(\w+)-(\w+) (?!---)\S+ \S+ \S+ \d+ *(.*)$", re.MULTILINE)
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -35,8 +39,7 @@ class MappedPages:
         return {node: pages * self.page_bytes for node, pages in self.pages.items()}
 
 
-@dataclass(frozen=True)
-class Area:
+class Area(NamedTuple):
     """A range of addresses, from /proc/PID/maps."""
 
     first: int
@@ -116,17 +119,15 @@ def thread_policy(pid: int, thread: int) -> str:
 
 def areas(pid: int) -> list[Area]:
     """The areas of a process that may hold pages, without walking pages. Raise OSError if the kernel refuses."""
-    hugetlb = _hugetlb_mounts()
+    hugetlb, kinds = _hugetlb_mounts(), {"": MemoryKind.ANON}
     found = []
-    with open(f"/proc/{pid}/maps", errors="backslashreplace") as lines:
-        for line in lines:
-            addresses, permissions, _, _, _, *rest = line.rstrip("\n").split(maxsplit=5)
-            path = rest[0] if rest else ""
-            if permissions.startswith("---") or path in ("[vvar]", "[vdso]", "[vsyscall]", "[vvar_vclock]"):
-                continue
-            first, _, end = addresses.partition("-")
-            kind = MemoryKind.HUGE if path.startswith(hugetlb) else kind_of(path)
-            found.append(Area(int(first, 16), int(end, 16), kind))
+    with open(f"/proc/{pid}/maps", errors="backslashreplace") as file:
+        # Of programs with tens of thousands of areas, at each look.
+        for first, end, path in _ACCESSIBLE.findall(file.read()):
+            if path not in kinds:
+                kinds[path] = MemoryKind.HUGE if path.startswith(hugetlb) else kind_of(path)
+            if path not in _OF_THE_KERNEL:
+                found.append(Area(int(first, 16), int(end, 16), kinds[path]))
     return found
 
 

@@ -10,7 +10,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import TypeVar
 
 from bench.host.memory_calls import PAGE_BYTES, node_of_each, sampled_pages
@@ -63,17 +63,20 @@ def process_table() -> dict[int, Stat]:
 def stat(folder: str) -> Stat | None:
     """None if there is no such process, or it is hidden (hidepid)."""
     try:
-        with open(f"{folder}/stat", errors="backslashreplace") as file:
-            text = file.read()
+        # Of every process and every thread at each look: a file object would take three times as long.
+        descriptor = os.open(f"{folder}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            before, _, after = os.read(descriptor, PAGE_BYTES).rpartition(b")")
+        finally:
+            os.close(descriptor)
     except OSError:
         return None
-    before, _, after = text.rpartition(")")
-    fields = after.split()
+    fields = after.split(maxsplit=37)
     if len(fields) < 37:
         return None
     return Stat(
-        name=before.partition("(")[2],
-        state=fields[0],
+        name=before.partition(b"(")[2].decode(errors="backslashreplace"),
+        state=fields[0].decode(),
         parent=int(fields[1]),
         session=int(fields[3]),
         start_ticks=int(fields[19]),
@@ -271,12 +274,14 @@ def sampled_bytes(pid: int) -> dict[MemoryKind, dict[int, int]]:
         pages, most = area.bytes // PAGE_BYTES, max(least, SAMPLE_PAGES * weight // total)
         samples.append(sampled_pages(area.first, pages, -(-pages // most), draw))
     # In one call: programs have tens of thousands of areas.
-    nodes = iter(node_of_each(array("Q", chain.from_iterable(samples)), pid))
+    nodes, begin = node_of_each(array("Q", chain.from_iterable(samples)), pid), 0
     found: dict[MemoryKind, Counter[int]] = defaultdict(Counter)
     for area, sample in zip(decisive, samples, strict=True):
-        for node, count in Counter(islice(nodes, len(sample))).items():
+        of_area = nodes[begin : begin + len(sample)]
+        begin += len(sample)
+        for node in set(of_area):
             if node >= 0:
-                found[area.kind][node] += area.bytes * count // len(sample)
+                found[area.kind][node] += area.bytes * of_area.count(node) // len(sample)
     return by_kind(found)
 
 
