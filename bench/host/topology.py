@@ -27,6 +27,7 @@ from bench.records.host import (
     format_cpulist,
     parse_cpulist,
 )
+from bench.units import listed
 
 _NODES = "sys/devices/system/node"
 KIND_RATIO = 1.15
@@ -303,12 +304,14 @@ _IGNORED = {
 
 def describe_answers(answers: Mapping[LocalitySource, LocalityAnswer]) -> str:
     """The answers of all sources: "sysfs numa_node reports 1; no answer from NVML CPU affinity"."""
+    reports: dict[str, list[str]] = {}
+    for source, answer in answers.items():
+        if answer.nodes:
+            cpus = f" (CPUs {answer.cpus})" if answer.cpus else ""
+            ignored = f", {_IGNORED[answer.state]}" if answer.state in _IGNORED else ""
+            reports.setdefault(f"{format_cpulist(answer.nodes)}{cpus}{ignored}", []).append(source)
     given = [
-        f"{source} reports {format_cpulist(answer.nodes)}"
-        + (f" (CPUs {answer.cpus})" if answer.cpus else "")
-        + (f", {_IGNORED[answer.state]}" if answer.state in _IGNORED else "")
-        for source, answer in answers.items()
-        if answer.nodes
+        f"{listed(sources)} {'reports' if len(sources) == 1 else 'report'} {what}" for what, sources in reports.items()
     ]
     silent = ", ".join(source for source, answer in answers.items() if not answer.nodes)
     return "; ".join([*given, *([f"no answer from {silent}"] if silent else [])])

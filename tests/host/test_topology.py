@@ -62,8 +62,8 @@ def test_node_is_unknown_when_no_source_answers() -> None:
     gpu = host_topology("virtual_machine").gpus[0]
     assert gpu.agreement is Agreement.UNKNOWN
     assert describe_answers(gpu.answers) == (
-        "NVML memory affinity reports 0, which is every node that this process may use; "
-        "NVML CPU affinity reports 0, which is every node that this process may use; no answer from sysfs numa_node"
+        "NVML memory affinity and NVML CPU affinity report 0, which is every node that this process may use; "
+        "no answer from sysfs numa_node"
     )
 
 
