@@ -57,8 +57,9 @@ def wrapped(text: str) -> str:
 
 
 def show_sentences(text: str) -> None:
-    """As show(); a terminal gets long lines broken between words."""
-    show("\n".join(map(wrapped, text.split("\n"))) if sys.stdout.isatty() else text)
+    """As show(); a terminal gets long lines broken between words, but indented ones whole: they may be pasted."""
+    lines = [line if line.startswith(" ") else wrapped(line) for line in text.split("\n")]
+    show("\n".join(lines) if sys.stdout.isatty() else text)
 
 
 def show(text: str) -> None:

@@ -9,7 +9,7 @@ import click
 
 from bench.cli.options import OUTPUT_DIR, StudyCommand, complete_study, load_given, parsed, study_options
 from bench.errors import StudyError
-from bench.terminal import show
+from bench.terminal import show, show_sentences
 
 
 class _BeforeCommand(StudyCommand):
@@ -123,7 +123,7 @@ def run(
         named = named or "Study"
         definition = load_given(named, config_file, given)
     if dry_run:
-        show(render(make_plan(definition, output_dir, fresh)))
+        show_sentences(render(make_plan(definition, output_dir, fresh)))
         return
     flags = [*["--fresh"] * fresh, *["--strict"] * strict, *["--long"] * long]
     line = luigi_argv(str(config_file) if named == "Study" else named, output_dir, overrides, flags)

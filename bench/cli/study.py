@@ -7,7 +7,7 @@ import click
 
 from bench.cli.options import JSON, OUTPUT_DIR, ROOT, StudyCommand, complete_study, load_given, study_options
 from bench.errors import StudyError
-from bench.terminal import show
+from bench.terminal import show, show_sentences
 
 
 @click.command(name="list", short_help="List the studies that ship, and their time on this host.")
@@ -45,7 +45,10 @@ def plan(
     from bench.study.plan import render
 
     planned = make_plan(load_given(study, config_file, given), output_dir, fresh, root=root)
-    show(json.dumps(planned.as_json(), indent=1) if as_json else render(planned, cells_too))
+    if as_json or cells_too:
+        show(json.dumps(planned.as_json(), indent=1) if as_json else render(planned, cells_too))
+    else:
+        show_sentences(render(planned))
 
 
 @click.command(cls=StudyCommand, short_help="Measure a study on many hosts, one Slurm job each.")

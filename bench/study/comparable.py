@@ -65,7 +65,7 @@ def without_placements(definition: StudyDefinition, grid: Grid, topology: Topolo
     alone = f"to measure it alone, {_with(definition, f'--numa-nodes {nodes[0]}')}" if nodes else ""
     if topology.visible_gpus and not definition.command:
         groups = _with(definition, "--placements cpu-groups")
-        alone = f"to compare the groups of its CPUs that the probe finds, {groups}; {alone}"
+        alone = f"to compare the groups of its CPUs that the probe finds, {groups}\n         {alone}"
     return NotHere(f"{what}this host has one node", definition.name, alone)
 
 

@@ -172,7 +172,7 @@ def plan(
         needs_long=needs_long,
         too_long=[*found.too_long] if found else [],
         disk_bytes=sum(trace_bytes(grid.cell(slot.cell)) for slot in todo if slot.is_traced),
-        refused=f"{refused.what}; {refused.advice}" if refused else "",
+        refused=_to_do(refused) if refused else "",
         notes=[
             *(_one_placement(definition, grid, host) if host and not refused else []),
             *_notes(grid.cells),
@@ -289,7 +289,12 @@ def _is_long(study: Study, topology: Topology, estimate_s: float | None) -> bool
 def _one_placement(definition: StudyDefinition, grid: Grid, host: Topology) -> list[str]:
     """Of a study that compares something else too, or that was begun."""
     error = without_placements(definition, grid, host)
-    return [f"{error.what}; {error.advice}"] if error else []
+    return [_to_do(error)] if error else []
+
+
+def _to_do(error: StudyError) -> str:
+    """Without where: the advice, which has a command, on a line of its own."""
+    return str(StudyError(error.what, advice=error.advice))
 
 
 def _too_long(found: Estimate | None) -> list[str]:

@@ -1,5 +1,6 @@
 """A study that cannot compare here what it was asked to compare: what plan says of it, and what its start ends with."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from bench.cli import main
 from bench.errors import NotHere
 from bench.study import start
 from bench.study.load import load_study
+from bench.terminal import show_sentences
 from tests.host.made_hosts import host_root, host_topology
 
 NOTE = "no two placements to compare: "
@@ -26,7 +28,11 @@ def planned(host: str, *words: str) -> str:
     [
         ("one_node", "NearestNode", "numastudy run NearestNode --placements cpu-groups"),
         ("one_node", "NumaStudy", "to measure it alone, numastudy run NumaStudy --numa-nodes 0"),
-        ("two_sockets", "NumaStudy", "this host has nodes 0-1; to measure all of them, numastudy run NumaStudy"),
+        (
+            "two_sockets",
+            "NumaStudy",
+            "this host has nodes 0-1\n  to do: to measure all of them, numastudy run NumaStudy",
+        ),
         ("two_sockets", "placement_2x2", "numastudy run placement_2x2 --placements '[[0,0],[0,1],[1,0],[1,1]]'"),
     ],
 )
@@ -35,9 +41,19 @@ def test_plan_gives_the_command_when_no_pair_is_left(host: str, study: str, advi
     assert f"does not start: {NOTE}" in text and advice in text
 
 
+def test_a_terminal_gets_short_lines_and_whole_commands(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    text = planned("one_node", "NearestNode")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    show_sentences(text)
+    lines = capsys.readouterr().out.splitlines()
+    whole = [line for line in text.splitlines() if line.startswith("  ")]
+    assert len(whole) == 2 and {*whole} <= {*lines}
+    assert all(len(line) <= 80 for line in lines if line not in whole)
+
+
 def test_study_of_settings_starts_and_plan_says_that_no_two_placements_are_left() -> None:
     text = planned("two_sockets", "rq4_numa")
-    assert f"\n{NOTE}this host has nodes 0-1; to measure all of them, numastudy run rq4_numa" in text
+    assert f"\n{NOTE}this host has nodes 0-1\n  to do: to measure all of them, numastudy run rq4_numa" in text
 
 
 def test_plan_says_nothing_when_a_pair_is_left() -> None:
