@@ -73,6 +73,8 @@ _SHORTEST_NAME = 2
 # Of a command, what says what was measured without saying with what.
 _KEPT_OF_COMMAND = ("read", "metrics", "primary", "gpus", "client_cpus", "pass_env", "warmup_runs")
 _EMPTIED: dict[str, Any] = {"log_tail": [], "python_path": [], "invocation": "", "again_of": ""}
+# Remarks that hold the words of a program.
+_OF_PROGRAMS = (CellRemarkKind.OF_OUTPUT, CellRemarkKind.SECOND_ATTEMPT)
 
 
 class Private:
@@ -142,8 +144,7 @@ class Private:
         if isinstance(value, dict):
             foreign = foreign or _is_foreign(value)
             cleaned = {self._key(key): self._of(key, one, foreign) for key, one in value.items()}
-            # The program's own remark about its result.
-            return cleaned | {"other": LEFT_OUT} if value.get("kind") == CellRemarkKind.OF_OUTPUT else cleaned
+            return cleaned | {"other": LEFT_OUT} if value.get("kind") in _OF_PROGRAMS else cleaned
         if isinstance(value, list | tuple):
             return [self._value(one, foreign) for one in value]
         return self.text(value) if isinstance(value, str) else value

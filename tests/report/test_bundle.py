@@ -58,6 +58,7 @@ def soil(run: Path) -> None:
     for file in (run / "runs").glob("*.json"):
         record = json.loads(file.read_text())
         record["command"], record["fingerprint"]["host"] = ["/home/canary/bin/python", "--canary"], HOST
+        record["failed_before"] = texts[0]
         if record["run"] == f"{FAILED}_r1":
             record |= {"status": "crashed", "reason": "; ".join(texts), "log_tail": texts, "advice": texts[0]}
         file.write_text(json.dumps(record))
@@ -162,10 +163,13 @@ def test_a_command_keeps_its_program_only():
     block = Command(run=("/home/canary/serve", "--key", "canary"), server=("python3", "canary.py"), env={"A": "canary"},
                     cwd="/home/canary", evict=("/home/canary/x",), ready="http://canary/")  # fmt: skip
     model = Model(name="serve", patch_size=0, depth=0, dim=0, heads=0, command=block)
-    remark = CellRemark(kind=CellRemarkKind.OF_OUTPUT, other="canary was waived", count=1, total=3)
+    remarks = tuple(
+        CellRemark(kind=kind, other="canary was waived", count=1, total=3)
+        for kind in (CellRemarkKind.OF_OUTPUT, CellRemarkKind.SECOND_ATTEMPT)
+    )
     one = structs.replace(
         cell(), model=model, outcome="crashed", reason="canary said no", advice="ask canary", log_tail=("canary",),
-        remarks=(remark,),
+        remarks=remarks,
     )  # fmt: skip
     study = convert(plain(results().study) | {"command": plain(block)}, Study)
     hidden = Private({})
@@ -178,7 +182,7 @@ def test_a_command_keeps_its_program_only():
     assert [one.text for one in clean.trust.unproved_reasons["a_r1"]] == [
         "a process: 9 pages on node 3", "a process: 2 thread(s) may run on CPUs 0-7, not only on node 1",
     ]  # fmt: skip
-    assert clean.cells[0].remarks == (structs.replace(remark, other=LEFT_OUT),)
+    assert clean.cells[0].remarks == tuple(structs.replace(remark, other=LEFT_OUT) for remark in remarks)
     assert CANARY not in json.dumps(plain(clean))
     assert clean.cells[0].model.command == Command(run=("serve",), server=("python3",), env={"A": ""})
     assert clean.cells[0].reason == LEFT_OUT
