@@ -41,7 +41,7 @@ from bench.records.results import NoiseClass, Results
 from bench.records.run import Run, read_record
 from bench.records.where import MemoryKind, Where
 from bench.report.build import make_report
-from bench.run.attempt import execute
+from bench.run.attempt import avoid_measured_cpus, execute
 from bench.run.child import child_environment, python_module
 from bench.run.lock import HostLock
 from bench.storage import write_json, write_text
@@ -260,9 +260,12 @@ def looked_at(options: argparse.Namespace, model: str) -> Figures:
     at_pages_ms: list[float] = []
     at_threads_ms: list[float] = []
     verdicts = set()
-    with subprocess.Popen(
-        guarded, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    ) as process:
+    with (
+        subprocess.Popen(
+            guarded, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        ) as process,
+        avoid_measured_cpus(host, [cell]),
+    ):
         assert process.stdout and process.stdin
         if process.stdout.readline() != "READY\n":
             raise RuntimeError(f"{model}: the pipeline has ended")
