@@ -9,6 +9,8 @@ from bench.workload import host_memory as mapped
 from bench.workload.failures import RunFailure
 from bench.workload.host_memory import huge_bytes, map_huge, map_memory
 
+from .huge_pages import in_huge_pages
+
 SMAPS = """\
 1000-3000 rw-p 00000000 00:00 0
 Rss:                   8 kB
@@ -56,10 +58,7 @@ def thp() -> str:
 
 @pytest.mark.skipif("[never]" in thp(), reason="needs transparent huge pages")
 def test_huge_buffers_are_in_huge_pages():
-    try:
-        memory = map_huge(5 << 20)
-    except RunFailure as failure:
-        pytest.skip(f"no free memory in one piece: {failure.what}")
+    memory = in_huge_pages(lambda: map_huge(5 << 20))
     assert memory.nbytes == 5 << 20
     assert huge_bytes(memory.data_ptr(), 6 << 20) == 6 << 20
 
