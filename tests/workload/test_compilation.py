@@ -92,23 +92,23 @@ def test_compilation_inside_the_windows_fails_the_run(monkeypatch):
     assert raised.value.status == "crashed"
 
 
-def test_failed_compile_mode_is_named_and_not_replaced(monkeypatch):
+# monkeypatch would leave torch without the settings that it had changed, for all later tests of this process.
+def test_failed_compile_mode_is_named_and_not_replaced():
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("/no/such/compiler",))
-    monkeypatch.setattr(config, "force_disable_caches", True)
+    compiler = config.patch({"cpp.cxx": ("/no/such/compiler",), "force_disable_caches": True})
     # As an environment could set it: the answer to an error would be to run eagerly.
-    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", True)
-    with torch.inference_mode(), pytest.raises(RunFailure, match="mode default failed") as raised:
+    eagerly = torch._dynamo.config.patch(suppress_errors=True)
+    with compiler, eagerly, torch.inference_mode(), pytest.raises(RunFailure, match="mode default failed") as raised:
         forward_of(small_cell(compile_model="default", seed=7))
     assert raised.value.status == "crashed"
     assert "g++" in raised.value.advice
 
 
-def test_disabled_compiler_is_a_failure(monkeypatch):
+def test_disabled_compiler_is_a_failure():
     """Recent torch refuses by itself, earlier torch would run eagerly and say nothing."""
-    monkeypatch.setattr(torch._dynamo.config, "disable", True)
-    with torch.inference_mode(), pytest.raises(RunFailure, match=r"mode default (failed|compiled nothing)") as raised:
+    refused = pytest.raises(RunFailure, match=r"mode default (failed|compiled nothing)")
+    with torch._dynamo.config.patch(disable=True), torch.inference_mode(), refused as raised:
         forward_of(small_cell(compile_model="default"))
     assert raised.value.status == "crashed"
 
