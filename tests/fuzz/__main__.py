@@ -5,6 +5,7 @@ bench (guided.py, atheris; without it the guided ones are left out, and reported
 """
 
 import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,9 @@ def _guided(name: str, cases: int) -> list[str]:
 
 def _run(command: list[str]) -> list[str]:
     began = time.monotonic()
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # The order of sets decides which code a case reaches, and so which case comes next.
+    same = os.environ | {"PYTHONHASHSEED": "0"}
+    done = subprocess.run(command, check=False, env=same, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     what = " ".join(command[2:5])
     print(f"{what}: exit code {done.returncode}, {time.monotonic() - began:.0f} s", flush=True)
     if done.returncode:
