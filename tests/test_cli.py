@@ -195,6 +195,17 @@ def test_analyze_reads_a_real_export() -> None:
     assert (metrics["batches"], metrics["h2d"]["bytes"]) == (200, 200 * 6_021_120)
 
 
+def test_want_of_memory_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    (tmp_path / "study.yaml").touch()
+    (tmp_path / "grid.json").touch()
+    monkeypatch.setattr("bench.report.build.load", exhausted)
+    done = call("report", str(tmp_path))
+    assert done.exit_code == 2 and done.stderr.startswith("error: out of memory\n")
+
+
 def test_doctor_judges_this_host() -> None:
     checks = json.loads(call("doctor", "--json").stdout)["checks"]
     assert {check["state"] for check in checks} <= {"ok", "warning", "error"}

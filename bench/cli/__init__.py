@@ -24,6 +24,8 @@ class _Commands(click.Group):
             # A path or an address that the user named; errors in a study's own files are reported where they are read.
             where = str(error.filename or "")
             _end(StudyError(error.strerror or str(error), where, "look at the path, its permissions, the space left"))
+        except MemoryError:
+            _end(StudyError("out of memory", advice="free some, or raise the limit of this process, as by ulimit -v"))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -5,7 +5,6 @@ names that the user gave to studies, models and metrics, as far as nothing priva
 are not this project's, as the output of a command that failed, are left out whole.
 """
 
-import getpass
 import os
 import platform
 import pwd
@@ -178,7 +177,9 @@ def private(data: RunData, results: Results) -> Private:
     hosts = [results.host, data.host.host, *(run.fingerprint.host for run in data.runs.values()), platform.node()]
     hosts += [value for key, value in named if key == "host"]
     users = _users(run_dir) | {name for _, value in named for name in _HOME.findall(value)}
-    folders = {run_dir.resolve(), run_dir.absolute(), Path.home(), Path.cwd(), *run_dir.resolve().parents}
+    # Not Path.home(), which fails for a user without one.
+    home = Path(os.path.expanduser("~"))
+    folders = {run_dir.resolve(), run_dir.absolute(), home, Path.cwd(), *run_dir.resolve().parents}
     secrets = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
     secrets |= {value for key, value in named if key == "env"}
     gpus = _gpus(data, results)
@@ -229,9 +230,10 @@ def _named(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 def _users(run_dir: Path) -> set[str]:
     """Of this process and of the run directory."""
-    found = {os.environ.get("USER", ""), os.environ.get("LOGNAME", "")}
-    with suppress(KeyError, OSError):  # a user without a name
-        found |= {getpass.getuser(), pwd.getpwuid(run_dir.stat().st_uid).pw_name}
+    found = {os.environ.get(name, "") for name in ("USER", "LOGNAME", "LNAME", "USERNAME")}
+    for user in (os.getuid(), run_dir.stat().st_uid):
+        with suppress(KeyError):  # a user without a name
+            found.add(pwd.getpwuid(user).pw_name)
     return found
 
 

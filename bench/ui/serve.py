@@ -7,6 +7,7 @@ import stat
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -52,7 +53,9 @@ def serve(state: Path, outputs: Path, config: Path, port: int = 8082, outputs_po
         # luigid saves its tasks only when it is stopped cleanly.
         luigid.terminate()
         files.shutdown()
-        luigid.wait(_STOP_S)
+        with suppress(subprocess.TimeoutExpired):
+            luigid.wait(_STOP_S)
+        luigid.kill()
     if unexpected_end is not None and not stop.is_set():
         raise StudyError(
             f"luigid ended with exit code {unexpected_end}",

@@ -1,6 +1,7 @@
 """What a bundle holds, and that nothing private is in it, searched byte by byte."""
 
 import json
+import pwd
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -150,6 +151,18 @@ def test_traces_beyond_the_limit_are_named_and_left_out(soiled_run, tmp_path, mo
 def test_a_bundle_without_traces_says_so(soiled_run, tmp_path):
     done = CliRunner().invoke(main, ["bundle", str(soiled_run), "-o", str(tmp_path / "x.zip"), "--no-traces"])
     assert "0 traces" in done.output and "--no-traces" in members(tmp_path / "x.zip")["README.txt"].decode()
+
+
+def test_a_user_without_name_and_home_writes_a_bundle(soiled_run, tmp_path, monkeypatch):
+    """As in a container that is started with any user id. The kernel keeps this user; only its names are taken."""
+
+    def unknown(user):
+        raise KeyError(user)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    done = CliRunner().invoke(main, ["bundle", str(soiled_run), "-o", str(tmp_path / "x.zip"), "--no-traces"])
+    assert done.exit_code == 0, done.exception
 
 
 def test_a_study_without_a_report_is_refused(tmp_path):
