@@ -90,7 +90,9 @@ def transaction(database: sqlite_utils.Database) -> Iterator[sqlite3.Connection]
     try:
         yield connection
     except BaseException:
-        connection.execute("ROLLBACK")
+        # For a full disk SQLite may have rolled it back itself.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
 

@@ -133,10 +133,16 @@ def test_two_processes_write_at_once(tmp_path):
 
 def test_a_history_without_room_is_no_damaged_one(tmp_path):
     path = tmp_path / "history.db"
-    add_study(made_results(tmp_path, 1, rates_of(quiet_rates(1)[0])), path)
-    with pytest.raises(HistoryError, match="No space left on device") as failure, open_history(path) as history:
-        history.execute("pragma max_page_count = 1")
-        history.execute("create table numbers as select zeroblob(1000000) as number")
+    with open_history(path, create=True) as history:
+        history.execute("create table numbers (number)")
+    with (
+        pytest.raises(HistoryError, match="No space left on device") as failure,
+        open_history(path) as history,
+        transaction(history) as connection,
+    ):
+        connection.execute("pragma max_page_count = 1")
+        # SQLite ends the transaction by itself.
+        connection.execute("insert into numbers values (zeroblob(1000000))")
     assert "make room" in str(failure.value) and "damaged" not in str(failure.value)
 
 
