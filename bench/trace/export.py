@@ -319,7 +319,10 @@ def plain_database(path: Path) -> Iterator[Path]:
                 with copy.open("wb") as file:
                     _unpack(path, file)
             except (OSError, EOFError, zlib.error) as error:
-                raise TraceError(f"cannot unpack the trace: {error}", str(path), DAMAGED) from None
+                # Errors of gzip have no number: one with a number is of a disk.
+                of_disk = isinstance(error, OSError) and error.strerror
+                advice = f"look at the room in {folder.parent}; TMPDIR names another" if of_disk else DAMAGED
+                raise TraceError(f"cannot unpack the trace: {of_disk or error}", str(path), advice) from None
             yield copy
     else:
         raise TraceError("not a SQLite export" if magic else "the file is empty", str(path), DAMAGED)

@@ -1,3 +1,5 @@
+import errno
+import os
 import sqlite3
 
 import pytest
@@ -47,6 +49,19 @@ def test_other_files_are_named(tmp_path, content, message):
     with pytest.raises(TraceError, match=message) as caught, open_export(path):
         pass
     assert caught.value.where == str(path)
+
+
+def test_a_full_disk_is_no_damaged_trace(tmp_path, monkeypatch):
+    def full(_source, copy):
+        copy.write(b"SQLite")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("bench.trace.export._unpack", full)
+    path = tmp_path / "x.sqlite.gz"
+    path.write_bytes(b"\x1f\x8b\x08")
+    with pytest.raises(TraceError, match="unpack the trace: No space left") as caught, open_export(path):
+        pass
+    assert "TMPDIR" in caught.value.advice
 
 
 def test_a_missing_file_is_named(tmp_path):
