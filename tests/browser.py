@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -98,7 +99,10 @@ def open_browser(profile: Path, width: int = 1280, height: int = 900) -> Iterato
     """A separate browser; profile: an empty folder. Without chromium the test is skipped, in CI it fails."""
     require("chromium")
     port = free_port()
-    process = subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Chromium makes a socket there, whose path may have 107 characters.
+    short = os.environ | {"TMPDIR": "/tmp"}
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(["chromedriver", f"--port={port}"], env=short, stdout=quiet, stderr=quiet)
     try:
         _wait_for(port, process)
         browser = Browser(f"http://127.0.0.1:{port}", width, height, profile)
