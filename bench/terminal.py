@@ -23,10 +23,11 @@ class _Unfailing(io.FileIO):
     """What cannot be written is lost."""
 
     def write(self, data: Any, /) -> int:
-        try:
-            return super().write(data)
-        except OSError:
-            return memoryview(data).nbytes
+        with suppress(OSError):
+            # None from a pipe that is full and does not block.
+            if written := super().write(data):
+                return written
+        return memoryview(data).nbytes
 
 
 def prepare_streams() -> None:

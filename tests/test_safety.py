@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,14 @@ def test_full_stdout_is_one_error(tmp_path: Path, command: str) -> None:
 def test_full_stderr_keeps_the_exit_code(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         assert call(tmp_path, "status", "nothing", stderr=full).returncode == 2
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    assert call(tmp_path, "status", "nothing", stderr=writer).returncode == 2
+    os.close(reader)
+    os.close(writer)
 
 
 @pytest.mark.parametrize("command", ["plan QuickTest --binding none", f"analyze {TRACE}", "history --help"])
