@@ -195,6 +195,12 @@ def test_full_stdout_is_one_error(tmp_path: Path, command: str) -> None:
         refused(call(tmp_path, *command.split(), stdout=full), "No space left on device", "standard output")
 
 
+def test_removed_current_folder_is_named(tmp_path: Path) -> None:
+    command = f"mkdir gone && cd gone && rmdir ../gone && exec {BIN / 'numastudy'} list"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    refused(done, "No such file or directory", "the current folder")
+
+
 def test_full_stderr_keeps_the_exit_code(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         assert call(tmp_path, "status", "nothing", stderr=full).returncode == 2

@@ -1,5 +1,6 @@
 """The command numastudy: plans, starts and reports studies; looks at hosts, processes and traces."""
 
+import errno
 import signal
 import sys
 from typing import Any, NoReturn
@@ -22,7 +23,8 @@ class _Commands(click.Group):
             _end(error)
         except OSError as error:
             # A path or an address that the user named; errors in a study's own files are reported where they are read.
-            where = str(error.filename or "")
+            # Of a missing folder only os.getcwd() gives no name.
+            where = str(error.filename or ("the current folder" if error.errno == errno.ENOENT else ""))
             _end(StudyError(error.strerror or str(error), where, "look at the path, its permissions, the space left"))
         except MemoryError:
             _end(StudyError("out of memory", advice="free some, or raise the limit of this process, as by ulimit -v"))
