@@ -52,7 +52,7 @@ def status(path: Path) -> ClusterStatus:
     host = facts and (facts.host or facts.fingerprint.host)
     if not host:
         raise not_a_run(path)
-    _record_paths(directory)
+    _record_paths(directory)  # of one host that is the error of the command, of many that of its line
     runs = count_runs(directory)
     found = _host_status(host, runs, None, "", None, "")
     if found.state is not HostState.DONE and not runs.damage:
