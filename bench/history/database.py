@@ -74,7 +74,7 @@ def open_history(path: Path, create: bool = False, busy_s: float = BUSY_S) -> It
         if not (reason := refusal(error)):
             raise _history_error(str(error), path, busy_s) from None
         advice = "make room, or make the file and its folder writable"
-        raise HistoryError(f"cannot use the history: {reason}", str(path), advice) from None
+        raise HistoryError(f"the history cannot be used: {reason}", str(path), advice) from None
     except DamagedRecord as error:
         raise _history_error(str(error), path, busy_s) from None
 
