@@ -162,7 +162,7 @@ def _refusals_named(path: Path) -> Iterator[None]:
 
 
 def refusal(error: Exception) -> str:
-    """What the file system said against a write; "" for an error of SQLite that is of the database."""
+    """Why the file system refused a write; "" for any other error, as of SQLite about the database itself."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     code = getattr(error, "sqlite_errorname", "")

@@ -70,13 +70,11 @@ def open_history(path: Path, create: bool = False, busy_s: float = BUSY_S) -> It
                 connection.close()
     except TimeoutError:
         raise _history_error("locked", path, busy_s) from None
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, sqlite3.Error, DamagedRecord) as error:
         if not (reason := refusal(error)):
             raise _history_error(str(error), path, busy_s) from None
         advice = "make room, or make the file and its folder writable"
         raise HistoryError(f"the history cannot be used: {reason}", str(path), advice) from None
-    except DamagedRecord as error:
-        raise _history_error(str(error), path, busy_s) from None
 
 
 @contextmanager
